@@ -1,0 +1,59 @@
+"""DDIM and DDPM: the exact Gaussian transitions between two noise levels, given x0."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from sdesamplers import Path, Point, Run, Sampler, hookimpl, sampler
+
+
+def fresh_noise(now: Point, then: Point) -> float:
+    """1 - (sigma_s alpha_t / (sigma_t alpha_s))^2, the share of x_t's noise that came in after s."""
+    return -math.expm1(2 * (now.lam - then.lam))
+
+
+@sampler("ddim", order=1, reference="Song, Meng & Ermon 2021, eq. 12 and 16")
+def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
+    """Denoising diffusion implicit models.
+
+    x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z, where std = eta sigma_s sqrt(1 - e^{2(lambda_t - lambda_s)})
+    is eta times the standard deviation of q(x_s | x_t, x0). eta = 0 is the exponential Euler step of the ODE, eta = 1
+    is DDPM; eta may exceed 1 until the square root has nothing left.
+    """
+    fresh = [fresh_noise(now, then) for now, then in path.steps]
+    noisy = [share for share, point in zip(fresh, path.points[1:], strict=True) if not point.is_clean]
+    largest = 1 / math.sqrt(max(noisy)) if noisy else math.inf
+    if not 0 <= eta <= largest * (1 + 1e-12):
+        raise ValueError(f"eta must lie between 0 and {largest:.6g} on this grid (more leaves a negative variance), not {eta}")
+    for (now, then), share in zip(path.steps, fresh, strict=True):
+        out = yield x, now
+        mean = then.alpha * out.x0 + then.sigma * math.sqrt(max(1 - eta**2 * share, 0.0)) * out.eps
+        x = path.draw(mean, eta * then.sigma * math.sqrt(share), now, then)
+    return x
+
+
+@sampler("ddpm", order=1, stochastic=True, reference="Ho et al. 2020, eq. 6-7 and section 3.2")
+def ddpm(x: Tensor, path: Path, *, variance: Literal["posterior", "beta"] = "posterior") -> Run:
+    """Ancestral sampling: a draw from q(x_s | x_t, x0) at the predicted x0.
+
+    mean = (alpha_t sigma_s^2) / (alpha_s sigma_t^2) x + alpha_s (1 - e^{2(lambda_t - lambda_s)}) x0. The variance is the
+    posterior's, sigma_s^2 (1 - e^{...}), right for data that are a single point, or the forward step's ("beta"),
+    sigma_t^2 (1 - e^{...}), right for standard normal data. No noise into sigma = 0.
+    """
+    for now, then in path.steps:
+        fresh = fresh_noise(now, then)
+        width = then.sigma if variance == "posterior" or then.is_clean else now.sigma
+        out = yield x, now
+        keep = now.alpha * then.sigma**2 / (then.alpha * now.sigma**2)
+        x = path.draw(keep * out.x + then.alpha * fresh * out.x0, width * math.sqrt(fresh), now, then)
+    return x
+
+
+@hookimpl
+def sdesamplers_samplers() -> Sequence[Sampler]:
+    """The samplers of this file."""
+    return [ddim, ddpm]

@@ -1,0 +1,70 @@
+"""First- and second-order solvers of the probability-flow ODE, and Euler-Maruyama on the reverse SDE."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sdesamplers import Path, Run, Sampler, hookimpl, sampler
+
+
+@sampler("euler", order=1, reference="Song et al. 2021, eq. 13; Karras et al. 2022, algorithm 1 without correction")
+def euler(x: Tensor, path: Path) -> Run:
+    """Euler's method on the probability-flow ODE.
+
+    x <- x + h v(x, t), with v = f - g^2 s / 2. In `ve` coordinates this is DDIM, in native VP time the textbook
+    discretisation.
+    """
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.x + (then.time - now.time) * out.velocity
+    return x
+
+
+@sampler("heun", order=2, evaluations=2, reference="Karras et al. 2022, algorithm 1")
+def heun(x: Tensor, path: Path) -> Run:
+    """Heun's method (explicit trapezoidal rule) on the probability-flow ODE.
+
+    x' = x + h v(x, t);  x <- x + h/2 [v(x, t) + v(x', t + h)]. The step into sigma = 0 is Euler's.
+    """
+    for now, then in path.steps:
+        h = then.time - now.time
+        out = yield x, now
+        x, slope = out.x, out.velocity
+        if not then.is_clean:
+            ahead = yield x + h * slope, then
+            slope = (slope + ahead.velocity) / 2
+        x = x + h * slope
+    return x
+
+
+@sampler(
+    "euler-maruyama",
+    order=1,
+    stochastic=True,
+    reference="Anderson 1982; Song et al. 2021, eq. 6; eta as in Huang et al. 2021",
+)
+def euler_maruyama(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
+    """Euler-Maruyama on the reverse SDE and its relatives with the same marginals.
+
+    x <- x + h [f - (1 + eta^2)/2 g^2 s] + eta g sqrt|h| z. eta = 1 is the reverse SDE, eta = 0 the
+    probability-flow ODE (then the sampler is `euler`). eta may change along the path without changing the marginals,
+    so the steps out of alpha = 0, where g is infinite, and into sigma = 0 are those of the ODE.
+    """
+    if eta < 0:
+        raise ValueError(f"eta must be 0 or more, not {eta}")
+    for now, then in path.steps:
+        h = then.time - now.time
+        amount = 0.0 if now.is_pure_noise or then.is_clean else eta
+        out = yield x, now
+        mean = out.x + h * out.reverse_drift(amount)
+        x = path.draw(mean, amount and amount * now.diffusion * math.sqrt(abs(h)), now, then)
+    return x
+
+
+@hookimpl
+def sdesamplers_samplers() -> Sequence[Sampler]:
+    """The samplers of this file."""
+    return [euler, heun, euler_maruyama]

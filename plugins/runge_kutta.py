@@ -1,0 +1,131 @@
+"""Runge-Kutta solvers of the probability-flow ODE with embedded error estimates."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdesamplers import Path, Run, Sampler, SolverError, hookimpl, sampler
+
+# Dormand & Prince 1980, table 2: nodes, stage weights (the last row is the fifth-order solution, so that its slope
+# is the next step's first), and the difference of the fifth- and fourth-order weights.
+NODES = (1 / 5, 3 / 10, 4 / 5, 8 / 9, 1.0, 1.0)
+STAGES = (
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+
+
+def weighted(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+    """sum_j weights_j slopes_j."""
+    total = slopes[0] * weights[0]
+    for weight, slope in zip(weights[1:], slopes[1:], strict=True):
+        if weight:
+            total = total.add(slope, alpha=weight)
+    return total
+
+
+def dormand_prince(
+    x: Tensor, slope: Tensor, time: Any, h: Any, path: Path, rows: np.ndarray | None = None
+) -> Generator[Any, Any, tuple[Tensor, list[Tensor]]]:
+    """One step of size h from (x, time): the fifth-order solution and all seven slopes."""
+    slopes, width = [slope], path.expand(h, x)
+    for node, weights in zip(NODES, STAGES, strict=True):
+        out = yield x + width * weighted(weights, slopes), path.at(time + node * h, rows)
+        slopes.append(out.velocity)
+    return out.x, slopes
+
+
+@sampler(
+    "rk45",
+    order=5,
+    evaluations=6,
+    control=("rtol", "atol", "max_nfe"),
+    reference="Dormand & Prince 1980, table 2; Hairer, Norsett & Wanner 1993, II.4; PI control: Gustafsson 1991",
+)
+def rk45(x: Tensor, path: Path, *, rtol: float = 1e-4, atol: float = 1e-4, max_nfe: int = 10_000) -> Run:
+    """Dormand-Prince 5(4) on the probability-flow ODE, adaptive, or with the steps of a given grid.
+
+    A step is accepted where the RMS over a sample of |error| / (atol + rtol max|x|) is at most 1; every sample has
+    its own steps, so none changes another's result. The step into sigma = 0 is Euler's. With a grid (`steps`,
+    `times`, ...) it takes 6 evaluations a step and no error control.
+    """
+    if not (rtol > 0 and atol > 0 and max_nfe > 0):
+        raise ValueError("rtol, atol and max_nfe must be positive")
+    if path.is_free:
+        x, slope = yield from controlled(x, path, rtol, atol, max_nfe)
+        now, steps = path.points[1], path.steps[1:]
+    else:
+        now, steps = path.points[0], path.steps
+        out = yield x, now
+        x, slope = out.x, out.velocity
+    for now, then in steps:
+        h = then.time - now.time
+        if then.is_clean:
+            x = x + h * slope
+        else:
+            x, slopes = yield from dormand_prince(x, slope, now.time, h, path)
+            slope = slopes[-1]
+    return x
+
+
+def controlled(
+    x: Tensor, path: Path, rtol: float, atol: float, max_nfe: int
+) -> Generator[Any, Any, tuple[Tensor, Tensor]]:
+    """Integrate between the path's first two points with per-sample steps; the end state and its slope."""
+    begin, end = path.points[0].time, path.points[1].time
+    time, rows = np.full(len(x), begin), np.arange(len(x))
+    out = yield x, path.at(time, rows)
+    x, slope = out.x.clone(), out.velocity.clone()
+
+    def norm(error: Tensor, state: Tensor) -> np.ndarray:
+        ratio = (error / (atol + rtol * state)).flatten(1)
+        return ratio.square().mean(1).sqrt().double().cpu().numpy()
+
+    # Starting step: Hairer, Norsett & Wanner 1993, II.4, algorithm "starting step size".
+    size, rate = norm(x, x.abs()), norm(slope, x.abs())
+    first = np.where((size < 1e-5) | (rate < 1e-5), 1e-6 * abs(end - begin), 0.01 * size / np.maximum(rate, 1e-300))
+    first = np.copysign(np.minimum(first, abs(end - begin)), end - begin)
+    out = yield x + path.expand(first, x) * slope, path.at(time + first, rows)
+    bend = norm(out.velocity - slope, x.abs()) / np.abs(first)
+    guess = (0.01 / np.maximum(np.maximum(rate, bend), 1e-15)) ** (1 / 5)
+    h = np.copysign(np.minimum(np.minimum(100 * np.abs(first), guess), abs(end - begin)), end - begin)
+    last = np.full(len(x), 1e-4)  # the previous error, for the integral part of the controller
+    path.accepted, path.rejected = np.zeros(len(x), int), np.zeros(len(x), int)
+    while len(rows := np.flatnonzero(time != end)):
+        if (2 + 6 * (path.accepted + path.rejected)[rows] + 6).max() > max_nfe:
+            raise SolverError(f"rk45 would need more than max_nfe={max_nfe} evaluations at rtol={rtol:g}, atol={atol:g}")
+        now, pick = time[rows], torch.from_numpy(rows).to(x.device)
+        step = np.where(np.abs(h[rows]) >= np.abs(end - now) * (1 - 1e-12), end - now, h[rows])
+        if np.any(np.abs(step) < 1e-14 * abs(begin - end)):
+            raise SolverError("rk45's step size fell below rounding; the model is not smooth enough for these tolerances")
+        old = x[pick]
+        new, slopes = yield from dormand_prince(old, slope[pick], now, step, path, rows)
+        scale = torch.maximum(old.abs(), new.abs())
+        error = np.maximum(norm(path.expand(step, new) * weighted(ERROR, slopes), scale), 1e-10)
+        good = error <= 1
+        grow = np.where(good, 0.9 * error ** (-0.7 / 5) * last[rows] ** (0.4 / 5), 0.9 * error ** (-1 / 5))
+        h[rows] = step * np.clip(grow, 0.2, np.where(good, 10.0, 1.0))
+        path.accepted[rows] += good
+        path.rejected[rows] += ~good
+        if len(won := np.flatnonzero(good)):
+            keep = torch.from_numpy(won).to(x.device)
+            x[pick[keep]], slope[pick[keep]] = new[keep], slopes[-1][keep]
+            time[rows[won]] = np.where(step[won] == end - now[won], end, now[won] + step[won])
+            last[rows[won]] = np.maximum(error[won], 1e-4)
+    return x, slope
+
+
+@hookimpl
+def sdesamplers_samplers() -> Sequence[Sampler]:
+    """The samplers of this file."""
+    return [rk45]

@@ -1,0 +1,139 @@
+"""sdesamplers: every diffusion sampler a plugin, on every diffusers model.
+
+    import sdesamplers as sds
+
+    model = sds.load("fashion-mnist")
+    result = sds.sample(model, "heun", steps=18, num_samples=16, seed=0)
+    result.images
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "catalogue": ["Catalogue"],
+    "comparison": ["Comparison", "compare"],
+    "coordinates": ["View", "view"],
+    "loop": ["Evaluator", "Event", "Run", "drive"],
+    "errors": [
+        "Cancelled",
+        "ConversionError",
+        "ModelError",
+        "NonFiniteError",
+        "PluginError",
+        "SdesamplersError",
+        "SolverError",
+        "UnknownNameError",
+        "UsageError",
+    ],
+    "grid": ["Span"],
+    "models.analytic": ["FunnelModel", "GaussianModel", "LangevinSDE", "MixtureModel", "grid_mixture"],
+    "models.base": ["FunctionModel", "Model", "Output"],
+    "models.loading": ["load"],
+    "noise": ["BrownianNoise", "IndependentNoise", "NormalSource"],
+    "path": ["Path", "Point"],
+    "plugin": ["Sampler", "Spacing", "hookimpl", "sampler", "spacing"],
+    "prediction": ["PREDICTIONS", "Prediction", "convert"],
+    "processes": ["EDM", "VE", "VP", "ConstantVP", "CosineVP", "DiscreteVP", "RectifiedFlow", "SubVP"],
+    "registry": ["Registry", "default_registry", "register", "use_registry"],
+    "sampling": ["Recipe", "Result", "Trajectory", "replay_log_probs", "sample"],
+    "sde": ["SDE", "GaussianProcess", "Prior"],
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted([*_HOME, "__version__", "samplers", "spacings"])
+
+if TYPE_CHECKING:
+    from .catalogue import Catalogue as Catalogue
+    from .comparison import Comparison as Comparison
+    from .comparison import compare as compare
+    from .coordinates import View as View
+    from .coordinates import view as view
+    from .loop import Evaluator as Evaluator
+    from .loop import Event as Event
+    from .loop import Run as Run
+    from .loop import drive as drive
+    from .errors import Cancelled as Cancelled
+    from .errors import ConversionError as ConversionError
+    from .errors import ModelError as ModelError
+    from .errors import NonFiniteError as NonFiniteError
+    from .errors import PluginError as PluginError
+    from .errors import SdesamplersError as SdesamplersError
+    from .errors import SolverError as SolverError
+    from .errors import UnknownNameError as UnknownNameError
+    from .errors import UsageError as UsageError
+    from .grid import Span as Span
+    from .models.analytic import FunnelModel as FunnelModel
+    from .models.analytic import GaussianModel as GaussianModel
+    from .models.analytic import LangevinSDE as LangevinSDE
+    from .models.analytic import MixtureModel as MixtureModel
+    from .models.analytic import grid_mixture as grid_mixture
+    from .models.base import FunctionModel as FunctionModel
+    from .models.base import Model as Model
+    from .models.base import Output as Output
+    from .models.loading import load as load
+    from .noise import BrownianNoise as BrownianNoise
+    from .noise import IndependentNoise as IndependentNoise
+    from .noise import NormalSource as NormalSource
+    from .path import Path as Path
+    from .path import Point as Point
+    from .plugin import Sampler as Sampler
+    from .plugin import Spacing as Spacing
+    from .plugin import hookimpl as hookimpl
+    from .plugin import sampler as sampler
+    from .plugin import spacing as spacing
+    from .prediction import PREDICTIONS as PREDICTIONS
+    from .prediction import Prediction as Prediction
+    from .prediction import convert as convert
+    from .processes import EDM as EDM
+    from .processes import VE as VE
+    from .processes import VP as VP
+    from .processes import ConstantVP as ConstantVP
+    from .processes import CosineVP as CosineVP
+    from .processes import DiscreteVP as DiscreteVP
+    from .processes import RectifiedFlow as RectifiedFlow
+    from .processes import SubVP as SubVP
+    from .registry import Registry as Registry
+    from .registry import register as register
+    from .registry import default_registry as default_registry
+    from .registry import use_registry as use_registry
+    from .sampling import Recipe as Recipe
+    from .sampling import Result as Result
+    from .sampling import Trajectory as Trajectory
+    from .sampling import replay_log_probs as replay_log_probs
+    from .sampling import sample as sample
+    from .sde import SDE as SDE
+    from .sde import GaussianProcess as GaussianProcess
+    from .sde import Prior as Prior
+
+
+def samplers() -> dict[str, Sampler]:
+    """Every registered sampler by name, with its order, options, plugin and reference."""
+    from .registry import default_registry
+
+    shelf = default_registry().samplers
+    return {name: shelf[name] for name in shelf}
+
+
+def spacings() -> dict[str, Spacing]:
+    """Every registered time grid by name."""
+    from .registry import default_registry
+
+    shelf = default_registry().spacings
+    return {name: shelf[name] for name in shelf}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name's module when it is first used."""
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,169 @@
+"""registry.yaml: the catalogue of models, recipes and aliases, checked, with errors that name file, line and key."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .errors import UsageError
+
+SHIPPED = Path(__file__).with_name("registry.yaml")
+
+_OPTIONS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null", "array"]}}
+_RECIPE = {
+    "type": "object",
+    "required": ["sampler"],
+    "additionalProperties": False,
+    "properties": {
+        "sampler": {"type": "string"},
+        "options": _OPTIONS,
+        "spacing": {"type": "string"},
+        "spacing_options": _OPTIONS,
+        "coordinates": {"enum": ["native", "ve", "flow", "angle"]},
+        "steps": {"type": "integer", "minimum": 1},
+        "noise": {"enum": ["independent", "brownian"]},
+        "final": {"enum": ["zero", "min"]},
+        "description": {"type": "string"},
+    },
+}
+_MODEL = {
+    "type": "object",
+    "additionalProperties": False,
+    "minProperties": 1,
+    "properties": {
+        "repo": {"type": "string", "pattern": "^[^/\\s]+/[^/\\s]+$"},
+        "revision": {"type": "string"},
+        "path": {"type": "string"},
+        "subfolder": {"type": "string"},
+        "variant": {"type": "string"},
+        "metrics": {"type": "string"},
+        "description": {"type": "string"},
+    },
+    "oneOf": [{"required": ["repo", "revision"]}, {"required": ["path"]}],
+}
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "models": {"type": "object", "additionalProperties": _MODEL},
+        "recipes": {"type": "object", "additionalProperties": _RECIPE},
+        "aliases": {"type": "object", "additionalProperties": {"type": "string"}},
+        "plugins": {"type": "array", "items": {"type": "string", "pattern": r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"}},
+    },
+}
+
+
+@dataclass
+class Catalogue:
+    """The merged catalogue. `models` carry the folder of the file that named them under "base"."""
+
+    models: dict[str, dict[str, Any]] = field(default_factory=dict)
+    recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    aliases: dict[str, str] = field(default_factory=dict)
+    plugins: list[str] = field(default_factory=list)
+
+    def overlay(self, other: Catalogue) -> Catalogue:
+        """This catalogue with the entries of `other` on top."""
+        return Catalogue(
+            {**self.models, **other.models},
+            {**self.recipes, **other.recipes},
+            {**self.aliases, **other.aliases},
+            self.plugins + other.plugins,
+        )
+
+
+def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
+    """Read and check one registry file.
+
+    Args:
+        allow_plugins: whether the user named this file, so that its `plugins` may be imported.
+        check: whether to validate it (the shipped file is validated by the tests).
+
+    Raises:
+        UsageError: unreadable, not YAML, or not of the schema; with file, line and key.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f"{mark.line + 1}" if mark else "?"
+        raise UsageError(f"{file}:{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    data = {} if data is None else data
+    if check:
+        _validate(data, text, file)
+    if data.get("plugins") and not allow_plugins:
+        line = _line(text, ["plugins"])
+        raise UsageError(
+            f"{file}:{line}: plugins: only a file that you name (--registry or $SDESAMPLERS_REGISTRY) may import plugins"
+        )
+    models = {name: {**entry, "base": str(file.parent)} for name, entry in (data.get("models") or {}).items()}
+    return Catalogue(models, data.get("recipes") or {}, data.get("aliases") or {}, data.get("plugins") or [])
+
+
+def _validate(data: Any, text: str, file: Path) -> None:
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import best_match
+
+    error = best_match(Draft202012Validator(SCHEMA).iter_errors(data))
+    if error is None:
+        return
+    keys = [str(k) for k in error.absolute_path]
+    if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
+        unknown = [k for k in error.instance if k not in error.schema.get("properties", {})]
+        keys.append(str(unknown[0]))
+        message = f"unknown key (known: {', '.join(error.schema['properties'])})"
+    elif error.validator == "oneOf":
+        message = "a model has either repo and revision (a pinned commit or tag), or path"
+    else:
+        message = error.message
+    raise UsageError(f"{file}:{_line(text, keys)}: {'.'.join(keys) or 'top level'}: {message}")
+
+
+def _line(text: str, keys: list[str]) -> int:
+    """The line (from 1) of a nested key in a YAML text."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    line = 0 if node is None else node.start_mark.line
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            for name, value in node.value:
+                if name.value == key:
+                    line, node = name.start_mark.line, value
+        elif isinstance(node, yaml.SequenceNode) and key.isdigit():
+            node = node.value[int(key)]
+            line = node.start_mark.line
+    return int(line) + 1
+
+
+def user_file() -> tuple[Path, bool] | None:
+    """The user's own registry and whether it was named: $SDESAMPLERS_REGISTRY, else the config folder's."""
+    named = os.environ.get("SDESAMPLERS_REGISTRY")
+    if named:
+        return Path(named), True
+    config = os.environ.get("XDG_CONFIG_HOME") or (os.environ.get("APPDATA") if os.name == "nt" else None)
+    found = Path(config or Path.home() / ".config") / "sdesamplers" / "registry.yaml"
+    return (found, False) if found.is_file() else None
+
+
+def load_catalogue(named: str | Path | None = None) -> Catalogue:
+    """The shipped catalogue, overlaid by the user's and by a file named in the call."""
+    catalogue = _shipped()
+    user = user_file()
+    if user is not None:
+        catalogue = catalogue.overlay(read(user[0], allow_plugins=user[1]))
+    if named is not None:
+        catalogue = catalogue.overlay(read(Path(named), allow_plugins=True))
+    return catalogue
+
+
+@cache
+def _shipped() -> Catalogue:
+    return read(SHIPPED, allow_plugins=False, check=False)

@@ -1,0 +1,170 @@
+"""Coordinates: the same model seen as another process.
+
+Multiplying x by a function of time keeps sigma/alpha, so a Gaussian process can be viewed with any other
+(alpha, sigma) that runs through the same ratios, on any clock. A view is itself a `GaussianProcess`, in its own time.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+
+from .errors import UnknownNameError, UsageError
+from .sde import GaussianProcess, Scalar
+
+
+class View(GaussianProcess):
+    """A process in other coordinates. `native` is the process that the model was trained on."""
+
+    def __init__(self, native: GaussianProcess) -> None:
+        self.native = native
+        self.t_min = float(self.time_at_ratio(native.ratio(native.t_min)))
+        self.t_max = float(self.clock(native.t_max, native.ratio(native.t_max)))
+
+    @abstractmethod
+    def clock(self, t: Scalar, ratio: Scalar) -> Scalar:
+        """This view's time where the native time is t and sigma/alpha is `ratio` (both are given, either may do)."""
+
+    def time_at_ratio(self, ratio: Scalar) -> Scalar:
+        return self.clock(np.nan, ratio)
+
+
+class VEView(View):
+    """alpha = 1, sigma = time: the coordinates of EDM and k-diffusion; Euler here is DDIM."""
+
+    clean_time = 0.0
+
+    def __init__(self, native: GaussianProcess) -> None:
+        if np.isinf(native.ratio(native.t_max)):
+            raise UsageError(
+                "coordinates 've' need alpha > 0 and this model starts at alpha = 0; use 'flow', 'angle' or 'native'"
+            )
+        super().__init__(native)
+
+    def clock(self, t: Scalar, ratio: Scalar) -> Scalar:
+        return ratio
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return np.ones_like(t)
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return t
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return np.zeros_like(t)
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return np.ones_like(t)
+
+
+class FlowView(View):
+    """alpha = 1 - time, sigma = time: the coordinates of rectified flow."""
+
+    clean_time = 0.0
+
+    def clock(self, t: Scalar, ratio: Scalar) -> Scalar:
+        with np.errstate(divide="ignore"):
+            return 1 / (1 + np.divide(1.0, ratio))
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return 1 - t
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return t
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return np.full_like(t, -1.0)
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return np.ones_like(t)
+
+
+class AngleView(View):
+    """alpha = cos(time), sigma = sin(time): the ODE's velocity is the v prediction (Salimans & Ho 2022)."""
+
+    clean_time = 0.0
+
+    def clock(self, t: Scalar, ratio: Scalar) -> Scalar:
+        return np.arctan(ratio)
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return np.where(np.asarray(t) == 0.5 * np.pi, 0.0, np.cos(t))
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return np.sin(t)
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return -np.sin(t)
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return np.cos(t)
+
+
+class NativeView(View):
+    """The model's own coordinates and clock, with a regular end at sigma = 0.
+
+    A VP process reaches sigma = 0 like sqrt(t), with infinite slope; a table and the VE process stop at a smallest
+    sigma. For these the clock runs on below `t_min` so that sigma/alpha falls along its tangent to 0: the same
+    states in the same order, on a clock that a solver can step over. Times of `t_min` and above are untouched.
+    """
+
+    def __init__(self, native: GaussianProcess) -> None:
+        self.regular = native.clean_time is not None
+        join = native.t_min
+        alpha, sigma = float(native.alpha(join)), float(native.sigma(join))
+        self._join, self._ratio = join, sigma / alpha
+        self._slope = float((native.d_sigma(join) * alpha - sigma * native.d_alpha(join)) / alpha**2)
+        self.clean_time = native.clean_time if self.regular else join - self._ratio / self._slope
+        super().__init__(native)
+
+    def _in_tail(self, t: Scalar) -> Scalar:
+        return np.zeros(np.shape(t), bool) if self.regular else np.asarray(t) < self._join
+
+    def _tail_ratio(self, t: Scalar) -> Scalar:
+        return np.maximum(self._ratio + self._slope * (np.asarray(t) - self._join), 0.0)
+
+    def clock(self, t: Scalar, ratio: Scalar) -> Scalar:
+        t = np.where(np.isnan(t), self.native.time_at_ratio(ratio), t)
+        if self.regular:
+            return t
+        return np.where(np.asarray(ratio) < self._ratio, self._join + (ratio - self._ratio) / self._slope, t)
+
+    def ratio(self, t: Scalar) -> Scalar:
+        return np.where(self._in_tail(t), self._tail_ratio(t), self.native.ratio(self._inside(t)))
+
+    def _inside(self, t: Scalar) -> Scalar:
+        return t if self.regular else np.maximum(t, self._join)
+
+    def _either(self, t: Scalar, tail: Scalar, inside: Scalar) -> Scalar:
+        return np.where(self._in_tail(t), tail, inside)
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return self._either(t, self.native.at_ratio(self._tail_ratio(t))[0], self.native.alpha(self._inside(t)))
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return self._either(t, self.native.at_ratio(self._tail_ratio(t))[1], self.native.sigma(self._inside(t)))
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        tail = self._slope * self.native.d_alpha_d_ratio(self._tail_ratio(t))
+        return self._either(t, tail, self.native.d_alpha(self._inside(t)))
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        r = self._tail_ratio(t)  # sigma = r alpha
+        tail = self._slope * (self.native.at_ratio(r)[0] + r * self.native.d_alpha_d_ratio(r))
+        return self._either(t, tail, self.native.d_sigma(self._inside(t)))
+
+
+VIEWS: dict[str, type[View]] = {"native": NativeView, "ve": VEView, "flow": FlowView, "angle": AngleView}
+
+
+def view(process: GaussianProcess, coordinates: str = "native") -> View:
+    """`process` in the coordinates "native", "ve", "flow" or "angle".
+
+    Raises:
+        UnknownNameError: no such coordinates.
+        UsageError: the view does not exist for this process ("ve" where alpha reaches 0).
+    """
+    if coordinates not in VIEWS:
+        raise UnknownNameError("coordinates", coordinates, VIEWS, f" (known: {', '.join(VIEWS)})")
+    return VIEWS[coordinates](process)

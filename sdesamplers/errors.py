@@ -1,0 +1,62 @@
+"""Every error that the library raises on purpose, each written for the person who meets it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SdesamplersError(Exception):
+    """Base class. The command line prints the message alone and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(SdesamplersError, ValueError):
+    """The call itself is wrong: an unknown name, a bad option, contradictory arguments."""
+
+    exit_code = 2
+
+
+class UnknownNameError(UsageError, LookupError):
+    """A name that is not registered; the message offers the nearest ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        self.kind, self.name = kind, name
+        near = nearest(name, known)
+        advice = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+        super().__init__(f"unknown {kind} {name!r}{advice}{hint}")
+
+
+class ModelError(SdesamplersError):
+    """A model could not be found, read or understood."""
+
+
+class PluginError(SdesamplersError):
+    """A plugin failed to import or registered something invalid."""
+
+
+class NonFiniteError(SdesamplersError, ArithmeticError):
+    """The model or the solver produced NaN or infinity."""
+
+
+class Cancelled(SdesamplersError):
+    """The run was stopped from outside; raise it in a callback to stop a run yourself."""
+
+
+class ConversionError(SdesamplersError, ZeroDivisionError):
+    """A prediction that does not exist at this point (for example epsilon at sigma = 0)."""
+
+
+def nearest(name: str, known: Iterable[str], count: int = 2) -> list[str]:
+    """The known names closest to `name`, compared without case, spaces and punctuation."""
+
+    def plain(text: str) -> str:
+        return "".join(c for c in text.lower() if c.isalnum())
+
+    by_plain = {plain(k): k for k in known}
+    return [by_plain[m] for m in difflib.get_close_matches(plain(name), by_plain, count, 0.6)]
+
+
+class SolverError(SdesamplersError):
+    """A solver gave up: a budget used up, or a step size that shrank to nothing."""

@@ -1,0 +1,137 @@
+"""From `steps`, `spacing`, `times` or `sigmas` to the points of a path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from .coordinates import View
+from .errors import UsageError
+from .path import Point, clean_point, make_points
+from .plugin import Spacing
+from .sde import SDE, GaussianProcess
+
+
+class Span:
+    """The stretch of time that a spacing divides: from `start` (noise) down to `end` on the model's clock."""
+
+    def __init__(self, process: SDE, start: float | None = None) -> None:
+        self.process, self.end = process, float(process.t_min)
+        self.start = float(process.t_max if start is None else start)
+        if not self.end < self.start <= process.t_max:
+            raise UsageError(
+                f"the start time must lie above {self.end:g} and at or below {process.t_max:g}, not at {self.start:g}"
+            )
+
+    @property
+    def gaussian(self) -> GaussianProcess:
+        """The process as a Gaussian one, for spacings that are defined by alpha and sigma."""
+        if not isinstance(self.process, GaussianProcess):
+            raise UsageError(
+                f"this spacing is defined by sigma/alpha, and {type(self.process).__name__} has no closed-form "
+                "marginals; use spacing='linspace' or times=[...]"
+            )
+        return self.process
+
+    def ratios(self, *, finite: bool = True) -> tuple[float, float]:
+        """sigma/alpha at start and end.
+
+        Raises:
+            UsageError: `finite` and the start has alpha = 0.
+        """
+        first, last = float(self.gaussian.ratio(self.start)), float(self.gaussian.ratio(self.end))
+        if finite and np.isinf(first):
+            raise UsageError(
+                "this spacing needs a finite sigma/alpha and the model starts at alpha = 0; use 'angle', 'linspace' "
+                "or 'trailing'"
+            )
+        return first, last
+
+    def at_ratios(self, ratios: np.ndarray) -> np.ndarray:
+        """Native times of sigma/alpha ratios, the ends exactly `start` and `end` where the ratios are theirs."""
+        times = np.array(self.gaussian.time_at_ratio(ratios), dtype=np.float64)
+        ends = self.ratios(finite=False)
+        for value, time in zip(ends, (self.start, self.end), strict=True):
+            times[np.isclose(ratios, value, rtol=1e-13, atol=0)] = time
+        return times
+
+
+def spaced_points(
+    process: SDE, spacing: Spacing, options: dict[str, Any], steps: int, start: float | None, final: str
+) -> list[Point]:
+    """steps + 1 points: the spacing's own, and the clean end where `final` is "zero" and the process has one."""
+    ends_clean = final == "zero" and isinstance(process, View)
+    native = process.native if isinstance(process, View) else process
+    count = steps if ends_clean else steps + 1
+    times = spacing(Span(native, start), count, **options)
+    if times.shape != (count,):
+        raise UsageError(f"spacing {spacing.name!r} returned {times.shape} times where {count} were asked for")
+    check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
+    check_range(times, native, f"spacing {spacing.name!r}")
+    return _with_end(make_points(process, times), process, ends_clean)
+
+
+def _with_end(points: list[Point], process: SDE, ends_clean: bool) -> list[Point]:
+    if ends_clean and not points[-1].is_clean:
+        assert isinstance(process, View)
+        points.append(clean_point(process))
+    return points
+
+
+def given_points(process: SDE, times: Sequence[float] | None, sigmas: Sequence[float] | None) -> list[Point]:
+    """The user's own grid, run exactly as given: native times, or values of sigma/alpha (sigma where alpha = 1).
+
+    A last sigma of 0, or a last time where sigma is 0, is the clean end.
+
+    Raises:
+        UsageError: fewer than two values, not falling, out of range or not finite.
+    """
+    word, values = ("times", times) if times is not None else ("sigmas", sigmas)
+    try:
+        grid = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UsageError(f"{word} must be a list of numbers") from None
+    if grid.ndim != 1 or len(grid) < 2 or not np.all(np.isfinite(grid)):
+        raise UsageError(f"{word} must be a list of two or more finite numbers, from noise to data")
+    check_falling(grid, word)
+    if not isinstance(process, View):
+        if word == "sigmas":
+            raise UsageError(f"{type(process).__name__} has no sigma(t); give times=[...]")
+        check_range(grid, process, word)
+        return make_points(process, grid)
+    if word == "times":
+        tail = 1 if process.native.sigma(max(float(grid[-1]), 0.0)) == 0 or grid[-1] == process.clean_time else 0
+        body = grid[: len(grid) - tail]
+        check_range(body, process.native, word)
+        points = make_points(process, body)
+    else:
+        tail = 1 if grid[-1] == 0 else 0
+        body = grid[: len(grid) - tail]
+        largest = float(process.native.ratio(process.native.t_max))
+        if grid[-1] < 0 or body[0] > largest * (1 + 1e-6):
+            raise UsageError(f"sigmas must lie between 0 and the model's largest sigma/alpha, {largest:.6g}")
+        body = np.minimum(body, largest)
+        points = make_points(process, np.asarray(process.native.time_at_ratio(body)), body)
+    return _with_end(points, process, bool(tail))
+
+
+def check_falling(grid: np.ndarray, what: str) -> None:
+    """Raise unless the grid falls strictly, from noise to data."""
+    if not np.all(np.isfinite(grid)):
+        raise UsageError(f"{what}: the grid has values that are not finite")
+    rising = np.flatnonzero(np.diff(grid) >= 0)
+    if len(rising):
+        k = int(rising[0])
+        raise UsageError(
+            f"{what}: a grid must fall strictly from noise to data, and entry {k + 1} ({grid[k + 1]:.6g}) does not lie "
+            f"below entry {k} ({grid[k]:.6g})"
+        )
+
+
+def check_range(grid: np.ndarray, process: SDE, what: str) -> None:
+    """Raise where times leave the process's range (0 to t_max)."""
+    low = min(process.t_min, 0.0)
+    if grid.max() > process.t_max * (1 + 1e-12) or grid.min() < low:
+        raise UsageError(f"{what}: times must lie between {low:g} and {process.t_max:g} for this model")

@@ -1,0 +1,1 @@
+"""Sample quality: features, Fréchet distance and sliced Wasserstein distance."""

@@ -1,0 +1,1 @@
+"""Models: a process, a prediction type and a network behind one interface."""

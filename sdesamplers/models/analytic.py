@@ -1,0 +1,201 @@
+"""Models with exact scores: Gaussian, Gaussian mixture, and Neal's funnel for Langevin dynamics."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..prediction import prediction_type, row
+from ..sde import SDE, GaussianProcess, Prior, Scalar, as_scalar, expand
+from .base import Model, Output
+
+
+class MixtureModel(Model):
+    """A Gaussian mixture noised by a process: score, epsilon and x0 in closed form, in float64 unless said otherwise.
+
+    Noised to time t, component k is N(alpha m_k, alpha^2 C_k + sigma^2 I), so its posterior mean of x0 is linear in x
+    and the mixture's is their average under the responsibilities.
+
+    Args:
+        weights: (K,), normalised here.
+        means: (K, D).
+        covariances: (K,) variances, (K, D) diagonals or (K, D, D) matrices.
+        process: the Gaussian process.
+        prediction: what the model is to predict, any of `PREDICTIONS`.
+    """
+
+    def __init__(
+        self,
+        weights: Any,
+        means: Any,
+        covariances: Any,
+        process: GaussianProcess,
+        *,
+        prediction: str = "epsilon",
+        dtype: torch.dtype = torch.float64,
+        name: str = "mixture",
+    ) -> None:
+        self.process, self.prediction = process, prediction_type(prediction)
+        self.dtype, self.name = dtype, name
+        self.means = torch.as_tensor(means, dtype=torch.float64)
+        if self.means.dim() != 2:
+            raise UsageError(f"means must have shape (components, dimensions), not {tuple(self.means.shape)}")
+        count, dimension = self.means.shape
+        self.shape = (dimension,)
+        w = torch.as_tensor(weights, dtype=torch.float64)
+        if w.shape != (count,) or not bool((w > 0).all()):
+            raise UsageError(f"weights must be {count} positive numbers, one for each mean")
+        self.weights = w / w.sum()
+        c = torch.as_tensor(covariances, dtype=torch.float64)
+        if c.shape == (count,):
+            c = c[:, None].expand(count, dimension)
+        if c.shape == (count, dimension):
+            c = torch.diag_embed(c)
+        if c.shape != (count, dimension, dimension):
+            raise UsageError(f"covariances of shape {tuple(c.shape)} do not fit {count} means of dimension {dimension}")
+        self.covariances = c
+        variances, self._axes = torch.linalg.eigh(c)
+        if not bool((variances >= -1e-12).all()):
+            raise UsageError("covariances must be positive semi-definite")
+        self._variances = variances.clamp(min=0)
+
+    def _parts(self, x: Tensor, t: Scalar) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Per component along its own axes: residual and variance (N, K, D); log-weights (N, K)."""
+        alpha, sigma = (expand(as_scalar(f(t)), x) for f in (self.process.alpha, self.process.sigma))
+        alpha, sigma = (torch.as_tensor(v, dtype=torch.float64).reshape(-1, 1, 1) for v in (alpha, sigma))
+        residual = x.double()[:, None] - alpha * self.means
+        residual = torch.einsum("nkd,kde->nke", residual, self._axes)
+        variance = alpha**2 * self._variances + sigma**2
+        log = -0.5 * (residual.square() / variance + torch.log(2 * math.pi * variance)).sum(-1) + self.weights.log()
+        return residual, variance, log, alpha
+
+    def log_prob(self, x: Tensor, t: Scalar) -> Tensor:
+        """log p_t(x) in nats, (N,)."""
+        return self._parts(x, t)[2].logsumexp(1)
+
+    def score(self, x: Tensor, t: Scalar) -> Tensor:
+        """grad log p_t(x), (N, D)."""
+        residual, variance, log, _ = self._parts(x, t)
+        pull = torch.einsum("nke,kde->nkd", residual / variance, self._axes)
+        return -(log.softmax(1)[..., None] * pull).sum(1)
+
+    def posterior_mean(self, x: Tensor, t: Scalar) -> Tensor:
+        """E[x0 | x_t = x], (N, D)."""
+        residual, variance, log, alpha = self._parts(x, t)
+        shift = torch.einsum("nke,kde->nkd", residual * alpha * self._variances / variance, self._axes)
+        return (log.softmax(1)[..., None] * (self.means + shift)).sum(1)
+
+    def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
+        score = self.score(x, t)
+        if self.prediction == "score":
+            return score.to(x.dtype)
+        # x0 and eps are both exact here, so every prediction is its row and nothing is divided by alpha or sigma.
+        schedule = tuple(as_scalar(getattr(self.process, f)(t)) for f in ("alpha", "sigma", "d_alpha", "d_sigma"))
+        on_x0, on_eps = (expand(c, score) for c in row(self.prediction, schedule))  # type: ignore[arg-type]
+        sigma = expand(schedule[1], score)
+        return (on_x0 * self.posterior_mean(x, t) - on_eps * sigma * score).to(x.dtype)
+
+    def sample_data(self, count: int, generator: torch.Generator, t: Scalar = 0.0) -> Tensor:
+        """Exact draws of x_t, (count, D), float64; t = 0 draws data where the process is clean there."""
+        which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        normal = torch.randn(count, self.shape[0], dtype=torch.float64, generator=generator)
+        spread = torch.einsum("nd,ned->ne", normal * self._variances[which].sqrt(), self._axes[which])
+        noise = torch.randn(count, self.shape[0], dtype=torch.float64, generator=generator)
+        return self.process.perturb(self.means[which] + spread, t, noise)
+
+
+class GaussianModel(MixtureModel):
+    """A single Gaussian N(mean, covariance): every marginal and the whole flow map are known.
+
+    Args:
+        mean: (D,).
+        covariance: a variance, (D,) or (D, D).
+    """
+
+    def __init__(self, mean: Any, covariance: Any, process: GaussianProcess, **options: Any) -> None:
+        options.setdefault("name", "gaussian")
+        super().__init__([1.0], torch.as_tensor(mean)[None], torch.as_tensor(covariance)[None], process, **options)
+
+
+class LangevinSDE(SDE):
+    """Overdamped Langevin dynamics on a density: dx = s(x)/2 dt + dw, which leaves the density as it is.
+
+    It is its own time reversal, so any sampler of the reverse SDE runs it: `euler-maruyama` on it is the unadjusted
+    Langevin algorithm with step size duration / steps. It has no closed-form marginals.
+
+    Args:
+        score: grad log p, a function of x (N, D).
+        duration: how long to run.
+    """
+
+    def __init__(self, score: Any, duration: float = 10.0) -> None:
+        if not duration > 0:
+            raise UsageError(f"duration must be positive, not {duration}")
+        self.score, self.t_max = score, float(duration)
+
+    def drift(self, x: Tensor, t: Scalar) -> Tensor:
+        half: Tensor = 0.5 * self.score(x)
+        return half
+
+    def diffusion(self, t: Scalar) -> Scalar:
+        return np.ones_like(t) if isinstance(t, np.ndarray) else 1.0
+
+    @property
+    def prior(self) -> Prior:
+        return Prior(1.0)
+
+
+class FunnelModel(Model):
+    """Neal's funnel: v ~ N(0, scale^2), x_1..x_{D-1} ~ N(0, e^v), the state being (v, x) (Neal 2003, section 8).
+
+    Its score's v component is -v/scale^2 + sum x^2 e^{-v} / 2 - (D - 1)/2: the last term is the log-variance's.
+    """
+
+    prediction = "score"
+    dtype = torch.float64
+
+    def __init__(self, dimension: int = 10, scale: float = 3.0, duration: float = 10.0) -> None:
+        if dimension < 2 or scale <= 0:
+            raise UsageError(f"the funnel needs dimension >= 2 and scale > 0, not {dimension} and {scale}")
+        self.shape, self.scale, self.name = (dimension,), scale, "funnel"
+        self.process = LangevinSDE(self.score, duration)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """log p(x) in nats, (N,)."""
+        v, rest = x[:, 0], x[:, 1:]
+        count = rest.shape[1]
+        top = -0.5 * (v / self.scale) ** 2 - math.log(self.scale)
+        body = -0.5 * rest.square().sum(1) * torch.exp(-v) - 0.5 * count * v
+        return top + body - 0.5 * (count + 1) * math.log(2 * math.pi)
+
+    def score(self, x: Tensor) -> Tensor:
+        """grad log p(x), (N, D)."""
+        v, rest = x[:, :1], x[:, 1:]
+        precision = torch.exp(-v)
+        top = -v / self.scale**2 + 0.5 * rest.square().sum(1, keepdim=True) * precision - 0.5 * rest.shape[1]
+        return torch.cat([top, -rest * precision], 1)
+
+    def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
+        return Output(self.score(x), None, self.log_prob(x))
+
+    def sample_data(self, count: int, generator: torch.Generator) -> Tensor:
+        """Exact draws, (count, D), float64."""
+        normal = torch.randn(count, *self.shape, dtype=torch.float64, generator=generator)
+        v = self.scale * normal[:, :1]
+        return torch.cat([v, torch.exp(0.5 * v) * normal[:, 1:]], 1)
+
+
+def grid_mixture(process: GaussianProcess, dimension: int = 2, **options: Any) -> MixtureModel:
+    """A fixed, lopsided mixture of five components for tests, docs and comparisons."""
+    generator = torch.Generator().manual_seed(5)
+    means = 0.9 * torch.randn(5, dimension, dtype=torch.float64, generator=generator)
+    factors = 0.25 * torch.randn(5, dimension, dimension, dtype=torch.float64, generator=generator)
+    covariances = factors @ factors.mT / dimension + 0.01 * torch.eye(dimension, dtype=torch.float64)
+    weights: Sequence[float] = (0.3, 0.25, 0.2, 0.15, 0.1)
+    return MixtureModel(weights, means, covariances, process, **options)

@@ -1,0 +1,105 @@
+"""The `Model` interface: what the library needs to know of a trained network."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..prediction import prediction_type
+from ..sde import SDE, GaussianProcess, Scalar
+
+
+class Output(NamedTuple):
+    """A model's answer where it is more than one tensor."""
+
+    value: Tensor
+    unguided: Tensor | None = None
+    log_density: Tensor | None = None
+
+
+class Model(ABC):
+    """A score model: `process` + `prediction` + a function of state and time.
+
+    Attributes:
+        process: the SDE that it was trained on.
+        prediction: what it predicts, one of `PREDICTIONS`.
+        shape: the shape of one sample, without the batch.
+        dtype, device: of the network's input; the state itself is float32 at least.
+        data_range: (low, high) of the data, for images and tolerances; None where there is none.
+        name, revision: where it came from, recorded with samples.
+    """
+
+    process: SDE
+    prediction: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    device: torch.device = torch.device("cpu")
+    data_range: tuple[float, float] | None = None
+    name: str = "model"
+    revision: str | None = None
+
+    @abstractmethod
+    def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
+        """The raw prediction at state x (N, *shape), in the model's own coordinates and clock.
+
+        Args:
+            x: the state, in `dtype` on `device`.
+            t: one time for the batch, or a float64 NumPy array (N,).
+            condition: what `sample(condition=...)` was given, cut to these samples.
+        """
+
+    def condition_for(self, condition: Any, count: int) -> Any:
+        """Check a user's condition and spread it over `count` samples; raise UsageError where it does not fit."""
+        if condition is not None:
+            raise UsageError(f"model {self.name!r} is unconditional and takes no condition")
+        return None
+
+    def unconditional(self, count: int) -> Any:
+        """The condition that stands for none, for classifier-free guidance."""
+        raise UsageError(f"model {self.name!r} has no unconditional input, so guidance_scale does not apply to it")
+
+    @property
+    def gaussian(self) -> GaussianProcess:
+        """The process, where alpha and sigma are needed."""
+        if not isinstance(self.process, GaussianProcess):
+            raise UsageError(f"model {self.name!r} runs on {type(self.process).__name__}, which has no alpha and sigma")
+        return self.process
+
+
+class FunctionModel(Model):
+    """Any function `f(x, t)` as a model; t is a float or a float64 tensor (N, 1, ..., 1) on x's device.
+
+    Args:
+        function: takes the state (N, *shape) and the time on the process's clock, returns the prediction.
+        process: the process that the function belongs to.
+        prediction: its prediction type.
+        shape: of one sample.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor, Any], Tensor],
+        process: SDE,
+        prediction: str,
+        shape: Sequence[int],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        data_range: tuple[float, float] | None = None,
+        name: str = "function",
+    ) -> None:
+        self.function, self.process, self.prediction = function, process, prediction_type(prediction)
+        self.shape, self.dtype, self.device = tuple(shape), dtype, torch.device(device)
+        self.data_range, self.name = data_range, name
+
+    def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
+        if isinstance(t, np.ndarray):
+            time = torch.from_numpy(t).to(x.device).view(-1, *(1,) * (x.dim() - 1))
+            return self.function(x, time)
+        return self.function(x, t)

@@ -1,0 +1,171 @@
+"""Random numbers: every one is a pure function of (seed, sample index, what it is for).
+
+The generator is Philox 4x64-10 (Salmon et al. 2011): its key is (seed, sample index) and its counter says which draw,
+so streams never overlap, any draw can be had without the ones before it, and nothing depends on batch size, device,
+processes or global state. Bits are made on the CPU and turned into normals by Box & Muller (1958).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import UsageError
+
+START, PATH, BROWNIAN, AUXILIARY = range(4)
+"""Streams of a sample: its starting noise, its steps' noise, its Brownian motion, and everything else."""
+
+
+class NormalSource:
+    """Standard normal tensors for the samples `indices` of the run `seed`.
+
+    Args:
+        seed: a whole number, 0 <= seed < 2^64.
+        indices: the samples' global indices; row j of every draw belongs to indices[j].
+        shape: the shape of one sample.
+    """
+
+    def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int]) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+            raise UsageError(f"seed must be a whole number from 0 to 2^64 - 1, not {seed!r}")
+        self.seed, self.indices, self.shape = seed, list(indices), tuple(shape)
+        self._size = math.prod(self.shape)
+        self._pairs = (self._size + 1) // 2
+        self._philox = np.random.Philox(0)
+        self._state = self._philox.state
+        # Philox keeps up to four unread words; a fresh position starts with none.
+        self._state["buffer_pos"], self._state["has_uint32"] = 4, 0
+
+    def draw(self, stream: int, position: int = 0, block: int = 0, rows: np.ndarray | None = None) -> Tensor:
+        """Draw number (`stream`, `position`, `block`) as a float32 CPU tensor (N, *shape), or of `rows` alone."""
+        indices = self.indices if rows is None else [self.indices[r] for r in rows]
+        bits = torch.empty(len(indices), 2, self._pairs, dtype=torch.int32)
+        words = (2 * self._pairs + 1) // 2
+        for j, index in enumerate(indices):
+            self._seek(index, stream, position, block)
+            raw = torch.from_numpy(self._philox.random_raw(words).view(np.int32))
+            bits[j].view(-1).copy_(raw[: 2 * self._pairs])
+        normals = box_muller(bits[:, 0], bits[:, 1]).flatten(1)
+        return normals[:, : self._size].reshape(len(indices), *self.shape)
+
+    def _seek(self, index: int, stream: int, position: int, block: int) -> None:
+        state = self._state["state"]
+        state["key"][:] = (self.seed, index)
+        # The lowest word counts within the draw.
+        state["counter"][:] = (0, position, block, stream)
+        self._philox.state = self._state
+
+
+def box_muller(first: Tensor, second: Tensor) -> Tensor:
+    """Two int32 tensors (N, M) of random bits to 2M float32 normals a row, (N, 2, M)."""
+    # |k| keeps small uniforms exact, which the tail needs; (|k| + 1/2) / 2^31 is never 0.
+    uniform = first.to(torch.float32).abs_().add_(0.5).mul_(2.0**-31)
+    radius = uniform.log_().mul_(-2).clamp_(min=0).sqrt_()
+    angle = second.to(torch.float32).mul_(math.pi / 2**31)
+    out = radius.new_empty(len(radius), 2, radius.shape[1])
+    torch.mul(radius, torch.cos(angle), out=out[:, 0])
+    torch.mul(radius, angle.sin_(), out=out[:, 1])
+    return out
+
+
+class Noise(Protocol):
+    """What `Path.draw` asks for the noise of a step between two values of lambda = log(alpha/sigma)."""
+
+    def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor: ...
+
+
+class IndependentNoise:
+    """A fresh standard normal for every draw of a run."""
+
+    def __init__(self, source: NormalSource) -> None:
+        self._source, self._count = source, 0
+
+    def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
+        self._count += 1
+        return self._source.draw(PATH, self._count, rows=rows)
+
+
+class BrownianNoise:
+    """Increments of one Brownian motion a sample, over an interval of lambda, scaled to unit variance.
+
+    The motion lives on the whole line, so no time lies outside it: unit cells each carry a normal for their total,
+    and inside a cell Levy's construction adds midpoints, W(u) = u Z + sum_l tent_l(u) z_l, down to `levels`; the
+    smallest pieces are bridged with one normal each. An increment is thus a short weighted sum of keyed
+    normals, a pure function of the interval's two ends: cutting the interval elsewhere cannot change it.
+    Its law is exact while no two ends share a smallest piece (2^-levels wide).
+    """
+
+    def __init__(self, source: NormalSource, levels: int = 7) -> None:
+        self._source, self._levels = source, levels
+        self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+
+    def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
+        increment, deviation = self.increment(start, end, rows)
+        return increment.div_(deviation)
+
+    def increment(self, start: float, end: float, rows: np.ndarray | None = None) -> tuple[Tensor, float]:
+        """W(end) - W(start) and its standard deviation."""
+        low, high = sorted((_clip(start), _clip(end)))
+        if low == high:
+            raise UsageError("Brownian noise was asked for over an empty interval; two grid points coincide")
+        weights = self._weights(high)
+        for key, weight in self._weights(low).items():
+            weights[key] = weights.get(key, 0.0) - weight
+        for cell in range(math.floor(low), math.floor(high)):
+            weights[cell, 0] = weights.get((cell, 0), 0.0) + 1.0
+        parts = [(weight, self._normal(key)) for key, weight in sorted(weights.items()) if weight != 0.0]
+        total = parts[0][1] * parts[0][0]
+        for weight, normal in parts[1:]:
+            total.add_(normal, alpha=weight)
+        if rows is not None:
+            total = total[torch.from_numpy(rows)]
+        sign = 1.0 if end > start else -1.0
+        return total.mul_(sign), math.sqrt(sum(weight * weight for weight, _ in parts))
+
+    def _weights(self, time: float) -> dict[tuple[int, int], float]:
+        """W(time) - W(floor(time)) as weights on normals keyed by (cell, node); node 0 is the cell's total."""
+        cell = math.floor(time)
+        u = time - cell
+        weights = {(cell, 0): u}
+        for level in range(self._levels):
+            scaled = u * 2**level
+            piece = math.floor(scaled)
+            tent = 1 - abs(2 * (scaled - piece) - 1)
+            weights[cell, 2**level + piece] = 0.5 * 2 ** (-level / 2) * tent
+        scaled = u * 2**self._levels
+        piece = math.floor(scaled)
+        v = scaled - piece
+        weights[cell, 2**self._levels + piece] = math.sqrt(v * (1 - v) * 2.0**-self._levels)
+        return weights
+
+    def _normal(self, key: tuple[int, int]) -> Tensor:
+        if key in self._cache:
+            self._cache.move_to_end(key)
+            return self._cache[key]
+        cell, node = key
+        normal = self._source.draw(BROWNIAN, node, 2 * cell if cell >= 0 else -2 * cell - 1)
+        self._cache[key] = normal
+        if len(self._cache) > 2 * self._levels + 4:
+            self._cache.popitem(last=False)
+        return normal
+
+
+def _clip(lam: float) -> float:
+    """Where alpha or sigma is 0 lambda is infinite; the motion is followed to +-32, sigma/alpha = e^-+32."""
+    return min(max(lam, -32.0), 32.0)
+
+
+def brownian_levels(lambdas: Sequence[float]) -> int:
+    """How deep the construction must go for a grid: 7 levels, more where neighbours are closer than 2^-7."""
+    gaps = np.abs(np.diff(np.clip(np.asarray(lambdas, dtype=float), -32, 32)))
+    gaps = gaps[gaps > 0]
+    return max(7, math.ceil(-math.log2(gaps.min()))) if len(gaps) else 7
+
+
+NOISES = ("independent", "brownian")

@@ -1,0 +1,233 @@
+"""The path: the grid of points that a sampler walks, in the coordinates chosen, with the noise of its steps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .coordinates import View, view
+from .errors import UsageError
+from .noise import Noise
+from .prediction import Schedule
+from .sde import SDE, GaussianProcess, Scalar, diffusion_squared, expand
+
+
+class Point:
+    """One place on the path. Numbers are floats, or float64 arrays with one entry for each sample evaluated.
+
+    Attributes:
+        time: the path's clock (decreasing while sampling).
+        t: the model's own time, what the network is asked at.
+        alpha, sigma, d_alpha, d_sigma: the schedule and its derivatives on the path's clock and coordinates.
+        native: the same four in the model's own coordinates.
+        scale: path state = scale * model state.
+        rows: indices of the samples that are evaluated here, or None for all of them.
+    """
+
+    __slots__ = ("alpha", "d_alpha", "d_sigma", "native", "process", "rows", "scale", "sigma", "t", "time")
+
+    time: Scalar
+    t: Scalar
+    alpha: Scalar
+    sigma: Scalar
+    d_alpha: Scalar
+    d_sigma: Scalar
+    native: Schedule
+    scale: Scalar
+    process: SDE
+    rows: np.ndarray | None
+
+    def __getattr__(self, name: str) -> NoReturn:  # reached only for a slot that is not set
+        if name in ("alpha", "sigma", "d_alpha", "d_sigma"):
+            raise UsageError(
+                f"this sampler needs alpha(t) and sigma(t), and {type(self.process).__name__} has no closed-form "
+                "marginals; use one that reads score or velocity alone (euler-maruyama, euler, heun)"
+            )
+        raise AttributeError(name)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether this is the noiseless end, sigma = 0, where the model is never asked."""
+        return isinstance(self.process, GaussianProcess) and bool(np.all(self.sigma == 0))
+
+    @property
+    def is_pure_noise(self) -> bool:
+        """Whether alpha = 0 here: the start of flow models and of tables with zero terminal SNR."""
+        return isinstance(self.process, GaussianProcess) and bool(np.any(self.alpha == 0))
+
+    @property
+    def ratio(self) -> Scalar:
+        """sigma / alpha, the same in all coordinates; infinite where alpha = 0."""
+        with np.errstate(divide="ignore"):
+            return np.divide(self.sigma, self.alpha)
+
+    @property
+    def lam(self) -> Scalar:
+        """lambda = log(alpha / sigma), half the log signal-to-noise ratio, the same in all coordinates."""
+        with np.errstate(divide="ignore"):
+            return -np.log(self.ratio)
+
+    @property
+    def diffusion_squared(self) -> Scalar:
+        """g^2 of the forward SDE on the path's clock and coordinates."""
+        if not isinstance(self.process, GaussianProcess):
+            return np.square(self.process.diffusion(self.time))
+        if self.is_pure_noise:
+            raise UsageError(
+                "the reverse SDE has infinite diffusion where alpha = 0, at which this model's path starts; take an ODE "
+                "step there, use ddim or ddpm, or start later with times=..."
+            )
+        return diffusion_squared(self.alpha, self.sigma, self.d_alpha, self.d_sigma)  # type: ignore[no-any-return]
+
+    @property
+    def diffusion(self) -> Scalar:
+        """g of the forward SDE on the path's clock and coordinates."""
+        return np.sqrt(self.diffusion_squared)
+
+    def __repr__(self) -> str:
+        return f"Point(time={self.time!r}, t={self.t!r})"
+
+
+class Path:
+    """What a sampler is given: the points to visit, and the only source of random numbers.
+
+    Attributes:
+        process: the process in the path's coordinates, whose time is `Point.time`.
+        points: the grid, from noise to data; its last point may be clean (sigma = 0).
+        is_free: no grid was asked for: `points` holds only the two ends and the (adaptive) sampler chooses its
+            own steps between them.
+        accepted, rejected: (N,) step counts, reported by an adaptive sampler.
+        log_probs, draws: every transition's log-probability (N,) and outcome, recorded where log_probs is a list.
+        replayed: outcomes of a stored run that `draw` is to return instead of new ones.
+    """
+
+    def __init__(self, process: SDE, points: Sequence[Point], *, is_free: bool = False, noise: Noise | None = None):
+        self.process, self.points, self.is_free = process, list(points), is_free
+        self._noise = noise
+        self.log_probs: list[Tensor] | None = None
+        self.draws: list[Tensor] = []
+        self.replayed: list[Tensor] | None = None
+        self.accepted: np.ndarray | None = None
+        self.rejected: np.ndarray | None = None
+
+    @property
+    def steps(self) -> list[tuple[Point, Point]]:
+        """Neighbouring points, (now, then)."""
+        return list(zip(self.points[:-1], self.points[1:], strict=True))
+
+    def at(self, time: Scalar, rows: np.ndarray | None = None) -> Point:
+        """The point at any time on the path's clock; an array of times holds one for each of the samples `rows`."""
+        point = points_at(self.process, time)
+        point.rows = rows
+        return point
+
+    def expand(self, value: Scalar, like: Tensor) -> Any:
+        """Make a number or a per-sample array multiply the samples of `like` (N, ...)."""
+        return expand(value, like)
+
+    def draw(self, mean: Tensor, std: Scalar, now: Point, then: Point) -> Tensor:
+        """A sample of N(mean, std^2 I), the transition from `now` to `then`.
+
+        The noise belongs to the step, not to the sampler: independent, Brownian over the step, or replayed from
+        a stored run; the transition's log-probability is recorded when the run asks for it. std = 0 gives `mean`.
+        """
+        if isinstance(std, float | int | np.floating) and std == 0:
+            return mean
+        if self.replayed is not None:
+            drawn = self.replayed[len(self.draws)].to(mean)
+        elif self._noise is None:
+            raise UsageError("this path has no noise source, so a stochastic sampler cannot run on it")
+        else:
+            noise = self._noise(self._clock(now), self._clock(then), now.rows).to(mean, non_blocking=True)
+            drawn = torch.add(mean, noise * expand(std, mean))
+        if self.log_probs is not None:
+            self.draws.append(drawn)
+            self.log_probs.append(normal_log_prob(drawn, mean, std))
+        return drawn
+
+    def _clock(self, point: Point) -> float:
+        """Brownian motion runs in lambda, which coordinates and grids leave alone; in time where there is none."""
+        clock = point.lam if isinstance(self.process, GaussianProcess) else point.time
+        return float(np.max(clock))
+
+
+def normal_log_prob(x: Tensor, mean: Tensor, std: Scalar) -> Tensor:
+    """log N(x; mean, std^2 I) of each sample, in nats, shape (N,), accumulated in float64."""
+    width = expand(std, mean)
+    residual = ((x - mean) / width).double().flatten(1)
+    log_std = torch.log(width.double()).flatten() if isinstance(width, Tensor) else math.log(width)
+    return -0.5 * residual.square().sum(1) - residual.shape[1] * (log_std + 0.5 * math.log(2 * math.pi))
+
+
+def points_at(process: SDE, time: Scalar) -> Point:
+    """The point of `process` (in the path's coordinates) at a time of its clock."""
+    if not isinstance(process, View):
+        return make_points(process, np.atleast_1d(time))[0] if not np.ndim(time) else _sde_point(process, time)
+    ratio = process.ratio(time)
+    fields = _fields(process, np.asarray(time, dtype=float), process.native.time_at_ratio(ratio), ratio)
+    return _point(process, [_item(f) for f in fields])
+
+
+def _item(value: Scalar) -> Scalar:
+    return float(value) if np.ndim(value) == 0 else value
+
+
+def _sde_point(process: SDE, time: Scalar) -> Point:
+    point = Point()
+    point.process, point.time, point.t, point.rows, point.scale = process, time, time, None, 1.0
+    return point
+
+
+def _fields(process: View, time: Scalar, t: Scalar, ratio: Scalar) -> list[Scalar]:
+    """time, t, the four schedule values, the four native ones and the scale, vectorised."""
+    native = process.native
+    alpha, sigma = process.alpha(time), process.sigma(time)
+    native_alpha, native_sigma = native.at_ratio(ratio)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scale = np.where(native_alpha != 0, alpha / native_alpha, sigma / native_sigma)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        slopes = [process.d_alpha(time), process.d_sigma(time), native.d_alpha(t), native.d_sigma(t)]
+    return [time, t, alpha, sigma, slopes[0], slopes[1], native_alpha, native_sigma, slopes[2], slopes[3], scale]
+
+
+def _point(process: View, fields: Sequence[Any]) -> Point:
+    point = Point()
+    point.process, point.rows = process, None
+    point.time, point.t, point.alpha, point.sigma, point.d_alpha, point.d_sigma = fields[:6]
+    point.native, point.scale = tuple(fields[6:10]), fields[10]  # type: ignore[assignment]
+    return point
+
+
+def make_points(process: SDE, times: np.ndarray, ratios: np.ndarray | None = None) -> list[Point]:
+    """Points at native times (and sigma/alpha ratios, where these are what was given), computed in one sweep."""
+    if not isinstance(process, View):
+        return [_sde_point(process, float(t)) for t in times]
+    ratio = process.native.ratio(times) if ratios is None else ratios
+    fields = _fields(process, process.clock(times, ratio), times, ratio)
+    columns = [np.broadcast_to(f, times.shape).tolist() for f in fields]
+    return [_point(process, values) for values in zip(*columns, strict=True)]
+
+
+def clean_point(process: View) -> Point:
+    """The noiseless end, sigma = 0 and alpha = 1, at the time where the view's clock reaches it."""
+    assert process.clean_time is not None
+    t = min(process.native.t_min, max(process.clean_time, 0.0))
+    nan = math.nan
+    return _point(process, [float(process.clean_time), t, 1.0, 0.0, nan, nan, 1.0, 0.0, nan, nan, 1.0])
+
+
+def path_process(process: SDE, coordinates: str) -> SDE:
+    """The process that a path runs on: the view named, or the SDE itself where it has no marginals."""
+    if isinstance(process, GaussianProcess):
+        return view(process, coordinates)
+    if coordinates != "native":
+        raise UsageError(
+            f"coordinates {coordinates!r} need alpha(t) and sigma(t), and {type(process).__name__} has no closed-form "
+            "marginals; use coordinates='native'"
+        )
+    return process

@@ -1,0 +1,140 @@
+"""What a plugin author uses: the `sampler` and `spacing` decorators and the hook markers."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pluggy
+
+from .errors import PluginError
+from .options import Option, read_options
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from .grid import Span
+    from .models.base import Model
+    from .path import Path
+    from .sde import SDE
+
+hookspec = pluggy.HookspecMarker("sdesamplers")
+hookimpl = pluggy.HookimplMarker("sdesamplers")
+
+SamplerFunction = Callable[..., "Generator[Any, Any, Tensor]"]
+
+
+class Sampler:
+    """A registered sampler: the generator function and what it declares about itself.
+
+    Attributes:
+        name: kebab-case name.
+        order: order of convergence of the deterministic part (None where none is claimed).
+        evaluations: model evaluations a step (the step into sigma = 0 may need fewer).
+        stochastic: whether it draws noise (with its default options).
+        control: names of the options that steer adaptive steps; non-empty for an adaptive sampler, which runs
+            without `steps`.
+        reference: authors, year and equation or algorithm number.
+        coordinates, spacing: what it runs with unless the user says otherwise.
+        options: name -> `Option`.
+        plugin: where it came from, set by the registry.
+    """
+
+    def __init__(
+        self,
+        function: SamplerFunction,
+        name: str,
+        *,
+        order: int | None,
+        evaluations: int = 1,
+        stochastic: bool = False,
+        control: Sequence[str] = (),
+        reference: str = "",
+        coordinates: str = "native",
+        spacing: str | None = None,
+    ) -> None:
+        if not inspect.isgeneratorfunction(function):
+            raise PluginError(f"sampler {name!r} is not a generator function; it must yield the points it wants")
+        if not function.__doc__:
+            raise PluginError(f"sampler {name!r} has no docstring")
+        self.function, self.name, self.order, self.evaluations = function, name, order, evaluations
+        self.stochastic, self.control, self.reference = stochastic, tuple(control), reference
+        self.coordinates, self.spacing = coordinates, spacing
+        self.options: dict[str, Option] = read_options(function, 2, "sampler")
+        self.plugin = ""
+        self.__doc__ = function.__doc__
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it can choose its own steps."""
+        return bool(self.control)
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return inspect.cleandoc(self.function.__doc__ or "").splitlines()[0]
+
+    def __call__(self, x: Tensor, path: Path, **options: Any) -> Generator[Any, Any, Tensor]:
+        return self.function(x, path, **options)
+
+    def __repr__(self) -> str:
+        return f"<sampler {self.name!r}>"
+
+
+class Spacing:
+    """A registered time grid: a function of a `Span` and a number of points, returning native times."""
+
+    def __init__(self, function: Callable[..., Sequence[float] | np.ndarray], name: str, reference: str = "") -> None:
+        if not function.__doc__:
+            raise PluginError(f"spacing {name!r} has no docstring")
+        self.function, self.name, self.reference = function, name, reference
+        self.options: dict[str, Option] = read_options(function, 2, "spacing")
+        self.plugin = ""
+        self.__doc__ = function.__doc__
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return inspect.cleandoc(self.function.__doc__ or "").splitlines()[0]
+
+    def __call__(self, span: Span, count: int, **options: Any) -> np.ndarray:
+        return np.asarray(self.function(span, count, **options), dtype=np.float64)
+
+    def __repr__(self) -> str:
+        return f"<spacing {self.name!r}>"
+
+
+def sampler(name: str, *, order: int | None, **declared: Any) -> Callable[[SamplerFunction], Sampler]:
+    """Make a generator function `f(x, path, *, options...)` a sampler; keywords as in `Sampler`.
+
+    The function yields `(state, point)` wherever it wants the model, receives a `Prediction`, and returns the
+    sample. It may yield a list of such pairs to have them evaluated in one batch.
+    """
+    return lambda function: Sampler(function, name, order=order, **declared)
+
+
+def spacing(name: str, *, reference: str = "") -> Callable[[Callable[..., Any]], Spacing]:
+    """Make `f(span, count, *, options...)` a spacing: `count` native times, falling from span.start to span.end."""
+    return lambda function: Spacing(function, name, reference)
+
+
+class HookSpecs:
+    """The hooks of the group `sdesamplers`."""
+
+    @hookspec
+    def sdesamplers_samplers(self) -> list[Sampler]:  # type: ignore[empty-body]
+        """Samplers to register."""
+
+    @hookspec
+    def sdesamplers_spacings(self) -> list[Spacing]:  # type: ignore[empty-body]
+        """Spacings to register."""
+
+    @hookspec
+    def sdesamplers_sdes(self) -> dict[str, Callable[..., SDE]]:  # type: ignore[empty-body]
+        """Processes to register: name -> class or factory."""
+
+    @hookspec(firstresult=True)
+    def sdesamplers_load_model(self, source: str, options: dict[str, Any]) -> Model | None:
+        """Load a model that the library itself does not know; return None to leave it to others."""

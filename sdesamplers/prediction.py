@@ -1,0 +1,182 @@
+"""What a network predicts, and the one linear map between all of it.
+
+With x = alpha x0 + sigma eps, every prediction type is a row (p, q): output = p x0 + q eps. Two rows that are not
+parallel determine x0 and eps, so any type follows from x and any other by solving a 2x2 system, `linear_map`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from .errors import ConversionError, UnknownNameError, UsageError
+from .sde import GaussianProcess, Scalar, as_scalar, expand
+
+if TYPE_CHECKING:
+    from .path import Point
+
+PREDICTIONS = ("epsilon", "sample", "v", "score", "flow")
+"""epsilon; sample (x0); v = alpha eps - sigma x0 (Salimans & Ho 2022); score = -eps / sigma (Song et al. 2021);
+flow = alpha' x0 + sigma' eps, the velocity in the process's own time (eps - x0 for rectified flow)."""
+
+_ALIASES = {"eps": "epsilon", "noise": "epsilon", "x0": "sample", "v_prediction": "v", "velocity": "flow"}
+_ALIASES |= {"flow_prediction": "flow", "x_start": "sample"}
+
+
+def prediction_type(name: str) -> str:
+    """The canonical name of a prediction type; accepts diffusers' and papers' names.
+
+    Raises:
+        UnknownNameError: not a prediction type.
+    """
+    canonical = _ALIASES.get(name, name)
+    if canonical not in PREDICTIONS:
+        raise UnknownNameError("prediction type", name, PREDICTIONS, f" (known: {', '.join(PREDICTIONS)})")
+    return canonical
+
+
+Schedule = tuple[Scalar, Scalar, Scalar, Scalar]
+"""(alpha, sigma, alpha', sigma') at one point."""
+
+
+def row(kind: str, schedule: Schedule) -> tuple[Scalar, Scalar]:
+    """The coefficients (on x0, on eps) of a canonical prediction type."""
+    alpha, sigma, d_alpha, d_sigma = schedule
+    if kind == "epsilon":
+        return 0.0, 1.0
+    if kind == "sample":
+        return 1.0, 0.0
+    if kind == "v":
+        return -sigma, alpha
+    if kind == "flow":
+        return d_alpha, d_sigma
+    if np.any(sigma == 0):
+        raise ConversionError("the score of the data itself (sigma = 0) is not determined by a prediction")
+    return 0.0, -1.0 / sigma
+
+
+def linear_map(
+    state: tuple[Scalar, Scalar], source: tuple[Scalar, Scalar], target: tuple[Scalar, Scalar]
+) -> tuple[Scalar, Scalar]:
+    """Coefficients (a, b) with target = a state + b source, all three given as rows (on x0, on eps).
+
+    Raises:
+        ConversionError: state and source are parallel, so that they do not determine the target.
+    """
+    (alpha, sigma), (p, q), (r, s) = state, source, target
+    determinant = alpha * q - sigma * p
+    if np.any(determinant == 0):
+        raise ConversionError(
+            "this prediction cannot be converted here: at this time it carries the same information as the state "
+            "(epsilon and score say nothing of x0 where alpha = 0, x0 nothing of epsilon where sigma = 0); start later, "
+            "for example with times=[...]"
+        )
+    return (r * q - s * p) / determinant, (alpha * s - sigma * r) / determinant
+
+
+def combine(a: Scalar, x: Tensor, b: Scalar, y: Tensor) -> Tensor:
+    """a x + b y, with one coefficient for the batch or one for each sample."""
+    if isinstance(a, float) and isinstance(b, float):
+        if a == 0.0:
+            return y if b == 1.0 else y * b
+        return (x if a == 1.0 else x * a).add(y, alpha=b) if b != 0.0 else x * a
+    return expand(a, x) * x + expand(b, x) * y
+
+
+def convert(value: Tensor, source: str, target: str, x: Tensor, process: GaussianProcess, t: Any) -> Tensor:
+    """Turn a prediction of type `source` at state `x` and time `t` into type `target`.
+
+    Args:
+        value: the prediction, of x's shape (N, ...).
+        x: the state that it was made at.
+        t: one time, or one for each sample.
+
+    Raises:
+        ConversionError: the conversion does not exist at this alpha and sigma.
+    """
+    source, target, t = prediction_type(source), prediction_type(target), as_scalar(t)
+    if source == target:
+        return value
+    with np.errstate(divide="ignore"):
+        schedule = tuple(as_scalar(f(t)) for f in (process.alpha, process.sigma, process.d_alpha, process.d_sigma))
+    a, b = linear_map(schedule[:2], row(source, schedule), row(target, schedule))  # type: ignore[arg-type]
+    return combine(a, x, b, value)
+
+
+class Prediction:
+    """What the model said at one point, in whichever form a sampler asks for.
+
+    `x` is the state that was really evaluated, in the path's coordinates; `x0`, `eps`, `score` and `velocity`
+    (of x's shape) are linear in it and the model's raw output, and belong to the path's coordinates too.
+    `unguided` is the prediction without guidance, where the model gives one (CFG++ needs it), `log_density` the
+    model's log-density (N,) in nats, where it has one (Metropolis corrections need it).
+    """
+
+    __slots__ = ("_row", "kind", "log_density", "point", "raw", "unguided", "x")
+
+    def __init__(self, x: Tensor, point: Point, raw: Tensor, kind: str) -> None:
+        self.x, self.point, self.raw, self.kind = x, point, raw, kind
+        self._row: tuple[Scalar, Scalar] | None = None
+        self.unguided: Prediction | None = None
+        self.log_density: Tensor | None = None
+
+    def _as(self, target: tuple[Scalar, Scalar]) -> Tensor:
+        point = self.point
+        if self._row is None:
+            self._row = row(self.kind, point.native)
+        a, b = linear_map((point.alpha, point.sigma), self._row, target)
+        return combine(a, self.x, b, self.raw)
+
+    @property
+    def x0(self) -> Tensor:
+        """E[x0 | x]: the clean sample that the model expects, the same in all coordinates."""
+        return self._as((1.0, 0.0))
+
+    @property
+    def eps(self) -> Tensor:
+        """E[eps | x]: the noise that the model sees, the same in all coordinates."""
+        return self._as((0.0, 1.0))
+
+    @property
+    def score(self) -> Tensor:
+        """grad log p_t(x) = -eps / sigma in the path's coordinates (Song et al. 2021, eq. 9 ff.)."""
+        return self._as(row("score", (self.point.alpha, self.point.sigma, 0.0, 0.0)))
+
+    @property
+    def velocity(self) -> Tensor:
+        """dx/dtime of the probability-flow ODE: alpha' x0 + sigma' eps (equal to f x - g^2 s / 2)."""
+        return self._as((self.point.d_alpha, self.point.d_sigma))
+
+    def reverse_drift(self, eta: float = 1.0) -> Tensor:
+        """f - (1 + eta^2)/2 g^2 s: eta = 1 the reverse SDE (Anderson 1982), eta = 0 the probability-flow ODE."""
+        if eta == 0:
+            return self.velocity
+        point = self.point
+        # -g^2 s eta^2/2 = + g^2 eta^2/(2 sigma) eps
+        extra = 0.5 * eta**2 * point.diffusion_squared / point.sigma
+        return self._as((point.d_alpha, point.d_sigma + extra))
+
+
+class ScorePrediction(Prediction):
+    """A prediction for an SDE without closed-form marginals: the score, and what follows from the SDE alone."""
+
+    __slots__ = ()
+
+    def _as(self, target: tuple[Scalar, Scalar]) -> Tensor:
+        raise UsageError(
+            f"{type(self.point.process).__name__} has no alpha(t) and sigma(t), so x0 and eps do not exist there; "
+            "use a sampler that reads the score or the velocity (euler-maruyama, euler, heun)"
+        )
+
+    @property
+    def score(self) -> Tensor:
+        return self.raw
+
+    @property
+    def velocity(self) -> Tensor:
+        return self.reverse_drift(0.0)
+
+    def reverse_drift(self, eta: float = 1.0) -> Tensor:
+        return self.point.process.reverse_drift(self.x, self.point.time, self.raw, eta)

@@ -1,0 +1,164 @@
+"""The `SDE` interface and Gaussian processes, and what follows from them once for all.
+
+Time is a float, or a float64 NumPy array with one time for each sample; schedule values (alpha, sigma and their
+derivatives) come back in the same form, never as device tensors, so that no step waits for a device.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Scalar = float | np.ndarray
+"""A number for the whole batch, or a float64 array (N,) with one number for each sample."""
+
+
+def expand(value: Scalar, like: Tensor) -> Any:
+    """Make `value` multiply `like` (N, ...) sample by sample: floats pass, arrays become (N, 1, ..., 1)."""
+    if isinstance(value, np.ndarray) and value.ndim:
+        tensor = torch.from_numpy(value).to(device=like.device, dtype=like.dtype, non_blocking=True)
+        return tensor.view(-1, *(1,) * (like.dim() - 1))
+    return float(value)
+
+
+def as_scalar(t: Any) -> Scalar:
+    """Accept a time as number, NumPy array or tensor; tensors of several times are read back to the host."""
+    if isinstance(t, Tensor):
+        t = t.detach().double().cpu().numpy()
+    array = np.asarray(t, dtype=np.float64)
+    return array if array.ndim else float(array)
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The distribution that sampling starts from: N(0, std^2 I)."""
+
+    std: float
+
+    def sample(self, noise: Tensor) -> Tensor:
+        """Turn standard normal `noise` of any shape into a draw."""
+        return noise * self.std
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log-density in nats of each sample of `x` (N, ...), shape (N,)."""
+        flat = x.flatten(1) / self.std
+        return -0.5 * flat.square().sum(1) - flat.shape[1] * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
+
+
+class SDE(ABC):
+    """dx = f(x, t) dt + g(t) dw, noise growing with t from `t_min` to `t_max` (Song et al. 2021, eq. 5).
+
+    `t_min` is the smallest time at which the score is asked for; samplers start at `t_max`.
+    """
+
+    t_min: float = 0.0
+    t_max: float = 1.0
+
+    @abstractmethod
+    def drift(self, x: Tensor, t: Scalar) -> Tensor:
+        """f(x, t), of x's shape (N, ...)."""
+
+    @abstractmethod
+    def diffusion(self, t: Scalar) -> Scalar:
+        """g(t), in data units per square root of time."""
+
+    @property
+    @abstractmethod
+    def prior(self) -> Prior:
+        """The distribution at `t_max`."""
+
+    def reverse_drift(self, x: Tensor, t: Scalar, score: Tensor, eta: float = 1.0) -> Tensor:
+        """Drift of the family of reverse processes with the same marginals, f - (1 + eta^2)/2 g^2 s.
+
+        eta = 1 is the reverse SDE of Anderson (1982), eta = 0 the probability-flow ODE of Song et al. (2021,
+        eq. 13); in between and beyond, the diffusion that belongs to it is eta * g.
+        """
+        g = self.diffusion(t)
+        return self.drift(x, t) - expand(0.5 * (1 + eta**2) * g * g, x) * score
+
+    def velocity(self, x: Tensor, t: Scalar, score: Tensor) -> Tensor:
+        """dx/dt of the probability-flow ODE, f - g^2 s / 2 (Song et al. 2021, eq. 13)."""
+        return self.reverse_drift(x, t, score, eta=0.0)
+
+
+class GaussianProcess(SDE):
+    """x_t = alpha(t) x_0 + sigma(t) eps: a linear SDE given by its two schedule functions.
+
+    Subclasses give alpha, sigma, their derivatives and the inverse of `log_snr`; drift and diffusion follow
+    (Karras et al. 2022, appendix B; Kingma et al. 2021, eq. 8): f = (alpha'/alpha) x and
+    g^2 = 2 sigma (sigma' - (alpha'/alpha) sigma).
+    """
+
+    clean_time: float | None = None
+    """Time at which sigma = 0 is reached with finite slope, or None: then the path continues the clock there."""
+
+    @abstractmethod
+    def alpha(self, t: Scalar) -> Scalar:
+        """Signal coefficient at time t."""
+
+    @abstractmethod
+    def sigma(self, t: Scalar) -> Scalar:
+        """Noise coefficient (standard deviation) at time t."""
+
+    @abstractmethod
+    def d_alpha(self, t: Scalar) -> Scalar:
+        """Time derivative of alpha."""
+
+    @abstractmethod
+    def d_sigma(self, t: Scalar) -> Scalar:
+        """Time derivative of sigma."""
+
+    @abstractmethod
+    def time_at_ratio(self, ratio: Scalar) -> Scalar:
+        """The time at which sigma / alpha equals `ratio`, for ratio in [0, inf]."""
+
+    def ratio(self, t: Scalar) -> Scalar:
+        """sigma(t) / alpha(t), the noise-to-signal ratio; infinite where alpha = 0."""
+        with np.errstate(divide="ignore"):
+            return np.divide(self.sigma(t), self.alpha(t))
+
+    def log_snr(self, t: Scalar) -> Scalar:
+        """log(alpha^2 / sigma^2), which is 2 lambda in the notation of DPM-Solver (Lu et al. 2022)."""
+        with np.errstate(divide="ignore"):
+            return -2 * np.log(self.ratio(t))
+
+    def time_at_log_snr(self, log_snr: Scalar) -> Scalar:
+        """Inverse of `log_snr`."""
+        return self.time_at_ratio(np.exp(-0.5 * np.asarray(log_snr)))
+
+    def at_ratio(self, ratio: Scalar) -> tuple[Scalar, Scalar]:
+        """(alpha, sigma) where sigma / alpha = `ratio`."""
+        t = self.time_at_ratio(ratio)
+        return self.alpha(t), self.sigma(t)
+
+    def d_alpha_d_ratio(self, ratio: Scalar) -> Scalar:
+        """Slope of alpha as a function of sigma / alpha, along the process."""
+        t = self.time_at_ratio(ratio)
+        alpha, d_alpha = self.alpha(t), self.d_alpha(t)
+        return d_alpha * alpha**2 / (self.d_sigma(t) * alpha - self.sigma(t) * d_alpha)
+
+    def perturb(self, x0: Tensor, t: Any, noise: Tensor) -> Tensor:
+        """alpha(t) x0 + sigma(t) noise; t is a number or one time for each sample of x0 (N, ...)."""
+        t = as_scalar(t)
+        return expand(self.alpha(t), x0) * x0 + expand(self.sigma(t), x0) * noise
+
+    def drift(self, x: Tensor, t: Scalar) -> Tensor:
+        return expand(np.divide(self.d_alpha(t), self.alpha(t)), x) * x
+
+    def diffusion(self, t: Scalar) -> Scalar:
+        return np.sqrt(diffusion_squared(self.alpha(t), self.sigma(t), self.d_alpha(t), self.d_sigma(t)))
+
+    @property
+    def prior(self) -> Prior:
+        return Prior(float(self.sigma(self.t_max)))
+
+
+def diffusion_squared(alpha: Scalar, sigma: Scalar, d_alpha: Scalar, d_sigma: Scalar) -> Any:
+    """g^2 = 2 sigma (sigma' - (alpha'/alpha) sigma) of a Gaussian process (Kingma et al. 2021, eq. 8)."""
+    return 2 * sigma * (d_sigma - d_alpha / alpha * sigma)
