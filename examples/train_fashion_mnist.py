@@ -153,7 +153,7 @@ def main() -> None:
     def save() -> None:
         accelerator.save_state(str(checkpoint))
         if accelerator.is_main_process:
-            facts = dict(images=progress.images, hours=progress.seconds / 3600, losses=progress.losses[-5:])
+            facts = {"images": progress.images, "hours": progress.seconds / 3600, "losses": progress.losses[-5:]}
             save_pipeline(accelerator.unwrap_model(model), ema, scheduler, args.out, facts)
 
     began = last_save = last_print = time.monotonic()
@@ -182,10 +182,11 @@ def main() -> None:
             if now - last_print > 30:
                 mean_loss = float(torch.stack(recent).mean())
                 if not math.isfinite(mean_loss):
-                    raise SystemExit("the loss is no longer finite; lower --learning-rate and continue from an earlier run")
+                    raise SystemExit("the loss is no longer finite; start again with a lower --learning-rate")
                 progress.losses.append((progress.images, mean_loss))
                 rate = len(recent) * step_images / (now - last_print)
-                accelerator.print(f"{progress.images:>9,} images  loss {mean_loss:.4f}  {rate:.0f} images/s", flush=True)
+                seen = f"{progress.images:>9,} images"
+                accelerator.print(f"{seen}  loss {mean_loss:.4f}  {rate:.0f} images/s", flush=True)
                 recent, last_print = [], now
             if now - last_save > args.checkpoint_every:
                 save()

@@ -28,7 +28,9 @@ def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
     noisy = [share for share, point in zip(fresh, path.points[1:], strict=True) if not point.is_clean]
     largest = 1 / math.sqrt(max(noisy)) if noisy else math.inf
     if not 0 <= eta <= largest * (1 + 1e-12):
-        raise ValueError(f"eta must lie between 0 and {largest:.6g} on this grid (more leaves a negative variance), not {eta}")
+        raise ValueError(
+            f"eta must lie in [0, {largest:.6g}] on this grid (more leaves a negative variance), not {eta}"
+        )
     for (now, then), share in zip(path.steps, fresh, strict=True):
         out = yield x, now
         mean = then.alpha * out.x0 + then.sigma * math.sqrt(max(1 - eta**2 * share, 0.0)) * out.eps
@@ -40,8 +42,8 @@ def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
 def ddpm(x: Tensor, path: Path, *, variance: Literal["posterior", "beta"] = "posterior") -> Run:
     """Ancestral sampling: a draw from q(x_s | x_t, x0) at the predicted x0.
 
-    mean = (alpha_t sigma_s^2) / (alpha_s sigma_t^2) x + alpha_s (1 - e^{2(lambda_t - lambda_s)}) x0. The variance is the
-    posterior's, sigma_s^2 (1 - e^{...}), right for data that are a single point, or the forward step's ("beta"),
+    mean = (alpha_t sigma_s^2) / (alpha_s sigma_t^2) x + alpha_s (1 - e^{2(lambda_t - lambda_s)}) x0. The variance is
+    the posterior's, sigma_s^2 (1 - e^{...}), right for data that are a single point, or the forward step's ("beta"),
     sigma_t^2 (1 - e^{...}), right for standard normal data. No noise into sigma = 0.
     """
     for now, then in path.steps:

@@ -103,11 +103,11 @@ def controlled(
     path.accepted, path.rejected = np.zeros(len(x), int), np.zeros(len(x), int)
     while len(rows := np.flatnonzero(time != end)):
         if (2 + 6 * (path.accepted + path.rejected)[rows] + 6).max() > max_nfe:
-            raise SolverError(f"rk45 would need more than max_nfe={max_nfe} evaluations at rtol={rtol:g}, atol={atol:g}")
+            raise SolverError(f"rk45 needs more than max_nfe={max_nfe} evaluations at {rtol=:g}, {atol=:g}")
         now, pick = time[rows], torch.from_numpy(rows).to(x.device)
         step = np.where(np.abs(h[rows]) >= np.abs(end - now) * (1 - 1e-12), end - now, h[rows])
         if np.any(np.abs(step) < 1e-14 * abs(begin - end)):
-            raise SolverError("rk45's step size fell below rounding; the model is not smooth enough for these tolerances")
+            raise SolverError("rk45's step fell below rounding; the model is not smooth enough for these tolerances")
         old = x[pick]
         new, slopes = yield from dormand_prince(old, slope[pick], now, step, path, rows)
         scale = torch.maximum(old.abs(), new.abs())

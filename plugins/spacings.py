@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sdesamplers import DiscreteVP, Span, Spacing, hookimpl, spacing
+from sdesamplers import DiscreteVP, Spacing, Span, hookimpl, spacing
 
 
 @spacing("linspace", reference="Song et al. 2021, section 4; diffusers' timestep_spacing='linspace' unrounded")

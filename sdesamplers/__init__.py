@@ -1,10 +1,10 @@
 """sdesamplers: every diffusion sampler a plugin, on every diffusers model.
 
-    import sdesamplers as sds
+import sdesamplers as sds
 
-    model = sds.load("fashion-mnist")
-    result = sds.sample(model, "heun", steps=18, num_samples=16, seed=0)
-    result.images
+model = sds.load("fashion-mnist")
+result = sds.sample(model, "heun", steps=18, num_samples=16, seed=0)
+result.images
 """
 
 from __future__ import annotations
@@ -52,10 +52,6 @@ if TYPE_CHECKING:
     from .comparison import compare as compare
     from .coordinates import View as View
     from .coordinates import view as view
-    from .loop import Evaluator as Evaluator
-    from .loop import Event as Event
-    from .loop import Run as Run
-    from .loop import drive as drive
     from .errors import Cancelled as Cancelled
     from .errors import ConversionError as ConversionError
     from .errors import ModelError as ModelError
@@ -66,6 +62,10 @@ if TYPE_CHECKING:
     from .errors import UnknownNameError as UnknownNameError
     from .errors import UsageError as UsageError
     from .grid import Span as Span
+    from .loop import Evaluator as Evaluator
+    from .loop import Event as Event
+    from .loop import Run as Run
+    from .loop import drive as drive
     from .models.analytic import FunnelModel as FunnelModel
     from .models.analytic import GaussianModel as GaussianModel
     from .models.analytic import LangevinSDE as LangevinSDE
@@ -97,8 +97,8 @@ if TYPE_CHECKING:
     from .processes import RectifiedFlow as RectifiedFlow
     from .processes import SubVP as SubVP
     from .registry import Registry as Registry
-    from .registry import register as register
     from .registry import default_registry as default_registry
+    from .registry import register as register
     from .registry import use_registry as use_registry
     from .sampling import Recipe as Recipe
     from .sampling import Result as Result

@@ -103,7 +103,7 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
     if data.get("plugins") and not allow_plugins:
         line = _line(text, ["plugins"])
         raise UsageError(
-            f"{file}:{line}: plugins: only a file that you name (--registry or $SDESAMPLERS_REGISTRY) may import plugins"
+            f"{file}:{line}: plugins: only a file named by --registry or $SDESAMPLERS_REGISTRY may import plugins"
         )
     models = {name: {**entry, "base": str(file.parent)} for name, entry in (data.get("models") or {}).items()}
     return Catalogue(models, data.get("recipes") or {}, data.get("aliases") or {}, data.get("plugins") or [])

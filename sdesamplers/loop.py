@@ -135,7 +135,8 @@ class Evaluator:
             plain = plain.value if isinstance(plain, Output) else plain
             output = Output(plain + self.guidance_scale * (output.value - plain), plain, output.log_density)
         if output.value.dtype != dtype:
-            output = Output(output.value.to(dtype), None if output.unguided is None else output.unguided.to(dtype), output[2])
+            unguided = None if output.unguided is None else output.unguided.to(dtype)
+            output = Output(output.value.to(dtype), unguided, output.log_density)
         return output
 
     def _wrap(self, x: Tensor, point: Point, output: Output) -> Prediction:
@@ -147,7 +148,7 @@ class Evaluator:
 
     def _check(self, raw: Tensor, point: Point) -> None:
         total = raw.detach().sum()  # NaN and infinity survive a sum
-        where = f"{self.label}: the model's output is not finite at evaluation {self.evaluations}, time {_show(point.t)}"
+        where = f"{self.label}: the model's output is not finite at evaluation {self.evaluations}, t = {_show(point.t)}"
         if total.device.type != "cpu":
             self._pending.append((total, where))
         elif not math.isfinite(total.item()):

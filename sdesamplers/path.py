@@ -79,7 +79,7 @@ class Point:
             return np.square(self.process.diffusion(self.time))
         if self.is_pure_noise:
             raise UsageError(
-                "the reverse SDE has infinite diffusion where alpha = 0, at which this model's path starts; take an ODE "
+                "the reverse SDE has infinite diffusion where alpha = 0, where this path starts; take an ODE "
                 "step there, use ddim or ddpm, or start later with times=..."
             )
         return diffusion_squared(self.alpha, self.sigma, self.d_alpha, self.d_sigma)  # type: ignore[no-any-return]

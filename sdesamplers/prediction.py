@@ -70,8 +70,8 @@ def linear_map(
     if np.any(determinant == 0):
         raise ConversionError(
             "this prediction cannot be converted here: at this time it carries the same information as the state "
-            "(epsilon and score say nothing of x0 where alpha = 0, x0 nothing of epsilon where sigma = 0); start later, "
-            "for example with times=[...]"
+            "(epsilon and score say nothing of x0 where alpha = 0, x0 nothing of epsilon where sigma = 0); "
+            "start later, for example with times=[...]"
         )
     return (r * q - s * p) / determinant, (alpha * s - sigma * r) / determinant
 

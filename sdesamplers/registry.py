@@ -129,7 +129,7 @@ class Registry:
         ):
             for item in _flat(items):
                 if not isinstance(item, cls):
-                    raise PluginError(f"a hook returned {item!r}, which is not a {shelf.kind}; is @{shelf.kind} missing?")
+                    raise PluginError(f"a hook returned {item!r}, not a {shelf.kind}; is @{shelf.kind} missing?")
                 item.plugin = f"{dist}:{name}" if dist != name else name
                 staged.append((shelf, item.name, item))
         for processes in hooks.sdesamplers_sdes():

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .loop import Callback, Evaluator, Flag, Run, count_evaluations, drive
 from .errors import UsageError
 from .grid import given_points, spaced_points
+from .loop import Callback, Evaluator, Flag, Run, count_evaluations, drive
 from .models.base import Model
 from .noise import NOISES, START, BrownianNoise, IndependentNoise, Noise, NormalSource, brownian_levels
 from .options import check_options
@@ -165,7 +165,7 @@ def make_recipe(
         if stray:
             word = (own_grid + counts + ["steps"])[0]
             raise UsageError(
-                f"{spec.name} takes either {word} (a fixed grid) or {', '.join(stray)} (steps of its own choice), not both"
+                f"{spec.name} takes either {word} (a fixed grid) or {', '.join(stray)} (its own steps), not both"
             )
     if spacing is not None and own_grid:
         raise UsageError(f"spacing and {own_grid[0]} contradict each other")
@@ -224,9 +224,9 @@ def make_path(process: SDE, recipe: Recipe, noise: Noise | None = None) -> Path:
         return Path(viewed, ends, is_free=True, noise=noise)
     assert recipe.spacing is not None
     try:
-        points = spaced_points(
-            viewed, default_registry().spacing(recipe.spacing), recipe.spacing_options, recipe.steps, recipe.start_time, recipe.final
-        )
+        grid = default_registry().spacing(recipe.spacing)
+        options, start = recipe.spacing_options, recipe.start_time
+        points = spaced_points(viewed, grid, options, recipe.steps, start, recipe.final)
     except UsageError:
         raise
     except ValueError as error:
@@ -302,6 +302,15 @@ class _Recorder:
         self.states.append(state.detach().clone())
 
 
+def as_model(model: Model | str) -> Model:
+    """A model as it is, or loaded with its defaults."""
+    if isinstance(model, str):
+        from .models.loading import load
+
+        return load(model)
+    return model
+
+
 @torch.no_grad()
 def sample(
     model: Model | str,
@@ -368,10 +377,7 @@ def sample(
         NonFiniteError: the model or solver broke down, with sampler, evaluation and time.
         Cancelled: the run was stopped.
     """
-    if isinstance(model, str):
-        from .models.loading import load
-
-        model = load(model)
+    model = as_model(model)
     recipe, spec = make_recipe(
         sampler,
         process=model.process,
@@ -392,7 +398,7 @@ def sample(
         raise UsageError(f"dtype is that of the state and must be torch.float32 or torch.float64, not {dtype}")
     state_dtype = dtype or (torch.float64 if model.dtype == torch.float64 else torch.float32)
     if start is not None and tuple(start.shape) != (num_samples, *model.shape):
-        raise UsageError(f"start has shape {tuple(start.shape)}; ({num_samples}, {', '.join(map(str, model.shape))}) fits")
+        raise UsageError(f"start must have shape {(num_samples, *model.shape)}, not {tuple(start.shape)}")
     if start_time is not None and start is None:
         raise UsageError("start_time says where start stands in time; give start as well")
     spread = model.condition_for(condition, num_samples)
@@ -428,7 +434,8 @@ def sample(
 
 
 def _check_counts(num_samples: int, batch_size: int | None, first_index: int) -> None:
-    for word, value, least in (("num_samples", num_samples, 1), ("batch_size", batch_size, 1), ("first_index", first_index, 0)):
+    counts = (("num_samples", num_samples, 1), ("batch_size", batch_size, 1), ("first_index", first_index, 0))
+    for word, value, least in counts:
         if value is not None and (isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least):
             raise UsageError(f"{word} must be a whole number of {least} or more, not {value!r}")
 

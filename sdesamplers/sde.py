@@ -9,14 +9,15 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Scalar = float | np.ndarray
-"""A number for the whole batch, or a float64 array (N,) with one number for each sample."""
+Scalar: TypeAlias = Any
+"""float | np.ndarray: a number for the batch, or a float64 array (N,) with one for each sample. NumPy's own types
+do not carry "float in, float out" through arithmetic, so a checker sees Any."""
 
 
 def expand(value: Scalar, like: Tensor) -> Any:
