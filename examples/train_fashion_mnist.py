@@ -112,6 +112,7 @@ def save_pipeline(unet: UNet2DModel, ema: EMAModel, scheduler: DDPMScheduler, ou
 
 
 def main() -> None:
+    """Train, or go on training, and write the pipeline."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the IDX files")
     parser.add_argument("--out", type=Path, required=True, help="checkpoints and the pipeline go here")

@@ -95,8 +95,8 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
         raise UsageError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        line = f"{mark.line + 1}" if mark else "?"
-        raise UsageError(f"{file}:{line}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        where = f"{mark.line + 1}" if mark else "?"
+        raise UsageError(f"{file}:{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
     data = {} if data is None else data
     if check:
         _validate(data, text, file)

@@ -110,7 +110,9 @@ class Evaluator:
         predictions, start = [], 0
         for x, point in requests:
             part = slice(start, start + len(x))
-            predictions.append(self._wrap(x, point, Output(*(None if r is None else r[part] for r in raw))))
+            predictions.append(
+                self._wrap(x, point, Output(raw.value[part], *(None if r is None else r[part] for r in raw[1:])))
+            )
             start += len(x)
         self.evaluations += len(requests)
         np.add.at(self.nfe, rows, 1)
@@ -130,7 +132,8 @@ class Evaluator:
         if self.guidance_scale != 1.0:
             # Classifier-free guidance (Ho & Salimans 2022, eq. 6, with w + 1 = guidance_scale); it commutes with
             # the linear map between prediction types.
-            unconditional = self._unconditional if rows is None else self._unconditional[rows]
+            everyone = self._unconditional
+            unconditional = everyone if rows is None or everyone is None else everyone[rows]
             plain = self.model.predict(state, t, unconditional)
             plain = plain.value if isinstance(plain, Output) else plain
             output = Output(plain + self.guidance_scale * (output.value - plain), plain, output.log_density)

@@ -225,8 +225,8 @@ def make_path(process: SDE, recipe: Recipe, noise: Noise | None = None) -> Path:
     assert recipe.spacing is not None
     try:
         grid = default_registry().spacing(recipe.spacing)
-        options, start = recipe.spacing_options, recipe.start_time
-        points = spaced_points(viewed, grid, options, recipe.steps, start, recipe.final)
+        options, begin = recipe.spacing_options, recipe.start_time
+        points = spaced_points(viewed, grid, options, recipe.steps, begin, recipe.final)
     except UsageError:
         raise
     except ValueError as error:

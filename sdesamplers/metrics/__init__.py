@@ -1,1 +1,7 @@
-"""Sample quality: features, Fréchet distance and sliced Wasserstein distance."""
+"""Sample quality: a small classifier's features, Fréchet distance and sliced Wasserstein distance."""
+
+from .distances import frechet_distance, gaussian_statistics, sliced_wasserstein
+from .features import FeatureNet
+from .scorer import Score, Scorer
+
+__all__ = ["FeatureNet", "Score", "Scorer", "frechet_distance", "gaussian_statistics", "sliced_wasserstein"]

@@ -41,7 +41,8 @@ class MixtureModel(Model):
         dtype: torch.dtype = torch.float64,
         name: str = "mixture",
     ) -> None:
-        self.process, self.prediction = process, prediction_type(prediction)
+        self.process: GaussianProcess = process
+        self.prediction = prediction_type(prediction)
         self.dtype, self.name = dtype, name
         self.means = torch.as_tensor(means, dtype=torch.float64)
         if self.means.dim() != 2:

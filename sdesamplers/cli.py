@@ -1,0 +1,526 @@
+"""The command line. Exit codes: 0 done, 1 failed, 2 wrong usage; errors are one line on standard error."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .errors import SdesamplersError, UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from .models.base import Model
+    from .options import Option
+
+
+class Suggesting(click.Group):
+    """A command group that offers the nearest command for a mistyped one."""
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        """Find the command, or raise with the nearest names."""
+        if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            raise UnknownNameError("command", args[0], self.commands, "; see sdesamplers --help")
+        return super().resolve_command(ctx, args)
+
+
+def show(table: Table) -> None:
+    """Print a table as wide as the terminal, or unwrapped into a pipe."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty table; columns that end in ">" are right-aligned."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for column in columns:
+        made.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+    return made
+
+
+def emit(data: Any) -> None:
+    """Print data as JSON."""
+    click.echo(json.dumps(data, indent=2, default=str))
+
+
+@click.group(cls=Suggesting, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="sdesamplers")
+@click.option("--registry", "registry_file", type=click.Path(), help="A registry.yaml on top of the shipped one.")
+def cli(registry_file: str | None) -> None:
+    """Diffusion samplers as plugins, on every diffusers model."""
+    from .registry import use_registry
+
+    if registry_file is not None:
+        use_registry(registry_file)
+
+
+def describe_options(options: Mapping[str, Option]) -> str:
+    """`eta = 0.0 (float)`, one after the other."""
+    return ", ".join(f"{o.name}={o.default!r}" for o in options.values()) or "-"
+
+
+def sampler_facts(spec: Any) -> dict[str, Any]:
+    """What `list --json` and `info --json` say of a sampler."""
+    return {
+        "name": spec.name,
+        "summary": spec.summary,
+        "order": spec.order,
+        "evaluations": spec.evaluations,
+        "stochastic": spec.stochastic,
+        "adaptive": spec.adaptive,
+        "options": {o.name: {"type": o.type_name, "default": o.default} for o in spec.options.values()},
+        "plugin": spec.plugin,
+        "reference": spec.reference,
+    }
+
+
+@cli.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_command(as_json: bool) -> None:
+    """List samplers, spacings and recipes."""
+    from .registry import default_registry
+
+    registry = default_registry()
+    samplers = {name: registry.samplers[name] for name in registry.samplers}
+    spacings = {name: registry.spacings[name] for name in registry.spacings}
+    if as_json:
+        emit(
+            {
+                "samplers": [{**sampler_facts(s), "name": name} for name, s in samplers.items()],
+                "spacings": [{"name": n, "summary": s.summary, "plugin": s.plugin} for n, s in spacings.items()],
+                "recipes": registry.catalogue.recipes,
+                "aliases": registry.catalogue.aliases,
+            }
+        )
+        return
+    first = table("Samplers", "name", "order>", "NFE/step>", "noise", "steps", "options", "what it is")
+    for name, s in samplers.items():
+        kind = "own or given" if s.adaptive else "given"
+        order = "-" if s.order is None else str(s.order)
+        noise = "yes" if s.stochastic else "no"
+        first.add_row(name, order, str(s.evaluations), noise, kind, describe_options(s.options), s.summary)
+    second = table("Spacings", "name", "options", "what it is")
+    for name, grid in spacings.items():
+        second.add_row(name, describe_options(grid.options), grid.summary)
+    third = table("Recipes", "name", "what it is")
+    for name, recipe in sorted(registry.catalogue.recipes.items()):
+        third.add_row(name, recipe.get("description", ""))
+    for part in (first, second, third):
+        show(part)
+    broken = [p for p in registry.plugins if p.error]
+    if broken:
+        click.echo(
+            f"{len(broken)} broken plugin(s): {', '.join(p.name for p in broken)}; see sdesamplers doctor", err=True
+        )
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(name: str, as_json: bool) -> None:
+    """Explain a sampler, recipe, alias or spacing."""
+    from .registry import default_registry
+
+    registry = default_registry()
+    if name in registry.spacings:
+        grid = registry.spacings[name]
+        facts: dict[str, Any] = {
+            "spacing": name,
+            "options": {o.name: f"{o.type_name} = {o.default!r}" for o in grid.options.values()},
+            "plugin": grid.plugin,
+            "reference": grid.reference,
+        }
+        text = grid.__doc__
+    else:
+        preset = registry.resolve(name)
+        facts = {"asked for": name, **sampler_facts(preset.sampler)}
+        facts.pop("summary")
+        facts["sampler"] = facts.pop("name")
+        for key in ("options", "spacing", "spacing_options", "coordinates", "steps", "noise", "final"):
+            value = getattr(preset, key)
+            if value:
+                facts[f"recipe {key}" if key == "options" else key] = (
+                    dict(value) if isinstance(value, Mapping) else value
+                )
+        text = preset.sampler.__doc__
+    if as_json:
+        emit({**facts, "doc": text})
+        return
+    import inspect
+
+    made = table("", "", "")
+    made.show_header = False
+    for key, value in facts.items():
+        if key == "options":
+            value = "\n".join(
+                f"{n}: {o['type']} = {o['default']!r}" if isinstance(o, dict) else f"{n}: {o}"
+                for n, o in dict(value).items()
+            )
+        made.add_row(key, "-" if value in (None, "", {}) else str(value))
+    click.echo(inspect.cleandoc(text or ""))
+    show(made)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def models(as_json: bool) -> None:
+    """List the models of the registry."""
+    from .registry import default_registry
+
+    entries = default_registry().catalogue.models
+    if as_json:
+        emit({name: {k: v for k, v in entry.items() if k != "base"} for name, entry in entries.items()})
+        return
+    made = table("Models", "name", "where", "what it is")
+    for name, entry in sorted(entries.items()):
+        where = f"{entry['repo']}@{entry['revision']}" if "repo" in entry else str(entry["path"])
+        made.add_row(name, where, entry.get("description", ""))
+    show(made)
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Comma-separated numbers."""
+
+    name = "a,b,..."
+
+    def __init__(self, kind: Callable[[str], Any]) -> None:
+        self.kind = kind
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """Parse, or fail with what was wrong."""
+        try:
+            return [self.kind(part) for part in str(value).split(",")]
+        except ValueError:
+            self.fail(f"{value!r} is not a comma-separated list of {self.kind.__name__}s", param, ctx)
+
+
+def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say how a model is loaded and conditioned."""
+    for option in reversed(
+        [
+            click.option("--revision", help="Branch, tag or commit on the Hub."),
+            click.option("--subfolder", help="Where the model lies inside the folder or repository."),
+            click.option("--variant", help="Weights variant, such as fp16."),
+            click.option("--dtype", help="Of the network: float32, bfloat16, float16 or float64."),
+            click.option("--device", help="cpu, cuda, cuda:1, mps; accelerate's choice by default."),
+            click.option("--size", type=int, help="Height and width, where not the UNet's own."),
+            click.option("--token", help="Hub token; by default the one you logged in with."),
+            click.option("--cache-dir", type=click.Path(), help="Where downloads are kept."),
+            click.option("--local-files-only", is_flag=True, help="Never use the network."),
+            click.option("--allow-pickle", is_flag=True, help="Also read pickled weights, which can run code."),
+            click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), help="Autocast."),
+            click.option("--condition", type=Numbers(int), help="Class label, or one a sample."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def load_model(source: str, words: dict[str, Any]) -> tuple[Model, Any]:
+    """Load with the options of `model_options`, which are taken out of `words`; the model and its condition."""
+    from .models.loading import load
+
+    keys = "revision subfolder variant dtype device size token cache_dir local_files_only allow_pickle mixed_precision"
+    options = {key: words.pop(key) for key in keys.split()}
+    return load(source, **options), words.pop("condition")
+
+
+def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that `sample` and `compare` share."""
+    for option in reversed(
+        [
+            click.option("--spacing", help="Time grid; see sdesamplers list."),
+            click.option("--spacing-option", multiple=True, metavar="KEY=VALUE", help="Option of the spacing; repeat."),
+            click.option("--coordinates", help="native, ve, flow or angle."),
+            click.option("--final", help="zero ends at sigma = 0, min at the smallest trained sigma."),
+            click.option("--noise", help="independent or brownian."),
+            click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; repeat."),
+            click.option("--seed", type=int, default=0, show_default=True),
+            click.option("--batch-size", type=int, default=64, show_default=True, help="How many at once."),
+            click.option("--out", type=click.Path(), default="out", show_default=True, help="Folder for the results."),
+            click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+            click.option("--quiet", is_flag=True, help="No progress."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def pairs(texts: tuple[str, ...], known: Mapping[str, Option], owner: str) -> dict[str, Any]:
+    """KEY=VALUE texts to checked options."""
+    values = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals:
+            raise UsageError(f"options are given as KEY=VALUE, not {text!r}")
+        if key not in known:
+            raise UnknownNameError(f"option of {owner}", key, known, f" (it takes {', '.join(known) or 'none'})")
+        values[key] = known[key].parse(value, owner)
+    return values
+
+
+def grid_words(words: dict[str, Any]) -> dict[str, Any]:
+    """Spacing, coordinates, final and noise, as `sample` takes them; those not given are left out."""
+    from .registry import default_registry
+
+    texts = words.pop("spacing_option")
+    chosen = {k: v for k in ("spacing", "coordinates", "final", "noise") if (v := words.pop(k)) is not None}
+    if texts:
+        if "spacing" not in chosen:
+            raise UsageError("--spacing-option needs --spacing")
+        grid = default_registry().spacing(chosen["spacing"])
+        chosen["spacing_options"] = pairs(texts, grid.options, f"spacing {grid.name!r}")
+    return chosen
+
+
+@cli.command("sample")
+@click.argument("source", metavar="MODEL")
+@click.option("--sampler", default="heun", show_default=True, help="Sampler, recipe or alias.")
+@click.option("--steps", type=int, help="Grid intervals; or give --nfe.")
+@click.option("--nfe", type=int, help="Budget of model evaluations a sample.")
+@click.option("--times", type=Numbers(float), help="Your own grid on the model's clock.")
+@click.option("--sigmas", type=Numbers(float), help="Your own grid of sigma/alpha; a last 0 is the clean end.")
+@click.option("--num-samples", "-n", type=int, default=16, show_default=True)
+@click.option("--format", "formats", default="grid", show_default=True, help="Any of grid,png,safetensors.")
+@click.option("--guidance-scale", type=float, default=1.0, help="Classifier-free guidance weight.")
+@run_options
+@model_options
+def sample_command(source: str, **words: Any) -> None:
+    """Sample MODEL (registered name, folder or Hub id) and write pictures."""
+    from .registry import default_registry
+    from .sampling import _check_counts, make_recipe, sample
+
+    formats = [f.strip() for f in words.pop("formats").split(",")]
+    for kind in formats:
+        if kind not in FORMATS:
+            raise UnknownNameError("format", kind, FORMATS, f" (known: {', '.join(FORMATS)})")
+    name, as_json, quiet, out = words.pop("sampler"), words.pop("as_json"), words.pop("quiet"), words.pop("out")
+    spec = default_registry().resolve(name).sampler
+    options = pairs(words.pop("option"), spec.options, f"sampler {spec.name!r}")
+    chosen = grid_words(words)
+    _check_counts(words["num_samples"], words["batch_size"], 0)
+    model, condition = load_model(source, words)
+    counts = {k: words.pop(k) for k in ("steps", "nfe", "times", "sigmas")}
+    make_recipe(name, process=model.process, options=options, **counts, **chosen)  # refuse before a folder is made
+    folder = make_out(out)
+    result = sample(model, name, **counts, **chosen, **options, **words, condition=condition, progress=not quiet)
+    written = [str(path) for kind in formats for path in FORMATS[kind](result, folder)]
+    if as_json:
+        facts = {"model": model.name, "revision": model.revision, "nfe": result.nfe}
+        emit({**facts, "recipe": result.recipe.as_dict(), "files": written})
+        return
+    recipe = result.recipe
+    grid = f"{recipe.steps} steps, {recipe.spacing}" if recipe.steps else "own steps" if not recipe.spacing else ""
+    click.echo(f"{len(result.samples)} samples of {model.name} by {recipe.sampler} ({grid}), {result.nfe} NFE each")
+    for path in written[:4]:
+        click.echo(f"  {path}")
+    if len(written) > 4:
+        click.echo(f"  ... {len(written)} files in all")
+
+
+def make_out(out: str) -> Path:
+    """The output folder."""
+    from .files import make_folder
+
+    return make_folder(out)
+
+
+def write_grid(result: Any, folder: Path) -> list[Path]:
+    """One PNG with all samples."""
+    from .files import write
+    from .images import grid
+
+    sheet = grid(result.images)
+    return [write(folder / "grid.png", lambda path: sheet.save(path, format="PNG"))]
+
+
+def write_pngs(result: Any, folder: Path) -> list[Path]:
+    """One PNG a sample, named by its index."""
+    from .files import write
+
+    paths = []
+    for index, image in zip(result.indices, result.images, strict=True):
+        path = folder / f"sample-{index:06d}.png"
+        paths.append(write(path, lambda place, image=image: image.save(place, format="PNG")))  # type: ignore[misc]
+    return paths
+
+
+def write_safetensors(result: Any, folder: Path) -> list[Path]:
+    """All samples and their indices, with seed, recipe, model and versions as metadata."""
+    import torch
+    from safetensors.torch import save_file
+
+    from . import __version__
+    from .files import write
+
+    metadata = {
+        "model": result.model_name,
+        "revision": str(result.revision or ""),
+        "seed": str(result.seed),
+        "nfe": str(result.nfe),
+        "recipe": json.dumps(result.recipe.as_dict()),
+        "sdesamplers": __version__,
+        "torch": torch.__version__,
+    }
+    tensors = {"samples": result.samples.contiguous(), "indices": torch.tensor(result.indices)}
+    return [write(folder / "samples.safetensors", lambda path: save_file(tensors, path, metadata))]
+
+
+FORMATS: dict[str, Callable[[Any, Path], list[Path]]] = {
+    "grid": write_grid,
+    "png": write_pngs,
+    "safetensors": write_safetensors,
+}
+
+
+@cli.command("compare")
+@click.argument("source", metavar="MODEL")
+@click.option("--samplers", default="euler,heun,ddim,ddpm,euler-maruyama,edm", show_default=True)
+@click.option("--nfe", type=Numbers(int), default="5,10,20,50", show_default=True, help="Budgets of evaluations.")
+@click.option("--num-samples", "-n", type=int, default=64, show_default=True)
+@click.option("--reference-samples", type=int, default=16, show_default=True, help="For the ODE error; 0 for none.")
+@click.option("--metrics", type=click.Path(), help="Folder of a feature classifier; the registry's by default.")
+@run_options
+@model_options
+def compare_command(source: str, **words: Any) -> None:
+    """Run samplers side by side on MODEL: a picture, a table, JSON and CSV."""
+    from .comparison import compare
+    from .metrics import Scorer
+    from .registry import default_registry
+    from .sampling import _check_counts
+
+    as_json, quiet, out = words.pop("as_json"), words.pop("quiet"), words.pop("out")
+    names = [name.strip() for name in words.pop("samplers").split(",")]
+    specs = [default_registry().resolve(name).sampler for name in names]
+    options: dict[str, Any] = {}
+    for text in words.pop("option"):
+        options |= pairs((text,), {k: o for s in specs for k, o in s.options.items()}, "these samplers")
+    if options and any(set(options) - set(s.options) for s in specs):
+        lacking = next(s.name for s in specs if set(options) - set(s.options))
+        raise UsageError(f"--option must fit every sampler compared, and {lacking} lacks one; name a recipe instead")
+    chosen = grid_words(words)
+    metrics = words.pop("metrics")
+    scorer = Scorer(metrics) if metrics else None
+    _check_counts(words["num_samples"], words["batch_size"], 0)
+    model, condition = load_model(source, words)
+    folder = make_out(out)
+    say = (lambda line: None) if quiet or as_json else status_line()
+    result = compare(
+        model, names, words.pop("nfe"), scorer=scorer, condition=condition, progress=say, **words, **chosen, **options
+    )
+    if say is not None:
+        say("")
+    files = result.save(folder)
+    if as_json:
+        emit({**result.as_dict(), "files": {k: str(v) for k, v in files.items()}})
+        return
+    show(comparison_table(result))
+    for path in files.values():
+        click.echo(f"  {path}")
+
+
+def status_line() -> Callable[[str], None]:
+    """A line on standard error that is overwritten, or lines where it is not a terminal."""
+    if not sys.stderr.isatty():
+        return lambda line: click.echo(line, err=True) if line else None
+    return lambda line: click.echo(f"\r\x1b[2K{line}", err=True, nl=False)
+
+
+def comparison_table(result: Any) -> Table:
+    """The cells of a comparison as a table, with what they are to be read against below it."""
+    made = table(f"{result.model_name}: {result.num_samples} samples, seed {result.seed}", "sampler", "NFE>", "steps>")
+    for column in ("seconds", "ODE error", "Fréchet", "sliced W2"):
+        made.add_column(column, justify="right")
+
+    def number(value: float | None, form: str = ".3g") -> str:
+        return "-" if value is None else format(value, form)
+
+    previous = None
+    for cell in result.cells:
+        name = "" if cell.sampler == previous else cell.sampler
+        previous = cell.sampler
+        if cell.problem:
+            made.add_row(name, f"({cell.budget})", "", "", "", "", "", style="dim")
+            continue
+        scores = (number(cell.error), number(cell.frechet), number(cell.sliced_wasserstein))
+        made.add_row(name, str(cell.nfe), str(cell.steps), number(cell.seconds, ".1f"), *scores)
+    notes = []
+    if result.floor is not None:
+        floor = result.floor
+        made.add_section()
+        best = (number(floor.frechet), number(floor.sliced_wasserstein))
+        made.add_row(f"{floor.count} real images", "", "", "", "", *best, style="bold")
+        notes.append(f"Fréchet and sliced W2: {result.metrics}")
+    if result.reference_count:
+        notes.append(
+            f"ODE error: RMS difference from rk45 at tolerance 1e-6 ({result.reference_nfe} NFE), first "
+            f"{result.reference_count} samples, deterministic samplers"
+        )
+    problems = dict.fromkeys(cell.problem for cell in result.cells if cell.problem)
+    made.caption = "\n".join([*notes, *problems])
+    made.caption_justify = "left"
+    return made
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Check versions, devices, plugins, the cache and the embedded model."""
+    from .diagnosis import diagnose
+
+    findings = diagnose()
+    if as_json:
+        emit([{"what": what, "state": state, "good": good} for what, state, good in findings])
+    else:
+        made = table("", "", "", "")
+        made.show_header = False
+        for what, state, good in findings:
+            made.add_row("[green]ok[/]" if good else "[red]broken[/]", what, state)
+        show(made)
+    if not all(good for *_, good in findings):
+        raise SdesamplersError("something above is broken")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: run, and turn every error into one line and an exit code."""
+    debug = bool(os.environ.get("SDESAMPLERS_DEBUG"))
+    try:
+        sys.exit(cli.main(args=arguments, prog_name="sdesamplers", standalone_mode=False) or 0)
+    except SdesamplersError as error:
+        if debug:
+            raise
+        fail(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
+    except click.ClickException as error:
+        fail(error.format_message(), 2)
+    except (KeyboardInterrupt, click.Abort):
+        fail("stopped", 1)
+    except BrokenPipeError:
+        os._exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        fail(f"{type(error).__name__}: {error} (a bug of sdesamplers or a plugin; SDESAMPLERS_DEBUG=1 shows where)", 1)
+
+
+def fail(message: str, code: int) -> None:
+    """One line on standard error, and out."""
+    click.echo(f"error: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""`sdesamplers doctor`: what is installed, what is broken."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+
+from .errors import SdesamplersError
+
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "accelerate",
+    "huggingface-hub",
+    "safetensors",
+    "numpy",
+    "scipy",
+    "pluggy",
+    "matplotlib",
+)
+Finding = tuple[str, str, bool]
+
+
+def diagnose() -> list[Finding]:
+    """(what, its state, whether it is good) for versions, devices, plugins, cache and the embedded model."""
+    return [*_versions(), *_devices(), *_plugins(), _cache(), _embedded()]
+
+
+def _versions() -> list[Finding]:
+    from . import __version__
+
+    found: list[Finding] = [("sdesamplers", f"{__version__}, Python {platform.python_version()}", True)]
+    for package in PACKAGES:
+        try:
+            found.append((package, version(package), True))
+        except PackageNotFoundError:
+            optional = package == "matplotlib"
+            found.append((package, "not installed (optional)" if optional else "not installed", optional))
+    return found
+
+
+def _devices() -> list[Finding]:
+    import torch
+    from accelerate import PartialState
+
+    count = torch.cuda.device_count()
+    names = ", ".join(torch.cuda.get_device_name(k) for k in range(count))
+    threads = f"{torch.get_num_threads()} CPU threads"
+    return [("device", f"{PartialState().device} ({names + ', ' if names else ''}{threads})", True)]
+
+
+def _plugins() -> list[Finding]:
+    from .registry import default_registry
+
+    return [(f"plugin {p.name}", p.error or f"from {p.dist}", p.error is None) for p in default_registry().plugins]
+
+
+def _cache() -> Finding:
+    from huggingface_hub import constants
+
+    mode = ", offline" if constants.HF_HUB_OFFLINE else ""
+    return ("Hub cache", f"{constants.HF_HUB_CACHE}{mode}", True)
+
+
+def _embedded() -> Finding:
+    from .models.loading import load
+    from .sampling import sample
+
+    try:
+        result = sample(load("fashion-mnist"), "ddim", steps=2, num_samples=1)
+    except SdesamplersError as error:
+        return ("embedded model", str(error), False)
+    return ("embedded model", f"loads and samples ({result.nfe} evaluations, finite)", True)

@@ -1,0 +1,77 @@
+"""Scores of samples against real images, and the floor that real images reach."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelError, UsageError
+from .distances import frechet_distance, gaussian_statistics, sliced_wasserstein
+from .features import FeatureNet
+
+
+@dataclass(frozen=True)
+class Score:
+    """Distances of `count` samples to the reference set: Fréchet (squared feature units) and sliced Wasserstein."""
+
+    count: int
+    frechet: float
+    sliced_wasserstein: float
+
+
+class Scorer:
+    """A feature network with the features of two real sets: a reference and a second one for the floor.
+
+    Args:
+        folder: holds config.json, classifier.safetensors and reference.safetensors (`reference` and `second`, (N, D)).
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            self.net = FeatureNet(**config["network"])
+            self.net.load_state_dict(load_file(folder / "classifier.safetensors"))
+            sets = load_file(folder / "reference.safetensors")
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            raise ModelError(f"{folder}: the metrics cannot be read: {error}") from None
+        self.net.requires_grad_(False).eval()
+        self.description: str = config.get("description", "")
+        self.reference, self.second = (sets[k].double().numpy() for k in ("reference", "second"))
+        self._statistics = gaussian_statistics(self.reference)
+
+    @torch.inference_mode()
+    def features(self, samples: Tensor, batch_size: int = 500) -> np.ndarray:
+        """Feature vectors (N, D) of samples (N, C, H, W) in [-1, 1], which are clipped as pictures would be."""
+        parts = [self.net.features(part.float().clamp(-1, 1)) for part in torch.split(samples, batch_size)]
+        return np.asarray(torch.cat(parts).double().numpy())
+
+    def score(self, samples: Tensor) -> Score:
+        """Score samples (N, C, H, W) in [-1, 1] against the reference."""
+        return self.score_features(self.features(samples))
+
+    def score_features(self, features: np.ndarray) -> Score:
+        """Score feature vectors (N, D)."""
+        distance = frechet_distance(gaussian_statistics(features), self._statistics)
+        return Score(len(features), distance, sliced_wasserstein(features, self.reference))
+
+    def floor(self, count: int, repeats: int = 8) -> Score:
+        """The mean score of `count` real images of the second set, over up to `repeats` disjoint draws.
+
+        Both distances are biased upwards for few samples, so a score means something only beside the floor of the
+        same count.
+        """
+        if not 2 <= count <= len(self.second):
+            raise UsageError(f"a floor is known for 2 to {len(self.second)} samples, not {count}")
+        order = np.random.default_rng(0).permutation(len(self.second))
+        draws = min(repeats, len(self.second) // count)
+        scores = [self.score_features(self.second[order[k * count : (k + 1) * count]]) for k in range(draws)]
+        means = [float(np.mean([getattr(s, word) for s in scores])) for word in ("frechet", "sliced_wasserstein")]
+        return Score(count, *means)

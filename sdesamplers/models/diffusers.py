@@ -1,0 +1,295 @@
+"""The diffusers adapter: a UNet2DModel and its scheduler's configuration as a `Model`."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelError, UsageError
+from ..prediction import prediction_type
+from ..processes import VE, DiscreteVP
+from ..sde import GaussianProcess, Scalar
+from .base import Model, Output
+
+SUPPORTED = (
+    "supported are unconditional and class-conditional pixel pipelines around a UNet2DModel (DDPM, DDIM, PNDM, "
+    "score-SDE-VE), in pipeline layout or as a bare UNet"
+)
+
+
+class DiffusersModel(Model):
+    """A UNet2DModel at fractional timesteps.
+
+    Args:
+        unet: the network, on its device and in its dtype.
+        process: its process; a table's time is the timestep, VE networks are asked at sigma.
+        prediction: the type of its output.
+        num_classes: how many labels it takes; 0 for unconditional ones.
+        round_timesteps: ask at whole timesteps, as most schedulers do, instead of at the exact ones.
+        condition: labels used where a call gives none.
+        null_condition: the label that means "no label", for classifier-free guidance.
+        autocast: a factory of the mixed-precision context.
+    """
+
+    data_range = (-1.0, 1.0)
+
+    def __init__(
+        self,
+        unet: Any,
+        process: GaussianProcess,
+        prediction: str,
+        *,
+        shape: Sequence[int],
+        name: str = "unet",
+        revision: str | None = None,
+        num_classes: int = 0,
+        condition: Any = None,
+        null_condition: int | None = None,
+        round_timesteps: bool = False,
+        autocast: Any = nullcontext,
+    ) -> None:
+        self.unet, self.process, self.prediction = unet, process, prediction_type(prediction)
+        self.shape, self.name, self.revision = tuple(shape), name, revision
+        self.dtype, self.device = unet.dtype, unet.device
+        self.num_classes, self.null_condition = num_classes, null_condition
+        self.round_timesteps, self._autocast = round_timesteps, autocast
+        self._default = None
+        if condition is not None:
+            self.condition_for(condition, np.size(condition))
+            self._default = condition
+
+    def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
+        if isinstance(self.process, VE):
+            time = self.process.sigma(t)
+        else:
+            time = np.clip(t, 0.0, self.process.t_max)
+            time = np.round(time) if self.round_timesteps else time
+        if np.ndim(time):
+            timestep = torch.from_numpy(np.asarray(time, dtype=np.float32)).to(x.device, non_blocking=True)
+        else:
+            timestep = torch.full((len(x),), float(time), dtype=torch.float32, device=x.device)
+        context: AbstractContextManager[Any] = self._autocast()
+        with context:
+            output: Tensor = self.unet(x, timestep, class_labels=condition, return_dict=False)[0]
+        channels = self.shape[0]
+        # A learned variance (Nichol & Dhariwal 2021) comes as extra channels behind the prediction.
+        return output if output.shape[1] == channels else output[:, :channels]
+
+    def condition_for(self, condition: Any, count: int) -> Any:
+        if condition is None:
+            condition = self._default
+        if not self.num_classes:
+            return super().condition_for(condition, count)
+        if condition is None:
+            raise UsageError(
+                f"model {self.name!r} is class-conditional: give condition=, a label from 0 to {self.num_classes - 1}"
+            )
+        labels = np.atleast_1d(np.asarray(condition.cpu() if isinstance(condition, Tensor) else condition))
+        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= self.num_classes:
+            raise UsageError(f"condition must be labels from 0 to {self.num_classes - 1}, not {condition!r}")
+        if labels.shape not in ((1,), (count,)):
+            raise UsageError(f"condition must be one label or {count}, one a sample, not {labels.size}")
+        return torch.from_numpy(np.broadcast_to(labels, (count,)).astype(np.int64)).to(self.device)
+
+    def unconditional(self, count: int) -> Any:
+        if self.null_condition is None:
+            raise UsageError(
+                f"guidance needs to know the label of model {self.name!r} that means no label; load it with null_condition="
+            )
+        return self.condition_for(self.null_condition, count)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A configuration file, or a one-line error."""
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{file}: {error.strerror}") from None
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ModelError(f"{file}: not a valid JSON file ({error})") from None
+    if not isinstance(data, dict):
+        raise ModelError(f"{file}: not a configuration (a JSON object was expected)")
+    return data
+
+
+def load_folder(
+    folder: Path,
+    *,
+    name: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    size: int | Sequence[int] | None = None,
+    condition: Any = None,
+    null_condition: int | None = None,
+    allow_pickle: bool = False,
+    mixed_precision: str | None = None,
+    round_timesteps: bool = False,
+) -> DiffusersModel:
+    """A `Model` from a local folder in pipeline layout or of a bare UNet; see `load` for the options."""
+    unet_folder, scheduler = find_parts(folder)
+    config = read_json(unet_folder / "config.json")
+    process, prediction = process_of(scheduler)
+    shape = sample_shape(config, size, folder)
+    unet = load_unet(unet_folder, variant, dtype, allow_pickle)
+    unet.requires_grad_(False).eval()
+    context: Any = nullcontext
+    import accelerate
+
+    if mixed_precision not in (None, "no"):
+        context = accelerate.Accelerator(mixed_precision=mixed_precision).autocast
+    place = accelerate.PartialState().device if device is None else torch.device(device)
+    try:
+        unet.to(place)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {str(place)!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    labels = config.get("num_class_embeds") or (config.get("class_embed_type") is not None and 2**31) or 0
+    return DiffusersModel(
+        unet,
+        process,
+        prediction,
+        shape=shape,
+        name=name,
+        revision=revision,
+        num_classes=int(labels),
+        condition=condition,
+        null_condition=null_condition,
+        round_timesteps=round_timesteps,
+        autocast=context,
+    )
+
+
+def find_parts(folder: Path) -> tuple[Path, dict[str, Any]]:
+    """The UNet's folder and the scheduler's configuration.
+
+    Raises:
+        ModelError: not a model folder, or of a kind that is not supported; says what was found.
+    """
+    index = folder / "model_index.json"
+    if index.is_file():
+        parts = read_json(index)
+        kinds = {
+            key: value[1] for key, value in parts.items() if isinstance(value, list) and len(value) == 2 and value[1]
+        }
+        if kinds.get("unet") != "UNet2DModel" or "scheduler" not in kinds or len(kinds) > 2:
+            found = ", ".join(f"{key}: {kind}" for key, kind in kinds.items()) or "no components"
+            raise ModelError(f"{folder} holds a {parts.get('_class_name', 'pipeline')} ({found}); {SUPPORTED}")
+        # Early Hub repositories keep all parts in the top folder.
+        unet = folder / "unet" if (folder / "unet").is_dir() else folder
+        beside = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+        return unet, read_json(beside / "scheduler_config.json")
+    if (folder / "config.json").is_file():
+        kind = read_json(folder / "config.json").get("_class_name")
+        if kind != "UNet2DModel":
+            raise ModelError(f"{folder} holds a {kind or 'configuration without a class name'}; {SUPPORTED}")
+        for candidate in (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json"):
+            if candidate.is_file():
+                return folder, read_json(candidate)
+        warnings.warn(
+            f"{folder} is a bare UNet without a scheduler_config.json; DDPM's linear table with epsilon is assumed",
+            stacklevel=2,
+        )
+        return folder, {"_class_name": "DDPMScheduler"}
+    held = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
+    raise ModelError(f"{folder} has neither model_index.json nor config.json (it holds {held}); {SUPPORTED}")
+
+
+def process_of(config: dict[str, Any]) -> tuple[GaussianProcess, str]:
+    """The process and prediction type that a diffusers scheduler configuration stands for.
+
+    The table is computed by the scheduler class itself, so every `beta_schedule` that diffusers knows, `trained_betas`
+    and `rescale_betas_zero_snr` mean what they mean there.
+
+    Raises:
+        ModelError: a scheduler without an alphas_cumprod table, or a broken configuration.
+    """
+    import diffusers
+
+    kind = config.get("_class_name", "DDPMScheduler")
+    if kind == "ScoreSdeVeScheduler":
+        return VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0))), "score"
+    cls = getattr(diffusers, str(kind), None)
+    if cls is None or not isinstance(cls, type) or not issubclass(cls, diffusers.SchedulerMixin):
+        raise ModelError(f"the scheduler configuration names {kind!r}, which diffusers {diffusers.__version__} lacks")
+    if not hasattr(cls, "from_config"):
+        raise ModelError(f"scheduler {kind} cannot be built from a configuration")
+    try:
+        table = getattr(cls.from_config(config), "alphas_cumprod", None)
+    except Exception as error:
+        raise ModelError(f"the {kind} configuration is broken: {error}") from None
+    if table is None:
+        raise ModelError(f"scheduler {kind} has no alphas_cumprod table, so its process is unknown; {SUPPORTED}")
+    try:
+        return DiscreteVP(table.double().numpy()), prediction_type(config.get("prediction_type", "epsilon"))
+    except UsageError as error:
+        raise ModelError(f"the {kind} configuration: {error}") from None
+
+
+def sample_shape(config: dict[str, Any], size: int | Sequence[int] | None, folder: Path) -> tuple[int, int, int]:
+    """(channels, height, width) of a UNet, for its own sample size or another one.
+
+    Raises:
+        UsageError: a size that the UNet's down-sampling cannot halve; the nearest ones that fit are named.
+    """
+    wanted = config.get("sample_size") if size is None else size
+    if wanted is None:
+        raise UsageError(f"{folder}: the UNet's configuration has no sample_size; give size=")
+    try:
+        height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
+    except (TypeError, ValueError):
+        raise UsageError(f"size must be a whole number or (height, width), not {wanted!r}") from None
+    factor = 2 ** (len(config.get("block_out_channels", [0])) - 1)
+    for side in (height, width):
+        if isinstance(side, bool) or not isinstance(side, int) or side < factor or side % factor:
+            near = max(factor, round(side / factor) * factor) if isinstance(side, int) else factor
+            raise UsageError(f"this UNet takes sides that are multiples of {factor}, not {side!r} (nearest: {near})")
+    channels, out = int(config.get("in_channels", 3)), int(config.get("out_channels", 3))
+    if out not in (channels, 2 * channels):
+        raise ModelError(f"{folder}: {out} output channels for {channels} input channels; {SUPPORTED}")
+    return channels, int(height), int(width)
+
+
+def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allow_pickle: bool) -> Any:
+    """UNet2DModel.from_pretrained, with its failures in one line each."""
+    from diffusers import UNet2DModel
+    from safetensors import SafetensorError
+
+    stem = "diffusion_pytorch_model" + (f".{variant}" if variant else "")
+    safe = [*folder.glob(f"{stem}.safetensors"), *folder.glob(f"{stem}.safetensors.index.json")]
+    pickled = list(folder.glob(f"{stem}.bin"))
+    if not safe and pickled and not allow_pickle:
+        raise ModelError(
+            f"{folder} has only pickled weights ({pickled[0].name}), which can run code when opened; if you trust their "
+            "author, pass allow_pickle=True"
+        )
+    if not safe and not pickled:
+        others = ", ".join(sorted(p.name for p in folder.glob("*.safetensors"))) or "none"
+        raise ModelError(f"{folder} has no weights {stem}.safetensors (safetensors files there: {others})")
+    try:
+        unet, report = UNet2DModel.from_pretrained(
+            folder,
+            variant=variant,
+            torch_dtype=dtype or torch.float32,
+            use_safetensors=bool(safe),
+            local_files_only=True,
+            low_cpu_mem_usage=True,
+            output_loading_info=True,
+        )
+    except SafetensorError as error:
+        raise ModelError(f"{folder}: the weights are truncated or corrupt ({error})") from None
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError) as error:
+        text = " ".join(str(error).split())
+        raise ModelError(f"{folder}: the UNet cannot be loaded: {text[:300]}") from None
+    if report["missing_keys"]:
+        some = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(f"{folder}: {len(report['missing_keys'])} weights are missing from the file ({some}, ...)")
+    return unet

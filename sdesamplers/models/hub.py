@@ -1,0 +1,101 @@
+"""Fetching model folders from the Hugging Face Hub, with errors in one line each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import ModelError
+
+CONFIGS = ("model_index.json", "config.json", "scheduler_config.json")
+WEIGHTS = "diffusion_pytorch_model"
+
+
+def fetch(
+    repo: str,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    variant: str | None = None,
+    allow_pickle: bool = False,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> tuple[Path, str]:
+    """Download what a UNet pipeline needs (or find it in the cache) and say which commit it is.
+
+    Interrupted downloads are resumed by huggingface_hub; a complete cache works offline.
+
+    Returns:
+        The local folder and the commit hash.
+
+    Raises:
+        ModelError: no network, no such repository, revision or file, or no permission, in one line.
+    """
+    prefix = f"{subfolder.strip('/')}/" if subfolder else ""
+    places = ["", "unet/", "scheduler/"]
+    configs = [prefix + place + name for place in places for name in CONFIGS]
+    stem = f"{WEIGHTS}.{variant}" if variant else WEIGHTS
+    endings = ["safetensors", "bin"] if allow_pickle else ["safetensors"]
+    weights = [
+        f"{prefix}{place}{name}"
+        for place in places[:2]
+        for ending in endings
+        for name in (f"{stem}.{ending}", f"{stem}-*-of-*.{ending}", f"{stem}.{ending}.index.json")
+    ]
+    folder = _snapshot(
+        repo,
+        [*configs, *weights],
+        revision=revision,
+        token=token,
+        cache_dir=cache_dir,
+        local_files_only=local_files_only,
+    )
+    return folder / prefix if prefix else folder, folder.name
+
+
+def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    revision = options["revision"] or "main"
+    try:
+        return Path(snapshot_download(repo, allow_patterns=list(patterns), **options))
+    except errors.HFValidationError:
+        raise ModelError(f"{repo!r} is neither a registered model, a local folder nor a Hub id (owner/name)") from None
+    except errors.GatedRepoError:
+        raise ModelError(
+            f"{repo}: the repository is gated; accept its terms on the Hub, then pass token=... or run `hf auth login`"
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise ModelError(
+            f"{repo}: no such repository on the Hub, or it is private (then pass token=... or run `hf auth login`)"
+        ) from None
+    except errors.RevisionNotFoundError:
+        raise ModelError(f"{repo}: no revision {revision!r}; give a branch, a tag or a commit hash") from None
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
+        why = "offline mode is on" if options["local_files_only"] or _offline() else "the Hub cannot be reached"
+        if _is_missing_file(error):
+            why = "a download did not finish"
+        raise ModelError(f"{repo}@{revision}: not complete in the local cache, and {why}") from None
+    except errors.HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", "?")
+        raise ModelError(f"{repo}@{revision}: the Hub answered with HTTP status {status}") from None
+    except Exception as error:
+        # huggingface_hub has changed its HTTP library twice; its errors are known by their package.
+        if type(error).__module__.split(".")[0].rstrip("2") in ("httpx", "httpcore", "requests", "urllib3"):
+            message = f"the download broke off ({type(error).__name__}); run it again to resume"
+            raise ModelError(f"{repo}@{revision}: {message}") from None
+        if isinstance(error, OSError):
+            raise ModelError(f"{repo}@{revision}: {error.strerror or error}") from None
+        raise
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+def _is_missing_file(error: Exception) -> bool:
+    return "Consistency check" in str(error)

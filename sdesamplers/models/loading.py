@@ -1,0 +1,135 @@
+"""`load`: a registered name, a local folder or a Hub repository to a `Model`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import ModelError, UnknownNameError, UsageError
+from ..registry import default_registry
+from .base import Model
+
+if TYPE_CHECKING:
+    import torch
+
+
+def load(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    size: int | Sequence[int] | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    condition: Any = None,
+    null_condition: int | None = None,
+    allow_pickle: bool = False,
+    mixed_precision: str | None = None,
+    round_timesteps: bool = False,
+) -> Model:
+    """Load a model.
+
+    Args:
+        source: a name from the registry ("fashion-mnist" is embedded), a local folder in diffusers' layout (a
+            pipeline or a bare UNet), or a Hub repository id.
+        revision: branch, tag or commit on the Hub.
+        subfolder: where the model lies inside the folder or repository.
+        variant: weights variant, such as "fp16".
+        dtype: of the network, a torch dtype or its name; float32 by default. The state stays float32 at least.
+        device: where the network lives; accelerate's choice by default.
+        size: height and width, where not the UNet's own sample_size.
+        token, cache_dir, local_files_only: as in huggingface_hub.
+        condition: class labels to use where a call gives none.
+        null_condition: the label that means "no label", for guidance.
+        allow_pickle: also read pickled weights, which can run code. Off by default: safetensors only.
+        mixed_precision: "bf16" or "fp16" autocast, through accelerate.
+        round_timesteps: ask the network at whole timesteps only, as schedulers usually do.
+
+    Raises:
+        ModelError: not found, not readable or of an unsupported kind, in one line.
+        UsageError: options that do not fit the model.
+    """
+    registry = default_registry()
+    name = str(source)
+    entry = registry.catalogue.models.get(name)
+    options: dict[str, Any] = {
+        "dtype": as_dtype(dtype),
+        "device": device,
+        "size": size,
+        "condition": condition,
+        "null_condition": null_condition,
+        "allow_pickle": allow_pickle,
+        "mixed_precision": mixed_precision,
+        "round_timesteps": round_timesteps,
+    }
+    if mixed_precision not in (None, "no", "bf16", "fp16"):
+        raise UsageError(f"mixed_precision must be 'no', 'bf16' or 'fp16', not {mixed_precision!r}")
+    if entry is not None:
+        subfolder, variant = subfolder or entry.get("subfolder"), variant or entry.get("variant")
+        repo = entry.get("repo")
+        folder = None if repo else Path(entry["base"]) / Path(entry["path"]).expanduser()
+        revision = revision or entry.get("revision")
+    else:
+        folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
+        repo = None if folder is not None else name
+        if folder is None:
+            answer = registry.load_model(name, {**options, "revision": revision, "subfolder": subfolder})
+            if answer is not None:
+                if not isinstance(answer, Model):
+                    raise ModelError(
+                        f"a plugin answered for {name!r} with {type(answer).__name__}, which is not a Model"
+                    )
+                return answer
+    if folder is not None:
+        if revision is not None and entry is None:
+            raise UsageError(f"revision applies to Hub repositories, and {name} is a local folder")
+        place = folder / subfolder if subfolder else folder
+        if not place.is_dir():
+            raise ModelError(f"{place}: no such folder")
+        commit = None
+    else:
+        assert repo is not None
+        if not _looks_like_hub_id(repo):
+            raise UnknownNameError(
+                "model", name, registry.catalogue.models, "; nor is it a local folder or a Hub id owner/name"
+            )
+        from .hub import fetch
+
+        place, commit = fetch(
+            repo,
+            revision=revision,
+            subfolder=subfolder,
+            variant=variant,
+            allow_pickle=allow_pickle,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+    from .diffusers import load_folder
+
+    return load_folder(place, name=name, revision=commit, variant=variant, **options)
+
+
+def _looks_like_hub_id(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) == 2 and all(
+        p and p.strip(".~") and p.replace("-", "").replace("_", "").replace(".", "").isalnum() for p in parts
+    )
+
+
+def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """A floating torch dtype from itself or its name ("fp16", "bfloat16", ...)."""
+    import torch
+
+    short = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
+    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        return dtype
+    found = getattr(torch, short.get(str(dtype), str(dtype)), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise UsageError(f"dtype must be float32, float64, float16 or bfloat16, not {dtype!r}")
+    return found
