@@ -15,6 +15,7 @@ from .errors import UsageError
 
 SHIPPED = Path(__file__).with_name("registry.yaml")
 
+_NAME = {"type": "string", "minLength": 1}
 _OPTIONS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null", "array"]}}
 _RECIPE = {
     "type": "object",
@@ -51,9 +52,9 @@ SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
-        "models": {"type": "object", "additionalProperties": _MODEL},
-        "recipes": {"type": "object", "additionalProperties": _RECIPE},
-        "aliases": {"type": "object", "additionalProperties": {"type": "string"}},
+        "models": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": _MODEL},
+        "recipes": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": _RECIPE},
+        "aliases": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": {"type": "string"}},
         "plugins": {"type": "array", "items": {"type": "string", "pattern": r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"}},
     },
 }
@@ -61,12 +62,16 @@ SCHEMA: dict[str, Any] = {
 
 @dataclass
 class Catalogue:
-    """The merged catalogue. `models` carry the folder of the file that named them under "base"."""
+    """The merged catalogue. `models` carry the folder of the file that named them under "base".
+
+    `origins` says for (section, name) which file an entry came from.
+    """
 
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
+    origins: dict[tuple[str, str], Path] = field(default_factory=dict)
 
     def overlay(self, other: Catalogue) -> Catalogue:
         """This catalogue with the entries of `other` on top."""
@@ -75,7 +80,17 @@ class Catalogue:
             {**self.recipes, **other.recipes},
             {**self.aliases, **other.aliases},
             self.plugins + other.plugins,
+            {**self.origins, **other.origins},
         )
+
+    def where(self, section: str, name: str) -> str:
+        """`file:line: section.name`, for errors about an entry that only show when it is used."""
+        file = self.origins[section, name]
+        try:
+            line = str(_line(file.read_text(encoding="utf-8"), [section, name]))
+        except (OSError, ValueError, yaml.YAMLError):
+            line = "?"
+        return f"{file}:{line}: {section}.{name}"
 
 
 def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
@@ -96,7 +111,8 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{mark.line + 1}" if mark else "?"
-        raise UsageError(f"{file}:{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+        text = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UsageError(f"{file}:{where}: not valid YAML: {text}") from None
     data = {} if data is None else data
     if check:
         _validate(data, text, file)
@@ -106,7 +122,10 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
             f"{file}:{line}: plugins: only a file named by --registry or $SDESAMPLERS_REGISTRY may import plugins"
         )
     models = {name: {**entry, "base": str(file.parent)} for name, entry in (data.get("models") or {}).items()}
-    return Catalogue(models, data.get("recipes") or {}, data.get("aliases") or {}, data.get("plugins") or [])
+    recipes, aliases = data.get("recipes") or {}, data.get("aliases") or {}
+    sections = (("models", models), ("recipes", recipes), ("aliases", aliases))
+    origins = {(section, name): file for section, entries in sections for name in entries}
+    return Catalogue(models, recipes, aliases, data.get("plugins", []), origins)
 
 
 def _validate(data: Any, text: str, file: Path) -> None:

@@ -298,6 +298,7 @@ def grid_words(words: dict[str, Any]) -> dict[str, Any]:
 @model_options
 def sample_command(source: str, **words: Any) -> None:
     """Sample MODEL (registered name, folder or Hub id) and write pictures."""
+    from .files import output_folder
     from .registry import default_registry
     from .sampling import _check_counts, make_recipe, sample
 
@@ -313,9 +314,9 @@ def sample_command(source: str, **words: Any) -> None:
     model, condition = load_model(source, words)
     counts = {k: words.pop(k) for k in ("steps", "nfe", "times", "sigmas")}
     make_recipe(name, process=model.process, options=options, **counts, **chosen)  # refuse before a folder is made
-    folder = make_out(out)
-    result = sample(model, name, **counts, **chosen, **options, **words, condition=condition, progress=not quiet)
-    written = [str(path) for kind in formats for path in FORMATS[kind](result, folder)]
+    with output_folder(out) as folder:
+        result = sample(model, name, **counts, **chosen, **options, **words, condition=condition, progress=not quiet)
+        written = [str(path) for kind in formats for path in FORMATS[kind](result, folder)]
     if as_json:
         facts = {"model": model.name, "revision": model.revision, "nfe": result.nfe}
         emit({**facts, "recipe": result.recipe.as_dict(), "files": written})
@@ -327,13 +328,6 @@ def sample_command(source: str, **words: Any) -> None:
         click.echo(f"  {path}")
     if len(written) > 4:
         click.echo(f"  ... {len(written)} files in all")
-
-
-def make_out(out: str) -> Path:
-    """The output folder."""
-    from .files import make_folder
-
-    return make_folder(out)
 
 
 def write_grid(result: Any, folder: Path) -> list[Path]:
@@ -396,6 +390,7 @@ FORMATS: dict[str, Callable[[Any, Path], list[Path]]] = {
 def compare_command(source: str, **words: Any) -> None:
     """Run samplers side by side on MODEL: a picture, a table, JSON and CSV."""
     from .comparison import compare
+    from .files import output_folder
     from .metrics import Scorer
     from .registry import default_registry
     from .sampling import _check_counts
@@ -414,14 +409,14 @@ def compare_command(source: str, **words: Any) -> None:
     scorer = Scorer(metrics) if metrics else None
     _check_counts(words["num_samples"], words["batch_size"], 0)
     model, condition = load_model(source, words)
-    folder = make_out(out)
     say = (lambda line: None) if quiet or as_json else status_line()
-    result = compare(
-        model, names, words.pop("nfe"), scorer=scorer, condition=condition, progress=say, **words, **chosen, **options
-    )
-    if say is not None:
+    budgets = words.pop("nfe")
+    with output_folder(out) as folder:
+        result = compare(
+            model, names, budgets, scorer=scorer, condition=condition, progress=say, **words, **chosen, **options
+        )
         say("")
-    files = result.save(folder)
+        files = result.save(folder)
     if as_json:
         emit({**result.as_dict(), "files": {k: str(v) for k, v in files.items()}})
         return
@@ -464,7 +459,7 @@ def comparison_table(result: Any) -> Table:
         notes.append(f"Fréchet and sliced W2: {result.metrics}")
     if result.reference_count:
         notes.append(
-            f"ODE error: RMS difference from rk45 at tolerance 1e-6 ({result.reference_nfe} NFE), first "
+            f"ODE error: RMS difference from rk45 at tolerance 1e-5 ({result.reference_nfe} NFE), first "
             f"{result.reference_count} samples, deterministic samplers"
         )
     problems = dict.fromkeys(cell.problem for cell in result.cells if cell.problem)

@@ -25,7 +25,7 @@ from .sampling import Result, as_model, make_recipe, sample
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-REFERENCE_TOLERANCE = 1e-6
+REFERENCE_TOLERANCE = 1e-5
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ def compare(
         nfe: budgets of model evaluations a sample.
         num_samples: how many; distances need hundreds, and their floor is given for the same number.
         reference_samples: on how many of them the deterministic samplers' error is measured, against rk45 at
-            rtol = atol = 1e-6 in float64 from the same noise; 0 for none.
+            rtol = atol = 1e-5 with a float64 state from the same noise; 0 for none.
         scorer: metrics; the registry's for this model by default.
         progress: called with a line before each run.
         **options: more options of `sample` (spacing, coordinates, condition, ...), for all samplers.

@@ -54,7 +54,7 @@ def nearest(name: str, known: Iterable[str], count: int = 2) -> list[str]:
     def plain(text: str) -> str:
         return "".join(c for c in text.lower() if c.isalnum())
 
-    by_plain = {plain(k): k for k in known}
+    by_plain = {plain(k): k for k in reversed(list(known))}  # of names that look the same, the first
     return [by_plain[m] for m in difflib.get_close_matches(plain(name), by_plain, count, 0.6)]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,32 @@ def make_folder(folder: str | Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--out {folder}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"--out {folder}: not writable")
     return folder
+
+
+@contextmanager
+def output_folder(folder: str | Path) -> Iterator[Path]:
+    """An output folder for a piece of work; where the work fails, the empty folders made for it go again."""
+    folder = Path(folder)
+    made = [place for place in (folder, *folder.parents) if not place.exists()]
+    make_folder(folder)
+    try:
+        yield folder
+    except BaseException:
+        with suppress(OSError):  # a folder that holds something stays
+            for place in made:
+                place.rmdir()
+        raise
 
 
 def write(path: Path, content: bytes | str | Callable[[Path], Any]) -> Path:
     """Write `content` (or let it write to the path that it is given) beside `path`, then move it into place."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix)
+    except OSError as error:
+        raise SdesamplersError(f"{path} could not be written: {error.strerror or error}") from None
     os.close(handle)
     temporary = Path(name)
     try:

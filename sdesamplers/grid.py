@@ -102,7 +102,8 @@ def given_points(process: SDE, times: Sequence[float] | None, sigmas: Sequence[f
         check_range(grid, process, word)
         return make_points(process, grid)
     if word == "times":
-        tail = 1 if process.native.sigma(max(float(grid[-1]), 0.0)) == 0 or grid[-1] == process.clean_time else 0
+        last = float(grid[-1])
+        tail = 1 if last == process.clean_time or (last >= 0 and process.native.sigma(last) == 0) else 0
         body = grid[: len(grid) - tail]
         check_range(body, process.native, word)
         points = make_points(process, body)

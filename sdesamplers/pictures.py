@@ -55,7 +55,7 @@ def _image_table(comparison: Comparison, each: int) -> Image:
             if cell.error is not None:
                 facts.append(f"error {cell.error:.2g}")
             if cell.frechet is not None:
-                facts.append(f"Fréchet {cell.frechet:.3g}")
+                facts.append(f"FD {cell.frechet:.3g}")  # Pillow's own font has no accents
             draw.text((x + width / 2, y + height + line / 2), ",  ".join(facts), (70, 70, 70), small, "mm")
     return sheet
 

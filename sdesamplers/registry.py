@@ -153,31 +153,37 @@ class Registry:
         Raises:
             UnknownNameError: none of the three; the nearest names are offered.
         """
-        seen: list[str] = []
-        while True:
-            if name in self.samplers:
-                return Preset(self.samplers[name])
-            if name in self.catalogue.recipes:
-                return self._build(name)
-            if name in self.catalogue.aliases and name not in seen:
-                seen.append(name)
-                name = self.catalogue.aliases[name]
-                continue
-            known = [*self.samplers, *self.catalogue.recipes, *self.catalogue.aliases]
-            broken = [p for p in self.plugins if p.error]
-            hint = f" ({len(broken)} plugin(s) are broken: see `sdesamplers doctor`)" if broken else ""
-            raise UnknownNameError("sampler", seen[0] if seen else name, known, hint)
+        aliases = self.catalogue.aliases
+        chain: list[str] = []
+        while name in aliases and name not in self.samplers and name not in self.catalogue.recipes:
+            if name in chain:
+                where = self.catalogue.where("aliases", name)
+                raise UsageError(f"{where}: the alias leads back to itself ({' -> '.join([*chain, name])})")
+            chain.append(name)
+            name = aliases[name]
+        if name in self.samplers:
+            return Preset(self.samplers[name])
+        if name in self.catalogue.recipes:
+            return self._build(name)
+        known = [*self.samplers, *self.catalogue.recipes, *aliases]
+        broken = [p for p in self.plugins if p.error]
+        hint = f" ({len(broken)} plugin(s) are broken: see `sdesamplers doctor`)" if broken else ""
+        kind = f"sampler of {self.catalogue.where('aliases', chain[-1])}:" if chain else "sampler"
+        raise UnknownNameError(kind, name, known, hint)
 
     def _build(self, name: str) -> Preset:
         entry = dict(self.catalogue.recipes[name])
-        try:
-            sampler = self.samplers[entry.pop("sampler")]
-        except KeyError:
-            wanted = self.catalogue.recipes[name]["sampler"]
-            raise UnknownNameError(f"sampler of recipe {name!r}", wanted, self.samplers) from None
-        entry["options"] = check_options(entry.get("options", {}), sampler.options, f"recipe {name!r}")
-        if entry.get("spacing"):
-            self.spacing(entry["spacing"])
+        where = self.catalogue.where("recipes", name)
+        wanted, grid = entry.pop("sampler"), entry.get("spacing")
+        if wanted not in self.samplers:
+            raise UnknownNameError(f"sampler of {where}:", wanted, self.samplers)
+        sampler = self.samplers[wanted]
+        entry["options"] = check_options(entry.get("options", {}), sampler.options, where)
+        if grid is not None:
+            if grid not in self.spacings:
+                raise UnknownNameError(f"spacing of {where}:", grid, self.spacings)
+            options = self.spacings[grid].options
+            entry["spacing_options"] = check_options(entry.get("spacing_options", {}), options, where)
         return Preset(sampler, **entry)
 
     def spacing(self, name: str) -> Spacing:

@@ -16,7 +16,7 @@ from .loop import Callback, Evaluator, Flag, Run, count_evaluations, drive
 from .models.base import Model
 from .noise import NOISES, START, BrownianNoise, IndependentNoise, Noise, NormalSource, brownian_levels
 from .options import check_options
-from .path import Path, Point, make_points, path_process
+from .path import Path, Point, path_process
 from .plugin import Sampler
 from .prediction import Prediction
 from .registry import default_registry
@@ -216,11 +216,9 @@ def make_path(process: SDE, recipe: Recipe, noise: Noise | None = None) -> Path:
     if recipe.times is not None or recipe.sigmas is not None:
         return Path(viewed, given_points(viewed, recipe.times, recipe.sigmas), noise=noise)
     if recipe.steps is None:
-        start = process.t_max if recipe.start_time is None else recipe.start_time
-        ends = make_points(viewed, np.array([start, process.t_min]))
-        if recipe.final == "zero" and isinstance(process, GaussianProcess):
-            linear = default_registry().spacing("linspace")
-            ends = spaced_points(viewed, linear, {}, 2, recipe.start_time, "zero")
+        linear = default_registry().spacing("linspace")
+        intervals = 2 if recipe.final == "zero" and isinstance(process, GaussianProcess) else 1
+        ends = spaced_points(viewed, linear, {}, intervals, recipe.start_time, recipe.final)
         return Path(viewed, ends, is_free=True, noise=noise)
     assert recipe.spacing is not None
     try:

@@ -186,7 +186,7 @@ def test_pure_noise_is_a_regular_point_of_the_other_views(name, coordinates):
 
 
 def test_unknown_coordinates_name_the_known_ones():
-    with pytest.raises(sds.UnknownNameError, match="did you mean 'angle'.*native, ve, flow, angle"):
+    with pytest.raises(sds.UnknownNameError, match=r"did you mean 'angle'.*native, ve, flow, angle"):
         sds.view(sds.VP(), "angel")
 
 

@@ -150,11 +150,11 @@ def test_sampling_touches_no_global_generator(sampler, noise):
     run = {"steps": 5, "num_samples": 2, "noise": noise}
     before = sds.sample(model, sampler, **run).samples
     torch.manual_seed(1)
-    np.random.seed(1)  # noqa: NPY002
-    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()  # noqa: NPY002
+    np.random.seed(1)
+    torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()
     again = sds.sample(model, sampler, **run).samples
     assert torch.equal(torch.get_rng_state(), torch_state)
-    after = np.random.get_state()  # noqa: NPY002
+    after = np.random.get_state()
     assert np.array_equal(after[1], numpy_state[1])
     assert after[2:] == numpy_state[2:]
     assert torch.equal(again, before)

@@ -1,5 +1,6 @@
 """Solvers: measured orders, strong and weak, against exact flow maps; and identities between samplers."""
 
+import itertools
 import math
 
 import numpy as np
@@ -170,7 +171,7 @@ def moments_of_euler_maruyama(times, eta):
     """Mean and variance (per coordinate) of Euler-Maruyama on VP with linear beta, step by step on paper."""
     alpha, sigma = INTERVALS["vp"][2](times[0])
     mean, var = alpha * MEAN.numpy(), alpha**2 * STD**2 + sigma**2
-    for now, then in zip(times[:-1], times[1:], strict=True):
+    for now, then in itertools.pairwise(times):
         h, rate = then - now, 0.1 + 6.9 * now
         alpha, sigma = INTERVALS["vp"][2](now)
         v = alpha**2 * STD**2 + sigma**2

@@ -121,7 +121,8 @@ class GaussianModel(MixtureModel):
 
     def __init__(self, mean: Any, covariance: Any, process: GaussianProcess, **options: Any) -> None:
         options.setdefault("name", "gaussian")
-        super().__init__([1.0], torch.as_tensor(mean)[None], torch.as_tensor(covariance)[None], process, **options)
+        mean, covariance = (torch.as_tensor(v, dtype=torch.float64)[None] for v in (mean, covariance))
+        super().__init__([1.0], mean, covariance, process, **options)
 
 
 class LangevinSDE(SDE):

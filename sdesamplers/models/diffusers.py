@@ -39,8 +39,6 @@ class DiffusersModel(Model):
         autocast: a factory of the mixed-precision context.
     """
 
-    data_range = (-1.0, 1.0)
-
     def __init__(
         self,
         unet: Any,
@@ -58,6 +56,8 @@ class DiffusersModel(Model):
     ) -> None:
         self.unet, self.process, self.prediction = unet, process, prediction_type(prediction)
         self.shape, self.name, self.revision = tuple(shape), name, revision
+        # Song et al.'s VE networks are trained on pixels in [0, 1], all the others on [-1, 1].
+        self.data_range = (0.0, 1.0) if isinstance(process, VE) else (-1.0, 1.0)
         self.dtype, self.device = unet.dtype, unet.device
         self.num_classes, self.null_condition = num_classes, null_condition
         self.round_timesteps, self._autocast = round_timesteps, autocast
@@ -92,8 +92,11 @@ class DiffusersModel(Model):
             raise UsageError(
                 f"model {self.name!r} is class-conditional: give condition=, a label from 0 to {self.num_classes - 1}"
             )
-        labels = np.atleast_1d(np.asarray(condition.cpu() if isinstance(condition, Tensor) else condition))
-        if not np.issubdtype(labels.dtype, np.integer) or labels.min() < 0 or labels.max() >= self.num_classes:
+        try:
+            labels = np.atleast_1d(np.asarray(condition.cpu() if isinstance(condition, Tensor) else condition))
+        except ValueError:
+            labels = np.empty(0)
+        if not np.issubdtype(labels.dtype, np.integer) or np.any((labels < 0) | (labels >= self.num_classes)):
             raise UsageError(f"condition must be labels from 0 to {self.num_classes - 1}, not {condition!r}")
         if labels.shape not in ((1,), (count,)):
             raise UsageError(f"condition must be one label or {count}, one a sample, not {labels.size}")
@@ -146,12 +149,15 @@ def load_folder(
     import accelerate
 
     if mixed_precision not in (None, "no"):
-        context = accelerate.Accelerator(mixed_precision=mixed_precision).autocast
-    place = accelerate.PartialState().device if device is None else torch.device(device)
+        try:
+            context = accelerate.Accelerator(mixed_precision=mixed_precision).autocast
+        except ValueError as error:
+            text = " ".join(str(error).split())
+            raise UsageError(f"mixed_precision {mixed_precision!r} cannot be used here: {text}") from None
     try:
-        unet.to(place)
+        unet.to(accelerate.PartialState().device if device is None else torch.device(device))
     except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {str(place)!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
     labels = config.get("num_class_embeds") or (config.get("class_embed_type") is not None and 2**31) or 0
     return DiffusersModel(
         unet,

@@ -52,7 +52,11 @@ def fetch(
         cache_dir=cache_dir,
         local_files_only=local_files_only,
     )
-    return folder / prefix if prefix else folder, folder.name
+    place = folder / prefix if prefix else folder
+    if not place.is_dir():
+        where = f"the folder {subfolder!r}" if subfolder else "the repository"
+        raise ModelError(f"{repo}@{revision or 'main'}: {where} holds no configuration and no weights of a UNet")
+    return place, folder.name
 
 
 def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
@@ -74,20 +78,22 @@ def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
     except errors.RevisionNotFoundError:
         raise ModelError(f"{repo}: no revision {revision!r}; give a branch, a tag or a commit hash") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        why = "offline mode is on" if options["local_files_only"] or _offline() else "the Hub cannot be reached"
-        if _is_missing_file(error):
-            why = "a download did not finish"
+        why = "the Hub cannot be reached"
+        if options["local_files_only"] or _offline():
+            why = "offline mode is on"
+        elif isinstance(error.__cause__, errors.HfHubHTTPError):
+            why = _status(error.__cause__)
         raise ModelError(f"{repo}@{revision}: not complete in the local cache, and {why}") from None
     except errors.HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", "?")
-        raise ModelError(f"{repo}@{revision}: the Hub answered with HTTP status {status}") from None
+        raise ModelError(f"{repo}@{revision}: {_status(error)}") from None
     except Exception as error:
         # huggingface_hub has changed its HTTP library twice; its errors are known by their package.
         if type(error).__module__.split(".")[0].rstrip("2") in ("httpx", "httpcore", "requests", "urllib3"):
-            message = f"the download broke off ({type(error).__name__}); run it again to resume"
+            message = f"the download broke off ({type(error).__name__}); run it again, finished files are kept"
             raise ModelError(f"{repo}@{revision}: {message}") from None
         if isinstance(error, OSError):
-            raise ModelError(f"{repo}@{revision}: {error.strerror or error}") from None
+            text = " ".join(str(error.strerror or error).split())
+            raise ModelError(f"{repo}@{revision}: {text}") from None
         raise
 
 
@@ -97,5 +103,8 @@ def _offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def _is_missing_file(error: Exception) -> bool:
-    return "Consistency check" in str(error)
+def _status(error: Any) -> str:
+    status = getattr(error.response, "status_code", "?")
+    if status == 401:
+        return "the Hub does not accept the token (HTTP status 401); run `hf auth login` again or pass another"
+    return f"the Hub answered with HTTP status {status}"

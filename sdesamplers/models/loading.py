@@ -86,7 +86,7 @@ def load(
                     )
                 return answer
     if folder is not None:
-        if revision is not None and entry is None:
+        if revision is not None:
             raise UsageError(f"revision applies to Hub repositories, and {name} is a local folder")
         place = folder / subfolder if subfolder else folder
         if not place.is_dir():

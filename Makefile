@@ -1,0 +1,35 @@
+# make demo   install, then compare samplers on the embedded model
+# make test   install, lint, type-check and run the tests
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+STAMP = $(VENV)/.installed
+
+.PHONY: demo test test-slow lint bench clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip setuptools -c constraints.txt
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,report]"
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/sdesamplers compare fashion-mnist --samplers euler,ddim,heun,edm,euler-maruyama,ddpm --nfe 5,10,20,50 \
+		--num-samples 64 --out out/demo
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/pytest -q -n 2
+
+test-slow: $(STAMP)
+	$(BIN)/pytest -q -m slow
+
+bench: $(STAMP)
+	$(BIN)/python benchmarks/overhead.py --out out/benchmarks
+
+clean:
+	rm -rf $(VENV) out build dist *.egg-info
