@@ -1,8 +1,8 @@
 """Sample any pretrained unconditional diffusers model: from the Hub, a local folder or the embedded one.
 
-    python examples/load_hub_model.py                               # google/ddpm-cifar10-32, downloaded once
-    python examples/load_hub_model.py fashion-mnist --steps 20      # embedded, no download
-    python examples/load_hub_model.py path/to/pipeline --sampler ddim --steps 50 --out samples.png
+python examples/load_hub_model.py                               # google/ddpm-cifar10-32, downloaded once
+python examples/load_hub_model.py fashion-mnist --steps 20      # embedded, no download
+python examples/load_hub_model.py path/to/pipeline --sampler ddim --steps 50 --out samples.png
 """
 
 from __future__ import annotations
@@ -27,12 +27,11 @@ def main() -> None:
 
     try:
         model = sds.load(args.source)
-    except sds.ModelError as error:  # no network, no such repository, a broken or unsupported folder
-        raise SystemExit(f"{error}\nWithout a network, try: python examples/load_hub_model.py fashion-mnist") from None
-    try:
         result = sds.sample(
             model, args.sampler, steps=args.steps, num_samples=args.num_samples, seed=args.seed, progress=True
         )
+    except sds.ModelError as error:  # no network, no such repository, a broken or unsupported folder
+        raise SystemExit(f"{error}\nWithout a network, try: python examples/load_hub_model.py fashion-mnist") from None
     except sds.UsageError as error:  # a mistyped sampler, steps of 0, ...
         raise SystemExit(str(error)) from None
     args.out.parent.mkdir(parents=True, exist_ok=True)

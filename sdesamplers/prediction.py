@@ -101,6 +101,8 @@ def convert(value: Tensor, source: str, target: str, x: Tensor, process: Gaussia
         return value
     with np.errstate(divide="ignore"):
         schedule = tuple(as_scalar(f(t)) for f in (process.alpha, process.sigma, process.d_alpha, process.d_sigma))
+    if "flow" in (source, target) and not np.all(np.isfinite(schedule[3])):
+        raise ConversionError("the velocity is infinite here: this process reaches sigma = 0 with infinite slope")
     a, b = linear_map(schedule[:2], row(source, schedule), row(target, schedule))  # type: ignore[arg-type]
     return combine(a, x, b, value)
 

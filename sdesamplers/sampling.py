@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,8 +63,9 @@ class Trajectory:
     """States at the evaluations of a run, and the sample last.
 
     Attributes:
-        times: the model's time of each entry, shape (K,), or (K, N) where samples choose their own steps.
-        states: (K, N, *shape), float32, in the model's own coordinates.
+        times: the model's time of each entry, shape (K,), or (K, N) where samples choose their own steps; NaN for
+            the sample.
+        states: (K, N, *shape), in the state's dtype and the model's own coordinates, on the CPU.
     """
 
     times: np.ndarray
@@ -83,8 +84,11 @@ class Result:
         seed, indices: sample j is a function of (seed, indices[j]).
         model_name, revision: what it was run on.
         trajectory: with `trajectory=True`.
+        accepted, rejected: (N,) steps of an adaptive sampler.
         log_probs: with `log_probs=True`, the log-probability (nats) of every transition, (N, transitions), float64.
-        statistics: what the sampler reported of itself (accepted and rejected steps), one list entry a batch.
+        start, draws: first states (N, *shape) and transitions' outcomes (N, transitions, *shape) in the path's
+            coordinates, kept with the log-probabilities for `replay_log_probs`.
+        sampler: the sampler itself.
     """
 
     samples: Tensor
@@ -103,6 +107,7 @@ class Result:
     rejected: np.ndarray | None = None
     condition: Any = None
     guidance_scale: float = 1.0
+    sampler: Sampler | None = field(default=None, repr=False)
 
     @property
     def nfe(self) -> int:
@@ -167,6 +172,10 @@ def make_recipe(
             raise UsageError(
                 f"{spec.name} takes either {word} (a fixed grid) or {', '.join(stray)} (its own steps), not both"
             )
+    if start_time is not None and own_grid:
+        raise UsageError(f"start_time and {own_grid[0]} contradict each other: the grid's first entry is the start")
+    if start_time is not None and (isinstance(start_time, bool) or not isinstance(start_time, float | int)):
+        raise UsageError(f"start_time must be a number on the model's clock, not {start_time!r}")
     if spacing is not None and own_grid:
         raise UsageError(f"spacing and {own_grid[0]} contradict each other")
     name = spacing or (given.spacing if given is not None else None) or spec.spacing or DEFAULT_SPACING
@@ -428,7 +437,7 @@ def sample(
                 last = path.points[-1]
                 clean = final_state if last.scale == 1.0 else final_state / expand(last.scale, final_state)
             batches.append((clean.clone(), evaluator.nfe, path, recorder, x))
-    return _collect(batches, recipe, seed, first_index, num_samples, model, log_probs, spread, guidance_scale)
+    return _collect(batches, recipe, spec, seed, first_index, num_samples, model, log_probs, spread, guidance_scale)
 
 
 def _check_counts(num_samples: int, batch_size: int | None, first_index: int) -> None:
@@ -485,6 +494,7 @@ def _progress(show: bool, recipe: Recipe, spec: Sampler, model: Model, count: in
 def _collect(
     batches: list[tuple[Tensor, np.ndarray, Path, _Recorder | None, Tensor]],
     recipe: Recipe,
+    spec: Sampler,
     seed: int,
     first_index: int,
     num_samples: int,
@@ -505,6 +515,7 @@ def _collect(
         data_range=model.data_range,
         condition=condition,
         guidance_scale=guidance_scale,
+        sampler=spec,
     )
     paths = [path for _, _, path, _, _ in batches]
     if batches[0][3] is not None:
@@ -527,11 +538,11 @@ def _join_trajectories(recorders: list[_Recorder], samples: Tensor) -> Trajector
     times, states = [], []
     for recorder in recorders:
         pad = longest - len(recorder.states)
-        states.append(torch.stack(recorder.states + [recorder.states[-1]] * pad).float().cpu())
+        states.append(torch.stack(recorder.states + [recorder.states[-1]] * pad).cpu())
         times.append(np.stack(recorder.times + [recorder.times[-1]] * pad))
     clock = np.concatenate(times, axis=1)
     clock = np.concatenate([clock, np.full((1, clock.shape[1]), np.nan)])
-    joined = torch.cat([torch.cat(states, 1), samples.float()[None]])
+    joined = torch.cat([torch.cat(states, 1), samples[None]])
     same = bool(np.all(clock[:-1] == clock[:-1, :1]))
     return Trajectory(clock[:, 0] if same else clock, joined)
 
@@ -552,7 +563,7 @@ def replay_log_probs(model: Model, result: Result) -> Tensor:
     if result.draws is None or result.start is None:
         raise UsageError("this result was stored without its transitions; sample with log_probs=True")
     recipe = result.recipe
-    spec = default_registry().resolve(recipe.sampler).sampler
+    spec = result.sampler or default_registry().resolve(recipe.sampler).sampler
     path = make_path(model.process, recipe)
     path.log_probs, path.replayed = [], list(result.draws.unbind(1))
     evaluator = Evaluator(

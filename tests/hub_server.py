@@ -116,7 +116,13 @@ class HubServer:
     def environment(self, home: Path) -> dict[str, str]:
         """The environment of a client process whose Hub this is, with its own home for cache and token."""
         kept = {k: v for k, v in os.environ.items() if not k.startswith("HF_") and not k.lower().endswith("_proxy")}
-        return {**kept, "HF_ENDPOINT": self.url, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "OMP_NUM_THREADS": "1"}
+        return {
+            **kept,
+            "HF_ENDPOINT": self.url,
+            "HF_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "OMP_NUM_THREADS": "1",
+        }
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -204,3 +204,11 @@ def test_the_mixture_predicts_the_gradient_of_its_log_density_in_every_type(name
         "flow": d_alpha * x0 + d_sigma * eps,
     }[kind]
     torch.testing.assert_close(model.predict(x.detach(), t), expected.detach(), rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v", "sample"])
+def test_a_velocity_that_is_infinite_is_refused(kind):
+    """VP reaches sigma = 0 like sqrt(t), so sigma' and the velocity are infinite at t = 0."""
+    x = torch.ones(1, 2, dtype=torch.float64)
+    with pytest.raises(sds.ConversionError, match="infinite slope"):
+        sds.convert(x, kind, "flow", x, sds.VP(), 0.0)

@@ -239,11 +239,11 @@ def test_a_trajectory_holds_the_states_at_the_evaluations_in_the_models_coordina
     times, states = result.trajectory.times, result.trajectory.states
     assert times.shape == (result.nfe + 1,)
     assert states.shape == (result.nfe + 1, 3, 2)
-    assert states.dtype == torch.float32
+    assert states.dtype == result.samples.dtype
     for k, (point, x) in enumerate(events):
         assert times[k] == point.t
-        torch.testing.assert_close(states[k], (x / point.scale).float())
-    torch.testing.assert_close(states[-1], result.samples.float())
+        torch.testing.assert_close(states[k], x / point.scale)
+    torch.testing.assert_close(states[-1], result.samples)
     assert (
         float((states[0] - mixture.process.sigma(1.0) * sds.NormalSource(0, range(3), (2,)).draw(0)).abs().max()) < 1e-6
     )

@@ -63,8 +63,10 @@ class DiffusersModel(Model):
         self.round_timesteps, self._autocast = round_timesteps, autocast
         self._default = None
         if condition is not None:
-            self.condition_for(condition, np.size(condition))
+            self.condition_for(condition, self._labels(condition).size if num_classes else 1)
             self._default = condition
+        if null_condition is not None:
+            self.condition_for(null_condition, 1)
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         if isinstance(self.process, VE):
@@ -92,20 +94,26 @@ class DiffusersModel(Model):
             raise UsageError(
                 f"model {self.name!r} is class-conditional: give condition=, a label from 0 to {self.num_classes - 1}"
             )
-        try:
-            labels = np.atleast_1d(np.asarray(condition.cpu() if isinstance(condition, Tensor) else condition))
-        except ValueError:
-            labels = np.empty(0)
-        if not np.issubdtype(labels.dtype, np.integer) or np.any((labels < 0) | (labels >= self.num_classes)):
-            raise UsageError(f"condition must be labels from 0 to {self.num_classes - 1}, not {condition!r}")
+        labels = self._labels(condition)
         if labels.shape not in ((1,), (count,)):
             raise UsageError(f"condition must be one label or {count}, one a sample, not {labels.size}")
         return torch.from_numpy(np.broadcast_to(labels, (count,)).astype(np.int64)).to(self.device)
 
+    def _labels(self, condition: Any) -> np.ndarray:
+        try:
+            labels = np.atleast_1d(np.asarray(condition.cpu() if isinstance(condition, Tensor) else condition))
+        except ValueError:  # lists of unequal lengths
+            labels = np.empty(0)
+        if not np.issubdtype(labels.dtype, np.integer) or np.any((labels < 0) | (labels >= self.num_classes)):
+            raise UsageError(f"condition must be labels from 0 to {self.num_classes - 1}, not {condition!r}")
+        return labels
+
     def unconditional(self, count: int) -> Any:
+        if not self.num_classes:
+            return super().unconditional(count)
         if self.null_condition is None:
             raise UsageError(
-                f"guidance needs to know the label of model {self.name!r} that means no label; load it with null_condition="
+                f"guidance needs to know which label of model {self.name!r} means no label; load it with null_condition="
             )
         return self.condition_for(self.null_condition, count)
 
@@ -141,8 +149,14 @@ def load_folder(
     """A `Model` from a local folder in pipeline layout or of a bare UNet; see `load` for the options."""
     unet_folder, scheduler = find_parts(folder)
     config = read_json(unet_folder / "config.json")
+    if scheduler is None:
+        warnings.warn(
+            f"{name} is a bare UNet without a scheduler_config.json; DDPM's linear table with epsilon is assumed",
+            stacklevel=3,
+        )
+        scheduler = {"_class_name": "DDPMScheduler"}
     process, prediction = process_of(scheduler)
-    shape = sample_shape(config, size, folder)
+    shape, classes = sample_shape(config, size, folder), class_count(config, folder)
     unet = load_unet(unet_folder, variant, dtype, allow_pickle)
     unet.requires_grad_(False).eval()
     context: Any = nullcontext
@@ -158,7 +172,6 @@ def load_folder(
         unet.to(accelerate.PartialState().device if device is None else torch.device(device))
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
-    labels = config.get("num_class_embeds") or (config.get("class_embed_type") is not None and 2**31) or 0
     return DiffusersModel(
         unet,
         process,
@@ -166,7 +179,7 @@ def load_folder(
         shape=shape,
         name=name,
         revision=revision,
-        num_classes=int(labels),
+        num_classes=classes,
         condition=condition,
         null_condition=null_condition,
         round_timesteps=round_timesteps,
@@ -174,8 +187,8 @@ def load_folder(
     )
 
 
-def find_parts(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The UNet's folder and the scheduler's configuration.
+def find_parts(folder: Path) -> tuple[Path, dict[str, Any] | None]:
+    """The UNet's folder and the scheduler's configuration, None where a bare UNet has none.
 
     Raises:
         ModelError: not a model folder, or of a kind that is not supported; says what was found.
@@ -200,11 +213,7 @@ def find_parts(folder: Path) -> tuple[Path, dict[str, Any]]:
         for candidate in (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json"):
             if candidate.is_file():
                 return folder, read_json(candidate)
-        warnings.warn(
-            f"{folder} is a bare UNet without a scheduler_config.json; DDPM's linear table with epsilon is assumed",
-            stacklevel=2,
-        )
-        return folder, {"_class_name": "DDPMScheduler"}
+        return folder, None
     held = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
     raise ModelError(f"{folder} has neither model_index.json nor config.json (it holds {held}); {SUPPORTED}")
 
@@ -222,7 +231,10 @@ def process_of(config: dict[str, Any]) -> tuple[GaussianProcess, str]:
 
     kind = config.get("_class_name", "DDPMScheduler")
     if kind == "ScoreSdeVeScheduler":
-        return VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0))), "score"
+        try:
+            return VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0))), "score"
+        except (TypeError, ValueError) as error:
+            raise ModelError(f"the {kind} configuration is broken: {error}") from None
     cls = getattr(diffusers, str(kind), None)
     if cls is None or not isinstance(cls, type) or not issubclass(cls, diffusers.SchedulerMixin):
         raise ModelError(f"the scheduler configuration names {kind!r}, which diffusers {diffusers.__version__} lacks")
@@ -231,7 +243,8 @@ def process_of(config: dict[str, Any]) -> tuple[GaussianProcess, str]:
     try:
         table = getattr(cls.from_config(config), "alphas_cumprod", None)
     except Exception as error:
-        raise ModelError(f"the {kind} configuration is broken: {error}") from None
+        text = " ".join(str(error).split())
+        raise ModelError(f"the {kind} configuration is broken: {text[:300]}") from None
     if table is None:
         raise ModelError(f"scheduler {kind} has no alphas_cumprod table, so its process is unknown; {SUPPORTED}")
     try:
@@ -253,34 +266,62 @@ def sample_shape(config: dict[str, Any], size: int | Sequence[int] | None, folde
         height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
     except (TypeError, ValueError):
         raise UsageError(f"size must be a whole number or (height, width), not {wanted!r}") from None
-    factor = 2 ** (len(config.get("block_out_channels", [0])) - 1)
+    blocks = config.get("block_out_channels", [0])
+    if not isinstance(blocks, list) or not blocks:
+        raise ModelError(f"{folder}: the UNet's configuration has block_out_channels {blocks!r}")
+    factor = 2 ** (len(blocks) - 1)
     for side in (height, width):
         if isinstance(side, bool) or not isinstance(side, int) or side < factor or side % factor:
             near = max(factor, round(side / factor) * factor) if isinstance(side, int) else factor
             raise UsageError(f"this UNet takes sides that are multiples of {factor}, not {side!r} (nearest: {near})")
-    channels, out = int(config.get("in_channels", 3)), int(config.get("out_channels", 3))
+    channels, out = whole(config, "in_channels", 3, folder), whole(config, "out_channels", 3, folder)
     if out not in (channels, 2 * channels):
         raise ModelError(f"{folder}: {out} output channels for {channels} input channels; {SUPPORTED}")
     return channels, int(height), int(width)
 
 
+def whole(config: dict[str, Any], key: str, default: int, folder: Path) -> int:
+    """A whole number from a UNet's configuration; a ModelError where it is none."""
+    value = config.get(key, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ModelError(f"{folder}: the UNet's configuration has {key} {value!r}")
+    return value
+
+
+def class_count(config: dict[str, Any], folder: Path) -> int:
+    """How many labels a UNet takes, 0 for an unconditional one.
+
+    Raises:
+        ModelError: it is conditioned on something that is not a label.
+    """
+    kind = config.get("class_embed_type")
+    if kind == "timestep":
+        return 2**31
+    if kind is not None:
+        raise ModelError(f"{folder}: the UNet is conditioned on {kind!r} embeddings, not on labels; {SUPPORTED}")
+    return whole(config, "num_class_embeds", 0, folder) if config.get("num_class_embeds") is not None else 0
+
+
 def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allow_pickle: bool) -> Any:
     """UNet2DModel.from_pretrained, with its failures in one line each."""
     from diffusers import UNet2DModel
-    from safetensors import SafetensorError
+    from safetensors import SafetensorError, safe_open
 
     stem = "diffusion_pytorch_model" + (f".{variant}" if variant else "")
     safe = [*folder.glob(f"{stem}.safetensors"), *folder.glob(f"{stem}.safetensors.index.json")]
     pickled = list(folder.glob(f"{stem}.bin"))
     if not safe and pickled and not allow_pickle:
         raise ModelError(
-            f"{folder} has only pickled weights ({pickled[0].name}), which can run code when opened; if you trust their "
-            "author, pass allow_pickle=True"
+            f"{folder} has only pickled weights ({pickled[0].name}), which can run code when opened; if you trust "
+            "their author, pass allow_pickle=True"
         )
     if not safe and not pickled:
         others = ", ".join(sorted(p.name for p in folder.glob("*.safetensors"))) or "none"
         raise ModelError(f"{folder} has no weights {stem}.safetensors (safetensors files there: {others})")
     try:
+        for file in folder.glob(f"{stem}*.safetensors"):
+            with safe_open(file, "pt"):  # checks the header and the length; diffusers hides why it failed
+                pass
         unet, report = UNet2DModel.from_pretrained(
             folder,
             variant=variant,

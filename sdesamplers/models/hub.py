@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
+from .diffusers import find_parts
 
 CONFIGS = ("model_index.json", "config.json", "scheduler_config.json")
 WEIGHTS = "diffusion_pytorch_model"
@@ -25,7 +26,8 @@ def fetch(
 ) -> tuple[Path, str]:
     """Download what a UNet pipeline needs (or find it in the cache) and say which commit it is.
 
-    Interrupted downloads are resumed by huggingface_hub; a complete cache works offline.
+    Configurations come first, so that what is not supported is refused before its weights are downloaded. Broken
+    connections are taken up again by huggingface_hub; a complete cache works offline.
 
     Returns:
         The local folder and the commit hash.
@@ -34,29 +36,26 @@ def fetch(
         ModelError: no network, no such repository, revision or file, or no permission, in one line.
     """
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
-    places = ["", "unet/", "scheduler/"]
-    configs = [prefix + place + name for place in places for name in CONFIGS]
+    configs = [prefix + place + name for place in ("", "unet/", "scheduler/") for name in CONFIGS]
     stem = f"{WEIGHTS}.{variant}" if variant else WEIGHTS
     endings = ["safetensors", "bin"] if allow_pickle else ["safetensors"]
-    weights = [
-        f"{prefix}{place}{name}"
-        for place in places[:2]
-        for ending in endings
-        for name in (f"{stem}.{ending}", f"{stem}-*-of-*.{ending}", f"{stem}.{ending}.index.json")
-    ]
-    folder = _snapshot(
-        repo,
-        [*configs, *weights],
-        revision=revision,
-        token=token,
-        cache_dir=cache_dir,
-        local_files_only=local_files_only,
-    )
-    place = folder / prefix if prefix else folder
+    access: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    folder = _snapshot(repo, configs, revision=revision, **access)
+    label, place = f"{repo}@{revision or 'main'}", folder / prefix if prefix else folder
     if not place.is_dir():
-        where = f"the folder {subfolder!r}" if subfolder else "the repository"
-        raise ModelError(f"{repo}@{revision or 'main'}: {where} holds no configuration and no weights of a UNet")
-    return place, folder.name
+        raise ModelError(f"{label}: no model_index.json or config.json in {subfolder or 'the repository'}")
+    unet, _ = find_parts(place)
+    for ending in endings:
+        names = (f"{stem}.{ending}", f"{stem}-*-of-*.{ending}", f"{stem}.{ending}.index.json")
+        inside = unet.relative_to(folder).as_posix()
+        patterns = [name if inside == "." else f"{inside}/{name}" for name in names]
+        _snapshot(repo, patterns, revision=folder.name, **access)
+        if any(unet.glob(f"{stem}*.{ending}")):
+            return place, folder.name
+    advice = (
+        "" if allow_pickle else "; pickled ones, which can run code when opened, are only read with allow_pickle=True"
+    )
+    raise ModelError(f"{label}: no weights {stem}.safetensors{advice}")
 
 
 def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
