@@ -11,12 +11,14 @@ left out where that fails or with --no-torchsde.
 from __future__ import annotations
 
 import argparse
+import atexit
 import gc
 import itertools
 import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -178,6 +180,7 @@ def find_torchsde(allowed: bool) -> tuple[Any, str]:
         import torchsde
     except ImportError:
         folder = tempfile.mkdtemp(prefix="torchsde-")
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", folder]
         try:
             subprocess.run([*command, "torchsde", "trampoline"], check=True, capture_output=True, timeout=30)

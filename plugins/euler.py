@@ -23,7 +23,14 @@ def euler(x: Tensor, path: Path) -> Run:
     return x
 
 
-@sampler("heun", order=2, evaluations=2, reference="Karras et al. 2022, algorithm 1")
+@sampler(
+    "heun",
+    order=2,
+    evaluations=2,
+    coordinates="ve",
+    spacing="karras",
+    reference="Karras et al. 2022, algorithm 1 with sigma(t) = t and s(t) = 1",
+)
 def heun(x: Tensor, path: Path) -> Run:
     """Heun's method (explicit trapezoidal rule) on the probability-flow ODE.
 

@@ -40,7 +40,9 @@ _HOMES = {
     "prediction": ["PREDICTIONS", "Prediction", "convert"],
     "processes": ["EDM", "VE", "VP", "ConstantVP", "CosineVP", "DiscreteVP", "RectifiedFlow", "SubVP"],
     "registry": ["Registry", "default_registry", "register", "use_registry"],
-    "sampling": ["Recipe", "Result", "Trajectory", "replay_log_probs", "sample"],
+    "recipe": ["Recipe"],
+    "result": ["Result", "Trajectory"],
+    "sampling": ["replay_log_probs", "sample"],
     "sde": ["SDE", "GaussianProcess", "Prior"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -96,13 +98,13 @@ if TYPE_CHECKING:
     from .processes import DiscreteVP as DiscreteVP
     from .processes import RectifiedFlow as RectifiedFlow
     from .processes import SubVP as SubVP
+    from .recipe import Recipe as Recipe
     from .registry import Registry as Registry
     from .registry import default_registry as default_registry
     from .registry import register as register
     from .registry import use_registry as use_registry
-    from .sampling import Recipe as Recipe
-    from .sampling import Result as Result
-    from .sampling import Trajectory as Trajectory
+    from .result import Result as Result
+    from .result import Trajectory as Trajectory
     from .sampling import replay_log_probs as replay_log_probs
     from .sampling import sample as sample
     from .sde import SDE as SDE

@@ -299,8 +299,9 @@ def grid_words(words: dict[str, Any]) -> dict[str, Any]:
 def sample_command(source: str, **words: Any) -> None:
     """Sample MODEL (registered name, folder or Hub id) and write pictures."""
     from .files import output_folder
+    from .recipe import check_count, make_recipe
     from .registry import default_registry
-    from .sampling import _check_counts, make_recipe, sample
+    from .sampling import sample
 
     formats = [f.strip() for f in words.pop("formats").split(",")]
     for kind in formats:
@@ -310,7 +311,8 @@ def sample_command(source: str, **words: Any) -> None:
     spec = default_registry().resolve(name).sampler
     options = pairs(words.pop("option"), spec.options, f"sampler {spec.name!r}")
     chosen = grid_words(words)
-    _check_counts(words["num_samples"], words["batch_size"], 0)
+    for word in ("num_samples", "batch_size"):
+        check_count(word, words[word])
     model, condition = load_model(source, words)
     counts = {k: words.pop(k) for k in ("steps", "nfe", "times", "sigmas")}
     make_recipe(name, process=model.process, options=options, **counts, **chosen)  # refuse before a folder is made
@@ -383,7 +385,13 @@ FORMATS: dict[str, Callable[[Any, Path], list[Path]]] = {
 @click.option("--samplers", default="euler,heun,ddim,ddpm,euler-maruyama,edm", show_default=True)
 @click.option("--nfe", type=Numbers(int), default="5,10,20,50", show_default=True, help="Budgets of evaluations.")
 @click.option("--num-samples", "-n", type=int, default=64, show_default=True)
-@click.option("--reference-samples", type=int, default=16, show_default=True, help="For the ODE error; 0 for none.")
+@click.option(
+    "--reference-samples",
+    type=click.IntRange(min=0),
+    default=16,
+    show_default=True,
+    help="For the ODE error; 0 for none.",
+)
 @click.option("--metrics", type=click.Path(), help="Folder of a feature classifier; the registry's by default.")
 @run_options
 @model_options
@@ -392,8 +400,8 @@ def compare_command(source: str, **words: Any) -> None:
     from .comparison import compare
     from .files import output_folder
     from .metrics import Scorer
+    from .recipe import check_count
     from .registry import default_registry
-    from .sampling import _check_counts
 
     as_json, quiet, out = words.pop("as_json"), words.pop("quiet"), words.pop("out")
     names = [name.strip() for name in words.pop("samplers").split(",")]
@@ -407,7 +415,8 @@ def compare_command(source: str, **words: Any) -> None:
     chosen = grid_words(words)
     metrics = words.pop("metrics")
     scorer = Scorer(metrics) if metrics else None
-    _check_counts(words["num_samples"], words["batch_size"], 0)
+    for word in ("num_samples", "batch_size"):
+        check_count(word, words[word])
     model, condition = load_model(source, words)
     say = (lambda line: None) if quiet or as_json else status_line()
     budgets = words.pop("nfe")

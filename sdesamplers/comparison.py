@@ -19,8 +19,10 @@ from .errors import SdesamplersError, UsageError
 from .files import make_folder, write
 from .metrics import Score, Scorer
 from .models.base import Model
+from .recipe import make_recipe
 from .registry import default_registry
-from .sampling import Result, as_model, make_recipe, sample
+from .result import Result
+from .sampling import as_model, sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -74,8 +74,11 @@ class Option:
                 pass
         try:
             return self.check(value, owner)
-        except UsageError:
-            return self.check(text, owner)
+        except UsageError as refusal:
+            try:
+                return self.check(text, owner)
+            except UsageError:
+                raise refusal from None
 
 
 def read_options(function: Callable[..., Any], positional: int, kind: str) -> dict[str, Option]:

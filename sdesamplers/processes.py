@@ -191,6 +191,7 @@ class EDM(GaussianProcess):
     """Karras et al. (2022): alpha = 1, sigma = t, from `sigma_max` down to `sigma_min`."""
 
     clean_time = 0.0
+    preferred_spacing = "karras"
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         if not 0 < sigma_min < sigma_max:

@@ -60,6 +60,8 @@ class SDE(ABC):
 
     t_min: float = 0.0
     t_max: float = 1.0
+    preferred_spacing: str = "linspace"
+    """The time grid used where neither the call nor the sampler chooses one."""
 
     @abstractmethod
     def drift(self, x: Tensor, t: Scalar) -> Tensor:

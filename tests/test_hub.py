@@ -143,6 +143,17 @@ def test_subfolder_and_variant(hub: HubServer, folders: list[Path], tmp_path: Pa
     assert "'nowhere'" in refusal(load, "me/nested", subfolder="nowhere")
 
 
+def test_a_network_alone_finds_the_scheduler_beside_it(hub: HubServer, tmp_path: Path, load: Any) -> None:
+    folder = save_pipeline(tmp_path / "repo", DDPMScheduler(num_train_timesteps=77))
+    hub.repo("me/tiny").commit_folder(folder)
+    assert load(subfolder="unet").process.t_max == 76
+
+
+def test_the_flat_layout_of_early_repositories(hub: HubServer, folders: list[Path], load: Any) -> None:
+    hub.repo("me/flat").commit({p.name: p.read_bytes() for p in folders[1].rglob("*") if p.is_file()})
+    assert is_seed(load("me/flat"), 1)
+
+
 def test_a_registered_name_with_a_pinned_revision(
     hub: HubServer, repo: Repo, folders: list[Path], tmp_path: Path, load: Any
 ) -> None:
@@ -363,7 +374,7 @@ def test_failures_on_the_command_line(
     assert caught.value.code == 1
     written = capsys.readouterr()
     assert written.out == ""
-    lines = [line for line in written.err.splitlines() if not line.startswith("Fetching ")]  # the Hub's progress bar
+    lines = [line for line in written.err.splitlines() if line and "Fetching" not in line]  # the Hub's progress bar
     assert len(lines) == 1
     assert lines[0].startswith("error: ")
     assert expected in lines[0]

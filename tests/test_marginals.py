@@ -142,7 +142,7 @@ def test_the_check_would_notice_a_wrong_distribution():
     schedule = CASES["vp"][1]
     right = exact_draws(schedule, 0.3, 6)
     check_distribution(right, schedule, 0.3)
-    for wrong in (exact_draws(schedule, 0.15, 6), 0.9 * right, [*right, 0.15, 0.0]):
+    for wrong in (exact_draws(schedule, 0.15, 6), 0.9 * right, right + np.array([0.15, 0.0])):
         with pytest.raises(AssertionError):
             check_distribution(wrong, schedule, 0.3)
 

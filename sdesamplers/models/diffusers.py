@@ -113,7 +113,7 @@ class DiffusersModel(Model):
             return super().unconditional(count)
         if self.null_condition is None:
             raise UsageError(
-                f"guidance needs to know which label of model {self.name!r} means no label; load it with null_condition="
+                f"guidance needs to know which label means none to model {self.name!r}; load it with null_condition="
             )
         return self.condition_for(self.null_condition, count)
 

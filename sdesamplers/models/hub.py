@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
@@ -37,13 +37,16 @@ def fetch(
     """
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     configs = [prefix + place + name for place in ("", "unet/", "scheduler/") for name in CONFIGS]
+    if subfolder:  # a UNet alone, whose scheduler lies beside its folder
+        configs.append((PurePosixPath(prefix).parent / "scheduler" / "scheduler_config.json").as_posix())
     stem = f"{WEIGHTS}.{variant}" if variant else WEIGHTS
     endings = ["safetensors", "bin"] if allow_pickle else ["safetensors"]
     access: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     folder = _snapshot(repo, configs, revision=revision, **access)
     label, place = f"{repo}@{revision or 'main'}", folder / prefix if prefix else folder
     if not place.is_dir():
-        raise ModelError(f"{label}: no model_index.json or config.json in {subfolder or 'the repository'}")
+        where = f"the folder {subfolder!r}" if subfolder else "the repository"
+        raise ModelError(f"{label}: no model_index.json or config.json in {where}")
     unet, _ = find_parts(place)
     for ending in endings:
         names = (f"{stem}.{ending}", f"{stem}-*-of-*.{ending}", f"{stem}.{ending}.index.json")

@@ -1,0 +1,249 @@
+"""From a call's words to a checked `Recipe`, and from a recipe to a path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import UsageError
+from .grid import given_points, spaced_points
+from .loop import Run, count_evaluations
+from .noise import NOISES, Noise
+from .options import check_options
+from .path import Path, path_process
+from .plugin import Sampler
+from .registry import Preset, default_registry
+from .sde import SDE, GaussianProcess
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that determines a run but the model and the seed; checked, with nothing left open.
+
+    Attributes:
+        sampler, options: the sampler's name and its options, defaults filled in.
+        steps: grid intervals; None for an adaptive run or a given grid.
+        spacing, spacing_options: the time grid.
+        times, sigmas: the user's own grid instead.
+        coordinates, noise, final: as in `sample`.
+        start_time: where a partly noised input stands on the model's clock; None for the prior.
+    """
+
+    sampler: str
+    options: dict[str, Any]
+    steps: int | None
+    spacing: str | None
+    spacing_options: dict[str, Any]
+    times: tuple[float, ...] | None
+    sigmas: tuple[float, ...] | None
+    coordinates: str
+    noise: str
+    final: str
+    start_time: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON and metadata; fields that do not apply are left out."""
+        return {k: v for k, v in vars(self).items() if v not in (None, {}, ())}
+
+
+def make_recipe(
+    sampler: str | Sampler,
+    *,
+    process: SDE,
+    steps: int | None = None,
+    nfe: int | None = None,
+    spacing: str | None = None,
+    spacing_options: dict[str, Any] | None = None,
+    times: Sequence[float] | None = None,
+    sigmas: Sequence[float] | None = None,
+    coordinates: str | None = None,
+    noise: str | None = None,
+    final: str | None = None,
+    start_time: float | None = None,
+    options: dict[str, Any] | None = None,
+) -> tuple[Recipe, Sampler]:
+    """Check a call's words and fill in what it leaves open; see `sample` for them.
+
+    Raises:
+        UsageError: a name, number or combination that cannot be run.
+    """
+    preset = default_registry().resolve(sampler) if isinstance(sampler, str) else Preset(sampler)
+    spec = preset.sampler
+    if not isinstance(spec, Sampler):
+        raise UsageError(f"sampler must be a name or a Sampler, not {sampler!r}")
+    grid_word = check_grid_words(steps=steps, nfe=nfe, times=times, sigmas=sigmas)
+    if grid_word is None and preset.steps is not None:
+        steps, grid_word = preset.steps, "steps"
+    if grid_word is None and not spec.adaptive:
+        raise UsageError(f"{spec.name} needs steps=... (grid intervals) or nfe=... (a budget of model evaluations)")
+    if start_time is not None:
+        check_start_time(start_time, grid_word)
+    spaced = grid_word in ("steps", "nfe")
+    if spacing is not None and not spaced and grid_word is not None:
+        raise UsageError(f"spacing and {grid_word} contradict each other")
+    grid = default_registry().spacing(spacing or preset.spacing or preferred_spacing(spec, process))
+    kept = preset.spacing_options if spacing in (None, preset.spacing) else {}
+    grid_options = check_options({**kept, **(spacing_options or {})}, grid.options, f"spacing {grid.name!r}")
+    recipe = Recipe(
+        sampler=spec.name,
+        options=fill_options(preset, options or {}, grid_word),
+        steps=None if steps is None else int(steps),
+        spacing=grid.name if spaced else None,
+        spacing_options=grid_options if spaced else {},
+        times=None if times is None else numbers(times, "times"),
+        sigmas=None if sigmas is None else numbers(sigmas, "sigmas"),
+        coordinates=coordinates or preset.coordinates or preferred_coordinates(spec, process),
+        noise=one_of("noise", noise or preset.noise or "independent", NOISES),
+        final=one_of("final", final or preset.final or "zero", ("zero", "min")),
+        start_time=start_time,
+    )
+    if nfe is not None:
+        recipe = replace(recipe, steps=steps_for_budget(process, recipe, spec, int(nfe)))
+    return recipe, spec
+
+
+def check_grid_words(**words: Any) -> str | None:
+    """Which of steps, nfe, times and sigmas was given; at most one may be, and counts must be whole."""
+    given = [word for word, value in words.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"give one of steps, nfe, times and sigmas, not {' and '.join(given)}")
+    for word in ("steps", "nfe"):
+        if words[word] is not None:
+            check_count(word, words[word])
+    return given[0] if given else None
+
+
+def check_count(word: str, value: Any, least: int = 1) -> None:
+    """Raise unless `value` is a whole number of `least` or more."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise UsageError(f"{word} must be a whole number of {least} or more, not {value!r}")
+
+
+def check_start_time(value: Any, grid_word: str | None) -> None:
+    """Raise unless `value` is a number and the grid is not the user's own."""
+    if grid_word in ("times", "sigmas"):
+        raise UsageError(f"start_time and {grid_word} contradict each other: the grid's first entry is the start")
+    if isinstance(value, bool) or not isinstance(value, float | int):
+        raise UsageError(f"start_time must be a number on the model's clock, not {value!r}")
+
+
+def fill_options(preset: Preset, options: dict[str, Any], grid_word: str | None) -> dict[str, Any]:
+    """The sampler's options: its defaults, under the preset's, under the call's. Step control goes with free steps."""
+    spec = preset.sampler
+    chosen = check_options(options, spec.options, f"sampler {spec.name!r}")
+    control = spec.control if grid_word is not None else ()
+    stray = [name for name in chosen if name in control]
+    if stray:
+        raise UsageError(
+            f"{spec.name} takes either {grid_word} (a fixed grid) or {', '.join(stray)} (its own steps), not both"
+        )
+    defaults = {option.name: option.default for option in spec.options.values()}
+    merged = {**defaults, **preset.options, **chosen}
+    return {name: value for name, value in merged.items() if name not in control}
+
+
+def preferred_spacing(spec: Sampler, process: SDE) -> str:
+    """The sampler's own choice of grid where the process can have it, else the process's."""
+    if spec.spacing is not None and isinstance(process, GaussianProcess) and not starts_as_noise(process):
+        return spec.spacing
+    return process.preferred_spacing
+
+
+def preferred_coordinates(spec: Sampler, process: SDE) -> str:
+    """The sampler's own choice of coordinates where the process can have them."""
+    if not isinstance(process, GaussianProcess):
+        return "native"
+    return "flow" if spec.coordinates == "ve" and starts_as_noise(process) else spec.coordinates
+
+
+def starts_as_noise(process: GaussianProcess) -> bool:
+    """Whether alpha = 0 at the start, where sigma/alpha is infinite."""
+    return bool(np.isinf(process.ratio(process.t_max)))
+
+
+def one_of(word: str, value: str, known: Sequence[str]) -> str:
+    """`value`, or an error that lists what is known."""
+    if value not in known:
+        raise UsageError(f"{word} must be {' or '.join(repr(k) for k in known)}, not {value!r}")
+    return value
+
+
+def numbers(values: Any, word: str) -> tuple[float, ...]:
+    """A list of numbers as floats."""
+    try:
+        return tuple(float(v) for v in values)
+    except (TypeError, ValueError):
+        raise UsageError(f"{word} must be a list of numbers, not {values!r}") from None
+
+
+def make_path(process: SDE, recipe: Recipe, noise: Noise | None = None) -> Path:
+    """The path of a recipe on a model's process."""
+    viewed = path_process(process, recipe.coordinates)
+    if recipe.times is not None or recipe.sigmas is not None:
+        return Path(viewed, given_points(viewed, recipe.times, recipe.sigmas), noise=noise)
+    if recipe.steps is None:
+        linear = default_registry().spacing("linspace")
+        intervals = 2 if recipe.final == "zero" and isinstance(process, GaussianProcess) else 1
+        ends = spaced_points(viewed, linear, {}, intervals, recipe.start_time, recipe.final)
+        return Path(viewed, ends, is_free=True, noise=noise)
+    assert recipe.spacing is not None
+    try:
+        grid = default_registry().spacing(recipe.spacing)
+        options, begin = recipe.spacing_options, recipe.start_time
+        points = spaced_points(viewed, grid, options, recipe.steps, begin, recipe.final)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"spacing {recipe.spacing!r}: {error}") from None
+    return Path(viewed, points, noise=noise)
+
+
+def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> Run:
+    """A sampler's generator; a ValueError that it raises about its options becomes a UsageError."""
+
+    def run() -> Run:
+        try:
+            return (yield from spec(x, path, **options))
+        except UsageError as error:
+            raise type(error)(f"{spec.name}: {error}") if type(error) is UsageError else error from None
+        except ValueError as error:
+            raise UsageError(f"{spec.name}: {error}") from error
+
+    return run()
+
+
+def evaluations(process: SDE, recipe: Recipe, spec: Sampler) -> int:
+    """Model evaluations that a fixed-grid recipe makes, counted by a dry run."""
+    dry = _DryNoise()
+    path = make_path(process, recipe, dry)
+    return count_evaluations(start_run(spec, torch.zeros(1, 1, dtype=torch.float64), path, recipe.options))
+
+
+class _DryNoise:
+    def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
+        return torch.zeros(1, 1)
+
+
+def steps_for_budget(process: SDE, recipe: Recipe, spec: Sampler, nfe: int) -> int:
+    """The largest number of steps whose evaluations fit in `nfe`.
+
+    Raises:
+        UsageError: not even one step fits.
+    """
+
+    def cost(steps: int) -> int:
+        return evaluations(process, replace(recipe, steps=steps), spec)
+
+    low = max(1, nfe // max(spec.evaluations, 1))
+    while cost(low) > nfe:
+        if low == 1:
+            raise UsageError(f"{spec.name} needs {cost(1)} evaluations for its first step; nfe={nfe} is too few")
+        low = max(1, low - max(1, low // 8))
+    while cost(low + 1) <= nfe:
+        low += 1
+    return low

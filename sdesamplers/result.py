@@ -1,0 +1,123 @@
+"""What a run makes: samples, their cost, and what was recorded on the way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .plugin import Sampler
+from .prediction import Prediction
+from .recipe import Recipe
+from .sde import expand
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass
+class Trajectory:
+    """States at the evaluations of a run, and the sample last.
+
+    Attributes:
+        times: the model's time of each entry, shape (K,), or (K, N) where samples choose their own steps; NaN for
+            the sample.
+        states: (K, N, *shape), in the state's dtype and the model's own coordinates, on the CPU.
+    """
+
+    times: np.ndarray
+    states: Tensor
+
+
+@dataclass
+class Result:
+    """What a run made.
+
+    Attributes:
+        samples: (N, *shape), float32 (float64 on request), in the model's data range, on the CPU.
+        nfe: model evaluations a sample; for adaptive samplers the largest over the samples.
+        nfe_per_sample: (N,) whole numbers.
+        recipe: what was run.
+        seed, indices: sample j is a function of (seed, indices[j]).
+        model_name, revision: what it was run on.
+        trajectory: with `trajectory=True`.
+        accepted, rejected: (N,) steps of an adaptive sampler.
+        log_probs: with `log_probs=True`, the log-probability (nats) of every transition, (N, transitions), float64.
+        start, draws: first states (N, *shape) and transitions' outcomes (N, transitions, *shape) in the path's
+            coordinates, kept with the log-probabilities for `replay_log_probs`.
+        sampler: the sampler itself.
+    """
+
+    samples: Tensor
+    nfe_per_sample: np.ndarray
+    recipe: Recipe
+    seed: int
+    indices: list[int]
+    model_name: str
+    revision: str | None
+    data_range: tuple[float, float] | None
+    trajectory: Trajectory | None = None
+    log_probs: Tensor | None = None
+    start: Tensor | None = None
+    draws: Tensor | None = None
+    accepted: np.ndarray | None = None
+    rejected: np.ndarray | None = None
+    condition: Any = None
+    guidance_scale: float = 1.0
+    sampler: Sampler | None = field(default=None, repr=False)
+
+    @property
+    def nfe(self) -> int:
+        """Model evaluations a sample actually made (the largest, where samples differ)."""
+        return int(self.nfe_per_sample.max())
+
+    @property
+    def images(self) -> list[Image]:
+        """The samples as PIL images, clipped to the data range.
+
+        Raises:
+            UsageError: the samples are not (channels, height, width) with 1, 3 or 4 channels.
+        """
+        from .images import to_images
+
+        return to_images(self.samples, self.data_range)
+
+
+class Recorder:
+    """Keeps the trajectory of one batch: the state of every sample at every evaluation."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.times: list[np.ndarray] = []
+        self.states: list[Tensor] = []
+
+    def __call__(self, prediction: Prediction) -> None:
+        point = prediction.point
+        state = prediction.x / expand(point.scale, prediction.x)
+        times = np.broadcast_to(np.asarray(point.t, dtype=float), (len(state),))
+        if point.rows is not None:
+            whole = self.states[-1].clone() if self.states else state.new_zeros(self.count, *state.shape[1:])
+            clock = self.times[-1].copy() if self.times else np.zeros(self.count)
+            whole[torch.from_numpy(point.rows)] = state.to(whole)
+            clock[point.rows] = times
+            state, times = whole, clock
+        self.times.append(np.array(times))
+        self.states.append(state.detach().clone())
+
+
+def join_trajectories(recorders: list[Recorder], samples: Tensor) -> Trajectory:
+    """Put batches side by side; batches of an adaptive run differ in length and rest at their last state."""
+    longest = max(len(r.states) for r in recorders)
+    times, states = [], []
+    for recorder in recorders:
+        pad = longest - len(recorder.states)
+        states.append(torch.stack(recorder.states + [recorder.states[-1]] * pad).cpu())
+        times.append(np.stack(recorder.times + [recorder.times[-1]] * pad))
+    clock = np.concatenate(times, axis=1)
+    clock = np.concatenate([clock, np.full((1, clock.shape[1]), np.nan)])
+    joined = torch.cat([torch.cat(states, 1), samples[None]])
+    same = bool(np.all(clock[:-1] == clock[:-1, :1]))
+    return Trajectory(clock[:, 0] if same else clock, joined)

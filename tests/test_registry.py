@@ -1,0 +1,430 @@
+"""Plugins found by entry point, names resolved, and registry files read and refused."""
+
+from __future__ import annotations
+
+import re
+import sys
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from jsonschema import Draft202012Validator
+
+import sdesamplers as sds
+from sdesamplers import catalogue
+from sdesamplers.errors import PluginError, SdesamplersError, UnknownNameError, UsageError
+from sdesamplers.registry import Registry, default_registry, register, use_registry
+
+BUILT_IN = {"ddim", "ddpm", "euler", "euler-maruyama", "heun", "rk45"}
+
+
+@pytest.fixture(autouse=True)
+def no_files_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """No registry but the shipped one, and the process-wide registry put back afterwards."""
+    monkeypatch.delenv("SDESAMPLERS_REGISTRY", raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    yield
+    monkeypatch.undo()
+    use_registry(None)
+
+
+def make_sampler(name: str, **declared: Any) -> Any:
+    """A sampler that does nothing."""
+
+    @sds.sampler(name, order=1, **declared)
+    def idle(x: Any, path: Any, *, strength: float = 1.0) -> Any:
+        """Do nothing."""
+        yield x, path.points[0]
+        return x
+
+    return idle
+
+
+def make_plugin(*samplers: Any, spacings: Sequence[Any] = ()) -> types.SimpleNamespace:
+    """A plugin object that registers samplers and spacings."""
+
+    @sds.hookimpl
+    def sdesamplers_samplers() -> Any:
+        return list(samplers)
+
+    @sds.hookimpl
+    def sdesamplers_spacings() -> Any:
+        return list(spacings)
+
+    return types.SimpleNamespace(sdesamplers_samplers=sdesamplers_samplers, sdesamplers_spacings=sdesamplers_spacings)
+
+
+@dataclass
+class Entry:
+    """What the registry needs of an entry point."""
+
+    name: str
+    dist_name: str
+    plugin: Any = None
+    error: BaseException | None = None
+
+    @property
+    def value(self) -> str:
+        return f"{self.dist_name}.{self.name}"
+
+    @property
+    def dist(self) -> Any:
+        return types.SimpleNamespace(name=self.dist_name)
+
+    def load(self) -> Any:
+        if self.error is not None:
+            raise self.error
+        return self.plugin
+
+
+@pytest.fixture
+def with_plugins(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that builds a registry of the built-in plugins and the entries given."""
+    real = sds.registry.entry_points
+
+    def build(*entries: Entry) -> Registry:
+        monkeypatch.setattr(sds.registry, "entry_points", lambda group: [*real(group=group), *entries])
+        return Registry()
+
+    return build
+
+
+def refuse(text: str | bytes, folder: Path) -> str:
+    """The message with which a registry file is refused: one line that begins with file and line."""
+    file = folder / "registry.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UsageError) as caught:
+        Registry(file)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(f"{file}:")
+    return message.removeprefix(f"{file}:").strip()
+
+
+# Plugins
+
+
+def test_the_built_in_samplers_come_by_entry_point() -> None:
+    registry = Registry()
+    assert set(registry.samplers) >= BUILT_IN
+    assert {"linspace", "karras", "angle", "trailing"} <= set(registry.spacings)
+    assert [p.error for p in registry.plugins] == [None] * len(registry.plugins)
+    assert {p.dist for p in registry.plugins} == {"sdesamplers"}
+    assert registry.samplers["ddim"].plugin == "sdesamplers:ddim"
+
+
+def test_public_listings() -> None:
+    samplers, spacings = sds.samplers(), sds.spacings()
+    assert set(samplers) >= BUILT_IN
+    for name, spec in {**samplers, **spacings}.items():
+        assert spec.name == name
+        assert spec.summary
+        assert spec.plugin
+        assert all(option.type_name for option in spec.options.values())
+
+
+@pytest.mark.parametrize("error", [ImportError("no module"), SystemExit(3), RuntimeError("boom\nbang"), SyntaxError()])
+def test_a_broken_plugin_is_listed_and_the_others_work(with_plugins: Any, error: BaseException) -> None:
+    registry = with_plugins(
+        Entry("bad", "baddist", error=error), Entry("good", "gooddist", make_plugin(make_sampler("zz")))
+    )
+    broken = [p for p in registry.plugins if p.error]
+    assert [(p.name, p.dist) for p in broken] == [("bad", "baddist")]
+    assert type(error).__name__ in (broken[0].error or "")
+    assert {"zz", *BUILT_IN} <= set(registry.samplers)
+    with pytest.raises(UnknownNameError, match=r"1 plugin.*broken"):
+        registry.resolve("not-there-at-all")
+
+
+@pytest.mark.parametrize(
+    "plugin",
+    [
+        make_plugin(make_sampler("fine"), make_sampler("twice"), make_sampler("twice")),
+        make_plugin(make_sampler("fine"), lambda x, path: x),
+        make_plugin(make_sampler("fine"), spacings=[make_sampler("not-a-spacing")]),
+        types.SimpleNamespace(sdesamplers_samplers=sds.hookimpl(lambda: 3)),
+        types.SimpleNamespace(sdesamplers_sdes=sds.hookimpl(lambda: [1])),
+    ],
+    ids=["twice", "not a sampler", "not a spacing", "not a list", "not a mapping"],
+)
+def test_a_plugin_that_registers_nonsense_is_broken_as_a_whole(with_plugins: Any, plugin: Any) -> None:
+    registry = with_plugins(Entry("odd", "odddist", plugin))
+    assert [p.name for p in registry.plugins if p.error] == ["odd"]
+    assert set(registry.samplers) == set(Registry().samplers)
+    assert "fine" not in registry.samplers
+
+
+def test_a_name_claimed_by_two_distributions(with_plugins: Any) -> None:
+    first, second = make_sampler("clash"), make_sampler("clash")
+    registry = with_plugins(Entry("a", "onedist", make_plugin(first)), Entry("b", "twodist", make_plugin(second)))
+    with pytest.raises(UsageError, match="onedist and by twodist") as caught:
+        registry.resolve("clash")
+    assert "'onedist:clash' or 'twodist:clash'" in str(caught.value)
+    assert registry.resolve("onedist:clash").sampler is first
+    assert registry.resolve("twodist:clash").sampler is second
+    assert {"onedist:clash", "twodist:clash"} <= set(registry.samplers)
+    assert "clash" not in list(registry.samplers)
+    assert registry.resolve("ddim").sampler.name == "ddim"
+    with pytest.raises(UnknownNameError):
+        registry.resolve("threedist:clash")
+
+
+def test_a_built_in_may_be_named_with_its_distribution() -> None:
+    assert Registry().resolve("sdesamplers:ddim").sampler.name == "ddim"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sds.sampler("x", order=1)(lambda x, path: x), "generator"),
+        (lambda: sds.sampler("x", order=1)(eval("lambda x, path: (yield x)")), "docstring"),
+        (lambda: sds.spacing("x")(lambda span, count: []), "docstring"),
+    ],
+)
+def test_functions_that_are_no_plugins(make: Any, message: str) -> None:
+    with pytest.raises(PluginError, match=message):
+        make()
+
+
+def test_options_must_be_keywords_with_defaults() -> None:
+    def one(x: Any, path: Any, strength: float = 1.0) -> Any:
+        """One."""
+        yield x
+
+    def two(x: Any, path: Any, *, strength: float) -> Any:
+        """Two."""
+        yield x
+
+    for function in (one, two):
+        with pytest.raises(PluginError, match=function.__name__):
+            sds.sampler("x", order=1)(function)
+
+
+def test_registering_samplers_of_ones_own() -> None:
+    use_registry(None)
+    mine = make_sampler("my-own")
+    register(mine)
+    assert sds.samplers()["my-own"] is mine
+    assert default_registry().resolve("local:my-own").sampler is mine
+    with pytest.raises(PluginError, match="twice"):
+        register(make_sampler("my-own"))
+    with pytest.raises(PluginError, match="twice"):
+        register(make_sampler("pair"), make_sampler("pair"))
+    assert "pair" not in sds.samplers()
+    with pytest.raises(PluginError, match="register takes"):
+        register("euler")  # type: ignore[arg-type]
+
+
+# Names
+
+
+def test_aliases_and_recipes() -> None:
+    registry = Registry()
+    assert registry.resolve("DDIM").sampler.name == "ddim"
+    preset = registry.resolve("edm")
+    assert (preset.sampler.name, preset.spacing, preset.coordinates, preset.steps) == ("heun", "karras", "ve", 18)
+    assert registry.resolve("k_heun") == registry.resolve("k-heun")
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("hein", "heun"), ("eulermaruyama", "euler-maruyama"), ("RK 45", "rk45"), ("edn", "edm")]
+)
+def test_the_nearest_name_is_offered(typed: str, meant: str) -> None:
+    with pytest.raises(UnknownNameError, match="did you mean") as caught:
+        Registry().resolve(typed)
+    assert repr(meant).lower() in str(caught.value).lower()
+
+
+def test_an_unknown_spacing() -> None:
+    with pytest.raises(UnknownNameError, match="'karras'"):
+        Registry().spacing("karas")
+
+
+def test_an_alias_that_leads_back_to_itself(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("aliases:\n  a: b\n  b: c\n  c: a\n  me: me\n")
+    registry = Registry(file)
+    with pytest.raises(UsageError, match=r"leads back to itself \(a -> b -> c -> a\)") as caught:
+        registry.resolve("a")
+    assert str(caught.value).startswith(f"{file}:2: aliases.a")
+    with pytest.raises(UsageError, match="me -> me"):
+        registry.resolve("me")
+
+
+def test_an_alias_that_leads_nowhere(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("aliases:\n  fast: huen\n")
+    with pytest.raises(UnknownNameError, match=r"aliases\.fast.*'huen'.*'heun'") as caught:
+        Registry(file).resolve("fast")
+    assert f"{file}:2" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ("{sampler: huen}", "did you mean 'heun'"),
+        ("{sampler: ddim, spacing: karas}", "did you mean 'karras'"),
+        ("{sampler: ddim, options: {etta: 1.0}}", "did you mean 'eta'"),
+        ("{sampler: ddim, options: {eta: lots}}", "must be float"),
+        ("{sampler: ddim, spacing: karras, spacing_options: {rhoo: 7}}", "did you mean 'rho'"),
+    ],
+)
+def test_a_recipe_that_cannot_be_run_names_its_place(tmp_path: Path, body: str, message: str) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(f"recipes:\n  good: {{sampler: ddim}}\n  bad: {body}\n")
+    registry = Registry(file)
+    assert registry.resolve("good").sampler.name == "ddim"
+    with pytest.raises(UsageError, match=message) as caught:
+        registry.resolve("bad")
+    assert f"{file}:3: recipes.bad" in str(caught.value)
+
+
+# The shipped file
+
+
+def test_the_shipped_file_is_of_the_schema_and_everything_in_it_resolves() -> None:
+    data = yaml.safe_load(catalogue.SHIPPED.read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(catalogue.SCHEMA)
+    Draft202012Validator(catalogue.SCHEMA).validate(data)
+    registry = Registry()
+    for name in [*data["recipes"], *data["aliases"]]:
+        assert registry.resolve(name).sampler.name in BUILT_IN
+    for name, entry in data["models"].items():
+        assert ("repo" in entry and "revision" in entry) or "path" in entry, name
+        if "path" in entry:
+            assert (catalogue.SHIPPED.parent / entry["path"]).is_dir()
+    assert "plugins" not in data
+    assert registry.catalogue.models["fashion-mnist"]
+
+
+# Files of the user
+
+
+def test_files_lie_on_top_of_one_another(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = tmp_path / "config" / "sdesamplers" / "registry.yaml"
+    found.parent.mkdir(parents=True)
+    found.write_text("aliases: {one: euler, two: euler, three: euler}\n")
+    assert Registry().resolve("one").sampler.name == "euler"
+
+    named = tmp_path / "named.yaml"
+    named.write_text("aliases: {two: heun, three: heun}\nmodels: {mine: {path: folder}}\n")
+    monkeypatch.setenv("SDESAMPLERS_REGISTRY", str(named))
+    registry = Registry()
+    with pytest.raises(UnknownNameError):
+        registry.resolve("one")  # the named file stands in for the found one
+    assert registry.catalogue.models["mine"] == {"path": "folder", "base": str(tmp_path)}
+
+    given = tmp_path / "given.yaml"
+    given.write_text("aliases: {three: ddim, DDIM: heun}\n")
+    registry = Registry(given)
+    assert [registry.resolve(n).sampler.name for n in ("two", "three", "DDIM", "DDPM")] == [
+        "heun",
+        "ddim",
+        "heun",
+        "ddpm",
+    ]
+
+
+def test_a_model_path_is_relative_to_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("models: {mine: {path: nowhere}}\n")
+    use_registry(file)
+    with pytest.raises(SdesamplersError, match=re.escape(str(tmp_path / "nowhere"))):
+        sds.load("mine")
+
+
+def test_plugins_are_imported_from_a_named_file_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    module = tmp_path / "lab_plugin.py"
+    module.write_text(
+        "import sdesamplers as sds\n"
+        "@sds.sampler('lab', order=1)\n"
+        "def lab(x, path):\n    '''Lab.'''\n    yield x, path.points[0]\n    return x\n"
+        "@sds.hookimpl\ndef sdesamplers_samplers():\n    return [lab]\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = tmp_path / "config" / "sdesamplers" / "registry.yaml"
+    found.parent.mkdir(parents=True)
+    found.write_text("aliases: {}\nplugins: [lab_plugin]\n")
+    with pytest.raises(UsageError, match="only a file named by") as caught:
+        Registry()
+    assert f"{found}:2: plugins" in str(caught.value)
+    assert "lab_plugin" not in sys.modules
+    found.unlink()
+
+    named = tmp_path / "named.yaml"
+    named.write_text("plugins: [lab_plugin, no_such_plugin]\naliases: {laboratory: lab}\n")
+    registry = Registry(named)
+    assert registry.resolve("laboratory").sampler.plugin == "lab_plugin"
+    assert [p.name for p in registry.plugins if p.error] == ["no_such_plugin"]
+    monkeypatch.setenv("SDESAMPLERS_REGISTRY", str(named))
+    assert "lab" in Registry().samplers
+    sys.modules.pop("lab_plugin", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "message"),
+    [
+        ("recipes:\n  a:\n    sampler: ddim\n    stepz: 3\n", 4, "recipes.a.stepz", "unknown key"),
+        ("modls: {}\n", 1, "modls", "unknown key"),
+        ("recipes:\n  a:\n    steps: 3\n", 2, "recipes.a", "'sampler' is a required"),
+        ("recipes:\n  a: {sampler: ddim}\n  b:\n    sampler: 3\n", 4, "recipes.b.sampler", "string"),
+        ("recipes:\n  a:\n    sampler: ddim\n    steps: 0\n", 4, "recipes.a.steps", "minimum"),
+        ("recipes:\n  a:\n    sampler: ddim\n    steps: 2.5\n", 4, "recipes.a.steps", "integer"),
+        ("recipes:\n  a:\n    sampler: ddim\n    coordinates: polar\n", 4, "recipes.a.coordinates", "'angle'"),
+        ("models:\n  m:\n    repo: a/b\n", 2, "models.m", "repo and revision"),
+        ("models:\n  m:\n    repo: ab\n    revision: main\n", 3, "models.m.repo", "does not match"),
+        ("models:\n  m:\n    path: a\n    revison: b\n", 4, "models.m.revison", "unknown key"),
+        ("aliases:\n  x: [ddim]\n", 2, "aliases.x", "string"),
+        ("aliases:\n  1: ddim\n", 1, "aliases", "string"),
+        ("aliases: ddim\n", 1, "aliases", "object"),
+        ("plugins:\n  - good\n  - os; bad\n", 3, "plugins.1", "does not match"),
+        ("- a\n", 1, "top level", "object"),
+        ("false\n", 1, "top level", "object"),
+    ],
+)
+def test_errors_name_line_and_key(tmp_path: Path, text: str, line: int, key: str, message: str) -> None:
+    said = refuse(text, tmp_path)
+    assert said.startswith(f"{line}: {key}: ")
+    assert message in said
+
+
+@pytest.mark.parametrize("text", ["a: [\n", "a: 1\n b: 2\n", "\ta: 1\n", "a: *b\n", b"\xff\xfe\x00", "\x01"])
+def test_what_is_not_yaml(tmp_path: Path, text: str | bytes) -> None:
+    message = refuse(text, tmp_path)
+    assert "not valid YAML" in message or "cannot be read" in message
+
+
+def test_tags_that_would_run_code_are_refused(tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    message = refuse(f"aliases:\n  a: !!python/object/apply:os.mkdir ['{mark}']\n", tmp_path)
+    assert message.startswith("2: not valid YAML")
+    assert not mark.exists()
+
+
+def test_files_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for place in (tmp_path / "none.yaml", tmp_path):
+        with pytest.raises(UsageError, match="cannot be read"):
+            Registry(place)
+    monkeypatch.setenv("SDESAMPLERS_REGISTRY", str(tmp_path / "none.yaml"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        Registry()
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "models:\nrecipes:\naliases:\n", "{}\n"])
+def test_empty_files_and_sections_are_fine(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(text)
+    assert Registry(file).catalogue.recipes == Registry().catalogue.recipes
+
+
+def test_a_bad_file_leaves_the_registry_in_use_alone(tmp_path: Path) -> None:
+    before = use_registry(None)
+    file = tmp_path / "r.yaml"
+    file.write_text("nonsense: 1\n")
+    with pytest.raises(UsageError):
+        use_registry(file)
+    assert default_registry() is before
