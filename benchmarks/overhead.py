@@ -38,7 +38,7 @@ import sdesamplers as sds
 from sdesamplers.loop import Evaluator
 from sdesamplers.noise import brownian_levels
 from sdesamplers.path import points_at
-from sdesamplers.sampling import make_path, make_recipe, start_run
+from sdesamplers.recipe import make_path, make_recipe, start_run
 
 IMAGE = (1, 3, 32, 32)
 LATENT = (16, 4, 64, 64)

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Run, Sampler, hookimpl, sampler
@@ -33,7 +34,7 @@ def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
         )
     for (now, then), share in zip(path.steps, fresh, strict=True):
         out = yield x, now
-        mean = then.alpha * out.x0 + then.sigma * math.sqrt(max(1 - eta**2 * share, 0.0)) * out.eps
+        mean = out.compose(x0=then.alpha, eps=then.sigma * math.sqrt(max(1 - eta**2 * share, 0.0)))
         x = path.draw(mean, eta * then.sigma * math.sqrt(share), now, then)
     return x
 
@@ -51,7 +52,8 @@ def ddpm(x: Tensor, path: Path, *, variance: Literal["posterior", "beta"] = "pos
         width = then.sigma if variance == "posterior" or then.is_clean else now.sigma
         out = yield x, now
         keep = now.alpha * then.sigma**2 / (then.alpha * now.sigma**2)
-        x = path.draw(keep * out.x + then.alpha * fresh * out.x0, width * math.sqrt(fresh), now, then)
+        mean = torch.add(keep * out.x, out.x0, alpha=then.alpha * fresh)
+        x = path.draw(mean, width * math.sqrt(fresh), now, then)
     return x
 
 

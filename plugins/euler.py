@@ -1,10 +1,14 @@
-"""First- and second-order solvers of the probability-flow ODE, and Euler-Maruyama on the reverse SDE."""
+"""First- and second-order solvers of the probability-flow ODE, and Euler-Maruyama on the reverse SDE.
+
+`torch.add(x, slope, alpha=h)` is x + h * slope in one kernel instead of two.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
@@ -19,7 +23,7 @@ def euler(x: Tensor, path: Path) -> Run:
     """
     for now, then in path.steps:
         out = yield x, now
-        x = out.x + (then.time - now.time) * out.velocity
+        x = torch.add(out.x, out.velocity, alpha=then.time - now.time)
     return x
 
 
@@ -41,9 +45,9 @@ def heun(x: Tensor, path: Path) -> Run:
         out = yield x, now
         x, slope = out.x, out.velocity
         if not then.is_clean:
-            ahead = yield x + h * slope, then
-            slope = (slope + ahead.velocity) / 2
-        x = x + h * slope
+            ahead = yield torch.add(x, slope, alpha=h), then
+            slope, h = slope + ahead.velocity, h / 2
+        x = torch.add(x, slope, alpha=h)
     return x
 
 
@@ -66,7 +70,7 @@ def euler_maruyama(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
         h = then.time - now.time
         amount = 0.0 if now.is_pure_noise or then.is_clean else eta
         out = yield x, now
-        mean = out.x + h * out.reverse_drift(amount)
+        mean = torch.add(out.x, out.reverse_drift(amount), alpha=h)
         x = path.draw(mean, amount and amount * now.diffusion * math.sqrt(abs(h)), now, then)
     return x
 

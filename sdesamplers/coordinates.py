@@ -136,6 +136,9 @@ class NativeView(View):
     def _inside(self, t: Scalar) -> Scalar:
         return t if self.regular else np.maximum(t, self._join)
 
+    def schedule(self, t: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+        return super().schedule(t) if np.any(self._in_tail(t)) else self.native.schedule(t)
+
     def _either(self, t: Scalar, tail: Scalar, inside: Scalar) -> Scalar:
         return np.where(self._in_tail(t), tail, inside)
 
@@ -167,4 +170,8 @@ def view(process: GaussianProcess, coordinates: str = "native") -> View:
     """
     if coordinates not in VIEWS:
         raise UnknownNameError("coordinates", coordinates, VIEWS, f" (known: {', '.join(VIEWS)})")
-    return VIEWS[coordinates](process)
+    # Kept with the process, so that a view is built once and goes when the process goes.
+    made: dict[str, View] = vars(process).setdefault("_views", {})
+    if coordinates not in made:
+        made[coordinates] = VIEWS[coordinates](process)
+    return made[coordinates]

@@ -15,7 +15,7 @@ from .errors import Cancelled, NonFiniteError
 from .models.base import Model, Output
 from .path import Point
 from .prediction import Prediction, ScorePrediction
-from .sde import GaussianProcess, Scalar, expand
+from .sde import GaussianProcess, Scalar, expand, scaled
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Flag(Protocol):
     def is_set(self) -> bool: ...
 
 
-@dataclass
+@dataclass(slots=True)
 class Evaluator:
     """One batch's connection to the model: makes `Prediction`s, counts them and checks them.
 
@@ -68,108 +68,136 @@ class Evaluator:
     cancel: Flag | None = None
     record: Callable[[Prediction], None] | None = None
     evaluations: int = 0
-    nfe: np.ndarray = field(init=False)
-    _pending: list[tuple[Tensor, str]] = field(default_factory=list)
+    _everyone: int = 0  # evaluations of the whole batch, and of single samples
+    _single: np.ndarray = field(init=False)
+    _pending: list[tuple[Tensor, int, Scalar]] = field(default_factory=list)
+    _prediction: type[Prediction] = field(init=False)
+    _kind: str = field(init=False)
+    _watched: bool = field(init=False)
+    _unconditional: Any = field(init=False)
+    _direct_dtype: torch.dtype | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.nfe = np.zeros(self.count, dtype=np.int64)
+        self._single = np.zeros(self.count, dtype=np.int64)
         gaussian = isinstance(self.model.process, GaussianProcess)
         self._prediction = Prediction if gaussian else ScorePrediction
-        self._unconditional = None if self.guidance_scale == 1.0 else self.model.unconditional(self.count)
+        self._kind, self._watched = self.model.prediction, self.cancel is not None or self.callback is not None
+        guided = self.guidance_scale != 1.0
+        self._unconditional = self.model.unconditional(self.count) if guided else None
+        # A state of this dtype goes to the model and its output comes back as they are.
+        self._direct_dtype = None if guided else self.model.dtype
+
+    @property
+    def nfe(self) -> np.ndarray:
+        """Evaluations made of each sample, (N,)."""
+        return self._single + self._everyone
 
     def __call__(self, x: Tensor, point: Point) -> Prediction:
         """Ask the model at one point."""
-        if self.cancel is not None and self.cancel.is_set():
-            raise Cancelled(f"{self.label} was cancelled after {self.evaluations} evaluations")
-        if self.callback is not None:
-            event = Event(self.evaluations, point, x)
-            self.callback(event)
-            x = event.x
+        if self._watched:
+            x = self._announce(x, point)
         rows = point.rows
-        scale = point.scale
-        state = x if isinstance(scale, float) and scale == 1.0 else x / expand(scale, x)
-        prediction = self._wrap(x, point, self._ask(state, point.t, rows))
+        output = self._ask(model_state(x, point), point.t, rows)
+        if isinstance(output, Output):
+            prediction = self._wrap(x, point, output)
+        else:
+            prediction = self._prediction(x, point, output, self._kind)
         self.evaluations += 1
         if rows is None:
-            self.nfe += 1
+            self._everyone += 1
         else:
-            self.nfe[rows] += 1
+            self._single[rows] += 1
         if self.check_finite:
-            self._check(prediction.raw, point)
+            self._check(prediction.raw, point.t)
         if self.record is not None:
             self.record(prediction)
         return prediction
 
+    def _announce(self, x: Tensor, point: Point) -> Tensor:
+        if self.cancel is not None and self.cancel.is_set():
+            raise Cancelled(f"{self.label} was cancelled after {self.evaluations} evaluations")
+        event = Event(self.evaluations, point, x)
+        if self.callback is not None:
+            self.callback(event)
+        return event.x
+
     def several(self, requests: list[tuple[Tensor, Point]]) -> list[Prediction]:
         """Ask the model at several points in one batched call (parallel-in-time samplers)."""
-        states = torch.cat([x / expand(p.scale, x) for x, p in requests])
+        states = torch.cat([model_state(x, point) for x, point in requests])
         times = np.concatenate([np.broadcast_to(np.asarray(p.t, dtype=float), len(x)) for x, p in requests])
         everyone = np.arange(self.count)
         rows = np.concatenate([everyone if p.rows is None else p.rows for _, p in requests])
         raw = self._ask(states, times, rows)
+        whole = raw if isinstance(raw, Output) else Output(raw)
         predictions, start = [], 0
         for x, point in requests:
             part = slice(start, start + len(x))
-            predictions.append(
-                self._wrap(x, point, Output(raw.value[part], *(None if r is None else r[part] for r in raw[1:])))
-            )
+            rest = (None if r is None else r[part] for r in whole[1:])
+            predictions.append(self._wrap(x, point, Output(whole.value[part], *rest)))
             start += len(x)
         self.evaluations += len(requests)
-        np.add.at(self.nfe, rows, 1)
+        np.add.at(self._single, rows, 1)
         if self.check_finite:
             for prediction in predictions:
-                self._check(prediction.raw, prediction.point)
+                self._check(prediction.raw, prediction.point.t)
         return predictions
 
-    def _ask(self, state: Tensor, t: Scalar, rows: np.ndarray | None) -> Output:
-        dtype = state.dtype
-        if dtype != self.model.dtype:
-            state = state.to(self.model.dtype)
+    def _ask(self, state: Tensor, t: Scalar, rows: np.ndarray | None) -> Tensor | Output:
         condition = self.condition if rows is None or self.condition is None else self.condition[rows]
-        output = self.model.predict(state, t, condition)
-        if not isinstance(output, Output):
-            output = Output(output)
+        if state.dtype is self._direct_dtype:
+            return self.model.predict(state, t, condition)
+        inside = state.to(self.model.dtype)
+        output = self.model.predict(inside, t, condition)
+        output = output if isinstance(output, Output) else Output(output)
         if self.guidance_scale != 1.0:
             # Classifier-free guidance (Ho & Salimans 2022, eq. 6, with w + 1 = guidance_scale); it commutes with
             # the linear map between prediction types.
             everyone = self._unconditional
             unconditional = everyone if rows is None or everyone is None else everyone[rows]
-            plain = self.model.predict(state, t, unconditional)
+            plain = self.model.predict(inside, t, unconditional)
             plain = plain.value if isinstance(plain, Output) else plain
             output = Output(plain + self.guidance_scale * (output.value - plain), plain, output.log_density)
-        if output.value.dtype != dtype:
-            unguided = None if output.unguided is None else output.unguided.to(dtype)
-            output = Output(output.value.to(dtype), unguided, output.log_density)
-        return output
+        unguided = None if output.unguided is None else output.unguided.to(state.dtype)
+        return Output(output.value.to(state.dtype), unguided, output.log_density)
 
     def _wrap(self, x: Tensor, point: Point, output: Output) -> Prediction:
-        prediction = self._prediction(x, point, output.value, self.model.prediction)
+        prediction = self._prediction(x, point, output.value, self._kind)
         if output.unguided is not None:
-            prediction.unguided = self._prediction(x, point, output.unguided, self.model.prediction)
+            prediction.unguided = self._prediction(x, point, output.unguided, self._kind)
         prediction.log_density = output.log_density
         return prediction
 
-    def _check(self, raw: Tensor, point: Point) -> None:
-        total = raw.detach().sum()  # NaN and infinity survive a sum
-        where = f"{self.label}: the model's output is not finite at evaluation {self.evaluations}, t = {_show(point.t)}"
-        if total.device.type != "cpu":
-            self._pending.append((total, where))
+    def _check(self, raw: Tensor, t: Scalar) -> None:
+        total = raw.sum()  # NaN and infinity survive a sum
+        if not total.is_cpu:
+            self._pending.append((total, self.evaluations, t))
         elif not math.isfinite(total.item()):
-            raise NonFiniteError(where + " (check_finite=False turns this check off)")
+            raise self._not_finite(self.evaluations, t)
+
+    def _not_finite(self, evaluation: int, t: Scalar) -> NonFiniteError:
+        place = f"{t:.6g}" if not np.ndim(t) else f"{np.min(t):.6g} to {np.max(t):.6g}"
+        return NonFiniteError(
+            f"{self.label}: the model's output is not finite at evaluation {evaluation}, t = {place} "
+            "(check_finite=False turns this check off)"
+        )
 
     def finish(self, x: Tensor) -> None:
         """Check what was left unread, and the sample itself."""
         if not self.check_finite:
             return
-        for total, where in self._pending:
-            if not bool(torch.isfinite(total)):
-                raise NonFiniteError(where + " (check_finite=False turns this check off)")
-        if not bool(torch.isfinite(x.detach().sum())):
+        for total, evaluation, t in self._pending:
+            if not math.isfinite(total.item()):
+                raise self._not_finite(evaluation, t)
+        if not math.isfinite(x.sum().item()):
             raise NonFiniteError(f"{self.label}: the sample is not finite after the last step, though the model was")
 
 
-def _show(t: Scalar) -> str:
-    return f"{t:.6g}" if not np.ndim(t) else f"{np.min(t):.6g} to {np.max(t):.6g}"
+def model_state(x: Tensor, point: Point) -> Tensor:
+    """The state in the model's own coordinates."""
+    scale = point.scale
+    if isinstance(scale, float):
+        return x if scale == 1.0 else scaled(x, 1 / scale)
+    return x / expand(scale, x)
 
 
 Run = Generator[Any, Any, Tensor]

@@ -66,7 +66,7 @@ def box_muller(first: Tensor, second: Tensor) -> Tensor:
     """Two int32 tensors (N, M) of random bits to 2M float32 normals a row, (N, 2, M)."""
     # |k| keeps small uniforms exact, which the tail needs; (|k| + 1/2) / 2^31 is never 0.
     uniform = first.to(torch.float32).abs_().add_(0.5).mul_(2.0**-31)
-    radius = uniform.log_().mul_(-2).clamp_(min=0).sqrt_()
+    radius = uniform.log_().mul_(-2).sqrt_()
     angle = second.to(torch.float32).mul_(math.pi / 2**31)
     out = radius.new_empty(len(radius), 2, radius.shape[1])
     torch.mul(radius, torch.cos(angle), out=out[:, 0])
@@ -91,17 +91,21 @@ class IndependentNoise:
         return self._source.draw(PATH, self._count, rows=rows)
 
 
+MIN_LEVELS = 5
+
+
 class BrownianNoise:
     """Increments of one Brownian motion a sample, over an interval of lambda, scaled to unit variance.
 
     The motion lives on the whole line, so no time lies outside it: unit cells each carry a normal for their total,
-    and inside a cell Levy's construction adds midpoints, W(u) = u Z + sum_l tent_l(u) z_l, down to `levels`; the
-    smallest pieces are bridged with one normal each. An increment is thus a short weighted sum of keyed
-    normals, a pure function of the interval's two ends: cutting the interval elsewhere cannot change it.
-    Its law is exact while no two ends share a smallest piece (2^-levels wide).
+    and inside a cell Levy's construction adds midpoints, W(u) = u Z + sum_l tent_l(u) z_l, for l below `levels`; a
+    smallest piece is bridged with the normal that would be its midpoint's. An increment is thus a short weighted sum
+    of keyed normals, a pure function of the interval's two ends: cutting the interval elsewhere cannot change it.
+    Its law is exact while no two ends share a smallest piece (2^-levels wide). Sources of different `levels` agree
+    at all multiples of the coarser one's half piece.
     """
 
-    def __init__(self, source: NormalSource, levels: int = 7) -> None:
+    def __init__(self, source: NormalSource, levels: int = MIN_LEVELS) -> None:
         self._source, self._levels = source, levels
         self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
 
@@ -133,15 +137,10 @@ class BrownianNoise:
         cell = math.floor(time)
         u = time - cell
         weights = {(cell, 0): u}
-        for level in range(self._levels):
-            scaled = u * 2**level
-            piece = math.floor(scaled)
-            tent = 1 - abs(2 * (scaled - piece) - 1)
-            weights[cell, 2**level + piece] = 0.5 * 2 ** (-level / 2) * tent
-        scaled = u * 2**self._levels
-        piece = math.floor(scaled)
-        v = scaled - piece
-        weights[cell, 2**self._levels + piece] = math.sqrt(v * (1 - v) * 2.0**-self._levels)
+        for level in range(self._levels + 1):
+            piece, v = divmod(u * 2**level, 1.0)
+            height = min(v, 1 - v) if level < self._levels else math.sqrt(v * (1 - v))
+            weights[cell, 2**level + int(piece)] = 2 ** (-level / 2) * height
         return weights
 
     def _normal(self, key: tuple[int, int]) -> Tensor:
@@ -162,10 +161,10 @@ def _clip(lam: float) -> float:
 
 
 def brownian_levels(lambdas: Sequence[float]) -> int:
-    """How deep the construction must go for a grid: 7 levels, more where neighbours are closer than 2^-7."""
+    """How deep the construction must go for a grid: five levels, more where neighbours are closer than 2^-5."""
     gaps = np.abs(np.diff(np.clip(np.asarray(lambdas, dtype=float), -32, 32)))
     gaps = gaps[gaps > 0]
-    return max(7, math.ceil(-math.log2(gaps.min()))) if len(gaps) else 7
+    return max(MIN_LEVELS, math.ceil(-math.log2(gaps.min()))) if len(gaps) else MIN_LEVELS
 
 
 NOISES = ("independent", "brownian")

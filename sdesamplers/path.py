@@ -14,7 +14,7 @@ from .coordinates import View, view
 from .errors import UsageError
 from .noise import Noise
 from .prediction import Schedule
-from .sde import SDE, GaussianProcess, Scalar, diffusion_squared, expand
+from .sde import SDE, GaussianProcess, Scalar, any_zero, diffusion_squared, expand
 
 
 class Point:
@@ -27,9 +27,10 @@ class Point:
         native: the same four in the model's own coordinates.
         scale: path state = scale * model state.
         rows: indices of the samples that are evaluated here, or None for all of them.
+        is_clean: whether this is the noiseless end, sigma = 0, where the model is never asked.
     """
 
-    __slots__ = ("alpha", "d_alpha", "d_sigma", "native", "process", "rows", "scale", "sigma", "t", "time")
+    __slots__ = ("alpha", "d_alpha", "d_sigma", "is_clean", "native", "process", "rows", "scale", "sigma", "t", "time")
 
     time: Scalar
     t: Scalar
@@ -41,6 +42,7 @@ class Point:
     scale: Scalar
     process: SDE
     rows: np.ndarray | None
+    is_clean: bool
 
     def __getattr__(self, name: str) -> NoReturn:  # reached only for a slot that is not set
         if name in ("alpha", "sigma", "d_alpha", "d_sigma"):
@@ -51,26 +53,26 @@ class Point:
         raise AttributeError(name)
 
     @property
-    def is_clean(self) -> bool:
-        """Whether this is the noiseless end, sigma = 0, where the model is never asked."""
-        return isinstance(self.process, GaussianProcess) and bool(np.all(self.sigma == 0))
-
-    @property
     def is_pure_noise(self) -> bool:
         """Whether alpha = 0 here: the start of flow models and of tables with zero terminal SNR."""
-        return isinstance(self.process, GaussianProcess) and bool(np.any(self.alpha == 0))
+        return isinstance(self.process, GaussianProcess) and any_zero(self.alpha)
 
     @property
     def ratio(self) -> Scalar:
         """sigma / alpha, the same in all coordinates; infinite where alpha = 0."""
+        if isinstance(self.alpha, float):
+            return self.sigma / self.alpha if self.alpha else math.inf
         with np.errstate(divide="ignore"):
             return np.divide(self.sigma, self.alpha)
 
     @property
     def lam(self) -> Scalar:
         """lambda = log(alpha / sigma), half the log signal-to-noise ratio, the same in all coordinates."""
+        ratio = self.ratio
+        if isinstance(ratio, float):
+            return -math.log(ratio) if ratio else math.inf
         with np.errstate(divide="ignore"):
-            return -np.log(self.ratio)
+            return -np.log(ratio)
 
     @property
     def diffusion_squared(self) -> Scalar:
@@ -180,19 +182,19 @@ def _item(value: Scalar) -> Scalar:
 def _sde_point(process: SDE, time: Scalar) -> Point:
     point = Point()
     point.process, point.time, point.t, point.rows, point.scale = process, time, time, None, 1.0
+    point.is_clean = False
     return point
 
 
 def _fields(process: View, time: Scalar, t: Scalar, ratio: Scalar) -> list[Scalar]:
     """time, t, the four schedule values, the four native ones and the scale, vectorised."""
     native = process.native
-    alpha, sigma = process.alpha(time), process.sigma(time)
+    alpha, sigma, *slopes = process.schedule(time)
     native_alpha, native_sigma = native.at_ratio(ratio)
+    native_slopes = native.schedule(t)[2:]
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.where(native_alpha != 0, alpha / native_alpha, sigma / native_sigma)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        slopes = [process.d_alpha(time), process.d_sigma(time), native.d_alpha(t), native.d_sigma(t)]
-    return [time, t, alpha, sigma, slopes[0], slopes[1], native_alpha, native_sigma, slopes[2], slopes[3], scale]
+    return [time, t, alpha, sigma, *slopes, native_alpha, native_sigma, *native_slopes, scale]
 
 
 def _point(process: View, fields: Sequence[Any]) -> Point:
@@ -200,6 +202,7 @@ def _point(process: View, fields: Sequence[Any]) -> Point:
     point.process, point.rows = process, None
     point.time, point.t, point.alpha, point.sigma, point.d_alpha, point.d_sigma = fields[:6]
     point.native, point.scale = tuple(fields[6:10]), fields[10]  # type: ignore[assignment]
+    point.is_clean = bool(np.all(point.sigma == 0.0))
     return point
 
 

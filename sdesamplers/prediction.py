@@ -9,10 +9,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from .errors import ConversionError, UnknownNameError, UsageError
-from .sde import GaussianProcess, Scalar, as_scalar, expand
+from .sde import GaussianProcess, Scalar, any_zero, as_scalar, expand, scaled
 
 if TYPE_CHECKING:
     from .path import Point
@@ -41,7 +42,11 @@ Schedule = tuple[Scalar, Scalar, Scalar, Scalar]
 """(alpha, sigma, alpha', sigma') at one point."""
 
 
-def row(kind: str, schedule: Schedule) -> tuple[Scalar, Scalar]:
+Row = tuple[Scalar, Scalar]
+"""Coefficients (on x0, on eps)."""
+
+
+def row(kind: str, schedule: Schedule) -> Row:
     """The coefficients (on x0, on eps) of a canonical prediction type."""
     alpha, sigma, d_alpha, d_sigma = schedule
     if kind == "epsilon":
@@ -52,14 +57,12 @@ def row(kind: str, schedule: Schedule) -> tuple[Scalar, Scalar]:
         return -sigma, alpha
     if kind == "flow":
         return d_alpha, d_sigma
-    if np.any(sigma == 0):
+    if any_zero(sigma):
         raise ConversionError("the score of the data itself (sigma = 0) is not determined by a prediction")
     return 0.0, -1.0 / sigma
 
 
-def linear_map(
-    state: tuple[Scalar, Scalar], source: tuple[Scalar, Scalar], target: tuple[Scalar, Scalar]
-) -> tuple[Scalar, Scalar]:
+def linear_map(state: Row, source: Row, target: Row) -> Row:
     """Coefficients (a, b) with target = a state + b source, all three given as rows (on x0, on eps).
 
     Raises:
@@ -67,7 +70,7 @@ def linear_map(
     """
     (alpha, sigma), (p, q), (r, s) = state, source, target
     determinant = alpha * q - sigma * p
-    if np.any(determinant == 0):
+    if any_zero(determinant):
         raise ConversionError(
             "this prediction cannot be converted here: at this time it carries the same information as the state "
             "(epsilon and score say nothing of x0 where alpha = 0, x0 nothing of epsilon where sigma = 0); "
@@ -80,8 +83,8 @@ def combine(a: Scalar, x: Tensor, b: Scalar, y: Tensor) -> Tensor:
     """a x + b y, with one coefficient for the batch or one for each sample."""
     if isinstance(a, float) and isinstance(b, float):
         if a == 0.0:
-            return y if b == 1.0 else y * b
-        return (x if a == 1.0 else x * a).add(y, alpha=b) if b != 0.0 else x * a
+            return y if b == 1.0 else scaled(y, b)
+        return torch.add(x if a == 1.0 else scaled(x, a), y, alpha=b)
     return expand(a, x) * x + expand(b, x) * y
 
 
@@ -116,40 +119,42 @@ class Prediction:
     model's log-density (N,) in nats, where it has one (Metropolis corrections need it).
     """
 
-    __slots__ = ("_row", "kind", "log_density", "point", "raw", "unguided", "x")
+    __slots__ = ("__dict__", "_row", "kind", "point", "raw", "x")
+
+    unguided: Prediction | None = None
+    log_density: Tensor | None = None
 
     def __init__(self, x: Tensor, point: Point, raw: Tensor, kind: str) -> None:
         self.x, self.point, self.raw, self.kind = x, point, raw, kind
-        self._row: tuple[Scalar, Scalar] | None = None
-        self.unguided: Prediction | None = None
-        self.log_density: Tensor | None = None
+        self._row: Row | None = None
 
-    def _as(self, target: tuple[Scalar, Scalar]) -> Tensor:
+    def compose(self, x0: Scalar, eps: Scalar) -> Tensor:
+        """x0 * (predicted x0) + eps * (predicted noise), in one pass over the state and the model's output."""
         point = self.point
         if self._row is None:
             self._row = row(self.kind, point.native)
-        a, b = linear_map((point.alpha, point.sigma), self._row, target)
+        a, b = linear_map((point.alpha, point.sigma), self._row, (x0, eps))
         return combine(a, self.x, b, self.raw)
 
     @property
     def x0(self) -> Tensor:
         """E[x0 | x]: the clean sample that the model expects, the same in all coordinates."""
-        return self._as((1.0, 0.0))
+        return self.compose(1.0, 0.0)
 
     @property
     def eps(self) -> Tensor:
         """E[eps | x]: the noise that the model sees, the same in all coordinates."""
-        return self._as((0.0, 1.0))
+        return self.compose(0.0, 1.0)
 
     @property
     def score(self) -> Tensor:
         """grad log p_t(x) = -eps / sigma in the path's coordinates (Song et al. 2021, eq. 9 ff.)."""
-        return self._as(row("score", (self.point.alpha, self.point.sigma, 0.0, 0.0)))
+        return self.compose(*row("score", (self.point.alpha, self.point.sigma, 0.0, 0.0)))
 
     @property
     def velocity(self) -> Tensor:
         """dx/dtime of the probability-flow ODE: alpha' x0 + sigma' eps (equal to f x - g^2 s / 2)."""
-        return self._as((self.point.d_alpha, self.point.d_sigma))
+        return self.compose(self.point.d_alpha, self.point.d_sigma)
 
     def reverse_drift(self, eta: float = 1.0) -> Tensor:
         """f - (1 + eta^2)/2 g^2 s: eta = 1 the reverse SDE (Anderson 1982), eta = 0 the probability-flow ODE."""
@@ -158,7 +163,7 @@ class Prediction:
         point = self.point
         # -g^2 s eta^2/2 = + g^2 eta^2/(2 sigma) eps
         extra = 0.5 * eta**2 * point.diffusion_squared / point.sigma
-        return self._as((point.d_alpha, point.d_sigma + extra))
+        return self.compose(point.d_alpha, point.d_sigma + extra)
 
 
 class ScorePrediction(Prediction):
@@ -166,7 +171,7 @@ class ScorePrediction(Prediction):
 
     __slots__ = ()
 
-    def _as(self, target: tuple[Scalar, Scalar]) -> Tensor:
+    def compose(self, x0: Scalar, eps: Scalar) -> Tensor:
         raise UsageError(
             f"{type(self.point.process).__name__} has no alpha(t) and sigma(t), so x0 and eps do not exist there; "
             "use a sampler that reads the score or the velocity (euler-maruyama, euler, heun)"

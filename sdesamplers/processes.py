@@ -280,6 +280,16 @@ class DiscreteVP(VariancePreserving):
         with np.errstate(divide="ignore"):
             return np.where(np.asarray(t) > self._last, 1 / (self._last + 1 - np.asarray(t, dtype=float)), inside)
 
+    def ratio(self, t: Scalar) -> Scalar:
+        return np.exp(self._log_ratio(t))
+
+    def schedule(self, t: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
+        if self.zero_terminal_snr:
+            return super().schedule(t)
+        alpha, sigma = self.at_ratio(self.ratio(t))
+        rate = alpha * sigma * self._d_log_ratio(t)
+        return alpha, sigma, -sigma * rate, alpha * rate
+
     def alpha(self, t: Scalar) -> Scalar:
         return self.at_ratio(np.exp(self._log_ratio(t)))[0]
 

@@ -94,6 +94,7 @@ class Registry:
         self.spacings: Shelf[Spacing] = Shelf("spacing")
         self.sdes: Shelf[Callable[..., Any]] = Shelf("process")
         self.plugins: list[Plugin] = []
+        self._presets: dict[str, Preset] = {}
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(HookSpecs)
         for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
@@ -164,7 +165,9 @@ class Registry:
         if name in self.samplers:
             return Preset(self.samplers[name])
         if name in self.catalogue.recipes:
-            return self._build(name)
+            if name not in self._presets:
+                self._presets[name] = self._build(name)
+            return self._presets[name]
         known = [*self.samplers, *self.catalogue.recipes, *aliases]
         broken = [p for p in self.plugins if p.error]
         hint = f" ({len(broken)} plugin(s) are broken: see `sdesamplers doctor`)" if broken else ""

@@ -235,7 +235,7 @@ def test_overlapping_increments_have_the_covariance_of_their_overlap():
 
 def test_samples_have_motions_of_their_own_whatever_the_batch():
     whole = motion(count=5)(0.2, 0.7)
-    alone = sds.BrownianNoise(sds.NormalSource(2, [3], (4,)))(0.2, 0.7)
+    alone = sds.BrownianNoise(sds.NormalSource(2, [3], (4,)), levels=7)(0.2, 0.7)
     assert torch.equal(whole[3:4], alone)
     assert not torch.equal(whole[2], whole[3])
     rows = np.array([4, 1])
@@ -268,11 +268,19 @@ def test_an_empty_interval_has_no_noise():
 
 
 def test_finer_grids_get_a_deeper_construction():
-    assert brownian_levels([0.0, 1.0, 2.0]) == 7
+    assert brownian_levels([0.0, 1.0, 2.0]) == 5
     assert brownian_levels([0.0, 1.0, 1.0 + 2.0**-10]) == 10
-    assert brownian_levels([math.inf, 1.0, -math.inf]) == 7
+    assert brownian_levels([math.inf, 1.0, -math.inf]) == 5
     low, high = 0.4001, 0.4001 + 2.0**-12
     assert motion(levels=brownian_levels([low, high])).increment(low, high)[1] == pytest.approx(2.0**-6, rel=1e-9)
+
+
+def test_a_deeper_construction_passes_through_the_points_of_a_coarser_one():
+    """Levels 5 and 9 agree wherever level 5 has a piece's end or its middle: at multiples of 2^-6."""
+    coarse, fine = motion(levels=5), motion(levels=9)
+    for a, b in itertools.pairwise(np.arange(-40, 60, 7) / 2**6):
+        first, second = coarse.increment(a, b)[0], fine.increment(a, b)[0]
+        torch.testing.assert_close(first, second, rtol=0, atol=2e-6)
 
 
 def test_brownian_samples_stay_put_when_the_step_count_doubles():

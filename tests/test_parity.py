@@ -67,7 +67,8 @@ def test_ddpm_equals_diffusers_ddpm(model, noise, monkeypatch, kind, variance):
 
 
 @pytest.mark.parametrize(
-    ("name", "scheduler_class"), [("euler", diffusers.EulerDiscreteScheduler), ("heun", diffusers.HeunDiscreteScheduler)]
+    ("name", "scheduler_class"),
+    [("euler", diffusers.EulerDiscreteScheduler), ("heun", diffusers.HeunDiscreteScheduler)],
 )
 def test_euler_and_heun_in_ve_coordinates_equal_diffusers(model, noise, name, scheduler_class):
     """diffusers runs these on x / alpha: the state that it starts from is ours divided by alpha."""

@@ -52,7 +52,8 @@ def test_a_sample_does_not_depend_on_its_batch(mixture, sampler, noise):
 
 @pytest.mark.parametrize("sampler", ALL)
 def test_the_start_is_the_same_for_every_sampler_and_step_noise_is_separate(mixture, sampler):
-    _, events = evaluated(lambda keep: sds.sample(mixture, sampler, steps=4, num_samples=3, seed=9, callback=keep))
+    words = {"steps": 4, "coordinates": "native", "spacing": "linspace"}
+    _, events = evaluated(lambda keep: sds.sample(mixture, sampler, num_samples=3, seed=9, callback=keep, **words))
     start = sds.NormalSource(9, range(3), (2,)).draw(0).double() * math.sqrt(1 - math.exp(-10.05))
     torch.testing.assert_close(events[0][1], start, rtol=1e-12, atol=1e-12)
 
@@ -159,14 +160,15 @@ def test_a_state_replaced_in_the_middle_restarts_the_ode_there(mixture, sampler)
         if event.point.t == 0.4 and event.evaluation % sds.samplers()[sampler].evaluations == 0:
             event.x = replacement
 
-    edited = sds.sample(mixture, sampler, times=times, callback=edit).samples
-    expected = sds.sample(mixture, sampler, times=times[2:], start=replacement).samples
+    words = {"coordinates": "native"}
+    edited = sds.sample(mixture, sampler, times=times, callback=edit, **words).samples
+    expected = sds.sample(mixture, sampler, times=times[2:], start=replacement, **words).samples
     torch.testing.assert_close(edited, expected, rtol=1e-12, atol=1e-12)
 
 
 def test_a_callback_sees_every_evaluation_with_its_point_and_state(mixture):
     result, events = evaluated(
-        lambda keep: sds.sample(mixture, "heun", steps=5, num_samples=3, callback=keep, batch_size=3)
+        lambda keep: sds.sample(mixture, "heun", steps=5, spacing="linspace", num_samples=3, callback=keep)
     )
     assert len(events) == result.nfe == 9
     assert [round(p.t, 9) for p, _ in events] == [1.0] + [t for t in (0.75025, 0.5005, 0.25075, 0.001) for _ in "ab"]
