@@ -1,6 +1,6 @@
 """Sample any pretrained unconditional diffusers model: from the Hub, a local folder or the embedded one.
 
-python examples/load_hub_model.py                               # google/ddpm-cifar10-32, downloaded once
+python examples/load_hub_model.py                               # google/ddpm-cat-256, downloaded once
 python examples/load_hub_model.py fashion-mnist --steps 20      # embedded, no download
 python examples/load_hub_model.py path/to/pipeline --sampler ddim --steps 50 --out samples.png
 """
@@ -17,7 +17,7 @@ from sdesamplers.images import grid
 def main() -> None:
     """Load, sample, save one PNG."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("source", nargs="?", default="google/ddpm-cifar10-32", help="Hub id, folder or registered name")
+    parser.add_argument("source", nargs="?", default="google/ddpm-cat-256", help="Hub id, folder or registered name")
     parser.add_argument("--sampler", default="heun", help="one of `sdesamplers list`")
     parser.add_argument("--steps", type=int, default=18)
     parser.add_argument("--num-samples", type=int, default=4)

@@ -1,0 +1,92 @@
+"""The embedded model: what ships, and that its samples are garments by the numbers."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import sdesamplers as sds
+from sdesamplers.comparison import find_scorer
+from sdesamplers.metrics import frechet_distance, sliced_wasserstein
+
+ASSETS = Path(sds.__file__).parent / "assets"
+COUNT = 128
+
+
+@pytest.fixture(scope="module")
+def scorer():
+    return find_scorer("fashion-mnist")
+
+
+def test_the_weights_are_safetensors_under_eight_megabytes():
+    files = [f for f in (ASSETS / "fashion-mnist").rglob("*") if f.is_file()]
+    assert sum(f.stat().st_size for f in files) < 8e6
+    assert {f.suffix for f in files} == {".json", ".safetensors", ".md"}
+
+
+def test_the_model_card_states_data_recipe_time_and_scores():
+    card = (ASSETS / "fashion-mnist" / "README.md").read_text()
+    for word in ("MIT", "train_fashion_mnist.py", "hours", "Fréchet", "real", "noise"):
+        assert word in card, word
+    assert len(re.findall(r"\d+\.\d+", card)) > 6
+
+
+def test_samples_score_far_nearer_to_real_images_than_noise_does(scorer):
+    """Bounds: an eighth of the way from real images to Gaussian noise, which blurred or broken garments exceed."""
+    samples = sds.sample("fashion-mnist", "edm", num_samples=COUNT, seed=5, batch_size=64).samples
+    noise = torch.randn(COUNT, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    real, ours, worst = scorer.floor(COUNT), scorer.score(samples), scorer.score(noise)
+    for word in ("frechet", "sliced_wasserstein"):
+        low, value, high = (getattr(s, word) for s in (real, ours, worst))
+        assert value < low + (high - low) / 8, (word, low, value, high)
+
+
+def test_the_classifier_knows_real_images(scorer):
+    config = json.loads((ASSETS / "fashion-mnist-metrics" / "config.json").read_text())
+    assert config["test_accuracy"] > 0.9
+    assert scorer.reference.shape == (10_000, 64)
+
+
+def test_frechet_distance_of_gaussians_in_closed_form():
+    """Commuting covariances: |m1 - m2|^2 + sum (sqrt l1 - sqrt l2)^2; and a general pair against scipy's sqrtm."""
+    from scipy.linalg import sqrtm
+
+    rotation = np.linalg.qr(np.random.default_rng(0).standard_normal((5, 5)))[0]
+    a, b = np.array([1.0, 2.0, 3.0, 0.5, 0.0]), np.array([2.0, 2.0, 1.0, 0.1, 0.3])
+    first = (np.ones(5), rotation @ np.diag(a) @ rotation.T)
+    second = (np.zeros(5), rotation @ np.diag(b) @ rotation.T)
+    assert frechet_distance(first, second) == pytest.approx(5 + np.square(np.sqrt(a) - np.sqrt(b)).sum(), abs=1e-6)
+    third = (np.zeros(5), np.cov(np.random.default_rng(1).standard_normal((5, 40))))
+    expected = 5 + np.trace(first[1] + third[1] - 2 * sqrtm(first[1] @ third[1]).real)
+    assert frechet_distance(first, third) == pytest.approx(expected, abs=1e-6)
+
+
+def test_sliced_wasserstein_of_a_shift_is_the_shift_over_root_dimension():
+    """A shift by v moves every projection by v . d, whose mean square over directions is |v|^2 / D."""
+    points = np.random.default_rng(2).standard_normal((500, 8))
+    shift = np.full(8, 0.7)
+    measured = sliced_wasserstein(points, points + shift, projections=20_000)
+    # The standard error of the mean of |v . d|^2 over 20,000 directions is about 1 % of it.
+    assert measured**2 == pytest.approx(shift @ shift / 8, rel=0.04)
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [("float64", 1e-9), ("float32", 1e-4)])
+@pytest.mark.parametrize("sampler", sorted(sds.samplers()))
+def test_samples_do_not_depend_on_the_batch(sampler, dtype, limit):
+    """0..7 as one batch of 8, as 8 of 1 and as 3 + 5.
+
+    A convolution rounds differently in batches of other sizes, by about 1e-6 in float32, and a dozen steps of the ODE
+    make up to 4e-5 of that; in float64, where nothing but the library could couple samples, they agree to 1e-9.
+    """
+    model = sds.load("fashion-mnist", dtype=dtype)
+    words = {"rtol": 1e-2, "atol": 1e-2} if sds.samplers()[sampler].adaptive else {"steps": 6}
+    whole = sds.sample(model, sampler, num_samples=8, seed=3, **words)
+    single = sds.sample(model, sampler, num_samples=8, seed=3, batch_size=1, **words)
+    first = sds.sample(model, sampler, num_samples=3, seed=3, **words)
+    rest = sds.sample(model, sampler, num_samples=5, seed=3, first_index=3, **words)
+    for other in (single.samples, torch.cat([first.samples, rest.samples])):
+        assert (whole.samples - other).abs().max() < limit
+    assert whole.nfe_per_sample.tolist() == single.nfe_per_sample.tolist()
