@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/sdesamplers compare fashion-mnist --samplers euler,ddim,heun,edm,euler-maruyama,ddpm --nfe 5,10,20,50 \
+	$(BIN)/sdesamplers compare fashion-mnist --samplers ddim,heun,rk45,euler,ddpm,euler-maruyama --nfe 5,10,20,50 \
 		--num-samples 64 --out out/demo
 
 lint: $(STAMP)

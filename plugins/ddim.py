@@ -45,11 +45,12 @@ def ddpm(x: Tensor, path: Path, *, variance: Literal["posterior", "beta"] = "pos
 
     mean = (alpha_t sigma_s^2) / (alpha_s sigma_t^2) x + alpha_s (1 - e^{2(lambda_t - lambda_s)}) x0. The variance is
     the posterior's, sigma_s^2 (1 - e^{...}), right for data that are a single point, or the forward step's ("beta"),
-    sigma_t^2 (1 - e^{...}), right for standard normal data. No noise into sigma = 0.
+    sigma_t^2 (1 - e^{...}) in the model's own coordinates, right for standard normal data in a VP process. No noise
+    into sigma = 0.
     """
     for now, then in path.steps:
         fresh = fresh_noise(now, then)
-        width = then.sigma if variance == "posterior" or then.is_clean else now.sigma
+        width = then.sigma if variance == "posterior" or then.is_clean else now.sigma * then.scale / now.scale
         out = yield x, now
         keep = now.alpha * then.sigma**2 / (then.alpha * now.sigma**2)
         mean = torch.add(keep * out.x, out.x0, alpha=then.alpha * fresh)

@@ -120,6 +120,8 @@ def controlled(
         new, slopes = yield from dormand_prince(old, slope[pick], now, step, path, rows)
         scale = torch.maximum(old.abs(), new.abs())
         error = np.maximum(norm(path.expand(step, new) * weighted(ERROR, slopes), scale), ROUNDING)
+        if not np.all(np.isfinite(error)):
+            raise SolverError("rk45's error estimate is not finite, so it cannot choose a step")
         good, smooth = error <= 1, (error <= 1) & (error > ROUNDING)
         grow = 0.9 * np.where(smooth, error ** (-0.7 / 5) * last[rows] ** (0.4 / 5), error ** (-1 / 5))
         h[rows] = quarter_octaves(step * np.clip(grow, 0.2, np.where(good, 10.0, 1.0)))

@@ -46,7 +46,7 @@ _HOMES = {
     "sde": ["SDE", "GaussianProcess", "Prior"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted([*_HOME, "__version__", "samplers", "spacings"])
+__all__ = sorted([*_HOME, "__version__", "samplers", "sdes", "spacings"])
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue as Catalogue
@@ -125,6 +125,14 @@ def spacings() -> dict[str, Spacing]:
     from .registry import default_registry
 
     shelf = default_registry().spacings
+    return {name: shelf[name] for name in shelf}
+
+
+def sdes() -> dict[str, Any]:
+    """Processes that plugins register, by name: classes or factories of `SDE`."""
+    from .registry import default_registry
+
+    shelf = default_registry().sdes
     return {name: shelf[name] for name in shelf}
 
 

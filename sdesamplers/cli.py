@@ -78,6 +78,8 @@ def sampler_facts(spec: Any) -> dict[str, Any]:
         "evaluations": spec.evaluations,
         "stochastic": spec.stochastic,
         "adaptive": spec.adaptive,
+        "coordinates": spec.coordinates,
+        "spacing": spec.spacing or "the process's",
         "options": {o.name: {"type": o.type_name, "default": o.default} for o in spec.options.values()},
         "plugin": spec.plugin,
         "reference": spec.reference,
@@ -146,7 +148,7 @@ def info(name: str, as_json: bool) -> None:
         facts = {"asked for": name, **sampler_facts(preset.sampler)}
         facts.pop("summary")
         facts["sampler"] = facts.pop("name")
-        for key in ("options", "spacing", "spacing_options", "coordinates", "steps", "noise", "final"):
+        for key in ("options", "spacing", "spacing_options", "coordinates", "steps", "noise", "final", "description"):
             value = getattr(preset, key)
             if value:
                 facts[f"recipe {key}" if key == "options" else key] = (
@@ -219,6 +221,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--local-files-only", is_flag=True, help="Never use the network."),
             click.option("--allow-pickle", is_flag=True, help="Also read pickled weights, which can run code."),
             click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), help="Autocast."),
+            click.option("--null-condition", type=int, help="The label that means no label, for guidance."),
             click.option("--condition", type=Numbers(int), help="Class label, or one a sample."),
         ]
     ):
@@ -231,7 +234,7 @@ def load_model(source: str, words: dict[str, Any]) -> tuple[Model, Any]:
     from .models.loading import load
 
     keys = "revision subfolder variant dtype device size token cache_dir local_files_only allow_pickle mixed_precision"
-    options = {key: words.pop(key) for key in keys.split()}
+    options = {key: words.pop(key) for key in [*keys.split(), "null_condition"]}
     return load(source, **options), words.pop("condition")
 
 
@@ -299,7 +302,7 @@ def grid_words(words: dict[str, Any]) -> dict[str, Any]:
 def sample_command(source: str, **words: Any) -> None:
     """Sample MODEL (registered name, folder or Hub id) and write pictures."""
     from .files import output_folder
-    from .recipe import check_count, make_recipe
+    from .recipe import check_count, check_grid_words, make_recipe, require_grid
     from .registry import default_registry
     from .sampling import sample
 
@@ -311,10 +314,11 @@ def sample_command(source: str, **words: Any) -> None:
     spec = default_registry().resolve(name).sampler
     options = pairs(words.pop("option"), spec.options, f"sampler {spec.name!r}")
     chosen = grid_words(words)
+    counts = {k: words.pop(k) for k in ("steps", "nfe", "times", "sigmas")}
+    require_grid(default_registry().resolve(name), check_grid_words(**counts))
     for word in ("num_samples", "batch_size"):
         check_count(word, words[word])
     model, condition = load_model(source, words)
-    counts = {k: words.pop(k) for k in ("steps", "nfe", "times", "sigmas")}
     make_recipe(name, process=model.process, options=options, **counts, **chosen)  # refuse before a folder is made
     with output_folder(out) as folder:
         result = sample(model, name, **counts, **chosen, **options, **words, condition=condition, progress=not quiet)
@@ -324,7 +328,8 @@ def sample_command(source: str, **words: Any) -> None:
         emit({**facts, "recipe": result.recipe.as_dict(), "files": written})
         return
     recipe = result.recipe
-    grid = f"{recipe.steps} steps, {recipe.spacing}" if recipe.steps else "own steps" if not recipe.spacing else ""
+    own = "your own grid" if recipe.times or recipe.sigmas else "steps of its own"
+    grid = f"{recipe.steps} steps, {recipe.spacing}" if recipe.steps else own
     click.echo(f"{len(result.samples)} samples of {model.name} by {recipe.sampler} ({grid}), {result.nfe} NFE each")
     for path in written[:4]:
         click.echo(f"  {path}")
@@ -366,6 +371,8 @@ def write_safetensors(result: Any, folder: Path) -> list[Path]:
         "seed": str(result.seed),
         "nfe": str(result.nfe),
         "recipe": json.dumps(result.recipe.as_dict()),
+        "condition": "" if result.condition is None else json.dumps(result.condition.tolist()),
+        "guidance_scale": str(result.guidance_scale),
         "sdesamplers": __version__,
         "torch": torch.__version__,
     }
@@ -382,7 +389,7 @@ FORMATS: dict[str, Callable[[Any, Path], list[Path]]] = {
 
 @cli.command("compare")
 @click.argument("source", metavar="MODEL")
-@click.option("--samplers", default="euler,heun,ddim,ddpm,euler-maruyama,edm", show_default=True)
+@click.option("--samplers", default="ddim,heun,rk45,euler,ddpm,euler-maruyama", show_default=True)
 @click.option("--nfe", type=Numbers(int), default="5,10,20,50", show_default=True, help="Budgets of evaluations.")
 @click.option("--num-samples", "-n", type=int, default=64, show_default=True)
 @click.option(

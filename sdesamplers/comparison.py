@@ -11,11 +11,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import SdesamplersError, UsageError
+from .errors import Cancelled, SdesamplersError, UsageError
 from .files import make_folder, write
 from .metrics import Score, Scorer
 from .models.base import Model
@@ -130,6 +129,8 @@ def compare(
         UsageError: an unknown name, before anything is run.
     """
     model = as_model(model)
+    if {"times", "sigmas", "steps"} & set(options):
+        raise UsageError("compare runs every sampler at budgets of evaluations; a grid of your own is for sample")
     if not samplers or not nfe:
         raise UsageError("compare needs at least one sampler and one number of evaluations")
     for name in samplers:
@@ -179,7 +180,10 @@ def find_scorer(model_name: str) -> Scorer | None:
 
 def ode_reference(model: Model, count: int, seed: int, batch_size: int | None, options: dict[str, Any]) -> Result:
     """The probability-flow ODE solved to `REFERENCE_TOLERANCE` from the seed's starting noise, in float64."""
-    kept = {k: v for k, v in options.items() if k in ("condition", "guidance_scale", "final")}
+    words = ("condition", "guidance_scale", "final", "first_index", "start_time")
+    kept = {k: v for k, v in options.items() if k in words}
+    if options.get("start") is not None:
+        kept["start"] = options["start"][:count]
     common: dict[str, Any] = {"rtol": REFERENCE_TOLERANCE, "atol": REFERENCE_TOLERANCE, "max_nfe": 100_000}
     size = None if batch_size is None else min(batch_size, count)
     return sample(
@@ -198,15 +202,16 @@ def ode_reference(model: Model, count: int, seed: int, batch_size: int | None, o
 def _run(
     model: Model, name: str, budget: int, common: dict[str, Any], reference: Tensor | None, scorer: Scorer | None
 ) -> tuple[Cell, Tensor | None]:
-    spec = default_registry().resolve(name).sampler
     began = time.perf_counter()
     try:
         result = sample(model, name, nfe=budget, **common)
+    except Cancelled:
+        raise
     except SdesamplersError as refusal:
         return Cell(name, budget, problem=str(refusal)), None
     seconds = time.perf_counter() - began
     error = None
-    if reference is not None and not _draws_noise(spec.stochastic, result):
+    if reference is not None and not result.drew_noise:
         residual = result.samples[: len(reference)].double() - reference
         error = float(residual.square().mean().sqrt())
     score = scorer.score(result.samples) if scorer is not None and len(result.samples) >= 2 else None
@@ -221,9 +226,3 @@ def _run(
         sliced_wasserstein=None if score is None else score.sliced_wasserstein,
     )
     return cell, result.samples
-
-
-def _draws_noise(declared: bool, result: Result) -> bool:
-    """Whether a run was stochastic: by declaration, or by an eta that the user turned on (or off)."""
-    eta = result.recipe.options.get("eta")
-    return declared if eta is None else bool(np.any(np.asarray(eta) != 0))

@@ -69,6 +69,11 @@ def spaced_points(
     if times.shape != (count,):
         raise UsageError(f"spacing {spacing.name!r} returned {times.shape} times where {count} were asked for")
     check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
+    if start is not None and abs(times[0] - start) > 1e-9 * process_span(native):
+        raise UsageError(
+            f"spacing {spacing.name!r} begins at {times[0]:g} here and start stands at start_time={start:g}; use one "
+            "that begins where it is told (linspace, karras, angle, ...), another start_time, or times=[...]"
+        )
     check_range(times, native, f"spacing {spacing.name!r}")
     return _with_end(make_points(process, times), process, ends_clean)
 
@@ -116,6 +121,11 @@ def given_points(process: SDE, times: Sequence[float] | None, sigmas: Sequence[f
         body = np.minimum(body, largest)
         points = make_points(process, np.asarray(process.native.time_at_ratio(body)), body)
     return _with_end(points, process, bool(tail))
+
+
+def process_span(process: SDE) -> float:
+    """The length of a process's time axis."""
+    return float(process.t_max - process.t_min)
 
 
 def check_falling(grid: np.ndarray, what: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import Cancelled, NonFiniteError
+from .errors import Cancelled, ModelError, NonFiniteError, UsageError
 from .models.base import Model, Output
 from .path import Point
 from .prediction import Prediction, ScorePrediction
@@ -81,6 +81,11 @@ class Evaluator:
         self._single = np.zeros(self.count, dtype=np.int64)
         gaussian = isinstance(self.model.process, GaussianProcess)
         self._prediction = Prediction if gaussian else ScorePrediction
+        if not gaussian and self.model.prediction != "score":
+            kind = type(self.model.process).__name__
+            raise UsageError(
+                f"{kind} has no alpha and sigma, so its model must predict the score, not {self.model.prediction}"
+            )
         self._kind, self._watched = self.model.prediction, self.cancel is not None or self.callback is not None
         guided = self.guidance_scale != 1.0
         self._unconditional = self.model.unconditional(self.count) if guided else None
@@ -119,10 +124,14 @@ class Evaluator:
         event = Event(self.evaluations, point, x)
         if self.callback is not None:
             self.callback(event)
+            if event.x.shape != x.shape:
+                raise UsageError(f"a callback replaced the state {tuple(x.shape)} by one of {tuple(event.x.shape)}")
         return event.x
 
     def several(self, requests: list[tuple[Tensor, Point]]) -> list[Prediction]:
         """Ask the model at several points in one batched call (parallel-in-time samplers)."""
+        if self._watched:
+            requests = [(self._announce(x, point), point) for x, point in requests]
         states = torch.cat([model_state(x, point) for x, point in requests])
         times = np.concatenate([np.broadcast_to(np.asarray(p.t, dtype=float), len(x)) for x, p in requests])
         everyone = np.arange(self.count)
@@ -137,15 +146,22 @@ class Evaluator:
             start += len(x)
         self.evaluations += len(requests)
         np.add.at(self._single, rows, 1)
-        if self.check_finite:
-            for prediction in predictions:
+        for prediction in predictions:
+            if self.check_finite:
                 self._check(prediction.raw, prediction.point.t)
+            if self.record is not None:
+                self.record(prediction)
         return predictions
 
     def _ask(self, state: Tensor, t: Scalar, rows: np.ndarray | None) -> Tensor | Output:
         condition = self.condition if rows is None or self.condition is None else self.condition[rows]
         if state.dtype is self._direct_dtype:
-            return self.model.predict(state, t, condition)
+            answer = self.model.predict(state, t, condition)
+            if self.evaluations == 0:
+                self._check_shape(answer, state)
+            if isinstance(answer, Tensor) and answer.dtype is state.dtype:
+                return answer
+            return as_state(answer, state.dtype)
         inside = state.to(self.model.dtype)
         output = self.model.predict(inside, t, condition)
         output = output if isinstance(output, Output) else Output(output)
@@ -157,8 +173,15 @@ class Evaluator:
             plain = self.model.predict(inside, t, unconditional)
             plain = plain.value if isinstance(plain, Output) else plain
             output = Output(plain + self.guidance_scale * (output.value - plain), plain, output.log_density)
-        unguided = None if output.unguided is None else output.unguided.to(state.dtype)
-        return Output(output.value.to(state.dtype), unguided, output.log_density)
+        self._check_shape(output, state)
+        return as_state(output, state.dtype)
+
+    def _check_shape(self, answer: Tensor | Output, state: Tensor) -> None:
+        value = answer.value if isinstance(answer, Output) else answer
+        if value.shape != state.shape:
+            raise ModelError(
+                f"{self.label}: the model answered with shape {tuple(value.shape)} for a state of {tuple(state.shape)}"
+            )
 
     def _wrap(self, x: Tensor, point: Point, output: Output) -> Prediction:
         prediction = self._prediction(x, point, output.value, self._kind)
@@ -190,6 +213,12 @@ class Evaluator:
                 raise self._not_finite(evaluation, t)
         if not math.isfinite(x.sum().item()):
             raise NonFiniteError(f"{self.label}: the sample is not finite after the last step, though the model was")
+
+
+def as_state(answer: Tensor | Output, dtype: torch.dtype) -> Output:
+    """A model's answer in the state's dtype."""
+    value, unguided, log_density = answer if isinstance(answer, Output) else Output(answer)
+    return Output(value.to(dtype), None if unguided is None else unguided.to(dtype), log_density)
 
 
 def model_state(x: Tensor, point: Point) -> Tensor:

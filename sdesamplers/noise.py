@@ -32,9 +32,9 @@ class NormalSource:
     """
 
     def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int]) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**64:
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
             raise UsageError(f"seed must be a whole number from 0 to 2^64 - 1, not {seed!r}")
-        self.seed, self.indices, self.shape = seed, list(indices), tuple(shape)
+        self.seed, self.indices, self.shape = int(seed), list(indices), tuple(shape)
         self._size = math.prod(self.shape)
         self._pairs = (self._size + 1) // 2
         self._philox = np.random.Philox(0)
@@ -42,13 +42,18 @@ class NormalSource:
         # Philox keeps up to four unread words; a fresh position starts with none.
         self._state["buffer_pos"], self._state["has_uint32"] = 4, 0
 
-    def draw(self, stream: int, position: int = 0, block: int = 0, rows: np.ndarray | None = None) -> Tensor:
-        """Draw number (`stream`, `position`, `block`) as a float32 CPU tensor (N, *shape), or of `rows` alone."""
+    def draw(
+        self, stream: int, position: int | Sequence[int] = 0, block: int = 0, rows: np.ndarray | None = None
+    ) -> Tensor:
+        """Draw number (`stream`, `position`, `block`) as a float32 CPU tensor (N, *shape), or of `rows` alone.
+
+        `position` may be a list with one entry a row.
+        """
         indices = self.indices if rows is None else [self.indices[r] for r in rows]
-        bits = torch.empty(len(indices), 2, self._pairs, dtype=torch.int32)
+        bits = torch.empty(len(indices), 2, self._pairs, dtype=torch.int32, device="cpu")
         words = (2 * self._pairs + 1) // 2
         for j, index in enumerate(indices):
-            self._seek(index, stream, position, block)
+            self._seek(index, stream, position if isinstance(position, int) else position[j], block)
             raw = torch.from_numpy(self._philox.random_raw(words).view(np.int32))
             bits[j].view(-1).copy_(raw[: 2 * self._pairs])
         normals = box_muller(bits[:, 0], bits[:, 1]).flatten(1)
@@ -84,11 +89,15 @@ class IndependentNoise:
     """A fresh standard normal for every draw of a run."""
 
     def __init__(self, source: NormalSource) -> None:
-        self._source, self._count = source, 0
+        self._source = source
+        self._counts = np.zeros(
+            len(source.indices), dtype=np.int64
+        )  # draws so far, which differ with steps of one's own
 
     def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
-        self._count += 1
-        return self._source.draw(PATH, self._count, rows=rows)
+        taking = slice(None) if rows is None else rows
+        self._counts[taking] += 1
+        return self._source.draw(PATH, self._counts[taking].tolist(), rows=rows)
 
 
 MIN_LEVELS = 5
@@ -115,7 +124,9 @@ class BrownianNoise:
 
     def increment(self, start: float, end: float, rows: np.ndarray | None = None) -> tuple[Tensor, float]:
         """W(end) - W(start) and its standard deviation."""
-        low, high = sorted((_clip(start), _clip(end)))
+        if rows is not None or not (math.isfinite(start) and math.isfinite(end)):
+            raise UsageError("Brownian noise needs finite steps that all take together; use noise='independent'")
+        low, high = sorted((start, end))
         if low == high:
             raise UsageError("Brownian noise was asked for over an empty interval; two grid points coincide")
         weights = self._weights(high)
@@ -127,8 +138,6 @@ class BrownianNoise:
         total = parts[0][1] * parts[0][0]
         for weight, normal in parts[1:]:
             total.add_(normal, alpha=weight)
-        if rows is not None:
-            total = total[torch.from_numpy(rows)]
         sign = 1.0 if end > start else -1.0
         return total.mul_(sign), math.sqrt(sum(weight * weight for weight, _ in parts))
 
@@ -155,14 +164,9 @@ class BrownianNoise:
         return normal
 
 
-def _clip(lam: float) -> float:
-    """Where alpha or sigma is 0 lambda is infinite; the motion is followed to +-32, sigma/alpha = e^-+32."""
-    return min(max(lam, -32.0), 32.0)
-
-
-def brownian_levels(lambdas: Sequence[float]) -> int:
+def brownian_levels(clocks: Sequence[float]) -> int:
     """How deep the construction must go for a grid: five levels, more where neighbours are closer than 2^-5."""
-    gaps = np.abs(np.diff(np.clip(np.asarray(lambdas, dtype=float), -32, 32)))
+    gaps = np.abs(np.diff(np.asarray(clocks, dtype=float)))
     gaps = gaps[gaps > 0]
     return max(MIN_LEVELS, math.ceil(-math.log2(gaps.min()))) if len(gaps) else MIN_LEVELS
 

@@ -103,6 +103,7 @@ class Path:
         points: the grid, from noise to data; its last point may be clean (sigma = 0).
         is_free: no grid was asked for: `points` holds only the two ends and the (adaptive) sampler chooses its
             own steps between them.
+        drew_noise: whether a transition has had noise so far.
         accepted, rejected: (N,) step counts, reported by an adaptive sampler.
         log_probs, draws: every transition's log-probability (N,) and outcome, recorded where log_probs is a list.
         replayed: outcomes of a stored run that `draw` is to return instead of new ones.
@@ -111,6 +112,7 @@ class Path:
     def __init__(self, process: SDE, points: Sequence[Point], *, is_free: bool = False, noise: Noise | None = None):
         self.process, self.points, self.is_free = process, list(points), is_free
         self._noise = noise
+        self.drew_noise = False
         self.log_probs: list[Tensor] | None = None
         self.draws: list[Tensor] = []
         self.replayed: list[Tensor] | None = None
@@ -140,22 +142,33 @@ class Path:
         """
         if isinstance(std, float | int | np.floating) and std == 0:
             return mean
+        if now.rows is not None and self.log_probs is not None:
+            raise UsageError(
+                "log_probs are recorded for steps that all samples take together, not for steps of their own"
+            )
+        self.drew_noise = True
         if self.replayed is not None:
             drawn = self.replayed[len(self.draws)].to(mean)
         elif self._noise is None:
             raise UsageError("this path has no noise source, so a stochastic sampler cannot run on it")
         else:
-            noise = self._noise(self._clock(now), self._clock(then), now.rows).to(mean, non_blocking=True)
+            noise = self._noise(self.clock(now), self.clock(then), now.rows).to(mean, non_blocking=True)
             drawn = torch.add(mean, noise * expand(std, mean))
         if self.log_probs is not None:
             self.draws.append(drawn)
             self.log_probs.append(normal_log_prob(drawn, mean, std))
         return drawn
 
-    def _clock(self, point: Point) -> float:
-        """Brownian motion runs in lambda, which coordinates and grids leave alone; in time where there is none."""
-        clock = point.lam if isinstance(self.process, GaussianProcess) else point.time
-        return float(np.max(clock))
+    def clock(self, point: Point) -> float:
+        """Brownian motion runs in lambda, which coordinates and grids leave alone; in time where there is none.
+
+        Where alpha or sigma is 0 lambda is infinite; the motion is followed to +-32, sigma/alpha = e^-+32.
+        """
+        if point.rows is not None:
+            return 0.0
+        if not isinstance(self.process, GaussianProcess):
+            return float(point.time)
+        return min(max(float(point.lam), -32.0), 32.0)
 
 
 def normal_log_prob(x: Tensor, mean: Tensor, std: Scalar) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -66,6 +67,7 @@ def make_recipe(
     final: str | None = None,
     start_time: float | None = None,
     options: dict[str, Any] | None = None,
+    shape: Sequence[int] = (1,),
 ) -> tuple[Recipe, Sampler]:
     """Check a call's words and fill in what it leaves open; see `sample` for them.
 
@@ -79,8 +81,7 @@ def make_recipe(
     grid_word = check_grid_words(steps=steps, nfe=nfe, times=times, sigmas=sigmas)
     if grid_word is None and preset.steps is not None:
         steps, grid_word = preset.steps, "steps"
-    if grid_word is None and not spec.adaptive:
-        raise UsageError(f"{spec.name} needs steps=... (grid intervals) or nfe=... (a budget of model evaluations)")
+    require_grid(preset, grid_word)
     if start_time is not None:
         check_start_time(start_time, grid_word)
     spaced = grid_word in ("steps", "nfe")
@@ -103,8 +104,15 @@ def make_recipe(
         start_time=start_time,
     )
     if nfe is not None:
-        recipe = replace(recipe, steps=steps_for_budget(process, recipe, spec, int(nfe)))
+        recipe = replace(recipe, steps=steps_for_budget(process, recipe, spec, int(nfe), shape))
     return recipe, spec
+
+
+def require_grid(preset: Preset, grid_word: str | None) -> None:
+    """Raise where a sampler needs a grid and neither the call nor the preset gives one."""
+    if grid_word is None and preset.steps is None and not preset.sampler.adaptive:
+        name = preset.sampler.name
+        raise UsageError(f"{name} needs steps=... (grid intervals) or nfe=... (a budget of model evaluations)")
 
 
 def check_grid_words(**words: Any) -> str | None:
@@ -128,7 +136,7 @@ def check_start_time(value: Any, grid_word: str | None) -> None:
     """Raise unless `value` is a number and the grid is not the user's own."""
     if grid_word in ("times", "sigmas"):
         raise UsageError(f"start_time and {grid_word} contradict each other: the grid's first entry is the start")
-    if isinstance(value, bool) or not isinstance(value, float | int):
+    if isinstance(value, bool) or not isinstance(value, float | int | np.number):
         raise UsageError(f"start_time must be a number on the model's clock, not {value!r}")
 
 
@@ -217,27 +225,27 @@ def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> 
     return run()
 
 
-def evaluations(process: SDE, recipe: Recipe, spec: Sampler) -> int:
-    """Model evaluations that a fixed-grid recipe makes, counted by a dry run."""
-    dry = _DryNoise()
-    path = make_path(process, recipe, dry)
-    return count_evaluations(start_run(spec, torch.zeros(1, 1, dtype=torch.float64), path, recipe.options))
+def evaluations(process: SDE, recipe: Recipe, spec: Sampler, shape: Sequence[int] = (1,)) -> int:
+    """Model evaluations that a fixed-grid recipe makes for samples of `shape`, counted by a dry run on zeros."""
+    zeros = torch.zeros(1, *shape)
+    path = make_path(process, recipe, lambda start, end, rows=None: zeros)
+    return count_evaluations(start_run(spec, zeros, path, recipe.options))
 
 
-class _DryNoise:
-    def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
-        return torch.zeros(1, 1)
-
-
-def steps_for_budget(process: SDE, recipe: Recipe, spec: Sampler, nfe: int) -> int:
+def steps_for_budget(process: SDE, recipe: Recipe, spec: Sampler, nfe: int, shape: Sequence[int] = (1,)) -> int:
     """The largest number of steps whose evaluations fit in `nfe`.
 
     Raises:
         UsageError: not even one step fits.
     """
 
-    def cost(steps: int) -> int:
-        return evaluations(process, replace(recipe, steps=steps), spec)
+    def cost(steps: int) -> float:
+        try:
+            return evaluations(process, replace(recipe, steps=steps), spec, shape)
+        except UsageError:
+            if steps == 1:
+                raise
+            return math.inf  # more steps than this spacing has
 
     low = max(1, nfe // max(spec.evaluations, 1))
     while cost(low) > nfe:

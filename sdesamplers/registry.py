@@ -52,6 +52,10 @@ class Shelf(Mapping[str, T], Generic[T]):
             raise PluginError(f"{dist} registers {self.kind} {name!r} twice")
         owners[dist] = item
 
+    def put(self, name: str, item: T, dist: str) -> None:
+        """Register `item`, or replace what `dist` had under this name."""
+        self._items.setdefault(name, {})[dist] = item
+
     def __getitem__(self, name: str) -> T:
         dist, _, bare = name.rpartition(":")
         owners = self._items.get(bare) or {}
@@ -144,6 +148,13 @@ class Registry:
         for shelf, key, item in staged:
             shelf.add(key, item, dist)
 
+    def adopt(self, items: Iterable[Sampler | Spacing]) -> None:
+        """Register a program's own samplers and spacings, in place of its earlier ones of the same names."""
+        for item in items:
+            item.plugin = "local"
+            shelf: Shelf[Any] = self.samplers if isinstance(item, Sampler) else self.spacings
+            shelf.put(item.name, item, "local")
+
     def load_model(self, source: str, options: dict[str, Any]) -> Any:
         """The first plugin's answer to `sdesamplers_load_model`, or None."""
         return self._manager.hook.sdesamplers_load_model(source=source, options=options)
@@ -170,7 +181,9 @@ class Registry:
             return self._presets[name]
         known = [*self.samplers, *self.catalogue.recipes, *aliases]
         broken = [p for p in self.plugins if p.error]
-        hint = f" ({len(broken)} plugin(s) are broken: see `sdesamplers doctor`)" if broken else ""
+        hint = (
+            f" ({len(broken)} plugin(s) are broken: see `sdesamplers doctor`)" if broken else "; see `sdesamplers list`"
+        )
         kind = f"sampler of {self.catalogue.where('aliases', chain[-1])}:" if chain else "sampler"
         raise UnknownNameError(kind, name, known, hint)
 
@@ -204,6 +217,7 @@ def _flat(answers: Iterable[Iterable[T]]) -> Iterator[T]:
 
 _lock = threading.Lock()
 _default: Registry | None = None
+_local: dict[tuple[str, str], Sampler | Spacing] = {}
 
 
 def default_registry() -> Registry:
@@ -219,6 +233,7 @@ def use_registry(file: str | Path | None) -> Registry:
     """Rebuild the process-wide registry with a registry file on top; None brings the plain one back."""
     global _default
     fresh = Registry(file)
+    fresh.adopt(_local.values())
     with _lock:
         _default = fresh
     return fresh
@@ -227,24 +242,18 @@ def use_registry(file: str | Path | None) -> Registry:
 def register(*items: Sampler | Spacing) -> None:
     """Register samplers and spacings of this program, without packaging a plugin.
 
-    Raises:
-        SdesamplersError: a name is already registered by this program.
+    A name that this program has registered before is replaced, as a notebook needs; a name of another distribution
+    then has to be picked as `dist:name`.
     """
-
-    class Local:
-        """A plugin made of the items given."""
-
-        @pluggy.HookimplMarker(GROUP)
-        def sdesamplers_samplers(self) -> list[Sampler]:
-            return [i for i in items if isinstance(i, Sampler)]
-
-        @pluggy.HookimplMarker(GROUP)
-        def sdesamplers_spacings(self) -> list[Spacing]:
-            return [i for i in items if isinstance(i, Spacing)]
 
     if not all(isinstance(item, Sampler | Spacing) for item in items):
         raise PluginError("register takes objects made by @sampler or @spacing")
-    default_registry().register(Local(), "+".join(item.name for item in items), "local")
+    names = [(type(item).__name__, item.name) for item in items]
+    if len(set(names)) < len(names):
+        raise PluginError("register was given two items of the same name")
+    for item in items:
+        _local[type(item).__name__, item.name] = item
+    default_registry().adopt(items)
 
 
 __all__ = ["Plugin", "Preset", "Registry", "SdesamplersError", "default_registry", "register", "use_registry"]

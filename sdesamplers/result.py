@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .path import Path
 from .plugin import Sampler
 from .prediction import Prediction
 from .recipe import Recipe
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-@dataclass
+@dataclass(eq=False)
 class Trajectory:
     """States at the evaluations of a run, and the sample last.
 
@@ -32,7 +34,7 @@ class Trajectory:
     states: Tensor
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Result:
     """What a run made.
 
@@ -49,6 +51,7 @@ class Result:
         start, draws: first states (N, *shape) and transitions' outcomes (N, transitions, *shape) in the path's
             coordinates, kept with the log-probabilities for `replay_log_probs`.
         sampler: the sampler itself.
+        drew_noise: whether any step was stochastic.
     """
 
     samples: Tensor
@@ -68,6 +71,11 @@ class Result:
     condition: Any = None
     guidance_scale: float = 1.0
     sampler: Sampler | None = field(default=None, repr=False)
+
+    drew_noise: bool = False
+
+    def __repr__(self) -> str:
+        return f"<Result {tuple(self.samples.shape)} of {self.model_name!r} by {self.recipe.sampler!r}, {self.nfe} NFE>"
 
     @property
     def nfe(self) -> int:
@@ -101,23 +109,63 @@ class Recorder:
         if point.rows is not None:
             whole = self.states[-1].clone() if self.states else state.new_zeros(self.count, *state.shape[1:])
             clock = self.times[-1].copy() if self.times else np.zeros(self.count)
-            whole[torch.from_numpy(point.rows)] = state.to(whole)
+            whole[torch.from_numpy(point.rows)] = state.detach().to(whole)
             clock[point.rows] = times
             state, times = whole, clock
         self.times.append(np.array(times))
-        self.states.append(state.detach().clone())
+        self.states.append(state.detach().clone().cpu())
 
 
-def join_trajectories(recorders: list[Recorder], samples: Tensor) -> Trajectory:
+@dataclass
+class Part:
+    """What is kept of one batch: on the CPU, and only what was asked for."""
+
+    OPTIONAL: ClassVar = ("accepted", "rejected", "log_probs", "draws", "start")
+
+    samples: Tensor
+    nfe: np.ndarray
+    drew_noise: bool
+    recorder: Recorder | None
+    accepted: np.ndarray | None
+    rejected: np.ndarray | None
+    log_probs: Tensor | None = None
+    draws: Tensor | None = None
+    start: Tensor | None = None
+
+    @classmethod
+    def of(cls, samples: Tensor, nfe: np.ndarray, path: Path, recorder: Recorder | None, start: Tensor) -> Part:
+        """Take what is wanted out of a finished batch; clones leave inference mode."""
+        part = cls(samples.clone().cpu(), nfe, path.drew_noise, recorder, path.accepted, path.rejected)
+        if path.log_probs is not None:
+            part.log_probs = stack(path.log_probs, len(samples)).cpu()
+            part.draws = stack(path.draws, len(samples), samples.shape[1:]).cpu()
+            part.start = start.cpu()
+        return part
+
+
+def stack(parts: list[Tensor], count: int, shape: Sequence[int] = ()) -> Tensor:
+    """Stack per-transition tensors (count, *shape) to (count, transitions, *shape); there may be none."""
+    return torch.stack([part.clone() for part in parts], 1) if parts else torch.zeros(count, 0, *shape)
+
+
+def join(parts: list[Any]) -> Any:
+    """Batches' tensors or arrays one behind the other; None where they are None."""
+    if any(part is None for part in parts):
+        return None
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
+
+
+def join_trajectories(parts: list[Part]) -> Trajectory:
     """Put batches side by side; batches of an adaptive run differ in length and rest at their last state."""
+    recorders = [part.recorder for part in parts if part.recorder is not None]
     longest = max(len(r.states) for r in recorders)
     times, states = [], []
     for recorder in recorders:
         pad = longest - len(recorder.states)
-        states.append(torch.stack(recorder.states + [recorder.states[-1]] * pad).cpu())
+        states.append(torch.stack(recorder.states + [recorder.states[-1]] * pad))
         times.append(np.stack(recorder.times + [recorder.times[-1]] * pad))
     clock = np.concatenate(times, axis=1)
     clock = np.concatenate([clock, np.full((1, clock.shape[1]), np.nan)])
-    joined = torch.cat([torch.cat(states, 1), samples[None]])
+    joined = torch.cat([torch.cat(states, 1), torch.cat([part.samples for part in parts])[None]])
     same = bool(np.all(clock[:-1] == clock[:-1, :1]))
     return Trajectory(clock[:, 0] if same else clock, joined)

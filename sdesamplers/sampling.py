@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -18,8 +19,8 @@ from .path import Path
 from .plugin import Sampler
 from .recipe import Recipe, check_count, evaluations, make_path, make_recipe, start_run
 from .registry import default_registry
-from .result import Recorder, Result, join_trajectories
-from .sde import SDE, GaussianProcess, expand
+from .result import Part, Recorder, Result, join, join_trajectories, stack
+from .sde import SDE, GaussianProcess, expand, scaled
 
 
 def as_model(model: Model | str) -> Model:
@@ -31,7 +32,6 @@ def as_model(model: Model | str) -> Model:
     return model
 
 
-@torch.no_grad()
 def sample(
     model: Model | str,
     sampler: str | Sampler = "heun",
@@ -44,7 +44,7 @@ def sample(
     sigmas: Sequence[float] | None = None,
     coordinates: str | None = None,
     seed: int = 0,
-    num_samples: int = 1,
+    num_samples: int | None = None,
     batch_size: int | None = None,
     first_index: int = 0,
     noise: str | None = None,
@@ -58,6 +58,7 @@ def sample(
     trajectory: bool = False,
     log_probs: bool = False,
     check_finite: bool = True,
+    gradients: bool = False,
     dtype: torch.dtype | None = None,
     progress: bool = False,
     **options: Any,
@@ -75,7 +76,7 @@ def sample(
         sigmas: your own grid of sigma/alpha (plain sigma where alpha = 1); a last 0 is the clean end.
         coordinates: "native", "ve", "flow" or "angle".
         seed, first_index: sample j depends on (seed, first_index + j) alone.
-        num_samples: how many.
+        num_samples: how many; 1 by default, or as many as `start` holds.
         batch_size: how many at once; all of them by default. It does not change the samples.
         noise: "independent", or "brownian" for step noise that stays the same path when the grid changes.
         final: "zero" ends at sigma = 0, "min" at the smallest sigma that the model was trained at.
@@ -88,6 +89,8 @@ def sample(
         trajectory: record the states at all evaluations.
         log_probs: record the exact log-probability of each stochastic transition, and what `replay_log_probs` needs.
         check_finite: raise where the model's output or the sample is NaN or infinite.
+        gradients: run with autograd on and keep the graph in `samples` (for guidance that differentiates the model, or
+            for training through the sampler). Off, everything runs in inference mode.
         dtype: of the state; float32 by default, float64 on request, never below float32.
         progress: show a progress bar.
         **options: the sampler's own options.
@@ -112,7 +115,13 @@ def sample(
         final=final,
         start_time=start_time,
         options=options,
+        shape=model.shape,
     )
+    if start is not None:
+        start = torch.as_tensor(start)
+        if not start.is_floating_point():
+            raise UsageError(f"start must hold floating-point numbers in the model's data range, not {start.dtype}")
+    num_samples = num_samples if num_samples is not None else 1 if start is None else len(start)
     check_count("num_samples", num_samples)
     check_count("batch_size", num_samples if batch_size is None else batch_size)
     check_count("first_index", first_index, 0)
@@ -125,16 +134,15 @@ def sample(
         raise UsageError("start_time says where start stands in time; give start as well")
     spread = model.condition_for(condition, num_samples)
     batch_size = min(batch_size or num_samples, num_samples)
-    batches = []
+    parts = []
     bar = _progress(progress, recipe, spec, model, num_samples, batch_size)
     with bar as advance:
         for first in range(0, num_samples, batch_size):
             rows = range(first, min(first + batch_size, num_samples))
             source = NormalSource(seed, [first_index + r for r in rows], model.shape)
             path = make_path(model.process, recipe, _noise(recipe, model.process, source))
-            if log_probs:
-                path.log_probs = []
-            x = start_state(model, path, source, start[first : rows.stop] if start is not None else None, state_dtype)
+            path.log_probs = [] if log_probs else None
+            x = start_state(model, path, source, None if start is None else start[first : rows.stop], state_dtype)
             recorder = Recorder(len(rows)) if trajectory else None
             evaluator = Evaluator(
                 model,
@@ -147,20 +155,34 @@ def sample(
                 cancel=cancel,
                 record=recorder,
             )
-            with torch.inference_mode():
+            with torch.enable_grad() if gradients else torch.inference_mode():
                 final_state = drive(start_run(spec, x, path, recipe.options), evaluator)
                 last = path.points[-1]
                 clean = final_state if last.scale == 1.0 else final_state / expand(last.scale, final_state)
-            batches.append((clean.clone(), evaluator.nfe, path, recorder, x))
-    return _collect(batches, recipe, spec, seed, first_index, num_samples, model, log_probs, spread, guidance_scale)
+            parts.append(Part.of(clean, evaluator.nfe, path, recorder, x))
+    return Result(
+        samples=torch.cat([part.samples for part in parts]),
+        nfe_per_sample=np.concatenate([part.nfe for part in parts]),
+        recipe=recipe,
+        seed=int(seed),
+        indices=list(range(first_index, first_index + num_samples)),
+        model_name=model.name,
+        revision=model.revision,
+        data_range=model.data_range,
+        condition=spread,
+        guidance_scale=guidance_scale,
+        sampler=spec,
+        trajectory=join_trajectories(parts) if trajectory else None,
+        drew_noise=any(part.drew_noise for part in parts),
+        **{word: join([getattr(part, word) for part in parts]) for word in Part.OPTIONAL},
+    )
 
 
 def _noise(recipe: Recipe, process: SDE, source: NormalSource) -> Noise:
     if recipe.noise == "independent":
         return IndependentNoise(source)
-    points = make_path(process, recipe).points
-    gaussian = isinstance(process, GaussianProcess)
-    return BrownianNoise(source, brownian_levels([p.lam if gaussian else p.time for p in points]))  # type: ignore[misc]
+    path = make_path(process, recipe)
+    return BrownianNoise(source, brownian_levels([path.clock(point) for point in path.points]))
 
 
 def start_state(model: Model, path: Path, source: NormalSource, start: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -171,7 +193,16 @@ def start_state(model: Model, path: Path, source: NormalSource, start: Tensor | 
         return x * expand(first.scale, x)
     normal = source.draw(START).to(device=model.device, dtype=dtype, non_blocking=True)
     if isinstance(model.process, GaussianProcess):
-        return normal * float(first.sigma)
+        if first.t == model.process.t_max:
+            return scaled(model.process.prior.sample(normal), first.scale)
+        whole = float(model.process.ratio(model.process.t_max))
+        if first.ratio < min(3.0, 0.5 * whole):
+            warnings.warn(
+                f"the grid starts at t = {first.t:g}, where much of the signal should still be there, but from pure "
+                "noise; give start= (a partly noised input), or begin nearer to t_max",
+                stacklevel=3,
+            )
+        return scaled(normal, first.sigma)
     return model.process.prior.sample(normal)
 
 
@@ -193,49 +224,8 @@ def _progress(show: bool, recipe: Recipe, spec: Sampler, model: Model, count: in
 
     total = None if recipe.steps is None and recipe.times is None and recipe.sigmas is None else 0
     if total == 0:
-        total = evaluations(model.process, recipe, spec) * -(-count // batch_size)
+        total = evaluations(model.process, recipe, spec, model.shape) * -(-count // batch_size)
     return evaluation_bar(f"{spec.name} on {model.name}", total)
-
-
-def _collect(
-    batches: list[tuple[Tensor, np.ndarray, Path, Recorder | None, Tensor]],
-    recipe: Recipe,
-    spec: Sampler,
-    seed: int,
-    first_index: int,
-    num_samples: int,
-    model: Model,
-    log_probs: bool,
-    condition: Any,
-    guidance_scale: float,
-) -> Result:
-    samples = torch.cat([clean for clean, *_ in batches]).cpu()
-    result = Result(
-        samples=samples,
-        nfe_per_sample=np.concatenate([nfe for _, nfe, *_ in batches]),
-        recipe=recipe,
-        seed=seed,
-        indices=list(range(first_index, first_index + num_samples)),
-        model_name=model.name,
-        revision=model.revision,
-        data_range=model.data_range,
-        condition=condition,
-        guidance_scale=guidance_scale,
-        sampler=spec,
-    )
-    paths = [path for _, _, path, _, _ in batches]
-    if batches[0][3] is not None:
-        result.trajectory = join_trajectories([b[3] for b in batches if b[3] is not None], samples)
-    if all(path.accepted is not None for path in paths):
-        result.accepted = np.concatenate([path.accepted for path in paths if path.accepted is not None])
-        result.rejected = np.concatenate([path.rejected for path in paths if path.rejected is not None])
-    if log_probs:
-        if not paths[0].log_probs:
-            raise UsageError(f"{recipe.sampler} drew no noise with these options, so there are no log_probs")
-        result.log_probs = torch.cat([torch.stack(p.log_probs or [], 1) for p in paths]).cpu()
-        result.draws = torch.cat([torch.stack(p.draws, 1) for p in paths]).cpu()
-        result.start = torch.cat([x for *_, x in batches]).cpu()
-    return result
 
 
 def replay_log_probs(model: Model, result: Result) -> Tensor:
@@ -265,4 +255,4 @@ def replay_log_probs(model: Model, result: Result) -> Tensor:
         guidance_scale=result.guidance_scale,
     )
     drive(start_run(spec, result.start.to(model.device), path, recipe.options), evaluator)
-    return torch.stack(path.log_probs, 1)
+    return stack(path.log_probs, len(result.start))

@@ -28,7 +28,7 @@ def expand(value: Scalar, like: Tensor) -> Any:
     return float(value)
 
 
-_ZERO = torch.zeros(())
+_ZERO = torch.zeros((), device="cpu")
 
 
 def scaled(x: Tensor, factor: float) -> Tensor:
@@ -42,11 +42,11 @@ def any_zero(value: Scalar) -> bool:
 
 
 def as_scalar(t: Any) -> Scalar:
-    """Accept a time as number, NumPy array or tensor; tensors of several times are read back to the host."""
+    """Accept a time as number, or array or tensor (N,) or (N, 1, ..., 1); tensors are read back to the host."""
     if isinstance(t, Tensor):
         t = t.detach().double().cpu().numpy()
     array = np.asarray(t, dtype=np.float64)
-    return array if array.ndim else float(array)
+    return array.reshape(-1) if array.ndim else float(array)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,8 @@ class SDE(ABC):
 class GaussianProcess(SDE):
     """x_t = alpha(t) x_0 + sigma(t) eps: a linear SDE given by its two schedule functions.
 
-    Subclasses give alpha, sigma, their derivatives and the inverse of `log_snr`; drift and diffusion follow
+    Subclasses give alpha, sigma, their derivatives and `time_at_ratio`, as functions of a float or a NumPy array (so
+    `np.cos`, not `math.cos`); drift and diffusion follow
     (Karras et al. 2022, appendix B; Kingma et al. 2021, eq. 8): f = (alpha'/alpha) x and
     g^2 = 2 sigma (sigma' - (alpha'/alpha) sigma).
     """

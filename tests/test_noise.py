@@ -238,8 +238,19 @@ def test_samples_have_motions_of_their_own_whatever_the_batch():
     alone = sds.BrownianNoise(sds.NormalSource(2, [3], (4,)), levels=7)(0.2, 0.7)
     assert torch.equal(whole[3:4], alone)
     assert not torch.equal(whole[2], whole[3])
-    rows = np.array([4, 1])
-    assert torch.equal(motion(count=5)(0.2, 0.7, rows), whole[rows])
+    with pytest.raises(sds.UsageError, match="all take together"):
+        motion(count=5)(0.2, 0.7, np.array([4, 1]))
+
+
+def test_independent_noise_counts_each_samples_own_draws():
+    """Steps of one's own: sample 1's second draw is the same whether or not sample 0 has drawn in between."""
+    together = sds.IndependentNoise(sds.NormalSource(2, range(2), (4,)))
+    together(0, 1, np.array([0]))
+    together(0, 1, np.array([0, 1]))
+    second = together(0, 1, np.array([1]))
+    alone = sds.IndependentNoise(sds.NormalSource(2, [1], (4,)))
+    alone(0, 1)
+    assert torch.equal(alone(0, 1), second)
 
 
 def test_the_motion_is_the_same_in_whatever_order_it_is_asked_for():
@@ -250,16 +261,15 @@ def test_the_motion_is_the_same_in_whatever_order_it_is_asked_for():
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def test_ends_that_are_off_by_rounding_or_infinite_are_fine():
+def test_ends_that_are_off_by_rounding_are_fine():
     noise = motion()
     exact, _ = noise.increment(0.0, 1.0)
     for low, high in ((-1e-16, 1 + 3e-16), (np.nextafter(0, -1), np.nextafter(1, 2)), (1e-16, 1 - 3e-16)):
         moved, std = noise.increment(low, high)
         assert std == pytest.approx(1, rel=1e-6)
         torch.testing.assert_close(moved, exact, rtol=0, atol=1e-5)
-    everything, std = noise.increment(-math.inf, math.inf)
-    assert std == pytest.approx(8.0)
-    assert torch.isfinite(everything).all()
+    with pytest.raises(sds.UsageError, match="finite"):
+        noise.increment(-math.inf, 0.0)
 
 
 def test_an_empty_interval_has_no_noise():
@@ -270,7 +280,7 @@ def test_an_empty_interval_has_no_noise():
 def test_finer_grids_get_a_deeper_construction():
     assert brownian_levels([0.0, 1.0, 2.0]) == 5
     assert brownian_levels([0.0, 1.0, 1.0 + 2.0**-10]) == 10
-    assert brownian_levels([math.inf, 1.0, -math.inf]) == 5
+    assert brownian_levels([1.0]) == 5
     low, high = 0.4001, 0.4001 + 2.0**-12
     assert motion(levels=brownian_levels([low, high])).increment(low, high)[1] == pytest.approx(2.0**-6, rel=1e-9)
 
@@ -293,3 +303,17 @@ def test_brownian_samples_stay_put_when_the_step_count_doubles():
         return float((coarse - fine).norm(dim=1).median())
 
     assert distance("brownian") < 0.2 * distance("independent")
+
+
+@pytest.mark.parametrize("sampler", ["ddpm", "euler-maruyama"])
+def test_brownian_noise_runs_from_alpha_zero_to_sigma_zero(sampler):
+    """lambda is infinite at both ends of rectified flow; the steps there are finite all the same."""
+    model = sds.grid_mixture(sds.RectifiedFlow(), prediction="flow")
+    samples = sds.sample(model, sampler, steps=20, num_samples=4, noise="brownian").samples
+    assert torch.isfinite(samples).all()
+
+
+def test_brownian_noise_runs_for_any_length_of_langevin_dynamics():
+    model = sds.FunnelModel(3, duration=100.0)
+    samples = sds.sample(model, "euler-maruyama", steps=2000, num_samples=2, noise="brownian").samples
+    assert torch.isfinite(samples).all()

@@ -200,7 +200,7 @@ def test_an_event_stops_a_run_between_evaluations(mixture):
 def test_a_model_that_breaks_down_is_reported_with_sampler_and_time(mixture, sampler, bad):
     def broken(x, t):
         out = mixture.predict(x, t)
-        if t < 0.6:
+        if t.max() < 0.6:
             out[1, 0] = bad
         return out
 
@@ -336,9 +336,11 @@ def test_replayed_log_probs_are_the_recorded_ones_and_carry_gradients(mixture, s
     assert float((other - replayed).detach().abs().min()) > 1e-6
 
 
-def test_log_probs_of_a_run_without_noise_are_refused(mixture):
-    with pytest.raises(sds.UsageError, match="euler drew no noise"):
-        sds.sample(mixture, "euler", steps=3, log_probs=True)
+def test_a_run_without_noise_has_no_transitions(mixture):
+    result = sds.sample(mixture, "euler", steps=3, num_samples=2, log_probs=True)
+    assert result.log_probs.shape == (2, 0)
+    assert not result.drew_noise
+    assert sds.replay_log_probs(mixture, result).shape == (2, 0)
     with pytest.raises(sds.UsageError, match="log_probs=True"):
         sds.replay_log_probs(mixture, sds.sample(mixture, "ddpm", steps=3))
 
@@ -580,7 +582,7 @@ BAD = [
     ({"steps": 5, "num_samples": 2.0}, "num_samples must be a whole number"),
     ({"steps": 5, "batch_size": 0}, "batch_size must be a whole number of 1 or more, not 0"),
     ({"steps": 5, "first_index": -1}, "first_index must be a whole number of 0 or more, not -1"),
-    ({"steps": 5, "start": torch.zeros(3, 2)}, r"start must have shape \(1, 2\), not \(3, 2\)"),
+    ({"steps": 5, "start": torch.zeros(3, 2), "num_samples": 1}, r"start must have shape \(1, 2\), not \(3, 2\)"),
     ({"steps": 5, "start_time": 0.5}, "give start as well"),
     ({"steps": 5, "start": torch.zeros(1, 2), "start_time": 2.0}, "start time must lie above"),
     ({"steps": 5, "start": torch.zeros(1, 2), "start_time": 1e-4}, "start time must lie above"),
@@ -637,3 +639,126 @@ def test_a_result_says_how_it_was_made(mixture):
         "noise": "independent",
         "final": "zero",
     }
+
+
+# --- edges that a first version got wrong -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spacing", sorted(sds.spacings()))
+def test_a_start_stands_at_its_time_on_every_spacing_or_is_refused(spacing):
+    process = sds.DiscreteVP(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
+    model = sds.grid_mixture(process)
+    words = {"steps": 5, "spacing": spacing, "start": torch.zeros(2, 2), "start_time": 400.5, "trajectory": True}
+    if spacing in ("leading", "trailing"):
+        with pytest.raises(sds.UsageError, match=r"start_time=400\.5"):
+            sds.sample(model, "ddim", **words)
+    else:
+        assert sds.sample(model, "ddim", **words).trajectory.times[0] == pytest.approx(400.5, rel=1e-12)
+
+
+def test_a_budget_beyond_a_tables_length_takes_the_whole_table():
+    model = sds.grid_mixture(sds.DiscreteVP(np.cumprod(1 - np.linspace(1e-4, 0.02, 20))))
+    assert sds.sample(model, "ddim", nfe=20, spacing="leading").nfe == 20
+    assert sds.sample(model, "ddim", nfe=35, spacing="leading").nfe == 20
+
+
+def test_a_half_precision_output_of_a_single_precision_model_becomes_single():
+    """As under autocast: the network takes float32 and answers in bfloat16."""
+    seen = []
+
+    @sds.sampler("spy", order=1)
+    def spy(x, path):
+        """Keep the dtypes of what the model said."""
+        for now, then in path.steps:
+            out = yield x, now
+            seen.extend([out.eps.dtype, out.velocity.dtype])
+            x = out.x + (then.time - now.time) * out.velocity
+        return x
+
+    model = sds.FunctionModel(lambda x, t: x.bfloat16(), sds.EDM(), "epsilon", (3,))
+    assert sds.sample(model, spy, steps=2).samples.dtype == torch.float32
+    assert set(seen) == {torch.float32}
+
+
+def test_a_model_that_answers_in_another_shape_is_refused():
+    model = sds.FunctionModel(lambda x, t: x.sum(1, keepdim=True), sds.VP(), "epsilon", (3,))
+    with pytest.raises(sds.ModelError, match=r"shape \(1, 1\) for a state of \(1, 3\)"):
+        sds.sample(model, "euler", steps=2)
+
+
+def test_a_callback_cannot_change_the_shape_of_the_state(mixture):
+    def cut(event):
+        event.x = event.x[:0]
+
+    with pytest.raises(sds.UsageError, match="callback replaced"):
+        sds.sample(mixture, "euler", steps=2, callback=cut)
+
+
+def test_a_process_without_marginals_needs_a_score():
+    process = sds.LangevinSDE(lambda x: -x)
+    model = sds.FunctionModel(lambda x, t: -x, process, "epsilon", (2,))
+    with pytest.raises(sds.UsageError, match="must predict the score"):
+        sds.sample(model, "euler-maruyama", steps=2)
+
+
+@pytest.mark.parametrize("coordinates", ["native", "ve", "flow", "angle"])
+def test_ddpm_with_beta_variance_keeps_standard_normal_data_in_all_coordinates(coordinates):
+    """Ho et al. 2020, section 3.2: beta is the exact variance for N(0, I), so every marginal stays N(0, 1)."""
+    model = sds.GaussianModel([0.0], 1.0, sds.VP())
+    words = {"times": np.linspace(1.0, 0.05, 20), "final": "min", "coordinates": coordinates, "variance": "beta"}
+    samples = sds.sample(model, "ddpm", num_samples=4000, **words).samples
+    assert abs(samples.std().item() - 1) < 4 / math.sqrt(2 * 4000)
+
+
+def test_any_sampler_runs_a_function_of_state_and_time():
+    model = sds.FunctionModel(lambda x, t: x * t.clamp(max=1), sds.VP(), "epsilon", (3,))
+    for name in ALL:
+        words = {} if name == "rk45" else {"steps": 4}
+        assert sds.sample(model, name, num_samples=2, **words).samples.shape == (2, 3)
+
+
+def test_gradients_reach_the_model_through_the_sampler():
+    """One Euler step in ve coordinates from x = s e with eps = a x / s lands on x (1 - a), whose slope in a is -x."""
+    a = torch.tensor(0.3, requires_grad=True)
+    model = sds.FunctionModel(lambda x, t: a * x / t, sds.EDM(), "epsilon", (1,))
+    result = sds.sample(model, "euler", sigmas=[80.0, 0.0], coordinates="ve", gradients=True, seed=4)
+    result.samples.sum().backward()
+    start = 80.0 * sds.NormalSource(4, [0], (1,)).draw(0)
+    torch.testing.assert_close(a.grad, -start.sum(), rtol=1e-5, atol=1e-5)
+    assert not sds.sample(model, "euler", steps=2).samples.requires_grad
+
+
+def test_several_points_in_one_yield_are_announced_counted_and_recorded(mixture):
+    @sds.sampler("pairs", order=1)
+    def pairs(x, path):
+        """Ask at two points at once, walk with the first."""
+        for now, then in path.steps:
+            here, _ = yield [(x, now), (x + 1, now)]
+            x = here.x + (then.time - now.time) * here.velocity
+        return x
+
+    seen = []
+    result = sds.sample(mixture, pairs, steps=3, num_samples=2, trajectory=True, callback=seen.append)
+    assert result.nfe == len(seen) == 6
+    assert result.trajectory.states.shape == (7, 2, 2)
+    torch.testing.assert_close(result.samples, sds.sample(mixture, "euler", steps=3, num_samples=2).samples)
+    flag = threading.Event()
+    flag.set()
+    with pytest.raises(sds.Cancelled):
+        sds.sample(mixture, pairs, steps=3, cancel=flag)
+
+
+def test_the_default_device_of_torch_does_not_matter(mixture):
+    expected = sds.sample(mixture, "ddpm", steps=3, seed=1).samples
+    torch.set_default_device("meta")
+    try:
+        noise = sds.NormalSource(1, [0], (2,)).draw(0)
+    finally:
+        torch.set_default_device("cpu")
+    assert noise.device.type == "cpu"
+    torch.testing.assert_close(sds.sample(mixture, "ddpm", steps=3, seed=1).samples, expected)
+
+
+def test_a_grid_that_starts_amid_the_signal_from_noise_warns(mixture):
+    with pytest.warns(UserWarning, match="give start="):
+        sds.sample(mixture, "ddim", times=[0.3, 0.1, 0.0])

@@ -68,6 +68,7 @@ class MixtureModel(Model):
 
     def _parts(self, x: Tensor, t: Scalar) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Per component along its own axes: residual and variance (N, K, D); log-weights (N, K)."""
+        t = as_scalar(t)
         alpha, sigma = (expand(as_scalar(f(t)), x) for f in (self.process.alpha, self.process.sigma))
         alpha, sigma = (torch.as_tensor(v, dtype=torch.float64).reshape(-1, 1, 1) for v in (alpha, sigma))
         residual = x.double()[:, None] - alpha * self.means
@@ -93,6 +94,7 @@ class MixtureModel(Model):
         return (log.softmax(1)[..., None] * (self.means + shift)).sum(1)
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
+        t = as_scalar(t)
         score = self.score(x, t)
         if self.prediction == "score":
             return score.to(x.dtype)

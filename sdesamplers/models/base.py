@@ -44,6 +44,10 @@ class Model(ABC):
     name: str = "model"
     revision: str | None = None
 
+    def __repr__(self) -> str:
+        process = type(self.process).__name__
+        return f"<{type(self).__name__} {self.name!r}: {self.prediction} on {process}, samples {self.shape}>"
+
     @abstractmethod
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         """The raw prediction at state x (N, *shape), in the model's own coordinates and clock.
@@ -73,7 +77,7 @@ class Model(ABC):
 
 
 class FunctionModel(Model):
-    """Any function `f(x, t)` as a model; t is a float or a float64 tensor (N, 1, ..., 1) on x's device.
+    """Any function `f(x, t)` as a model; t is a tensor (N, 1, ..., 1) of x's dtype on its device.
 
     Args:
         function: takes the state (N, *shape) and the time on the process's clock, returns the prediction.
@@ -99,7 +103,7 @@ class FunctionModel(Model):
         self.data_range, self.name = data_range, name
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
+        shape = (len(x), *(1,) * (x.dim() - 1))
         if isinstance(t, np.ndarray):
-            time = torch.from_numpy(t).to(x.device).view(-1, *(1,) * (x.dim() - 1))
-            return self.function(x, time)
-        return self.function(x, t)
+            return self.function(x, torch.from_numpy(t).to(x, non_blocking=True).view(shape))
+        return self.function(x, torch.full(shape, float(t), dtype=x.dtype, device=x.device))
