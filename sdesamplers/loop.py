@@ -68,14 +68,15 @@ class Evaluator:
     cancel: Flag | None = None
     record: Callable[[Prediction], None] | None = None
     evaluations: int = 0
-    _everyone: int = 0  # evaluations of the whole batch, and of single samples
+    _partial: int = 0  # evaluations of a part of the batch, and how many of them each sample had
     _single: np.ndarray = field(init=False)
     _pending: list[tuple[Tensor, int, Scalar]] = field(default_factory=list)
     _prediction: type[Prediction] = field(init=False)
     _kind: str = field(init=False)
     _watched: bool = field(init=False)
     _unconditional: Any = field(init=False)
-    _direct_dtype: torch.dtype | None = field(init=False)
+    _predict: Callable[..., Tensor | Output] = field(init=False)
+    _tensor_only: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self._single = np.zeros(self.count, dtype=np.int64)
@@ -87,33 +88,33 @@ class Evaluator:
                 f"{kind} has no alpha and sigma, so its model must predict the score, not {self.model.prediction}"
             )
         self._kind, self._watched = self.model.prediction, self.cancel is not None or self.callback is not None
-        guided = self.guidance_scale != 1.0
-        self._unconditional = self.model.unconditional(self.count) if guided else None
-        # A state of this dtype goes to the model and its output comes back as they are.
-        self._direct_dtype = None if guided else self.model.dtype
+        self._unconditional = None if self.guidance_scale == 1.0 else self.model.unconditional(self.count)
+        self._predict, self._tensor_only = self.model.predict, False
 
     @property
     def nfe(self) -> np.ndarray:
         """Evaluations made of each sample, (N,)."""
-        return self._single + self._everyone
+        return self._single + (self.evaluations - self._partial)
 
     def __call__(self, x: Tensor, point: Point) -> Prediction:
         """Ask the model at one point."""
         if self._watched:
             x = self._announce(x, point)
         rows = point.rows
-        output = self._ask(model_state(x, point), point.t, rows)
-        if isinstance(output, Output):
-            prediction = self._wrap(x, point, output)
+        state = model_state(x, point)
+        if rows is None and self._tensor_only:  # the plain case, kept short: it is what a step costs
+            raw: Any = self._predict(state, point.t, self.condition)
+            prediction = self._prediction(x, point, raw, self._kind)
         else:
-            prediction = self._prediction(x, point, output, self._kind)
+            prediction = self._wrap(x, point, self._ask(state, point.t, rows))
         self.evaluations += 1
-        if rows is None:
-            self._everyone += 1
-        else:
+        if rows is not None:
+            self._partial += 1
             self._single[rows] += 1
         if self.check_finite:
-            self._check(prediction.raw, point.t)
+            total = prediction.raw.sum()  # NaN and infinity survive a sum
+            if not total.is_cpu or not math.isfinite(total.item()):
+                self._suspect(total, point.t)
         if self.record is not None:
             self.record(prediction)
         return prediction
@@ -137,47 +138,43 @@ class Evaluator:
         everyone = np.arange(self.count)
         rows = np.concatenate([everyone if p.rows is None else p.rows for _, p in requests])
         raw = self._ask(states, times, rows)
-        whole = raw if isinstance(raw, Output) else Output(raw)
         predictions, start = [], 0
         for x, point in requests:
             part = slice(start, start + len(x))
-            rest = (None if r is None else r[part] for r in whole[1:])
-            predictions.append(self._wrap(x, point, Output(whole.value[part], *rest)))
+            rest = (None if r is None else r[part] for r in raw[1:])
+            predictions.append(self._wrap(x, point, Output(raw.value[part], *rest)))
             start += len(x)
         self.evaluations += len(requests)
+        self._partial += len(requests)
         np.add.at(self._single, rows, 1)
         for prediction in predictions:
             if self.check_finite:
-                self._check(prediction.raw, prediction.point.t)
+                self._suspect(prediction.raw.sum(), prediction.point.t)
             if self.record is not None:
                 self.record(prediction)
         return predictions
 
-    def _ask(self, state: Tensor, t: Scalar, rows: np.ndarray | None) -> Tensor | Output:
+    def _ask(self, state: Tensor, t: Scalar, rows: np.ndarray | None) -> Output:
         condition = self.condition if rows is None or self.condition is None else self.condition[rows]
-        if state.dtype is self._direct_dtype:
-            answer = self.model.predict(state, t, condition)
-            if self.evaluations == 0:
-                self._check_shape(answer, state)
-            if isinstance(answer, Tensor) and answer.dtype is state.dtype:
-                return answer
-            return as_state(answer, state.dtype)
         inside = state.to(self.model.dtype)
-        output = self.model.predict(inside, t, condition)
-        output = output if isinstance(output, Output) else Output(output)
+        answer = self._predict(inside, t, condition)
+        # A model that has answered once with a tensor of the state's dtype and shape is taken to go on so.
+        same = isinstance(answer, Tensor) and inside is state and answer.dtype is state.dtype
+        self._tensor_only = same and self.guidance_scale == 1.0
+        output = answer if isinstance(answer, Output) else Output(answer)
         if self.guidance_scale != 1.0:
             # Classifier-free guidance (Ho & Salimans 2022, eq. 6, with w + 1 = guidance_scale); it commutes with
             # the linear map between prediction types.
             everyone = self._unconditional
             unconditional = everyone if rows is None or everyone is None else everyone[rows]
-            plain = self.model.predict(inside, t, unconditional)
+            plain = self._predict(inside, t, unconditional)
             plain = plain.value if isinstance(plain, Output) else plain
             output = Output(plain + self.guidance_scale * (output.value - plain), plain, output.log_density)
-        self._check_shape(output, state)
-        return as_state(output, state.dtype)
+        self._check_shape(output.value, state)
+        unguided = None if output.unguided is None else output.unguided.to(state.dtype)
+        return Output(output.value.to(state.dtype), unguided, output.log_density)
 
-    def _check_shape(self, answer: Tensor | Output, state: Tensor) -> None:
-        value = answer.value if isinstance(answer, Output) else answer
+    def _check_shape(self, value: Tensor, state: Tensor) -> None:
         if value.shape != state.shape:
             raise ModelError(
                 f"{self.label}: the model answered with shape {tuple(value.shape)} for a state of {tuple(state.shape)}"
@@ -190,8 +187,7 @@ class Evaluator:
         prediction.log_density = output.log_density
         return prediction
 
-    def _check(self, raw: Tensor, t: Scalar) -> None:
-        total = raw.sum()  # NaN and infinity survive a sum
+    def _suspect(self, total: Tensor, t: Scalar) -> None:
         if not total.is_cpu:
             self._pending.append((total, self.evaluations, t))
         elif not math.isfinite(total.item()):
@@ -213,12 +209,6 @@ class Evaluator:
                 raise self._not_finite(evaluation, t)
         if not math.isfinite(x.sum().item()):
             raise NonFiniteError(f"{self.label}: the sample is not finite after the last step, though the model was")
-
-
-def as_state(answer: Tensor | Output, dtype: torch.dtype) -> Output:
-    """A model's answer in the state's dtype."""
-    value, unguided, log_density = answer if isinstance(answer, Output) else Output(answer)
-    return Output(value.to(dtype), None if unguided is None else unguided.to(dtype), log_density)
 
 
 def model_state(x: Tensor, point: Point) -> Tensor:

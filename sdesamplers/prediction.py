@@ -70,7 +70,7 @@ def linear_map(state: Row, source: Row, target: Row) -> Row:
     """
     (alpha, sigma), (p, q), (r, s) = state, source, target
     determinant = alpha * q - sigma * p
-    if any_zero(determinant):
+    if determinant == 0.0 if isinstance(determinant, float) else any_zero(determinant):
         raise ConversionError(
             "this prediction cannot be converted here: at this time it carries the same information as the state "
             "(epsilon and score say nothing of x0 where alpha = 0, x0 nothing of epsilon where sigma = 0); "
