@@ -19,7 +19,7 @@ def main() -> None:
     """Run the comparison, print a line a cell, save picture and tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="fashion-mnist", help="registered name, folder or Hub id")
-    parser.add_argument("--samplers", default="euler,ddim,heun,edm")
+    parser.add_argument("--samplers", default="euler,ddim,heun,ddpm")
     parser.add_argument("--nfe", default="5,10,20", help="budgets of model evaluations a sample")
     parser.add_argument("--num-samples", type=int, default=16)
     parser.add_argument("--reference-samples", type=int, default=2, help="for the error against the ODE; 0 for none")

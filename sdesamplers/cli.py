@@ -289,7 +289,7 @@ def grid_words(words: dict[str, Any]) -> dict[str, Any]:
 
 @cli.command("sample")
 @click.argument("source", metavar="MODEL")
-@click.option("--sampler", default="heun", show_default=True, help="Sampler, recipe or alias.")
+@click.option("--sampler", default="edm", show_default=True, help="Sampler, recipe or alias.")
 @click.option("--steps", type=int, help="Grid intervals; or give --nfe.")
 @click.option("--nfe", type=int, help="Budget of model evaluations a sample.")
 @click.option("--times", type=Numbers(float), help="Your own grid on the model's clock.")

@@ -327,7 +327,7 @@ def test_commands_mistyped(run: Any, words: tuple[str, ...], part: str) -> None:
         (("--nfe", "0"), "1 or more"),
         (("--nfe", "1.5"), "not a valid integer"),
         (("--steps", "2", "--nfe", "3"), "not steps and nfe"),
-        ((), "needs steps"),
+        (("--sampler", "heun"), "needs steps"),
         (("--steps", "2", "--times", "900,10"), "not steps and times"),
         (("--times", "900,10", "--spacing", "karras"), "contradict"),
         (("--times", "10,900"), "fall"),

