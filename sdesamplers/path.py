@@ -103,6 +103,7 @@ class Path:
         points: the grid, from noise to data; its last point may be clean (sigma = 0).
         is_free: no grid was asked for: `points` holds only the two ends and the (adaptive) sampler chooses its
             own steps between them.
+        noise: where `draw` gets its noise from; None where a sampler is not to draw any.
         drew_noise: whether a transition has had noise so far.
         accepted, rejected: (N,) step counts, reported by an adaptive sampler.
         log_probs, draws: every transition's log-probability (N,) and outcome, recorded where log_probs is a list.
@@ -111,7 +112,7 @@ class Path:
 
     def __init__(self, process: SDE, points: Sequence[Point], *, is_free: bool = False, noise: Noise | None = None):
         self.process, self.points, self.is_free = process, list(points), is_free
-        self._noise = noise
+        self.noise = noise
         self.drew_noise = False
         self.log_probs: list[Tensor] | None = None
         self.draws: list[Tensor] = []
@@ -149,10 +150,10 @@ class Path:
         self.drew_noise = True
         if self.replayed is not None:
             drawn = self.replayed[len(self.draws)].to(mean)
-        elif self._noise is None:
+        elif self.noise is None:
             raise UsageError("this path has no noise source, so a stochastic sampler cannot run on it")
         else:
-            noise = self._noise(self.clock(now), self.clock(then), now.rows).to(mean, non_blocking=True)
+            noise = self.noise(self.clock(now), self.clock(then), now.rows).to(mean, non_blocking=True)
             drawn = torch.add(mean, noise * expand(std, mean))
         if self.log_probs is not None:
             self.draws.append(drawn)

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import pluggy
 
 from .catalogue import Catalogue, load_catalogue
-from .errors import PluginError, SdesamplersError, UnknownNameError, UsageError
+from .errors import PluginError, UnknownNameError, UsageError
 from .options import check_options
 from .plugin import HookSpecs, Sampler, Spacing
 
@@ -44,13 +44,6 @@ class Shelf(Mapping[str, T], Generic[T]):
     def __init__(self, kind: str) -> None:
         self.kind = kind
         self._items: dict[str, dict[str, T]] = {}
-
-    def add(self, name: str, item: T, dist: str) -> None:
-        """Register `item` as coming from distribution `dist`."""
-        owners = self._items.setdefault(name, {})
-        if dist in owners:
-            raise PluginError(f"{dist} registers {self.kind} {name!r} twice")
-        owners[dist] = item
 
     def put(self, name: str, item: T, dist: str) -> None:
         """Register `item`, or replace what `dist` had under this name."""
@@ -146,7 +139,7 @@ class Registry:
             seen.add((shelf.kind, key))
         self._manager.register(plugin, f"{dist}:{name}")
         for shelf, key, item in staged:
-            shelf.add(key, item, dist)
+            shelf.put(key, item, dist)
 
     def adopt(self, items: Iterable[Sampler | Spacing]) -> None:
         """Register a program's own samplers and spacings, in place of its earlier ones of the same names."""
@@ -256,4 +249,4 @@ def register(*items: Sampler | Spacing) -> None:
     default_registry().adopt(items)
 
 
-__all__ = ["Plugin", "Preset", "Registry", "SdesamplersError", "default_registry", "register", "use_registry"]
+__all__ = ["Plugin", "Preset", "Registry", "default_registry", "register", "use_registry"]

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .loop import model_state
 from .path import Path
 from .plugin import Sampler
 from .prediction import Prediction
 from .recipe import Recipe
-from .sde import expand
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -104,7 +104,7 @@ class Recorder:
 
     def __call__(self, prediction: Prediction) -> None:
         point = prediction.point
-        state = prediction.x / expand(point.scale, prediction.x)
+        state = model_state(prediction.x, point)
         times = np.broadcast_to(np.asarray(point.t, dtype=float), (len(state),))
         if point.rows is not None:
             whole = self.states[-1].clone() if self.states else state.new_zeros(self.count, *state.shape[1:])

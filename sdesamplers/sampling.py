@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .errors import UsageError
-from .loop import Callback, Evaluator, Flag, drive
+from .loop import Callback, Evaluator, Flag, drive, model_state
 from .models.base import Model
 from .noise import START, BrownianNoise, IndependentNoise, Noise, NormalSource, brownian_levels
 from .path import Path
@@ -20,7 +20,7 @@ from .plugin import Sampler
 from .recipe import Recipe, check_count, evaluations, make_path, make_recipe, start_run
 from .registry import default_registry
 from .result import Part, Recorder, Result, join, join_trajectories, stack
-from .sde import SDE, GaussianProcess, expand, scaled
+from .sde import GaussianProcess, expand, scaled
 
 
 def as_model(model: Model | str) -> Model:
@@ -140,7 +140,8 @@ def sample(
         for first in range(0, num_samples, batch_size):
             rows = range(first, min(first + batch_size, num_samples))
             source = NormalSource(seed, [first_index + r for r in rows], model.shape)
-            path = make_path(model.process, recipe, _noise(recipe, model.process, source))
+            path = make_path(model.process, recipe)
+            path.noise = _noise(recipe, path, source)
             path.log_probs = [] if log_probs else None
             x = start_state(model, path, source, None if start is None else start[first : rows.stop], state_dtype)
             recorder = Recorder(len(rows)) if trajectory else None
@@ -157,8 +158,7 @@ def sample(
             )
             with torch.enable_grad() if gradients else torch.inference_mode():
                 final_state = drive(start_run(spec, x, path, recipe.options), evaluator)
-                last = path.points[-1]
-                clean = final_state if last.scale == 1.0 else final_state / expand(last.scale, final_state)
+                clean = model_state(final_state, path.points[-1])
             parts.append(Part.of(clean, evaluator.nfe, path, recorder, x))
     return Result(
         samples=torch.cat([part.samples for part in parts]),
@@ -178,10 +178,9 @@ def sample(
     )
 
 
-def _noise(recipe: Recipe, process: SDE, source: NormalSource) -> Noise:
+def _noise(recipe: Recipe, path: Path, source: NormalSource) -> Noise:
     if recipe.noise == "independent":
         return IndependentNoise(source)
-    path = make_path(process, recipe)
     return BrownianNoise(source, brownian_levels([path.clock(point) for point in path.points]))
 
 

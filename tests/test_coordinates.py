@@ -5,24 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from process_cases import PROCESSES
 
 import sdesamplers as sds
 from sdesamplers.path import Path, clean_point, make_points
 
-TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-ROOT = np.sqrt(TABLE)
-ZERO_TABLE = ((ROOT - ROOT[-1]) * ROOT[0] / (ROOT[0] - ROOT[-1])) ** 2
-PROCESSES = {
-    "vp": sds.VP(),
-    "constant vp": sds.ConstantVP(1.0),
-    "cosine": sds.CosineVP(),
-    "sub-vp": sds.SubVP(),
-    "ve": sds.VE(),
-    "edm": sds.EDM(),
-    "flow": sds.RectifiedFlow(),
-    "table": sds.DiscreteVP(TABLE),
-    "zero-SNR table": sds.DiscreteVP(ZERO_TABLE),
-}
 REACH_ALPHA_ZERO = ("cosine", "flow", "zero-SNR table")
 STOP_ABOVE_ZERO_SIGMA = ("vp", "constant vp", "cosine", "ve", "table", "zero-SNR table")
 CLOSED_FORMS = {
