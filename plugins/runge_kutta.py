@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdesamplers import Path, Run, Sampler, SolverError, hookimpl, sampler
+from sdesamplers import Path, Run, Sampler, SolverError, hookimpl, sampler, weighted_sum
 
 # Dormand & Prince 1980, table 2: nodes, stage weights (the last row is the fifth-order solution, so that its slope
 # is the next step's first), and the difference of the fifth- and fourth-order weights.
@@ -36,22 +36,13 @@ def quarter_octaves(h: np.ndarray) -> np.ndarray:
     return np.copysign(2.0 ** (np.floor(4 * np.log2(np.abs(h))) / 4), h)
 
 
-def weighted(weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
-    """sum_j weights_j slopes_j."""
-    total = slopes[0] * weights[0]
-    for weight, slope in zip(weights[1:], slopes[1:], strict=True):
-        if weight:
-            total = total.add(slope, alpha=weight)
-    return total
-
-
 def dormand_prince(
     x: Tensor, slope: Tensor, time: Any, h: Any, path: Path, rows: np.ndarray | None = None
 ) -> Generator[Any, Any, tuple[Tensor, list[Tensor]]]:
     """One step of size h from (x, time): the fifth-order solution and all seven slopes."""
     slopes, width = [slope], path.expand(h, x)
     for node, weights in zip(NODES, STAGES, strict=True):
-        out = yield x + width * weighted(weights, slopes), path.at(time + node * h, rows)
+        out = yield x + width * weighted_sum(weights, slopes), path.at(time + node * h, rows)
         slopes.append(out.velocity)
     return out.x, slopes
 
@@ -108,9 +99,9 @@ def controlled(
     first = np.where((size < 1e-5) | (rate < 1e-5), 1e-6 * abs(end - begin), 0.01 * size / np.maximum(rate, 1e-300))
     h = quarter_octaves(np.copysign(np.minimum(first, abs(end - begin)), end - begin))
     last = np.ones(len(x))  # the previous error, for the controller's integral part
-    path.accepted, path.rejected = np.zeros(len(x), int), np.zeros(len(x), int)
+    path.ledger.accepted, path.ledger.rejected = np.zeros(len(x), int), np.zeros(len(x), int)
     while len(rows := np.flatnonzero(time != end)):
-        if (1 + 6 * (path.accepted + path.rejected)[rows] + 6).max() > max_nfe:
+        if (1 + 6 * (path.ledger.accepted + path.ledger.rejected)[rows] + 6).max() > max_nfe:
             raise SolverError(f"rk45 needs more than max_nfe={max_nfe} evaluations at {rtol=:g}, {atol=:g}")
         now, pick = time[rows], torch.from_numpy(rows).to(x.device)
         step = np.where(np.abs(h[rows]) >= np.abs(end - now) * (1 - 1e-12), end - now, h[rows])
@@ -119,14 +110,14 @@ def controlled(
         old = x[pick]
         new, slopes = yield from dormand_prince(old, slope[pick], now, step, path, rows)
         scale = torch.maximum(old.abs(), new.abs())
-        error = np.maximum(norm(path.expand(step, new) * weighted(ERROR, slopes), scale), ROUNDING)
+        error = np.maximum(norm(path.expand(step, new) * weighted_sum(ERROR, slopes), scale), ROUNDING)
         if not np.all(np.isfinite(error)):
             raise SolverError("rk45's error estimate is not finite, so it cannot choose a step")
         good, smooth = error <= 1, (error <= 1) & (error > ROUNDING)
         grow = 0.9 * np.where(smooth, error ** (-0.7 / 5) * last[rows] ** (0.4 / 5), error ** (-1 / 5))
         h[rows] = quarter_octaves(step * np.clip(grow, 0.2, np.where(good, 10.0, 1.0)))
-        path.accepted[rows] += good
-        path.rejected[rows] += ~good
+        path.ledger.accepted[rows] += good
+        path.ledger.rejected[rows] += ~good
         if len(won := np.flatnonzero(good)):
             keep = torch.from_numpy(won).to(x.device)
             x[pick[keep]], slope[pick[keep]] = new[keep], slopes[-1][keep]

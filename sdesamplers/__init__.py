@@ -37,7 +37,7 @@ _HOMES = {
     "noise": ["BrownianNoise", "IndependentNoise", "NormalSource"],
     "path": ["Path", "Point"],
     "plugin": ["Sampler", "Spacing", "hookimpl", "sampler", "spacing"],
-    "prediction": ["PREDICTIONS", "Prediction", "convert"],
+    "prediction": ["PREDICTIONS", "Prediction", "convert", "weighted_sum"],
     "processes": ["EDM", "VE", "VP", "ConstantVP", "CosineVP", "DiscreteVP", "RectifiedFlow", "SubVP"],
     "registry": ["Registry", "default_registry", "register", "use_registry"],
     "recipe": ["Recipe"],
@@ -90,6 +90,7 @@ if TYPE_CHECKING:
     from .prediction import PREDICTIONS as PREDICTIONS
     from .prediction import Prediction as Prediction
     from .prediction import convert as convert
+    from .prediction import weighted_sum as weighted_sum
     from .processes import EDM as EDM
     from .processes import VE as VE
     from .processes import VP as VP

@@ -54,7 +54,8 @@ class Flag(Protocol):
 class Evaluator:
     """One batch's connection to the model: makes `Prediction`s, counts them and checks them.
 
-    `nfe` counts evaluations of each sample of the batch. Finiteness is read at once on the CPU, and at the end of
+    `nfe` counts evaluations of each sample of the batch; a guided one, which asks the network twice, counts once. With
+    `both`, predictions carry the unguided one at any guidance scale. Finiteness is read at once on the CPU, and at the end of
     the run elsewhere, so that no step waits for the device.
     """
 
@@ -64,6 +65,7 @@ class Evaluator:
     condition: Any = None
     guidance_scale: float = 1.0
     check_finite: bool = True
+    both: bool = False  # whether the sampler needs the unguided prediction even at guidance_scale 1
     callback: Callback | None = None
     cancel: Flag | None = None
     record: Callable[[Prediction], None] | None = None
@@ -75,6 +77,7 @@ class Evaluator:
     _kind: str = field(init=False)
     _watched: bool = field(init=False)
     _unconditional: Any = field(init=False)
+    _guided: bool = field(init=False)
     _predict: Callable[..., Tensor | Output] = field(init=False)
     _tensor_only: bool = field(init=False)
 
@@ -88,7 +91,8 @@ class Evaluator:
                 f"{kind} has no alpha and sigma, so its model must predict the score, not {self.model.prediction}"
             )
         self._kind, self._watched = self.model.prediction, self.cancel is not None or self.callback is not None
-        self._unconditional = None if self.guidance_scale == 1.0 else self.model.unconditional(self.count)
+        self._guided = self.guidance_scale != 1.0 or (self.both and self.condition is not None)
+        self._unconditional = self.model.unconditional(self.count) if self._guided else None
         self._predict, self._tensor_only = self.model.predict, False
 
     @property
@@ -160,9 +164,9 @@ class Evaluator:
         answer = self._predict(inside, t, condition)
         # A model that has answered once with a tensor of the state's dtype and shape is taken to go on so.
         same = isinstance(answer, Tensor) and inside is state and answer.dtype is state.dtype
-        self._tensor_only = same and self.guidance_scale == 1.0
+        self._tensor_only = same and not self._guided and not self.both
         output = answer if isinstance(answer, Output) else Output(answer)
-        if self.guidance_scale != 1.0:
+        if self._guided:
             # Classifier-free guidance (Ho & Salimans 2022, eq. 6, with w + 1 = guidance_scale); it commutes with
             # the linear map between prediction types.
             everyone = self._unconditional
@@ -184,6 +188,8 @@ class Evaluator:
         prediction = self._prediction(x, point, output.value, self._kind)
         if output.unguided is not None:
             prediction.unguided = self._prediction(x, point, output.unguided, self._kind)
+        elif self.both:  # nothing was guided, so this is the unguided one
+            prediction.unguided = prediction
         prediction.log_density = output.log_density
         return prediction
 
@@ -248,7 +254,9 @@ def count_evaluations(run: Run) -> int:
             for x, point in requests:
                 gaussian = isinstance(point.process, GaussianProcess)
                 make = Prediction if gaussian else ScorePrediction
-                answers.append(make(x, point, torch.zeros_like(x), "v"))
+                answer = make(x, point, torch.zeros_like(x), "v")
+                answer.unguided, answer.log_density = answer, x.new_zeros(len(x))
+                answers.append(answer)
             count += len(requests)
             request = run.send(answers if isinstance(request, list) else answers[0])
     except StopIteration:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .errors import UsageError
 
-START, PATH, BROWNIAN, AUXILIARY = range(4)
+START, PATH, BROWNIAN, AUXILIARY = range(STREAMS := 4)
 """Streams of a sample: its starting noise, its steps' noise, its Brownian motion, and everything else."""
 
 
@@ -112,18 +112,28 @@ class BrownianNoise:
     of keyed normals, a pure function of the interval's two ends: cutting the interval elsewhere cannot change it.
     Its law is exact while no two ends share a smallest piece (2^-levels wide). Sources of different `levels` agree
     at all multiples of the coarser one's half piece.
+
+    Called for step after step, it follows one motion as long as the steps do not overlap. A step that goes back over
+    ground already covered (a sampler that adds noise again) begins another, independent one.
     """
 
     def __init__(self, source: NormalSource, levels: int = MIN_LEVELS) -> None:
         self._source, self._levels = source, levels
-        self._cache: OrderedDict[tuple[int, int], Tensor] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int, int], Tensor] = OrderedDict()
+        self._visit, self._covered = 0, (math.inf, -math.inf)
 
     def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
-        increment, deviation = self.increment(start, end, rows)
+        (low, high), (lowest, highest) = sorted((start, end)), self._covered
+        if low < highest and high > lowest:
+            self._visit, lowest, highest = self._visit + 1, low, high
+        self._covered = (min(low, lowest), max(high, highest))
+        increment, deviation = self.increment(start, end, rows, self._visit)
         return increment.div_(deviation)
 
-    def increment(self, start: float, end: float, rows: np.ndarray | None = None) -> tuple[Tensor, float]:
-        """W(end) - W(start) and its standard deviation."""
+    def increment(
+        self, start: float, end: float, rows: np.ndarray | None = None, visit: int = 0
+    ) -> tuple[Tensor, float]:
+        """W(end) - W(start) of the motion number `visit`, and its standard deviation."""
         if rows is not None or not (math.isfinite(start) and math.isfinite(end)):
             raise UsageError("Brownian noise needs finite steps that all take together; use noise='independent'")
         low, high = sorted((start, end))
@@ -134,7 +144,7 @@ class BrownianNoise:
             weights[key] = weights.get(key, 0.0) - weight
         for cell in range(math.floor(low), math.floor(high)):
             weights[cell, 0] = weights.get((cell, 0), 0.0) + 1.0
-        parts = [(weight, self._normal(key)) for key, weight in sorted(weights.items()) if weight != 0.0]
+        parts = [(weight, self._normal((visit, *key))) for key, weight in sorted(weights.items()) if weight != 0.0]
         total = parts[0][1] * parts[0][0]
         for weight, normal in parts[1:]:
             total.add_(normal, alpha=weight)
@@ -152,21 +162,21 @@ class BrownianNoise:
             weights[cell, 2**level + int(piece)] = 2 ** (-level / 2) * height
         return weights
 
-    def _normal(self, key: tuple[int, int]) -> Tensor:
+    def _normal(self, key: tuple[int, int, int]) -> Tensor:
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]
-        cell, node = key
-        normal = self._source.draw(BROWNIAN, node, 2 * cell if cell >= 0 else -2 * cell - 1)
+        visit, cell, node = key
+        normal = self._source.draw(BROWNIAN + STREAMS * visit, node, 2 * cell if cell >= 0 else -2 * cell - 1)
         self._cache[key] = normal
         if len(self._cache) > 2 * self._levels + 4:
             self._cache.popitem(last=False)
         return normal
 
 
-def brownian_levels(clocks: Sequence[float]) -> int:
-    """How deep the construction must go for a grid: five levels, more where neighbours are closer than 2^-5."""
-    gaps = np.abs(np.diff(np.asarray(clocks, dtype=float)))
+def brownian_levels(clocks: Sequence[float], stages: int = 1) -> int:
+    """How deep the construction must go: five levels, more where a stage of a step is shorter than 2^-5."""
+    gaps = np.abs(np.diff(np.asarray(clocks, dtype=float))) / stages
     gaps = gaps[gaps > 0]
     return max(MIN_LEVELS, math.ceil(-math.log2(gaps.min()))) if len(gaps) else MIN_LEVELS
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import numpy as np
@@ -15,6 +16,9 @@ from .errors import UsageError
 from .noise import Noise
 from .prediction import Schedule
 from .sde import SDE, GaussianProcess, Scalar, any_zero, diffusion_squared, expand
+
+
+NO_MARGINALS = "this sampler needs alpha(t) and sigma(t),"
 
 
 class Point:
@@ -47,8 +51,8 @@ class Point:
     def __getattr__(self, name: str) -> NoReturn:  # reached only for a slot that is not set
         if name in ("alpha", "sigma", "d_alpha", "d_sigma"):
             raise UsageError(
-                f"this sampler needs alpha(t) and sigma(t), and {type(self.process).__name__} has no closed-form "
-                "marginals; use one that reads score or velocity alone (euler-maruyama, euler, heun)"
+                f"{NO_MARGINALS} and {type(self.process).__name__} has no closed-form marginals; use one "
+                "that reads score or velocity alone (euler-maruyama, euler, heun)"
             )
         raise AttributeError(name)
 
@@ -95,6 +99,27 @@ class Point:
         return f"Point(time={self.time!r}, t={self.t!r})"
 
 
+@dataclass
+class Ledger:
+    """A run's random transitions: where their noise comes from and what is kept of them.
+
+    Attributes:
+        noise: where `Path.draw` gets its noise from; None where a sampler is not to draw any.
+        drew_noise: whether a transition has had noise so far.
+        log_probs, draws: every transition's log-probability (N,) and outcome, recorded where log_probs is a list.
+        replayed: outcomes of a stored run that `Path.draw` is to return instead of new ones.
+        accepted, rejected: (N,) step counts, reported by an adaptive sampler.
+    """
+
+    noise: Noise | None = None
+    drew_noise: bool = False
+    log_probs: list[Tensor] | None = None
+    draws: list[Tensor] = field(default_factory=list)
+    replayed: list[Tensor] | None = None
+    accepted: np.ndarray | None = None
+    rejected: np.ndarray | None = None
+
+
 class Path:
     """What a sampler is given: the points to visit, and the only source of random numbers.
 
@@ -103,33 +128,74 @@ class Path:
         points: the grid, from noise to data; its last point may be clean (sigma = 0).
         is_free: no grid was asked for: `points` holds only the two ends and the (adaptive) sampler chooses its
             own steps between them.
-        noise: where `draw` gets its noise from; None where a sampler is not to draw any.
-        drew_noise: whether a transition has had noise so far.
-        accepted, rejected: (N,) step counts, reported by an adaptive sampler.
-        log_probs, draws: every transition's log-probability (N,) and outcome, recorded where log_probs is a list.
-        replayed: outcomes of a stored run that `draw` is to return instead of new ones.
+        ledger: the run's noise and what is recorded of it, shared by all parts of a path.
     """
 
-    def __init__(self, process: SDE, points: Sequence[Point], *, is_free: bool = False, noise: Noise | None = None):
+    def __init__(
+        self,
+        process: SDE,
+        points: Sequence[Point],
+        *,
+        is_free: bool = False,
+        noise: Noise | None = None,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.process, self.points, self.is_free = process, list(points), is_free
-        self.noise = noise
-        self.drew_noise = False
-        self.log_probs: list[Tensor] | None = None
-        self.draws: list[Tensor] = []
-        self.replayed: list[Tensor] | None = None
-        self.accepted: np.ndarray | None = None
-        self.rejected: np.ndarray | None = None
+        self.ledger = ledger or Ledger(noise)
 
     @property
     def steps(self) -> list[tuple[Point, Point]]:
         """Neighbouring points, (now, then)."""
         return list(zip(self.points[:-1], self.points[1:], strict=True))
 
+    def part(self, points: Sequence[Point]) -> Path:
+        """A path over other points of the same run, for a sampler that runs another one on a stretch of its own."""
+        return Path(self.process, points, ledger=self.ledger)
+
     def at(self, time: Scalar, rows: np.ndarray | None = None) -> Point:
         """The point at any time on the path's clock; an array of times holds one for each of the samples `rows`."""
         point = points_at(self.process, time)
         point.rows = rows
         return point
+
+    def at_ratio(self, ratio: Scalar, rows: np.ndarray | None = None) -> Point:
+        """The point where sigma/alpha is `ratio`; 0 is the clean end.
+
+        Raises:
+            UsageError: the process has no alpha and sigma.
+        """
+        if not isinstance(self.process, View):
+            raise UsageError(f"{NO_MARGINALS} and {type(self.process).__name__} has none in closed form")
+        if not np.ndim(ratio) and ratio == 0:
+            return clean_point(self.process)
+        ratio = np.asarray(ratio, dtype=np.float64)
+        native = self.process.native
+        t = native.time_at_ratio(ratio)
+        fields = _fields(self.process, self.process.clock(t, ratio), t, ratio)
+        point = _point(self.process, [_item(f) for f in fields])
+        point.rows = rows
+        return point
+
+    def at_lambda(self, lam: Scalar, rows: np.ndarray | None = None) -> Point:
+        """The point where lambda = log(alpha/sigma) is `lam`."""
+        return self.at_ratio(np.exp(-np.asarray(lam, dtype=np.float64)), rows)
+
+    def between(self, now: Point, then: Point, fraction: float) -> Point:
+        """The point at lambda_now + fraction (lambda_then - lambda_now)."""
+        return self.at_lambda(now.lam + fraction * (then.lam - now.lam), now.rows)
+
+    def ancestral(self, now: Point, then: Point, eta: float) -> tuple[Point, float]:
+        """Split a step into an ODE step to the point returned, below `then`, and noise that leads back up to `then`.
+
+        With r = sigma/alpha: up^2 = eta^2 r_s^2 (1 - r_s^2/r_t^2), at most r_s^2; down^2 = r_s^2 - up^2. The sample
+        is then (alpha_s/alpha_down) x_down + alpha_s up z, which has the right marginal in any process; in VE this is
+        the ancestral step of Song et al. 2021, appendix F, as k-diffusion splits it. Returns (down, alpha_s up).
+        """
+        share = 1.0 if now.is_pure_noise else -math.expm1(2 * (now.lam - then.lam))
+        up = min(eta * math.sqrt(share), 1.0)
+        if then.is_clean or up == 0:
+            return then, 0.0
+        return self.at_ratio(then.ratio * math.sqrt((1 - up) * (1 + up))), then.sigma * up
 
     def expand(self, value: Scalar, like: Tensor) -> Any:
         """Make a number or a per-sample array multiply the samples of `like` (N, ...)."""
@@ -143,21 +209,22 @@ class Path:
         """
         if isinstance(std, float | int | np.floating) and std == 0:
             return mean
-        if now.rows is not None and self.log_probs is not None:
+        ledger = self.ledger
+        if now.rows is not None and ledger.log_probs is not None:
             raise UsageError(
                 "log_probs are recorded for steps that all samples take together, not for steps of their own"
             )
-        self.drew_noise = True
-        if self.replayed is not None:
-            drawn = self.replayed[len(self.draws)].to(mean)
-        elif self.noise is None:
+        ledger.drew_noise = True
+        if ledger.replayed is not None:
+            drawn = ledger.replayed[len(ledger.draws)].to(mean)
+        elif ledger.noise is None:
             raise UsageError("this path has no noise source, so a stochastic sampler cannot run on it")
         else:
-            noise = self.noise(self.clock(now), self.clock(then), now.rows).to(mean, non_blocking=True)
+            noise = ledger.noise(self.clock(now), self.clock(then), now.rows).to(mean, non_blocking=True)
             drawn = torch.add(mean, noise * expand(std, mean))
-        if self.log_probs is not None:
-            self.draws.append(drawn)
-            self.log_probs.append(normal_log_prob(drawn, mean, std))
+        if ledger.log_probs is not None:
+            ledger.draws.append(drawn)
+            ledger.log_probs.append(normal_log_prob(drawn, mean, std))
         return drawn
 
     def clock(self, point: Point) -> float:

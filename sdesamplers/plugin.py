@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,19 +23,32 @@ if TYPE_CHECKING:
 hookspec = pluggy.HookspecMarker("sdesamplers")
 hookimpl = pluggy.HookimplMarker("sdesamplers")
 
+NEEDS = ("unguided", "log_density", "marginals")
+"""What a sampler may need beyond a prediction at a point."""
+
 SamplerFunction = Callable[..., "Generator[Any, Any, Tensor]"]
 
 
 class Sampler:
     """A registered sampler: the generator function and what it declares about itself.
 
+    The conformance kit (`sdesamplers.testing`) measures what is declared here, so a wrong declaration fails.
+
     Attributes:
         name: kebab-case name.
-        order: order of convergence of the deterministic part (None where none is claimed).
-        evaluations: model evaluations a step (the step into sigma = 0 may need fewer).
+        order: order of convergence with default options: of the sample for a deterministic sampler, of its first two
+            moments for a stochastic one (weak order). None where none is claimed.
+        evaluations: model evaluations a step; single steps may need fewer (the one into sigma = 0) or more (starting
+            values). None where the number depends on the values met, so that `nfe=` cannot be planned.
         stochastic: whether it draws noise (with its default options).
+        noiseless: options that turn the noise off, for a stochastic sampler that has an ODE solver inside.
+        ode_order: order of convergence of that ODE solver; `order` by default.
+        strong_order: order of convergence along one Brownian path (noise="brownian"), where claimed.
         control: names of the options that steer adaptive steps; non-empty for an adaptive sampler, which runs
             without `steps`.
+        needs: what it asks beyond the prediction: "unguided" (both guided and unguided predictions), "log_density"
+            (a model that knows its density), "marginals" (alpha and sigma, which a plain SDE does not have).
+        limits: where its result is not the model's distribution, in a few words ("" where it is).
         reference: authors, year and equation or algorithm number.
         coordinates, spacing: what it runs with unless the user says otherwise.
         options: name -> `Option`.
@@ -48,9 +61,14 @@ class Sampler:
         name: str,
         *,
         order: int | None,
-        evaluations: int = 1,
+        evaluations: int | None = 1,
         stochastic: bool = False,
+        noiseless: Mapping[str, Any] | None = None,
+        ode_order: int | None = None,
+        strong_order: float | None = None,
         control: Sequence[str] = (),
+        needs: Sequence[str] = (),
+        limits: str = "",
         reference: str = "",
         coordinates: str = "native",
         spacing: str | None = None,
@@ -62,7 +80,16 @@ class Sampler:
         self.function, self.name, self.order, self.evaluations = function, name, order, evaluations
         self.stochastic, self.control, self.reference = stochastic, tuple(control), reference
         self.coordinates, self.spacing = coordinates, spacing
+        self.noiseless = None if noiseless is None else dict(noiseless)
+        self.ode_order, self.strong_order = ode_order if ode_order is not None else order, strong_order
+        self.needs, self.limits = tuple(needs), limits
         self.options: dict[str, Option] = read_options(function, 2, "sampler")
+        unknown = [need for need in self.needs if need not in NEEDS]
+        stray = [option for option in (*self.control, *(self.noiseless or ())) if option not in self.options]
+        if unknown or stray:
+            raise PluginError(
+                f"sampler {name!r} declares {(unknown or stray)[0]!r}, which is not one of its options or needs"
+            )
         self.plugin = ""
         self.__doc__ = function.__doc__
 

@@ -6,6 +6,7 @@ parallel determine x0 and eps, so any type follows from x and any other by solvi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,6 +89,15 @@ def combine(a: Scalar, x: Tensor, b: Scalar, y: Tensor) -> Tensor:
     return expand(a, x) * x + expand(b, x) * y
 
 
+def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
+    """sum_j weights_j tensors_j, skipping weights of 0."""
+    total = scaled(tensors[0], weights[0])
+    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
+        if weight:
+            total = torch.add(total, tensor, alpha=weight)
+    return total
+
+
 def convert(value: Tensor, source: str, target: str, x: Tensor, process: GaussianProcess, t: Any) -> Tensor:
     """Turn a prediction of type `source` at state `x` and time `t` into type `target`.
 
@@ -135,6 +145,13 @@ class Prediction:
             self._row = row(self.kind, point.native)
         a, b = linear_map((point.alpha, point.sigma), self._row, (x0, eps))
         return combine(a, self.x, b, self.raw)
+
+    def step_to(self, then: Point) -> Tensor:
+        """alpha_s x0 + sigma_s eps: the state at `then` if x0 and eps stay as predicted here (DDIM, first order).
+
+        Of all steps the one that is defined from alpha = 0 and into sigma = 0, where lambda is infinite.
+        """
+        return self.compose(then.alpha, then.sigma)
 
     @property
     def x0(self) -> Tensor:

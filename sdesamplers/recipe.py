@@ -236,8 +236,11 @@ def steps_for_budget(process: SDE, recipe: Recipe, spec: Sampler, nfe: int, shap
     """The largest number of steps whose evaluations fit in `nfe`.
 
     Raises:
-        UsageError: not even one step fits.
+        UsageError: not even one step fits, or the sampler's evaluations cannot be planned.
     """
+
+    if spec.evaluations is None:
+        raise UsageError(f"how many evaluations {spec.name} makes depends on the values it meets; give steps=...")
 
     def cost(steps: int) -> float:
         try:

@@ -135,10 +135,12 @@ class Part:
     @classmethod
     def of(cls, samples: Tensor, nfe: np.ndarray, path: Path, recorder: Recorder | None, start: Tensor) -> Part:
         """Take what is wanted out of a finished batch; clones leave inference mode."""
-        part = cls(samples.clone().cpu(), nfe, path.drew_noise, recorder, path.accepted, path.rejected)
-        if path.log_probs is not None:
-            part.log_probs = stack(path.log_probs, len(samples)).cpu()
-            part.draws = stack(path.draws, len(samples), samples.shape[1:]).cpu()
+        part = cls(
+            samples.clone().cpu(), nfe, path.ledger.drew_noise, recorder, path.ledger.accepted, path.ledger.rejected
+        )
+        if path.ledger.log_probs is not None:
+            part.log_probs = stack(path.ledger.log_probs, len(samples)).cpu()
+            part.draws = stack(path.ledger.draws, len(samples), samples.shape[1:]).cpu()
             part.start = start.cpu()
         return part
 

@@ -141,8 +141,8 @@ def sample(
             rows = range(first, min(first + batch_size, num_samples))
             source = NormalSource(seed, [first_index + r for r in rows], model.shape)
             path = make_path(model.process, recipe)
-            path.noise = _noise(recipe, path, source)
-            path.log_probs = [] if log_probs else None
+            path.ledger.noise = _noise(recipe, spec, path, source)
+            path.ledger.log_probs = [] if log_probs else None
             x = start_state(model, path, source, None if start is None else start[first : rows.stop], state_dtype)
             recorder = Recorder(len(rows)) if trajectory else None
             evaluator = Evaluator(
@@ -152,6 +152,7 @@ def sample(
                 condition=None if spread is None else spread[first : rows.stop],
                 guidance_scale=guidance_scale,
                 check_finite=check_finite,
+                both="unguided" in spec.needs,
                 callback=_both(callback, advance),
                 cancel=cancel,
                 record=recorder,
@@ -178,10 +179,12 @@ def sample(
     )
 
 
-def _noise(recipe: Recipe, path: Path, source: NormalSource) -> Noise:
+def _noise(recipe: Recipe, spec: Sampler, path: Path, source: NormalSource) -> Noise:
     if recipe.noise == "independent":
         return IndependentNoise(source)
-    return BrownianNoise(source, brownian_levels([path.clock(point) for point in path.points]))
+    return BrownianNoise(
+        source, brownian_levels([path.clock(point) for point in path.points], max(spec.evaluations or 1, 1))
+    )
 
 
 def start_state(model: Model, path: Path, source: NormalSource, start: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -221,8 +224,9 @@ def _progress(show: bool, recipe: Recipe, spec: Sampler, model: Model, count: in
         return nullcontext(None)
     from .terminal import evaluation_bar
 
-    total = None if recipe.steps is None and recipe.times is None and recipe.sigmas is None else 0
-    if total == 0:
+    planned = spec.evaluations is not None and (recipe.steps or recipe.times or recipe.sigmas)
+    total = None
+    if planned:
         total = evaluations(model.process, recipe, spec, model.shape) * -(-count // batch_size)
     return evaluation_bar(f"{spec.name} on {model.name}", total)
 
@@ -245,13 +249,14 @@ def replay_log_probs(model: Model, result: Result) -> Tensor:
     recipe = result.recipe
     spec = result.sampler or default_registry().resolve(recipe.sampler).sampler
     path = make_path(model.process, recipe)
-    path.log_probs, path.replayed = [], list(result.draws.unbind(1))
+    path.ledger.log_probs, path.ledger.replayed = [], list(result.draws.unbind(1))
     evaluator = Evaluator(
         model,
         len(result.start),
         f"replay of {spec.name} on {model.name}",
         condition=result.condition,
         guidance_scale=result.guidance_scale,
+        both="unguided" in spec.needs,
     )
     drive(start_run(spec, result.start.to(model.device), path, recipe.options), evaluator)
-    return stack(path.log_probs, len(result.start))
+    return stack(path.ledger.log_probs, len(result.start))

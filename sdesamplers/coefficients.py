@@ -1,0 +1,79 @@
+"""The algebra that samplers share, in float64: phi functions, Lagrange weights, integrals of interpolants.
+
+A linear multistep method integrates the polynomial through its stored evaluations; an exponential one integrates it
+against e^{rate u}; DEIS against any kernel. All of them are `lagrange_integrals`. Nodes are plain numbers on whatever
+clock the method interpolates in, and may be spaced unevenly.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+_RADIUS = 8.0
+"""Up to here moments are summed by quadrature, whose terms all have one sign; beyond it their recurrence is stable."""
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(32)
+
+
+def phi(k: int, z: float) -> float:
+    """phi_0(z) = e^z, phi_k(z) = int_0^1 e^{(1-u) z} u^{k-1} / (k-1)! du (Hochbruck & Ostermann 2010, eq. 2.10).
+
+    phi_1(z) = (e^z - 1)/z and phi_{k+1}(z) = (phi_k(z) - 1/k!)/z, without their cancellation near 0.
+    """
+    return math.exp(z) if k == 0 else _moments(-z, k)[k - 1] / math.factorial(k - 1)
+
+
+def lagrange(nodes: Sequence[float], at: float) -> list[float]:
+    """Values at `at` of the Lagrange polynomials of `nodes`: the weights that interpolate there."""
+    return [
+        math.prod((at - other) / (node - other) for m, other in enumerate(nodes) if m != j)
+        for j, node in enumerate(nodes)
+    ]
+
+
+def derivative_weights(nodes: Sequence[float], at: float) -> np.ndarray:
+    """W with f^(k)(at) = sum_j W[k, j] f(nodes[j]), k = 0 .. n-1, exact for polynomials of degree below n."""
+    distance = np.asarray(nodes, dtype=np.float64) - at
+    unit = np.abs(distance).max() or 1.0
+    powers = np.vander(distance / unit, increasing=True)
+    scale = np.array([math.factorial(k) / unit**k for k in range(len(nodes))])
+    return np.asarray(scale[:, None] * np.linalg.inv(powers))
+
+
+def lagrange_integrals(
+    nodes: Sequence[float],
+    start: float,
+    end: float,
+    *,
+    rate: float = 0.0,
+    kernel: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> list[float]:
+    """w_j = int_start^end K(u) l_j(u) du, with l_j the Lagrange polynomials of `nodes`.
+
+    K(u) = e^{rate (u - end)}, so rate = 0 gives the Adams weights, rate = 1 in lambda the exponential ones of data
+    prediction and rate = -1 those of noise prediction; or any smooth `kernel`, by quadrature (DEIS).
+    """
+    h = end - start
+    u = (np.asarray(nodes, dtype=np.float64) - start) / h
+    if kernel is None:
+        moments = np.array(_moments(rate * h, len(u)))
+    else:
+        at = 0.5 * (_NODES + 1)
+        values = 0.5 * _WEIGHTS * kernel(start + h * at)
+        moments = np.array([np.sum(values * at**k) for k in range(len(u))])
+    weights = np.linalg.solve(np.vander(u, increasing=True).T, moments)
+    return [h * float(w) for w in weights]
+
+
+def _moments(z: float, count: int) -> list[float]:
+    """int_0^1 e^{z (u - 1)} u^k du for k < count."""
+    if abs(z) <= _RADIUS:
+        at = 0.5 * (_NODES + 1)
+        values = 0.5 * _WEIGHTS * np.exp(z * (at - 1))
+        return [float(np.sum(values * at**k)) for k in range(count)]
+    moments = [-math.expm1(-z) / z]
+    for k in range(1, count):
+        moments.append((1 - k * moments[-1]) / z)
+    return moments

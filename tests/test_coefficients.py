@@ -1,0 +1,58 @@
+"""The shared algebra against adaptive quadrature (scipy) and polynomials differentiated by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+
+from sdesamplers.coefficients import derivative_weights, lagrange, lagrange_integrals, phi
+
+
+def integral(function, start, end):
+    return quad(function, start, end, epsabs=0, epsrel=1e-13, limit=200)[0]
+
+
+@pytest.mark.parametrize("k", range(1, 6))
+@pytest.mark.parametrize("z", [-60, -8.01, -7.99, -1, -1e-3, -1e-9, 0, 1e-9, 1e-3, 0.5, 3, 7.99, 8.01, 60])
+def test_phi_is_its_integral_to_rounding(k, z):
+    exact = integral(lambda u: math.exp((1 - u) * z) * u ** (k - 1) / math.factorial(k - 1), 0, 1)
+    assert phi(k, z) == pytest.approx(exact, rel=1e-13)
+
+
+def test_phi_0_and_phi_1_are_elementary():
+    assert phi(0, 1.5) == math.exp(1.5)
+    assert phi(1, -1e-12) == pytest.approx(math.expm1(-1e-12) / -1e-12, rel=1e-14)
+
+
+def cubic(u):
+    return 1 + u - 2 * u**2 + 0.3 * u**3
+
+
+NODES = [0.3, 0.05, -0.4, -1.1]
+
+
+@pytest.mark.parametrize(("start", "end"), [(0.3, 0.8), (0.3, 25.0), (0.8, 0.3)])
+@pytest.mark.parametrize("rate", [0.0, 1.0, -1.0, 2.5])
+def test_integrals_of_a_cubic_through_four_uneven_nodes_are_exact(start, end, rate):
+    weights = lagrange_integrals(NODES, start, end, rate=rate)
+    exact = integral(lambda u: math.exp(rate * (u - end)) * cubic(u), start, end)
+    assert sum(w * cubic(n) for w, n in zip(weights, NODES, strict=True)) == pytest.approx(exact, rel=1e-11)
+
+
+def test_any_kernel_can_be_integrated():
+    weights = lagrange_integrals(NODES, 0.3, 0.8, kernel=lambda u: np.cos(u) / (1 + u))
+    exact = integral(lambda u: math.cos(u) / (1 + u) * cubic(u), 0.3, 0.8)
+    assert sum(w * cubic(n) for w, n in zip(weights, NODES, strict=True)) == pytest.approx(exact, rel=1e-12)
+
+
+def test_even_nodes_give_the_adams_bashforth_weights():
+    found = lagrange_integrals([0.0, -1.0, -2.0, -3.0], 0.0, 1.0)
+    assert found == pytest.approx([55 / 24, -59 / 24, 37 / 24, -9 / 24], rel=1e-13)
+
+
+def test_interpolation_and_derivatives_of_a_cubic():
+    values = [cubic(n) for n in NODES]
+    assert np.dot(lagrange(NODES, 0.8), values) == pytest.approx(cubic(0.8), rel=1e-13)
+    exact = [cubic(0.8), 1 - 4 * 0.8 + 0.9 * 0.8**2, -4 + 1.8 * 0.8, 1.8]
+    assert derivative_weights(NODES, 0.8) @ values == pytest.approx(exact, rel=1e-11)
