@@ -54,9 +54,9 @@ class Flag(Protocol):
 class Evaluator:
     """One batch's connection to the model: makes `Prediction`s, counts them and checks them.
 
-    `nfe` counts evaluations of each sample of the batch; a guided one, which asks the network twice, counts once. With
-    `both`, predictions carry the unguided one at any guidance scale. Finiteness is read at once on the CPU, and at the end of
-    the run elsewhere, so that no step waits for the device.
+    `nfe` counts evaluations of each sample of the batch; a guided one, which asks the network twice, counts once.
+    With `both`, predictions carry the unguided one at any guidance scale. Finiteness is read at once on the CPU, and
+    at the end of the run elsewhere, so that no step waits for the device.
     """
 
     model: Model

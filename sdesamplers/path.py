@@ -17,7 +17,6 @@ from .noise import Noise
 from .prediction import Schedule
 from .sde import SDE, GaussianProcess, Scalar, any_zero, diffusion_squared, expand
 
-
 NO_MARGINALS = "this sampler needs alpha(t) and sigma(t),"
 
 

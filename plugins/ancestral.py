@@ -1,0 +1,1 @@
+"""ancestral: to be written in this session."""

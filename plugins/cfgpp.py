@@ -1,0 +1,1 @@
+"""cfgpp: to be written in this session."""

@@ -1,0 +1,1 @@
+"""churn: to be written in this session."""

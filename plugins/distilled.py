@@ -1,0 +1,1 @@
+"""distilled: to be written in this session."""

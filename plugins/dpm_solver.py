@@ -1,0 +1,1 @@
+"""dpm_solver: to be written in this session."""

@@ -1,0 +1,1 @@
+"""dpm_solver_sde: to be written in this session."""

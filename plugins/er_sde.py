@@ -1,0 +1,1 @@
+"""er_sde: to be written in this session."""

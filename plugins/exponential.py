@@ -1,0 +1,1 @@
+"""exponential: to be written in this session."""

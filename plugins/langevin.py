@@ -1,0 +1,1 @@
+"""langevin: to be written in this session."""

@@ -1,0 +1,1 @@
+"""multistep: to be written in this session."""

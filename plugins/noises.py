@@ -1,0 +1,1 @@
+"""noises: to be written in this session."""

@@ -1,0 +1,1 @@
+"""odeint: to be written in this session."""

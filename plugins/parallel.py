@@ -1,0 +1,1 @@
+"""parallel: to be written in this session."""

@@ -1,0 +1,1 @@
+"""predictor_corrector: to be written in this session."""

@@ -1,0 +1,1 @@
+"""sa_solver: to be written in this session."""

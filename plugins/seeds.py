@@ -1,0 +1,1 @@
+"""seeds: to be written in this session."""

@@ -1,0 +1,1 @@
+"""stochastic_runge_kutta: to be written in this session."""

@@ -1,0 +1,1 @@
+"""unipc: to be written in this session."""
