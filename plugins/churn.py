@@ -1,1 +1,202 @@
-"""churn: to be written in this session."""
+"""Noise around an ODE solver: EDM's churn, a little before every step, and Restart's few long ways back up.
+
+With r = sigma/alpha, both add noise as the forward process does, (alpha_up/alpha) x + alpha_up sqrt(r_up^2 - r^2) z,
+which keeps the marginals exactly in any process; then a one-step ODE solver comes back down.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdesamplers import (
+    Evaluator,
+    FunctionModel,
+    Path,
+    Point,
+    Run,
+    Sampler,
+    UnknownNameError,
+    default_registry,
+    drive,
+    hookimpl,
+    sampler,
+)
+
+
+def one_step_solver(name: str, path: Path) -> Sampler:
+    """The registered sampler `name`, if every step of it stands alone and draws no noise.
+
+    Raises:
+        UnknownNameError: no such sampler.
+        ValueError: it is stochastic, needs more than a prediction, or has a memory.
+    """
+    shelf = default_registry().samplers
+    if name not in shelf:
+        raise UnknownNameError("solver", name, shelf)
+    found = shelf[name]
+    wrong = ""
+    if found.stochastic:
+        wrong = "draws noise of its own"
+    elif set(found.needs) - {"marginals"}:
+        wrong = f"needs more than a prediction ({', '.join(found.needs)})"
+    elif remembers(found, path):
+        wrong = "remembers earlier steps, and noise comes in between them"
+    if wrong:
+        raise ValueError(f"solver={name!r} {wrong}; use a one-step ODE solver such as heun, euler, ddim or dpm2")
+    return found
+
+
+def remembers(solver: Sampler, path: Path) -> bool:
+    """Whether five steps in one run end elsewhere than five runs of one step, on a toy model with x0 = tanh(x)."""
+    lowest = float(path.at(path.process.t_min).ratio)
+    highest = min(highest_ratio(path), 1e4 * lowest)
+    points = [path.at_ratio(r) for r in np.geomspace(highest, lowest, 6)]
+    model = FunctionModel(lambda x, t: torch.tanh(x), path.process, "sample", (1,), dtype=torch.float64)
+
+    def run(x: Tensor, points: Sequence[Point]) -> Tensor:
+        return drive(solver(x, Path(path.process, points)), Evaluator(model, len(x), solver.name))
+
+    start = parts = float(points[0].sigma) * torch.tensor([[-1.3], [0.4], [1.1]], dtype=torch.float64)
+    for pair in itertools.pairwise(points):
+        parts = run(parts, pair)
+    return not torch.allclose(run(start, points), parts, rtol=1e-9, atol=1e-9)
+
+
+def highest_ratio(path: Path) -> float:
+    """sigma/alpha at the process's beginning, above which no model was trained."""
+    return float(path.at(path.process.t_max).ratio)
+
+
+def add_noise(x: Tensor, path: Path, now: Point, up: Point, s_noise: float) -> Tensor:
+    """The forward process from `now` up to the noisier point `up`, its noise multiplied by `s_noise`."""
+    spread = math.sqrt((up.ratio - now.ratio) * (up.ratio + now.ratio))
+    return path.draw(x * (up.alpha / now.alpha), s_noise * up.alpha * spread, now, up)
+
+
+@sampler(
+    "churn",
+    order=2,
+    evaluations=2,
+    stochastic=True,
+    noiseless={"s_churn": 0.0},
+    needs=("marginals",),
+    coordinates="ve",
+    spacing="karras",
+    reference="Karras et al. 2022, algorithm 2",
+)
+def churn(
+    x: Tensor,
+    path: Path,
+    *,
+    solver: str = "heun",
+    s_churn: float = 5.0,
+    s_tmin: float = 0.0,
+    s_tmax: float | None = None,
+    s_noise: float = 1.0,
+) -> Run:
+    """EDM's stochastic sampler, around any one-step ODE solver.
+
+    With r = sigma/alpha, each of N steps whose r lies in [s_tmin, s_tmax] first goes up to r_hat = (1 + gamma) r, where
+    gamma = min(s_churn/N, sqrt(2) - 1), by x_hat = (alpha_hat/alpha) x + alpha_hat sqrt(r_hat^2 - r^2) s_noise z; then
+    `solver` steps from r_hat to the next point. r_hat ends at the largest ratio that the model was trained at. The
+    paper's settings: s_churn 30 to 80, s_tmin 0.01 or 0.05, s_tmax 1 or 50, s_noise 1.003 or 1.007 (table 5), in up to
+    256 steps. Evaluations a step are the solver's.
+    """
+    largest = math.inf if s_tmax is None else s_tmax
+    if not (0 <= s_churn < math.inf and 0 <= s_noise < math.inf and 0 <= s_tmin <= largest):
+        raise ValueError(
+            "s_churn and s_noise must be 0 or more and 0 <= s_tmin <= s_tmax, not "
+            f"s_churn={s_churn}, s_noise={s_noise}, s_tmin={s_tmin}, s_tmax={s_tmax}"
+        )
+    step, top = one_step_solver(solver, path), highest_ratio(path)
+    gamma = min(s_churn / len(path.steps), math.sqrt(2) - 1)
+    for now, then in path.steps:
+        raised = min((1 + gamma) * now.ratio, top)
+        if s_tmin <= now.ratio <= largest and raised > (1 + 1e-9) * now.ratio:
+            hat = path.at_ratio(raised)
+            x, now = add_noise(x, path, now, hat, s_noise), hat
+        x = yield from step(x, path.part([now, then]))
+    return x
+
+
+def read_intervals(text: str) -> list[tuple[int, int, float, float]]:
+    """(points, repetitions, t_min, t_max) of each interval, as the paper's tables list them.
+
+    Raises:
+        ValueError: not of this form, or not a sensible interval.
+    """
+    intervals = []
+    for part in filter(str.strip, text.split(";")):
+        try:
+            count, repeats, low, high = (
+                kind(w) for kind, w in zip((int, int, float, float), part.split(), strict=True)
+            )
+        except ValueError:
+            raise ValueError(
+                f"an interval is 'N K t_min t_max', such as '3 2 0.06 0.3', not {part.strip()!r}"
+            ) from None
+        if not (count >= 2 and repeats >= 1 and 0 < low < high < math.inf):
+            raise ValueError(f"an interval needs N >= 2, K >= 1 and 0 < t_min < t_max, not {part.strip()!r}")
+        intervals.append((count, repeats, low, high))
+    return intervals
+
+
+def restarts(path: Path, intervals: str) -> dict[int, list[tuple[int, list[Point]]]]:
+    """Which points of the grid are gone back up from: index -> (repetitions, points of the way down from t_max)."""
+    plan: dict[int, list[tuple[int, list[Point]]]] = {}
+    noisy = [k for k, point in enumerate(path.points) if k > 0 and not point.is_clean]
+    for count, repeats, low, high in read_intervals(intervals):
+        index = min(noisy, key=lambda k: abs(path.points[k].ratio - low), default=0)
+        bottom, top = path.points[index], min(high, highest_ratio(path))
+        if index and bottom.ratio < top:
+            ratios = np.linspace(top ** (1 / 7), bottom.ratio ** (1 / 7), count)[:-1] ** 7
+            plan.setdefault(index, []).append((repeats, [*(path.at_ratio(r) for r in ratios), bottom]))
+    return plan
+
+
+@sampler(
+    "restart",
+    order=None,
+    evaluations=2,
+    stochastic=True,
+    noiseless={"intervals": ""},
+    ode_order=2,
+    needs=("marginals",),
+    coordinates="ve",
+    spacing="karras",
+    reference="Xu et al. 2023 (Restart), algorithms 1-2 and tables 3 and 5",
+)
+def restart(
+    x: Tensor, path: Path, *, solver: str = "heun", intervals: str = "3 2 0.06 0.3", s_noise: float = 1.0
+) -> Run:
+    """Restart sampling: noise added in few long strides, and an ODE solver back down.
+
+    `intervals` lists 'N K t_min t_max', several separated by ';': where the main run reaches the grid point nearest to
+    sigma/alpha = t_min it goes, K times, up to t_max by x + alpha_up sqrt(r_up^2 - r^2) s_noise z (rescaled) and back
+    down over N points of Karras et al.'s grid (rho 7) with `solver`. The default is the paper's for CIFAR-10 at 43
+    evaluations, '4 1 19.35 40.79; 4 1 1.09 1.92; 4 5 0.59 1.09; 4 5 0.3 0.59; 6 6 0.06 0.3' for ImageNet-64 at 203.
+    An interval with no grid point below its t_max is left out. The way down has its N points however fine the main
+    grid is, so no order of convergence is claimed.
+    """
+    if not 0 <= s_noise < math.inf:
+        raise ValueError(f"s_noise is an amount of noise and must be 0 or more, not {s_noise}")
+    step, plan = one_step_solver(solver, path), restarts(path, intervals)
+    for index, pair in enumerate(path.steps, 1):
+        x = yield from step(x, path.part(pair))
+        for repeats, points in plan.get(index, []):
+            for _ in range(repeats):
+                x = add_noise(x, path, pair[1], points[0], s_noise)
+                x = yield from step(x, path.part(points))
+    return x
+
+
+@hookimpl
+def sdesamplers_samplers() -> Sequence[Sampler]:
+    """The samplers of this file."""
+    return [churn, restart]

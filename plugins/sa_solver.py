@@ -1,1 +1,81 @@
-"""sa_solver: to be written in this session."""
+"""SA-Solver: stochastic Adams predictors and correctors in data prediction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from sdesamplers import Path, Point, Run, Sampler, hookimpl, sampler, weighted_sum
+from sdesamplers.coefficients import lagrange_integrals, semilinear_sde
+
+History = list[tuple[float, Tensor]]
+"""(lambda, x0) of past evaluations, the last one first."""
+
+
+def integral(history: History, now: Point, then: Point, tau: float) -> tuple[list[float], list[Tensor]]:
+    """Weights and predictions whose sum is the integral of the polynomial through `history` over a step."""
+    _, gain, rate, _ = semilinear_sde(now, then, "data", tau)
+    nodes, data = zip(*history, strict=True)
+    return [gain * w for w in lagrange_integrals(nodes, now.lam, then.lam, rate=rate)], list(data)
+
+
+@sampler(
+    "sa-solver",
+    order=2,
+    ode_order=3,
+    stochastic=True,
+    noiseless={"tau": 0.0},
+    needs=("marginals",),
+    reference="Xue et al. 2023, eq. 14 and 17, algorithm 1",
+)
+def sa_solver(
+    x: Tensor,
+    path: Path,
+    *,
+    predictor_order: int = 2,
+    corrector_order: int = 3,
+    tau: float = 1.0,
+    tau_start: float = math.inf,
+    tau_end: float = 0.0,
+) -> Run:
+    """SA-Solver, stochastic Adams-Bashforth with an Adams-Moulton corrector, one evaluation a step.
+
+    x_s = (sigma_s / sigma_t) e^{-tau^2 h} x_t + sum_j b_j x0_j + sigma_s sqrt(1 - e^{-2 tau^2 h}) z, where b_j
+    integrates the Lagrange polynomial of the last predictor_order predictions (1 to 4). The corrector (order 1 to 4,
+    0 for none) does the step again with the prediction made at its end among its corrector_order nodes, and the same
+    noise. tau is the noise in units of the reverse SDE's where tau_end <= sigma/alpha <= tau_start, elsewhere there
+    is none. tau = 0 is the exponential Adams method of the ODE.
+    """
+    if not (1 <= predictor_order <= 4 and 0 <= corrector_order <= 4):
+        raise ValueError(
+            f"predictor_order is 1 to 4 and corrector_order 0 (none) to 4, not {predictor_order} and {corrector_order}"
+        )
+    if tau < 0 or not 0 <= tau_end <= tau_start:
+        raise ValueError(f"need tau >= 0 and 0 <= tau_end <= tau_start, not {tau}, {tau_end} and {tau_start}")
+    history: History = []
+    last: tuple[Point, float, tuple[list[float], list[Tensor]]] | None = None
+    for now, then in path.steps:
+        out = yield x, now
+        x, amount = out.x, tau if tau_end <= now.ratio <= tau_start else 0.0
+        if now.is_pure_noise or then.is_clean:
+            mean = out.compose(then.alpha, 0.0 if amount else then.sigma)
+            x = path.draw(mean, then.sigma if amount else 0.0, now, then)
+            continue
+        history = [(now.lam, out.x0), *history][:4]
+        if last is not None and corrector_order:
+            begin, tau_then, (weights, data) = last
+            better, seen = integral(history[:corrector_order], begin, now, tau_then)
+            x = weighted_sum([1.0, *better, *(-w for w in weights)], [x, *seen, *data])
+        predicted = integral(history[:predictor_order], now, then, amount)
+        carry, _, _, std = semilinear_sde(now, then, "data", amount)
+        last = now, amount, predicted
+        x = path.draw(weighted_sum([carry, *predicted[0]], [x, *predicted[1]]), std, now, then)
+    return x
+
+
+@hookimpl
+def sdesamplers_samplers() -> Sequence[Sampler]:
+    """The samplers of this file."""
+    return [sa_solver]

@@ -1,8 +1,14 @@
-"""Time grids. Each returns `count` times on the model's clock, falling from span.start to span.end."""
+"""Time grids. Each returns `count` times on the model's clock, falling from span.start to span.end.
+
+Those that are published otherwise say so: they leave out the last, cleanest point, from which the run steps to
+sigma = 0.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 
@@ -19,7 +25,8 @@ def linspace(span: Span, count: int) -> np.ndarray:
 def leading(span: Span, count: int, *, offset: int = 0) -> np.ndarray:
     """Equal strides counted from the data end, t_i = i * stride + offset; the last, noisiest stride is left out.
 
-    On a table of N timesteps the stride is the whole number N // count, as diffusers has it.
+    On a table of N timesteps the stride is the whole number N // count, as diffusers has it; the offset, in
+    timesteps, is for tables alone.
     """
     if isinstance(span.process, DiscreteVP):
         stride = (span.start + 1) // count
@@ -37,10 +44,31 @@ def trailing(span: Span, count: int) -> np.ndarray:
     return span.start - np.arange(count) * (span.start - span.end) / count
 
 
+@spacing("simple", reference="ComfyUI's and A1111's grid of this name")
+def simple(span: Span, count: int) -> np.ndarray:
+    """Trailing strides rounded up, t_i = N - 1 - floor(i N / count) on a table of N timesteps.
+
+    The same as `trailing` where count divides N and on processes without a table. The last point is left out.
+    """
+    if isinstance(span.process, DiscreteVP):
+        total = math.floor(span.start) + 1
+        return span.start - np.arange(count) * total // count
+    return trailing(span, count)
+
+
+@spacing("sgm-uniform", reference="the grid of Stability's generative-models, by ComfyUI's and A1111's name")
+def sgm_uniform(span: Span, count: int) -> np.ndarray:
+    """count + 1 equal steps of the model's own time without the last: trailing strides that are not rounded."""
+    return np.linspace(span.start, span.end, count + 1)[:-1]
+
+
 @spacing("quadratic", reference="Song, Meng & Ermon 2021 (DDIM), appendix D.2")
 def quadratic(span: Span, count: int) -> np.ndarray:
     """Equal steps of sqrt(t): denser towards the data."""
-    return np.linspace(np.sqrt(span.start), np.sqrt(span.end), count) ** 2
+    times = np.linspace(np.sqrt(span.start), np.sqrt(span.end), count) ** 2
+    times[-1] = span.end
+    times[0] = span.start
+    return times
 
 
 @spacing("logsnr", reference="Lu et al. 2022 (DPM-Solver), section 3.3")
@@ -52,10 +80,22 @@ def logsnr(span: Span, count: int) -> np.ndarray:
 @spacing("angle", reference="Salimans & Ho 2022, section 4 (cosine schedule in v-space)")
 def angle(span: Span, count: int) -> np.ndarray:
     """Equal steps of arctan(sigma/alpha), the angle between signal and noise."""
-    first, last = np.arctan(span.ratios(finite=False))
-    times = span.at_ratios(np.tan(np.linspace(first, last, count)))
-    times[0] = span.start
-    return times
+    return kl_optimal(span, count)
+
+
+@spacing("kl-optimal", reference="Sabour, Fidler & Kreis 2024 (Align Your Steps), theorem 3.1")
+def kl_optimal(span: Span, count: int, *, data_std: float = 1.0) -> np.ndarray:
+    """Equal steps of arctan(sigma / (alpha c)), the best grid of a first-order ODE solver for N(0, c^2) data.
+
+    With c = 1 it is `angle`.
+
+    Args:
+        data_std: c.
+    """
+    if not 0 < data_std < math.inf:
+        raise ValueError(f"data_std must be positive, not {data_std}")
+    first, last = np.arctan(np.divide(span.ratios(finite=False), data_std))
+    return from_ratios(span, data_std * np.tan(np.linspace(first, last, count)))
 
 
 @spacing("karras", reference="Karras et al. 2022, eq. 5")
@@ -82,7 +122,222 @@ def polyexponential(span: Span, count: int, *, rho: float = 1.0) -> np.ndarray:
     return span.at_ratios(np.exp(last + np.linspace(1, 0, count) ** rho * (first - last)))
 
 
+@spacing("edm", reference="Karras et al. 2022, table 1")
+def edm(span: Span, count: int, *, column: Literal["edm", "vp", "ve", "iddpm"] = "edm", rho: float = 7.0) -> np.ndarray:
+    """The time steps of a column of Karras et al.'s table 1, laid over the model's own range of sigma/alpha.
+
+    "edm" takes equal steps of sigma^(1/rho); "vp" equal steps of t, sigma(t)^2 = exp(19.9 t^2 / 2 + 0.1 t) - 1;
+    "ve" equal steps of log sigma^2; "iddpm" equal steps of the index j of iDDPM's cosine schedule,
+    sigma_j^2 = abar_M / abar_j - 1 with abar_j = sin^2(pi/2 * j / (M (C_2 + 1))) and C_2 = 0.008, not rounded to whole
+    ones of the table's M = 1000.
+
+    Args:
+        rho: of the column "edm".
+    """
+    if column == "edm":
+        return karras(span, count, rho=rho)
+    if column == "ve":
+        return exponential(span, count)
+    ratios = np.asarray(span.ratios(finite=column == "vp"))
+    if column == "vp":
+        # t(sigma) is the root of beta_d t^2 / 2 + beta_min t = log(1 + sigma^2).
+        beta_d, beta_min = 19.9, 0.1
+        t = even((np.sqrt(beta_min**2 + 2 * beta_d * np.log1p(ratios**2)) - beta_min) / beta_d, count)
+        return from_ratios(span, np.sqrt(np.expm1(beta_d * t**2 / 2 + beta_min * t)))
+    widest = math.sin(math.pi / 2 / 1.008)
+    angles = even(np.arcsin(widest / np.hypot(1.0, ratios)), count)
+    with np.errstate(divide="ignore"):
+        # sqrt(widest^2 / sin^2 - 1) without the cancellation where sigma is small.
+        away = np.arcsin(widest) - angles
+        squares = np.sin(away) * np.sin(np.arcsin(widest) + angles)
+        return from_ratios(span, np.sqrt(np.maximum(squares, 0)) / np.sin(angles))
+
+
+@spacing("beta", reference="Lee et al. 2024 (Beta sampling is all you need)")
+def beta(
+    span: Span,
+    count: int,
+    *,
+    alpha: float = 0.6,
+    beta: float = 0.6,
+    axis: Literal["time", "sigma"] = "time",
+    last: bool = True,
+) -> np.ndarray:
+    """Quantiles of a beta distribution at equal steps, laid over the model's time: denser at both ends.
+
+    Args:
+        alpha, beta: the distribution's parameters; 1 and 1 give linspace.
+        axis: lay them over sigma/alpha instead, as diffusers' use_beta_sigmas and A1111 do.
+        last: False leaves out the last point, as ComfyUI does.
+    """
+    from scipy.stats import beta as distribution
+
+    if alpha <= 0 or beta <= 0:
+        raise ValueError(f"alpha and beta must be positive, not {alpha} and {beta}")
+    levels = distribution.ppf(1 - np.linspace(0, 1, count if last else count + 1)[:count], alpha, beta)
+    levels[0] = 1.0
+    if axis == "time":
+        return between(span.start, span.end, levels)
+    return from_ratios(span, between(*span.ratios(), levels), ends=last)
+
+
+@spacing("linear-quadratic", reference="Genmo 2024 (Mochi 1)")
+def linear_quadratic(
+    span: Span, count: int, *, threshold: float = 0.025, linear_steps: int | None = None
+) -> np.ndarray:
+    """Small equal steps at first, then steps that grow linearly: t = 1 - f(i) over n = count steps on a flow's clock.
+
+    f(i) = threshold i / L up to L steps, then a parabola that goes on with the same slope and is 1 at n. The last
+    point, t = 0, is left out.
+
+    Args:
+        threshold: the share of time that the equal steps take.
+        linear_steps: L; half of the steps by default.
+    """
+    linear = count // 2 if linear_steps is None else linear_steps
+    if not 0 < threshold < 1 or not 0 <= linear <= max(count - 1, 0):
+        raise ValueError(
+            f"threshold must lie between 0 and 1 and linear_steps below {count}, not {threshold}, {linear}"
+        )
+    step = np.arange(count, dtype=float)
+    slope = threshold / linear if linear else 0.0
+    bend = (1 - slope * count) / (count - linear) ** 2
+    if slope * (count + linear) > 2:
+        raise ValueError(
+            f"{linear} equal steps of {count} may take at most {2 * linear / (count + linear):.3g} of the time"
+        )
+    done = slope * step + bend * np.square(np.maximum(step - linear, 0))
+    return between(span.start, clean_end(span), 1 - done)
+
+
+@spacing("laplace", reference="Hang & Gu 2024 (Improved noise schedule for diffusion training), table 1")
+def laplace(span: Span, count: int, *, mu: float = 0.0, b: float = 0.5) -> np.ndarray:
+    """Quantiles of a Laplace distribution of log(alpha^2/sigma^2) at equal steps: densest where that is mu.
+
+    The distribution is cut off at the model's ends, which are the first and the last point; where points outside are
+    pulled to the ends instead, several coincide.
+
+    Args:
+        mu, b: the distribution's mean and scale in log(alpha^2/sigma^2). ComfyUI's beta is in log(sigma): b = 2 beta.
+    """
+    from scipy.stats import laplace as distribution
+
+    if b <= 0:
+        raise ValueError(f"b must be positive, not {b}")
+    ratios = np.asarray(span.ratios(finite=False))
+    with np.errstate(divide="ignore"):
+        first, last = -2 * np.log(ratios)
+    # Beyond mu probabilities are counted from the far end, where they are small and thus exact.
+    if first > mu:
+        snr = distribution.isf(even(distribution.sf([first, last], mu, b), count), mu, b)
+    else:
+        snr = distribution.ppf(even(distribution.cdf([first, last], mu, b), count), mu, b)
+    return from_ratios(span, np.exp(-snr / 2))
+
+
+@spacing("flow-shift", reference="Esser et al. 2024 (Stable Diffusion 3), eq. 23; Black Forest Labs 2024 (FLUX.1)")
+def flow_shift(
+    span: Span,
+    count: int,
+    *,
+    shift: float | None = None,
+    mu: float | None = None,
+    tokens: int | None = None,
+    law: Literal["exponential", "linear"] = "exponential",
+    base_shift: float = 0.5,
+    max_shift: float = 1.15,
+) -> np.ndarray:
+    """Equal steps of u, shifted towards the noise: t = s u / (1 + (s - 1) u), t = sigma/(alpha + sigma).
+
+    t is a flow model's own time; other processes are seen as flows. Ends stay where they are.
+
+    Args:
+        shift: s, 3 where nothing else is given (Stable Diffusion 3).
+        mu: s = exp(mu), or s = mu with law="linear": a shift that depends on the resolution.
+        tokens: number of image tokens that mu follows from, on the line through (256, base_shift) and
+            (4096, max_shift) (FLUX.1).
+    """
+    if sum(value is not None for value in (shift, mu, tokens)) > 1:
+        raise ValueError("give one of shift, mu and tokens")
+    if tokens is not None:
+        mu = base_shift + (max_shift - base_shift) * (tokens - 256) / (4096 - 256)
+    if mu is not None:
+        shift = math.exp(mu) if law == "exponential" else mu
+    shift = 3.0 if shift is None else shift
+    if not 0 < shift < math.inf:
+        raise ValueError(f"the shift must be positive, not {shift}")
+    # A shift by s multiplies sigma/alpha by s.
+    ratios = np.asarray(span.ratios(finite=False)) / shift
+    with np.errstate(divide="ignore"):
+        u = even(1 / (1 + 1 / ratios), count)
+        return from_ratios(span, shift * u / (1 - u))
+
+
+AYS = {
+    "ays-sd1": (14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152, 0.029),
+    "ays-sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
+    "ays-svd": (700.00, 54.5, 15.886, 7.977, 4.248, 1.789, 0.981, 0.403, 0.173, 0.034, 0.002),
+}
+AYS_REFERENCE = "Sabour, Fidler & Kreis 2024 (Align Your Steps), quick-start guide"
+
+
+def published(span: Span, count: int, name: str) -> np.ndarray:
+    """The first `count` of count + 1 sigmas read off a table of 10 steps, straight lines between logarithms."""
+    table = np.asarray(AYS[name])
+    ratios = np.exp(np.interp(np.linspace(0, 1, count + 1), np.linspace(0, 1, len(table)), np.log(table)))[:-1]
+    first, last = span.ratios(finite=False)
+    # A model's own largest sigma has more digits than the table's.
+    if ratios[0] > first * 1.001 or ratios[-1] < last * 0.999:
+        asked, there = f"{ratios[0]:g} to {ratios[-1]:.3g}", f"{first:.5g} to {last:.3g}"
+        raise ValueError(f"this grid goes from sigma {asked}, and this model from {there}: it is not the grid's model")
+    return span.at_ratios(np.clip(ratios, last, first))
+
+
+@spacing("ays-sd1", reference=AYS_REFERENCE)
+def ays_sd1(span: Span, count: int) -> np.ndarray:
+    """Align Your Steps' sigmas for Stable Diffusion 1.5: from its sigma 14.615; the last one, 0.029, is left out."""
+    return published(span, count, "ays-sd1")
+
+
+@spacing("ays-sdxl", reference=AYS_REFERENCE)
+def ays_sdxl(span: Span, count: int) -> np.ndarray:
+    """Align Your Steps' sigmas for Stable Diffusion XL: from its sigma 14.615; the last one, 0.029, is left out."""
+    return published(span, count, "ays-sdxl")
+
+
+@spacing("ays-svd", reference=AYS_REFERENCE)
+def ays_svd(span: Span, count: int) -> np.ndarray:
+    """Align Your Steps' sigmas for Stable Video Diffusion: from its sigma 700; the last one, 0.002, is left out."""
+    return published(span, count, "ays-svd")
+
+
+def even(ends: np.ndarray, count: int) -> np.ndarray:
+    """`count` numbers in equal steps from ends[0] to ends[1]."""
+    return np.linspace(ends[0], ends[1], count)
+
+
+def between(start: float, end: float, levels: np.ndarray) -> np.ndarray:
+    """end + (start - end) levels, exact at level 1."""
+    return np.where(levels == 1, start, end + (start - end) * levels)
+
+
+def from_ratios(span: Span, ratios: np.ndarray, *, ends: bool = True) -> np.ndarray:
+    """Times of sigma/alpha; the first is the span's start and, where the grid has it, the last its end."""
+    times = span.at_ratios(ratios)
+    times[-1] = span.end if ends else times[-1]
+    times[0] = span.start
+    return times
+
+
+def clean_end(span: Span) -> float:
+    """Where the model's clock reaches sigma = 0, or its last time where it does not."""
+    end = getattr(span.process, "clean_time", None)
+    return span.end if end is None else float(end)
+
+
 @hookimpl
 def sdesamplers_spacings() -> Sequence[Spacing]:
     """The spacings of this file."""
-    return [linspace, leading, trailing, quadratic, logsnr, angle, karras, exponential, polyexponential]
+    even = [linspace, leading, trailing, simple, sgm_uniform, quadratic]
+    by_ratio = [logsnr, angle, kl_optimal, karras, exponential, polyexponential, edm]
+    return [*even, *by_ratio, beta, linear_quadratic, laplace, flow_shift, ays_sd1, ays_sdxl, ays_svd]

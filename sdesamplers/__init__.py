@@ -36,7 +36,7 @@ _HOMES = {
     "models.loading": ["load"],
     "noise": ["BrownianNoise", "IndependentNoise", "NormalSource"],
     "path": ["Path", "Point"],
-    "plugin": ["Sampler", "Spacing", "hookimpl", "sampler", "spacing"],
+    "plugin": ["NoiseSource", "Sampler", "Spacing", "hookimpl", "noise_source", "sampler", "spacing"],
     "prediction": ["PREDICTIONS", "Prediction", "convert", "weighted_sum"],
     "processes": ["EDM", "VE", "VP", "ConstantVP", "CosineVP", "DiscreteVP", "RectifiedFlow", "SubVP"],
     "registry": ["Registry", "default_registry", "register", "use_registry"],
@@ -46,7 +46,7 @@ _HOMES = {
     "sde": ["SDE", "GaussianProcess", "Prior"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted([*_HOME, "__version__", "samplers", "sdes", "spacings"])
+__all__ = sorted([*_HOME, "__version__", "noises", "samplers", "sdes", "spacings"])
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue as Catalogue
@@ -82,9 +82,11 @@ if TYPE_CHECKING:
     from .noise import NormalSource as NormalSource
     from .path import Path as Path
     from .path import Point as Point
+    from .plugin import NoiseSource as NoiseSource
     from .plugin import Sampler as Sampler
     from .plugin import Spacing as Spacing
     from .plugin import hookimpl as hookimpl
+    from .plugin import noise_source as noise_source
     from .plugin import sampler as sampler
     from .plugin import spacing as spacing
     from .prediction import PREDICTIONS as PREDICTIONS
@@ -126,6 +128,14 @@ def spacings() -> dict[str, Spacing]:
     from .registry import default_registry
 
     shelf = default_registry().spacings
+    return {name: shelf[name] for name in shelf}
+
+
+def noises() -> dict[str, NoiseSource]:
+    """Every registered noise source by name; `limits` says which change the distribution sampled, and how."""
+    from .registry import default_registry
+
+    shelf = default_registry().noises
     return {name: shelf[name] for name in shelf}
 
 

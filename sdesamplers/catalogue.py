@@ -1,4 +1,4 @@
-"""registry.yaml: the catalogue of models, recipes and aliases, checked, with errors that name file, line and key."""
+"""registry.yaml: the catalogue of models, recipes and names, checked, with errors that name file, line and key."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import yaml
 from .errors import UsageError
 
 SHIPPED = Path(__file__).with_name("registry.yaml")
+PEER_KINDS = ("samplers", "spacings")
 
 _NAME = {"type": "string", "minLength": 1}
 _OPTIONS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null", "array"]}}
@@ -28,9 +29,51 @@ _RECIPE = {
         "spacing_options": _OPTIONS,
         "coordinates": {"enum": ["native", "ve", "flow", "angle"]},
         "steps": {"type": "integer", "minimum": 1},
-        "noise": {"enum": ["independent", "brownian"]},
+        "noise": {"type": "string"},
+        "noise_options": _OPTIONS,
         "final": {"enum": ["zero", "min"]},
         "description": {"type": "string"},
+    },
+}
+_REASON = {
+    "type": "object",
+    "required": ["reason"],
+    "additionalProperties": False,
+    "properties": {"reason": {"type": "string", "minLength": 1}},
+}
+_PEER_SAMPLER = {
+    "type": ["string", "object"],
+    "if": {"type": "object"},
+    "then": {"if": {"required": ["reason"]}, "then": _REASON, "else": _RECIPE},
+}
+
+
+def _choice(word: str) -> dict[str, Any]:
+    """The schema of a spacing or a noise source under another name: its own name, or that and options."""
+    return {
+        "type": "object",
+        "required": [word],
+        "additionalProperties": False,
+        "properties": {word: {"type": "string"}, "options": _OPTIONS, "description": {"type": "string"}},
+    }
+
+
+def _renamed(word: str, *, reasons: bool = False) -> dict[str, Any]:
+    """The schema of a section's values: a name, a `_choice` or, in `peers`, the reason why there is none."""
+    mapping = {"if": {"required": ["reason"]}, "then": _REASON, "else": _choice(word)} if reasons else _choice(word)
+    return {"type": ["string", "object"], "if": {"type": "object"}, "then": mapping}
+
+
+_PEER = {
+    "type": "object",
+    "additionalProperties": False,
+    "properties": {
+        "samplers": {"type": "object", "propertyNames": _NAME, "additionalProperties": _PEER_SAMPLER},
+        "spacings": {
+            "type": "object",
+            "propertyNames": _NAME,
+            "additionalProperties": _renamed("spacing", reasons=True),
+        },
     },
 }
 _MODEL = {
@@ -55,6 +98,17 @@ SCHEMA: dict[str, Any] = {
         "models": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": _MODEL},
         "recipes": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": _RECIPE},
         "aliases": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": {"type": "string"}},
+        "spacing_aliases": {
+            "type": ["object", "null"],
+            "propertyNames": _NAME,
+            "additionalProperties": _renamed("spacing"),
+        },
+        "noise_aliases": {
+            "type": ["object", "null"],
+            "propertyNames": _NAME,
+            "additionalProperties": _renamed("noise"),
+        },
+        "peers": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": _PEER},
         "plugins": {"type": "array", "items": {"type": "string", "pattern": r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"}},
     },
 }
@@ -64,12 +118,17 @@ SCHEMA: dict[str, Any] = {
 class Catalogue:
     """The merged catalogue. `models` carry the folder of the file that named them under "base".
 
-    `origins` says for (section, name) which file an entry came from.
+    `aliases` are other names of samplers and recipes, `spacing_aliases` of spacings, `noise_aliases` of noise sources.
+    `peers` holds the names of other libraries, peer -> "samplers" or "spacings" -> name -> what runs here under it, or
+    the reason why nothing does. `origins` says for (section, name) which file an entry came from.
     """
 
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
     recipes: dict[str, dict[str, Any]] = field(default_factory=dict)
     aliases: dict[str, str] = field(default_factory=dict)
+    spacing_aliases: dict[str, str | dict[str, Any]] = field(default_factory=dict)
+    noise_aliases: dict[str, str | dict[str, Any]] = field(default_factory=dict)
+    peers: dict[str, dict[str, dict[str, str | dict[str, Any]]]] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
     origins: dict[tuple[str, str], Path] = field(default_factory=dict)
 
@@ -79,6 +138,15 @@ class Catalogue:
             {**self.models, **other.models},
             {**self.recipes, **other.recipes},
             {**self.aliases, **other.aliases},
+            {**self.spacing_aliases, **other.spacing_aliases},
+            {**self.noise_aliases, **other.noise_aliases},
+            {
+                peer: {
+                    kind: {**self.peers.get(peer, {}).get(kind, {}), **other.peers.get(peer, {}).get(kind, {})}
+                    for kind in PEER_KINDS
+                }
+                for peer in {**self.peers, **other.peers}
+            },
             self.plugins + other.plugins,
             {**self.origins, **other.origins},
         )
@@ -87,7 +155,7 @@ class Catalogue:
         """`file:line: section.name`, for errors about an entry that only show when it is used."""
         file = self.origins[section, name]
         try:
-            line = str(_line(file.read_text(encoding="utf-8"), [section, name]))
+            line = str(_line(file.read_text(encoding="utf-8"), [*section.split("."), name]))
         except (OSError, ValueError, yaml.YAMLError):
             line = "?"
         return f"{file}:{line}: {section}.{name}"
@@ -122,10 +190,12 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
             f"{file}:{line}: plugins: only a file named by --registry or $SDESAMPLERS_REGISTRY may import plugins"
         )
     models = {name: {**entry, "base": str(file.parent)} for name, entry in (data.get("models") or {}).items()}
-    recipes, aliases = data.get("recipes") or {}, data.get("aliases") or {}
-    sections = (("models", models), ("recipes", recipes), ("aliases", aliases))
-    origins = {(section, name): file for section, entries in sections for name in entries}
-    return Catalogue(models, recipes, aliases, data.get("plugins", []), origins)
+    words = ("recipes", "aliases", "spacing_aliases", "noise_aliases", "peers")
+    sections: dict[str, dict[str, Any]] = {"models": models, **{word: data.get(word) or {} for word in words}}
+    origins = {(section, name): file for section, entries in sections.items() for name in entries}
+    for peer, kinds in sections["peers"].items():
+        origins |= {(f"peers.{peer}.{kind}", name): file for kind, names in kinds.items() for name in names}
+    return Catalogue(**sections, plugins=data.get("plugins", []), origins=origins)
 
 
 def _validate(data: Any, text: str, file: Path) -> None:

@@ -18,6 +18,19 @@ if TYPE_CHECKING:
 
     from .models.base import Model
     from .options import Option
+    from .registry import Registry
+
+PRESET_WORDS = (
+    "options",
+    "spacing",
+    "spacing_options",
+    "coordinates",
+    "steps",
+    "noise",
+    "noise_options",
+    "final",
+    "description",
+)
 
 
 class Suggesting(click.Group):
@@ -89,19 +102,26 @@ def sampler_facts(spec: Any) -> dict[str, Any]:
 @cli.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(as_json: bool) -> None:
-    """List samplers, spacings and recipes."""
+    """List samplers, spacings, noise sources and recipes."""
     from .registry import default_registry
 
     registry = default_registry()
     samplers = {name: registry.samplers[name] for name in registry.samplers}
     spacings = {name: registry.spacings[name] for name in registry.spacings}
+    noises = {name: registry.noises[name] for name in registry.noises}
     if as_json:
         emit(
             {
                 "samplers": [{**sampler_facts(s), "name": name} for name, s in samplers.items()],
                 "spacings": [{"name": n, "summary": s.summary, "plugin": s.plugin} for n, s in spacings.items()],
+                "noises": [
+                    {"name": n, "summary": s.summary, "limits": s.limits, "plugin": s.plugin} for n, s in noises.items()
+                ],
                 "recipes": registry.catalogue.recipes,
                 "aliases": registry.catalogue.aliases,
+                "spacing_aliases": registry.catalogue.spacing_aliases,
+                "noise_aliases": registry.catalogue.noise_aliases,
+                "peers": registry.catalogue.peers,
             }
         )
         return
@@ -114,11 +134,15 @@ def list_command(as_json: bool) -> None:
     second = table("Spacings", "name", "options", "what it is")
     for name, grid in spacings.items():
         second.add_row(name, describe_options(grid.options), grid.summary)
-    third = table("Recipes", "name", "what it is")
+    third = table("Noise sources", "name", "options", "what it is", "what it samples")
+    for name, source in noises.items():
+        third.add_row(name, describe_options(source.options), source.summary, source.limits or "the model")
+    fourth = table("Recipes", "name", "what it is")
     for name, recipe in sorted(registry.catalogue.recipes.items()):
-        third.add_row(name, recipe.get("description", ""))
-    for part in (first, second, third):
+        fourth.add_row(name, recipe.get("description", ""))
+    for part in (first, second, third, fourth):
         show(part)
+    click.echo("Names of other libraries (k-diffusion, diffusers, ComfyUI, A1111) work too: sdesamplers info NAME")
     broken = [p for p in registry.plugins if p.error]
     if broken:
         click.echo(
@@ -126,35 +150,59 @@ def list_command(as_json: bool) -> None:
         )
 
 
+def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
+    """What `info` says of a name, and the docstring of what it stands for.
+
+    A registered spacing or noise source comes first, then samplers under all their names, then other names of grids
+    and noise sources.
+    """
+    if name not in registry.spacings and name not in registry.noises:
+        try:
+            return sampler_explained(registry, name)
+        except UnknownNameError as unknown:
+            refusal = unknown
+    for word, find in (("spacing", registry.grid), ("noise", registry.noise)):
+        try:
+            item, chosen = find(name)
+        except UnknownNameError:
+            continue
+        facts = {"asked for": name, word: item.name, f"{word} options": chosen, **plugin_facts(item)}
+        return {k: v for k, v in facts.items() if v != {}}, item.__doc__
+    raise refusal
+
+
+def plugin_facts(item: Any) -> dict[str, Any]:
+    """Options, origin and limits of a spacing or noise source."""
+    facts = {
+        "options": {o.name: f"{o.type_name} = {o.default!r}" for o in item.options.values()},
+        "plugin": item.plugin,
+        "reference": item.reference,
+    }
+    limits = getattr(item, "limits", "")
+    return {**facts, "samples": limits} if limits else facts
+
+
+def sampler_explained(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
+    """A sampler, the recipe that its name stands for, and its docstring."""
+    preset = registry.resolve(name)
+    facts = {"asked for": name, **sampler_facts(preset.sampler)}
+    facts.pop("summary")
+    facts["sampler"] = facts.pop("name")
+    for key in PRESET_WORDS:
+        value = getattr(preset, key)
+        if value:
+            facts[f"recipe {key}" if key == "options" else key] = dict(value) if isinstance(value, Mapping) else value
+    return facts, preset.sampler.__doc__
+
+
 @cli.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(name: str, as_json: bool) -> None:
-    """Explain a sampler, recipe, alias or spacing."""
+    """Explain a sampler, recipe, spacing or noise source, by its own name, an alias or another library's name."""
     from .registry import default_registry
 
-    registry = default_registry()
-    if name in registry.spacings:
-        grid = registry.spacings[name]
-        facts: dict[str, Any] = {
-            "spacing": name,
-            "options": {o.name: f"{o.type_name} = {o.default!r}" for o in grid.options.values()},
-            "plugin": grid.plugin,
-            "reference": grid.reference,
-        }
-        text = grid.__doc__
-    else:
-        preset = registry.resolve(name)
-        facts = {"asked for": name, **sampler_facts(preset.sampler)}
-        facts.pop("summary")
-        facts["sampler"] = facts.pop("name")
-        for key in ("options", "spacing", "spacing_options", "coordinates", "steps", "noise", "final", "description"):
-            value = getattr(preset, key)
-            if value:
-                facts[f"recipe {key}" if key == "options" else key] = (
-                    dict(value) if isinstance(value, Mapping) else value
-                )
-        text = preset.sampler.__doc__
+    facts, text = explain(default_registry(), name)
     if as_json:
         emit({**facts, "doc": text})
         return
@@ -188,6 +236,38 @@ def models(as_json: bool) -> None:
         where = f"{entry['repo']}@{entry['revision']}" if "repo" in entry else str(entry["path"])
         made.add_row(name, where, entry.get("description", ""))
     show(made)
+
+
+@cli.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--check", "checks", multiple=True, help="Only this check; repeat for more.")
+@click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; repeat.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ...], as_json: bool) -> None:
+    """Run the conformance kit on samplers; exit code 1 if one fails."""
+    from rich.console import Console
+
+    from .registry import default_registry
+    from .testing import check_sampler
+
+    reports = []
+    specs = [default_registry().resolve(name).sampler for name in names]
+    for spec in specs:
+        options = pairs(option, spec.options, f"sampler {spec.name!r}")
+        with Console(stderr=True).status(f"checking {spec.name}") as status:
+            report = check_sampler(spec, checks=checks or None, options=options, progress=status.update)
+        reports.append(report)
+        if not as_json:
+            made = table(f"Conformance of {spec.name}", "check", "measured", "required", "verdict")
+            colours = {"pass": "green", "fail": "bold red", "skip": "dim"}
+            for finding in report:
+                colour = colours[finding.verdict]
+                made.add_row(finding.check, finding.measured, finding.required, f"[{colour}]{finding.verdict}[/]")
+            show(made)
+    if as_json:
+        emit([report.as_dict() for report in reports])
+    if not all(report.passed for report in reports):
+        raise click.exceptions.Exit(1)
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -246,7 +326,8 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--spacing-option", multiple=True, metavar="KEY=VALUE", help="Option of the spacing; repeat."),
             click.option("--coordinates", help="native, ve, flow or angle."),
             click.option("--final", help="zero ends at sigma = 0, min at the smallest trained sigma."),
-            click.option("--noise", help="independent or brownian."),
+            click.option("--noise", help="independent, brownian or another noise source; see sdesamplers list."),
+            click.option("--noise-option", multiple=True, metavar="KEY=VALUE", help="Option of the noise; repeat."),
             click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; repeat."),
             click.option("--seed", type=int, default=0, show_default=True),
             click.option("--batch-size", type=int, default=64, show_default=True, help="How many at once."),
@@ -277,13 +358,18 @@ def grid_words(words: dict[str, Any]) -> dict[str, Any]:
     """Spacing, coordinates, final and noise, as `sample` takes them; those not given are left out."""
     from .registry import default_registry
 
-    texts = words.pop("spacing_option")
+    texts, noise_texts = words.pop("spacing_option"), words.pop("noise_option")
     chosen = {k: v for k in ("spacing", "coordinates", "final", "noise") if (v := words.pop(k)) is not None}
     if texts:
         if "spacing" not in chosen:
             raise UsageError("--spacing-option needs --spacing")
         grid = default_registry().spacing(chosen["spacing"])
         chosen["spacing_options"] = pairs(texts, grid.options, f"spacing {grid.name!r}")
+    if noise_texts:
+        if "noise" not in chosen:
+            raise UsageError("--noise-option needs --noise")
+        source, _ = default_registry().noise(chosen["noise"])
+        chosen["noise_options"] = pairs(noise_texts, source.options, f"noise {source.name!r}")
     return chosen
 
 

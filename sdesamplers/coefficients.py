@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from .path import Point
 
 _RADIUS = 8.0
 """Up to here moments are summed by quadrature, whose terms all have one sign; beyond it their recurrence is stable."""
@@ -65,6 +69,34 @@ def lagrange_integrals(
         moments = np.array([np.sum(values * at**k) for k in range(len(u))])
     weights = np.linalg.solve(np.vander(u, increasing=True).T, moments)
     return [h * float(w) for w in weights]
+
+
+def semilinear(now: Point, then: Point, prediction: str) -> tuple[Any, Any, float]:
+    """(carry, gain, rate) of the ODE's exact solution x_s = carry x_t + gain int e^{rate (u - u_s)} f(u) du.
+
+    "data": f = x0 and u = lambda (Lu et al. 2022b, eq. 8); "noise": f = eps and u = lambda (Lu et al. 2022, eq. 3.4).
+    From alpha = 0, where lambda is infinite, f = x0 and u = alpha/sigma with either. The same in all coordinates.
+    """
+    if now.is_pure_noise:
+        return then.sigma / now.sigma, then.sigma, 0.0
+    if prediction == "data":
+        return then.sigma / now.sigma, then.alpha, 1.0
+    return then.alpha / now.alpha, -then.sigma, -1.0
+
+
+def semilinear_sde(now: Point, then: Point, prediction: str, tau: float) -> tuple[float, float, float, float]:
+    """(carry, gain, rate, std) of the SDE whose noise is tau times the reverse SDE's, with the ODE's marginals.
+
+    x_s = carry x_t + gain int e^{rate (lambda - lambda_s)} f dlambda + std z, exactly. "data": f = x0 (Xue et al. 2023,
+    prop. 4.2; tau = 1: Lu et al. 2022b, section 5); "noise": f = eps (tau = 1: Gonzalez et al. 2023). tau = 0 is
+    `semilinear`. `carry` also takes noise that came in before t on to s. Both ends must be regular.
+    """
+    h = then.lam - now.lam
+    if prediction == "data":
+        decay = math.exp(-(tau**2) * h)
+        std = then.sigma * math.sqrt(-math.expm1(-2 * tau**2 * h))
+        return then.sigma / now.sigma * decay, (1 + tau**2) * then.alpha, 1 + tau**2, std
+    return then.alpha / now.alpha, -(1 + tau**2) * then.sigma, -1.0, tau * then.sigma * math.sqrt(math.expm1(2 * h))
 
 
 def _moments(z: float, count: int) -> list[float]:

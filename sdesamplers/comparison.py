@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 REFERENCE_TOLERANCE = 1e-5
+GRID_WORDS = ("spacing", "spacing_options", "coordinates", "final", "noise", "noise_options")
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,7 @@ def compare(
     for name in samplers:
         spec = default_registry().resolve(name).sampler
         known = {k: v for k, v in options.items() if k in spec.options}
-        words = {k: options[k] for k in ("spacing", "coordinates", "final", "noise", "spacing_options") if k in options}
+        words = {k: options[k] for k in GRID_WORDS if k in options}
         make_recipe(name, process=model.process, steps=2, options=known, **words)
     for budget in nfe:
         if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:

@@ -25,11 +25,16 @@ START, PATH, BROWNIAN, AUXILIARY = range(STREAMS := 4)
 class NormalSource:
     """Standard normal tensors for the samples `indices` of the run `seed`.
 
+    Its streams are START (the noise that a run starts from), PATH (its steps' noise), BROWNIAN and AUXILIARY (free
+    for plugins).
+
     Args:
         seed: a whole number, 0 <= seed < 2^64.
         indices: the samples' global indices; row j of every draw belongs to indices[j].
         shape: the shape of one sample.
     """
+
+    START, PATH, BROWNIAN, AUXILIARY = START, PATH, BROWNIAN, AUXILIARY
 
     def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int]) -> None:
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
@@ -122,6 +127,11 @@ class BrownianNoise:
         self._cache: OrderedDict[tuple[int, int, int], Tensor] = OrderedDict()
         self._visit, self._covered = 0, (math.inf, -math.inf)
 
+    @classmethod
+    def for_steps(cls, source: NormalSource, shortest: float) -> BrownianNoise:
+        """Deep enough that no two ends of steps share a smallest piece, where the shortest step is `shortest` long."""
+        return cls(source, brownian_levels([0.0, shortest]))
+
     def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
         (low, high), (lowest, highest) = sorted((start, end)), self._covered
         if low < highest and high > lowest:
@@ -174,11 +184,13 @@ class BrownianNoise:
         return normal
 
 
+def shortest_step(clocks: Sequence[float], stages: int = 1) -> float:
+    """The shortest stretch between two values of the clock, each cut into `stages`; infinite where there is none."""
+    gaps = np.abs(np.diff(np.asarray(clocks, dtype=float))) / stages
+    return float(gaps[gaps > 0].min(initial=math.inf))
+
+
 def brownian_levels(clocks: Sequence[float], stages: int = 1) -> int:
     """How deep the construction must go: five levels, more where a stage of a step is shorter than 2^-5."""
-    gaps = np.abs(np.diff(np.asarray(clocks, dtype=float))) / stages
-    gaps = gaps[gaps > 0]
-    return max(MIN_LEVELS, math.ceil(-math.log2(gaps.min()))) if len(gaps) else MIN_LEVELS
-
-
-NOISES = ("independent", "brownian")
+    shortest = shortest_step(clocks, stages)
+    return max(MIN_LEVELS, math.ceil(-math.log2(shortest))) if math.isfinite(shortest) else MIN_LEVELS

@@ -1,4 +1,4 @@
-"""What a plugin author uses: the `sampler` and `spacing` decorators and the hook markers."""
+"""What a plugin author uses: the `sampler`, `spacing` and `noise_source` decorators and the hook markers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from .grid import Span
     from .models.base import Model
+    from .noise import Noise, NormalSource
     from .path import Path
     from .sde import SDE
 
@@ -133,6 +134,38 @@ class Spacing:
         return f"<spacing {self.name!r}>"
 
 
+class NoiseSource:
+    """A registered source of the noise that steps draw: a function of a `NormalSource` that makes a `Noise`.
+
+    Attributes:
+        name: kebab-case name.
+        limits: how it changes the distribution that is sampled, in a few words; "" where it leaves the model's, as
+            independent standard normals do. Log-probabilities are recorded with such sources alone.
+        reference: authors and year.
+        options: name -> `Option`.
+        plugin: where it came from, set by the registry.
+    """
+
+    def __init__(self, function: Callable[..., Noise], name: str, *, limits: str = "", reference: str = "") -> None:
+        if not function.__doc__:
+            raise PluginError(f"noise source {name!r} has no docstring")
+        self.function, self.name, self.limits, self.reference = function, name, limits, reference
+        self.options: dict[str, Option] = read_options(function, 2, "noise source")
+        self.plugin = ""
+        self.__doc__ = function.__doc__
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return inspect.cleandoc(self.function.__doc__ or "").splitlines()[0]
+
+    def __call__(self, source: NormalSource, shortest: float, **options: Any) -> Noise:
+        return self.function(source, shortest, **options)
+
+    def __repr__(self) -> str:
+        return f"<noise source {self.name!r}>"
+
+
 def sampler(name: str, *, order: int | None, **declared: Any) -> Callable[[SamplerFunction], Sampler]:
     """Make a generator function `f(x, path, *, options...)` a sampler; keywords as in `Sampler`.
 
@@ -147,6 +180,17 @@ def spacing(name: str, *, reference: str = "") -> Callable[[Callable[..., Any]],
     return lambda function: Spacing(function, name, reference)
 
 
+def noise_source(name: str, *, limits: str = "", reference: str = "") -> Callable[[Callable[..., Noise]], NoiseSource]:
+    """Make `f(source, shortest, *, options...)` a noise source.
+
+    The function returns what steps draw from: a callable `noise(start, end, rows)` that gives the noise of a step
+    between two values of lambda as (N, *shape), every number a pure function of the `NormalSource`'s keyed draws.
+    `shortest` is the shortest such step. Where the returned object has a method `start_noise()`, that is the noise
+    that the run starts from; else it is the source's standard normal.
+    """
+    return lambda function: NoiseSource(function, name, limits=limits, reference=reference)
+
+
 class HookSpecs:
     """The hooks of the group `sdesamplers`."""
 
@@ -157,6 +201,10 @@ class HookSpecs:
     @hookspec
     def sdesamplers_spacings(self) -> list[Spacing]:  # type: ignore[empty-body]
         """Spacings to register."""
+
+    @hookspec
+    def sdesamplers_noises(self) -> list[NoiseSource]:  # type: ignore[empty-body]
+        """Noise sources to register."""
 
     @hookspec
     def sdesamplers_sdes(self) -> dict[str, Callable[..., SDE]]:  # type: ignore[empty-body]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from .errors import UsageError
 from .grid import given_points, spaced_points
 from .loop import Run, count_evaluations
-from .noise import NOISES, Noise
+from .noise import Noise
 from .options import check_options
 from .path import Path, path_process
 from .plugin import Sampler
@@ -31,7 +31,7 @@ class Recipe:
         steps: grid intervals; None for an adaptive run or a given grid.
         spacing, spacing_options: the time grid.
         times, sigmas: the user's own grid instead.
-        coordinates, noise, final: as in `sample`.
+        coordinates, noise, noise_options, final: as in `sample`.
         start_time: where a partly noised input stands on the model's clock; None for the prior.
     """
 
@@ -46,6 +46,7 @@ class Recipe:
     noise: str
     final: str
     start_time: float | None = None
+    noise_options: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON and metadata; fields that do not apply are left out."""
@@ -64,6 +65,7 @@ def make_recipe(
     sigmas: Sequence[float] | None = None,
     coordinates: str | None = None,
     noise: str | None = None,
+    noise_options: dict[str, Any] | None = None,
     final: str | None = None,
     start_time: float | None = None,
     options: dict[str, Any] | None = None,
@@ -87,9 +89,12 @@ def make_recipe(
     spaced = grid_word in ("steps", "nfe")
     if spacing is not None and not spaced and grid_word is not None:
         raise UsageError(f"spacing and {grid_word} contradict each other")
-    grid = default_registry().spacing(spacing or preset.spacing or preferred_spacing(spec, process))
+    grid, own = default_registry().grid(spacing or preset.spacing or preferred_spacing(spec, process))
     kept = preset.spacing_options if spacing in (None, preset.spacing) else {}
-    grid_options = check_options({**kept, **(spacing_options or {})}, grid.options, f"spacing {grid.name!r}")
+    grid_options = check_options({**own, **kept, **(spacing_options or {})}, grid.options, f"spacing {grid.name!r}")
+    source, own = default_registry().noise(noise or preset.noise or "independent")
+    kept = preset.noise_options if noise in (None, preset.noise) else {}
+    source_options = check_options({**own, **kept, **(noise_options or {})}, source.options, f"noise {source.name!r}")
     recipe = Recipe(
         sampler=spec.name,
         options=fill_options(preset, options or {}, grid_word),
@@ -99,9 +104,10 @@ def make_recipe(
         times=None if times is None else numbers(times, "times"),
         sigmas=None if sigmas is None else numbers(sigmas, "sigmas"),
         coordinates=coordinates or preset.coordinates or preferred_coordinates(spec, process),
-        noise=one_of("noise", noise or preset.noise or "independent", NOISES),
+        noise=source.name,
         final=one_of("final", final or preset.final or "zero", ("zero", "min")),
         start_time=start_time,
+        noise_options=source_options,
     )
     if nfe is not None:
         recipe = replace(recipe, steps=steps_for_budget(process, recipe, spec, int(nfe), shape))

@@ -1,11 +1,11 @@
-"""The registry: plugins found by entry point, names and aliases resolved to samplers, spacings and recipes."""
+"""The registry: plugins found by entry point, names resolved to samplers, spacings, noise sources and recipes."""
 
 from __future__ import annotations
 
 import importlib
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -15,7 +15,7 @@ import pluggy
 from .catalogue import Catalogue, load_catalogue
 from .errors import PluginError, UnknownNameError, UsageError
 from .options import check_options
-from .plugin import HookSpecs, Sampler, Spacing
+from .plugin import HookSpecs, NoiseSource, Sampler, Spacing
 
 GROUP = "sdesamplers"
 
@@ -31,6 +31,7 @@ class Preset:
     coordinates: str | None = None
     steps: int | None = None
     noise: str | None = None
+    noise_options: Mapping[str, Any] = field(default_factory=dict)
     final: str | None = None
     description: str = ""
 
@@ -83,15 +84,17 @@ class Registry:
 
     Args:
         file: a registry file that the user named, on top of the shipped and the user's own.
+        catalogue: instead of all these files.
     """
 
-    def __init__(self, file: str | Path | None = None) -> None:
-        self.catalogue: Catalogue = load_catalogue(file)
+    def __init__(self, file: str | Path | None = None, *, catalogue: Catalogue | None = None) -> None:
+        self.catalogue: Catalogue = load_catalogue(file) if catalogue is None else catalogue
         self.samplers: Shelf[Sampler] = Shelf("sampler")
         self.spacings: Shelf[Spacing] = Shelf("spacing")
+        self.noises: Shelf[NoiseSource] = Shelf("noise source")
         self.sdes: Shelf[Callable[..., Any]] = Shelf("process")
         self.plugins: list[Plugin] = []
-        self._presets: dict[str, Preset] = {}
+        self._presets: dict[tuple[str, str], Preset] = {}
         self._manager = pluggy.PluginManager(GROUP)
         self._manager.add_hookspecs(HookSpecs)
         for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
@@ -114,7 +117,7 @@ class Registry:
         """Register a plugin object (a module or anything with hook implementations), whole or not at all.
 
         Raises:
-            PluginError: a hook returned something that is not a sampler, spacing or process, or a name twice.
+            PluginError: a hook returned something that is not what it is for, or a name twice.
         """
         staged: list[tuple[Shelf[Any], str, Any]] = []
         manager = pluggy.PluginManager(GROUP)
@@ -124,10 +127,12 @@ class Registry:
         for items, cls, shelf in (
             (hooks.sdesamplers_samplers(), Sampler, self.samplers),
             (hooks.sdesamplers_spacings(), Spacing, self.spacings),
+            (hooks.sdesamplers_noises(), NoiseSource, self.noises),
         ):
             for item in _flat(items):
                 if not isinstance(item, cls):
-                    raise PluginError(f"a hook returned {item!r}, not a {shelf.kind}; is @{shelf.kind} missing?")
+                    decorator = shelf.kind.replace(" ", "_")
+                    raise PluginError(f"a hook returned {item!r}, not a {shelf.kind}; is @{decorator} missing?")
                 item.plugin = f"{dist}:{name}" if dist != name else name
                 staged.append((shelf, item.name, item))
         for processes in hooks.sdesamplers_sdes():
@@ -141,22 +146,27 @@ class Registry:
         for shelf, key, item in staged:
             shelf.put(key, item, dist)
 
-    def adopt(self, items: Iterable[Sampler | Spacing]) -> None:
-        """Register a program's own samplers and spacings, in place of its earlier ones of the same names."""
+    def adopt(self, items: Iterable[Sampler | Spacing | NoiseSource]) -> None:
+        """Register a program's own plugins, in place of its earlier ones of the same names."""
+        shelves: dict[type, Shelf[Any]] = {Sampler: self.samplers, Spacing: self.spacings, NoiseSource: self.noises}
         for item in items:
             item.plugin = "local"
-            shelf: Shelf[Any] = self.samplers if isinstance(item, Sampler) else self.spacings
-            shelf.put(item.name, item, "local")
+            shelves[type(item)].put(item.name, item, "local")
 
     def load_model(self, source: str, options: dict[str, Any]) -> Any:
         """The first plugin's answer to `sdesamplers_load_model`, or None."""
         return self._manager.hook.sdesamplers_load_model(source=source, options=options)
 
     def resolve(self, name: str) -> Preset:
-        """Resolve a sampler, recipe or alias name.
+        """Resolve a name to a sampler and what it is to be run with.
+
+        Tried in this order: a registered sampler; a recipe, or a recipe named `head{option}` with the option's value
+        in place of the braces; an alias; a peer's name, in the order of `peers` in the registry file, or `peer:name`
+        for one peer's; and such a name followed by a space and a grid's name ("DPM++ 2M Karras").
 
         Raises:
-            UnknownNameError: none of the three; the nearest names are offered.
+            UnknownNameError: none of these; the nearest names are offered.
+            UsageError: a peer's name that stands for nothing here, with the reason.
         """
         aliases = self.catalogue.aliases
         chain: list[str] = []
@@ -166,13 +176,10 @@ class Registry:
                 raise UsageError(f"{where}: the alias leads back to itself ({' -> '.join([*chain, name])})")
             chain.append(name)
             name = aliases[name]
-        if name in self.samplers:
-            return Preset(self.samplers[name])
-        if name in self.catalogue.recipes:
-            if name not in self._presets:
-                self._presets[name] = self._build(name)
-            return self._presets[name]
-        known = [*self.samplers, *self.catalogue.recipes, *aliases]
+        found = self._own(name) or self._peers_sampler(name) or self._on_grid(name)
+        if found is not None:
+            return found
+        known = [*self.samplers, *self.catalogue.recipes, *aliases, *self._peer_names("samplers")]
         broken = [p for p in self.plugins if p.error]
         hint = (
             f" ({len(broken)} plugin(s) are broken: see `sdesamplers doctor`)" if broken else "; see `sdesamplers list`"
@@ -180,27 +187,152 @@ class Registry:
         kind = f"sampler of {self.catalogue.where('aliases', chain[-1])}:" if chain else "sampler"
         raise UnknownNameError(kind, name, known, hint)
 
-    def _build(self, name: str) -> Preset:
-        entry = dict(self.catalogue.recipes[name])
-        where = self.catalogue.where("recipes", name)
-        wanted, grid = entry.pop("sampler"), entry.get("spacing")
+    def _own(self, name: str) -> Preset | None:
+        """A registered sampler or a recipe, plain or with its option in its name."""
+        if name in self.samplers:
+            return Preset(self.samplers[name])
+        recipes = self.catalogue.recipes
+        if name in recipes:
+            return self._built("recipes", name, recipes[name])
+        for pattern, entry in recipes.items():
+            head, brace, option = pattern.partition("{")
+            if brace and name.startswith(head) and len(name) > len(head):
+                filled = {**entry.get("options", {}), option.rstrip("}"): name.removeprefix(head)}
+                return self._built("recipes", pattern, {**entry, "options": filled}, key=name)
+        return None
+
+    def _peers_sampler(self, name: str) -> Preset | None:
+        """What a peer's sampler is here; the first peer that has the name answers."""
+        for peer, own, entry in self._peers_entries("samplers", name):
+            names = self.catalogue.peers[peer]["samplers"]
+            if isinstance(entry, str) and isinstance(names.get(entry), Mapping):  # another name of the same peer
+                own, entry = entry, names[entry]
+            if isinstance(entry, str):
+                found = self._own(self.catalogue.aliases.get(entry, entry))
+                if found is None:
+                    raise UnknownNameError(f"sampler of {self._place(peer, 'samplers', own)}:", entry, self.samplers)
+                return found
+            return self._built(f"peers.{peer}.samplers", own, entry)
+        return None
+
+    def _peers_entries(self, kind: str, name: str) -> Iterator[tuple[str, str, str | dict[str, Any]]]:
+        """(peer, its name, entry) of all peers with a name, or of the one in `peer:name`.
+
+        Raises:
+            UsageError: it stands for nothing here, with the reason.
+        """
+        head, _, bare = name.partition(":")
+        asked = {head: bare} if bare and head in self.catalogue.peers else dict.fromkeys(self.catalogue.peers, name)
+        refusal = None
+        for peer, own in asked.items():
+            entry = self.catalogue.peers[peer].get(kind, {}).get(own)
+            if isinstance(entry, dict) and "reason" in entry:
+                refusal = refusal or f"{own!r} of {peer} has nothing to stand for it here: {entry['reason']}"
+            elif entry is not None:
+                yield peer, own, entry
+        if refusal is not None:
+            raise UsageError(refusal)
+
+    def _peer_names(self, kind: str) -> list[str]:
+        return [name for kinds in self.catalogue.peers.values() for name in kinds.get(kind, {})]
+
+    def _place(self, peer: str, kind: str, name: str) -> str:
+        return self.catalogue.where(f"peers.{peer}.{kind}", name)
+
+    def _on_grid(self, name: str) -> Preset | None:
+        """`SAMPLER GRID`, as A1111 labels them: the sampler on another grid; the longest sampler's name wins."""
+        words = name.split(" ")
+        for cut in range(len(words) - 1, 0, -1):
+            label, tail = " ".join(words[:cut]), " ".join(words[cut:])
+            head = self.catalogue.aliases.get(label, label)
+            if tail not in self._grid_names():
+                continue
+            found = self._own(head) or self._peers_sampler(head)
+            if found is not None:
+                spacing, options = self.grid(tail)
+                note = f"{label} on the grid {tail}" + (f"; {found.description}" if found.description else "")
+                return replace(found, spacing=spacing.name, spacing_options=options, description=note)
+        return None
+
+    def _grid_names(self) -> list[str]:
+        return [*self.spacings, *self.catalogue.spacing_aliases, *self._peer_names("spacings")]
+
+    def _built(self, section: str, name: str, entry: Mapping[str, Any], key: str | None = None) -> Preset:
+        """The preset of a recipe, checked and built once."""
+        place = section, key or name
+        if place not in self._presets:
+            self._presets[place] = self._build(entry, self.catalogue.where(section, name))
+        return self._presets[place]
+
+    def _build(self, recipe: Mapping[str, Any], where: str) -> Preset:
+        entry = dict(recipe)
+        wanted, grid, noise = entry.pop("sampler"), entry.get("spacing"), entry.get("noise")
         if wanted not in self.samplers:
             raise UnknownNameError(f"sampler of {where}:", wanted, self.samplers)
         sampler = self.samplers[wanted]
         entry["options"] = check_options(entry.get("options", {}), sampler.options, where)
         if grid is not None:
-            if grid not in self.spacings:
+            found = self._grid(grid)
+            if found is None:
                 raise UnknownNameError(f"spacing of {where}:", grid, self.spacings)
-            options = self.spacings[grid].options
-            entry["spacing_options"] = check_options(entry.get("spacing_options", {}), options, where)
+            options = {**found[1], **entry.get("spacing_options", {})}
+            entry["spacing"] = found[0].name
+            entry["spacing_options"] = check_options(options, found[0].options, where)
+        if noise is not None:
+            if noise not in self.noises:
+                raise UnknownNameError(f"noise source of {where}:", noise, self.noises)
+            options = self.noises[noise].options
+            entry["noise_options"] = check_options(entry.get("noise_options", {}), options, where)
         return Preset(sampler, **entry)
 
     def spacing(self, name: str) -> Spacing:
-        """A spacing by name."""
-        try:
-            return self.spacings[name]
-        except KeyError:
-            raise UnknownNameError("spacing", name, self.spacings) from None
+        """A spacing by its name or another one."""
+        return self.grid(name)[0]
+
+    def grid(self, name: str) -> tuple[Spacing, dict[str, Any]]:
+        """A spacing and the options that its name stands for: a registered spacing, an alias or a peer's name.
+
+        Raises:
+            UnknownNameError: none of these; the nearest names are offered.
+            UsageError: a peer's name that stands for nothing here, with the reason.
+        """
+        found = self._grid(name)
+        if found is None:
+            raise UnknownNameError("spacing", name, self._grid_names())
+        return found
+
+    def _grid(self, name: str) -> tuple[Spacing, dict[str, Any]] | None:
+        if name in self.spacings:
+            return self.spacings[name], {}
+        if name in self.catalogue.spacing_aliases:
+            entry = self.catalogue.spacing_aliases[name]
+            return _chosen(entry, "spacing", self.spacings, self.catalogue.where("spacing_aliases", name))
+        for peer, own, entry in self._peers_entries("spacings", name):
+            return _chosen(entry, "spacing", self.spacings, self._place(peer, "spacings", own))
+        return None
+
+    def noise(self, name: str) -> tuple[NoiseSource, dict[str, Any]]:
+        """A noise source and the options that its name stands for: a registered one or an alias.
+
+        Raises:
+            UnknownNameError: neither; the nearest names are offered.
+        """
+        if name in self.noises:
+            return self.noises[name], {}
+        aliases = self.catalogue.noise_aliases
+        if name not in aliases:
+            there = ", ".join(repr(known) for known in self.noises)
+            raise UnknownNameError("noise source", name, [*self.noises, *aliases], f" (there are {there})")
+        return _chosen(aliases[name], "noise", self.noises, self.catalogue.where("noise_aliases", name))
+
+
+def _chosen(entry: str | Mapping[str, Any], word: str, shelf: Shelf[T], where: str) -> tuple[T, dict[str, Any]]:
+    """The spacing or noise source that an alias stands for, and its options, checked."""
+    name, options = (entry, {}) if isinstance(entry, str) else (entry[word], entry.get("options", {}))
+    if name not in shelf:
+        raise UnknownNameError(f"{shelf.kind} of {where}:", name, shelf)
+    item: Any = shelf[name]
+    return item, check_options(options, item.options, where)
 
 
 def _flat(answers: Iterable[Iterable[T]]) -> Iterator[T]:
@@ -210,7 +342,7 @@ def _flat(answers: Iterable[Iterable[T]]) -> Iterator[T]:
 
 _lock = threading.Lock()
 _default: Registry | None = None
-_local: dict[tuple[str, str], Sampler | Spacing] = {}
+_local: dict[tuple[str, str], Sampler | Spacing | NoiseSource] = {}
 
 
 def default_registry() -> Registry:
@@ -232,15 +364,15 @@ def use_registry(file: str | Path | None) -> Registry:
     return fresh
 
 
-def register(*items: Sampler | Spacing) -> None:
-    """Register samplers and spacings of this program, without packaging a plugin.
+def register(*items: Sampler | Spacing | NoiseSource) -> None:
+    """Register samplers, spacings and noise sources of this program, without packaging a plugin.
 
     A name that this program has registered before is replaced, as a notebook needs; a name of another distribution
     then has to be picked as `dist:name`.
     """
 
-    if not all(isinstance(item, Sampler | Spacing) for item in items):
-        raise PluginError("register takes objects made by @sampler or @spacing")
+    if not all(isinstance(item, Sampler | Spacing | NoiseSource) for item in items):
+        raise PluginError("register takes objects made by @sampler, @spacing or @noise_source")
     names = [(type(item).__name__, item.name) for item in items]
     if len(set(names)) < len(names):
         raise PluginError("register was given two items of the same name")

@@ -14,7 +14,7 @@ from torch import Tensor
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, drive, model_state
 from .models.base import Model
-from .noise import START, BrownianNoise, IndependentNoise, Noise, NormalSource, brownian_levels
+from .noise import START, Noise, NormalSource, shortest_step
 from .path import Path
 from .plugin import Sampler
 from .recipe import Recipe, check_count, evaluations, make_path, make_recipe, start_run
@@ -48,6 +48,7 @@ def sample(
     batch_size: int | None = None,
     first_index: int = 0,
     noise: str | None = None,
+    noise_options: dict[str, Any] | None = None,
     final: str | None = None,
     start: Tensor | None = None,
     start_time: float | None = None,
@@ -78,7 +79,8 @@ def sample(
         seed, first_index: sample j depends on (seed, first_index + j) alone.
         num_samples: how many; 1 by default, or as many as `start` holds.
         batch_size: how many at once; all of them by default. It does not change the samples.
-        noise: "independent", or "brownian" for step noise that stays the same path when the grid changes.
+        noise, noise_options: "independent", or "brownian" for step noise that stays the same path when the grid
+            changes, or another noise source (`noises()` lists them and says which change the distribution sampled).
         final: "zero" ends at sigma = 0, "min" at the smallest sigma that the model was trained at.
         start: begin from these states (num_samples, *shape) in the model's coordinates instead of from the prior.
         start_time: the model's time of `start`; the grid then runs from there. Default: the grid's first time.
@@ -112,11 +114,15 @@ def sample(
         sigmas=sigmas,
         coordinates=coordinates,
         noise=noise,
+        noise_options=noise_options,
         final=final,
         start_time=start_time,
         options=options,
         shape=model.shape,
     )
+    limits = default_registry().noise(recipe.noise)[0].limits
+    if log_probs and limits:
+        raise UsageError(f"log_probs are those of independent normal noise, and noise={recipe.noise!r} is coloured")
     if start is not None:
         start = torch.as_tensor(start)
         if not start.is_floating_point():
@@ -141,7 +147,7 @@ def sample(
             rows = range(first, min(first + batch_size, num_samples))
             source = NormalSource(seed, [first_index + r for r in rows], model.shape)
             path = make_path(model.process, recipe)
-            path.ledger.noise = _noise(recipe, spec, path, source)
+            path.ledger.noise = make_noise(recipe, spec, path, source)
             path.ledger.log_probs = [] if log_probs else None
             x = start_state(model, path, source, None if start is None else start[first : rows.stop], state_dtype)
             recorder = Recorder(len(rows)) if trajectory else None
@@ -179,12 +185,16 @@ def sample(
     )
 
 
-def _noise(recipe: Recipe, spec: Sampler, path: Path, source: NormalSource) -> Noise:
-    if recipe.noise == "independent":
-        return IndependentNoise(source)
-    return BrownianNoise(
-        source, brownian_levels([path.clock(point) for point in path.points], max(spec.evaluations or 1, 1))
-    )
+def make_noise(recipe: Recipe, spec: Sampler, path: Path, source: NormalSource) -> Noise:
+    """The noise source that a recipe names."""
+    kind, _ = default_registry().noise(recipe.noise)
+    shortest = shortest_step([path.clock(point) for point in path.points], max(spec.evaluations or 1, 1))
+    try:
+        return kind(source, shortest, **recipe.noise_options)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"noise {recipe.noise!r}: {error}") from None
 
 
 def start_state(model: Model, path: Path, source: NormalSource, start: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -193,7 +203,8 @@ def start_state(model: Model, path: Path, source: NormalSource, start: Tensor | 
     if start is not None:
         x = start.to(device=model.device, dtype=dtype)
         return x * expand(first.scale, x)
-    normal = source.draw(START).to(device=model.device, dtype=dtype, non_blocking=True)
+    begin = getattr(path.ledger.noise, "start_noise", None)
+    normal = (source.draw(START) if begin is None else begin()).to(device=model.device, dtype=dtype, non_blocking=True)
     if isinstance(model.process, GaussianProcess):
         if first.t == model.process.t_max:
             return scaled(model.process.prior.sample(normal), first.scale)

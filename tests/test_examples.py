@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 
 import sdesamplers as sds
+from sdesamplers.testing import check_sampler
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 IMAGES = 256
@@ -192,7 +193,7 @@ def test_the_feature_classifier_becomes_a_scorer(data, tmp_path):
 @pytest.fixture
 def plugin():
     """The example plugin's module, its sampler and spacing registered for one test."""
-    file = EXAMPLES / "third_party_plugin" / "sdesamplers_ralston.py"
+    file = EXAMPLES / "third_party_plugin" / "sdesamplers_two_stage.py"
     spec = importlib.util.spec_from_file_location("example_plugin", file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -226,15 +227,15 @@ def flow_map_error(process, end, sampler, steps, coordinates):
 
 @pytest.mark.parametrize("coordinates", ["native", "angle"])
 @pytest.mark.parametrize("name", PROCESSES)
-def test_ralston_is_of_second_order(plugin, name, coordinates):
+def test_two_stage_is_of_second_order(plugin, name, coordinates):
     process, end = PROCESSES[name]
     counts = (128, 256, 512)
-    errors = [flow_map_error(process, end, "ralston", n, coordinates) for n in counts]
+    errors = [flow_map_error(process, end, "two-stage", n, coordinates) for n in counts]
     assert -np.polyfit(np.log(counts), np.log(errors), 1)[0] == pytest.approx(2, abs=0.15)
     assert errors[-1] < 1e-3
 
 
-def test_ralston_takes_the_published_step(plugin):
+def test_two_stage_with_its_default_is_ralstons_published_step(plugin):
     """By hand for data N(0, 1/4): dx/dsigma = sigma x / (1/4 + sigma^2), from sigma = 3 to 1."""
 
     def slope(x, sigma):
@@ -244,7 +245,7 @@ def test_ralston_takes_the_published_step(plugin):
     model = sds.GaussianModel(torch.zeros(1), 0.25, sds.EDM(), prediction="epsilon")
     start = torch.tensor([[2.0]], dtype=torch.float64)
     words = {"times": [3.0, 1.0], "start": start, "callback": lambda event: asked.append(event.point.time)}
-    result = sds.sample(model, "ralston", **words)
+    result = sds.sample(model, "two-stage", **words)
     first = slope(2.0, 3.0)
     second = slope(2.0 - 4 / 3 * first, 5 / 3)
     assert float(result.samples) == pytest.approx(2.0 - 2 * (0.25 * first + 0.75 * second), abs=1e-12)
@@ -253,17 +254,22 @@ def test_ralston_takes_the_published_step(plugin):
 
 @pytest.mark.parametrize("process", [sds.VP(), sds.RectifiedFlow()], ids=["vp", "flow"])
 @pytest.mark.parametrize("spacing", ["linspace", "cosine-lambda"])
-def test_ralston_runs_to_the_clean_end(plugin, process, spacing):
+def test_two_stage_runs_to_the_clean_end(plugin, process, spacing):
     model = sds.grid_mixture(process, prediction="flow")  # which flow models predict: alpha is 0 where theirs start
     if spacing == "cosine-lambda" and process.ratio(process.t_max) == math.inf:
         with pytest.raises(sds.UsageError, match="alpha = 0"):
-            sds.sample(model, "ralston", steps=8, num_samples=4, spacing=spacing)
+            sds.sample(model, "two-stage", steps=8, num_samples=4, spacing=spacing)
         return
-    result = sds.sample(model, "ralston", steps=8, num_samples=4, spacing=spacing)
+    result = sds.sample(model, "two-stage", steps=8, num_samples=4, spacing=spacing)
     assert result.nfe == 2 * 8 - 1
     assert bool(torch.isfinite(result.samples).all())
     assert float(result.samples.abs().max()) < 5
-    assert sds.sample(model, "ralston", nfe=16, num_samples=1, spacing=spacing).nfe == 15
+    assert sds.sample(model, "two-stage", nfe=16, num_samples=1, spacing=spacing).nfe == 15
+
+
+def test_two_stage_conforms_for_any_node(plugin):
+    check_sampler("two-stage").require()
+    check_sampler("two-stage", checks=["ODE order"], options={"node": 0.3}).require()
 
 
 @pytest.mark.parametrize("process", [sds.VP(), sds.EDM(), sds.SubVP()], ids=["vp", "edm", "sub-vp"])
@@ -281,8 +287,8 @@ def test_cosine_lambda_is_even_in_angle(plugin, process):
 def test_the_readme_shows_the_sampler_as_it_is():
     folder = EXAMPLES / "third_party_plugin"
     shown = (folder / "README.md").read_text().split("```python\n@sampler")[1].split("```")[0]
-    source = (folder / "sdesamplers_ralston.py").read_text()
-    body = shown[shown.index("    for now") :].rstrip()
+    source = (folder / "sdesamplers_two_stage.py").read_text()
+    body = shown[shown.index("    if not 0") :].rstrip()
     assert body in source
 
 
@@ -309,13 +315,13 @@ def test_the_plugin_installs_and_runs(tmp_path):
 
     python = commands / "python"
     do(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", source)
-    assert (packages / "sdesamplers_ralston.py").is_file()
+    assert (packages / "sdesamplers_two_stage.py").is_file()
     command = (python, "-m", "sdesamplers.cli")
-    facts = json.loads(do(*command, "info", "ralston", "--json"))
+    facts = json.loads(do(*command, "info", "two-stage", "--json"))
     assert facts["order"] == 2
-    assert "ralston" in facts["plugin"]
-    assert "Ralston" in do(*command, "info", "ralston")
+    assert "two-stage" in facts["plugin"]
+    assert "Ralston" in do(*command, "info", "two-stage")
     assert "cosine-lambda" in do(*command, "list")
-    words = ["--sampler", "ralston", "--steps", 2, "--spacing", "cosine-lambda", "-n", 2, "--out", tmp_path / "out"]
+    words = ["--sampler", "two-stage", "--steps", 2, "--spacing", "cosine-lambda", "-n", 2, "--out", tmp_path / "out"]
     assert "3 NFE" in do(*command, "sample", "fashion-mnist", *words, "--quiet")
     assert Image.open(tmp_path / "out" / "grid.png").size[0] > 100

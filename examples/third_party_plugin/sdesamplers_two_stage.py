@@ -5,20 +5,22 @@ import numpy as np
 from sdesamplers import hookimpl, sampler, spacing
 
 
-@sampler("ralston", order=2, evaluations=2, reference="Ralston 1962, Runge-Kutta methods with minimum error bounds")
-def ralston(x, path):
-    """Ralston's second-order method on the probability-flow ODE.
+@sampler("two-stage", order=2, evaluations=2, reference="Hairer, Norsett & Wanner 1993, section II.1, eq. 1.9'")
+def two_stage(x, path, *, node: float = 2 / 3):
+    """The explicit two-stage methods of second order on the probability-flow ODE.
 
-    k1 = v(x, t);  k2 = v(x + 2/3 h k1, t + 2/3 h);  x <- x + h (k1 / 4 + 3/4 k2). Among the two-stage methods of
-    second order it has the smallest bound on the local error. The step into sigma = 0 is Euler's.
+    k1 = v(x, t);  k2 = v(x + c h k1, t + c h);  x <- x + h ((1 - 1/(2 c)) k1 + 1/(2 c) k2), with c = node: 1/2 is the
+    midpoint rule, 2/3 Ralston's method, 1 Heun's. The step into sigma = 0 is Euler's.
     """
+    if not 0 < node <= 1:
+        raise ValueError(f"node must lie in (0, 1], not {node}")
     for now, then in path.steps:
         h = then.time - now.time
         out = yield x, now
         x, slope = out.x, out.velocity
         if not then.is_clean:
-            ahead = yield x + 2 / 3 * h * slope, path.at(now.time + 2 / 3 * h)
-            slope = slope / 4 + ahead.velocity * 3 / 4
+            ahead = yield x + node * h * slope, path.at(now.time + node * h)
+            slope = slope + (ahead.velocity - slope) / (2 * node)
         x = x + h * slope
     return x
 
@@ -37,7 +39,7 @@ def cosine_lambda(span, count):
 @hookimpl
 def sdesamplers_samplers():
     """The samplers that this package adds."""
-    return [ralston]
+    return [two_stage]
 
 
 @hookimpl

@@ -1,0 +1,268 @@
+"""Empirical model statistics of DPM-Solver-v3 (Zheng et al. 2023): estimated on a model, kept in a file, read back.
+
+With y = x/alpha and lambda = log(alpha/sigma) the probability-flow ODE is dy/dlambda = -u, u = e^{-lambda} eps. The paper
+splits it with three numbers for each coordinate and lambda. l takes the linear part of u out, f = u - l y; s and b take
+out what of f's change along the ODE is linear in f itself, df/dlambda ~ s f + b. What is left, g, hardly changes:
+
+    y_t = e^{-(L_t - L_s)} [y_s - int_s^t e^{(L + S)(lambda) - (L + S)(s)} (g(lambda) + B(lambda)) dlambda],
+    f(lambda) = e^{S(lambda) - S(s)} (g(lambda) + B(lambda)),   B(lambda) = int_s^lambda e^{-(S(r) - S(s))} b(r) dr,
+
+with L and S the integrals of l and s. l = 1, s = b = 0 is data prediction (DPM-Solver++), l = 0, s = -1, b = 0 noise
+prediction (DPM-Solver). The statistics are the least-squares choice of all three.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path as FilePath
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .coefficients import derivative_weights, lagrange_integrals
+from .coordinates import view
+from .errors import ModelError, UsageError
+from .files import write
+from .loop import Evaluator
+from .models.base import Model
+from .noise import AUXILIARY, START, NormalSource
+from .path import Path
+from .prediction import weighted_sum
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+LOWEST = -8.0
+"""Statistics begin at this lambda where the process begins lower: there is next to no signal (e^-8) below."""
+
+
+class Step(NamedTuple):
+    """y_t = decay y_s - sum_j weights[j] f_j + offset, an entry for each coordinate."""
+
+    decay: np.ndarray
+    weights: list[np.ndarray]
+    offset: np.ndarray
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """l, s and b at some values of lambda, joined by cubic splines.
+
+    Attributes:
+        lam: (K,), rising.
+        l, s, b: (K, *shape) for a model's sample shape, or any shape that broadcasts with it.
+        about: how they were made, kept with the file.
+    """
+
+    lam: np.ndarray
+    l: np.ndarray  # noqa: E741 - the paper's name
+    s: np.ndarray
+    b: np.ndarray
+    about: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def constant(cls, l: float = 1.0, s: float = 0.0, b: float = 0.0) -> Statistics:  # noqa: E741
+        """The same numbers everywhere, by default those that make the solver DPM-Solver++."""
+        lam = np.linspace(-60.0, 60.0, 5)
+        return cls(lam, *(np.full((5, 1), value) for value in (l, s, b)))
+
+    @cached_property
+    def _curves(self) -> tuple[Any, Any, Any, Any]:
+        """l, L, S and the integral of e^{-S} b, as functions of lambda."""
+        from scipy.interpolate import CubicSpline
+
+        l, s = CubicSpline(self.lam, self.l), CubicSpline(self.lam, self.s)  # noqa: E741
+        rise = s.antiderivative()
+        shift = CubicSpline(self.lam, np.exp(-rise(self.lam)) * self.b)
+        return l, l.antiderivative(), rise, shift.antiderivative()
+
+    def linear(self, lam: float) -> np.ndarray:
+        """l at one lambda."""
+        return np.asarray(self._curves[0](lam))
+
+    def check(self, lams: Sequence[float], shape: Sequence[int]) -> None:
+        """Raise unless the statistics cover these values of lambda and fit samples of this shape."""
+        low, high = float(self.lam[0]), float(self.lam[-1])
+        outside = [lam for lam in lams if not low - 1e-6 <= lam <= high + 1e-6]
+        if outside:
+            raise UsageError(
+                f"the statistics cover log(alpha/sigma) from {low:.4g} to {high:.4g}, and the grid asks for "
+                f"{outside[0]:.4g}; compute them over a wider range or choose another grid"
+            )
+        own = self.l.shape[1:]
+        if own != (1,) and own != tuple(shape):
+            raise UsageError(f"the statistics are of a model with samples {own}, and these are {tuple(shape)}")
+
+    def step(self, nodes: Sequence[float], start: float, end: float, pseudo: bool = False) -> Step:
+        """How y goes from `start` to `end` when g is the polynomial through its values at `nodes`, the nearest first.
+
+        With `pseudo`, the k-th derivative of g at the first node is k! times the divided difference of the first k + 1
+        nodes (the paper's pseudo-order), not that of the polynomial through all of them.
+        """
+        _, big_l, rise, shift = self._curves
+        h, base_l, base_s, base_b = end - start, big_l(start), rise(start), shift(start)
+        at = start + h * 0.5 * (_NODES + 1)
+        grow = np.exp(big_l(at) - base_l + rise(at) - base_s)
+        measure = 0.5 * h * _WEIGHTS
+
+        def drift(lam: Any) -> np.ndarray:  # B of the module's docstring
+            return np.asarray(np.exp(base_s) * (shift(lam) - base_b))
+
+        center = nodes[0] if pseudo else start
+        powers = divided_differences(nodes) if pseudo else derivative_weights(nodes, center)
+        powers = powers if pseudo else powers / np.array([math.factorial(k) for k in range(len(nodes))])[:, None]
+        moments = [np.tensordot(measure * (at - center) ** k, grow, 1) for k in range(len(nodes))]
+        decay = np.exp(base_l - big_l(end))
+        offset = -np.tensordot(measure, grow * drift(at), 1)
+        weights = []
+        for j, node in enumerate(nodes):
+            on_g = sum(powers[k, j] * moment for k, moment in enumerate(moments))
+            weights.append(decay * on_g * np.exp(base_s - rise(node)))
+            offset = offset + on_g * drift(node)
+        return Step(decay, weights, decay * offset)
+
+    def save(self, path: str | FilePath) -> FilePath:
+        """Write a safetensors file."""
+        from safetensors.numpy import save_file
+
+        tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in ("lam", "l", "s", "b")}
+        about = {"sdesamplers": json.dumps(self.about, default=str)}
+        return write(FilePath(path), lambda place: save_file(tensors, place, about))
+
+    @classmethod
+    def load(cls, path: str | FilePath) -> Statistics:
+        """Read a file that `save` wrote."""
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "np") as file:
+                about = json.loads((file.metadata() or {}).get("sdesamplers", "{}"))
+                return cls(*(file.get_tensor(name).astype(np.float64) for name in ("lam", "l", "s", "b")), about)
+        except FileNotFoundError:
+            raise UsageError(f"{path}: no such file; make one with `sdesamplers statistics MODEL --out FILE`") from None
+        except (SafetensorError, OSError, ValueError) as error:
+            raise ModelError(f"{path} is not a file of model statistics: {error}") from None
+
+
+def divided_differences(nodes: Sequence[float]) -> np.ndarray:
+    """W with f[nodes 0 .. k] = sum_j W[k, j] f(nodes[j])."""
+    count = len(nodes)
+    table, rows = np.eye(count), [np.eye(count)[0]]
+    for width in range(1, count):
+        gaps = np.array([nodes[j + width] - nodes[j] for j in range(count - width)])
+        table = (table[1:] - table[:-1]) / gaps[:, None]
+        rows.append(table[0])
+    return np.array(rows)
+
+
+def compute_statistics(
+    model: Model,
+    *,
+    samples: int = 64,
+    nodes: int = 60,
+    batch_size: int = 16,
+    seed: int = 0,
+    condition: Any = None,
+    guidance_scale: float = 1.0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Statistics:
+    """Estimate l, s and b of a model on ODE trajectories of its own (Zheng et al. 2023, section 3.1 and appendix C).
+
+    l is the mean of the diagonal of sigma d(eps)/dx, by Hutchinson's estimator with signs: v * (J^T v), one backward
+    pass. s and b regress df/dlambda on f, coordinate by coordinate; the derivative of u along a trajectory is that of a
+    cubic spline through its nodes. Costs `nodes` evaluations and as many backward passes a sample.
+
+    Args:
+        model: any model on a Gaussian process that autograd can go through.
+        samples: trajectories. 64 give l to a few per cent; s and b want more, most of all in low dimensions.
+        nodes: values of lambda, evenly spaced from the process's first (at least -8) to its last.
+        batch_size: trajectories at once.
+        seed, condition, guidance_scale: as in `sample`; statistics belong to the guidance they were made with.
+        progress: called with (nodes done, nodes in all).
+    """
+    from scipy.interpolate import CubicSpline
+
+    if samples < 2 or nodes < 8:
+        raise UsageError(f"statistics need 2 or more samples and 8 or more nodes, not {samples} and {nodes}")
+    native = model.gaussian
+    ends = [float(0.5 * native.log_snr(t)) for t in (native.t_max, native.t_min)]
+    lam = np.linspace(max(ends[0], LOWEST), ends[1], nodes)
+    path = Path(view(native), [])
+    points = [path.at_lambda(value) for value in lam]
+    if lam[0] == ends[0]:
+        points[0] = path.at(native.t_max)
+    spread = model.condition_for(condition, samples)
+    diagonal: Any = 0.0
+    sums: Any = 0.0
+    batches = [range(first, min(first + batch_size, samples)) for first in range(0, samples, batch_size)]
+    for number, rows in enumerate(batches):
+        evaluate = Evaluator(
+            model,
+            len(rows),
+            f"statistics of {model.name}",
+            condition=None if spread is None else spread[rows.start : rows.stop],
+            guidance_scale=guidance_scale,
+        )
+        source = NormalSource(seed, rows, model.shape)
+        dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
+        y = source.draw(START).to(model.device, dtype) * points[0].ratio
+        states, slopes = [], []
+        for k, point in enumerate(points):
+            signs = source.draw(AUXILIARY, k).to(model.device, dtype).sign()
+            with torch.enable_grad():
+                x = (point.alpha * y).detach().requires_grad_()
+                eps = evaluate(x, point).eps
+                (pulled,) = torch.autograd.grad((eps * signs).sum(), x)
+            diagonal_k = (point.sigma * signs * pulled).double().sum(0).cpu().numpy()
+            diagonal = diagonal + np.eye(nodes)[k].reshape(-1, *(1,) * len(model.shape)) * diagonal_k
+            states.append(y)
+            slopes.append(eps.detach() * point.ratio)
+            if k + 1 < nodes:
+                last = list(range(k, max(k - 3, -1), -1))
+                weights = lagrange_integrals([lam[j] for j in last], lam[k], lam[k + 1], rate=1.0)
+                data = weighted_sum(weights, [states[j] - slopes[j] for j in last])
+                y = torch.add(data, y, alpha=math.exp(lam[k] - lam[k + 1]))
+            if progress is not None:
+                progress(number * nodes + k + 1, len(batches) * nodes)
+        y_all, u = (torch.stack(parts).double().cpu().numpy() for parts in (states, slopes))
+        du = CubicSpline(lam, u)(lam, 1)
+        moments = (u, y_all, du, u * u, u * y_all, y_all * y_all, u * du, y_all * du)
+        sums = sums + np.stack([m.sum(1) for m in moments])
+    return from_moments(
+        lam,
+        diagonal / samples,
+        sums / samples,
+        {
+            "model": model.name,
+            "revision": model.revision,
+            "samples": samples,
+            "nodes": nodes,
+            "seed": seed,
+            "guidance_scale": guidance_scale,
+        },
+    )
+
+
+def from_moments(lam: np.ndarray, l: np.ndarray, moments: np.ndarray, about: dict[str, Any]) -> Statistics:  # noqa: E741
+    """s and b from the means of u, y, u', u^2, u y, y^2, u u', y u', where f = u - l y and f' = u' - l' y + l u."""
+    from scipy.interpolate import CubicSpline
+
+    dl = CubicSpline(lam, l)(lam, 1)
+    u, y, du, uu, uy, yy, udu, ydu = moments
+    f, df = u - l * y, du - dl * y + l * u
+    square = uu - 2 * l * uy + l * l * yy
+    cross = udu - dl * uy + l * uu - l * ydu + l * dl * yy - l * l * uy
+    variance, covariance = square - f * f, cross - f * df
+    # f that hardly varies (Gaussian data, constant pixels) leaves s undetermined, and b says it all
+    known = variance > 1e-9 * (uu + l * l * yy)
+    s = np.where(known, covariance / np.where(known, variance, 1.0), 0.0)
+    return Statistics(lam, l, s, df - s * f, about)
+
+
+def to_tensor(values: np.ndarray, like: Tensor) -> Tensor:
+    """An array as a tensor of `like`'s dtype on its device."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, like.dtype, non_blocking=True)

@@ -1,0 +1,103 @@
+"""One sampler under test, with the models that it can be run on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..models.analytic import GaussianModel, LangevinSDE, grid_mixture
+from ..models.base import Model, Output
+from ..plugin import Sampler
+from ..processes import EDM, VE, VP, DiscreteVP, RectifiedFlow, SubVP
+from ..result import Result
+from ..sampling import sample
+from ..sde import GaussianProcess, Scalar
+
+_TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+_ROOT = np.sqrt(_TABLE)
+_ZERO_SNR = ((_ROOT - _ROOT[-1]) * _ROOT[0] / (_ROOT[0] - _ROOT[-1])) ** 2  # Lin et al. 2024, algorithm 1
+
+
+def processes() -> dict[str, GaussianProcess]:
+    """One process of every kind; the last two start at alpha = 0."""
+    return {
+        "vp": VP(),
+        "sub-vp": SubVP(),
+        "ve": VE(),
+        "edm": EDM(),
+        "table": DiscreteVP(_TABLE),
+        "zero-snr table": DiscreteVP(_ZERO_SNR),
+        "flow": RectifiedFlow(),
+    }
+
+
+class StationaryModel(Model):
+    """N(0, I) under Langevin dynamics, for samplers of a plain score or log-density."""
+
+    prediction = "score"
+    name = "stationary Gaussian"
+
+    def __init__(self, shape: tuple[int, ...] = (2,), dtype: torch.dtype = torch.float64) -> None:
+        self.shape, self.dtype = shape, dtype
+        self.process = LangevinSDE(lambda x: -x, duration=2.0)
+
+    def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Output:
+        return Output(-x, None, -0.5 * x.flatten(1).square().sum(1))
+
+
+class CountingModel(Model):
+    """Another model, counting the samples that it is asked about."""
+
+    def __init__(self, inner: Model) -> None:
+        self.inner, self.asked = inner, 0
+        self.process, self.prediction, self.shape = inner.process, inner.prediction, inner.shape
+        self.dtype, self.device, self.name = inner.dtype, inner.device, inner.name
+
+    def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
+        self.asked += len(x)
+        return self.inner.predict(x, t, condition)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A sampler, the options that it is checked with, and where it runs.
+
+    Attributes:
+        spec: the sampler.
+        options: in place of its defaults, in all checks.
+    """
+
+    spec: Sampler
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def sample(self, model: Model, **words: Any) -> Result:
+        """`sample` with the case's options; 12 steps and 4 samples unless said otherwise."""
+        if not {"steps", "nfe", "times", "sigmas"} & set(words):
+            words["steps"] = 12
+        words.setdefault("num_samples", 4)
+        return sample(model, self.spec, **{**self.options, **words})
+
+    @cached_property
+    def gaussian(self) -> bool:
+        """Whether the sampler runs on Gaussian processes (all but those of a plain log-density do)."""
+        try:
+            self.sample(grid_mixture(VP()), steps=2)
+        except UsageError:
+            return False
+        return True
+
+    @cached_property
+    def home(self) -> Model:
+        """A model that the sampler is at home on, two-dimensional and in float64."""
+        return grid_mixture(VP()) if self.gaussian else StationaryModel()
+
+    def gaussian_model(self, process: GaussianProcess, variance: float = 0.36) -> GaussianModel:
+        """Two-dimensional Gaussian data."""
+        return GaussianModel([0.7, -0.4], variance, process)

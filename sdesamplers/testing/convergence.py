@@ -1,0 +1,149 @@
+"""What a sampler declares about its accuracy, measured against closed forms."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+
+from ..metrics.distances import sliced_wasserstein
+from ..models.analytic import GaussianModel, grid_mixture
+from ..processes import VP
+from ..sampling import sample
+from .case import Case
+from .invariants import Outcome
+from .problems import PROCESSES, Transport, gaussian_moments, graded, measure_order, measure_weak_order
+
+SLACK = 0.2
+"""How far a measured order may lie from the declared one."""
+
+
+def ode_order(case: Case) -> Outcome:
+    """The order of its ODE solver on uneven grids in two processes, against quantile transport, in float64.
+
+    The lower of the two counts: a process may happen to be easy.
+    """
+    spec, options = case.spec, dict(case.options)
+    if spec.stochastic:
+        if spec.noiseless is None:
+            return None
+        options.update(spec.noiseless)
+    declared = spec.ode_order
+    if declared is None or not case.gaussian:
+        return None
+    found = {
+        name: measure_order(spec, process, order=declared, options=options, coordinates=_view(case, name))
+        for name, process in PROCESSES.items()
+    }
+    measured = ", ".join(f"{name} {order:.2f}" for name, order in found.items())
+    return measured, f"{declared} +- {SLACK}", abs(min(found.values()) - declared) <= SLACK
+
+
+def _view(case: Case, process: str) -> str:
+    """The sampler's own coordinates, where the process has them."""
+    return "flow" if process == "flow" and case.spec.coordinates == "ve" else case.spec.coordinates
+
+
+def weak_order(case: Case) -> Outcome:
+    """The order at which mean and variance converge on Gaussian data, from exact moments; the lowest of all."""
+    spec = case.spec
+    if not spec.stochastic or spec.order is None or not case.gaussian or not _is_affine(case):
+        return None
+    found = {
+        name: measure_weak_order(spec, process, order=spec.order, options=case.options, coordinates=_view(case, name))
+        for name, process in PROCESSES.items()
+    }
+    measured = ", ".join(f"{name} {mean:.2f} and {variance:.2f}" for name, (mean, variance) in found.items())
+    lowest = min(order for pair in found.values() for order in pair)
+    return f"mean and variance: {measured}", f"{spec.order} +- {SLACK}", abs(lowest - spec.order) <= SLACK
+
+
+def _is_affine(case: Case) -> bool:
+    problem = Transport(VP())
+    times = problem.time(graded(problem.first, problem.last, 8, 1))
+    found = gaussian_moments(case.spec, problem.process, times, options=case.options)
+    return found.affinity < 1e-9
+
+
+def strong_order(case: Case) -> Outcome:
+    """The order along one Brownian path a sample, against its own run on a fine grid."""
+    spec, counts, finest, samples = case.spec, (32, 64, 128, 256), 1024, 12
+    if spec.strong_order is None:
+        return None
+    process = VP()
+    model = GaussianModel([0.7, -0.4], 0.36, process)
+    start = torch.randn(samples, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+
+    def run(steps: int) -> torch.Tensor:
+        times = process.time_at_log_snr(2 * np.linspace(-2.0, 2.0, steps + 1))
+        return case.sample(model, times=times, start=start, num_samples=samples, noise="brownian", seed=3).samples
+
+    reference = run(finest)
+    errors = [float((run(n) - reference).abs().mean()) for n in counts]
+    found = -float(np.polyfit(np.log(counts), np.log(errors), 1)[0])
+    return f"{found:.2f}", f"{spec.strong_order} +- {SLACK}", abs(found - spec.strong_order) <= SLACK
+
+
+COUNT = 1500
+"""Samples of a statistical check."""
+
+
+def distribution(case: Case) -> Outcome:
+    """Mean, covariance and sliced Wasserstein distance on a mixture: 1,500 samples of 150 steps from the exact start.
+
+    Means must lie within 5 standard errors, the distance within 5 standard deviations of its mean between two exact
+    sets of this size; both are widened by what 150 steps of a first-order method leave.
+    """
+    if case.spec.limits or not case.gaussian:
+        return None
+    process = VP()
+    model = grid_mixture(process)
+    generator = torch.Generator().manual_seed(12)
+    start = model.sample_data(COUNT, generator, process.t_max)
+    samples = case.sample(model, steps=150, start=start, num_samples=COUNT, seed=9).samples.numpy()
+    exact = [model.sample_data(COUNT, generator, 0.0).numpy() for _ in range(9)]
+    floor = [sliced_wasserstein(exact[0], other) for other in exact[1:]]
+    limit = float(np.mean(floor) + 5 * np.std(floor)) + 0.01
+    distance = sliced_wasserstein(samples, exact[0])
+    pool = np.concatenate(exact)
+    error = np.abs(samples.mean(0) - pool.mean(0)) / (pool.std(0) * math.sqrt(1 / COUNT + 1 / len(pool)))
+    spread = np.abs(np.cov(samples.T) - np.cov(pool.T)).max()
+    allowed = 5 * math.sqrt(2 / COUNT) * float(np.cov(pool.T).max()) + 0.01
+    measured = f"mean off by {error.max():.1f} SE, covariance by {spread:.3f}, distance {distance:.3f}"
+    good = error.max() < 5.5 and spread < allowed and distance < limit
+    return measured, f"5.5 SE, {allowed:.3f}, {limit:.3f}", bool(good)
+
+
+def single_precision(case: Case) -> Outcome:
+    """500 steps with a float32 state follow the float64 run, so coefficients and updates lose no digits."""
+    model, limit = case.home, 2e-4
+    if not case.gaussian:
+        return None
+    start = torch.randn(4, 2, generator=torch.Generator().manual_seed(3))
+    words = {"steps": 500, "start": start, "num_samples": 4, "seed": 1}
+    try:
+        single, double = (case.sample(model, dtype=d, **words).samples for d in (torch.float32, torch.float64))
+    except ValueError as refusal:
+        return f"refused: {refusal}"[:80], f"<= {limit:.0e}", False
+    worst = float((single - double).abs().max())
+    return f"{worst:.1e}", f"<= {limit:.0e}", worst <= limit
+
+
+def tolerance(case: Case) -> Outcome:
+    """An adaptive sampler's error falls with its tolerance, by 10 at least where the tolerance falls by 1,000."""
+    spec = case.spec
+    if not spec.adaptive or not case.gaussian or not {"rtol", "atol"} <= set(spec.control):
+        return None
+    model, problem = Transport(VP()).model, Transport(VP())
+    start, exact = problem.ends([VP().t_max, VP().t_min])
+    errors = []
+    for size in (1e-2, 1e-5):
+        tolerances = {"rtol": size, "atol": size}
+        words = {**case.options, **tolerances, "start": start, "num_samples": len(start), "final": "min"}
+        found = sample(model, spec, **words)
+        if found.drew_noise:
+            return None
+        errors.append(float((found.samples - exact).square().mean().sqrt()))
+    measured = f"{errors[0]:.1e} at 1e-2, {errors[1]:.1e} at 1e-5"
+    return measured, "falls by 10, and <= 1e-3 at 1e-5", errors[1] <= min(errors[0] / 10, 1e-3)

@@ -1,0 +1,334 @@
+"""What every sampler promises, whatever its method: shapes, seeds, batches, counts, options, edits.
+
+Each check takes a `Case` and returns (measured, required, passed), or None where it does not apply.
+"""
+
+from __future__ import annotations
+
+import itertools
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import SdesamplersError, SolverError, UsageError
+from ..loop import Evaluator, drive, model_state
+from ..models.analytic import FunnelModel, GaussianModel, MixtureModel, grid_mixture
+from ..models.base import FunctionModel, Model, Output
+from ..noise import NormalSource
+from ..options import Option
+from ..prediction import PREDICTIONS, Prediction, ScorePrediction
+from ..processes import VP
+from ..recipe import fill_options, make_path, start_run
+from ..registry import Preset
+from ..sampling import make_noise, replay_log_probs, sample
+from ..sde import GaussianProcess
+from .case import Case, CountingModel, StationaryModel, processes
+
+Outcome = tuple[str, str, bool] | None
+
+
+def largest(difference: Tensor) -> float:
+    """max |difference|, NaN where there is one."""
+    return float(difference.abs().max())
+
+
+def declaration(case: Case) -> Outcome:
+    """A reference, and a docstring that names every option."""
+    spec = case.spec
+    text = spec.__doc__ or ""
+    missing = [name for name in spec.options if name not in text] + ([] if spec.reference else ["its reference"])
+    return ", ".join(missing) or "complete", "reference and every option explained", not missing
+
+
+def shapes_and_dtypes(case: Case) -> Outcome:
+    """Shape, dtype and device of the state are kept, for vectors and images."""
+    wrong = []
+    for shape, dtype in itertools.product([(1,), (3,), (2, 4, 4)], [torch.float32, torch.float64]):
+        process = case.home.process
+        kind = "epsilon" if case.gaussian else "score"
+        made: Model = FunctionModel(lambda x, t: 0.5 * x, process, kind, shape, dtype=dtype)
+        if "log_density" in case.spec.needs:
+            made = StationaryModel(shape, dtype)
+        result = case.sample(made, steps=3, num_samples=2, dtype=dtype).samples
+        if result.shape != (2, *shape) or result.dtype != dtype:
+            wrong.append(f"{shape} {dtype} gives {tuple(result.shape)} {result.dtype}")
+    return "; ".join(wrong) or "kept in 6 cases", "as given", not wrong
+
+
+def finite(case: Case) -> Outcome:
+    """Finite samples, or a refusal in plain words, on every process, in all coordinates, for 1, 2, 3 and 9 steps."""
+    if not case.gaussian:
+        return None
+    ran, refused, wrong = 0, 0, []
+    for name, process in processes().items():
+        model = grid_mixture(process, prediction="v")
+        for coordinates, steps in itertools.product(("native", "ve", "flow", "angle"), (1, 2, 3, 9)):
+            if coordinates == "ve" and np.isinf(process.ratio(process.t_max)):
+                continue
+            words = {"coordinates": coordinates, "steps": steps, "final": "min" if steps == 3 else "zero"}
+            try:
+                samples = case.sample(model, num_samples=2, **words).samples
+            except UsageError:
+                refused += 1
+            except (SdesamplersError, ArithmeticError, ValueError, RuntimeError, LookupError) as error:
+                wrong.append(f"{name}, {coordinates}, {steps} steps: {error}")
+            else:
+                ran += 1
+                if not torch.isfinite(samples).all():
+                    wrong.append(f"{name}, {coordinates}, {steps} steps: not finite")
+    measured = f"{ran} ran, {refused} refused" + "".join(f"; {w}" for w in wrong[:3])
+    return measured, "finite; at least 3 in 4 run", not wrong and ran >= 3 * refused
+
+
+def reproducible(case: Case) -> Outcome:
+    """The same seed gives the same bits, another seed another sample, and no global generator is touched."""
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    numpy_before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    first = case.sample(case.home, seed=3).samples
+    touched = not torch.equal(before, torch.get_rng_state())
+    touched |= not np.array_equal(numpy_before, np.random.get_state()[1])  # type: ignore[index,call-overload]
+    torch.manual_seed(2)
+    np.random.seed(2)
+    again = case.sample(case.home, seed=3).samples
+    other = case.sample(case.home, seed=4).samples
+    facts = {"same bits": torch.equal(first, again), "global generators untouched": not touched}
+    facts["another seed differs"] = not torch.equal(first, other)
+    wrong = [name for name, good in facts.items() if not good]
+    return f"not: {', '.join(wrong)}" if wrong else "all three", ", ".join(facts), not wrong
+
+
+def prediction_types(case: Case) -> Outcome:
+    """Models that say the same thing as epsilon, x0, v, score or flow give the same sample."""
+    if not case.gaussian:
+        return None
+    process = VP()
+    models = [grid_mixture(process, prediction=kind) for kind in PREDICTIONS]
+    found = [case.sample(model, seed=2).samples for model in models]
+    worst = max(largest(other - found[0]) for other in found[1:])
+    return f"{worst:.1e}", "<= 1e-8 in float64", worst <= 1e-8
+
+
+def states_left_alone(case: Case) -> Outcome:
+    """A state that was handed to the model is not changed in place afterwards, nor is the start."""
+    start = torch.randn(4, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    seen: list[tuple[Tensor, Tensor]] = [(start, start.clone())]
+    case.sample(case.home, start=start, callback=lambda event: seen.append((event.x, event.x.clone())))
+    changed = sum(not torch.equal(state, copy) for state, copy in seen)
+    return f"{changed} of {len(seen)} changed", "0", changed == 0
+
+
+def batch_independence(case: Case) -> Outcome:
+    """A sample is the same alone, in a batch, and beside a batch mate that is far off."""
+    model = case.home
+    limit = 1e-9
+    together = case.sample(model, num_samples=5, seed=1).samples
+    alone = torch.cat([case.sample(model, num_samples=1, first_index=k, seed=1).samples for k in range(5)])
+    start = case.sample(model, num_samples=5, seed=1, trajectory=True).trajectory
+    assert start is not None
+    first = start.states[0].clone()
+    mates = first.clone()
+    mates[1:] *= 7
+    words = {"num_samples": 5, "seed": 1}
+    plain, beside = (case.sample(model, start=s.double(), **words).samples[0] for s in (first, mates))
+    worst = max(largest(together - alone), largest(plain - beside))
+    return f"{worst:.1e}", f"<= {limit:.0e} in float64", worst <= limit
+
+
+def evaluations(case: Case) -> Outcome:
+    """The evaluations reported are those made, the number a step is as declared, and nfe= is kept."""
+    counting = CountingModel(case.home)
+    wrong: list[str] = []
+    counts: list[float] = []
+    for steps in (20, 30):
+        counting.asked = 0
+        result = case.sample(counting, steps=steps, num_samples=3, final="min")
+        counts.append(result.nfe)
+        if counting.asked != result.nfe_per_sample.sum():
+            wrong.append(f"{counting.asked} asked, {int(result.nfe_per_sample.sum())} reported")
+    rate = float(counts[1] - counts[0]) / 10
+    declared = case.spec.evaluations
+    if declared is not None:
+        if rate != declared:
+            wrong.append(f"{rate:g} a step")
+        counting.asked = 0
+        budget = case.sample(counting, nfe=41, num_samples=1)
+        if counting.asked > 41 or budget.nfe != counting.asked:
+            wrong.append(f"nfe=41 made {counting.asked}")
+    required = "as many as reported" + ("" if declared is None else f", {declared} a step, nfe= kept")
+    return "; ".join(wrong) or f"{rate:g} a step", required, not wrong
+
+
+def candidates(option: Option) -> Iterator[Any]:
+    """Other values that an option might take."""
+    default = option.default
+    for kind in option._choices():
+        if typing.get_origin(option.type) is Literal:
+            if kind != default:
+                yield kind
+        elif kind is bool:
+            yield not default
+        elif kind is int:
+            base = default if isinstance(default, int) else 0
+            yield from (base + 1, max(base - 1, 0), base + 2, max(base // 2, 1), 1)
+        elif kind is float:
+            base = default if isinstance(default, float) else 1.0
+            yield from (0.5 * base, 1.5 * base, base + 0.5, 0.1 * base, base + 5.0, base / 50, 0.0)
+        elif kind is str:
+            yield from (name for name in ("euler", "heun", "ddim") if name != default)
+
+
+def options_matter(case: Case) -> Outcome:
+    """Every option moves the sample, or ends the run, alone or beside another option's other value."""
+    free = [name for name in case.spec.options if name not in case.options]
+    if not free:
+        return None
+    names = {name: list(candidates(case.spec.options[name])) for name in free}
+    idle = [name for name in free if names[name] and not _moves(case, name, names)]
+    measured = f"no effect: {', '.join(idle)}" if idle else f"{sum(map(bool, names.values()))} of {len(free)} tried"
+    return measured, "every option moves the sample", not idle
+
+
+def _moves(case: Case, name: str, names: dict[str, list[Any]]) -> bool:
+    companions: list[dict[str, Any]] = [{}]
+    companions += [{other: value} for other in names if other != name for value in names[other][:3]]
+    for beside in companions:
+        try:
+            plain = _sample_with(case, name, beside)
+        except SdesamplersError:
+            continue
+        for value in names[name]:
+            try:
+                if not torch.equal(plain, _sample_with(case, name, {**beside, name: value})):
+                    return True
+            except SolverError:
+                return True
+            except SdesamplersError:
+                continue
+    return False
+
+
+def _sample_with(case: Case, name: str, options: dict[str, Any]) -> Tensor:
+    """A run with options; without a grid where one of them steers free steps."""
+    control = case.spec.control
+    words = {} if name in control or set(options) & set(control) else {"steps": 16}
+    model = case.home
+    return sample(model, case.spec, num_samples=2, seed=5, **{**case.options, **options, **words}).samples
+
+
+def edits_count(case: Case) -> Outcome:
+    """A state edited where a step begins moves the result as far as the flow carries it, not less."""
+    if not case.gaussian:
+        return None
+    process = VP()
+    model = GaussianModel([0.7], 0.36, process)
+    steps, delta = 60, 0.05
+    times = process.time_at_log_snr(2 * np.linspace(-1.5, 1.5, steps + 1))
+    mark = float(times[steps - 3])
+    seen: list[float] = []
+    words: dict[str, Any] = {"times": times, "num_samples": 1, "seed": 2, "coordinates": "native"}
+    plain = case.sample(model, callback=lambda event: seen.append(float(np.max(event.point.t))), **words).samples
+    at = max(k for k, t in enumerate(seen) if t >= mark * (1 - 1e-12))
+
+    def edit(event: Any) -> None:
+        if event.evaluation == at:
+            event.x = event.x + delta * event.point.scale
+
+    moved = case.sample(model, callback=edit, **words).samples
+    gain = largest(moved - plain) / delta
+    return f"{gain:.2f} of the edit arrives", "0.6 to 1.4", 0.6 < gain < 1.4
+
+
+def pushed_is_pulled(case: Case) -> Outcome:
+    """Driven by hand, one request at a time, it gives the same bits as under `sample`."""
+    model = case.home
+    start = torch.randn(3, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    result = case.sample(model, num_samples=3, seed=6, start=start)
+    filled = fill_options(Preset(case.spec), dict(case.options), "steps")
+    path = make_path(model.process, result.recipe)
+    path.ledger.noise = make_noise(result.recipe, case.spec, path, NormalSource(6, range(3), model.shape))
+    kind = Prediction if isinstance(model.process, GaussianProcess) else ScorePrediction
+
+    def answer(x: Tensor, point: Any) -> Prediction:
+        output = model.predict(model_state(x, point).double(), point.t)
+        output = output if isinstance(output, Output) else Output(output)
+        made = kind(x, point, output.value, model.prediction)
+        made.log_density, made.unguided = output.log_density, made
+        return made
+
+    with torch.inference_mode():
+        generator = start_run(case.spec, start * path.points[0].scale, path, filled)
+        try:
+            request = next(generator)
+            while True:
+                if isinstance(request, list):
+                    request = generator.send([answer(*each) for each in request])
+                else:
+                    request = generator.send(answer(*request))
+        except StopIteration as stop:
+            pushed = model_state(stop.value, path.points[-1])
+    worst = largest(pushed - result.samples)
+    batched = case.spec.evaluations is None  # requests answered one by one round otherwise than in one batch
+    return f"{worst:.1e}", "0" if not batched else "<= 1e-12", worst <= (1e-12 if batched else 0)
+
+
+def point_mass(case: Case) -> Outcome:
+    """Data that are one point are reached at sigma = 0, so the last step is made and ends in the clean end."""
+    if not case.gaussian:
+        return None
+    worst = 0.0
+    for process in (VP(), processes()["flow"]):
+        model = MixtureModel([1.0], [[0.7, -0.4]], [0.0], process, prediction="v")
+        found = case.sample(model, steps=40, coordinates="flow").samples
+        worst = max(worst, largest(found - model.means))
+    return f"{worst:.1e}", "<= 1e-6", worst <= 1e-6
+
+
+def log_probabilities(case: Case) -> Outcome:
+    """Transitions are recorded and finite; a replay finds the same probabilities and ends in the same sample."""
+    if not case.spec.stochastic:
+        return None
+    try:
+        result = case.sample(case.home, log_probs=True)
+    except UsageError as refusal:
+        return (f"refused: {refusal}"[:90], "recorded, or refused for steps of one's own", case.spec.adaptive)
+    assert result.log_probs is not None
+    assert result.draws is not None
+    assert result.start is not None
+    worst = largest(replay_log_probs(case.home, result) - result.log_probs)
+    path = make_path(case.home.process, result.recipe)
+    path.ledger.log_probs, path.ledger.replayed = [], list(result.draws.unbind(1))
+    evaluator = Evaluator(case.home, len(result.start), case.spec.name, both="unguided" in case.spec.needs)
+    with torch.inference_mode():
+        end = drive(start_run(case.spec, result.start, path, result.recipe.options), evaluator)
+        ended = largest(model_state(end, path.points[-1]) - result.samples)
+    count = result.log_probs.shape[1]
+    good = count > 0 and bool(torch.isfinite(result.log_probs).all()) and worst <= 1e-6 and ended <= 1e-9
+    return f"{count} transitions; replay off by {worst:.1e}, {ended:.1e}", "some, finite; 1e-6, 1e-9", good
+
+
+def noise_as_declared(case: Case) -> Outcome:
+    """It draws noise if and only if it says so, and none with its noiseless options."""
+    drew = case.sample(case.home).drew_noise
+    wrong = [] if drew == case.spec.stochastic else [f"draws noise: {drew}"]
+    if case.spec.noiseless is not None:
+        quiet = Case(case.spec, {**case.options, **case.spec.noiseless})
+        if quiet.sample(case.home).drew_noise:
+            wrong.append("draws noise with its noiseless options")
+    return "; ".join(wrong) or "as declared", f"stochastic: {case.spec.stochastic}", not wrong
+
+
+def plain_sde(case: Case) -> Outcome:
+    """On an SDE without closed-form marginals it runs, or refuses in plain words."""
+    declared = "marginals" in case.spec.needs
+    required = "refuses (it needs marginals)" if declared else "runs (it does not say that it needs marginals)"
+    model = StationaryModel() if "log_density" in case.spec.needs else FunnelModel(duration=0.5)
+    try:
+        samples = case.sample(model, steps=10).samples
+    except UsageError as refusal:
+        return f"refused: {refusal}"[:80], required, declared
+    return "runs", required, not declared and bool(torch.isfinite(samples).all())

@@ -1,0 +1,85 @@
+"""The kit: all checks, and `check_sampler`, which runs them on one sampler."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from ..errors import UnknownNameError
+from ..plugin import Sampler
+from ..registry import default_registry
+from . import convergence, invariants
+from .case import Case
+from .invariants import Outcome
+from .report import Finding, Report
+
+CHECKS: dict[str, Callable[[Case], Outcome]] = {
+    "declaration": invariants.declaration,
+    "shape and dtype": invariants.shapes_and_dtypes,
+    "finite": invariants.finite,
+    "reproducible": invariants.reproducible,
+    "prediction types": invariants.prediction_types,
+    "states left alone": invariants.states_left_alone,
+    "batch independence": invariants.batch_independence,
+    "evaluations": invariants.evaluations,
+    "options": invariants.options_matter,
+    "edits": invariants.edits_count,
+    "push = pull": invariants.pushed_is_pulled,
+    "point mass": invariants.point_mass,
+    "log-probabilities": invariants.log_probabilities,
+    "noise": invariants.noise_as_declared,
+    "plain SDE": invariants.plain_sde,
+    "ODE order": convergence.ode_order,
+    "weak order": convergence.weak_order,
+    "strong order": convergence.strong_order,
+    "distribution": convergence.distribution,
+    "float32": convergence.single_precision,
+    "tolerance": convergence.tolerance,
+}
+"""Check name -> function of a `Case`; its docstring says what is checked."""
+
+
+def check_sampler(
+    sampler: str | Sampler,
+    *,
+    checks: Iterable[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> Report:
+    """Measure whether a sampler keeps what it declares and what every sampler promises.
+
+    Args:
+        sampler: a registered name, or what `@sampler` made.
+        checks: names of checks, all of `CHECKS` by default.
+        options: options of the sampler to check it with, in place of its defaults.
+        progress: called with each check's name before it runs.
+
+    Returns:
+        The report; `report.require()` raises where a check failed.
+
+    Raises:
+        UnknownNameError: no such sampler or check.
+    """
+    spec = default_registry().resolve(sampler).sampler if isinstance(sampler, str) else sampler
+    names = list(CHECKS if checks is None else checks)
+    for name in names:
+        if name not in CHECKS:
+            raise UnknownNameError("check", name, CHECKS, f" (known: {', '.join(CHECKS)})")
+    case = Case(spec, dict(options or {}))
+    findings = []
+    for name in names:
+        if progress is not None:
+            progress(name)
+        findings.append(_find(name, case))
+    return Report(spec.name, tuple(findings))
+
+
+def _find(name: str, case: Case) -> Finding:
+    try:
+        outcome = CHECKS[name](case)
+    except Exception as error:  # whatever a faulty sampler raises is a finding about it
+        return Finding(name, f"{type(error).__name__}: {error}", "no error", "fail")
+    if outcome is None:
+        return Finding(name, "-", "does not apply", "skip")
+    measured, required, passed = outcome
+    return Finding(name, measured, required, "pass" if passed else "fail")

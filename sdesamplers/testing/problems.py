@@ -1,0 +1,268 @@
+"""Problems whose answers are known in closed form, and grids to measure convergence on.
+
+In one dimension the probability-flow ODE keeps every sample's quantile, so its solution from time t to s is
+F_s^-1(F_t(x)) for any data distribution: an exact answer on a nonlinear problem, without a solver. On Gaussian data a
+sampler's whole run is affine in its start and its noises, so its mean and variance follow exactly from runs on unit
+vectors, without Monte Carlo error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import ndtr
+from torch import Tensor
+
+from ..grid import given_points
+from ..loop import Evaluator, drive, model_state
+from ..models.analytic import GaussianModel, MixtureModel
+from ..path import Path, path_process
+from ..plugin import Sampler
+from ..processes import VP, RectifiedFlow
+from ..recipe import fill_options, start_run
+from ..registry import Preset
+from ..sde import GaussianProcess, expand
+
+WEIGHTS, MEANS, DEVIATIONS = (0.3, 0.5, 0.2), (-1.2, 0.3, 1.5), (0.5, 0.4, 0.6)
+
+
+@dataclass(frozen=True)
+class Transport:
+    """A one-dimensional mixture on a process: exact ODE solutions between two values of lambda.
+
+    Attributes:
+        process: the process.
+        first, last: lambda = log(alpha/sigma) where grids begin and end, both away from the singular ends.
+    """
+
+    process: GaussianProcess
+    first: float = -1.5
+    last: float = 1.5
+
+    @cached_property
+    def model(self) -> MixtureModel:
+        """The mixture with its exact score."""
+        means = np.array(MEANS)[:, None]
+        return MixtureModel(WEIGHTS, means, np.square(DEVIATIONS), self.process, name="1-D mixture")
+
+    def time(self, lam: float | np.ndarray) -> Any:
+        """The process's time where log(alpha/sigma) = lam."""
+        return self.process.time_at_log_snr(2 * np.asarray(lam))
+
+    def _parts(self, t: float) -> tuple[np.ndarray, np.ndarray]:
+        alpha, sigma = float(self.process.alpha(t)), float(self.process.sigma(t))
+        return alpha * np.array(MEANS), np.hypot(alpha * np.array(DEVIATIONS), sigma)
+
+    def quantile(self, x: np.ndarray, t: float) -> np.ndarray:
+        """F_t(x), the mixture's cumulative distribution at time t."""
+        means, widths = self._parts(t)
+        return np.asarray(ndtr((x[:, None] - means) / widths) @ WEIGHTS)
+
+    def at_quantile(self, q: np.ndarray, t: float) -> np.ndarray:
+        """F_t^-1(q), by bisection and Newton's method, to rounding."""
+        means, widths = self._parts(t)
+        low = np.full(len(q), (means - 9 * widths).min())
+        high = np.full(len(q), (means + 9 * widths).max())
+        for _ in range(40):
+            middle = 0.5 * (low + high)
+            above = self.quantile(middle, t) > q
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+        x = 0.5 * (low + high)
+        for _ in range(3):
+            z = (x[:, None] - means) / widths
+            density = (np.exp(-0.5 * z**2) / widths) @ WEIGHTS / math.sqrt(2 * math.pi)
+            x = x - (self.quantile(x, t) - q) / density
+        return x
+
+    def ends(self, times: Sequence[float], count: int = 33) -> tuple[Tensor, Tensor]:
+        """`count` states at times[0], at even quantiles, and where the ODE takes them at times[-1]; (count, 1) each."""
+        q = (np.arange(count) + 0.5) / count
+        first, last = (torch.from_numpy(self.at_quantile(q, float(t)))[:, None] for t in (times[0], times[-1]))
+        return first, last
+
+
+def graded(first: float, last: float, steps: int, order: int) -> np.ndarray:
+    """An uneven grid of lambda from `first` to `last`: step sizes alternate 1 : 1.5, and the first ones are tiny.
+
+    A multistep method begins with methods of lower order; steps that grow twofold from h^((order + 1) / 2) make the
+    error of those starting values smaller than the method's own, so that its order can be seen from outside.
+    """
+    shares = np.tile([1.0, 1.5], steps)[:steps]
+    small = (1.0 / steps) ** ((order - 1) / 2)
+    growth = []
+    while small < 1:
+        growth.append(small)
+        small *= 2
+    if order > 1:  # the doubling steps take the place of the first full one
+        shares = np.concatenate([np.array(growth), shares[1:]])
+    edges = np.concatenate([[0.0], np.cumsum(shares)])
+    return np.asarray(first + (last - first) * edges / edges[-1])
+
+
+def run(
+    model: Any,
+    spec: Sampler,
+    x: Tensor,
+    *,
+    times: Sequence[float] | np.ndarray,
+    coordinates: str = "native",
+    options: Mapping[str, Any] | None = None,
+    noise: Callable[..., Tensor] | None = None,
+) -> Tensor:
+    """Run a sampler over given times from state `x`, both in the model's coordinates, with any source of noise."""
+    path = Path(path_process(model.process, coordinates), [], noise=noise)
+    path.points = given_points(path.process, list(times), None)
+    evaluator = Evaluator(model, len(x), spec.name, both="unguided" in spec.needs)
+    filled = fill_options(Preset(spec), dict(options or {}), "times")
+    with torch.inference_mode():
+        state = drive(start_run(spec, x * expand(path.points[0].scale, x), path, filled), evaluator)
+        return model_state(state, path.points[-1])
+
+
+ROUNDING = 2e-13
+"""Errors below this are rounding, not discretisation."""
+
+COUNTS = (3, 4, 5, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256)
+"""Steps of the grids that convergence is measured on; the finest four with an error above rounding count."""
+
+
+def fitted_order(error: Callable[[int], float], points: int = 4) -> float:
+    """The slope of log error against log steps over the finest `points` of `COUNTS` with errors above rounding.
+
+    Infinite where the method is exact, NaN where errors are not finite.
+    """
+    usable: list[tuple[int, float]] = []
+    for count in reversed(COUNTS):
+        found = error(count)
+        if not math.isfinite(found):
+            return math.nan
+        if found > ROUNDING:
+            usable.append((count, found))
+        if len(usable) == points:
+            break
+    if len(usable) < points:
+        return math.inf
+    n, e = np.log(np.array(usable)).T
+    return float(-np.polyfit(n, e, 1)[0])
+
+
+def measure_order(
+    spec: Sampler,
+    process: GaussianProcess,
+    *,
+    order: int,
+    coordinates: str = "native",
+    options: Mapping[str, Any] | None = None,
+) -> float:
+    """The order of convergence of an ODE sampler, measured on `Transport` in float64 over uneven grids.
+
+    Args:
+        order: what is expected; it only says how finely the grid's first steps are graded.
+    """
+    problem = Transport(process)
+
+    def error(count: int) -> float:
+        times = problem.time(graded(problem.first, problem.last, count, order))
+        start, exact = problem.ends(times)
+        found = run(problem.model, spec, start, times=times, coordinates=coordinates, options=options)
+        return float((found - exact).square().mean().sqrt())
+
+    return fitted_order(error)
+
+
+class Counter:
+    """Noise for `run` that gives row j a unit normal at draw number j - 2 and 0 elsewhere; counts the draws."""
+
+    def __init__(self, rows: int, extra: Tensor | None = None) -> None:
+        self.rows, self.extra, self.draws = rows, extra, 0
+
+    def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
+        value = torch.zeros(self.rows, 1, dtype=torch.float64)
+        if self.draws + 2 < self.rows:
+            value[self.draws + 2] = 1.0
+        if self.extra is not None and self.draws < len(self.extra):
+            value[-1] = self.extra[self.draws]
+        self.draws += 1
+        return value if rows is None else value[torch.from_numpy(rows)]
+
+
+MEAN, DEVIATION = 0.7, 0.6
+
+
+@dataclass(frozen=True)
+class Moments:
+    """The exact mean and variance of a sampler's output on Gaussian data, and what they should be.
+
+    `affinity` is the largest departure of a run on random noise from the affine map; large for a sampler that is
+    not affine on Gaussian data, whose moments these are not.
+    """
+
+    mean: float
+    variance: float
+    exact_mean: float
+    exact_variance: float
+    affinity: float
+
+
+def gaussian_moments(
+    spec: Sampler,
+    process: GaussianProcess,
+    times: Sequence[float] | np.ndarray,
+    *,
+    coordinates: str = "native",
+    options: Mapping[str, Any] | None = None,
+) -> Moments:
+    """Moments of a sampler's output for data N(MEAN, DEVIATION^2), started from the exact law at times[0]."""
+    model = GaussianModel([MEAN], DEVIATION**2, process)
+    words: dict[str, Any] = {"times": times, "coordinates": coordinates, "options": options}
+    dry = Counter(1)
+    run(model, spec, torch.zeros(1, 1, dtype=torch.float64), noise=dry, **words)
+    count = dry.draws
+    z = torch.randn(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    start = torch.zeros(count + 3, 1, dtype=torch.float64)
+    start[1], start[-1] = 1.0, 0.7
+    out = run(model, spec, start, noise=Counter(count + 3, z), **words).flatten()
+    offset, gain = out[0], out[1] - out[0]
+    shares = out[2:-1] - offset
+    affinity = float((out[-1] - (offset + 0.7 * gain + (shares * z).sum())).abs())
+    laws = [(float(process.alpha(t)), float(process.sigma(t))) for t in (float(times[0]), float(times[-1]))]
+    (mean, variance), (exact_mean, exact_variance) = (
+        (alpha * MEAN, (alpha * DEVIATION) ** 2 + sigma**2) for alpha, sigma in laws
+    )
+    return Moments(
+        mean=float(offset + gain * mean),
+        variance=float(gain**2 * variance + shares.square().sum()),
+        exact_mean=exact_mean,
+        exact_variance=exact_variance,
+        affinity=affinity,
+    )
+
+
+def measure_weak_order(
+    spec: Sampler,
+    process: GaussianProcess,
+    *,
+    order: int,
+    coordinates: str = "native",
+    options: Mapping[str, Any] | None = None,
+) -> tuple[float, float]:
+    """Orders at which mean and variance converge on Gaussian data, from exact moments (infinite where exact)."""
+    problem = Transport(process)
+
+    @cache
+    def errors(count: int) -> tuple[float, float]:
+        times = problem.time(graded(problem.first, problem.last, count, order))
+        found = gaussian_moments(spec, process, times, coordinates=coordinates, options=options)
+        return abs(found.mean - found.exact_mean), abs(found.variance - found.exact_variance)
+
+    return fitted_order(lambda count: errors(count)[0]), fitted_order(lambda count: errors(count)[1])
+
+
+PROCESSES: dict[str, GaussianProcess] = {"vp": VP(), "flow": RectifiedFlow()}
+"""The two processes that convergence is measured in."""

@@ -1,0 +1,385 @@
+"""The conformance kit: every registered sampler passes it, and deliberately broken ones fail where they should."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import sdesamplers as sds
+from sdesamplers.coefficients import lagrange_integrals
+from sdesamplers.testing import CHECKS, ConformanceError, check_sampler
+from sdesamplers.testing.problems import PROCESSES, Transport, gaussian_moments, graded, run
+
+# --- the kit's own yardsticks -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PROCESSES)
+def test_quantile_transport_solves_the_probability_flow_ode(name):
+    """Against scipy's DOP853 on the ODE written out by hand from the mixture's score."""
+    from scipy.integrate import solve_ivp
+
+    problem = Transport(PROCESSES[name])
+    process, times = problem.process, problem.time(np.array([-1.5, 1.5]))
+    start, exact = problem.ends(times, count=9)
+
+    def slope(t, x):
+        alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+        rate = float(process.d_alpha(t)) / alpha
+        g2 = 2 * sigma * (float(process.d_sigma(t)) - rate * sigma)
+        score = problem.model.score(torch.from_numpy(x)[:, None], t)[:, 0].numpy()
+        return rate * x - 0.5 * g2 * score
+
+    found = solve_ivp(slope, times, start[:, 0].numpy(), method="DOP853", rtol=1e-12, atol=1e-13).y[:, -1]
+    np.testing.assert_allclose(exact[:, 0].numpy(), found, rtol=0, atol=1e-10)
+
+
+def test_exact_moments_are_those_of_many_samples():
+    """10,000 samples of ddpm: mean within 4 sqrt(v/n), variance within 4 v sqrt(2/n)."""
+    problem, count = Transport(sds.VP()), 10_000
+    times = problem.time(graded(-1.5, 1.5, 6, 1))
+    spec = sds.samplers()["ddpm"]
+    found = gaussian_moments(spec, problem.process, times)
+    assert found.affinity < 1e-12
+    model = sds.GaussianModel([0.7], 0.36, problem.process)
+    start = model.sample_data(count, torch.Generator().manual_seed(1), float(times[0]))
+    samples = sds.sample(model, "ddpm", times=times, start=start, num_samples=count, seed=2).samples
+    assert abs(float(samples.mean()) - found.mean) < 4 * math.sqrt(found.variance / count)
+    assert abs(float(samples.var()) - found.variance) < 4 * found.variance * math.sqrt(2 / count)
+
+
+def test_run_is_sample():
+    problem = Transport(sds.VP())
+    times = problem.time(graded(-1.5, 1.5, 6, 2))
+    start, _ = problem.ends(times)
+    ours = run(problem.model, sds.samplers()["heun"], start, times=times, coordinates="ve")
+    words = {"times": times, "start": start, "num_samples": len(start), "coordinates": "ve"}
+    assert torch.equal(ours, sds.sample(problem.model, "heun", **words).samples)
+
+
+# --- every registered sampler -----------------------------------------------------------------------------------------
+
+OPTIONS: dict[str, dict] = {}
+"""Options that a sampler is checked with where its defaults would hide what is to be measured."""
+
+
+@pytest.mark.parametrize("name", sorted(sds.samplers()))
+def test_registered_sampler_conforms(name):
+    check_sampler(name, options=OPTIONS.get(name)).require()
+
+
+# --- planted faults ---------------------------------------------------------------------------------------------------
+# Each is a plausible slip in a sampler that would otherwise pass; the kit must catch it by the check that is meant to.
+
+
+def broken(check, order=1, **declared):
+    """Mark a faulty sampler with the check that must catch it."""
+
+    def mark(function):
+        function.__doc__ = function.__doc__ or "A sampler with a fault."
+        declared.setdefault("needs", ("marginals",))
+        name = function.__name__.replace("_", "-")
+        return check, sds.sampler(name, order=order, reference="none", **declared)(function)
+
+    return mark
+
+
+@broken("ODE order")
+def wrong_sigma(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.compose(x0=then.alpha, eps=then.sigma * (1 + 0.3 * (now.lam - then.lam)) if not then.is_clean else 0.0)
+    return x
+
+
+@broken("ODE order", order=2)
+def mixed_up_sigmas(x, path):
+    last = None
+    for now, then in path.steps:
+        out = yield x, now
+        if last is None or now.is_pure_noise or then.is_clean:
+            x = out.step_to(then)
+        else:
+            nodes = [now.lam, last[0]]
+            first, second = lagrange_integrals(nodes, now.lam, then.lam, rate=1.0)
+            # the signal level that the step begins at, in place of the one it ends at
+            x = then.sigma / now.sigma * out.x + now.alpha * (first * out.x0 + second * last[1])
+        last = None if now.is_pure_noise else (now.lam, out.x0)
+    return x
+
+
+@broken("ODE order", order=2)
+def stale_history(x, path):
+    last = None
+    for now, then in path.steps:
+        out = yield x, now
+        h = then.time - now.time
+        slope = out.velocity
+        if last is None:
+            x, last = out.x + h * slope, (now.time, slope)
+        else:
+            first, second = lagrange_integrals([now.time, last[0]], now.time, then.time)
+            x = out.x + first * slope + second * last[1]  # and `last` is never brought up to date
+    return x
+
+
+@broken("ODE order", order=2, evaluations=2, needs=())
+def missing_half(x, path):
+    for now, then in path.steps:
+        h = then.time - now.time
+        out = yield x, now
+        x, slope = out.x, out.velocity
+        if not then.is_clean:
+            ahead = yield x + h * slope, then
+            slope = 0.25 * slope + 0.75 * ahead.velocity
+        x = x + h * slope
+    return x
+
+
+@broken("ODE order", order=3)
+def single_precision_coefficients(x, path):
+    history = []
+    for now, then in path.steps:
+        out = yield x, now
+        if now.is_pure_noise or then.is_clean:
+            x = out.step_to(then)
+            continue
+        history = [(now.lam, out.x0), *history][:3]
+        weights = lagrange_integrals([lam for lam, _ in history], now.lam, then.lam, rate=1.0)
+        weights = np.float32(weights) * np.float32(then.alpha)
+        x = float(np.float32(then.sigma / now.sigma)) * out.x
+        for weight, (_, x0) in zip(weights, history, strict=True):
+            x = x + float(weight) * x0
+    return x
+
+
+@broken("ODE order", order=2, needs=())
+def rounded_times(x, path):
+    for now, then in path.steps:
+        h = then.time - now.time
+        out = yield x, now
+        x, slope = out.x, out.velocity
+        middle = path.at(round(now.time + h / 2, 3))
+        ahead = yield x + h / 2 * slope, middle
+        x = x + h * ahead.velocity
+    return x
+
+
+@broken("reproducible", stochastic=True)
+def global_random_numbers(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.step_to(then)
+        x = path.draw(x, 0.0 if then.is_clean else 1e-3, now, then)
+        x = x + 1e-3 * torch.randn_like(x) * then.sigma
+    return x
+
+
+LEAK = []
+
+
+@broken("reproducible")
+def history_of_another_run(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        LEAK.append(out.x0[0].mean())
+        x = out.step_to(then) + 1e-3 * LEAK[max(len(LEAK) - 20, 0)]
+    return x
+
+
+@broken("point mass", needs=())
+def lost_last_step(x, path):
+    for now, then in path.steps[:-1]:
+        out = yield x, now
+        x = torch.add(out.x, out.velocity, alpha=then.time - now.time)
+    return x
+
+
+@broken("batch independence")
+def batch_coupling(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        x0 = out.x0 / out.x0.abs().max().clamp(min=2.0) * 2.0  # thresholding by the batch's largest value
+        x = then.alpha * x0 + then.sigma * out.eps
+    return x
+
+
+@broken("options")
+def ignored_option(x, path, *, strength: float = 1.0):
+    """strength does nothing."""
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.step_to(then)
+    return x
+
+
+@broken("edits", needs=())
+def edit_ignored(x, path):
+    for now, then in path.steps:
+        slope = (yield x, now).velocity
+        x = x + (then.time - now.time) * slope
+    return x
+
+
+@broken("evaluations", order=2, needs=())
+def one_evaluation_claimed(x, path):
+    for now, then in path.steps:
+        h = then.time - now.time
+        out = yield x, now
+        x = out.x
+        ahead = yield x + h / 2 * out.velocity, path.at(now.time + h / 2)
+        x = x + h * ahead.velocity
+    return x
+
+
+@broken("shape and dtype")
+def single_precision_state(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.step_to(then).float()
+    return x
+
+
+@broken("noise", stochastic=True)
+def noise_claimed(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.step_to(then)
+    return x
+
+
+@broken("weak order", stochastic=True)
+def too_little_noise(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        down, std = path.ancestral(now, then, 1.0)
+        x = path.draw((then.alpha / down.alpha) * out.step_to(down), 0.9 * std, now, then)
+    return x
+
+
+@broken("finite")
+def nan_at_sigma_zero(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        h = np.log(now.sigma / then.sigma) if then.sigma else np.inf  # infinite into sigma = 0, and 0 * inf is NaN
+        x = out.step_to(then) + 0.0 * h * out.x
+    return x
+
+
+@broken("prediction types")
+def reads_the_raw_output(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        x0 = (out.x - now.sigma * out.raw) / now.alpha
+        x = then.alpha * x0 + then.sigma * out.raw
+    return x
+
+
+@broken("states left alone", needs=())
+def works_in_place(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        slope = out.velocity
+        x.add_(slope, alpha=then.time - now.time)
+    return x
+
+
+@broken("log-probabilities", stochastic=True)
+def noise_behind_the_path(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        down, std = path.ancestral(now, then, 1.0)
+        mean = (then.alpha / down.alpha) * out.step_to(down)
+        x = (
+            mean
+            if std == 0
+            else mean + (path.draw(torch.zeros_like(mean), 1.0, now, then) + 0.1 * hash_noise(mean)) * std
+        )
+    return x
+
+
+def hash_noise(x):
+    """Noise that the path knows nothing of."""
+    hash_noise.count += 1
+    return torch.full_like(x, math.sin(hash_noise.count))
+
+
+hash_noise.count = 0
+
+
+@broken("plain SDE", needs=())
+def marginals_not_declared(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.step_to(then)
+    return x
+
+
+@broken("declaration")
+def option_not_explained(x, path, *, mystery: float = 0.0):
+    """A sampler that says nothing of what it takes."""
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.step_to(then) * (1 + mystery)
+    return x
+
+
+FAULTS = [fault for fault in vars().values() if isinstance(fault, tuple) and len(fault) == 2 and fault[0] in CHECKS]
+
+
+@pytest.mark.parametrize(("check", "spec"), FAULTS, ids=lambda value: getattr(value, "name", None))
+def test_the_kit_catches_a_planted_fault(check, spec):
+    report = check_sampler(spec, checks=[check])
+    (finding,) = report
+    assert finding.verdict == "fail"
+    assert not finding.measured.startswith(("AttributeError", "TypeError", "NameError", "ImportError")), finding
+    with pytest.raises(ConformanceError, match=check.split()[0]):
+        report.require()
+
+
+def test_there_are_faults_enough():
+    assert len(FAULTS) >= 20
+    assert {check for check, _ in FAULTS} >= {"ODE order", "weak order", "batch independence", "options", "edits"}
+
+
+def test_a_false_order_fails_in_either_direction():
+    for order, passes in ((1, False), (2, True), (3, False)):
+        spec = sds.samplers()["heun"]
+        claim = sds.Sampler(spec.function, "claim", order=order, evaluations=2, coordinates="ve", reference="x")
+        assert check_sampler(claim, checks=["ODE order"]).passed is passes
+
+
+# --- its doors --------------------------------------------------------------------------------------------------------
+
+
+def test_the_command_prints_a_table_and_its_exit_code_tells(tmp_path):
+    from click.testing import CliRunner
+
+    from sdesamplers.cli import cli
+
+    run = CliRunner().invoke(cli, ["check", "ddim", "--check", "finite", "--check", "noise"])
+    assert run.exit_code == 0
+    assert "finite" in run.output
+    assert "pass" in run.output
+    sds.register(next(spec for check, spec in FAULTS if check == "batch independence"))
+    arguments = ["check", "batch-coupling", "--check", "batch independence", "--json"]
+    run = CliRunner().invoke(cli, arguments)
+    assert run.exit_code == 1
+    finding = json.loads(run.stdout)[0]["findings"][0]
+    assert finding["verdict"] == "fail"
+    assert finding["required"].startswith("<=")
+
+
+def test_unknown_checks_are_answered_with_the_nearest():
+    with pytest.raises(sds.UnknownNameError, match="batch independence"):
+        check_sampler("ddim", checks=["batch-independence"])
+
+
+def test_pytest_runs_the_kit(pytester):
+    result = pytester.runpytest_subprocess("--sdesamplers", "ddim", "-k", "noise or finite", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=2, deselected=len(CHECKS) - 2)
+
+
+def test_every_check_says_what_it_checks():
+    assert all(function.__doc__ for function in CHECKS.values())

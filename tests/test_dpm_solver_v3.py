@@ -1,0 +1,268 @@
+"""DPM-Solver-v3 and its statistics: closed forms, identities with DPM-Solver and DPM-Solver++, orders, files."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import sdesamplers as sds
+from sdesamplers.coefficients import lagrange_integrals
+from sdesamplers.statistics import Statistics, compute_statistics, divided_differences
+from sdesamplers.testing import measure_order
+from sdesamplers.testing.problems import Transport, run
+
+MEAN, VARIANCE = (0.7, -0.4), (0.36, 0.1)
+
+
+def spec():
+    return sds.samplers()["dpm-solver-v3"]
+
+
+def lams(process, count, first=-3.0, last=3.0):
+    """Times of an uneven grid of lambda."""
+    edges = np.cumsum([0.0, *np.tile([1.0, 1.5], count)[:count]])
+    return process.time_at_log_snr(2 * (first + (last - first) * edges / edges[-1]))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """Statistics of the 1-D mixture in two processes, and of a Gaussian."""
+    folder = tmp_path_factory.mktemp("statistics")
+    gaussian = sds.GaussianModel(MEAN, VARIANCE, sds.VP())
+    made = {"gaussian": compute_statistics(gaussian, samples=4, nodes=80)}
+    for name, process in (("vp", sds.VP()), ("flow", sds.RectifiedFlow())):
+        model = Transport(process).model
+        made[name] = compute_statistics(model, samples=300, nodes=60, batch_size=300)
+    return {name: str(s.save(folder / f"{name}.safetensors")) for name, s in made.items()}
+
+
+# --- the statistics ---------------------------------------------------------------------------------------------------
+
+
+def test_the_statistics_of_a_gaussian_are_its_closed_forms(files):
+    """sigma d(eps)/dx = sigma^2 / (alpha^2 v + sigma^2) = 1/(1 + v e^{2 lambda}) = l; f = -l m, so b = -l' m."""
+    table = Statistics.load(files["gaussian"])
+    mean, variance = np.array(MEAN), np.array(VARIANCE)
+    l = 1 / (1 + variance * np.exp(2 * table.lam[:, None]))  # noqa: E741
+    np.testing.assert_allclose(table.l, l, rtol=1e-9)
+    assert np.all(table.s == 0)  # f does not vary, so that b says it all
+    slope = -2 * l * (1 - l)
+    np.testing.assert_allclose(table.b[4:-4], (-slope * mean)[4:-4], atol=2e-4)
+
+
+def test_l_is_the_mean_diagonal_of_the_jacobian(files):
+    """On the mixture: E[1 - Var(x0|y) alpha^2/sigma^2], by quadrature over p_lambda with finite differences."""
+    process = sds.VP()
+    problem, table = Transport(process), Statistics.load(files["vp"])
+    for k in (20, 30, 40):
+        t = float(problem.time(table.lam[k]))
+        alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+        x = torch.linspace(-6, 6, 4001, dtype=torch.float64)[:, None]
+        density = problem.model.log_prob(x, t).exp()
+        eps = -sigma * problem.model.score(x, t)
+        slope = torch.gradient(eps.flatten(), spacing=(x.flatten(),))[0]
+        expected = float((density * sigma * slope).sum() / density.sum())
+        assert alpha > 0
+        assert float(table.l[k, 0]) == pytest.approx(expected, abs=0.06)  # 300 trajectories
+
+
+def test_s_and_b_are_the_regression_of_the_residuals_slope(files):
+    """df/dlambda and f along exact trajectories, by quantile transport, regressed here with polyfit."""
+    process = sds.VP()
+    problem, table = Transport(process), Statistics.load(files["vp"])
+    k, d = 32, 1e-3
+    q = (np.arange(400) + 0.5) / 400
+    f = []
+    for lam in (table.lam[k] - d, table.lam[k], table.lam[k] + d):
+        t = float(problem.time(lam))
+        x = torch.from_numpy(problem.at_quantile(q, t))[:, None]
+        eps = -float(process.sigma(t)) * problem.model.score(x, t)
+        f.append((math.exp(-lam) * eps - table.linear(lam)[0] * x / float(process.alpha(t))).numpy().ravel())
+    s, b = np.polyfit(f[1], (f[2] - f[0]) / (2 * d), 1)
+    assert float(table.s[k, 0]) == pytest.approx(s, abs=0.15 * max(1, abs(s)))
+    assert float(table.b[k, 0]) == pytest.approx(b, abs=0.1)
+
+
+def test_the_statistics_do_not_depend_on_the_batch_size():
+    model = sds.grid_mixture(sds.VP())
+    whole, parts = (compute_statistics(model, samples=6, nodes=10, batch_size=size) for size in (6, 4))
+    for name in ("l", "s", "b"):
+        np.testing.assert_allclose(getattr(whole, name), getattr(parts, name), rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("prediction", ["sample", "v", "flow", "score"])
+def test_the_statistics_do_not_depend_on_the_prediction_type(prediction):
+    first, second = (
+        compute_statistics(sds.grid_mixture(sds.VP(), prediction=p), samples=4, nodes=10)
+        for p in ("epsilon", prediction)
+    )
+    for name in ("l", "s", "b"):
+        np.testing.assert_allclose(getattr(first, name), getattr(second, name), rtol=1e-5, atol=1e-6)
+
+
+def test_a_file_keeps_the_statistics_and_what_they_are_of(files, tmp_path):
+    table = Statistics.load(files["vp"])
+    assert table.about["model"] == "1-D mixture"
+    assert table.about["samples"] == 300
+    again = Statistics.load(table.save(tmp_path / "again.safetensors"))
+    assert again.about == table.about
+    assert all(np.array_equal(getattr(again, n), getattr(table, n)) for n in ("lam", "l", "s", "b"))
+
+
+def test_divided_differences_are_newtons():
+    nodes = [0.3, 0.1, -0.4]
+    values = np.array([x**2 for x in nodes])
+    np.testing.assert_allclose(divided_differences(nodes) @ values, [0.09, 0.4, 1.0], rtol=1e-12)
+
+
+# --- the solver -------------------------------------------------------------------------------------------------------
+
+
+def by_hand(model, process, times, x, order, rate):
+    """Exponential Adams-Bashforth in x0 (rate 1) or eps (rate -1), weights from `lagrange_integrals`."""
+    known, nodes = [], []
+    for now, then in zip(times[:-1], times[1:], strict=True):
+        alpha, sigma, a, s = (float(f(t)) for t in (now, then) for f in (process.alpha, process.sigma))
+        eps = -sigma * model.score(x, now)
+        known.insert(0, (x - sigma * eps) / alpha if rate == 1 else eps)
+        nodes.insert(0, math.log(alpha / sigma))
+        del known[order:], nodes[order:]
+        end = math.log(a / s)
+        weights = lagrange_integrals(nodes, nodes[0], end, rate=rate)
+        total = sum(w * k for w, k in zip(weights, known, strict=True))
+        # x_s = (sigma_s/sigma_t) x + sigma_s int e^lam x0;  x_s = (alpha_s/alpha_t) x - alpha_s int e^-lam eps
+        x = s / sigma * x + a * total if rate == 1 else a / alpha * x - s * total
+    return x
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("process", [sds.VP(), sds.RectifiedFlow()])
+def test_without_statistics_it_is_multistep_dpm_solver_plus_plus(process, order):
+    model = sds.grid_mixture(process)
+    times = lams(process, 9)
+    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    found = run(model, spec(), x, times=times, options={"order": order, "corrector": False})
+    torch.testing.assert_close(found, by_hand(model, process, times, x, order, 1), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_with_the_constants_of_noise_prediction_it_is_multistep_dpm_solver(order, tmp_path):
+    process = sds.VP()
+    model, times = sds.grid_mixture(process), lams(process, 9, last=2.0)
+    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    wide = np.linspace(-4.0, 4.0, 9)
+    ones = np.ones((9, 1))
+    file = Statistics(wide, 0 * ones, -ones, 0 * ones).save(tmp_path / "noise.safetensors")
+    options = {"order": order, "corrector": False, "statistics": str(file)}
+    found = run(model, spec(), x, times=times, options=options)
+    torch.testing.assert_close(found, by_hand(model, process, times, x, order, -1), rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("coordinates", ["native", "ve", "flow", "angle"])
+def test_order_one_without_statistics_is_ddim(coordinates):
+    model = sds.grid_mixture(sds.VP())
+    words = {"steps": 9, "num_samples": 4, "coordinates": coordinates}
+    for final in ("zero", "min"):
+        found = sds.sample(model, "dpm-solver-v3", order=1, final=final, **words).samples
+        expected = sds.sample(model, "ddim", final=final, **words).samples
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_gaussian_data_need_one_step_once_their_statistics_are_known(files):
+    """f is then a function of lambda alone, which b integrates: what is left is the splines' error."""
+    process = sds.VP()
+    model = sds.GaussianModel(MEAN, VARIANCE, process)
+    z = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    times = process.time_at_log_snr(2 * np.array([-4.0, 4.0]))
+
+    def state(t):
+        alpha, sigma = float(process.alpha(t)), float(process.sigma(t))
+        return alpha * model.means + torch.sqrt(alpha**2 * torch.tensor(VARIANCE) + sigma**2) * z
+
+    errors = {}
+    for file in (files["gaussian"], ""):
+        found = run(model, spec(), state(times[0]), times=times, options={"statistics": file})
+        errors[file] = float((found - state(times[1])).abs().max())
+    assert errors[files["gaussian"]] < 1e-3
+    assert errors[""] > 0.3
+
+
+@pytest.mark.parametrize("corrector", [False, True])
+@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("name", ["vp", "flow"])
+def test_it_converges_at_its_order_with_real_statistics(files, name, order, corrector):
+    process = {"vp": sds.VP(), "flow": sds.RectifiedFlow()}[name]
+    options = {"order": order, "corrector": corrector, "statistics": files[name]}
+    assert measure_order(spec(), process, order=order, options=options) == pytest.approx(order, abs=0.2)
+
+
+def test_pseudo_orders_are_two_at_order_three():
+    options = {"order": 3, "pseudo": True}
+    assert measure_order(spec(), sds.VP(), order=2, options=options) == pytest.approx(2, abs=0.2)
+
+
+@pytest.mark.parametrize("name", ["vp", "flow"])
+def test_statistics_make_few_steps_several_times_as_accurate(files, name):
+    """Six steps over lambda -4 to 4 on the mixture, against quantile transport: the paper's claim, measured."""
+    process = {"vp": sds.VP(), "flow": sds.RectifiedFlow()}[name]
+    problem = Transport(process)
+    times = process.time_at_log_snr(2 * np.linspace(-4, 4, 7))
+    start, exact = problem.ends(times)
+    errors = [
+        float(
+            (run(problem.model, spec(), start, times=times, options={"statistics": f}) - exact).square().mean().sqrt()
+        )
+        for f in (files[name], "")
+    ]
+    assert errors[0] < errors[1] / 4
+
+
+def test_an_edit_between_steps_is_not_undone_by_the_corrector():
+    """An edit before the last evaluation arrives in full where the rest of the path carries it on unchanged."""
+    model = sds.GaussianModel([0.0], 1.0, sds.VP())  # in VP coordinates its ODE stands still
+    words = {"steps": 6, "num_samples": 1, "coordinates": "native", "final": "min", "spacing": "logsnr"}
+    plain = sds.sample(model, "dpm-solver-v3", **words).samples
+
+    def edit(event):
+        if event.evaluation == 5:
+            event.x = event.x + 0.1
+
+    moved = sds.sample(model, "dpm-solver-v3", callback=edit, **words).samples
+    assert float((moved - plain).abs().max()) == pytest.approx(0.1, rel=0.3)
+
+
+@pytest.mark.parametrize("process", [sds.RectifiedFlow(), sds.CosineVP()])
+def test_it_starts_at_pure_noise(process):
+    model = sds.MixtureModel([1.0], [[0.7, -0.4]], [0.0], process, prediction="v")
+    for steps in (1, 2, 3, 9):
+        found = sds.sample(model, "dpm-solver-v3", steps=steps, num_samples=3).samples
+        torch.testing.assert_close(found, model.means.expand(3, 2), rtol=0, atol=1e-7)
+
+
+def test_what_does_not_fit_is_refused_before_the_model_is_asked(files, tmp_path):
+    model = sds.FunctionModel(lambda x, t: 1 / 0, sds.VP(), "epsilon", (3,))
+    broken = tmp_path / "broken.safetensors"
+    broken.write_bytes(b"no statistics")
+    cases = [
+        ({"order": 4}, sds.UsageError, "order must be 1, 2 or 3"),
+        ({"statistics": str(tmp_path / "none")}, sds.UsageError, "sdesamplers statistics MODEL --out FILE"),
+        ({"statistics": str(broken)}, sds.ModelError, "not a file of model statistics"),
+        ({"statistics": files["gaussian"]}, sds.UsageError, r"samples \(2,\), and these are \(3,\)"),
+        ({"statistics": files["vp"], "times": [1.0, 1e-5]}, sds.UsageError, "wider range"),
+    ]
+    for options, error, message in cases:
+        words = {"times": [1.0, 0.5, 0.2], **options}
+        with pytest.raises(error, match=message):
+            sds.sample(model, "dpm-solver-v3", **words)
+
+
+def test_statistics_of_the_embedded_network():
+    """A network: autograd goes through it, l is 1 where all is noise and falls towards the data."""
+    model = sds.load("fashion-mnist")
+    table = compute_statistics(model, samples=2, nodes=8, batch_size=2)
+    assert table.l.shape == (8, 1, 28, 28)
+    means = table.l.mean((1, 2, 3))
+    assert means[0] == pytest.approx(1, abs=0.02)
+    assert means[-1] < means[4] < means[0]
+    assert all(np.isfinite(getattr(table, name)).all() for name in ("l", "s", "b"))
