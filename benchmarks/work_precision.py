@@ -99,21 +99,23 @@ def mixture(starts: int, cache: Path | None = None, seed: int = 1) -> Problem:
     model = Mixture(seed)
     start = torch.randn(starts, *model.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
     name = model.name if seed == 1 else f"{model.name}-{seed}"
-    truth = cached(cache, f"truth-{name}-{starts}", lambda: ode_truth(model, start, 1e-10, starts))
-    problem = Problem(name, model.process, model.predict, start, truth, torch.float64)
-    problem.model = model  # type: ignore[attr-defined]
-    return problem
+    truth = cached(cache, f"truth-{name}-{starts}", lambda: ode_truth(model, start, 1e-10))
+    return Problem(name, model.process, model.predict, start, truth, torch.float64)
 
 
 def embedded(starts: int, cache: Path | None = None) -> Problem:
-    """The embedded network, with its ODE solved as far as its float32 arithmetic goes."""
+    """The embedded network, with its ODE solved by 300 steps of a fourth-order method.
+
+    rk45 spends 600 evaluations a sample at a tolerance of 1e-5, for rounding in the float32 network makes its steps
+    short, and is then no nearer: `check_truth` measures both.
+    """
     model = sds.load("fashion-mnist")
     start = torch.randn(STARTS, *model.shape, generator=torch.Generator().manual_seed(SEED))[:starts]
     chunks = [
         cached(
             cache,
             f"truth-{model.name}-{first}-{first + CHUNK}",
-            lambda first=first: ode_truth(model, start[first : first + CHUNK], TOLERANCE, CHUNK),
+            lambda first=first: network_truth(model, start[first : first + CHUNK], 300),
         )
         for first in range(0, starts, CHUNK)
     ]
@@ -122,20 +124,26 @@ def embedded(starts: int, cache: Path | None = None) -> Problem:
         parts = [model.predict(part.float(), t) for part in x.split(CHUNK)]
         return torch.cat(parts).to(x.dtype)
 
-    problem = Problem(model.name, model.process, predict, start, torch.cat(chunks)[:starts])
-    problem.model = model  # type: ignore[attr-defined]
-    return problem
+    return Problem(model.name, model.process, predict, start, torch.cat(chunks)[:starts])
 
 
 CHUNK = 32
-TOLERANCE = 1e-4
 
 
-def ode_truth(model: sds.Model, start: Tensor, tolerance: float, batch: int) -> Tensor:
-    """Where the probability-flow ODE takes the starts: rk45 with a float64 state, Euler's step from t_min to sigma 0."""
+def ode_truth(model: sds.Model, start: Tensor, tolerance: float) -> Tensor:
+    """Where the probability-flow ODE takes the starts: rk45 with a float64 state, and x0 at the table's first timestep.
+
+    Nobody's network is asked below that, so its estimate of x0 there is the end; in `flow` coordinates Euler's step to
+    sigma = 0 gives exactly that.
+    """
     control = {"rtol": tolerance, "atol": tolerance, "max_nfe": 1_000_000}
-    words: dict[str, Any] = {"coordinates": "angle", "dtype": torch.float64, "batch_size": batch}
-    return sds.sample(model, "rk45", start=start, **words, **control).samples
+    return sds.sample(model, "rk45", start=start, coordinates="flow", dtype=torch.float64, **control).samples
+
+
+def network_truth(model: sds.Model, start: Tensor, steps: int) -> Tensor:
+    """The same by Adams-Bashforth of order 4 on a dense grid, with a float64 state."""
+    words: dict[str, Any] = {"spacing": "quadratic", "coordinates": "angle", "dtype": torch.float64}
+    return sds.sample(model, "ab", steps=steps, start=start, **words).samples
 
 
 def cached(folder: Path | None, name: str, make: Callable[[], Tensor]) -> Tensor:
@@ -165,16 +173,17 @@ def option_values(option: Any) -> Sequence[Any]:
     return (option.default,)
 
 
-def variants(spec: sds.Sampler, limit: int = 64) -> Iterator[dict[str, Any]]:
-    """A sampler's deterministic options: its defaults first, then its orders and kinds."""
+def variants(spec: sds.Sampler) -> Iterator[dict[str, Any]]:
+    """A sampler's deterministic options: every combination of its orders, with each of its other kinds in turn."""
     fixed = dict(spec.noiseless or {})
-    yield fixed
     free = {n: option_values(o) for n, o in spec.options.items() if n not in fixed and n not in spec.control}
-    free = {n: values for n, values in free.items() if len(values) > 1}
-    for values in itertools.islice(itertools.product(*free.values()), limit):
-        chosen = {n: v for n, v in zip(free, values, strict=True) if v != spec.options[n].default}
-        if chosen:
-            yield {**fixed, **chosen}
+    orders = {n: values for n, values in free.items() if n.endswith("order") and len(values) > 1}
+    kinds = [(n, v) for n, values in free.items() if n not in orders for v in values if v != spec.options[n].default]
+    for values in itertools.product(*orders.values()):
+        chosen = {n: v for n, v in zip(orders, values, strict=True) if v != spec.options[n].default}
+        yield {**fixed, **chosen}
+        for name, value in kinds:
+            yield {**fixed, **chosen, name: value}
 
 
 def words_of(options: dict[str, Any]) -> str:
@@ -225,27 +234,35 @@ def our_settings(
     for name, spec in sds.samplers().items():
         if samplers is not None and name not in samplers:
             continue
-        if (spec.stochastic and not spec.noiseless) or spec.evaluations is None or spec.needs:
+        if (spec.stochastic and not spec.noiseless) or spec.evaluations is None or set(spec.needs) - {"marginals"}:
             continue
         for options in variants(spec):
             usable = False
-            for coordinates in COORDINATES:
+            for coordinates in matter(name, options, probe):
                 for spacing, choices in grids.items():
                     for spacing_options in choices:
                         setting = our_setting(name, options, spacing, spacing_options, coordinates)
-                        prints = [fingerprint(setting, probe, nfe) for nfe in (8, 13)]
+                        prints = tuple(fingerprint(setting, probe, nfe) for nfe in (8, 13))
                         if prints[-1] is None:
                             continue
                         usable = True
-                        if tuple(prints) in seen:
-                            same += 1
-                            continue
-                        seen.add(tuple(prints))
-                        kept.append(setting)
+                        same += prints in seen
+                        if prints not in seen:
+                            seen.add(prints)
+                            kept.append(setting)
             if not usable:
                 say(f"{name}{words_of(options)} runs on no spacing within 13 evaluations")
     say(f"{len(kept)} settings of ours; {same} more give the same samples as one of them")
     return kept
+
+
+def matter(sampler: str, options: dict[str, Any], probe: Problem) -> list[str]:
+    """The coordinates in which a sampler gives something else than in those before."""
+    found: dict[Any, str] = {}
+    for coordinates in COORDINATES:
+        print_ = fingerprint(our_setting(sampler, options, "angle", {}, coordinates), probe, 13)
+        found.setdefault(print_, coordinates)
+    return [coordinates for print_, coordinates in found.items() if print_ is not None]
 
 
 def fingerprint(setting: Setting, probe: Problem, nfe: int) -> tuple[float, ...] | None:
@@ -371,3 +388,248 @@ def run_all(
             log.get(problem, setting, budget)
         if done % 50 == 49:
             say(f"{problem.name}: {done + 1} of {len(settings)} settings, {time.perf_counter() - began:.0f} s")
+
+
+MEASURES = ("rmse", "median")
+
+
+def ranked(cells: Iterable[dict[str, Any]], by: str) -> list[dict[str, Any]]:
+    """Cells from best to worst; "both" is the product of the two measures."""
+    value = (lambda c: c["rmse"] * c["median"]) if by == "both" else (lambda c: c[by])
+    return sorted(cells, key=value)
+
+
+def finalists(
+    log: Log, problem: Problem, settings: Sequence[Setting], count: int, budgets: Sequence[int] = BUDGETS
+) -> dict[int, list[Setting]]:
+    """At each budget the best `count` settings of each library by each measure, of those that `log` has."""
+    known = {s.key: s for s in settings}
+    chosen: dict[int, list[Setting]] = {}
+    for budget in budgets:
+        keys: dict[str, None] = {}
+        for library in {s.library for s in settings}:
+            cells = [
+                cell
+                for (name, starts, key, at), cell in log.cells.items()
+                if (name, starts, at) == (problem.name, len(problem.start), budget)
+                and key in known
+                and known[key].library == library
+                and "rmse" in cell
+            ]
+            for by in (*MEASURES, "both"):
+                keys.update(dict.fromkeys(cell["key"] for cell in ranked(cells, by)[:count]))
+        chosen[budget] = [known[key] for key in keys]
+    return chosen
+
+
+# The report.
+
+WINNERS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str]] = {}
+"""Settings of ours that are run at every budget and shown as wholes: recipe -> sampler, options, spacing, its options,
+coordinates."""
+
+
+def table(log: Log, problem: str, starts: int) -> dict[int, dict[str, list[dict[str, Any]]]]:
+    """budget -> library -> cells, of one problem at one number of starts."""
+    found: dict[int, dict[str, list[dict[str, Any]]]] = {}
+    for (name, count, key, budget), cell in log.cells.items():
+        if (name, count) == (problem, starts) and "rmse" in cell:
+            found.setdefault(budget, {}).setdefault(key.split(": ")[0], []).append(cell)
+    return dict(sorted(found.items()))
+
+
+def pair(cell: dict[str, Any]) -> str:
+    """RMSE / median of a cell."""
+    return f"{cell['rmse']:.2g} / {cell['median']:.2g}"
+
+
+def title(cell: dict[str, Any], library: bool = False) -> str:
+    """A cell's setting for a table."""
+    name, _, setting = cell["key"].partition(": ")
+    return f"{name}: {setting}" if library else setting
+
+
+def best_tables(cells: dict[int, dict[str, list[dict[str, Any]]]]) -> Iterator[str]:
+    """Markdown: for each measure, the best of ours and of the others at each budget."""
+    for by in MEASURES:
+        word = {"rmse": "RMSE", "median": "median error"}[by]
+        yield f"\n### By {word}\n"
+        yield "| NFE | ours: RMSE / median | setting | best peer: RMSE / median | setting | ours to theirs |"
+        yield "|--:|--:|---|--:|---|--:|"
+        for budget, libraries in cells.items():
+            ours = ranked(libraries.get(OURS, []), by)
+            theirs = ranked([c for name, group in libraries.items() if name != OURS for c in group], by)
+            if ours and theirs:
+                share = ours[0][by] / theirs[0][by]
+                row = (pair(ours[0]), title(ours[0]), pair(theirs[0]), title(theirs[0], True), f"{share:.2f}")
+                yield f"| {budget} | {' | '.join(row)} |"
+
+
+def whole_tables(cells: dict[int, dict[str, list[dict[str, Any]]]]) -> Iterator[str]:
+    """Markdown: settings that are shown at every budget, beside the best peer of each measure."""
+    yield "\n### One setting at every budget\n"
+    yield "Best of the others: the least RMSE and the least median error that any of their settings has, which are mostly two settings.\n"
+    yield f"| setting | {' | '.join(str(b) for b in cells)} |"
+    yield f"|---|{'--:|' * len(cells)}"
+    for name, words in WINNERS.items():
+        key = our_setting(*words).key
+        found = [next((c for c in libraries.get(OURS, []) if c["key"] == key), None) for libraries in cells.values()]
+        yield f"| `{name}`: {key.split(': ')[1]} | {' | '.join('-' if c is None else pair(c) for c in found)} |"
+    for library in PEERS:
+        row = []
+        for libraries in cells.values():
+            group = libraries.get(library, [])
+            least = [min((c[by] for c in group), default=math.nan) for by in MEASURES]
+            row.append(f"{least[0]:.2g} / {least[1]:.2g}")
+        yield f"| best of {library} | {' | '.join(row)} |"
+
+
+def plot(log: Log, shown: Sequence[tuple[str, int]], file: Path) -> None:
+    """Error against evaluations, log-log: the best of each library at each budget, and settings of ours as wholes."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    colours = {OURS: "#c1272d", "diffusers": "#0072b2", "k-diffusion": "#009e73", "azula": "#e69f00"}
+    figure, axes = plt.subplots(len(shown), 2, figsize=(11, 4.2 * len(shown)), squeeze=False, layout="constrained")
+    for row, (problem, starts) in zip(axes, shown, strict=True):
+        cells = table(log, problem, starts)
+        for axis, by in zip(row, MEASURES, strict=True):
+            for library, colour in colours.items():
+                points = [(b, min(c[by] for c in g[library])) for b, g in cells.items() if g.get(library)]
+                if points:
+                    line = {"lw": 2.4, "zorder": 5} if library == OURS else {"lw": 1.5}
+                    label = f"best of {library}"
+                    axis.plot(*zip(*points, strict=True), "o-", color=colour, label=label, ms=4, **line)
+            for (name, words), dash in zip(WINNERS.items(), ("--", ":", "-."), strict=False):
+                key = our_setting(*words).key
+                points = [(b, c[by]) for b, g in cells.items() for c in g.get(OURS, []) if c["key"] == key]
+                if points:
+                    axis.plot(*zip(*points, strict=True), dash, color="#7a1419", label=f"recipe {name}", lw=1.3)
+            axis.set(xscale="log", yscale="log", xlabel="model evaluations", title=f"{problem}, {starts:,} starts")
+            axis.set_ylabel({"rmse": "RMSE", "median": "median error"}[by])
+            axis.set_xticks(list(cells), [str(b) for b in cells])
+            axis.minorticks_off()
+            axis.grid(alpha=0.25)
+    axes[0][0].legend(fontsize=8)
+    figure.savefig(file, dpi=110)
+    plt.close(figure)
+
+
+def machine() -> str:
+    """What the numbers were measured with."""
+    versions = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
+    return f"Python {platform.python_version()}, torch {torch.__version__}, {versions}"
+
+
+def report(
+    log: Log, shown: Sequence[tuple[str, int]], screened: dict[str, int], out: Path, notes: Sequence[str]
+) -> None:
+    """Write work_precision.md, .json and .png."""
+    out.mkdir(parents=True, exist_ok=True)
+    lines = ["# Work and precision\n", f"{machine()}. Made by `python benchmarks/work_precision.py`.\n"]
+    lines += [f"{note}\n" for note in notes]
+    for problem, starts in shown:
+        cells = table(log, problem, starts)
+        count = len({c["key"] for g in cells.values() for group in g.values() for c in group})
+        first = screened.get(problem)
+        lines.append(f"## {problem}\n")
+        lines.append(
+            f"{starts:,} starts; {count} settings"
+            + (
+                f", the finalists of {settings_of(log, problem, first)} that were screened with {first} starts."
+                if first
+                else "."
+            )
+        )
+        lines += [*best_tables(cells), *whole_tables(cells), ""]
+    lines += ["![error against evaluations](work_precision.png)", ""]
+    (out / "work_precision.md").write_text("\n".join(lines))
+    (out / "work_precision.json").write_text(json.dumps(compact(log), separators=(",", ":")) + "\n")
+    plot(log, shown, out / "work_precision.png")
+
+
+def settings_of(log: Log, problem: str, starts: int) -> str:
+    """How many settings of each library were run."""
+    libraries: dict[str, set[str]] = {}
+    for name, count, key, _ in log.cells:
+        if (name, count) == (problem, starts):
+            libraries.setdefault(key.split(": ")[0], set()).add(key)
+    return ", ".join(f"{len(keys):,} of {library}" for library, keys in sorted(libraries.items()))
+
+
+def compact(log: Log) -> dict[str, Any]:
+    """All cells: problem -> starts -> setting -> budget -> [nfe, rmse, median, share flipped]."""
+    tree: dict[str, Any] = {"columns": ["nfe", "rmse", "median", "flipped"], "versions": VERSIONS, "cells": {}}
+    for (problem, starts, key, budget), cell in log.cells.items():
+        if "rmse" in cell:
+            place = tree["cells"].setdefault(problem, {}).setdefault(str(starts), {}).setdefault(key, {})
+            place[str(budget)] = [cell[c] for c in tree["columns"]]
+    return tree
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Screen, run the finalists, report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the report goes")
+    parser.add_argument("--work", type=Path, default=Path("out/work_precision"), help="where cells and truths are kept")
+    parser.add_argument("--resume", action="store_true", help="keep what was measured before")
+    parser.add_argument("--report", action="store_true", help="write the report from what was measured, run nothing")
+    parser.add_argument("--only", choices=("mixture", "embedded"), help="one problem")
+    parser.add_argument("--starts", type=int, default=STARTS, help="of the finalists on the mixture")
+    parser.add_argument("--screen", type=int, default=256, help="starts that all settings are screened with there")
+    parser.add_argument("--embedded-starts", type=int, default=512, help="of the finalists on the embedded model")
+    parser.add_argument("--embedded-screen", type=int, default=32, help="starts that the screening there has")
+    parser.add_argument("--finalists", type=int, default=12, help="settings of a library by a measure at a budget")
+    words = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    log = Log(words.work / "cells.jsonl", resume=words.resume or words.report)
+    say = lambda line: print(line, flush=True)  # noqa: E731
+    peers = peer_settings(say)
+    if not words.report:
+        ours = our_settings(say=say)
+        settings = [*ours, *peers]
+        always = [our_setting(*w) for w in WINNERS.values()]
+        small = mixture(words.starts, words.work)
+        screen_then_run(log, small, settings, always, words.screen, words.finalists, say)
+        if words.only != "mixture":
+            picked = finalists(log, small.part(slice(0, words.screen)), settings, 4)
+            fewer = list({s.key: s for group in picked.values() for s in group}.values())
+            network = embedded(words.embedded_starts, words.work)
+            screen_then_run(log, network, fewer, always, words.embedded_screen, 2, say, BUDGETS)
+    shown = [("mixture-16d", words.starts), ("fashion-mnist", words.embedded_starts)]
+    shown = [(p, n) for p, n in shown if any(key[:2] == (p, n) for key in log.cells)]
+    report(log, shown, {"mixture-16d": words.screen, "fashion-mnist": words.embedded_screen}, words.out, NOTES)
+
+
+def screen_then_run(
+    log: Log,
+    problem: Problem,
+    settings: Sequence[Setting],
+    always: Sequence[Setting],
+    screen: int,
+    count: int,
+    say: Any,
+    budgets: Sequence[int] = BUDGETS,
+) -> None:
+    """All settings with few starts, the best with all of them."""
+    trial = problem.part(slice(0, screen))
+    run_all(log, trial, settings, budgets, say)
+    for budget, chosen in finalists(log, trial, settings, count, budgets).items():
+        chosen = list({s.key: s for s in [*chosen, *always]}.values())
+        say(f"{problem.name}: {len(chosen)} finalists at {budget} evaluations, {len(problem.start)} starts")
+        run_all(log, problem, chosen, [budget], say)
+
+
+NOTES = (
+    "Error: root-mean-square distance, over a sample's dimensions, from where the probability-flow ODE takes the same "
+    "start, ending with the model's x0 at the table's first timestep. RMSE is over all samples, the median over samples. "
+    "NFE are counted by the model; a method that takes several a step is given the most steps that fit.",
+    "Left out: k-diffusion's `dpm_adaptive` and our adaptive samplers (their evaluations cannot be set), diffusers' EDM "
+    "schedulers (the same formulas as DPM-Solver++ 2M and Euler on the Karras grid), skrample (needs Python 3.12).",
+)
+
+
+if __name__ == "__main__":
+    main()

@@ -50,8 +50,9 @@ def euler_cfgpp(x: Tensor, path: Path) -> Run:
 def euler_ancestral_cfgpp(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Run:
     """Euler ancestral sampling with CFG++ guidance.
 
-    x_s = alpha_s (x0 + down eps_unguided + s_noise up z), with down and up as in `euler-ancestral`, which it is
-    without guidance. `guidance_scale` is the paper's lambda, best within [0, 1].
+    x_s = alpha_s (x0 + down eps_unguided + s_noise up z), where `eta` splits the noise level into down and up as in
+    `euler-ancestral`, which it is without guidance; eta = 0 is `euler-cfgpp`. `guidance_scale` is the paper's lambda,
+    best within [0, 1].
     """
     for name, value in (("eta", eta), ("s_noise", s_noise)):
         if not 0 <= value < math.inf:

@@ -347,8 +347,8 @@ def dpm_adaptive(
 def multistep(x: Tensor, path: Path, order: int, kind: str, solver: str = "heun", lower_last: bool = False) -> Run:
     """Exponential Adams-Bashforth: the polynomial through the last `order` predictions, integrated exactly.
 
-    `solver` "midpoint" integrates the line of the second order by the midpoint rule, as the papers do. With `lower_last`
-    the step before the one into sigma = 0 is of second order.
+    `solver` "midpoint" integrates the line of the second order by the midpoint rule, as the papers do. With
+    `lower_last` the step before the one into sigma = 0 is of second order.
     """
     lams: list[Any] = []
     values: list[Tensor] = []
@@ -427,7 +427,7 @@ def dpmpp_3m(x: Tensor, path: Path, *, lower_order_final: bool = True) -> Run:
     """DPM-Solver++(3M), multistep in data prediction.
 
     x_s = (sigma_s/sigma_t) x + alpha_s int e^{l - lambda_s} [parabola through the last three x0](l) dl. The curvature
-    has the weight of that integral; the authors' code and its copies give it half, which makes them of second order.
+    has the weight of that integral; k-diffusion's and diffusers' 3M give it half, which makes them of second order.
     `lower_order_final` makes the step before the one into sigma = 0 of second order, which few steps need.
     """
     return (yield from multistep(x, path, 3, "data", lower_last=lower_order_final))

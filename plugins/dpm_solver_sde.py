@@ -31,9 +31,15 @@ def singular_step(out: Prediction, path: Path, now: Point, then: Point, eta: flo
     return path.draw(mean, s_noise * then.sigma if eta else 0.0, now, then)
 
 
-def multistep(x: Tensor, path: Path, order: int, eta: float, s_noise: float, midpoint: bool = False) -> Run:
-    """Integrate the polynomial in lambda through the last `order` predictions of x0."""
+def multistep(
+    x: Tensor, path: Path, order: int, eta: float, s_noise: float, midpoint: bool = False, lower_last: bool = False
+) -> Run:
+    """Integrate the polynomial in lambda through the last `order` predictions of x0.
+
+    With `lower_last` the step before the one into sigma = 0 is of second order.
+    """
     check(eta, s_noise)
+    lowered = path.points[-2] if lower_last and path.points[-1].is_clean else None
     history: list[tuple[float, Tensor]] = []
     for now, then in path.steps:
         out = yield x, now
@@ -41,7 +47,7 @@ def multistep(x: Tensor, path: Path, order: int, eta: float, s_noise: float, mid
             x = singular_step(out, path, now, then, eta, s_noise)
             continue
         history = [(now.lam, out.x0), *history][:order]
-        nodes, data = zip(*history, strict=True)
+        nodes, data = zip(*history[: 2 if then is lowered else order], strict=True)
         carry, gain, rate, std = semilinear_sde(now, then, "data", eta)
         weights = lagrange_integrals(nodes, now.lam, then.lam, rate=rate)
         if midpoint and len(nodes) == 2:  # the line through both at the middle of the step
@@ -81,12 +87,16 @@ def dpmpp_2m_sde(
     needs=("marginals",),
     reference=PAPER + ", with the parabola through three predictions",
 )
-def dpmpp_3m_sde(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Run:
+def dpmpp_3m_sde(
+    x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0, lower_order_final: bool = True
+) -> Run:
     """SDE-DPM-Solver++(3M), three-step with one evaluation a step.
 
-    The parabola through the last three predictions of x0 is integrated exactly. eta and s_noise as in `dpmpp-2m-sde`.
+    The parabola through the last three predictions of x0 is integrated exactly. (Usual implementations give its
+    curvature half that weight, which makes them of second order.) eta and s_noise as in `dpmpp-2m-sde`.
+    lower_order_final makes the step before the one into sigma = 0 of second order, which few steps need.
     """
-    return (yield from multistep(x, path, 3, eta, s_noise))
+    return (yield from multistep(x, path, 3, eta, s_noise, lower_last=lower_order_final))
 
 
 @sampler(

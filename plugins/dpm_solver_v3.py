@@ -22,11 +22,19 @@ def apply(step: Step, y: Tensor, residuals: Sequence[Tensor]) -> Tensor:
 @sampler(
     "dpm-solver-v3",
     order=3,
+    spacing="logsnr",
     needs=("marginals",),
     reference="Zheng, Lu, Chen & Zhu 2023, sections 3.1-3.3 (multistep predictor-corrector, pseudo-order)",
 )
 def dpm_solver_v3(
-    x: Tensor, path: Path, *, statistics: str = "", order: int = 3, corrector: bool = True, pseudo: bool = False
+    x: Tensor,
+    path: Path,
+    *,
+    statistics: str = "",
+    order: int = 3,
+    corrector: bool = True,
+    pseudo: bool = False,
+    lower_order_final: bool = False,
 ) -> Run:
     """DPM-Solver-v3, which takes out of the ODE what the model's statistics l, s, b say is linear.
 
@@ -34,7 +42,8 @@ def dpm_solver_v3(
     df/dlambda = s f + b + (the rest), the rest's integral g being a polynomial through the last `order` evaluations.
     `statistics` is a file made by `sdesamplers statistics`; without one l = 1, s = b = 0, which is DPM-Solver++ of the
     same order with exact weights. `corrector` redoes a step with the evaluation at its end (no further evaluation; not
-    at order 1); `pseudo` takes derivatives from the fewest points, and then the corrector from one more: the order is 2.
+    at order 1); `pseudo` takes each derivative from the fewest points, which makes the order 2 at most, and gives the
+    corrector one point more; `lower_order_final` ends with steps of order 2 and 1, safer where the last ones are wide.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, not {order}")
@@ -42,8 +51,11 @@ def dpm_solver_v3(
     table.check([p.lam for p in path.points if not (p.is_clean or p.is_pure_noise)], x.shape[1:])
     nodes: list[float] = []  # lambda and f of the last evaluations, newest first
     residuals: list[Tensor] = []
+    begin = end = x
+    left = sum(not point.is_clean for point in path.points[1:])
     for now, then in path.steps:
         out = yield x, now
+        left -= 1
         if now.is_pure_noise:
             x = out.step_to(then)
             continue
@@ -57,7 +69,8 @@ def dpm_solver_v3(
         del nodes[order:], residuals[order:]
         if then.is_clean:
             return (1 - linear) * y - residuals[0]
-        begin, end = y, apply(table.step(nodes, now.lam, then.lam, pseudo), y, residuals)
+        most = min(order, left + 1) if lower_order_final else order
+        begin, end = y, apply(table.step(nodes[:most], now.lam, then.lam, pseudo), y, residuals[:most])
         x = then.alpha * end
     return x
 

@@ -47,7 +47,7 @@ def taylor_integrals(scale: Callable[[np.ndarray], np.ndarray], begin: float, en
     stochastic=True,
     noiseless={"noise_scale": "ode"},
     needs=("marginals",),
-    reference="Cui et al. 2023, prop. 3-5 and algorithms 1-3, with Newton's instead of one-sided differences",
+    reference="Cui et al. 2023, ER-SDE-Solver-1, 2 and 3",
 )
 def er_sde(
     x: Tensor,
@@ -60,7 +60,8 @@ def er_sde(
 
     With r = sigma/alpha, x_s = (alpha_s / alpha_t) (phi_s / phi_t) x_t + alpha_s sum_k m_k x0^(k) / k!
     + alpha_s sqrt(r_s^2 - r_t^2 (phi_s / phi_t)^2) z. x0 is the polynomial in r through the last `order` predictions
-    (1 to 3), m_k its exact moments. noise_scale chooses phi: "ode" is r (order 1 is DDIM), "sde" r^2 (order 1 is DDPM),
+    (1 to 3), m_k its exact moments. (As published, order 3 takes the mean slope since the last prediction for the slope
+    there, and is of second order.) noise_scale chooses phi: "ode" is r (order 1 is DDIM), "sde" r^2 (order 1 is DDPM),
     the paper's "er-sde-5" r (e^{r^0.3} + 10).
     """
     if not 1 <= order <= 3:
@@ -69,9 +70,10 @@ def er_sde(
     history: list[tuple[float, Tensor]] = []
     for now, then in path.steps:
         out = yield x, now
-        if now.is_pure_noise or then.is_clean:
-            kept = 1.0 if noise_scale == "ode" else 0.0
-            x = path.draw(out.compose(then.alpha, kept * then.sigma), (1 - kept) * then.sigma, now, then)
+        kept = 0.0 if then.is_clean else min(1.0, float(scale(np.array(then.ratio)) / scale(np.array(now.ratio))))
+        std = then.sigma * math.sqrt((1 - kept) * (1 + kept))
+        if now.is_pure_noise or then.is_clean:  # first order, whose limits these are
+            x = path.draw(out.compose(then.alpha, kept * then.sigma), std, now, then)
             continue
         history = [(now.ratio, out.x0), *history][:order]
         nodes, data = zip(*history, strict=True)
@@ -79,9 +81,8 @@ def er_sde(
         moments = taylor_integrals(scale, now.ratio, then.ratio, len(nodes)) / size ** np.arange(len(nodes))
         basis = np.vander((np.array(nodes) - now.ratio) / size, increasing=True).T
         weights = [then.alpha * float(w) for w in np.linalg.solve(basis, moments)]
-        kept = float(scale(np.array(then.ratio)) / scale(np.array(now.ratio)))
         mean = weighted_sum([then.sigma / now.sigma * kept, *weights], [out.x, *data])
-        x = path.draw(mean, then.sigma * math.sqrt((1 - kept) * (1 + kept)), now, then)
+        x = path.draw(mean, std, now, then)
     return x
 
 

@@ -48,7 +48,10 @@ def exponential_multistep(x: Tensor, path: Path, order: int, noise: bool = False
 
 
 @sampler(
-    "exp-ab", order=3, needs=["marginals"], reference="Hochbruck & Ostermann 2010, eq. 2.21 (exponential Adams methods)"
+    "exp-ab",
+    order=3,
+    needs=["marginals"],
+    reference="Hochbruck & Ostermann 2010 (exponential Adams methods); Norsett 1969",
 )
 def exp_ab(x: Tensor, path: Path, *, order: int = 3, prediction: Literal["x0", "eps"] = "x0") -> Run:
     """Exponential Adams-Bashforth.
@@ -66,7 +69,7 @@ def exp_ab(x: Tensor, path: Path, *, order: int = 3, prediction: Literal["x0", "
     "res-2m",
     order=2,
     needs=["marginals"],
-    reference="Zhang et al. 2023 (RES), section 3 and algorithm 2, multistep with two predictions",
+    reference="Zhang et al. 2023 (RES), multistep with two predictions",
 )
 def res_2m(x: Tensor, path: Path) -> Run:
     """Refined exponential solver, multistep of order 2.
@@ -81,7 +84,7 @@ def res_2m(x: Tensor, path: Path) -> Run:
     "res-3m",
     order=3,
     needs=["marginals"],
-    reference="Zhang et al. 2023 (RES), section 3, multistep with three predictions",
+    reference="Zhang et al. 2023 (RES), multistep with three predictions",
 )
 def res_3m(x: Tensor, path: Path) -> Run:
     """Refined exponential solver, multistep of order 3.
@@ -102,26 +105,26 @@ def with_first(nodes: Sequence[float], h: float, rows: Sequence[Sequence[float]]
 
 
 def two_stages(h: float, c: float) -> Tableau:
-    """Hochbruck & Ostermann 2005, eq. 5.3: order 2 for any c, also where the linear part is stiff."""
+    """Hochbruck & Ostermann 2005, section 5.1: order 2 for any c, also where the linear part is stiff."""
     return with_first((c,), h, [[], [phi(2, -h) / c]])
 
 
 def three_stages(h: float, c2: float, c3: float, gamma: float) -> Tableau:
-    """Hochbruck & Ostermann 2005, eq. 5.9: order 3 where 2 (gamma c2 + c3) = 3 (gamma c2^2 + c3^2)."""
+    """Hochbruck & Ostermann 2005, section 5.2: order 3 where 2 (gamma c2 + c3) = 3 (gamma c2^2 + c3^2)."""
     middle = gamma * c2 * phi(2, -c2 * h) + c3**2 / c2 * phi(2, -c3 * h)
     last = phi(2, -h) / (gamma * c2 + c3)
     return with_first((c2, c3), h, [[], [middle], [gamma * last, last]])
 
 
 def krogstad(h: float) -> Tableau:
-    """Krogstad 2005, ETDRK4-B: four stages; Hochbruck & Ostermann 2005, eq. 5.18."""
+    """Krogstad 2005, ETDRK4-B: four stages, order 3 where the linear part is stiff."""
     half2, one2, one3 = phi(2, -h / 2), phi(2, -h), phi(3, -h)
     last = [2 * one2 - 4 * one3, 2 * one2 - 4 * one3, 4 * one3 - one2]
     return with_first((0.5, 0.5, 1.0), h, [[], [half2], [0.0, 2 * one2], last])
 
 
 def hochbruck_ostermann(h: float) -> Tableau:
-    """Hochbruck & Ostermann 2005, eq. 5.19: five stages, order 4 also where the linear part is stiff."""
+    """Hochbruck & Ostermann 2005, section 5.3: five stages, order 4 also where the linear part is stiff."""
     half2, half3, one2, one3 = phi(2, -h / 2), phi(3, -h / 2), phi(2, -h), phi(3, -h)
     a = half2 / 2 - one3 + one2 / 4 - half3 / 2
     fourth = [a, a, half2 / 4 - a]
@@ -153,7 +156,7 @@ def exponential_runge_kutta(x: Tensor, path: Path, tableau: Callable[[float], Ta
     order=2,
     evaluations=2,
     needs=["marginals"],
-    reference="Zhang et al. 2023 (RES), algorithm 1; Hochbruck & Ostermann 2005, eq. 5.3",
+    reference="Zhang et al. 2023 (RES), single step; Hochbruck & Ostermann 2005, section 5.1",
 )
 def res_2s(x: Tensor, path: Path, *, c2: float = 0.5) -> Run:
     """Refined exponential solver, two stages, order 2.
@@ -171,7 +174,7 @@ def res_2s(x: Tensor, path: Path, *, c2: float = 0.5) -> Run:
     order=3,
     evaluations=3,
     needs=["marginals"],
-    reference="Zhang et al. 2023 (RES); Hochbruck & Ostermann 2005, eq. 5.9",
+    reference="Zhang et al. 2023 (RES), single step; Hochbruck & Ostermann 2005, section 5.2",
 )
 def res_3s(x: Tensor, path: Path, *, c2: float = 0.5, c3: float = 1.0) -> Run:
     """Refined exponential solver, three stages, order 3.
@@ -196,7 +199,11 @@ def etdrk2(x: Tensor, path: Path) -> Run:
 
 
 @sampler(
-    "etdrk3", order=3, evaluations=3, needs=["marginals"], reference="Hochbruck & Ostermann 2005, eq. 5.8 with c2 = 1/3"
+    "etdrk3",
+    order=3,
+    evaluations=3,
+    needs=["marginals"],
+    reference="Hochbruck & Ostermann 2005, section 5.2, with c2 = 1/3 and c3 = 2/3",
 )
 def etdrk3(x: Tensor, path: Path) -> Run:
     """Exponential time differencing Runge-Kutta, order 3: the exponential form of Heun's third-order method.
@@ -212,7 +219,7 @@ def etdrk3(x: Tensor, path: Path) -> Run:
     order=4,
     evaluations=4,
     needs=["marginals"],
-    reference="Krogstad 2005, eq. 51; Hochbruck & Ostermann 2005, eq. 5.18-5.19",
+    reference="Krogstad 2005 (ETDRK4-B); Hochbruck & Ostermann 2005, section 5.3",
 )
 def etdrk4(x: Tensor, path: Path, *, tableau: Literal["krogstad", "hochbruck-ostermann"] = "krogstad") -> Run:
     """Exponential time differencing Runge-Kutta, order 4.
@@ -224,7 +231,7 @@ def etdrk4(x: Tensor, path: Path, *, tableau: Literal["krogstad", "hochbruck-ost
     return (yield from exponential_runge_kutta(x, path, rows))
 
 
-@sampler("gradient-estimation", order=1, needs=["marginals"], reference="Permenter & Yuan 2024, algorithm 2, eq. 12")
+@sampler("gradient-estimation", order=1, needs=["marginals"], reference="Permenter & Yuan 2024, algorithm 2")
 def gradient_estimation(x: Tensor, path: Path, *, gamma: float = 2.0) -> Run:
     """Gradient estimation: DDIM with noise extrapolated from the last two predictions.
 

@@ -62,7 +62,7 @@ def whole_step(points: Sequence[Point], then: Point, shares: Sequence[float]) ->
     return [step * share for share in shares]
 
 
-@sampler("ab", order=4, coordinates="angle", spacing="angle", reference="Hairer, Norsett & Wanner 1993, III.5, eq. 5.5")
+@sampler("ab", order=4, coordinates="angle", spacing="angle", reference="Hairer, Norsett & Wanner 1993, III.5")
 def ab(x: Tensor, path: Path, *, order: int = 4) -> Run:
     """Adams-Bashforth on the probability-flow ODE.
 
@@ -85,7 +85,7 @@ def ab(x: Tensor, path: Path, *, order: int = 4) -> Run:
     order=4,
     coordinates="angle",
     spacing="angle",
-    reference="Hairer, Norsett & Wanner 1993, III.1, eq. 1.5 and 1.8, modes PEC and PECE",
+    reference="Hairer, Norsett & Wanner 1993, III.1 and III.5, modes PEC and PECE",
 )
 def abm(x: Tensor, path: Path, *, order: int = 4, mode: Literal["pec", "pece"] = "pec") -> Run:
     """Adams-Bashforth-Moulton predictor and corrector on the probability-flow ODE.
@@ -140,7 +140,7 @@ EQUAL_STEPS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -
     "ipndm",
     order=1,
     needs=["marginals"],
-    reference="Zhang & Chen 2023 (DEIS), appendix H.2, eq. 36-39; weights of Liu et al. 2022 (PNDM), eq. 12",
+    reference="Zhang & Chen 2023 (DEIS), improved PNDM; weights of Liu et al. 2022 (PNDM), eq. 12",
 )
 def ipndm(x: Tensor, path: Path, *, order: int = 4) -> Run:
     """Improved pseudo numerical methods for diffusion models: DDIM's step with an Adams combination of noises.
@@ -193,7 +193,7 @@ def pseudo_adams(points: Sequence[Point], then: Point) -> list[float]:
     "plms",
     order=2,
     needs=["marginals"],
-    reference="Liu et al. 2022 (PNDM), eq. 11-12; first step as in Rombach et al. 2022 (code)",
+    reference="Liu et al. 2022 (PNDM), eq. 9 and 12; first step as in Rombach et al. 2022 (code)",
 )
 def plms(x: Tensor, path: Path) -> Run:
     """Pseudo linear multistep without Runge-Kutta steps, the sampler of the first Stable Diffusion.
@@ -229,7 +229,9 @@ def pseudo_runge_kutta(out: Prediction, path: Path, then: Point) -> Generator[An
     return weighted_sum((1 / 6, 1 / 3, 1 / 3, 1 / 6), noises)
 
 
-@sampler("pndm", order=2, needs=["marginals"], reference="Liu et al. 2022 (PNDM), algorithm 2 (F-PNDM), eq. 11-13")
+@sampler(
+    "pndm", order=2, needs=["marginals"], reference="Liu et al. 2022 (PNDM), algorithm 2 (F-PNDM), eq. 9, 12 and 13"
+)
 def pndm(x: Tensor, path: Path) -> Run:
     """Pseudo numerical methods for diffusion models: three pseudo Runge-Kutta steps, then pseudo linear multistep.
 
@@ -269,7 +271,7 @@ def interpolated_in_time(path: Path, points: Sequence[Point], then: Point) -> li
     return [lagrange_integrals([start], start, end, kernel=kernel(j))[0] for j in range(len(times))]
 
 
-@sampler("deis", order=3, needs=["marginals"], reference="Zhang & Chen 2023, eq. 15 (tAB) and proposition 3 (rhoAB)")
+@sampler("deis", order=3, needs=["marginals"], reference="Zhang & Chen 2023, eq. 14-15 (tAB) and proposition 3 (rhoAB)")
 def deis(x: Tensor, path: Path, *, order: int = 3, kind: Literal["tab", "rhoab", "logrho"] = "tab") -> Run:
     """Diffusion exponential integrator sampler (multistep).
 

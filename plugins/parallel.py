@@ -40,33 +40,27 @@ def paradigms(x: Tensor, path: Path, *, window: int = 16, tolerance: float = 1e-
     if window < 1 or tolerance < 0:
         raise ValueError(f"window must be 1 or more and tolerance 0 or more, not {window} and {tolerance}")
     points, last = path.points, len(path.points) - 1
-    limits = [then.sigma * math.sqrt(-math.expm1(2 * (now.lam - then.lam))) * tolerance for now, then in path.steps]
-    states = torch.stack([x] * (last + 1))
-    begin = np.zeros(len(x), dtype=int)
+    fresh = [then.sigma * math.sqrt(-math.expm1(2 * (now.lam - then.lam))) for now, then in path.steps]
+    limits = tolerance * np.array(fresh)[:, None]
+    states, begin = torch.stack([x] * (last + 1)), np.zeros(len(x), dtype=int)
     while len(live := np.flatnonzero(begin < last)):
         end = np.minimum(begin + window, last)
-        spans = [(i, live[(begin[live] <= i) & (i < end[live])]) for i in range(begin[live].min(), end.max())]
-        spans = [(i, rows) for i, rows in spans if len(rows)]
-        picks = [torch.from_numpy(rows).to(x.device) for _, rows in spans]
-        outs = yield [
-            (states[i][pick], for_rows(points[i], rows)) for (i, rows), pick in zip(spans, picks, strict=True)
-        ]
-        change, moved = torch.zeros_like(x), []
-        for (i, _), pick, out in zip(spans, picks, outs, strict=True):
+        spans = [(i, live[(begin[live] <= i) & (i < end[live])]) for i in range(begin[live].min(), end[live].max())]
+        asked = [(i, rows, torch.from_numpy(rows).to(x.device)) for i, rows in spans if len(rows)]
+        outs = yield [(states[i][pick], for_rows(points[i], rows)) for i, rows, pick in asked]
+        change, moved = torch.zeros_like(x), x.new_zeros(last, len(x))
+        for (i, _, pick), out in zip(asked, outs, strict=True):
             new = out.step_to(points[i + 1]) + change[pick]
             change[pick] = new - states[i + 1][pick]
             states[i + 1][pick] = new
-            moved.append(change[pick].square().flatten(1).mean(1).sqrt())
-        sizes = torch.cat(moved).double().cpu().numpy()
-        reach = end.copy()  # each sample's window moves to its first state that is still moving
-        for (i, rows), size in zip(spans, np.split(sizes, np.cumsum([len(rows) for _, rows in spans])[:-1]), strict=True):
-            still = rows[(size > limits[i]) & (i + 1 < reach[rows])]
-            reach[still] = i + 1
-        for i in range(last + 1):  # states that the window newly covers start from its old end
-            fresh = live[(end[live] < i) & (i <= np.minimum(reach[live] + window, last))]
-            if len(fresh):
-                pick = torch.from_numpy(fresh).to(x.device)
-                states[i][pick] = states[torch.from_numpy(end[fresh]).to(x.device), pick]
+            moved[i, pick] = change[pick].detach().square().flatten(1).mean(1).sqrt()
+        moving = moved.double().cpu().numpy() > limits
+        moving[end[live] - 1, live] = False  # the window moves to its end where all before that rests
+        reach = np.where(moving.any(0), moving.argmax(0) + 1, end)
+        for i in range(begin[live].min(), last + 1):  # states that the window newly covers start from its old end
+            rows = live[(end[live] < i) & (i <= reach[live] + window)]
+            pick, source = (torch.from_numpy(index).to(x.device) for index in (rows, end[rows]))
+            states[i][pick] = states[source, pick]
         begin[live] = reach[live]
     return states[-1]
 

@@ -1,6 +1,6 @@
 """Runge-Kutta solvers of the probability-flow ODE, each a `Tableau`; adaptive where it has an error estimate.
 
-A new fixed-step method is a tableau in `METHODS`. `fixed` walks a grid with any of them, `controlled` chooses the steps.
+A new fixed-step method is a tableau in `METHODS`. `fixed` walks a grid with any, `controlled` chooses the steps.
 """
 
 from __future__ import annotations
@@ -275,55 +275,79 @@ def fixed(x: Tensor, path: Path, tableau: Tableau, slope: Tensor | None = None) 
     return x
 
 
+@dataclass(frozen=True)
+class Tolerance:
+    """What an error, and with it a step, is measured by."""
+
+    rtol: float
+    atol: float
+
+    def __str__(self) -> str:
+        return f"rtol={self.rtol:g}, atol={self.atol:g}"
+
+    def norm(self, error: Tensor, state: Tensor) -> np.ndarray:
+        """The RMS over each sample of error / (atol + rtol state)."""
+        ratio = (error / (self.atol + self.rtol * state)).detach().flatten(1)
+        return ratio.square().mean(1).sqrt().double().cpu().numpy()
+
+    def first_step(self, x: Tensor, slope: Tensor, span: float) -> np.ndarray:
+        """0.01 |x| / |v|, the guess a) of Hairer, Norsett & Wanner 1993, II.4, with the sign of `span`.
+
+        Their refinement by a difference quotient is left out: in float32 it amplifies rounding, and the controller
+        grows a small step tenfold at once.
+        """
+        size, rate = self.norm(x, x.abs()), self.norm(slope, x.abs())
+        tiny = (size < 1e-5) | (rate < 1e-5)
+        first = np.where(tiny, 1e-6 * abs(span), 0.01 * size / np.maximum(rate, 1e-300))
+        return quarter_octaves(np.copysign(np.minimum(first, abs(span)), span))
+
+    def error(self, tableau: Tableau, h: Any, slopes: Sequence[Tensor], scale: Tensor) -> np.ndarray:
+        """A step's error in tolerances, at least `ROUNDING`."""
+        error = self.norm(h * weighted_sum(tableau.error, slopes[: len(tableau.error)]), scale)
+        if tableau.damper:
+            # Hairer, Norsett & Wanner 1993, II.10: |e5|^2 / sqrt(|e5|^2 + 0.01 |e3|^2), of order 8 in h
+            lower = self.norm(h * weighted_sum(tableau.damper, slopes[: len(tableau.damper)]), scale)
+            error = error * np.divide(error, np.hypot(error, 0.1 * lower), out=np.ones_like(error), where=error != 0)
+        return np.maximum(error, ROUNDING)
+
+
 def controlled(
-    x: Tensor, path: Path, tableau: Tableau, rtol: float, atol: float, max_nfe: int
+    x: Tensor, path: Path, tableau: Tableau, tolerance: Tolerance, max_nfe: int
 ) -> Generator[Any, Any, tuple[Tensor, Tensor]]:
     """Integrate between the path's first two points with per-sample steps; the end state and its slope."""
     begin, end = path.points[0].time, path.points[1].time
-    time, rows, name, cost = np.full(len(x), begin), np.arange(len(x)), tableau.name, len(tableau.weights)
+    time, rows, cost, k = np.full(len(x), begin), np.arange(len(x)), len(tableau.weights), tableau.error_order
     out = yield x, path.at(time, rows)
     x, slope = out.x.clone(), out.velocity.clone()
-
-    def norm(error: Tensor, state: Tensor) -> np.ndarray:
-        ratio = (error / (atol + rtol * state)).flatten(1)
-        return ratio.square().mean(1).sqrt().double().cpu().numpy()
-
-    # First step: Hairer, Norsett & Wanner 1993, II.4, the guess a) 0.01 |x| / |v|. Their refinement by a difference
-    # quotient is left out: in float32 it amplifies rounding, and the controller grows a small step tenfold at once.
-    size, rate = norm(x, x.abs()), norm(slope, x.abs())
-    first = np.where((size < 1e-5) | (rate < 1e-5), 1e-6 * abs(end - begin), 0.01 * size / np.maximum(rate, 1e-300))
-    h = quarter_octaves(np.copysign(np.minimum(first, abs(end - begin)), end - begin))
+    h = tolerance.first_step(x, slope, end - begin)
     last = np.ones(len(x))  # the previous error, for the controller's integral part
     path.ledger.accepted, path.ledger.rejected = np.zeros(len(x), int), np.zeros(len(x), int)
     while len(rows := np.flatnonzero(time != end)):
         if (1 + cost * (1 + (path.ledger.accepted + path.ledger.rejected)[rows])).max() > max_nfe:
-            raise SolverError(f"{name} needs more than max_nfe={max_nfe} evaluations at {rtol=:g}, {atol=:g}")
+            raise SolverError(f"{tableau.name} needs more than max_nfe={max_nfe} evaluations at {tolerance}")
         now, pick = time[rows], torch.from_numpy(rows).to(x.device)
         step = np.where(np.abs(h[rows]) >= np.abs(end - now) * (1 - 1e-12), end - now, h[rows])
         if np.any(np.abs(step) < 1e-14 * abs(begin - end)):
-            raise SolverError(f"{name}'s step fell below rounding; the model is not smooth enough for these tolerances")
+            raise SolverError(f"{tableau.name}'s step fell below rounding; the model is not smooth enough for this")
         old, width = x[pick], path.expand(step, x)
-        at = lambda node, now=now, step=step, rows=rows: path.at(now + node * step, rows)  # noqa: E731
+
+        def at(node: float, now: np.ndarray = now, step: np.ndarray = step, rows: np.ndarray = rows) -> Point:
+            return path.at(now + node * step, rows)
+
         slopes = yield from stages(tableau, old, slope[pick], width, at)
         out = yield moved(old, width, tableau.weights, slopes), at(1.0)
-        new, scale = out.x, torch.maximum(old.abs(), out.x.abs())
         slopes.append(out.velocity)
-        error = norm(width * weighted_sum(tableau.error, slopes[: len(tableau.error)]), scale)
-        if tableau.damper:
-            # Hairer, Norsett & Wanner 1993, II.10: |e5|^2 / sqrt(|e5|^2 + 0.01 |e3|^2), of order 8 in h
-            lower = norm(width * weighted_sum(tableau.damper, slopes[: len(tableau.damper)]), scale)
-            error = error * np.divide(error, np.hypot(error, 0.1 * lower), out=np.ones_like(error), where=error > 0)
-        error = np.maximum(error, ROUNDING)
+        error = tolerance.error(tableau, width, slopes, torch.maximum(old.abs(), out.x.abs()))
         if not np.all(np.isfinite(error)):
-            raise SolverError(f"{name}'s error estimate is not finite, so it cannot choose a step")
-        good, smooth, k = error <= 1, (error <= 1) & (error > ROUNDING), tableau.error_order
+            raise SolverError(f"{tableau.name}'s error estimate is not finite, so it cannot choose a step")
+        good, smooth = error <= 1, (error <= 1) & (error > ROUNDING)
         grow = 0.9 * np.where(smooth, error ** (-0.7 / k) * last[rows] ** (0.4 / k), error ** (-1 / k))
         h[rows] = quarter_octaves(step * np.clip(grow, 0.2, np.where(good, 10.0, 1.0)))
         path.ledger.accepted[rows] += good
         path.ledger.rejected[rows] += ~good
         if len(won := np.flatnonzero(good)):
             keep = torch.from_numpy(won).to(x.device)
-            x[pick[keep]], slope[pick[keep]] = new[keep], slopes[-1][keep]
+            x[pick[keep]], slope[pick[keep]] = out.x[keep], slopes[-1][keep]
             time[rows[won]] = np.where(step[won] == end - now[won], end, now[won] + step[won])
             last[rows[won]] = error[won]
     return x, slope
@@ -353,7 +377,7 @@ def adaptive(tableau: Tableau) -> Sampler:
             raise ValueError("rtol, atol and max_nfe must be positive")
         if not path.is_free:
             return (yield from fixed(x, path, tableau))
-        x, slope = yield from controlled(x, path, tableau, rtol, atol, max_nfe)
+        x, slope = yield from controlled(x, path, tableau, Tolerance(rtol, atol), max_nfe)
         return (yield from fixed(x, path.part(path.points[1:]), tableau, slope))
 
     run.__doc__ = f"""{tableau.title}, on the probability-flow ODE, adaptive, or with the steps of a given grid.

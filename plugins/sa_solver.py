@@ -28,7 +28,7 @@ def integral(history: History, now: Point, then: Point, tau: float) -> tuple[lis
     stochastic=True,
     noiseless={"tau": 0.0},
     needs=("marginals",),
-    reference="Xue et al. 2023, eq. 14 and 17, algorithm 1",
+    reference="Xue et al. 2023, SA-Predictor and SA-Corrector, algorithm 1",
 )
 def sa_solver(
     x: Tensor,
@@ -39,6 +39,7 @@ def sa_solver(
     tau: float = 1.0,
     tau_start: float = math.inf,
     tau_end: float = 0.0,
+    lower_order_final: bool = True,
 ) -> Run:
     """SA-Solver, stochastic Adams-Bashforth with an Adams-Moulton corrector, one evaluation a step.
 
@@ -46,7 +47,8 @@ def sa_solver(
     integrates the Lagrange polynomial of the last predictor_order predictions (1 to 4). The corrector (order 1 to 4,
     0 for none) does the step again with the prediction made at its end among its corrector_order nodes, and the same
     noise. tau is the noise in units of the reverse SDE's where tau_end <= sigma/alpha <= tau_start, elsewhere there
-    is none. tau = 0 is the exponential Adams method of the ODE.
+    is none. tau = 0 is the exponential Adams method of the ODE. lower_order_final makes the step before the one into
+    sigma = 0 of second order at most, which few steps need.
     """
     if not (1 <= predictor_order <= 4 and 0 <= corrector_order <= 4):
         raise ValueError(
@@ -54,6 +56,7 @@ def sa_solver(
         )
     if tau < 0 or not 0 <= tau_end <= tau_start:
         raise ValueError(f"need tau >= 0 and 0 <= tau_end <= tau_start, not {tau}, {tau_end} and {tau_start}")
+    lowered = path.points[-2] if lower_order_final and path.points[-1].is_clean else None
     history: History = []
     last: tuple[Point, float, tuple[list[float], list[Tensor]]] | None = None
     for now, then in path.steps:
@@ -68,7 +71,8 @@ def sa_solver(
             begin, tau_then, (weights, data) = last
             better, seen = integral(history[:corrector_order], begin, now, tau_then)
             x = weighted_sum([1.0, *better, *(-w for w in weights)], [x, *seen, *data])
-        predicted = integral(history[:predictor_order], now, then, amount)
+        order = min(predictor_order, 2) if then is lowered else predictor_order
+        predicted = integral(history[:order], now, then, amount)
         carry, _, _, std = semilinear_sde(now, then, "data", amount)
         last = now, amount, predicted
         x = path.draw(weighted_sum([carry, *predicted[0]], [x, *predicted[1]]), std, now, then)

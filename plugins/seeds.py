@@ -72,12 +72,13 @@ def stage(
     needs=("marginals",),
     reference="Gonzalez et al. 2023, SEEDS-1; Lu et al. 2022b, SDE-DPM-Solver++1",
 )
-def exp_euler_maruyama(x: Tensor, path: Path, *, eta: float = 1.0, prediction: Kind = "noise") -> Run:
+def exp_euler_maruyama(x: Tensor, path: Path, *, eta: float = 1.0, prediction: Kind = "data") -> Run:
     """Exponential Euler-Maruyama (SEEDS-1): the linear part of the reverse SDE exactly, the prediction held.
 
-    prediction = "noise": x_s = (alpha_s / alpha_t) x_t - (1 + eta^2) sigma_s (e^h - 1) eps + eta sigma_s
-    sqrt(e^{2h} - 1) z, h = lambda_s - lambda_t. prediction = "data" is stochastic DDIM, at eta = 1 DDPM. eta scales the
-    noise of the SDE that is solved; 0 is DDIM with either.
+    prediction = "data": x_s = alpha_s x0 + sigma_s e^{-eta^2 h} eps + sigma_s sqrt(1 - e^{-2 eta^2 h}) z, with
+    h = lambda_s - lambda_t, which is gDDIM (Zhang et al. 2022) and at eta = 1 DDPM. prediction = "noise":
+    x_s = (alpha_s / alpha_t) x_t - (1 + eta^2) sigma_s (e^h - 1) eps + eta sigma_s sqrt(e^{2h} - 1) z, which wants many
+    steps. eta scales the noise of the SDE that is solved; 0 is DDIM with either.
     """
     check(eta)
     for now, then in path.steps:

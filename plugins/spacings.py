@@ -289,7 +289,7 @@ def published(span: Span, count: int, name: str) -> np.ndarray:
     # A model's own largest sigma has more digits than the table's.
     if ratios[0] > first * 1.001 or ratios[-1] < last * 0.999:
         asked, there = f"{ratios[0]:g} to {ratios[-1]:.3g}", f"{first:.5g} to {last:.3g}"
-        raise ValueError(f"this grid goes from sigma {asked}, and this model from {there}: it is not the grid's model")
+        raise ValueError(f"this grid, sigma {asked}, cannot be had here, where sigma/alpha goes from {there}")
     return span.at_ratios(np.clip(ratios, last, first))
 
 

@@ -19,7 +19,7 @@ from sdesamplers import Path, Point, Prediction, Run, Sampler, SolverError, hook
 
 
 class Tableau(NamedTuple):
-    """An additive-noise Runge-Kutta method of Roessler 2010, section 6.
+    """An additive-noise Runge-Kutta method of Roessler 2010.
 
     Stage i, at t + node h, is x + h sum_j drift[j] a_j + (noise[0] g(t + h) + noise[1] g(t)) I10 / h. The step is
     x + h sum_i weights[i] a_i + g(t + h) I1 + (g(t) - g(t + h)) I10 / h.
@@ -77,7 +77,7 @@ def additive(x: Tensor, path: Path, eta: float, tableau: Tableau) -> Run:
     evaluations=2,
     stochastic=True,
     noiseless={"eta": 0.0},
-    reference="Kloeden & Platen 1992, eq. 15.1.4 (noise additive); Gaines & Lyons 1997",
+    reference="Kloeden & Platen 1992, chapter 15, for additive noise",
 )
 def stochastic_heun(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     """Stochastic Heun, the trapezoidal rule on the drift and the noise of the reverse SDE.
@@ -114,7 +114,7 @@ def heun_step(
     evaluations=2,
     stochastic=True,
     noiseless={"eta": 0.0},
-    reference="Roessler 2010, table 6.3 (SRA1)",
+    reference="Roessler 2010, SRA1",
 )
 def sra1(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     """SRA1, a two-stage stochastic Runge-Kutta method of strong order 1.5 for additive noise.
@@ -133,7 +133,7 @@ def sra1(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     evaluations=3,
     stochastic=True,
     noiseless={"eta": 0.0},
-    reference="Roessler 2010, table 6.3 (SRA3)",
+    reference="Roessler 2010, SRA3",
 )
 def sra3(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     """SRA3, a three-stage stochastic Runge-Kutta method of strong order 1.5 for additive noise.
@@ -177,8 +177,8 @@ def gotta_go_fast(
     A step to x' (Euler-Maruyama) and x'' (Heun, the same noise) is accepted, with x'', where E, the RMS over a sample
     of (x' - x'') / max(atol, rtol |x'|, rtol |x'_before|), is at most 1; then h <- safety h E^-power. Every sample has
     its own steps. As in the paper a rejected step's noise is discarded and drawn anew, which biases the
-    result where E varies with the noise: in 2 dimensions 40 % of the steps are rejected and the variance is 50 % too
-    large, in 256 and more 5 % and it is right to a percent. It gives up after max_nfe evaluations. With a grid
+    result where E varies with the noise: in 2 dimensions 40 % of the steps are rejected and the variance is 50 % or
+    more too large, in 256 5 % are and it is right to 2 %. It gives up after max_nfe evaluations. With a grid
     (`steps`, `times`, ...) it is `stochastic-heun`.
     """
     if not (rtol > 0 and atol > 0 and max_nfe > 0 and 0 < safety < 1 and 0 < power <= 1):

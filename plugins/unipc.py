@@ -40,7 +40,7 @@ def orders(path: Path, order: int, lower_order_final: bool) -> list[int]:
     return [min(order, count - k) if falls else order for k in range(count)]
 
 
-@sampler("unip", order=2, needs=["marginals"], reference="Zhao et al. 2023 (UniPC), algorithm 2 and eq. 3")
+@sampler("unip", order=2, needs=["marginals"], reference="Zhao et al. 2023 (UniPC), algorithm 2")
 def unip(
     x: Tensor,
     path: Path,
@@ -143,8 +143,9 @@ def unic(
 ) -> Run:
     """UniC-p, the corrector of UniPC, on any deterministic `predictor` with one evaluation a step.
 
-    Raises the order of a predictor of order p by one, with p = `order` (1 to 6), at no further evaluation. `variant`,
-    `prediction` and `lower_order_final` are as in `unipc`; the predictor runs with its default options.
+    Raises a predictor of order p = `order` (1 to 6) to p + 1 at no further evaluation, if all its evaluations are at
+    steps' ends (as those of euler, ddim and all multistep methods are; dpm-fast's are not). `variant`, `prediction` and
+    `lower_order_final` are as in `unipc`; the predictor runs with its default options.
     """
     shelf = samplers()
     fit = sorted(

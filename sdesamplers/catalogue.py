@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -217,9 +217,14 @@ def _validate(data: Any, text: str, file: Path) -> None:
     raise UsageError(f"{file}:{_line(text, keys)}: {'.'.join(keys) or 'top level'}: {message}")
 
 
+@lru_cache(maxsize=8)
+def _tree(text: str) -> Any:
+    return yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+
+
 def _line(text: str, keys: list[str]) -> int:
     """The line (from 1) of a nested key in a YAML text."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    node = _tree(text)
     line = 0 if node is None else node.start_mark.line
     for key in keys:
         if isinstance(node, yaml.MappingNode):

@@ -168,7 +168,10 @@ def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
             continue
         facts = {"asked for": name, word: item.name, f"{word} options": chosen, **plugin_facts(item)}
         return {k: v for k, v in facts.items() if v != {}}, item.__doc__
-    raise refusal
+    if refusal.name != name:  # an alias or recipe that leads nowhere
+        raise refusal
+    known = [*registry.sampler_names(), *registry.grid_names(), *registry.noises]
+    raise UnknownNameError("sampler", name, known, registry.hint())
 
 
 def plugin_facts(item: Any) -> dict[str, Any]:
@@ -300,6 +303,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--cache-dir", type=click.Path(), help="Where downloads are kept."),
             click.option("--local-files-only", is_flag=True, help="Never use the network."),
             click.option("--allow-pickle", is_flag=True, help="Also read pickled weights, which can run code."),
+            click.option("--zero-snr", is_flag=True, help="Rescale the table to zero terminal SNR (Lin et al. 2024)."),
             click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), help="Autocast."),
             click.option("--null-condition", type=int, help="The label that means no label, for guidance."),
             click.option("--condition", type=Numbers(int), help="Class label, or one a sample."),
@@ -314,7 +318,7 @@ def load_model(source: str, words: dict[str, Any]) -> tuple[Model, Any]:
     from .models.loading import load
 
     keys = "revision subfolder variant dtype device size token cache_dir local_files_only allow_pickle mixed_precision"
-    options = {key: words.pop(key) for key in [*keys.split(), "null_condition"]}
+    options = {key: words.pop(key) for key in [*keys.split(), "null_condition", "zero_snr"]}
     return load(source, **options), words.pop("condition")
 
 
@@ -371,6 +375,28 @@ def grid_words(words: dict[str, Any]) -> dict[str, Any]:
         source, _ = default_registry().noise(chosen["noise"])
         chosen["noise_options"] = pairs(noise_texts, source.options, f"noise {source.name!r}")
     return chosen
+
+
+@cli.command("statistics")
+@click.argument("source", metavar="MODEL")
+@click.option("--out", type=click.Path(), default="statistics.safetensors", show_default=True, help="File to write.")
+@click.option("--samples", type=int, default=64, show_default=True, help="Trajectories.")
+@click.option("--nodes", type=int, default=60, show_default=True, help="Values of lambda.")
+@click.option("--batch-size", type=int, default=16, show_default=True, help="How many at once.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--guidance-scale", type=float, default=1.0, help="That the model will be sampled with.")
+@model_options
+def statistics_command(source: str, **words: Any) -> None:
+    """Measure MODEL's statistics for dpm-solver-v3 (Zheng et al. 2023) and keep them in a file."""
+    from .statistics import compute_statistics
+    from .terminal import evaluation_bar
+
+    out, nodes = words.pop("out"), words["nodes"]
+    model, condition = load_model(source, words)
+    batches = -(-words["samples"] // max(words["batch_size"], 1))
+    with evaluation_bar(f"statistics of {model.name}", nodes * batches) as advance:
+        table = compute_statistics(model, condition=condition, **words, progress=lambda done, total: advance(None))
+    click.echo(f"{table.save(out)}: use it as --sampler dpm-solver-v3 -o statistics={out}")
 
 
 @cli.command("sample")

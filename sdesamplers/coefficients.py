@@ -87,8 +87,8 @@ def semilinear(now: Point, then: Point, prediction: str) -> tuple[Any, Any, floa
 def semilinear_sde(now: Point, then: Point, prediction: str, tau: float) -> tuple[float, float, float, float]:
     """(carry, gain, rate, std) of the SDE whose noise is tau times the reverse SDE's, with the ODE's marginals.
 
-    x_s = carry x_t + gain int e^{rate (lambda - lambda_s)} f dlambda + std z, exactly. "data": f = x0 (Xue et al. 2023,
-    prop. 4.2; tau = 1: Lu et al. 2022b, section 5); "noise": f = eps (tau = 1: Gonzalez et al. 2023). tau = 0 is
+    x_s = carry x_t + gain int e^{rate (lambda - lambda_s)} f dlambda + std z, exactly. "data": f = x0 (Xue et al. 2023;
+    tau = 1: Lu et al. 2022b, section 5); "noise": f = eps (tau = 1: Gonzalez et al. 2023). tau = 0 is
     `semilinear`. `carry` also takes noise that came in before t on to s. Both ends must be regular.
     """
     h = then.lam - now.lam

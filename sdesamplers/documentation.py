@@ -42,6 +42,8 @@ def what_runs(preset: Preset) -> str:
     if preset.spacing:
         chosen = f" with {pairs(preset.spacing_options)}" if preset.spacing_options else ""
         parts.append(f"grid `{preset.spacing}`{chosen}")
+    if preset.steps:
+        parts.append(f"{preset.steps} steps")
     if preset.coordinates:
         parts.append(f"in `{preset.coordinates}` coordinates")
     if preset.noise and preset.noise != "independent":

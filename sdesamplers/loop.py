@@ -123,10 +123,10 @@ class Evaluator:
             self.record(prediction)
         return prediction
 
-    def _announce(self, x: Tensor, point: Point) -> Tensor:
+    def _announce(self, x: Tensor, point: Point, ahead: int = 0) -> Tensor:
         if self.cancel is not None and self.cancel.is_set():
             raise Cancelled(f"{self.label} was cancelled after {self.evaluations} evaluations")
-        event = Event(self.evaluations, point, x)
+        event = Event(self.evaluations + ahead, point, x)
         if self.callback is not None:
             self.callback(event)
             if event.x.shape != x.shape:
@@ -136,7 +136,7 @@ class Evaluator:
     def several(self, requests: list[tuple[Tensor, Point]]) -> list[Prediction]:
         """Ask the model at several points in one batched call (parallel-in-time samplers)."""
         if self._watched:
-            requests = [(self._announce(x, point), point) for x, point in requests]
+            requests = [(self._announce(x, point, k), point) for k, (x, point) in enumerate(requests)]
         states = torch.cat([model_state(x, point) for x, point in requests])
         times = np.concatenate([np.broadcast_to(np.asarray(p.t, dtype=float), len(x)) for x, p in requests])
         everyone = np.arange(self.count)
@@ -239,6 +239,8 @@ def drive(run: Run, evaluate: Evaluator) -> Tensor:
                 request = run.send(evaluate(*request))
     except StopIteration as stop:
         sample: Tensor = stop.value
+    finally:
+        run.close()  # a sampler that holds resources, such as threads, lets them go at once
     evaluate.finish(sample)
     return sample
 

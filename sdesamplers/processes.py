@@ -267,6 +267,14 @@ class DiscreteVP(VariancePreserving):
         self._slopes = slopes
         self._last = times[-1]
 
+    def with_zero_terminal_snr(self) -> DiscreteVP:
+        """The table with its last timestep moved to alpha = 0 (Lin et al. 2024, algorithm 1).
+
+        sqrt(alphas_cumprod) is shifted and scaled so that its last entry is 0 and its first one stays.
+        """
+        root = np.sqrt(self.alphas_cumprod)
+        return DiscreteVP(np.square((root - root[-1]) * (root[0] / (root[0] - root[-1]))))
+
     def _log_ratio(self, t: Scalar) -> Scalar:
         inside = self._spline(np.clip(t, 0, self._last))
         with np.errstate(divide="ignore"):

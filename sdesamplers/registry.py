@@ -179,13 +179,19 @@ class Registry:
         found = self._own(name) or self._peers_sampler(name) or self._on_grid(name)
         if found is not None:
             return found
-        known = [*self.samplers, *self.catalogue.recipes, *aliases, *self._peer_names("samplers")]
+        kind = f"sampler of {self.catalogue.where('aliases', chain[-1])}:" if chain else "sampler"
+        raise UnknownNameError(kind, name, self.sampler_names(), self.hint())
+
+    def sampler_names(self) -> list[str]:
+        """Every name that `resolve` knows, ours first."""
+        return [*self.samplers, *self.catalogue.recipes, *self.catalogue.aliases, *self._peer_names("samplers")]
+
+    def hint(self) -> str:
+        """Where to look further when a name is not found."""
         broken = [p for p in self.plugins if p.error]
-        hint = (
+        return (
             f" ({len(broken)} plugin(s) are broken: see `sdesamplers doctor`)" if broken else "; see `sdesamplers list`"
         )
-        kind = f"sampler of {self.catalogue.where('aliases', chain[-1])}:" if chain else "sampler"
-        raise UnknownNameError(kind, name, known, hint)
 
     def _own(self, name: str) -> Preset | None:
         """A registered sampler or a recipe, plain or with its option in its name."""
@@ -195,9 +201,14 @@ class Registry:
         if name in recipes:
             return self._built("recipes", name, recipes[name])
         for pattern, entry in recipes.items():
-            head, brace, option = pattern.partition("{")
+            head, brace, rest = pattern.partition("{")
             if brace and name.startswith(head) and len(name) > len(head):
-                filled = {**entry.get("options", {}), option.rstrip("}"): name.removeprefix(head)}
+                text, word = name.removeprefix(head), rest.rstrip("}")
+                option = (
+                    self.samplers[entry["sampler"]].options.get(word) if entry["sampler"] in self.samplers else None
+                )
+                value = text if option is None else option.parse(text, self.catalogue.where("recipes", pattern))
+                filled = {**entry.get("options", {}), word: value}
                 return self._built("recipes", pattern, {**entry, "options": filled}, key=name)
         return None
 
@@ -245,7 +256,7 @@ class Registry:
         for cut in range(len(words) - 1, 0, -1):
             label, tail = " ".join(words[:cut]), " ".join(words[cut:])
             head = self.catalogue.aliases.get(label, label)
-            if tail not in self._grid_names():
+            if tail not in self.grid_names():
                 continue
             found = self._own(head) or self._peers_sampler(head)
             if found is not None:
@@ -254,7 +265,8 @@ class Registry:
                 return replace(found, spacing=spacing.name, spacing_options=options, description=note)
         return None
 
-    def _grid_names(self) -> list[str]:
+    def grid_names(self) -> list[str]:
+        """Every name that `grid` knows, ours first."""
         return [*self.spacings, *self.catalogue.spacing_aliases, *self._peer_names("spacings")]
 
     def _built(self, section: str, name: str, entry: Mapping[str, Any], key: str | None = None) -> Preset:
@@ -298,7 +310,7 @@ class Registry:
         """
         found = self._grid(name)
         if found is None:
-            raise UnknownNameError("spacing", name, self._grid_names())
+            raise UnknownNameError("spacing", name, self.grid_names())
         return found
 
     def _grid(self, name: str) -> tuple[Spacing, dict[str, Any]] | None:

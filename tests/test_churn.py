@@ -11,7 +11,7 @@ from diffusers.schedulers import scheduling_edm_euler, scheduling_euler_discrete
 
 import sdesamplers as sds
 from sdesamplers.noise import PATH
-from sdesamplers.testing.problems import PROCESSES, Counter, fitted_order, gaussian_moments, measure_weak_order, run
+from sdesamplers.testing.problems import PROCESSES, Counter, gaussian_moments, run
 
 TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 CASES = {
@@ -43,7 +43,7 @@ def test_without_noise_each_is_its_solver_to_the_bit(case, solver):
     coordinates = "angle" if case in ("zero-snr", "flow") else "ve"
     words = {"coordinates": coordinates, "spacing": "linspace"}
     expected = draw(solver, case, **words).samples
-    for name, quiet in (("churn", {"s_churn": 0.0}), ("restart", {"intervals": ""}), ("churn", {"s_tmin": 1e4})):
+    for name, quiet in (("churn", {"s_churn": 0.0}), ("restart", {"intervals": []}), ("churn", {"s_tmin": 1e4})):
         result = draw(name, case, solver=solver, **quiet, **words)
         assert torch.equal(result.samples, expected)
         assert not result.drew_noise
@@ -111,36 +111,46 @@ def test_a_restart_by_hand():
         x = x + 0.9 * math.sqrt(2.0**2 - 0.5**2) * source.draw(PATH, k).double()
         x = heun_by_hand(heun_by_hand(x, 2.0, middle), middle, 0.5)
     x = heun_by_hand(x, 0.5, 0.2)
-    words = {"sigmas": [4.0, 1.5, 0.5, 0.2], "start": start, "intervals": "3 2 0.6 2.0", "s_noise": 0.9}
+    words = {"sigmas": [4.0, 1.5, 0.5, 0.2], "start": start, "intervals": [[3, 2, 0.6, 2.0]], "s_noise": 0.9}
     close(sds.sample(model, "restart", **words).samples, x, 1e-12)
 
 
 # --- convergence and exact laws ---------------------------------------------------------------------------------------
 
 
+def variance_order(name, case, options):
+    """Slope of the log error of the exact variance over even grids of lambda; `options` is a function of the steps."""
+    process, counts, errors = PROCESSES[case], (32, 64, 128), []
+    for count in counts:
+        times = process.time_at_log_snr(np.linspace(-3, 3, count + 1))
+        coordinates = "ve" if case == "vp" else "flow"
+        words = {"options": options(count), "coordinates": coordinates}
+        found = gaussian_moments(sds.samplers()[name], process, times, **words)
+        errors.append(abs(found.variance - found.exact_variance))
+    return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
+
+
 @pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("dpm2", 2)])
 @pytest.mark.parametrize("case", PROCESSES)
 def test_the_variance_converges_at_the_solvers_order(case, solver, order):
     """Noise is added exactly, so the only error is the solver's."""
-    words = {"coordinates": "ve" if case == "vp" else "flow", "options": {"solver": solver, "s_churn": 3.0}}
-    found = measure_weak_order(sds.samplers()["churn"], PROCESSES[case], order=order, counts=(23, 32, 64, 128), **words)
-    assert found[1] == pytest.approx(order, abs=0.2)
+    found = variance_order("churn", case, lambda count: {"solver": solver, "s_churn": 3.0})
+    assert found == pytest.approx(order, abs=0.2)
 
 
 @pytest.mark.parametrize("case", PROCESSES)
 def test_restart_converges_when_its_ways_down_are_refined_too(case):
-    process, counts, errors = PROCESSES[case], (16, 32, 64), []
-    for count in counts:
-        times = process.time_at_log_snr(np.linspace(-3, 3, count + 1))
-        options = {"intervals": f"{count // 2 + 1} 2 0.6 2.5"}
-        found = gaussian_moments(sds.samplers()["restart"], process, times, options=options)
-        errors.append(abs(found.variance - found.exact_variance))
-    assert fitted_order(counts, errors) == pytest.approx(2, abs=0.2)
+    found = variance_order("restart", case, lambda count: {"intervals": [[count // 2 + 1, 2, 0.6, 2.5]]})
+    assert found == pytest.approx(2, abs=0.2)
 
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("churn", {"s_churn": 0.5}), ("churn", {"s_churn": 80.0}), ("restart", {"intervals": "3 4 0.6 2; 2 1 0.2 0.9"})],
+    [
+        ("churn", {"s_churn": 0.5}),
+        ("churn", {"s_churn": 80.0}),
+        ("restart", {"intervals": [[3, 4, 0.6, 2], [2, 1, 0.2, 0.9]]}),
+    ],
 )
 @pytest.mark.parametrize("case", ["vp", "flow"])
 def test_the_law_is_exact_where_the_data_are_one_point(case, name, options):
@@ -183,9 +193,13 @@ def test_evaluations_of_churn_are_the_solvers(solver, count):
 @pytest.mark.parametrize(
     ("steps", "intervals", "count"),
     [
-        (18, "3 2 0.06 0.30", 43),
-        (18, "3 20 0.06 0.30", 115),
-        (36, "4 1 19.35 40.79; 4 1 1.09 1.92; 4 5 0.59 1.09; 4 5 0.30 0.59; 6 6 0.06 0.30", 203),
+        (18, [[3, 2, 0.06, 0.30]], 43),
+        (18, [[3, 20, 0.06, 0.30]], 115),
+        (
+            36,
+            [[4, 1, 19.35, 40.79], [4, 1, 1.09, 1.92], [4, 5, 0.59, 1.09], [4, 5, 0.30, 0.59], [6, 6, 0.06, 0.30]],
+            203,
+        ),
     ],
 )
 def test_evaluations_of_restart_are_the_papers(steps, intervals, count):
@@ -196,14 +210,16 @@ def test_evaluations_of_restart_are_the_papers(steps, intervals, count):
 def test_restart_begins_at_the_nearest_point_and_leaves_out_what_the_grid_does_not_reach():
     seen = []
     words = {"steps": None, "sigmas": [10.0, 5.0, 2.0, 1.0, 0.0], "solver": "euler"}
-    draw("restart", "edm", intervals="2 1 3.0 4.0", callback=lambda event: seen.append(event.point.t), **words)
+    draw("restart", "edm", intervals=[[2, 1, 3.0, 4.0]], callback=lambda event: seen.append(event.point.t), **words)
     assert seen == pytest.approx([10.0, 5.0, 4.0, 2.0, 1.0], rel=1e-12)
-    low = draw("restart", "edm", intervals="3 2 0.06 0.3", **words)
+    low = draw("restart", "edm", intervals=[[3, 2, 0.06, 0.3]], **words)
     assert not low.drew_noise
     words |= {"coordinates": "ve"}
     del words["solver"]
     assert torch.equal(low.samples, draw("euler", "edm", **words).samples)
-    high = draw("restart", "edm", intervals="2 1 2.0 500.0", callback=lambda event: seen.append(event.point.t), **words)
+    high = draw(
+        "restart", "edm", intervals=[[2, 1, 2.0, 500.0]], callback=lambda event: seen.append(event.point.t), **words
+    )
     assert high.drew_noise
     assert max(seen) == 80.0
 
@@ -259,12 +275,14 @@ def test_solvers_that_cannot_be_used_are_refused(name, solver, message):
         ("restart", {"s_noise": -1.0}, "s_noise is an amount of noise"),
         (
             "restart",
-            {"intervals": "3 2 0.06"},
-            "an interval is 'N K t_min t_max', such as '3 2 0.06 0.3', not '3 2 0.06'",
+            {"intervals": [3, 2, 0.06, 0.3]},
+            r"an interval is \[N, K, t_min, t_max\].* a list of these; not 3",
         ),
-        ("restart", {"intervals": "3 x 0.06 1"}, "an interval is 'N K t_min t_max'"),
-        ("restart", {"intervals": "1 2 0.06 0.3"}, "needs N >= 2"),
-        ("restart", {"intervals": "3 2 0.3 0.3"}, "0 < t_min < t_max"),
+        ("restart", {"intervals": [[3, 2, 0.06]]}, r"not \[3, 2, 0.06\]"),
+        ("restart", {"intervals": [[3, 1.5, 0.06, 1]]}, "whole N >= 2 and K >= 1"),
+        ("restart", {"intervals": [[1, 2, 0.06, 0.3]]}, "whole N >= 2"),
+        ("restart", {"intervals": [[3, 2, 0.3, 0.3]]}, "0 < t_min < t_max"),
+        ("restart", {"intervals": "often"}, "an interval is"),
     ],
 )
 def test_options_are_checked(name, options, message):

@@ -6,7 +6,16 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from sdesamplers.coefficients import derivative_weights, lagrange, lagrange_integrals, phi
+from sdesamplers import VP, RectifiedFlow, view
+from sdesamplers.coefficients import (
+    derivative_weights,
+    lagrange,
+    lagrange_integrals,
+    phi,
+    semilinear,
+    semilinear_sde,
+)
+from sdesamplers.path import make_points
 
 
 def integral(function, start, end):
@@ -56,3 +65,36 @@ def test_interpolation_and_derivatives_of_a_cubic():
     assert np.dot(lagrange(NODES, 0.8), values) == pytest.approx(cubic(0.8), rel=1e-13)
     exact = [cubic(0.8), 1 - 4 * 0.8 + 0.9 * 0.8**2, -4 + 1.8 * 0.8, 1.8]
     assert derivative_weights(NODES, 0.8) @ values == pytest.approx(exact, rel=1e-11)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("process", [VP(), RectifiedFlow()])
+def test_the_sdes_linear_part_and_noise_are_the_integrals_of_its_rates(process, tau):
+    """y = x/alpha has dy = (1 + tau^2) (x0 - y) dlambda + tau sqrt(2) e^-lambda dW, and y - x0 = e^-lambda eps."""
+    t, s = process.time_at_log_snr(2 * np.array([-0.3, 0.9]))
+    now, then = make_points(view(process, "native"), np.array([t, s]))
+    rate = 1 + tau**2
+    data, noise = (semilinear_sde(now, then, kind, tau) for kind in ("data", "noise"))
+    spread = integral(lambda u: 2 * tau**2 * math.exp(-2 * u - 2 * rate * (0.9 - u)), -0.3, 0.9)
+    expected = (math.exp(-rate * 1.2) * then.alpha / now.alpha, rate * then.alpha, rate, then.alpha * math.sqrt(spread))
+    assert data == pytest.approx(expected, rel=1e-11)
+    spread = integral(lambda u: 2 * tau**2 * math.exp(-2 * u), -0.3, 0.9)
+    expected = (then.alpha / now.alpha, -rate * then.sigma, -1.0, then.alpha * math.sqrt(spread))
+    assert noise == pytest.approx(expected, rel=1e-11)
+    if tau == 0:
+        for kind, found in (("data", data), ("noise", noise)):
+            assert found[:3] == pytest.approx(semilinear(now, then, kind), rel=1e-14)
+
+
+@pytest.mark.parametrize("prediction", ["data", "noise"])
+@pytest.mark.parametrize("coordinates", ["native", "flow", "angle"])
+@pytest.mark.parametrize("t", [1.0, 0.7])
+def test_the_odes_exact_solution_of_a_constant_prediction_is_ddim(t, coordinates, prediction):
+    """alpha_s x0 + sigma_s eps, from alpha = 0 too, where the clock is alpha/sigma and the prediction x0."""
+    now, then = make_points(view(RectifiedFlow(), coordinates), np.array([t, 0.3]))
+    carry, gain, rate = semilinear(now, then, prediction)
+    x0, eps = 0.7, -1.3
+    x, value = now.alpha * x0 + now.sigma * eps, x0 if prediction == "data" or t == 1.0 else eps
+    start, end = (0.0, 0.7 / 0.3) if t == 1.0 else (math.log(0.3 / 0.7), math.log(0.7 / 0.3))
+    weight = integral(lambda u: math.exp(rate * (u - end)), start, end)
+    assert carry * x + gain * weight * value == pytest.approx(then.alpha * x0 + then.sigma * eps, rel=1e-12)

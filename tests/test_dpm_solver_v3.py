@@ -1,5 +1,6 @@
 """DPM-Solver-v3 and its statistics: closed forms, identities with DPM-Solver and DPM-Solver++, orders, files."""
 
+import itertools
 import math
 
 import numpy as np
@@ -10,7 +11,7 @@ import sdesamplers as sds
 from sdesamplers.coefficients import lagrange_integrals
 from sdesamplers.statistics import Statistics, compute_statistics, divided_differences
 from sdesamplers.testing import measure_order
-from sdesamplers.testing.problems import Transport, run
+from sdesamplers.testing.problems import DEVIATIONS, MEANS, WEIGHTS, Transport, run
 
 MEAN, VARIANCE = (0.7, -0.4), (0.36, 0.1)
 
@@ -33,7 +34,7 @@ def files(tmp_path_factory):
     made = {"gaussian": compute_statistics(gaussian, samples=4, nodes=80)}
     for name, process in (("vp", sds.VP()), ("flow", sds.RectifiedFlow())):
         model = Transport(process).model
-        made[name] = compute_statistics(model, samples=300, nodes=60, batch_size=300)
+        made[name] = compute_statistics(model, samples=1000, nodes=60, batch_size=1000)
     return {name: str(s.save(folder / f"{name}.safetensors")) for name, s in made.items()}
 
 
@@ -46,9 +47,9 @@ def test_the_statistics_of_a_gaussian_are_its_closed_forms(files):
     mean, variance = np.array(MEAN), np.array(VARIANCE)
     l = 1 / (1 + variance * np.exp(2 * table.lam[:, None]))  # noqa: E741
     np.testing.assert_allclose(table.l, l, rtol=1e-9)
-    assert np.all(table.s == 0)  # f does not vary, so that b says it all
+    assert np.abs(table.s).max() < 1e-6  # f does not vary, so that b says it all
     slope = -2 * l * (1 - l)
-    np.testing.assert_allclose(table.b[4:-4], (-slope * mean)[4:-4], atol=2e-4)
+    np.testing.assert_allclose(table.b[2:-2], (-slope * mean)[2:-2], atol=1e-4)
 
 
 def test_l_is_the_mean_diagonal_of_the_jacobian(files):
@@ -64,7 +65,7 @@ def test_l_is_the_mean_diagonal_of_the_jacobian(files):
         slope = torch.gradient(eps.flatten(), spacing=(x.flatten(),))[0]
         expected = float((density * sigma * slope).sum() / density.sum())
         assert alpha > 0
-        assert float(table.l[k, 0]) == pytest.approx(expected, abs=0.06)  # 300 trajectories
+        assert float(table.l[k, 0]) == pytest.approx(expected, abs=0.06)  # 1,000 trajectories
 
 
 def test_s_and_b_are_the_regression_of_the_residuals_slope(files):
@@ -80,8 +81,11 @@ def test_s_and_b_are_the_regression_of_the_residuals_slope(files):
         eps = -float(process.sigma(t)) * problem.model.score(x, t)
         f.append((math.exp(-lam) * eps - table.linear(lam)[0] * x / float(process.alpha(t))).numpy().ravel())
     s, b = np.polyfit(f[1], (f[2] - f[0]) / (2 * d), 1)
-    assert float(table.s[k, 0]) == pytest.approx(s, abs=0.15 * max(1, abs(s)))
-    assert float(table.b[k, 0]) == pytest.approx(b, abs=0.1)
+    ridge = 1e-4 * (np.dot(WEIGHTS, np.square(MEANS) + np.square(DEVIATIONS)))  # of the data's mean square
+    s *= np.var(f[1]) / (np.var(f[1]) + ridge)
+    assert abs(s) > 0.5
+    assert float(table.s[k, 0]) == pytest.approx(s, abs=0.15)
+    assert float(table.b[k, 0]) == pytest.approx(b, abs=0.05)
 
 
 def test_the_statistics_do_not_depend_on_the_batch_size():
@@ -104,7 +108,7 @@ def test_the_statistics_do_not_depend_on_the_prediction_type(prediction):
 def test_a_file_keeps_the_statistics_and_what_they_are_of(files, tmp_path):
     table = Statistics.load(files["vp"])
     assert table.about["model"] == "1-D mixture"
-    assert table.about["samples"] == 300
+    assert table.about["samples"] == 1000
     again = Statistics.load(table.save(tmp_path / "again.safetensors"))
     assert again.about == table.about
     assert all(np.array_equal(getattr(again, n), getattr(table, n)) for n in ("lam", "l", "s", "b"))
@@ -122,7 +126,7 @@ def test_divided_differences_are_newtons():
 def by_hand(model, process, times, x, order, rate):
     """Exponential Adams-Bashforth in x0 (rate 1) or eps (rate -1), weights from `lagrange_integrals`."""
     known, nodes = [], []
-    for now, then in zip(times[:-1], times[1:], strict=True):
+    for now, then in itertools.pairwise(times):
         alpha, sigma, a, s = (float(f(t)) for t in (now, then) for f in (process.alpha, process.sigma))
         eps = -sigma * model.score(x, now)
         known.insert(0, (x - sigma * eps) / alpha if rate == 1 else eps)
@@ -162,7 +166,7 @@ def test_with_the_constants_of_noise_prediction_it_is_multistep_dpm_solver(order
 @pytest.mark.parametrize("coordinates", ["native", "ve", "flow", "angle"])
 def test_order_one_without_statistics_is_ddim(coordinates):
     model = sds.grid_mixture(sds.VP())
-    words = {"steps": 9, "num_samples": 4, "coordinates": coordinates}
+    words = {"steps": 9, "num_samples": 4, "coordinates": coordinates, "spacing": "linspace"}
     for final in ("zero", "min"):
         found = sds.sample(model, "dpm-solver-v3", order=1, final=final, **words).samples
         expected = sds.sample(model, "ddim", final=final, **words).samples
@@ -184,7 +188,7 @@ def test_gaussian_data_need_one_step_once_their_statistics_are_known(files):
     for file in (files["gaussian"], ""):
         found = run(model, spec(), state(times[0]), times=times, options={"statistics": file})
         errors[file] = float((found - state(times[1])).abs().max())
-    assert errors[files["gaussian"]] < 1e-3
+    assert errors[files["gaussian"]] < 1e-4
     assert errors[""] > 0.3
 
 
@@ -195,6 +199,23 @@ def test_it_converges_at_its_order_with_real_statistics(files, name, order, corr
     process = {"vp": sds.VP(), "flow": sds.RectifiedFlow()}[name]
     options = {"order": order, "corrector": corrector, "statistics": files[name]}
     assert measure_order(spec(), process, order=order, options=options) == pytest.approx(order, abs=0.2)
+
+
+def test_lower_orders_at_the_end_are_steps_of_order_two_and_one():
+    """The same states as a run of order 3 without its last two steps, then one of order 2 and one of order 1."""
+    process = sds.VP()
+    model, times = sds.grid_mixture(process), lams(process, 8)
+    x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    options = {"corrector": False, "lower_order_final": True}
+    found = run(model, spec(), x, times=times, options=options)
+    states = [by_hand(model, process, times[: n + 1], x, 3, 1) for n in (5, 6)]
+    state = by_hand(model, process, times[5:7], states[0], 1, 1)
+    assert not torch.allclose(state, states[1])
+    whole = {"corrector": False, "lower_order_final": False}
+    torch.testing.assert_close(run(model, spec(), x, times=times[:7], options=whole), states[1], rtol=1e-9, atol=1e-9)
+    short = run(model, spec(), states[1], times=times[6:], options={**options, "order": 1})
+    assert float((found - short).abs().max()) < 0.05
+    assert not torch.allclose(found, by_hand(model, process, times, x, 3, 1))
 
 
 def test_pseudo_orders_are_two_at_order_three():
@@ -219,17 +240,17 @@ def test_statistics_make_few_steps_several_times_as_accurate(files, name):
 
 
 def test_an_edit_between_steps_is_not_undone_by_the_corrector():
-    """An edit before the last evaluation arrives in full where the rest of the path carries it on unchanged."""
+    """Four steps from the end of a fine grid, where the ODE carries it on nearly unchanged."""
     model = sds.GaussianModel([0.0], 1.0, sds.VP())  # in VP coordinates its ODE stands still
-    words = {"steps": 6, "num_samples": 1, "coordinates": "native", "final": "min", "spacing": "logsnr"}
+    words = {"steps": 120, "num_samples": 1, "coordinates": "native", "final": "min", "spacing": "logsnr"}
     plain = sds.sample(model, "dpm-solver-v3", **words).samples
 
     def edit(event):
-        if event.evaluation == 5:
+        if event.evaluation == 115:
             event.x = event.x + 0.1
 
     moved = sds.sample(model, "dpm-solver-v3", callback=edit, **words).samples
-    assert float((moved - plain).abs().max()) == pytest.approx(0.1, rel=0.3)
+    assert float((moved - plain).abs().max()) == pytest.approx(0.1, rel=0.15)
 
 
 @pytest.mark.parametrize("process", [sds.RectifiedFlow(), sds.CosineVP()])

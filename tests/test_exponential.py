@@ -121,7 +121,7 @@ def test_without_a_linear_part_the_tableaux_are_classical(name):
 @pytest.mark.parametrize("h", [0.1, 1.0, 4.0])
 @pytest.mark.parametrize("name", TABLEAUX)
 def test_tableaux_keep_the_stiff_order_conditions_at_every_step_size(name, h):
-    """sum b_i c_i^{k-1} / (k-1)! = phi_k(-h) (Hochbruck & Ostermann 2005, table 3, conditions 1, 2, 4): quadrature."""
+    """sum b_i c_i^{k-1} / (k-1)! = phi_k(-h) (Hochbruck & Ostermann 2005, table 2): quadrature."""
     tableau, order = TABLEAUX[name]
     nodes, rows = tableau(h)
     c, b = np.array([0.0, *nodes]), np.array(rows[-1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import types
@@ -12,10 +13,12 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
 import sdesamplers as sds
 from sdesamplers import catalogue
+from sdesamplers.cli import cli, explain
 from sdesamplers.errors import PluginError, SdesamplersError, UnknownNameError, UsageError
 from sdesamplers.registry import Registry, default_registry, register, use_registry
 
@@ -146,10 +149,11 @@ def test_a_broken_plugin_is_listed_and_the_others_work(with_plugins: Any, error:
         make_plugin(make_sampler("fine"), make_sampler("twice"), make_sampler("twice")),
         make_plugin(make_sampler("fine"), lambda x, path: x),
         make_plugin(make_sampler("fine"), spacings=[make_sampler("not-a-spacing")]),
+        types.SimpleNamespace(sdesamplers_noises=sds.hookimpl(lambda: [make_sampler("not-a-noise-source")])),
         types.SimpleNamespace(sdesamplers_samplers=sds.hookimpl(lambda: 3)),
         types.SimpleNamespace(sdesamplers_sdes=sds.hookimpl(lambda: [1])),
     ],
-    ids=["twice", "not a sampler", "not a spacing", "not a list", "not a mapping"],
+    ids=["twice", "not a sampler", "not a spacing", "not a noise source", "not a list", "not a mapping"],
 )
 def test_a_plugin_that_registers_nonsense_is_broken_as_a_whole(with_plugins: Any, plugin: Any) -> None:
     registry = with_plugins(Entry("odd", "odddist", plugin))
@@ -229,7 +233,7 @@ def test_aliases_and_recipes() -> None:
     assert registry.resolve("DDIM").sampler.name == "ddim"
     preset = registry.resolve("edm")
     assert (preset.sampler.name, preset.spacing, preset.coordinates, preset.steps) == ("heun", "karras", "ve", 18)
-    assert registry.resolve("k_heun") == registry.resolve("k-heun")
+    assert registry.resolve("sample_heun") == registry.resolve("k-heun")
 
 
 @pytest.mark.parametrize(
@@ -285,6 +289,304 @@ def test_a_recipe_that_cannot_be_run_names_its_place(tmp_path: Path, body: str, 
     assert f"{file}:3: recipes.bad" in str(caught.value)
 
 
+# Names of spacings and noise sources, and of other libraries
+
+PEERS = """
+spacing_aliases:
+  dense: {spacing: karras, options: {rho: 9.0}}
+  plain: linspace
+  typo: karas
+  option: {spacing: karras, options: {rhoo: 9.0}}
+noise_aliases:
+  pink: {noise: coloured, options: {exponent: 1.0}}
+peers:
+  first:
+    samplers:
+      Sharp: {sampler: ddim, options: {eta: 0.5}, spacing: dense, description: sharp}
+      sharp_too: Sharp
+      Both: heun
+      Never: {reason: it is for text}
+      Half: {reason: the first has none}
+      Wrong: huen
+    spacings:
+      Narrow: {spacing: karras, options: {rho: 9.0}}
+      Grid: trailing
+      Nowhere: {reason: it is secret}
+  second:
+    samplers:
+      Both: euler
+      Half: euler
+      heun: {sampler: heun, coordinates: flow}
+    spacings:
+      Grid: {spacing: leading, options: {offset: 1}}
+      Wide Grid: linspace
+recipes:
+  "mild:{eta}": {sampler: ddim, options: {eta: 0.0}}
+  "odd:{variance}": {sampler: ddpm}
+aliases:
+  mine: Sharp
+"""
+
+
+@pytest.fixture
+def peers(tmp_path: Path) -> Registry:
+    """A registry with two peers that share names, on top of the shipped one."""
+    file = tmp_path / "peers.yaml"
+    file.write_text(PEERS)
+    return Registry(file)
+
+
+def test_a_grids_other_name_brings_its_options(peers: Registry) -> None:
+    for name in ("dense", "Narrow", "first:Narrow"):
+        grid, options = peers.grid(name)
+        assert (grid.name, options) == ("karras", {"rho": 9.0})
+        assert peers.spacing(name) is grid
+    assert peers.grid("plain") == (peers.spacings["linspace"], {})
+    assert peers.grid("karras") == (peers.spacings["karras"], {})
+    assert peers.noise("pink") == (peers.noises["coloured"], {"exponent": 1.0})
+    with pytest.raises(UnknownNameError, match=r"spacing_aliases\.typo.*'karas'.*'karras'"):
+        peers.grid("typo")
+    with pytest.raises(UnknownNameError, match=r"spacing_aliases\.option.*'rhoo'.*'rho'"):
+        peers.grid("option")
+    with pytest.raises(UsageError, match=r"'Nowhere' of first.*it is secret"):
+        peers.grid("Nowhere")
+    with pytest.raises(UnknownNameError, match="'Narrow'"):
+        peers.grid("narow")
+
+
+def test_the_call_overrides_the_options_of_a_grids_other_name(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text(PEERS)
+    use_registry(file)
+    model = sds.grid_mixture(sds.VP())
+    plain = sds.sample(model, "ddim", steps=3, spacing="dense").recipe
+    assert (plain.spacing, plain.spacing_options) == ("karras", {"rho": 9.0})
+    other = sds.sample(model, "ddim", steps=3, spacing="dense", spacing_options={"rho": 5.0}).recipe
+    assert (other.spacing, other.spacing_options) == ("karras", {"rho": 5.0})
+    assert sds.sample(model, "Sharp", steps=3).recipe.spacing_options == {"rho": 9.0}
+
+
+def test_peers_names_resolve_after_our_own(peers: Registry) -> None:
+    sharp = peers.resolve("Sharp")
+    assert (sharp.sampler.name, sharp.options, sharp.spacing) == ("ddim", {"eta": 0.5}, "karras")
+    assert (sharp.spacing_options, sharp.description) == ({"rho": 9.0}, "sharp")
+    for name in ("sharp_too", "mine", "first:Sharp", "first:sharp_too"):
+        assert peers.resolve(name) == sharp
+    assert peers.resolve("heun").coordinates is None
+    assert peers.resolve("second:heun").coordinates == "flow"
+
+
+def test_the_first_peer_that_runs_a_name_answers(peers: Registry) -> None:
+    assert peers.resolve("Both").sampler.name == "heun"
+    assert peers.resolve("second:Both").sampler.name == "euler"
+    assert peers.resolve("Half").sampler.name == "euler"
+    assert peers.grid("Grid")[0].name == "trailing"
+    assert peers.grid("second:Grid") == (peers.spacings["leading"], {"offset": 1})
+    with pytest.raises(UnknownNameError):
+        peers.resolve("third:Both")
+    with pytest.raises(UnknownNameError):
+        peers.resolve("second:Sharp")
+
+
+def test_a_peers_name_that_stands_for_nothing_says_why(peers: Registry) -> None:
+    for name in ("Never", "first:Never"):
+        with pytest.raises(UsageError, match=r"'Never' of first.*it is for text"):
+            peers.resolve(name)
+    with pytest.raises(UsageError, match="the first has none"):
+        peers.resolve("first:Half")
+    with pytest.raises(UnknownNameError, match=r"peers\.first\.samplers\.Wrong.*'huen'.*'heun'"):
+        peers.resolve("Wrong")
+
+
+def test_a_sampler_on_a_grid_by_both_names(peers: Registry) -> None:
+    found = peers.resolve("Sharp Wide Grid")
+    assert (found.sampler.name, found.options, found.spacing) == ("ddim", {"eta": 0.5}, "linspace")
+    assert (found.spacing_options, found.description) == ({}, "Sharp on the grid Wide Grid; sharp")
+    assert peers.resolve("heun karras").spacing == "karras"
+    assert peers.resolve("mine dense").spacing_options == {"rho": 9.0}
+    with pytest.raises(UsageError, match="it is secret"):
+        peers.resolve("Sharp Nowhere")
+    for name in ("Shrp Grid", "Sharp Gridd", "Grid", "Sharp  Grid"):
+        with pytest.raises(UnknownNameError):
+            peers.resolve(name)
+
+
+def test_a_recipe_with_an_option_in_its_name(peers: Registry) -> None:
+    assert peers.resolve("odd:beta").options == {"variance": "beta"}
+    assert peers.resolve("mild:0.25").options == {"eta": 0.25}
+    with pytest.raises(UsageError, match=r"variance.*'alpha'"):
+        peers.resolve("odd:alpha")
+    for name in ("odd:", "odd"):
+        with pytest.raises(UnknownNameError):
+            peers.resolve(name)
+
+
+def test_peers_of_several_files_are_laid_on_one_another(tmp_path: Path) -> None:
+    file = tmp_path / "r.yaml"
+    file.write_text("peers:\n  a1111: {samplers: {Euler: heun, Mine: ddim}}\n  lab: {spacings: {Lab: karras}}\n")
+    registry = Registry(file)
+    assert registry.resolve("a1111:Euler").sampler.name == "heun"
+    assert registry.resolve("Mine").sampler.name == "ddim"
+    assert registry.resolve("Euler a").sampler.name == "euler-ancestral"
+    assert registry.grid("Lab")[0].name == "karras"
+
+
+# The libraries' own lists of names
+
+SAMPLERS = {
+    "k-diffusion": "sample_euler,sample_euler_ancestral,sample_heun,sample_dpm_2,sample_dpm_2_ancestral,sample_lms,"
+    "sample_dpm_fast,sample_dpm_adaptive,sample_dpmpp_2s_ancestral,sample_dpmpp_sde,sample_dpmpp_2m,"
+    "sample_dpmpp_2m_sde,sample_dpmpp_3m_sde",
+    "comfyui": "euler,euler_cfg_pp,euler_ancestral,euler_ancestral_cfg_pp,heun,heunpp2,exp_heun_2_x0,"
+    "exp_heun_2_x0_sde,dpm_2,dpm_2_ancestral,lms,dpm_fast,dpm_adaptive,dpmpp_2s_ancestral,"
+    "dpmpp_2s_ancestral_cfg_pp,dpmpp_sde,dpmpp_sde_gpu,dpmpp_2m,dpmpp_2m_cfg_pp,dpmpp_2m_sde,"
+    "dpmpp_2m_sde_gpu,dpmpp_2m_sde_heun,dpmpp_2m_sde_heun_gpu,dpmpp_3m_sde,dpmpp_3m_sde_gpu,ddpm,lcm,"
+    "ipndm,ipndm_v,deis,res_multistep,res_multistep_cfg_pp,res_multistep_ancestral,"
+    "res_multistep_ancestral_cfg_pp,gradient_estimation,gradient_estimation_cfg_pp,er_sde,seeds_2,"
+    "seeds_3,sa_solver,sa_solver_pece,ddim,uni_pc,uni_pc_bh2",
+    "a1111": "DPM++ 2M,DPM++ SDE,DPM++ 2M SDE,DPM++ 2M SDE Heun,DPM++ 2S a,DPM++ 3M SDE,Euler a,Euler,LMS,Heun,"
+    "DPM2,DPM2 a,DPM fast,DPM adaptive,Restart,DDIM,DDIM CFG++,PLMS,UniPC,LCM,DDPM,HeunPP2,IPNDM,IPNDM_V,"
+    "DEIS",
+}
+GRIDS = {
+    "k-diffusion": "get_sigmas_karras,get_sigmas_exponential,get_sigmas_polyexponential,get_sigmas_vp",
+    "diffusers": "linspace,leading,trailing,use_karras_sigmas,use_exponential_sigmas,use_beta_sigmas,use_lu_lambdas,"
+    "use_flow_sigmas,use_dynamic_shifting,rescale_betas_zero_snr",
+    "comfyui": "simple,sgm_uniform,karras,exponential,ddim_uniform,beta,normal,linear_quadratic,kl_optimal",
+    "a1111": "Automatic,Uniform,Karras,Exponential,Polyexponential,SGM Uniform,KL Optimal,Align Your Steps,Simple,"
+    "Normal,DDIM,Beta,Turbo",
+}
+
+
+def diffusers_names() -> list[str]:
+    """Every scheduler class that diffusers exports."""
+    from diffusers import SchedulerMixin, schedulers
+
+    found = [getattr(schedulers, name, None) for name in dir(schedulers) if name.endswith("Scheduler")]
+    return [item.__name__ for item in found if isinstance(item, type) and issubclass(item, SchedulerMixin)]
+
+
+def stands_for_something(registry: Registry, kind: str, peer: str, name: str) -> bool:
+    """Whether a peer's name resolves, alone and with the peer in front; else it must give its reason."""
+    find = registry.resolve if kind == "samplers" else registry.grid
+    entry = registry.catalogue.peers[peer][kind][name]
+    if isinstance(entry, dict) and "reason" in entry:
+        with pytest.raises(UsageError, match=re.escape(entry["reason"])):
+            find(f"{peer}:{name}")
+        return False
+    assert find(f"{peer}:{name}")
+    assert find(name)
+    return True
+
+
+def test_every_sampler_of_the_peers_resolves_or_says_why_not() -> None:
+    registry = Registry()
+    names = {"diffusers": diffusers_names(), **{peer: text.split(",") for peer, text in SAMPLERS.items()}}
+    assert set(registry.catalogue.peers) == set(names)
+    assert len(names["diffusers"]) > 40
+    for peer, known in names.items():
+        assert set(known) <= set(registry.catalogue.peers[peer]["samplers"])
+        found = [
+            name
+            for name in registry.catalogue.peers[peer]["samplers"]
+            if stands_for_something(registry, "samplers", peer, name)
+        ]
+        assert set(found) >= set(known) if peer in ("k-diffusion", "a1111") else len(found) > 0.6 * len(known)
+
+
+def test_every_grid_of_the_peers_resolves_or_says_why_not() -> None:
+    registry = Registry()
+    for peer, text in GRIDS.items():
+        known = registry.catalogue.peers[peer]["spacings"]
+        assert set(text.split(",")) <= set(known)
+        nothing = [name for name in known if not stands_for_something(registry, "spacings", peer, name)]
+        assert set(nothing) <= {
+            "rescale_betas_zero_snr",
+            "GITSScheduler",
+            "OptimalStepsScheduler",
+            "Automatic",
+            "automatic",
+            "Karras Exponential",
+            "karras_exponential",
+        }
+
+
+def test_every_sampler_of_a1111_on_every_grid() -> None:
+    """As its infotexts say both, and as its older labels did."""
+    registry = Registry()
+    plain = {label: registry.resolve(label) for label in SAMPLERS["a1111"].split(",")}
+    for grid in GRIDS["a1111"].split(","):
+        if grid == "Automatic":
+            continue
+        spacing, options = registry.grid(grid)
+        for label, alone in plain.items():
+            found = registry.resolve(f"{label} {grid}")
+            assert (found.sampler, found.options, found.noise) == (alone.sampler, alone.options, alone.noise)
+            assert (found.spacing, found.spacing_options) == (spacing.name, options)
+
+
+def test_names_that_mean_two_things() -> None:
+    """Names that alone run something else than with their peer in front: ours come first, then the file's order."""
+    from sdesamplers.documentation import clashes
+
+    assert {f"{peer}:{name}" for peer, name in clashes(Registry())} == {
+        "comfyui:euler",
+        "comfyui:heun",
+        "comfyui:heunpp2",
+        "comfyui:lcm",
+        "comfyui:deis",
+        "a1111:restart",
+        "a1111:ddim",
+        "a1111:DDIM",
+        "a1111:DDPM",
+        "a1111:plms",
+        "a1111:unipc",
+        "a1111:ddpm",
+        "a1111:heunpp2",
+        "a1111:ipndm",
+        "a1111:ipndm_v",
+        "a1111:deis",
+    }
+
+
+def test_info_explains_names_of_every_kind() -> None:
+    registry = Registry()
+    facts, text = explain(registry, "DPM++ 2M SDE Karras")
+    assert (facts["asked for"], facts["sampler"], facts["spacing"]) == ("DPM++ 2M SDE Karras", "dpmpp-2m-sde", "karras")
+    assert (facts["noise"], facts["description"]) == ("brownian", "DPM++ 2M SDE on the grid Karras")
+    assert text == registry.samplers["dpmpp-2m-sde"].__doc__
+    facts, text = explain(registry, "odeint:dopri8")
+    assert (facts["sampler"], facts["recipe options"]) == ("odeint", {"method": "dopri8"})
+    facts, text = explain(registry, "Karras")
+    assert (facts["asked for"], facts["spacing"]) == ("Karras", "karras")
+    assert text == registry.spacings["karras"].__doc__
+    facts, _ = explain(registry, "use_beta_sigmas")
+    assert (facts["spacing"], facts["spacing options"]) == ("beta", {"axis": "sigma"})
+    facts, _ = explain(registry, "colored")
+    assert facts["noise"] == "coloured"
+    assert "not the model's distribution" in facts["samples"]
+    assert "samples" not in explain(registry, "brownian")[0]
+    assert explain(registry, "DDIM")[0]["sampler"] == "ddim"  # also a grid of A1111's; samplers come first
+    with pytest.raises(UnknownNameError, match=r"'Karas'; did you mean 'karras'"):
+        explain(registry, "Karas")
+    with pytest.raises(UsageError, match="it changes the table"):
+        explain(registry, "rescale_betas_zero_snr")
+
+
+def test_the_command_line_takes_other_names_of_grids_and_noise(tmp_path: Path) -> None:
+    words = ["--sampler", "ddpm", "--steps", "2", "-n", "1", "--spacing", "SGM Uniform", "--noise", "colored"]
+    options = ["--noise-option", "exponent=2", "--out", str(tmp_path / "out"), "--json", "--quiet"]
+    ran = CliRunner().invoke(cli, ["sample", "fashion-mnist", *words, *options], catch_exceptions=False)
+    recipe = json.loads(ran.output)["recipe"]
+    assert (recipe["spacing"], recipe["noise"]) == ("sgm-uniform", "coloured")
+    assert recipe["noise_options"] == {"exponent": 2.0}
+    with pytest.raises(UsageError, match="--noise-option needs --noise"):
+        CliRunner().invoke(cli, ["sample", "fashion-mnist", *words[:6], *options], catch_exceptions=False)
+    listed = json.loads(CliRunner().invoke(cli, ["list", "--json"]).output)
+    assert {n["name"]: bool(n["limits"]) for n in listed["noises"]}["pyramid"]
+    assert listed["peers"]["diffusers"]["spacings"]["use_karras_sigmas"] == "karras"
+
+
 # The shipped file
 
 
@@ -294,7 +596,12 @@ def test_the_shipped_file_is_of_the_schema_and_everything_in_it_resolves() -> No
     Draft202012Validator(catalogue.SCHEMA).validate(data)
     registry = Registry()
     for name in [*data["recipes"], *data["aliases"]]:
-        assert registry.resolve(name).sampler.name in BUILT_IN
+        if "{" not in name:
+            assert registry.resolve(name).sampler.name in registry.samplers
+    for name in data["spacing_aliases"]:
+        assert registry.grid(name)[0].name in registry.spacings
+    for name in data["noise_aliases"]:
+        assert registry.noise(name)[0].name in registry.noises
     for name, entry in data["models"].items():
         assert ("repo" in entry and "revision" in entry) or "path" in entry, name
         if "path" in entry:
@@ -383,6 +690,14 @@ def test_plugins_are_imported_from_a_named_file_only(monkeypatch: pytest.MonkeyP
         ("aliases:\n  x: [ddim]\n", 2, "aliases.x", "string"),
         ("aliases:\n  1: ddim\n", 1, "aliases", "string"),
         ("aliases: ddim\n", 1, "aliases", "object"),
+        ("spacing_aliases:\n  x: [karras]\n", 2, "spacing_aliases.x", "string"),
+        ("spacing_aliases:\n  x:\n    options: {}\n", 2, "spacing_aliases.x", "'spacing' is a required"),
+        ("spacing_aliases:\n  x:\n    spacing: a\n    option: {}\n", 4, "spacing_aliases.x.option", "unknown key"),
+        ("noise_aliases:\n  x: {spacing: a}\n", 2, "noise_aliases.x", ""),
+        ("peers:\n  p:\n    sampler: {}\n", 3, "peers.p.sampler", "unknown key"),
+        ("peers:\n  p:\n    samplers:\n      x: {steps: 3}\n", 4, "peers.p.samplers.x", "'sampler' is a required"),
+        ("peers:\n  p:\n    samplers:\n      x: {reason: ''}\n", 4, "peers.p.samplers.x.reason", ""),
+        ("peers:\n  p:\n    spacings:\n      x: {reason: a, spacing: b}\n", 4, "peers.p.spacings.x.spacing", "unknown"),
         ("plugins:\n  - good\n  - os; bad\n", 3, "plugins.1", "does not match"),
         ("- a\n", 1, "top level", "object"),
         ("false\n", 1, "top level", "object"),

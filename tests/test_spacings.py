@@ -5,9 +5,13 @@ import math
 import diffusers
 import numpy as np
 import pytest
+import torch
+from diffusers import DDPMScheduler
 from diffusers.schedulers import AysSchedules
+from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from process_cases import PROCESSES, TABLE
 from scipy import stats
+from tiny_models import save_pipeline
 
 import sdesamplers as sds
 
@@ -303,9 +307,9 @@ def test_align_your_steps_at_twenty_steps_goes_through_the_ten_and_their_geometr
 
 
 def test_align_your_steps_refuses_another_models_range():
-    with pytest.raises(ValueError, match=r"14\.615 to 0\.152, and this model from 10 to 0\.002"):
+    with pytest.raises(ValueError, match=r"14\.615 to 0\.152, cannot .* from 10 to 0\.002"):
         grid("ays-sd1", edm(0.002, 10.0), 10)
-    with pytest.raises(ValueError, match="not the grid's model"):
+    with pytest.raises(ValueError, match="cannot be had here"):
         grid("ays-svd", edm(0.05, 700.0), 10)
 
 
@@ -379,3 +383,27 @@ def test_beta_sigmas_of_a_flow_scheduler():
     scheduler.set_timesteps(20)
     ours = grid("beta", flow_of(scheduler), 20)
     np.testing.assert_allclose(ours, scheduler.sigmas.double().numpy()[:-1], rtol=SINGLE)
+
+
+# --- zero terminal SNR, a change of the table -------------------------------------------------------------------------
+
+
+def test_zero_terminal_snr_is_algorithm_1_of_lin_et_al():
+    betas = rescale_zero_terminal_snr(torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64))
+    changed = sds.DiscreteVP(TABLE).with_zero_terminal_snr()
+    np.testing.assert_allclose(changed.alphas_cumprod, torch.cumprod(1 - betas, 0).numpy(), rtol=1e-9, atol=1e-18)
+    assert changed.alphas_cumprod[0] == pytest.approx(TABLE[0], rel=1e-14)
+    assert changed.alpha(999.0) == 0.0
+    again = changed.with_zero_terminal_snr()
+    np.testing.assert_allclose(again.alphas_cumprod, changed.alphas_cumprod, rtol=1e-12)
+
+
+def test_a_model_is_loaded_with_zero_terminal_snr(tmp_path):
+    """As diffusers makes it of the same configuration with rescale_betas_zero_snr."""
+    kind = {"prediction_type": "v_prediction"}
+    model = sds.load(save_pipeline(tmp_path, DDPMScheduler(**kind)), zero_snr=True)
+    expected = DDPMScheduler(rescale_betas_zero_snr=True, **kind).alphas_cumprod.double().numpy()
+    np.testing.assert_allclose(model.process.alphas_cumprod, expected, rtol=1e-4, atol=1e-8)
+    assert torch.isfinite(sds.sample(model, "ddim", steps=3, spacing="trailing").samples).all()
+    with pytest.raises(sds.UsageError, match="predicts v or the sample"):
+        sds.load("fashion-mnist", zero_snr=True)

@@ -138,7 +138,9 @@ def settings() -> list[Setting]:
         for grid in names:
             for end in ENDS:
 
-                def call(problem: Problem, steps: int, s: Any = sampler, o: Any = options, g: Any = grid, e: Any = end) -> Tensor:
+                def call(
+                    problem: Problem, steps: int, s: Any = sampler, o: Any = options, g: Any = grid, e: Any = end
+                ) -> Tensor:
                     return run(s, o, g, e, problem, steps)
 
                 where = "" if end is None else f" to sigma={end}"

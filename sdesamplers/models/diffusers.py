@@ -145,6 +145,7 @@ def load_folder(
     allow_pickle: bool = False,
     mixed_precision: str | None = None,
     round_timesteps: bool = False,
+    zero_snr: bool = False,
 ) -> DiffusersModel:
     """A `Model` from a local folder in pipeline layout or of a bare UNet; see `load` for the options."""
     unet_folder, scheduler = find_parts(folder)
@@ -156,6 +157,8 @@ def load_folder(
         )
         scheduler = {"_class_name": "DDPMScheduler"}
     process, prediction = process_of(scheduler)
+    if zero_snr:
+        process = with_zero_snr(process, prediction)
     shape, classes = sample_shape(config, size, folder), class_count(config, folder)
     unet = load_unet(unet_folder, variant, dtype, allow_pickle)
     unet.requires_grad_(False).eval()
@@ -251,6 +254,21 @@ def process_of(config: dict[str, Any]) -> tuple[GaussianProcess, str]:
         return DiscreteVP(table.double().numpy()), prediction_type(config.get("prediction_type", "epsilon"))
     except UsageError as error:
         raise ModelError(f"the {kind} configuration: {error}") from None
+
+
+def with_zero_snr(process: GaussianProcess, prediction: str) -> GaussianProcess:
+    """A table that ends in pure noise, for a network that says something there.
+
+    Raises:
+        UsageError: there is no table, or epsilon is predicted, from which x0 does not follow where alpha = 0.
+    """
+    if not isinstance(process, DiscreteVP):
+        raise UsageError(f"zero_snr changes a table of alphas_cumprod, and {type(process).__name__} has none")
+    if prediction == "epsilon":
+        raise UsageError(
+            "zero_snr needs a model that predicts v or the sample: at alpha = 0 epsilon is all of the input"
+        )
+    return process.with_zero_terminal_snr()
 
 
 def sample_shape(config: dict[str, Any], size: int | Sequence[int] | None, folder: Path) -> tuple[int, int, int]:

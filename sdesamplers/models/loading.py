@@ -31,6 +31,7 @@ def load(
     allow_pickle: bool = False,
     mixed_precision: str | None = None,
     round_timesteps: bool = False,
+    zero_snr: bool = False,
 ) -> Model:
     """Load a model.
 
@@ -49,6 +50,8 @@ def load(
         allow_pickle: also read pickled weights, which can run code. Off by default: safetensors only.
         mixed_precision: "bf16" or "fp16" autocast, through accelerate.
         round_timesteps: ask the network at whole timesteps only, as schedulers usually do.
+        zero_snr: rescale its table to zero terminal signal-to-noise ratio (Lin et al. 2024), for a model that was
+            trained so and whose configuration does not say it (`rescale_betas_zero_snr`).
 
     Raises:
         ModelError: not found, not readable or of an unsupported kind, in one line.
@@ -66,6 +69,7 @@ def load(
         "allow_pickle": allow_pickle,
         "mixed_precision": mixed_precision,
         "round_timesteps": round_timesteps,
+        "zero_snr": zero_snr,
     }
     if mixed_precision not in (None, "no", "bf16", "fp16"):
         raise UsageError(f"mixed_precision must be 'no', 'bf16' or 'fp16', not {mixed_precision!r}")

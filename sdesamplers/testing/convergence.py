@@ -19,6 +19,14 @@ SLACK = 0.2
 """How far a measured order may lie from the declared one."""
 
 
+ABOVE = 0.5
+"""How far a weak order may lie above the declared one: an error of the variance may change its sign on the way to 0."""
+
+HIGH = 5
+"""From this order on, errors reach rounding soon after (or, above it, before) they begin to fall at their order. Such
+methods are measured in `angle` coordinates, where that begins earliest, and above it only a lower order fails."""
+
+
 def ode_order(case: Case) -> Outcome:
     """The order of its ODE solver on uneven grids in two processes, against quantile transport, in float64.
 
@@ -32,17 +40,20 @@ def ode_order(case: Case) -> Outcome:
     declared = spec.ode_order
     if declared is None or not case.gaussian:
         return None
+    view = case.spec.coordinates if declared < HIGH else "angle"
     found = {
-        name: measure_order(spec, process, order=declared, options=options, coordinates=_view(case, name))
+        name: measure_order(spec, process, order=declared, options=options, coordinates=_view(view, name))
         for name, process in PROCESSES.items()
     }
-    measured = ", ".join(f"{name} {order:.2f}" for name, order in found.items())
-    return measured, f"{declared} +- {SLACK}", abs(min(found.values()) - declared) <= SLACK
+    measured, lowest = ", ".join(f"{name} {order:.2f}" for name, order in found.items()), min(found.values())
+    if declared > HIGH:
+        return measured, f">= {declared - SLACK}", lowest >= declared - SLACK
+    return measured, f"{declared} +- {SLACK}", abs(lowest - declared) <= SLACK
 
 
-def _view(case: Case, process: str) -> str:
-    """The sampler's own coordinates, where the process has them."""
-    return "flow" if process == "flow" and case.spec.coordinates == "ve" else case.spec.coordinates
+def _view(view: str, process: str) -> str:
+    """Coordinates that the process has, which flow models do not for `ve`."""
+    return "flow" if process == "flow" and view == "ve" else view
 
 
 def weak_order(case: Case) -> Outcome:
@@ -51,12 +62,15 @@ def weak_order(case: Case) -> Outcome:
     if not spec.stochastic or spec.order is None or not case.gaussian or not _is_affine(case):
         return None
     found = {
-        name: measure_weak_order(spec, process, order=spec.order, options=case.options, coordinates=_view(case, name))
+        name: measure_weak_order(
+            spec, process, order=spec.order, options=case.options, coordinates=_view(spec.coordinates, name)
+        )
         for name, process in PROCESSES.items()
     }
     measured = ", ".join(f"{name} {mean:.2f} and {variance:.2f}" for name, (mean, variance) in found.items())
     lowest = min(order for pair in found.values() for order in pair)
-    return f"mean and variance: {measured}", f"{spec.order} +- {SLACK}", abs(lowest - spec.order) <= SLACK
+    low, high = spec.order - SLACK, spec.order + ABOVE
+    return f"mean and variance: {measured}", f"{low} to {high}", low <= lowest <= high
 
 
 def _is_affine(case: Case) -> bool:

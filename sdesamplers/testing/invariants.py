@@ -143,7 +143,7 @@ def evaluations(case: Case) -> Outcome:
     """The evaluations reported are those made, the number a step is as declared, and nfe= is kept."""
     counting = CountingModel(case.home)
     wrong: list[str] = []
-    counts: list[float] = []
+    counts: list[int] = []
     for steps in (20, 30):
         counting.asked = 0
         result = case.sample(counting, steps=steps, num_samples=3, final="min")
@@ -188,14 +188,17 @@ def options_matter(case: Case) -> Outcome:
     if not free:
         return None
     names = {name: list(candidates(case.spec.options[name])) for name in free}
-    idle = [name for name in free if names[name] and not _moves(case, name, names)]
-    measured = f"no effect: {', '.join(idle)}" if idle else f"{sum(map(bool, names.values()))} of {len(free)} tried"
-    return measured, "every option moves the sample", not idle
+    effects = {name: _moves(case, name, names) for name in free}
+    idle = [name for name, effect in effects.items() if effect is False]
+    measured = f"no effect: {', '.join(idle)}" if idle else f"{sum(map(bool, effects.values()))} of {len(free)} do"
+    return measured, "every option that can be tried moves the sample", not idle
 
 
-def _moves(case: Case, name: str, names: dict[str, list[Any]]) -> bool:
+def _moves(case: Case, name: str, names: dict[str, list[Any]]) -> bool | None:
+    """Whether another value of an option has an effect; None where all values that were tried are refused."""
     companions: list[dict[str, Any]] = [{}]
     companions += [{other: value} for other in names if other != name for value in names[other][:3]]
+    tried = None
     for beside in companions:
         try:
             plain = _sample_with(case, name, beside)
@@ -205,11 +208,12 @@ def _moves(case: Case, name: str, names: dict[str, list[Any]]) -> bool:
             try:
                 if not torch.equal(plain, _sample_with(case, name, {**beside, name: value})):
                     return True
+                tried = False
             except SolverError:
                 return True
             except SdesamplersError:
                 continue
-    return False
+    return tried
 
 
 def _sample_with(case: Case, name: str, options: dict[str, Any]) -> Tensor:
@@ -278,7 +282,7 @@ def pushed_is_pulled(case: Case) -> Outcome:
 
 def point_mass(case: Case) -> Outcome:
     """Data that are one point are reached at sigma = 0, so the last step is made and ends in the clean end."""
-    if not case.gaussian:
+    if not case.gaussian or case.spec.limits:
         return None
     worst = 0.0
     for process in (VP(), processes()["flow"]):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -91,16 +91,13 @@ def graded(first: float, last: float, steps: int, order: int) -> np.ndarray:
     """An uneven grid of lambda from `first` to `last`: step sizes alternate 1 : 1.5, and the first ones are tiny.
 
     A multistep method begins with methods of lower order; steps that grow twofold from h^((order + 1) / 2) make the
-    error of those starting values smaller than the method's own, so that its order can be seen from outside.
+    error of those starting values smaller than the method's own, so that its order can be seen from outside. There are
+    at least `steps` steps and a multiple of 6 in all, since some methods take theirs in groups of two or three.
     """
-    shares = np.tile([1.0, 1.5], steps)[:steps]
     small = (1.0 / steps) ** ((order - 1) / 2)
-    growth = []
-    while small < 1:
-        growth.append(small)
-        small *= 2
-    if order > 1:  # the doubling steps take the place of the first full one
-        shares = np.concatenate([np.array(growth), shares[1:]])
+    growth = [small * 2**k for k in range(math.ceil(-math.log2(small)))]
+    full = -(-(len(growth) + steps) // 6) * 6 - len(growth)
+    shares = np.concatenate([growth, np.tile([1.0, 1.5], full)[:full]])
     edges = np.concatenate([[0.0], np.cumsum(shares)])
     return np.asarray(first + (last - first) * edges / edges[-1])
 
@@ -125,31 +122,38 @@ def run(
         return model_state(state, path.points[-1])
 
 
-ROUNDING = 2e-13
+ROUNDING = 3e-14
 """Errors below this are rounding, not discretisation."""
 
-COUNTS = (3, 4, 5, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256)
+COUNTS = (6, 12, 18, 24, 36, 48, 72, 96, 144, 192, 288)
 """Steps of the grids that convergence is measured on; the finest four with an error above rounding count."""
 
 
-def fitted_order(error: Callable[[int], float], points: int = 4) -> float:
-    """The slope of log error against log steps over the finest `points` of `COUNTS` with errors above rounding.
+def fitted_order(error: Callable[[np.ndarray], float], order: int, first: float, last: float) -> float:
+    """The slope of log error against the log of the largest step in lambda.
 
-    Infinite where the method is exact, NaN where errors are not finite.
+    Args:
+        error: of a grid of lambda.
+        order: how finely `graded` is to begin.
+        first, last: the ends of the grid.
+
+    Returns:
+        The fitted slope; infinite where the method is exact to rounding, NaN where errors are not finite.
     """
-    usable: list[tuple[int, float]] = []
+    usable: list[tuple[float, float]] = []
     for count in reversed(COUNTS):
-        found = error(count)
+        grid = graded(first, last, count, order)
+        found = error(grid)
         if not math.isfinite(found):
             return math.nan
         if found > ROUNDING:
-            usable.append((count, found))
-        if len(usable) == points:
+            usable.append((float(np.diff(grid).max()), found))
+        if len(usable) == 4:
             break
-    if len(usable) < points:
+    if len(usable) < 2:
         return math.inf
-    n, e = np.log(np.array(usable)).T
-    return float(-np.polyfit(n, e, 1)[0])
+    h, e = np.log(np.array(usable)).T
+    return float(np.polyfit(h, e, 1)[0])
 
 
 def measure_order(
@@ -167,13 +171,13 @@ def measure_order(
     """
     problem = Transport(process)
 
-    def error(count: int) -> float:
-        times = problem.time(graded(problem.first, problem.last, count, order))
+    def error(grid: np.ndarray) -> float:
+        times = problem.time(grid)
         start, exact = problem.ends(times)
         found = run(problem.model, spec, start, times=times, coordinates=coordinates, options=options)
         return float((found - exact).square().mean().sqrt())
 
-    return fitted_order(error)
+    return fitted_order(error, order, problem.first, problem.last)
 
 
 class Counter:
@@ -254,14 +258,22 @@ def measure_weak_order(
 ) -> tuple[float, float]:
     """Orders at which mean and variance converge on Gaussian data, from exact moments (infinite where exact)."""
     problem = Transport(process)
+    found: dict[int, Moments] = {}
 
-    @cache
-    def errors(count: int) -> tuple[float, float]:
-        times = problem.time(graded(problem.first, problem.last, count, order))
-        found = gaussian_moments(spec, process, times, coordinates=coordinates, options=options)
-        return abs(found.mean - found.exact_mean), abs(found.variance - found.exact_variance)
+    def moments(grid: np.ndarray) -> Moments:
+        if len(grid) not in found:
+            times = problem.time(grid)
+            found[len(grid)] = gaussian_moments(spec, process, times, coordinates=coordinates, options=options)
+        return found[len(grid)]
 
-    return fitted_order(lambda count: errors(count)[0]), fitted_order(lambda count: errors(count)[1])
+    def mean(grid: np.ndarray) -> float:
+        return abs(moments(grid).mean - moments(grid).exact_mean)
+
+    def variance(grid: np.ndarray) -> float:
+        return abs(moments(grid).variance - moments(grid).exact_variance)
+
+    ends = problem.first, problem.last
+    return fitted_order(mean, order, *ends), fitted_order(variance, order, *ends)
 
 
 PROCESSES: dict[str, GaussianProcess] = {"vp": VP(), "flow": RectifiedFlow()}
