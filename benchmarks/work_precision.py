@@ -5,11 +5,10 @@
 
 Two problems: a 16-dimensional Gaussian mixture with its exact score on DDPM's linear table, and the embedded model.
 Everyone starts from the same states at the table's last timestep and ends at sigma = 0; the error of a sample is its
-root-mean-square distance from where the probability-flow ODE takes its start. Given are the root of its mean square over all
-samples (RMSE), which the few samples that land in another mode rule at few evaluations, and its median. Evaluations
-are counted by the model. On the mixture every setting runs at every budget with all starts. The embedded model costs
-too much for that: settings are screened with few starts, and the best of each library by either measure run again
-with more.
+root-mean-square distance from where the probability-flow ODE takes its start. Given are the root of its mean square
+over all samples (RMSE), which the few samples that land in another mode rule at few evaluations, and its median.
+Evaluations are counted by the model. Every setting is screened with few starts, and the best of each library by
+either measure run again with more.
 
 The other libraries are named in benchmarks/requirements.txt; one that is not installed is left out, with a line.
 """
@@ -23,7 +22,6 @@ import json
 import math
 import os
 import platform
-import sys
 import time
 import typing
 import warnings
@@ -468,7 +466,7 @@ def best_tables(cells: dict[int, dict[str, list[dict[str, Any]]]]) -> Iterator[s
 def whole_tables(cells: dict[int, dict[str, list[dict[str, Any]]]]) -> Iterator[str]:
     """Markdown: settings that are shown at every budget, beside the best peer of each measure."""
     yield "\n### One setting at every budget\n"
-    yield "Best of the others: the least RMSE and the least median error that any of their settings has, which are mostly two settings.\n"
+    yield "Of the others: the least RMSE and the least median error of any setting, mostly of two different ones.\n"
     yield f"| setting | {' | '.join(str(b) for b in cells)} |"
     yield f"|---|{'--:|' * len(cells)}"
     for name, words in WINNERS.items():
@@ -624,10 +622,10 @@ def screen_then_run(
 
 NOTES = (
     "Error: root-mean-square distance, over a sample's dimensions, from where the probability-flow ODE takes the same "
-    "start, ending with the model's x0 at the table's first timestep. RMSE is over all samples, the median over samples. "
-    "NFE are counted by the model; a method that takes several a step is given the most steps that fit.",
-    "Left out: k-diffusion's `dpm_adaptive` and our adaptive samplers (their evaluations cannot be set), diffusers' EDM "
-    "schedulers (the same formulas as DPM-Solver++ 2M and Euler on the Karras grid), skrample (needs Python 3.12).",
+    "start, ending with the model's x0 at the table's first timestep. RMSE is over all samples, the median over "
+    "samples. NFE are counted by the model; a method that takes several a step is given the most steps that fit.",
+    "Left out: k-diffusion's `dpm_adaptive` and our adaptive samplers (their evaluations cannot be set), diffusers' "
+    "EDM schedulers (DPM-Solver++ 2M and Euler on the Karras grid once more), skrample (needs Python 3.12).",
 )
 
 

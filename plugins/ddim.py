@@ -17,7 +17,7 @@ def fresh_noise(now: Point, then: Point) -> float:
     return -math.expm1(2 * (now.lam - then.lam))
 
 
-@sampler("ddim", order=1, reference="Song, Meng & Ermon 2021, eq. 12 and 16")
+@sampler("ddim", order=1, needs=("marginals",), reference="Song, Meng & Ermon 2021, eq. 12 and 16")
 def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
     """Denoising diffusion implicit models.
 
@@ -39,7 +39,7 @@ def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
     return x
 
 
-@sampler("ddpm", order=1, stochastic=True, reference="Ho et al. 2020, eq. 6-7 and section 3.2")
+@sampler("ddpm", order=1, stochastic=True, needs=("marginals",), reference="Ho et al. 2020, eq. 6-7 and section 3.2")
 def ddpm(x: Tensor, path: Path, *, variance: Literal["posterior", "beta"] = "posterior") -> Run:
     """Ancestral sampling: a draw from q(x_s | x_t, x0) at the predicted x0.
 

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from sdesamplers import DiscreteVP, Spacing, Span, hookimpl, spacing
+from sdesamplers import EDM, DiscreteVP, Spacing, Span, hookimpl, spacing
 
 
 @spacing("linspace", reference="Song et al. 2021, section 4; diffusers' timestep_spacing='linspace' unrounded")
@@ -105,6 +105,41 @@ def karras(span: Span, count: int, *, rho: float = 7.0) -> np.ndarray:
         raise ValueError("rho must not be 0")
     first, last = np.power(span.ratios(), 1 / rho)
     return span.at_ratios(np.linspace(first, last, count) ** rho)
+
+
+@spacing("power", reference="benchmarks/work_precision.py; with rho = 7 on EDM, Karras et al. 2022, eq. 5")
+def power(span: Span, count: int, *, rho: float | None = None, last: float = 1 / 3) -> np.ndarray:
+    """Equal steps of t^(1/rho) that stop early when they are few.
+
+    The last point is a share `last` of a step above t = 0, or span.end where that is above it: the step into sigma = 0
+    needs no time below, and few points are better spent earlier. rho is 1, equal steps of the model's time, or 7 where
+    that time is sigma itself (EDM).
+    """
+    exponent = rho if rho is not None else 7.0 if isinstance(span.process, EDM) else 1.0
+    if exponent <= 0 or not 0 <= last <= 1:
+        raise ValueError(f"rho must be positive and last lie in [0, 1], not {rho} and {last}")
+    if count == 1:
+        return np.array([span.start])
+    end = max(span.end, span.start * (last / count) ** exponent)
+    times = np.linspace(span.start ** (1 / exponent), end ** (1 / exponent), count) ** exponent
+    times[0], times[-1] = span.start, end
+    return np.asarray(times)
+
+
+@spacing("flow-power", reference="Karras et al. 2022, eq. 5, in sigma/(alpha + sigma); benchmarks/work_precision.py")
+def flow_power(span: Span, count: int, *, rho: float = 1.5) -> np.ndarray:
+    """Equal steps of tau^(1/rho), where tau = sigma/(alpha + sigma) is the flow model's time.
+
+    It is dense in the middle, where samples choose their mode. `rho` as in `karras`, which does this in sigma/alpha.
+    The last point is where one more equal step would reach tau = 0, or span.end where that is above it.
+    """
+    if rho <= 0:
+        raise ValueError("rho must be positive")
+    first, last = (r / (1 + r) if np.isfinite(r) else 1.0 for r in span.ratios(finite=False))
+    low = max(1 / count, (last / first) ** (1 / rho))
+    tau = first * np.linspace(1, low, count) ** rho
+    with np.errstate(divide="ignore"):
+        return span.at_ratios(tau / (1 - tau))
 
 
 @spacing("exponential", reference="k-diffusion's name for equal steps of log(sigma)")
@@ -339,5 +374,5 @@ def clean_end(span: Span) -> float:
 def sdesamplers_spacings() -> Sequence[Spacing]:
     """The spacings of this file."""
     even = [linspace, leading, trailing, simple, sgm_uniform, quadratic]
-    by_ratio = [logsnr, angle, kl_optimal, karras, exponential, polyexponential, edm]
+    by_ratio = [logsnr, angle, kl_optimal, karras, power, flow_power, exponential, polyexponential, edm]
     return [*even, *by_ratio, beta, linear_quadratic, laplace, flow_shift, ays_sd1, ays_sdxl, ays_svd]

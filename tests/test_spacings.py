@@ -17,7 +17,10 @@ import sdesamplers as sds
 
 # Published with the noisiest or the cleanest point left out, or with sigmas of their own.
 WITHOUT_START = {"leading", "ays-sd1", "ays-sdxl", "ays-svd"}
-WITHOUT_END = {"trailing", "simple", "sgm-uniform", "linear-quadratic", "ays-sd1", "ays-sdxl", "ays-svd"}
+WITHOUT_END = {"trailing", "simple", "sgm-uniform", "linear-quadratic", "ays-sd1", "ays-sdxl", "ays-svd"} | {
+    "power",
+    "flow-power",
+}
 NEED_FINITE = {"logsnr", "karras", "exponential", "polyexponential", "edm"}
 TINY = {"rtol": 1e-12, "atol": 1e-15}
 
@@ -111,6 +114,20 @@ def test_grids_run(name):
 def test_karras_by_hand():
     """Equation 5 with rho = 2: the roots of 16 and 1 are 4 and 1, and the steps between them are equal."""
     np.testing.assert_allclose(grid("karras", edm(1.0, 16.0), 4, rho=2.0), [16, 9, 4, 1], **TINY)
+
+
+def test_power_by_hand():
+    """Ten times from 1 to a third of a tenth, equally spaced; on EDM this is karras."""
+    np.testing.assert_allclose(grid("power", sds.VP(), 10), 1 - (29 / 30) * np.arange(10) / 9, **TINY)
+    np.testing.assert_allclose(grid("power", edm(), 9), grid("karras", edm(), 9), **TINY)
+    assert grid("power", sds.VP(), 1000)[-1] == 0.001
+
+
+def test_flow_power_by_hand():
+    """On rectified flow tau is the time: with rho = 2 and four points its roots are 1, 3/4, 2/4 and 1/4."""
+    found = grid("flow-power", sds.RectifiedFlow(), 4, rho=2.0)
+    np.testing.assert_allclose(found, [1, 9 / 16, 4 / 16, 1 / 16], **TINY)
+    assert grid("flow-power", sds.RectifiedFlow(), 1000, rho=2.0)[-1] == 0.001
 
 
 def test_exponential_polyexponential_and_logsnr_by_hand():

@@ -7,7 +7,9 @@ rescaled so that sigma/alpha runs from the table's largest value to its smallest
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -135,14 +137,8 @@ def settings() -> list[Setting]:
     names = ("table", "VE", "VP", "cosine", "rectified", *(f"decay gamma={g}" for g in (0.3, 0.1, 0.03, 0.01)))
     made = []
     for title, (sampler, options) in SAMPLERS.items():
-        for grid in names:
-            for end in ENDS:
-
-                def call(
-                    problem: Problem, steps: int, s: Any = sampler, o: Any = options, g: Any = grid, e: Any = end
-                ) -> Tensor:
-                    return run(s, o, g, e, problem, steps)
-
-                where = "" if end is None else f" to sigma={end}"
-                made.append(Setting(LIBRARY, f"{title} {grid}{where}", call, title))
+        for grid, end in itertools.product(names, ENDS):
+            call = functools.partial(run, sampler, options, grid, end)
+            where = "" if end is None else f" to sigma={end}"
+            made.append(Setting(LIBRARY, f"{title} {grid}{where}", call, title))
     return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import warnings
@@ -139,9 +140,6 @@ def settings() -> list[Setting]:
     made: dict[str, Setting] = {}
     for name, options in configurations():
         title = label(name, options)
-
-        def call(problem: Problem, steps: int, name: str = name, options: dict[str, Any] = options) -> Tensor:
-            return run(name, options, problem, steps)
-
+        call = functools.partial(run, name, options)
         made.setdefault(title, Setting(LIBRARY, title, call, name.removesuffix("Scheduler")))
     return list(made.values())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import importlib.util
+import itertools
 import sys
 import types
 from collections.abc import Callable
@@ -133,17 +135,9 @@ def settings() -> list[Setting]:
     made = []
     for name, (function, options) in SAMPLERS.items():
         for title, grid in grids().items():
-
-            def call(problem: Problem, steps: int, f: str = function, o: Any = options, g: Grid = grid) -> Tensor:
-                return on_grid(f, o, g, problem, steps)
-
+            call = functools.partial(on_grid, function, options, grid)
             made.append(Setting(LIBRARY, f"{name} {title}", call, name))
-    for low in (None, 0.03, 0.1):
-        for denoise in (True, False):
-
-            def call_fast(problem: Problem, steps: int, low: float | None = low, denoise: bool = denoise) -> Tensor:
-                return fast(low, denoise, problem, steps)
-
-            title = ("" if low is None else f" sigma_min={low}") + (" and a denoising step" if denoise else "")
-            made.append(Setting(LIBRARY, f"dpm_fast{title}", call_fast, "dpm_fast"))
+    for low, denoise in itertools.product((None, 0.03, 0.1), (True, False)):
+        title = ("" if low is None else f" sigma_min={low}") + (" and a denoising step" if denoise else "")
+        made.append(Setting(LIBRARY, f"dpm_fast{title}", functools.partial(fast, low, denoise), "dpm_fast"))
     return made

@@ -84,6 +84,10 @@ class Case:
         words.setdefault("num_samples", 4)
         return sample(model, self.spec, **{**self.options, **words})
 
+    def effort(self, evaluations: int) -> dict[str, int]:
+        """The words that make a run of about this many evaluations."""
+        return {"steps": max(1, evaluations // (self.spec.evaluations or 1))}
+
     @cached_property
     def gaussian(self) -> bool:
         """Whether the sampler runs on Gaussian processes (all but those of a plain log-density do)."""

@@ -104,10 +104,10 @@ COUNT = 1500
 
 
 def distribution(case: Case) -> Outcome:
-    """Mean, covariance and sliced Wasserstein distance on a mixture: 1,500 samples of 150 steps from the exact start.
+    """Mean, covariance and sliced Wasserstein distance on a mixture: 1,500 samples, from the exact start.
 
-    Means must lie within 5 standard errors, the distance within 5 standard deviations of its mean between two exact
-    sets of this size; both are widened by what 150 steps of a first-order method leave.
+    Means must lie within 5.5 standard errors, the distance within 5 standard deviations of its mean between two exact
+    sets of this size; both are widened by what 150 evaluations of a first-order method leave.
     """
     if case.spec.limits or not case.gaussian:
         return None
@@ -115,7 +115,7 @@ def distribution(case: Case) -> Outcome:
     model = grid_mixture(process)
     generator = torch.Generator().manual_seed(12)
     start = model.sample_data(COUNT, generator, process.t_max)
-    samples = case.sample(model, steps=150, start=start, num_samples=COUNT, seed=9).samples.numpy()
+    samples = case.sample(model, **case.effort(150), start=start, num_samples=COUNT, seed=9).samples.numpy()
     exact = [model.sample_data(COUNT, generator, 0.0).numpy() for _ in range(9)]
     floor = [sliced_wasserstein(exact[0], other) for other in exact[1:]]
     limit = float(np.mean(floor) + 5 * np.std(floor)) + 0.01
@@ -130,12 +130,12 @@ def distribution(case: Case) -> Outcome:
 
 
 def single_precision(case: Case) -> Outcome:
-    """500 steps with a float32 state follow the float64 run, so coefficients and updates lose no digits."""
+    """500 evaluations with a float32 state follow the float64 run, so coefficients and updates lose no digits."""
     model, limit = case.home, 2e-4
     if not case.gaussian:
         return None
     start = torch.randn(4, 2, generator=torch.Generator().manual_seed(3))
-    words = {"steps": 500, "start": start, "num_samples": 4, "seed": 1}
+    words = {**case.effort(500), "start": start, "num_samples": 4, "seed": 1}
     try:
         single, double = (case.sample(model, dtype=d, **words).samples for d in (torch.float32, torch.float64))
     except ValueError as refusal:

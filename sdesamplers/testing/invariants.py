@@ -173,8 +173,8 @@ def candidates(option: Option) -> Iterator[Any]:
         elif kind is bool:
             yield not default
         elif kind is int:
-            base = default if isinstance(default, int) else 0
-            yield from (base + 1, max(base - 1, 0), base + 2, max(base // 2, 1), 1)
+            whole = default if isinstance(default, int) else 0
+            yield from (whole + 1, max(whole - 1, 0), whole + 2, max(whole // 2, 1), 1)
         elif kind is float:
             base = default if isinstance(default, float) else 1.0
             yield from (0.5 * base, 1.5 * base, base + 0.5, 0.1 * base, base + 5.0, base / 50, 0.0)

@@ -1,0 +1,122 @@
+"""The work-precision benchmark on a few starts: its model, its truth, its counts and its report."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import sdesamplers as sds
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    sys.path.insert(0, str(BENCHMARKS))
+    try:
+        import work_precision
+
+        yield work_precision
+    finally:
+        sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def problem(benchmark):
+    return benchmark.mixture(8)
+
+
+@pytest.fixture(scope="module")
+def diffusers_settings(benchmark):
+    import importlib
+
+    settings = importlib.import_module(benchmark.PEERS["diffusers"]).settings()
+    return {setting.name: setting for setting in settings}
+
+
+def ours(benchmark, sampler="ddim", spacing="linspace", coordinates="native", **options):
+    return benchmark.our_setting(sampler, options, spacing, {}, coordinates)
+
+
+def test_the_mixture_is_the_library_s(benchmark):
+    model = benchmark.Mixture()
+    exact = sds.MixtureModel(model.weights, model.means, model.variances, model.process)
+    x = torch.randn(5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    times = torch.tensor([0.0, 3.5, 200.0, 700.0, 999.0]).double().numpy()
+    torch.testing.assert_close(model.predict(x, times), exact.predict(x, times))
+    torch.testing.assert_close(model.predict(x, 200.0), exact.predict(x, 200.0))
+    within = model.variances + (model.means - model.weights @ model.means).square()
+    assert float((model.weights @ within).mean()) == pytest.approx(0.5)
+
+
+def test_the_truth_is_what_fine_grids_converge_to(benchmark, problem):
+    errors = [benchmark.measure(ours(benchmark, "dpmpp-2m", "karras"), problem, nfe)["rmse"] for nfe in (100, 200, 400)]
+    assert errors[2] < errors[1] / 3 < errors[0] / 9
+    assert errors[2] < 1e-4
+
+
+def test_evaluations_are_counted_and_budgets_kept(benchmark, problem):
+    assert benchmark.measure(ours(benchmark), problem, 10)["nfe"] == 10
+    assert benchmark.measure(ours(benchmark, "heun", coordinates="ve"), problem, 10)["nfe"] == 9
+
+    def ask(problem, steps):
+        for _ in range(11):
+            answer = problem.eps(problem.start, 500.0)
+        return answer
+
+    greedy = benchmark.Setting("peer", "asks 11 times", ask)
+    assert benchmark.measure(greedy, problem, 10) is None
+    assert benchmark.measure(greedy, problem, 11)["nfe"] == 11
+    wild = benchmark.Setting("peer", "NaN", lambda p, steps: p.eps(p.start, 500.0) * float("nan"))
+    assert benchmark.measure(wild, problem, 11) is None
+
+
+def test_diffusers_runs_in_the_same_coordinates(benchmark, problem, diffusers_settings):
+    """The same method and grid in the other library must make the same error: starts, ends and scales agree."""
+    for peer, own in (("DDIM trailing", ours(benchmark, spacing="trailing")), ("EulerDiscrete linspace", None)):
+        theirs = benchmark.measure(diffusers_settings[peer], problem, 10)
+        mine = benchmark.measure(own or ours(benchmark, "euler", coordinates="ve"), problem, 10)
+        assert theirs["rmse"] == pytest.approx(mine["rmse"], rel=0.02), peer
+    multistep = benchmark.measure(diffusers_settings["HeunDiscrete karras_sigmas"], problem, 10)
+    assert multistep["nfe"] == 9
+
+
+def test_every_sampler_that_fits_is_tried_and_copies_are_kept_once(benchmark):
+    lines = []
+    grids = {"linspace": [{}]}
+    kept = benchmark.our_settings(["ddim", "euler", "heun", "ddpm"], grids, lines.append)
+    names = [setting.name for setting in kept]
+    assert "ddim, linspace, native" in names
+    assert "euler, linspace, ve" not in names  # DDIM
+    assert "euler, linspace, angle" in names
+    assert not any(name.startswith("ddpm") for name in names)
+    assert "more give the same samples" in lines[-1]
+
+
+def test_a_missing_peer_is_left_out_with_a_line(benchmark, monkeypatch):
+    monkeypatch.setattr(benchmark, "PEERS", {"nowhere": "peers.nowhere"})
+    lines = []
+    assert benchmark.peer_settings(lines.append) == []
+    assert "nowhere is left out" in lines[0]
+    assert "requirements.txt" in lines[0]
+
+
+def test_cells_are_kept_and_the_report_is_written(benchmark, problem, diffusers_settings, tmp_path):
+    log = benchmark.Log(tmp_path / "cells.jsonl")
+    settings = [ours(benchmark), ours(benchmark, "dpmpp-2m", "karras"), diffusers_settings["DDIM trailing"]]
+    benchmark.run_all(log, problem, settings, (5, 10))
+    again = benchmark.Log(tmp_path / "cells.jsonl")
+    assert again.cells == log.cells
+    assert len(log.cells) == 6
+    chosen = benchmark.finalists(log, problem, settings, 1, (5,))[5]
+    assert {setting.library for setting in chosen} == {"sdesamplers", "diffusers"}
+    pytest.importorskip("matplotlib")
+    benchmark.report(log, [(problem.name, 8)], {}, tmp_path, ["a note"])
+    text = (tmp_path / "work_precision.md").read_text()
+    assert "### By RMSE" in text
+    assert "diffusers: DDIM trailing" in text
+    assert (tmp_path / "work_precision.png").stat().st_size > 10_000
+    cells = json.loads((tmp_path / "work_precision.json").read_text())["cells"]
+    assert len(cells[problem.name]["8"]) == 3
