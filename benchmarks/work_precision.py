@@ -45,7 +45,11 @@ COORDINATES = ("native", "ve", "flow", "angle")
 STARTS, SEED = 2048, 20260
 FLIPPED = 0.5  # a sample this far off, per dimension, has landed in another mode
 
-SPACING_OPTIONS: dict[str, list[dict[str, Any]]] = {"karras": [{}, {"rho": 3.0}], "leading": [{}]}
+SPACING_OPTIONS: dict[str, list[dict[str, Any]]] = {
+    "karras": [{}, {"rho": 3.0}],
+    "flow-power": [{}, {"rho": 1.0}, {"rho": 1.25}, {"rho": 2.0}],
+    "power": [{}, {"rho": 1.5}],
+}
 """Options of spacings that are tried beside the defaults."""
 
 
@@ -422,7 +426,12 @@ def finalists(
 
 # The report.
 
-WINNERS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str]] = {}
+WINNERS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str]] = {
+    "fast": ("abm", {"order": 2}, "power", {}, "flow"),
+    "quality": ("abm", {"order": 3}, "power", {}, "flow"),
+    "abm-flow-power": ("abm", {}, "flow-power", {}, "flow"),
+    "unipc-flow-power": ("unipc", {"order": 3}, "flow-power", {"rho": 2.0}, "native"),
+}
 """Settings of ours that are run at every budget and shown as wholes: recipe -> sampler, options, spacing, its options,
 coordinates."""
 
@@ -472,13 +481,15 @@ def whole_tables(cells: dict[int, dict[str, list[dict[str, Any]]]]) -> Iterator[
     for name, words in WINNERS.items():
         key = our_setting(*words).key
         found = [next((c for c in libraries.get(OURS, []) if c["key"] == key), None) for libraries in cells.values()]
+        if not any(found):
+            continue
         yield f"| `{name}`: {key.split(': ')[1]} | {' | '.join('-' if c is None else pair(c) for c in found)} |"
-    for library in PEERS:
+    for library in [name for name in PEERS if any(group.get(name) for group in cells.values())]:
         row = []
         for libraries in cells.values():
             group = libraries.get(library, [])
             least = [min((c[by] for c in group), default=math.nan) for by in MEASURES]
-            row.append(f"{least[0]:.2g} / {least[1]:.2g}")
+            row.append(f"{least[0]:.2g} / {least[1]:.2g}" if group else "-")
         yield f"| best of {library} | {' | '.join(row)} |"
 
 
@@ -500,11 +511,11 @@ def plot(log: Log, shown: Sequence[tuple[str, int]], file: Path) -> None:
                     line = {"lw": 2.4, "zorder": 5} if library == OURS else {"lw": 1.5}
                     label = f"best of {library}"
                     axis.plot(*zip(*points, strict=True), "o-", color=colour, label=label, ms=4, **line)
-            for (name, words), dash in zip(WINNERS.items(), ("--", ":", "-."), strict=False):
+            for (name, words), dash in zip(WINNERS.items(), ("--", ":", "-.", (0, (1, 4))), strict=True):
                 key = our_setting(*words).key
                 points = [(b, c[by]) for b, g in cells.items() for c in g.get(OURS, []) if c["key"] == key]
                 if points:
-                    axis.plot(*zip(*points, strict=True), dash, color="#7a1419", label=f"recipe {name}", lw=1.3)
+                    axis.plot(*zip(*points, strict=True), linestyle=dash, color="#7a1419", label=name, lw=1.3)
             axis.set(xscale="log", yscale="log", xlabel="model evaluations", title=f"{problem}, {starts:,} starts")
             axis.set_ylabel({"rmse": "RMSE", "median": "median error"}[by])
             axis.set_xticks(list(cells), [str(b) for b in cells])
@@ -532,7 +543,7 @@ def report(
         cells = table(log, problem, starts)
         count = len({c["key"] for g in cells.values() for group in g.values() for c in group})
         first = screened.get(problem)
-        lines.append(f"## {problem}\n")
+        lines.append(f"## {problem}, {starts:,} starts\n")
         lines.append(
             f"{starts:,} starts; {count} settings"
             + (
@@ -545,7 +556,8 @@ def report(
     lines += ["![error against evaluations](work_precision.png)", ""]
     (out / "work_precision.md").write_text("\n".join(lines))
     (out / "work_precision.json").write_text(json.dumps(compact(log), separators=(",", ":")) + "\n")
-    plot(log, shown, out / "work_precision.png")
+    broad = [(p, n) for p, n in shown if len(table(log, p, n)) > len(BUDGETS) // 2]
+    plot(log, broad or shown, out / "work_precision.png")
 
 
 def settings_of(log: Log, problem: str, starts: int) -> str:
@@ -558,12 +570,12 @@ def settings_of(log: Log, problem: str, starts: int) -> str:
 
 
 def compact(log: Log) -> dict[str, Any]:
-    """All cells: problem -> starts -> setting -> budget -> [nfe, rmse, median, share flipped]."""
-    tree: dict[str, Any] = {"columns": ["nfe", "rmse", "median", "flipped"], "versions": VERSIONS, "cells": {}}
+    """All cells: problem -> starts -> setting -> budget -> [nfe, rmse, median, 0.9 quantile]."""
+    tree: dict[str, Any] = {"columns": ["nfe", "rmse", "median", "q90"], "versions": VERSIONS, "cells": {}}
     for (problem, starts, key, budget), cell in log.cells.items():
         if "rmse" in cell:
             place = tree["cells"].setdefault(problem, {}).setdefault(str(starts), {}).setdefault(key, {})
-            place[str(budget)] = [cell[c] for c in tree["columns"]]
+            place[str(budget)] = [cell["nfe"], *(float(f"{cell[c]:.3g}") for c in tree["columns"][1:])]
     return tree
 
 
@@ -577,7 +589,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=("mixture", "embedded"), help="one problem")
     parser.add_argument("--starts", type=int, default=STARTS, help="of the finalists on the mixture")
     parser.add_argument("--screen", type=int, default=256, help="starts that all settings are screened with there")
-    parser.add_argument("--embedded-starts", type=int, default=512, help="of the finalists on the embedded model")
+    parser.add_argument("--embedded-starts", type=int, default=256, help="of the finalists on the embedded model")
     parser.add_argument("--embedded-screen", type=int, default=32, help="starts that the screening there has")
     parser.add_argument("--finalists", type=int, default=12, help="settings of a library by a measure at a budget")
     words = parser.parse_args(arguments)

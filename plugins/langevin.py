@@ -24,12 +24,19 @@ def require_density(path: Path) -> None:
         )
 
 
-@sampler("ula", order=1, stochastic=True, reference="Roberts & Tweedie 1996, section 1.4.1")
+@sampler(
+    "ula",
+    order=None,
+    stochastic=True,
+    needs=("stationary",),
+    limits="the law that it settles at is biased by the step",
+    reference="Roberts & Tweedie 1996, section 1.4.1",
+)
 def ula(x: Tensor, path: Path) -> Run:
     """Unadjusted Langevin algorithm.
 
-    x <- x + h/2 s(x) + sqrt(h) z: Euler-Maruyama on the Langevin SDE. On N(0, v) it settles at the variance
-    v / (1 - h/(4v)) and diverges for h >= 4v.
+    x <- x + h/2 s(x) + sqrt(h) z: Euler-Maruyama on the Langevin SDE, which it follows with order 1. On N(0, v) it
+    settles at the variance v / (1 - h/(4v)) and diverges for h >= 4v.
     """
     require_density(path)
     for now, then in path.steps:
@@ -43,7 +50,7 @@ def ula(x: Tensor, path: Path) -> Run:
     "mala",
     order=None,
     stochastic=True,
-    needs=("log_density",),
+    needs=("log_density", "stationary"),
     reference="Besag 1994; Roberts & Tweedie 1996, section 1.4.2",
 )
 def mala(x: Tensor, path: Path) -> Run:
@@ -78,16 +85,19 @@ def squares(x: Tensor) -> Tensor:
 
 @sampler(
     "underdamped-langevin",
-    order=2,
+    order=None,
     stochastic=True,
+    needs=("stationary",),
+    limits="the law that it settles at is biased by the step",
     reference="Leimkuhler & Matthews 2013 (BAOAB); Cheng et al. 2018 for the dynamics as a sampler",
 )
 def underdamped_langevin(x: Tensor, path: Path, *, friction: float = 1.0) -> Run:
     """Underdamped (kinetic) Langevin dynamics, integrated by BAOAB.
 
     dx = v dt, dv = s(x) dt - friction v dt + sqrt(2 friction) dw, v ~ N(0, 1) at the start. A step is half a kick by
-    the score, half a drift, an exact Ornstein-Uhlenbeck step of the velocity, half a drift and half a kick. The
-    variance at which x settles is exact for a Gaussian, and of fourth order in h at high friction.
+    the score, half a drift, an exact Ornstein-Uhlenbeck step of the velocity, half a drift and half a kick. It follows
+    the dynamics with order 2. The variance at which x settles is exact for a Gaussian, elsewhere biased by the step, in
+    second order and at high friction in fourth.
     """
     require_density(path)
     if not friction > 0:

@@ -401,7 +401,7 @@ def statistics_command(source: str, **words: Any) -> None:
 
 @cli.command("sample")
 @click.argument("source", metavar="MODEL")
-@click.option("--sampler", default="edm", show_default=True, help="Sampler, recipe or alias.")
+@click.option("--sampler", default="quality", show_default=True, help="Sampler, recipe or alias.")
 @click.option("--steps", type=int, help="Grid intervals; or give --nfe.")
 @click.option("--nfe", type=int, help="Budget of model evaluations a sample.")
 @click.option("--times", type=Numbers(float), help="Your own grid on the model's clock.")

@@ -108,6 +108,8 @@ class Evaluator:
         state = model_state(x, point)
         if rows is None and self._tensor_only:  # the plain case, kept short: it is what a step costs
             raw: Any = self._predict(state, point.t, self.condition)
+            if raw.__class__ is not Tensor or raw.shape != state.shape:
+                raw = self._checked(raw, state).value
             prediction = self._prediction(x, point, raw, self._kind)
         else:
             prediction = self._wrap(x, point, self._ask(state, point.t, rows))
@@ -177,6 +179,11 @@ class Evaluator:
         self._check_shape(output.value, state)
         unguided = None if output.unguided is None else output.unguided.to(state.dtype)
         return Output(output.value.to(state.dtype), unguided, output.log_density)
+
+    def _checked(self, answer: Any, state: Tensor) -> Output:
+        output = answer if isinstance(answer, Output) else Output(answer)
+        self._check_shape(output.value, state)
+        return output
 
     def _check_shape(self, value: Tensor, state: Tensor) -> None:
         if value.shape != state.shape:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -51,6 +52,8 @@ class Option:
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     if value != value:
                         raise UsageError(f"{owner}: option {self.name!r} is not a number")
+                    if math.isinf(value) and not (isinstance(self.default, float) and math.isinf(self.default)):
+                        raise UsageError(f"{owner}: option {self.name!r} must be finite, not {value}")
                     return float(value)
             elif choice is int or choice is bool or choice is str:
                 if type(value) is choice:

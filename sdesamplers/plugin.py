@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 hookspec = pluggy.HookspecMarker("sdesamplers")
 hookimpl = pluggy.HookimplMarker("sdesamplers")
 
-NEEDS = ("unguided", "log_density", "marginals")
+NEEDS = ("unguided", "log_density", "marginals", "stationary")
 """What a sampler may need beyond a prediction at a point."""
 
 SamplerFunction = Callable[..., "Generator[Any, Any, Tensor]"]
@@ -48,7 +48,8 @@ class Sampler:
         control: names of the options that steer adaptive steps; non-empty for an adaptive sampler, which runs
             without `steps`.
         needs: what it asks beyond the prediction: "unguided" (both guided and unguided predictions), "log_density"
-            (a model that knows its density), "marginals" (alpha and sigma, which a plain SDE does not have).
+            (a model that knows its density), "marginals" (alpha and sigma, which a plain SDE does not have),
+            "stationary" (a process that leaves its density as it is, such as `LangevinSDE`; no diffusion).
         limits: where its result is not the model's distribution, in a few words ("" where it is).
         reference: authors, year and equation or algorithm number.
         coordinates, spacing: what it runs with unless the user says otherwise.

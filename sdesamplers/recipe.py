@@ -218,15 +218,32 @@ def make_path(process: SDE, recipe: Recipe, noise: Noise | None = None) -> Path:
 
 
 def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> Run:
-    """A sampler's generator; a ValueError that it raises about its options becomes a UsageError."""
+    """A sampler's generator; a ValueError that it raises before it asks the model, so about its options or the grid,
+    becomes a UsageError."""
 
     def run() -> Run:
+        generator = spec(x, path, **options)
         try:
-            return (yield from spec(x, path, **options))
+            request = next(generator)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
         except UsageError as error:
-            raise type(error)(f"{spec.name}: {error}") if type(error) is UsageError else error from None
+            raise named(error) from None
         except ValueError as error:
             raise UsageError(f"{spec.name}: {error}") from error
+        try:
+            answer = yield request
+            while True:
+                answer = yield generator.send(answer)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        except UsageError as error:
+            raise named(error) from None
+        finally:
+            generator.close()
+
+    def named(error: UsageError) -> UsageError:
+        return UsageError(f"{spec.name}: {error}") if type(error) is UsageError else error
 
     return run()
 
@@ -236,6 +253,18 @@ def evaluations(process: SDE, recipe: Recipe, spec: Sampler, shape: Sequence[int
     zeros = torch.zeros(1, *shape)
     path = make_path(process, recipe, lambda start, end, rows=None: zeros)
     return count_evaluations(start_run(spec, zeros, path, recipe.options))
+
+
+def draw_clocks(spec: Sampler, path: Path, options: dict[str, Any], shape: Sequence[int]) -> list[float]:
+    """The ends, on `Path.clock`, of all intervals that a run draws noise for, found by a dry run on zeros."""
+    zeros, clocks = torch.zeros(1, *shape), list[float]()
+
+    def record(start: float, end: float, rows: Any = None) -> Tensor:
+        clocks.extend((start, end))
+        return zeros
+
+    count_evaluations(start_run(spec, zeros, Path(path.process, path.points, noise=record), options))
+    return clocks
 
 
 def steps_for_budget(process: SDE, recipe: Recipe, spec: Sampler, nfe: int, shape: Sequence[int] = (1,)) -> int:
@@ -261,6 +290,6 @@ def steps_for_budget(process: SDE, recipe: Recipe, spec: Sampler, nfe: int, shap
         if low == 1:
             raise UsageError(f"{spec.name} needs {cost(1)} evaluations for its first step; nfe={nfe} is too few")
         low = max(1, low - max(1, low // 8))
-    while cost(low + 1) <= nfe:
+    while low <= nfe and cost(low + 1) <= nfe:  # a sampler whose cost does not grow with its steps takes nfe of them
         low += 1
     return low

@@ -17,7 +17,7 @@ from .models.base import Model
 from .noise import START, Noise, NormalSource, shortest_step
 from .path import Path
 from .plugin import Sampler
-from .recipe import Recipe, check_count, evaluations, make_path, make_recipe, start_run
+from .recipe import Recipe, check_count, draw_clocks, evaluations, make_path, make_recipe, start_run
 from .registry import default_registry
 from .result import Part, Recorder, Result, join, join_trajectories, stack
 from .sde import GaussianProcess, expand, scaled
@@ -34,7 +34,7 @@ def as_model(model: Model | str) -> Model:
 
 def sample(
     model: Model | str,
-    sampler: str | Sampler = "edm",
+    sampler: str | Sampler = "quality",
     *,
     steps: int | None = None,
     nfe: int | None = None,
@@ -68,7 +68,8 @@ def sample(
 
     Args:
         model: a `Model`, or what `load` takes.
-        sampler: the name of a sampler, recipe or alias; by default Heun on 18 steps of Karras et al.'s grid.
+        sampler: the name of a sampler, recipe or alias; by default `quality`: Adams-Bashforth-Moulton of order 3,
+            20 evaluations.
         steps: grid intervals. Give exactly one of `steps`, `nfe`, `times` and `sigmas`; adaptive samplers may be
             given none and then choose their own steps.
         nfe: budget of model evaluations a sample: the largest step count that fits is taken.
@@ -188,9 +189,11 @@ def sample(
 def make_noise(recipe: Recipe, spec: Sampler, path: Path, source: NormalSource) -> Noise:
     """The noise source that a recipe names."""
     kind, _ = default_registry().noise(recipe.noise)
-    shortest = shortest_step([path.clock(point) for point in path.points], max(spec.evaluations or 1, 1))
+    clocks = [path.clock(point) for point in path.points]
+    if recipe.noise != "independent" and not path.is_free:
+        clocks += draw_clocks(spec, path, recipe.options, source.shape)
     try:
-        return kind(source, shortest, **recipe.noise_options)
+        return kind(source, shortest_step(sorted(clocks)), **recipe.noise_options)
     except UsageError:
         raise
     except ValueError as error:

@@ -1,7 +1,10 @@
 """The conformance kit: every registered sampler passes it, and deliberately broken ones fail where they should."""
 
+import ast
+import inspect
 import json
 import math
+import textwrap
 
 import numpy as np
 import pytest
@@ -325,6 +328,98 @@ def option_not_explained(x, path, *, mystery: float = 0.0):
     return x
 
 
+@broken("strong order", stochastic=True, strong_order=2.0, needs=())
+def strong_order_claimed(x, path):
+    for now, then in path.steps:
+        h = then.time - now.time
+        amount = 0.0 if now.is_pure_noise or then.is_clean else 1.0
+        out = yield x, now
+        mean = torch.add(out.x, out.reverse_drift(amount), alpha=h)
+        x = path.draw(mean, amount and now.diffusion * math.sqrt(abs(h)), now, then)
+    return x
+
+
+@broken("distribution", order=None)
+def contrast_lost(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.compose(x0=0.95 * then.alpha, eps=then.sigma)
+    return x
+
+
+@broken("float32")
+def digits_lost(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.step_to(then) + 3e3 - 3e3
+    return x
+
+
+@broken("tolerance", control=("rtol", "atol"))
+def tolerance_ignored(x, path, *, rtol: float = 1e-3, atol: float = 1e-3):
+    """rtol and atol steer nothing."""
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.step_to(then)
+    return x
+
+
+@broken("free steps", control=("rtol", "atol"))
+def steps_of_the_batch(x, path, *, rtol: float = 1e-3, atol: float = 1e-3):
+    """rtol and atol steer the steps by the batch's largest number, as torchdiffeq's do."""
+    start, *rest = path.points
+    now, (target, *clean) = start, rest
+    while now.time != target.time:
+        out = yield x, now
+        share = rtol / (atol + float(out.x0.abs().max()) * 1e-2)
+        then = target if share > 0.5 else path.at(now.time + (target.time - now.time) * max(share, 0.1))
+        if abs(target.time - then.time) < 1e-3 * abs(target.time - start.time):
+            then = target
+        x, now = out.step_to(then), then
+    for then in clean:
+        out = yield x, now
+        x = out.step_to(then)
+    return x
+
+
+@broken("push = pull")
+def stack_inspected(x, path):
+    pulled = any(frame.function == "drive" for frame in inspect.stack())
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.step_to(then) if pulled else out.step_to(then) * 1.001
+    return x
+
+
+@broken("finite")
+def crashes_on_flow_models(x, path):
+    for now, then in path.steps:
+        lam = math.log(now.alpha / now.sigma)
+        out = yield x, now
+        x = out.step_to(then) + 0 * lam
+    return x
+
+
+@broken("weak order", order=2, stochastic=True)
+def not_affine(x, path):
+    for now, then in path.steps:
+        out = yield x, now
+        down, std = path.ancestral(now, then, 1.0)
+        mean = (then.alpha / down.alpha) * out.step_to(down)
+        x = path.draw(mean + 1e-4 * mean**2, std, now, then)
+    return x
+
+
+@broken("ODE order", order=7)
+def refuses_two_steps(x, path):
+    if len(path.steps) < 3:
+        raise ValueError("it takes 3 steps or more")
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.compose(x0=then.alpha, eps=0.5 * (now.sigma + then.sigma) if not then.is_clean else 0.0)
+    return x
+
+
 FAULTS = [fault for fault in vars().values() if isinstance(fault, tuple) and len(fault) == 2 and fault[0] in CHECKS]
 
 
@@ -338,9 +433,25 @@ def test_the_kit_catches_a_planted_fault(check, spec):
         report.require()
 
 
-def test_there_are_faults_enough():
-    assert len(FAULTS) >= 20
-    assert {check for check, _ in FAULTS} >= {"ODE order", "weak order", "batch independence", "options", "edits"}
+def test_every_check_has_a_fault_that_it_catches():
+    assert {check for check, _ in FAULTS} == set(CHECKS)
+
+
+def test_a_sampler_whose_cost_does_not_grow_ends_the_search_for_a_budget():
+    @sds.sampler("one-jump", order=None)
+    def one_jump(x, path):
+        """All in one step."""
+        out = yield x, path.points[0]
+        return out.step_to(path.points[-1])
+
+    assert sds.sample(sds.grid_mixture(sds.VP()), one_jump, nfe=8).nfe == 1
+
+
+def test_no_sampler_is_longer_than_forty_lines():
+    for name, spec in sds.samplers().items():
+        tree = ast.parse(textwrap.dedent(inspect.getsource(spec.function))).body[0]
+        doc = tree.body[0].end_lineno - tree.body[0].lineno + 1
+        assert tree.end_lineno - tree.lineno + 1 - doc <= 40, name
 
 
 def test_a_false_order_fails_in_either_direction():

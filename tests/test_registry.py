@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
@@ -745,3 +747,31 @@ def test_a_bad_file_leaves_the_registry_in_use_alone(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         use_registry(file)
     assert default_registry() is before
+
+
+def presets():
+    """Every different thing that a recipe or another library's name runs, under one of its names."""
+    registry = sds.default_registry()
+    names = [name for name in registry.catalogue.recipes if "{" not in name]
+    for peer, kinds in registry.catalogue.peers.items():
+        entries = kinds.get("samplers", {}).items()
+        names += [f"{peer}:{name}" for name, entry in entries if not (isinstance(entry, dict) and "reason" in entry)]
+    seen = {}
+    for name in names:
+        preset = registry.resolve(name)
+        facts = {key: value for key, value in vars(preset).items() if key not in ("description", "sampler")}
+        seen.setdefault((preset.sampler.name, repr(facts)), name)
+    return sorted(seen.values())
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_recipe_and_peers_name_runs(name):
+    """On the AYS tables' range of sigma, six steps or its own number; Langevin samplers on the funnel."""
+    plain = name in ("ula", "mala", "underdamped-langevin")
+    process = (
+        sds.EDM(0.0005, 1000.0) if "ays" in name else sds.DiscreteVP(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
+    )
+    model = sds.FunnelModel(duration=0.5) if plain else sds.grid_mixture(process, prediction="v")
+    preset = sds.default_registry().resolve(name)
+    words = {} if preset.steps or preset.sampler.adaptive else {"steps": 6}
+    assert torch.isfinite(sds.sample(model, name, num_samples=1, **words).samples).all()

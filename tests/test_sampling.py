@@ -762,3 +762,54 @@ def test_the_default_device_of_torch_does_not_matter(mixture):
 def test_a_grid_that_starts_amid_the_signal_from_noise_warns(mixture):
     with pytest.warns(UserWarning, match="give start="):
         sds.sample(mixture, "ddim", times=[0.3, 0.1, 0.0])
+
+
+def test_a_model_that_changes_its_answers_shape_is_noticed_at_every_evaluation():
+    """A later answer that would broadcast is refused, and one that becomes an Output is read as such."""
+    asked = []
+
+    def shrinks(x, t):
+        asked.append(len(x))
+        return 0.5 * (x if len(asked) < 3 else x[:1])
+
+    model = sds.FunctionModel(shrinks, sds.VP(), "epsilon", (3,))
+    with pytest.raises(sds.ModelError, match=r"\(1, 3\).*\(4, 3\)"):
+        sds.sample(model, "euler", steps=6, num_samples=4)
+    assert len(asked) == 3
+
+
+def test_infinite_options_are_refused_before_the_model_is_asked():
+    with pytest.raises(sds.UsageError, match="'eta' must be finite"):
+        sds.sample(sds.grid_mixture(sds.VP()), "euler-maruyama", steps=4, eta=math.inf)
+
+
+def test_a_sampler_that_crashes_is_not_taken_for_one_that_refuses():
+    @sds.sampler("crash", order=None)
+    def crash(x, path):
+        """Fails once it has asked."""
+        out = yield x, path.points[0]
+        return out.x0 + math.log(-1.0)
+
+    with pytest.raises(ValueError, match=r"domain|positive"):
+        sds.sample(sds.grid_mixture(sds.VP()), crash, steps=4)
+
+
+def test_a_samplers_resources_are_released_when_the_run_fails():
+    closed = []
+
+    @sds.sampler("holder", order=None)
+    def holder(x, path):
+        """Holds something."""
+        try:
+            while True:
+                yield x, path.points[0]
+        finally:
+            closed.append(True)
+
+    def stop(event):
+        if event.evaluation == 2:
+            raise sds.Cancelled("enough")
+
+    with pytest.raises(sds.Cancelled):
+        sds.sample(sds.grid_mixture(sds.VP()), holder, steps=4, callback=stop)
+    assert closed == [True]

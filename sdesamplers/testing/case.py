@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
 from ..models.analytic import GaussianModel, LangevinSDE, grid_mixture
 from ..models.base import Model, Output
 from ..plugin import Sampler
@@ -72,14 +71,16 @@ class Case:
     Attributes:
         spec: the sampler.
         options: in place of its defaults, in all checks.
+        free: whether an adaptive sampler is to choose its own steps where a check does not give any.
     """
 
     spec: Sampler
     options: Mapping[str, Any] = field(default_factory=dict)
+    free: bool = False
 
     def sample(self, model: Model, **words: Any) -> Result:
         """`sample` with the case's options; 12 steps and 4 samples unless said otherwise."""
-        if not {"steps", "nfe", "times", "sigmas"} & set(words):
+        if not {"steps", "nfe", "times", "sigmas"} & set(words) and not self.free:
             words["steps"] = 12
         words.setdefault("num_samples", 4)
         return sample(model, self.spec, **{**self.options, **words})
@@ -88,14 +89,10 @@ class Case:
         """The words that make a run of about this many evaluations."""
         return {"steps": max(1, evaluations // (self.spec.evaluations or 1))}
 
-    @cached_property
+    @property
     def gaussian(self) -> bool:
-        """Whether the sampler runs on Gaussian processes (all but those of a plain log-density do)."""
-        try:
-            self.sample(grid_mixture(VP()), steps=2)
-        except UsageError:
-            return False
-        return True
+        """Whether the sampler runs on Gaussian processes (all but those of a stationary density do)."""
+        return "stationary" not in self.spec.needs
 
     @cached_property
     def home(self) -> Model:

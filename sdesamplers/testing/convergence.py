@@ -45,7 +45,10 @@ def ode_order(case: Case) -> Outcome:
         name: measure_order(spec, process, order=declared, options=options, coordinates=_view(view, name))
         for name, process in PROCESSES.items()
     }
-    measured, lowest = ", ".join(f"{name} {order:.2f}" for name, order in found.items()), min(found.values())
+    measured, lowest = (
+        ", ".join(f"{name} {order:.2f}" for name, order in found.items()),
+        float(np.min([*found.values()])),
+    )
     if declared > HIGH:
         return measured, f">= {declared - SLACK}", lowest >= declared - SLACK
     return measured, f"{declared} +- {SLACK}", abs(lowest - declared) <= SLACK
@@ -59,8 +62,10 @@ def _view(view: str, process: str) -> str:
 def weak_order(case: Case) -> Outcome:
     """The order at which mean and variance converge on Gaussian data, from exact moments; the lowest of all."""
     spec = case.spec
-    if not spec.stochastic or spec.order is None or not case.gaussian or not _is_affine(case):
+    if not spec.stochastic or spec.order is None or not case.gaussian:
         return None
+    if (departure := _departure(case)) > 1e-9:
+        return f"departs from an affine map by {departure:.1e}", "affine on Gaussian data, or order=None", False
     found = {
         name: measure_weak_order(
             spec, process, order=spec.order, options=case.options, coordinates=_view(spec.coordinates, name)
@@ -68,16 +73,15 @@ def weak_order(case: Case) -> Outcome:
         for name, process in PROCESSES.items()
     }
     measured = ", ".join(f"{name} {mean:.2f} and {variance:.2f}" for name, (mean, variance) in found.items())
-    lowest = min(order for pair in found.values() for order in pair)
+    lowest = float(np.min([*found.values()]))
     low, high = spec.order - SLACK, spec.order + ABOVE
     return f"mean and variance: {measured}", f"{low} to {high}", low <= lowest <= high
 
 
-def _is_affine(case: Case) -> bool:
+def _departure(case: Case) -> float:
     problem = Transport(VP())
     times = problem.time(graded(problem.first, problem.last, 8, 1))
-    found = gaussian_moments(case.spec, problem.process, times, options=case.options)
-    return found.affinity < 1e-9
+    return gaussian_moments(case.spec, problem.process, times, options=case.options).affinity
 
 
 def strong_order(case: Case) -> Outcome:
@@ -145,9 +149,9 @@ def single_precision(case: Case) -> Outcome:
 
 
 def tolerance(case: Case) -> Outcome:
-    """An adaptive sampler's error falls with its tolerance, by 10 at least where the tolerance falls by 1,000."""
+    """An adaptive ODE solver's error falls with its tolerance, by 10 at least where the tolerance falls by 1,000."""
     spec = case.spec
-    if not spec.adaptive or not case.gaussian or not {"rtol", "atol"} <= set(spec.control):
+    if spec.stochastic or not spec.adaptive or not case.gaussian or not {"rtol", "atol"} <= set(spec.control):
         return None
     model, problem = Transport(VP()).model, Transport(VP())
     start, exact = problem.ends([VP().t_max, VP().t_min])
@@ -156,8 +160,6 @@ def tolerance(case: Case) -> Outcome:
         tolerances = {"rtol": size, "atol": size}
         words = {**case.options, **tolerances, "start": start, "num_samples": len(start), "final": "min"}
         found = sample(model, spec, **words)
-        if found.drew_noise:
-            return None
         errors.append(float((found.samples - exact).square().mean().sqrt()))
     measured = f"{errors[0]:.1e} at 1e-2, {errors[1]:.1e} at 1e-5"
     return measured, "falls by 10, and <= 1e-3 at 1e-5", errors[1] <= min(errors[0] / 10, 1e-3)

@@ -21,6 +21,7 @@ CHECKS: dict[str, Callable[[Case], Outcome]] = {
     "prediction types": invariants.prediction_types,
     "states left alone": invariants.states_left_alone,
     "batch independence": invariants.batch_independence,
+    "free steps": invariants.free_steps,
     "evaluations": invariants.evaluations,
     "options": invariants.options_matter,
     "edits": invariants.edits_count,
