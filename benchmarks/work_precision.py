@@ -544,14 +544,10 @@ def report(
         count = len({c["key"] for g in cells.values() for group in g.values() for c in group})
         first = screened.get(problem)
         lines.append(f"## {problem}, {starts:,} starts\n")
-        lines.append(
-            f"{starts:,} starts; {count} settings"
-            + (
-                f", the finalists of {settings_of(log, problem, first)} that were screened with {first} starts."
-                if first
-                else "."
-            )
-        )
+        text = f"{count} settings"
+        if first and first < starts:
+            text += f", finalists of {settings_of(log, problem, first)}, screened with {first} starts"
+        lines.append(f"{text}.")
         lines += [*best_tables(cells), *whole_tables(cells), ""]
     lines += ["![error against evaluations](work_precision.png)", ""]
     (out / "work_precision.md").write_text("\n".join(lines))

@@ -7,7 +7,6 @@ up^2 = eta^2 r_s^2 (1 - r_s^2/r_t^2) and down^2 = r_s^2 - up^2 (Song et al. 2021
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -15,12 +14,7 @@ from torch import Tensor
 
 from sdesamplers import Path, Point, Run, Sampler, hookimpl, sampler
 
-
-def check_noise(eta: float, s_noise: float) -> None:
-    """Raise where an amount of noise is negative or not a number."""
-    for name, value in (("eta", eta), ("s_noise", s_noise)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} is an amount of noise and must be 0 or more, not {value}")
+from ._shared import check_noise
 
 
 def back_up(x: Tensor, path: Path, down: Point, std: float, now: Point, then: Point) -> Tensor:
@@ -61,7 +55,7 @@ def euler_ancestral(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float =
     x_s = alpha_s (x0 + down eps + s_noise up z), with down^2 + up^2 = r_s^2. Its transition is DDIM's with the same
     eta, so eta = 1 is DDPM and eta = 0 is DDIM. `s_noise` multiplies the noise.
     """
-    check_noise(eta, s_noise)
+    check_noise(eta=eta, s_noise=s_noise)
     for now, then in path.steps:
         down, std = path.ancestral(now, then, eta)
         out = yield x, now
@@ -102,7 +96,7 @@ def dpm2_ancestral(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 
     A step of `dpm2` from r_t down to `down`, then x_s = (alpha_s/alpha_down) x_down + alpha_s s_noise up z. eta = 0
     is `dpm2`. `s_noise` multiplies the noise.
     """
-    check_noise(eta, s_noise)
+    check_noise(eta=eta, s_noise=s_noise)
     for now, then in path.steps:
         down, std = path.ancestral(now, then, eta)
         x = yield from midpoint_step(x, path, now, down, "noise")
@@ -126,7 +120,7 @@ def dpmpp_2s_ancestral(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: floa
     step of lambda; then x_s = (alpha_s/alpha_down) x_down + alpha_s s_noise up z. eta = 0 is `dpmpp-2s`. `s_noise`
     multiplies the noise.
     """
-    check_noise(eta, s_noise)
+    check_noise(eta=eta, s_noise=s_noise)
     for now, then in path.steps:
         down, std = path.ancestral(now, then, eta)
         x = yield from midpoint_step(x, path, now, down, "data")

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
 
+from ._shared import check_noise
+
 LIMITS = "with guidance the result depends on the number of steps"
 
 
@@ -54,9 +56,7 @@ def euler_ancestral_cfgpp(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: f
     `euler-ancestral`, which it is without guidance; eta = 0 is `euler-cfgpp`. `guidance_scale` is the paper's lambda,
     best within [0, 1].
     """
-    for name, value in (("eta", eta), ("s_noise", s_noise)):
-        if not 0 <= value < math.inf:
-            raise ValueError(f"{name} is an amount of noise and must be 0 or more, not {value}")
+    check_noise(eta=eta, s_noise=s_noise)
     for now, then in path.steps:
         down, std = path.ancestral(now, then, eta)
         out = yield x, now

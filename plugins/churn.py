@@ -9,12 +9,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sdesamplers import (
+    SDE,
     Evaluator,
     FunctionModel,
     Path,
@@ -27,6 +29,8 @@ from sdesamplers import (
     hookimpl,
     sampler,
 )
+
+from ._shared import check_noise
 
 
 def one_step_solver(name: str, path: Path) -> Sampler:
@@ -45,22 +49,24 @@ def one_step_solver(name: str, path: Path) -> Sampler:
         wrong = "draws noise of its own"
     elif set(found.needs) - {"marginals"}:
         wrong = f"needs more than a prediction ({', '.join(found.needs)})"
-    elif remembers(found, path):
+    elif remembers(found, path.process):
         wrong = "remembers earlier steps, and noise comes in between them"
     if wrong:
         raise ValueError(f"solver={name!r} {wrong}; use a one-step ODE solver such as heun, euler, ddim or dpm2")
     return found
 
 
-def remembers(solver: Sampler, path: Path) -> bool:
+@lru_cache(maxsize=64)
+def remembers(solver: Sampler, process: SDE) -> bool:
     """Whether five steps in one run end elsewhere than five runs of one step, on a toy model with x0 = tanh(x)."""
-    lowest = float(path.at(path.process.t_min).ratio)
+    path = Path(process, [])
+    lowest = float(path.at(process.t_min).ratio)
     highest = min(highest_ratio(path), 1e4 * lowest)
     points = [path.at_ratio(r) for r in np.geomspace(highest, lowest, 6)]
-    model = FunctionModel(lambda x, t: torch.tanh(x), path.process, "sample", (1,), dtype=torch.float64)
+    model = FunctionModel(lambda x, t: torch.tanh(x), process, "sample", (1,), dtype=torch.float64)
 
     def run(x: Tensor, points: Sequence[Point]) -> Tensor:
-        return drive(solver(x, Path(path.process, points)), Evaluator(model, len(x), solver.name))
+        return drive(solver(x, Path(process, points)), Evaluator(model, len(x), solver.name))
 
     start = parts = float(points[0].sigma) * torch.tensor([[-1.3], [0.4], [1.1]], dtype=torch.float64)
     for pair in itertools.pairwise(points):
@@ -183,8 +189,7 @@ def restart(
     An interval with no grid point below its t_max is left out. The way down has its N points however fine the main
     grid is, so no order of convergence is claimed.
     """
-    if not 0 <= s_noise < math.inf:
-        raise ValueError(f"s_noise is an amount of noise and must be 0 or more, not {s_noise}")
+    check_noise(s_noise=s_noise)
     step, plan = one_step_solver(solver, path), restarts(path, intervals)
     for index, pair in enumerate(path.steps, 1):
         x = yield from step(x, path.part(pair))

@@ -9,12 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sdesamplers import Path, Point, Run, Sampler, hookimpl, sampler
-
-
-def fresh_noise(now: Point, then: Point) -> float:
-    """1 - (sigma_s alpha_t / (sigma_t alpha_s))^2, the share of x_t's noise that came in after s."""
-    return -math.expm1(2 * (now.lam - then.lam))
+from sdesamplers import Path, Run, Sampler, hookimpl, sampler
+from sdesamplers.coefficients import fresh_share
 
 
 @sampler("ddim", order=1, needs=("marginals",), reference="Song, Meng & Ermon 2021, eq. 12 and 16")
@@ -25,7 +21,7 @@ def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
     is eta times the standard deviation of q(x_s | x_t, x0). eta = 0 is the exponential Euler step of the ODE, eta = 1
     is DDPM; eta may exceed 1 until the square root has nothing left.
     """
-    fresh = [fresh_noise(now, then) for now, then in path.steps]
+    fresh = [fresh_share(now, then) for now, then in path.steps]
     noisy = [share for share, point in zip(fresh, path.points[1:], strict=True) if not point.is_clean]
     largest = 1 / math.sqrt(max(noisy)) if noisy else math.inf
     if not 0 <= eta <= largest * (1 + 1e-12):
@@ -49,7 +45,7 @@ def ddpm(x: Tensor, path: Path, *, variance: Literal["posterior", "beta"] = "pos
     into sigma = 0.
     """
     for now, then in path.steps:
-        fresh = fresh_noise(now, then)
+        fresh = fresh_share(now, then)
         width = then.sigma if variance == "posterior" or then.is_clean else now.sigma * then.scale / now.scale
         out = yield x, now
         keep = now.alpha * then.sigma**2 / (then.alpha * now.sigma**2)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sdesamplers import GaussianProcess, Path, Run, Sampler, View, hookimpl, sampler
+from sdesamplers.coefficients import fresh_share
 
 
 def native(path: Path) -> GaussianProcess:
@@ -39,6 +40,12 @@ def consistency(x: Tensor, path: Path, *, boundary: float | None = None) -> Run:
     end = float(model.ratio(model.t_min)) if boundary is None else boundary
     if end < 0:
         raise ValueError(f"boundary is a value of sigma/alpha, 0 or more, not {boundary}")
+    lowest = min((float(then.ratio) for then in path.points[1:] if not then.is_clean), default=math.inf)
+    if end > lowest * (1 + 1e-9):
+        raise ValueError(
+            f"the grid goes down to sigma/alpha = {lowest:.6g}, and f ends above that already, at {end:.6g}; "
+            "give a smaller boundary or a grid that ends earlier"
+        )
     for now, then in path.steps:
         out = yield x, now
         width = math.sqrt(max(then.sigma**2 - (then.alpha * end) ** 2, 0.0))
@@ -97,7 +104,7 @@ def tcd(x: Tensor, path: Path, *, gamma: float = 0.3) -> Run:
     for now, then in path.steps:
         out = yield x, now
         below = then if then.is_clean or gamma == 0 else path.at_ratio(model.ratio((1 - gamma) * then.t))
-        lost = 0.0 if below is then else -math.expm1(2 * (then.lam - below.lam))
+        lost = 0.0 if below is then else fresh_share(then, below)
         mean = out.compose(then.alpha, then.sigma * math.sqrt(max(1 - lost, 0.0)))
         x = path.draw(mean, then.sigma * math.sqrt(max(lost, 0.0)), now, then)
     return x

@@ -16,10 +16,18 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Prediction, Run, Sampler, SolverError, hookimpl, sampler, weighted_sum
-from sdesamplers.coefficients import lagrange_integrals, semilinear
+from sdesamplers.coefficients import (
+    ROUNDING,
+    constant_integral,
+    lagrange_integrals,
+    midpoint_integrals,
+    octave_parts,
+    semilinear,
+)
+
+from ._shared import Kind, exponential_adams
 
 Weights = Sequence[Any]
-Kind = Literal["noise", "data"]
 
 
 def read(out: Prediction, start: Point, kind: str) -> Tensor:
@@ -37,20 +45,9 @@ def inner(path: Path, now: Point, then: Point, r: float) -> Point:
     return path.at_ratio(then.ratio / r) if now.is_pure_noise else path.between(now, then, r)
 
 
-def flat(h: Any, rate: float) -> Any:
-    """int_0^h e^{rate (u - h)} du: the weight of a prediction that does not change."""
-    return -np.expm1(-rate * h) / rate if rate else h
-
-
-def midpoint(h: Any, rate: float, r: float) -> Weights:
-    """Weights of predictions at 0 and r h, with the integral of the slope taken as h/2 times that of the value."""
-    total = flat(h, rate)
-    return [total * (1 - 0.5 / r), total * (0.5 / r)]
-
-
 def line(h: Any, rate: float, r: float) -> Weights:
     """Weights of predictions at 0 and r h that integrate the line through them exactly."""
-    total = flat(h, rate)
+    total = constant_integral(h, rate)
     slope = (h - total) / (rate * r * h) if rate else h / (2 * r)
     return [total - slope, slope]
 
@@ -72,9 +69,9 @@ def second(out: Prediction, then: Point, path: Path, kind: str, r: float) -> Gen
     x, now, first = out.x, out.point, read(out, out.point, kind)
     h, rate = clock(then, now) - clock(now, now), semilinear(now, then, kind)[2]
     s = inner(path, now, then, r)
-    ahead = yield solve(x, [flat(r * h, rate)], [first], now, s, kind), s
-    low = solve(x, [flat(h, rate)], [first], now, then, kind)
-    return solve(x, midpoint(h, rate, r), [first, read(ahead, now, kind)], now, then, kind), low
+    ahead = yield solve(x, [constant_integral(r * h, rate)], [first], now, s, kind), s
+    low = solve(x, [constant_integral(h, rate)], [first], now, then, kind)
+    return solve(x, midpoint_integrals(h, rate, r), [first, read(ahead, now, kind)], now, then, kind), low
 
 
 def third(out: Prediction, then: Point, path: Path, kind: str) -> Generator[Any, Any, tuple[Tensor, Tensor]]:
@@ -82,11 +79,11 @@ def third(out: Prediction, then: Point, path: Path, kind: str) -> Generator[Any,
     x, now, first = out.x, out.point, read(out, out.point, kind)
     h, rate = clock(then, now) - clock(now, now), semilinear(now, then, kind)[2]
     s = inner(path, now, then, 1 / 3)
-    ahead = yield solve(x, [flat(h / 3, rate)], [first], now, s, kind), s
+    ahead = yield solve(x, [constant_integral(h / 3, rate)], [first], now, s, kind), s
     values = [first, read(ahead, now, kind)]
     s = inner(path, now, then, 2 / 3)
     ahead = yield solve(x, line(2 * h / 3, rate, 1 / 2), values, now, s, kind), s
-    low = solve(x, midpoint(h, rate, 1 / 3), values, now, then, kind)
+    low = solve(x, midpoint_integrals(h, rate, 1 / 3), values, now, then, kind)
     return solve(x, line(h, rate, 2 / 3), [first, read(ahead, now, kind)], now, then, kind), low
 
 
@@ -192,13 +189,15 @@ def third_order_weights(u: Sequence[float], rate: float) -> tuple[Weights, Weigh
     order=3,
     spacing="logsnr",
     needs=["marginals"],
-    reference="Lu et al. 2022 (DPM-Solver-fast), section 3.4; third order as in Hochbruck & Ostermann 2005",
+    reference="Lu et al. 2022 (DPM-Solver-fast), section 3.4; order 3 by the condition of Hochbruck & Ostermann 2005",
 )
 def dpm_fast(x: Tensor, path: Path, *, order: int = 3, prediction: Kind = "noise") -> Run:
     """Singlestep DPM-Solver with the grid's own points as its intermediate points, one evaluation an interval.
 
-    Runs of `order` (1 to 3) intervals are one step of DPM-Solver-`order` with r1 and r2 as the grid has them, the
-    last runs shorter. `prediction` "noise" is DPM-Solver, "data" DPM-Solver++.
+    Runs of `order` (1 to 3) intervals are one step, the last runs shorter. One of two intervals is DPM-Solver-2 with r1
+    as the grid has it. One of three has weights of its own for the grid's points, by Hochbruck & Ostermann's condition
+    for third order: DPM-Solver-3's are of third order where r2 = 2/3 alone. `prediction` "noise" is DPM-Solver, "data"
+    DPM-Solver++.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, not {order}")
@@ -210,10 +209,10 @@ def dpm_fast(x: Tensor, path: Path, *, order: int = 3, prediction: Kind = "noise
             continue
         x, values = out.x, [read(out, now, prediction)]
         u, rate = [clock(p, now) for p in points], semilinear(now, then, prediction)[2]
-        ahead = yield solve(x, [flat(u[1] - u[0], rate)], values, now, points[1], prediction), points[1]
+        ahead = yield solve(x, [constant_integral(u[1] - u[0], rate)], values, now, points[1], prediction), points[1]
         values.append(read(ahead, now, prediction))
         if len(points) == 3:
-            end: Weights = midpoint(u[2] - u[0], rate, (u[1] - u[0]) / (u[2] - u[0]))
+            end: Weights = midpoint_integrals(u[2] - u[0], rate, (u[1] - u[0]) / (u[2] - u[0]))
         else:
             stage, end = third_order_weights(u, rate)
             ahead = yield solve(x, stage, values, now, points[2], prediction), points[2]
@@ -231,8 +230,8 @@ PURE_NOISE_END = 1e-4
 class Pid:
     """Step sizes in lambda for every sample by itself (Soderlind 2003), with k-diffusion's limiter.
 
-    As in rk45, what a network's last bits, which differ with the batch that it is in, could change is kept out of the
-    steps: errors below 1/1000 of the tolerance count as that much, and steps are powers of 2^(1/8).
+    As in rk45, rounding is kept out of the steps: errors below `ROUNDING` count as that much, and steps are powers of
+    2^(1/8).
     """
 
     def __init__(self, count: int, h: float, coefficients: Sequence[float], order: int, safety: float) -> None:
@@ -246,12 +245,12 @@ class Pid:
         """Which of the samples `rows` may take their `step`, whose errors are in units of the tolerance."""
         if not np.all(np.isfinite(error)):
             raise SolverError("dpm-adaptive's error estimate is not finite, so it cannot choose a step")
-        inverse = 1 / np.maximum(error, 1e-3)
+        inverse = 1 / np.maximum(error, ROUNDING)
         past = np.where(np.isnan(self.past[rows]), inverse[:, None], self.past[rows])
         factor = 1 + np.arctan(np.prod(np.column_stack([inverse, past]) ** self.powers, axis=1) - 1)
         good = factor >= self.safety
         self.past[rows[good]] = np.column_stack([inverse, past[:, 0]])[good]
-        self.h[rows] = 2.0 ** (np.floor(8 * np.log2(step * factor)) / 8)
+        self.h[rows] = octave_parts(step * factor, 8)
         if np.any(self.h[rows] < 1e-10):
             raise SolverError("dpm-adaptive's step fell below rounding; the model is not smooth enough for this rtol")
         self.accepted[rows] += good
@@ -344,31 +343,6 @@ def dpm_adaptive(
 # --- Multistep --------------------------------------------------------------------------------------------------------
 
 
-def multistep(x: Tensor, path: Path, order: int, kind: str, solver: str = "heun", lower_last: bool = False) -> Run:
-    """Exponential Adams-Bashforth: the polynomial through the last `order` predictions, integrated exactly.
-
-    `solver` "midpoint" integrates the line of the second order by the midpoint rule, as the papers do. With
-    `lower_last` the step before the one into sigma = 0 is of second order.
-    """
-    lams: list[Any] = []
-    values: list[Tensor] = []
-    lowered = path.points[-2] if lower_last and path.points[-1].is_clean else None
-    for now, then in path.steps:
-        out = yield x, now
-        if then.is_clean or now.is_pure_noise:
-            x = out.step_to(then)  # lambda is infinite there, so this prediction is no node of later steps either
-            continue
-        lams, values = [now.lam, *lams[: order - 1]], [read(out, now, kind), *values[: order - 1]]
-        rate, used = semilinear(now, then, kind)[2], min(len(lams), 2 if then is lowered else order)
-        if used == 2 and solver == "midpoint":
-            h = then.lam - now.lam
-            weights: Weights = midpoint(h, rate, (lams[1] - now.lam) / h)
-        else:
-            weights = lagrange_integrals(lams[:used], now.lam, then.lam, rate=rate)
-        x = solve(out.x, weights, values[:used], now, then, kind)
-    return x
-
-
 def require_second(order: int) -> None:
     """Raise unless `order` is 1 or 2."""
     if order not in (1, 2):
@@ -388,7 +362,7 @@ def dpm_solver_2m(x: Tensor, path: Path, *, order: int = 2, solver: Literal["mid
     line through the two eps exactly. `order` 1 is DDIM.
     """
     require_second(order)
-    return (yield from multistep(x, path, order, "noise", solver))
+    return (yield from exponential_adams(x, path, order, "noise", midpoint=solver == "midpoint"))
 
 
 @sampler(
@@ -403,7 +377,7 @@ def dpm_solver_3m(x: Tensor, path: Path, *, lower_order_final: bool = True) -> R
     x_s = (alpha_s/alpha_t) x - sigma_s int e^{lambda_s - l} [parabola through the last three eps](l) dl.
     `lower_order_final` makes the step before the one into sigma = 0 of second order, which few steps need.
     """
-    return (yield from multistep(x, path, 3, "noise", lower_last=lower_order_final))
+    return (yield from exponential_adams(x, path, 3, "noise", lower_last=lower_order_final))
 
 
 @sampler("dpmpp-2m", order=2, needs=["marginals"], reference="Lu et al. 2022b (DPM-Solver++), algorithm 2")
@@ -414,7 +388,7 @@ def dpmpp_2m(x: Tensor, path: Path, *, order: int = 2, solver: Literal["midpoint
     line through the two x0 exactly. `order` 1 is DDIM.
     """
     require_second(order)
-    return (yield from multistep(x, path, order, "data", solver))
+    return (yield from exponential_adams(x, path, order, "data", midpoint=solver == "midpoint"))
 
 
 @sampler(
@@ -430,7 +404,7 @@ def dpmpp_3m(x: Tensor, path: Path, *, lower_order_final: bool = True) -> Run:
     has the weight of that integral; k-diffusion's and diffusers' 3M give it half, which makes them of second order.
     `lower_order_final` makes the step before the one into sigma = 0 of second order, which few steps need.
     """
-    return (yield from multistep(x, path, 3, "data", lower_last=lower_order_final))
+    return (yield from exponential_adams(x, path, 3, "data", lower_last=lower_order_final))
 
 
 @hookimpl

@@ -13,49 +13,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, weighted_sum
-from sdesamplers.coefficients import lagrange_integrals, semilinear_sde
+from sdesamplers import Path, Run, Sampler, hookimpl, sampler
+
+from ._shared import exponential_adams, two_stage_sde
 
 PAPER = "Lu et al. 2022b (DPM-Solver++), section 5"
-
-
-def check(eta: float, s_noise: float) -> None:
-    """Refuse options outside their range."""
-    if eta < 0 or s_noise < 0:
-        raise ValueError(f"eta and s_noise scale the noise and must be 0 or more, not {eta} and {s_noise}")
-
-
-def singular_step(out: Prediction, path: Path, now: Point, then: Point, eta: float, s_noise: float) -> Tensor:
-    """The first-order step at an infinite lambda: x0 into sigma = 0; out of alpha = 0 the start is forgotten."""
-    mean = out.compose(then.alpha, 0.0 if eta else then.sigma)
-    return path.draw(mean, s_noise * then.sigma if eta else 0.0, now, then)
-
-
-def multistep(
-    x: Tensor, path: Path, order: int, eta: float, s_noise: float, midpoint: bool = False, lower_last: bool = False
-) -> Run:
-    """Integrate the polynomial in lambda through the last `order` predictions of x0.
-
-    With `lower_last` the step before the one into sigma = 0 is of second order.
-    """
-    check(eta, s_noise)
-    lowered = path.points[-2] if lower_last and path.points[-1].is_clean else None
-    history: list[tuple[float, Tensor]] = []
-    for now, then in path.steps:
-        out = yield x, now
-        if now.is_pure_noise or then.is_clean:
-            x = singular_step(out, path, now, then, eta, s_noise)
-            continue
-        history = [(now.lam, out.x0), *history][:order]
-        nodes, data = zip(*history[: 2 if then is lowered else order], strict=True)
-        carry, gain, rate, std = semilinear_sde(now, then, "data", eta)
-        weights = lagrange_integrals(nodes, now.lam, then.lam, rate=rate)
-        if midpoint and len(nodes) == 2:  # the line through both at the middle of the step
-            ahead = 0.5 * sum(weights) * (then.lam - now.lam) / (nodes[0] - nodes[1])
-            weights = [sum(weights) + ahead, -ahead]
-        mean = weighted_sum([carry, *(gain * w for w in weights)], [out.x, *data])
-        x = path.draw(mean, s_noise * std, now, then)
-    return x
 
 
 @sampler(
@@ -75,7 +37,7 @@ def dpmpp_2m_sde(
     "midpoint" takes its value in the middle of the step. eta scales the noise of the SDE that is solved (0 is
     `dpmpp-2m`), s_noise the noise alone, which changes the distribution.
     """
-    return (yield from multistep(x, path, 2, eta, s_noise, solver == "midpoint"))
+    return (yield from exponential_adams(x, path, 2, "data", eta=eta, s_noise=s_noise, midpoint=solver == "midpoint"))
 
 
 @sampler(
@@ -96,7 +58,7 @@ def dpmpp_3m_sde(
     curvature half that weight, which makes them of second order.) eta and s_noise as in `dpmpp-2m-sde`.
     lower_order_final makes the step before the one into sigma = 0 of second order, which few steps need.
     """
-    return (yield from multistep(x, path, 3, eta, s_noise, lower_last=lower_order_final))
+    return (yield from exponential_adams(x, path, 3, "data", eta=eta, s_noise=s_noise, lower_last=lower_order_final))
 
 
 @sampler(
@@ -114,30 +76,10 @@ def dpmpp_sde(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0, 
 
     The step integrates (1 - 1/(2r)) x0_t + 1/(2r) x0_u as a constant. Its noise is the stage's, carried on, and the
     rest of the step's: with two unrelated noises the variance would be right to first order only. eta and s_noise as in
-    `dpmpp-2m-sde`; 0 < r <= 1.
+    `dpmpp-2m-sde`; 0 < r <= 1, where a small r is for eta = 0 alone: x0_u has the stage's noise in it, and 1/(2r) makes
+    of it a variance that grows like 1/r. `seeds-2` is the same in data prediction.
     """
-    check(eta, s_noise)
-    if not 0 < r <= 1:
-        raise ValueError(f"r places the stage inside the step and must lie in (0, 1], not {r}")
-    for now, then in path.steps:
-        out = yield x, now
-        if now.is_pure_noise or then.is_clean:
-            x = singular_step(out, path, now, then, eta, s_noise)
-            continue
-        middle = path.between(now, then, r) if r < 1 else then
-        x, data = out.x, out.x0
-        carry, gain, rate, std = semilinear_sde(now, middle, "data", eta)
-        (weight,) = lagrange_integrals([now.lam], now.lam, middle.lam, rate=rate)
-        mean = weighted_sum([carry, gain * weight], [x, data])
-        stage = path.draw(mean, s_noise * std, now, middle)
-        ahead = yield stage, middle
-        noise = stage - mean
-        carry, gain, rate, _ = semilinear_sde(now, then, "data", eta)
-        (weight,) = lagrange_integrals([now.lam], now.lam, then.lam, rate=rate)
-        onward, _, _, std = semilinear_sde(middle, then, "data", eta)
-        shares = [carry, gain * weight * (1 - 0.5 / r), gain * weight * 0.5 / r, onward]
-        x = path.draw(weighted_sum(shares, [x, data, ahead.x0, noise]), s_noise * std, middle, then)
-    return x
+    return (yield from two_stage_sde(x, path, "data", eta, s_noise, r))
 
 
 @hookimpl

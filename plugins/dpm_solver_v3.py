@@ -3,20 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 from torch import Tensor
 
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
-from sdesamplers.statistics import Statistics, Step, to_tensor
+from sdesamplers.statistics import Statistics, to_tensor
 
 
-def apply(step: Step, y: Tensor, residuals: Sequence[Tensor]) -> Tensor:
-    """decay y - sum_j weights_j f_j + offset, coordinate by coordinate."""
-    total = to_tensor(step.decay, y) * y + to_tensor(step.offset, y)
-    for weight, residual in zip(step.weights, residuals, strict=True):
-        total = total.addcmul(to_tensor(weight, y), residual, value=-1)
-    return total
+@lru_cache(maxsize=4)
+def load(file: str, changed: int) -> Statistics:
+    """The statistics in a file, read again when it has changed (at the time `changed`)."""
+    return Statistics.load(file)
+
+
+class Move(NamedTuple):
+    """A `Step` on the sample's device: y <- decay y - sum_j weights_j f_j + offset, coordinate by coordinate."""
+
+    decay: Tensor
+    weights: list[Tensor]
+    offset: Tensor
+
+    def __call__(self, y: Tensor, residuals: Sequence[Tensor]) -> Tensor:
+        total = self.decay * y + self.offset
+        for weight, residual in zip(self.weights, residuals, strict=True):
+            total = total.addcmul(weight, residual, value=-1)
+        return total
+
+
+def moves(
+    table: Statistics, path: Path, like: Tensor, order: int, corrector: bool, pseudo: bool, lower: bool
+) -> Iterator[tuple[Tensor, Move | None, Move | None]]:
+    """For every step in lambda: l at its start, the step before it redone or None, and the step, None into sigma = 0."""
+
+    def move(nodes: Sequence[float], start: float, end: float) -> Move:
+        decay, weights, offset = table.step(nodes, start, end, pseudo)
+        return Move(to_tensor(decay, like), [to_tensor(w, like) for w in weights], to_tensor(offset, like))
+
+    nodes: list[float] = []  # lambda of the last evaluations, newest first
+    lowers = lower and path.points[-1].is_clean
+    for left, (now, then) in zip(range(len(path.steps), 0, -1), path.steps, strict=True):
+        if now.is_pure_noise:
+            continue
+        nodes, redone = [now.lam, *nodes][: order + pseudo], None
+        if corrector and order > 1 and len(nodes) > 1:
+            redone = move([nodes[1], nodes[0], *nodes[2:]], nodes[1], nodes[0])
+        used = nodes[: min(order, left) if lowers else order]
+        yield to_tensor(table.linear(now.lam), like), redone, None if then.is_clean else move(used, now.lam, then.lam)
 
 
 @sampler(
@@ -43,34 +79,29 @@ def dpm_solver_v3(
     `statistics` is a file made by `sdesamplers statistics`; without one l = 1, s = b = 0, which is DPM-Solver++ of the
     same order with exact weights. `corrector` redoes a step with the evaluation at its end (no further evaluation; not
     at order 1); `pseudo` takes each derivative from the fewest points, which makes the order 2 at most, and gives the
-    corrector one point more; `lower_order_final` ends with steps of order 2 and 1, safer where the last ones are wide.
+    corrector one point more; `lower_order_final` makes the last steps into sigma = 0 of order ..., 3, 2, 1.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, not {order}")
-    table = Statistics.load(statistics) if statistics else Statistics.constant()
+    changed = os.stat(statistics).st_mtime_ns if os.path.exists(statistics) else 0
+    table = load(statistics, changed) if statistics else Statistics.constant()
     table.check([p.lam for p in path.points if not (p.is_clean or p.is_pure_noise)], x.shape[1:])
-    nodes: list[float] = []  # lambda and f of the last evaluations, newest first
-    residuals: list[Tensor] = []
+    plan = iter([*moves(table, path, x, order, corrector, pseudo, lower_order_final)])
+    residuals: list[Tensor] = []  # f of the last evaluations, newest first
     begin = end = x
-    left = sum(not point.is_clean for point in path.points[1:])
     for now, then in path.steps:
         out = yield x, now
-        left -= 1
         if now.is_pure_noise:
             x = out.step_to(then)
             continue
-        linear, y = to_tensor(table.linear(now.lam), x), out.x / now.alpha
-        residuals.insert(0, out.eps * math.exp(-now.lam) - linear * y)
-        nodes.insert(0, now.lam)
-        if corrector and order > 1 and len(nodes) > 1:
-            count = order + 1 if pseudo else order
-            redone = table.step([nodes[1], nodes[0], *nodes[2:count]], nodes[1], nodes[0], pseudo)
-            y = y + (apply(redone, begin, [residuals[1], residuals[0], *residuals[2:count]]) - end)
-        del nodes[order:], residuals[order:]
-        if then.is_clean:
+        linear, redone, step = next(plan)
+        y = out.x / now.alpha
+        residuals = [out.eps * math.exp(-now.lam) - linear * y, *residuals][: order + pseudo]
+        if redone is not None:
+            y = y + (redone(begin, [residuals[1], residuals[0], *residuals[2:]]) - end)
+        if step is None:
             return (1 - linear) * y - residuals[0]
-        most = min(order, left + 1) if lower_order_final else order
-        begin, end = y, apply(table.step(nodes[:most], now.lam, then.lam, pseudo), y, residuals[:most])
+        begin, end = y, step(y, residuals[: len(step.weights)])
         x = then.alpha * end
     return x
 

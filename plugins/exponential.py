@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, weighted_sum
-from sdesamplers.coefficients import lagrange_integrals, phi
+from sdesamplers.coefficients import phi
+
+from ._shared import exponential_adams
 
 
 def data_step(out: Prediction, then: Point, weights: Sequence[float], older: Sequence[Tensor]) -> Tensor:
@@ -23,28 +25,6 @@ def data_step(out: Prediction, then: Point, weights: Sequence[float], older: Seq
     keep = then.sigma * now.alpha / now.sigma  # (sigma_s / sigma_t) x_t = keep x0 + sigma_s eps
     x = out.compose(x0=keep + then.alpha * weights[0], eps=then.sigma)
     return torch.add(x, weighted_sum(weights[1:], older), alpha=then.alpha) if older else x
-
-
-def exponential_multistep(x: Tensor, path: Path, order: int, noise: bool = False) -> Run:
-    """Exponential Adams-Bashforth through up to `order` predictions of x0, or of the noise."""
-    lams: list[float] = []
-    values: list[Tensor] = []
-    for now, then in path.steps:
-        out = yield x, now
-        if now.is_pure_noise or then.is_clean:
-            x = out.step_to(then)
-            continue
-        older = values[: order - 1]
-        lams, values = [float(now.lam), *lams][:order], [out.eps if noise else out.x0, *older]
-        weights = lagrange_integrals(lams, lams[0], float(then.lam), rate=-1.0 if noise else 1.0)
-        if not noise:
-            x = data_step(out, then, weights, older)
-            continue
-        # (alpha_s / alpha_t) x_t - sigma_s sum_j w_j eps_j
-        x = out.compose(x0=then.alpha, eps=then.alpha * now.ratio - then.sigma * weights[0])
-        if older:
-            x = torch.add(x, weighted_sum(weights[1:], older), alpha=-then.sigma)
-    return x
 
 
 @sampler(
@@ -62,7 +42,7 @@ def exp_ab(x: Tensor, path: Path, *, order: int = 3, prediction: Literal["x0", "
     """
     if not 1 <= order <= 8:
         raise ValueError(f"order must be from 1 to 8, not {order}")
-    return (yield from exponential_multistep(x, path, order, prediction == "eps"))
+    return (yield from exponential_adams(x, path, order, "noise" if prediction == "eps" else "data"))
 
 
 @sampler(
@@ -77,7 +57,7 @@ def res_2m(x: Tensor, path: Path) -> Run:
     x_s = (sigma_s / sigma_t) x_t + alpha_s h [(phi_1 - phi_2 / c) x0_t + (phi_2 / c) x0_r], phi_k at -h, with r the
     point before and c h = lambda_r - lambda_t < 0: `exp-ab` of order 2. DPM-Solver++(2M) has phi_1 / 2 for phi_2.
     """
-    return (yield from exponential_multistep(x, path, 2))
+    return (yield from exponential_adams(x, path, 2, "data"))
 
 
 @sampler(
@@ -91,7 +71,7 @@ def res_3m(x: Tensor, path: Path) -> Run:
 
     The parabola in lambda through the last three x0, integrated exactly with phi_1, phi_2, phi_3: `exp-ab` of order 3.
     """
-    return (yield from exponential_multistep(x, path, 3))
+    return (yield from exponential_adams(x, path, 3, "data"))
 
 
 Tableau = tuple[tuple[float, ...], list[list[float]]]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdesamplers import GaussianProcess, Path, Run, Sampler, hookimpl, sampler
+from sdesamplers import GaussianProcess, Path, Run, Sampler, UsageError, hookimpl, sampler
 
 
 def require_density(path: Path) -> None:
@@ -62,7 +62,7 @@ def mala(x: Tensor, path: Path) -> Run:
     require_density(path)
     out = yield x, path.points[0]
     if out.log_density is None:
-        raise ValueError("this sampler needs a model that gives its log-density with the score (Output.log_density)")
+        raise UsageError("this sampler needs a model that gives its log-density with the score (Output.log_density)")
     x, score, density = out.x, out.score, out.log_density
     for now, then in path.steps:
         h = abs(then.time - now.time)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, weighted_sum
-from sdesamplers.coefficients import lagrange, lagrange_integrals
+from sdesamplers.coefficients import lagrange, lagrange_integrals, quadrature
 
 Weights = Callable[[Sequence[Point], Point], list[float]]
 """From the points of the kept noises (newest first) and the step's end to the weights of the noises."""
@@ -256,19 +256,9 @@ def pndm(x: Tensor, path: Path) -> Run:
 
 def interpolated_in_time(path: Path, points: Sequence[Point], then: Point) -> list[float]:
     """w_j = int l_j(t) drho over the step, by quadrature in lambda = -log rho, which is smooth up to both ends."""
-    times = [float(p.time) for p in points]
-    basis: list[np.ndarray] = []
-
-    def kernel(j: int) -> Callable[[np.ndarray], np.ndarray]:
-        def values(lam: np.ndarray) -> np.ndarray:
-            if not basis:  # asked at the same lambdas for every j
-                basis.extend(lagrange(times, path.at_lambda(lam).time))  # type: ignore[arg-type]
-            return -np.exp(-lam) * basis[j]
-
-        return values
-
-    start, end = float(points[0].lam), float(then.lam)
-    return [lagrange_integrals([start], start, end, kernel=kernel(j))[0] for j in range(len(times))]
+    lam, shares = quadrature(float(points[0].lam), float(then.lam))
+    basis = lagrange([float(p.time) for p in points], path.at_lambda(lam).time)  # type: ignore[arg-type]
+    return [-float(np.sum(shares * np.exp(-lam) * values)) for values in basis]
 
 
 @sampler("deis", order=3, needs=["marginals"], reference="Zhang & Chen 2023, eq. 14-15 (tAB) and proposition 3 (rhoAB)")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Run, Sampler, hookimpl, sampler
+from sdesamplers.coefficients import fresh_share
 
 
 def for_rows(point: Point, rows: np.ndarray) -> Point:
@@ -35,12 +36,13 @@ def paradigms(x: Tensor, path: Path, *, window: int = 16, tolerance: float = 1e-
     `window` steps) then moves to the first state that moved by an RMS over the sample of more than `tolerance`
     standard deviations of DDPM's noise in the step there; 0 gives `ddim` exactly, in at most as many sweeps as steps.
     Every sample has its own window, so none changes another's result. It makes more evaluations than `ddim`, in fewer
-    calls, and holds the whole trajectory.
+    calls, and holds the whole trajectory. A state is evaluated in several sweeps, and what a callback makes of it in
+    the last one counts: an edit must be a function of state and point, made each time.
     """
     if window < 1 or tolerance < 0:
         raise ValueError(f"window must be 1 or more and tolerance 0 or more, not {window} and {tolerance}")
     points, last = path.points, len(path.points) - 1
-    fresh = [then.sigma * math.sqrt(-math.expm1(2 * (now.lam - then.lam))) for now, then in path.steps]
+    fresh = [then.sigma * math.sqrt(fresh_share(now, then)) for now, then in path.steps]
     limits = tolerance * np.array(fresh)[:, None]
     states, begin = torch.stack([x] * (last + 1)), np.zeros(len(x), dtype=int)
     while len(live := np.flatnonzero(begin < last)):

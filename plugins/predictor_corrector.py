@@ -16,11 +16,12 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, samplers
+from sdesamplers.coefficients import fresh_share
 
 
 def forward_step(now: Point, then: Point) -> tuple[float, float]:
     """(a, b) of the forward transition x_now = a x_then + b z."""
-    return now.alpha / then.alpha, now.sigma * math.sqrt(-math.expm1(2 * (now.lam - then.lam)))
+    return now.alpha / then.alpha, now.sigma * math.sqrt(fresh_share(now, then))
 
 
 @sampler(
@@ -68,7 +69,7 @@ def score_ancestral(x: Tensor, path: Path) -> Run:
     is `ddpm`). Model coordinates decide, so the samples are the same in all coordinates. No noise into sigma = 0.
     """
     for now, then in path.steps:
-        fresh = -math.expm1(2 * (now.lam - then.lam))  # b^2 / sigma_t^2
+        fresh = fresh_share(now, then)  # b^2 / sigma_t^2
         out = yield x, now
         # (x + b^2 score)/a = alpha_s x0 + sigma_s sqrt(1 - fresh) eps, which is defined at a = 0 too
         mean = out.compose(then.alpha, then.sigma * math.sqrt(1 - fresh))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Run, Sampler, SolverError, hookimpl, sampler, weighted_sum
+from sdesamplers.coefficients import ROUNDING, octave_parts
 
 Row = tuple[float, ...]
 
@@ -221,16 +222,6 @@ DOP853 = Tableau(
 METHODS = (MIDPOINT, RALSTON, RK3, SSPRK3, RK4, RK4_38)
 PAIRS = (BOSH3, RK45, TSIT5, DOP853)
 
-# A network's output differs in its last bits with the batch that it is in. Two things keep that out of the step sizes,
-# and so out of the sample: errors (in tolerances) too small to be told from rounding count as this much, and steps
-# are whole quarter octaves.
-ROUNDING = 1e-3
-
-
-def quarter_octaves(h: np.ndarray) -> np.ndarray:
-    """Step sizes rounded towards 0 to powers of 2^(1/4)."""
-    return np.copysign(2.0 ** (np.floor(4 * np.log2(np.abs(h))) / 4), h)
-
 
 def moved(x: Tensor, h: Any, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
     """x + h sum_j weights_j slopes_j, for one h or (expanded) one for each sample."""
@@ -299,7 +290,7 @@ class Tolerance:
         size, rate = self.norm(x, x.abs()), self.norm(slope, x.abs())
         tiny = (size < 1e-5) | (rate < 1e-5)
         first = np.where(tiny, 1e-6 * abs(span), 0.01 * size / np.maximum(rate, 1e-300))
-        return quarter_octaves(np.copysign(np.minimum(first, abs(span)), span))
+        return octave_parts(np.copysign(np.minimum(first, abs(span)), span))
 
     def error(self, tableau: Tableau, h: Any, slopes: Sequence[Tensor], scale: Tensor) -> np.ndarray:
         """A step's error in tolerances, at least `ROUNDING`."""
@@ -342,7 +333,7 @@ def controlled(
             raise SolverError(f"{tableau.name}'s error estimate is not finite, so it cannot choose a step")
         good, smooth = error <= 1, (error <= 1) & (error > ROUNDING)
         grow = 0.9 * np.where(smooth, error ** (-0.7 / k) * last[rows] ** (0.4 / k), error ** (-1 / k))
-        h[rows] = quarter_octaves(step * np.clip(grow, 0.2, np.where(good, 10.0, 1.0)))
+        h[rows] = octave_parts(step * np.clip(grow, 0.2, np.where(good, 10.0, 1.0)))
         path.ledger.accepted[rows] += good
         path.ledger.rejected[rows] += ~good
         if len(won := np.flatnonzero(good)):

@@ -10,11 +10,10 @@ from torch import Tensor
 from sdesamplers import Path, Point, Run, Sampler, hookimpl, sampler, weighted_sum
 from sdesamplers.coefficients import lagrange_integrals, semilinear_sde
 
-History = list[tuple[float, Tensor]]
-"""(lambda, x0) of past evaluations, the last one first."""
+from ._shared import Node, singular_step
 
 
-def integral(history: History, now: Point, then: Point, tau: float) -> tuple[list[float], list[Tensor]]:
+def integral(history: Sequence[Node], now: Point, then: Point, tau: float) -> tuple[list[float], list[Tensor]]:
     """Weights and predictions whose sum is the integral of the polynomial through `history` over a step."""
     _, gain, rate, _ = semilinear_sde(now, then, "data", tau)
     nodes, data = zip(*history, strict=True)
@@ -57,14 +56,13 @@ def sa_solver(
     if tau < 0 or not 0 <= tau_end <= tau_start:
         raise ValueError(f"need tau >= 0 and 0 <= tau_end <= tau_start, not {tau}, {tau_end} and {tau_start}")
     lowered = path.points[-2] if lower_order_final and path.points[-1].is_clean else None
-    history: History = []
+    history: list[Node] = []  # the last evaluation first
     last: tuple[Point, float, tuple[list[float], list[Tensor]]] | None = None
     for now, then in path.steps:
         out = yield x, now
         x, amount = out.x, tau if tau_end <= now.ratio <= tau_start else 0.0
         if now.is_pure_noise or then.is_clean:
-            mean = out.compose(then.alpha, 0.0 if amount else then.sigma)
-            x = path.draw(mean, then.sigma if amount else 0.0, now, then)
+            x = singular_step(out, path, now, then, "data", amount)
             continue
         history = [(now.lam, out.x0), *history][:4]
         if last is not None and corrector_order:

@@ -7,60 +7,19 @@ The SDE with eta times the reverse SDE's noise, from t to s, h = lambda_s - lamb
     "noise"  x_s = (alpha_s / alpha_t) x_t - (1 + eta^2) sigma_s int e^{lambda_s - lambda} eps
                    + eta sigma_s sqrt(e^{2h} - 1) z
 
-They are one equation, but the second takes out its old noise through eps, which is stable for steps h below 1 alone.
+They are one equation, but the second takes out its old noise through eps. With a step whose eps is held, an error of x
+in units of sigma is multiplied by 1 + eta^2 - eta^2 e^h, which at eta = 1 is stable for steps h below ln 3 alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 from torch import Tensor
 
-from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, weighted_sum
-from sdesamplers.coefficients import lagrange_integrals, semilinear_sde
+from sdesamplers import Path, Run, Sampler, hookimpl, sampler
 
-Kind = Literal["data", "noise"]
-Node = tuple[float, Tensor]
-"""(lambda, prediction) at a stage."""
-
-
-def check(eta: float) -> None:
-    """Refuse a negative eta."""
-    if eta < 0:
-        raise ValueError(f"eta scales the noise and must be 0 or more, not {eta}")
-
-
-def predicted(out: Prediction, kind: str) -> Tensor:
-    """What the integral runs over: x0 or eps."""
-    return out.x0 if kind == "data" else out.eps
-
-
-def singular_step(out: Prediction, path: Path, now: Point, then: Point, kind: str, eta: float) -> Tensor:
-    """The first-order step at an infinite lambda: x0 into sigma = 0; out of alpha = 0 the start is forgotten at once.
-
-    In noise prediction the step out of alpha = 0 has no limit, so it is the ODE's.
-    """
-    forget = eta > 0 and kind == "data"
-    mean = out.compose(then.alpha, 0.0 if forget else then.sigma)
-    return path.draw(mean, then.sigma if forget else 0.0, now, then)
-
-
-def stage(
-    x: Tensor, path: Path, nodes: Sequence[Node], noise: Tensor | float, begin: Point, last: Point, end: Point,
-    kind: str, eta: float,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """The state at `end` of a step that began in x at `begin`, and its noise.
-
-    `noise` came in between `begin` and `last`, the stage before; it is carried on, and only the rest is drawn.
-    """
-    carry, gain, rate, _ = semilinear_sde(begin, end, kind, eta)
-    onward, _, _, std = semilinear_sde(last, end, kind, eta)
-    lams, values = zip(*nodes, strict=True)
-    weights = lagrange_integrals(lams, begin.lam, end.lam, rate=rate)
-    mean = weighted_sum([carry, *(gain * w for w in weights)], [x, *values])
-    state = path.draw(mean + onward * noise, std, last, end)
-    return state, state - mean
+from ._shared import Kind, check_noise, predicted, sde_stage, singular_step, two_stage_sde
 
 
 @sampler(
@@ -80,14 +39,14 @@ def exp_euler_maruyama(x: Tensor, path: Path, *, eta: float = 1.0, prediction: K
     x_s = (alpha_s / alpha_t) x_t - (1 + eta^2) sigma_s (e^h - 1) eps + eta sigma_s sqrt(e^{2h} - 1) z, which wants many
     steps. eta scales the noise of the SDE that is solved; 0 is DDIM with either.
     """
-    check(eta)
+    check_noise(eta=eta)
     for now, then in path.steps:
         out = yield x, now
         if now.is_pure_noise or then.is_clean:
             x = singular_step(out, path, now, then, prediction, eta)
         else:
             held = [(now.lam, predicted(out, prediction))]
-            x, _ = stage(out.x, path, held, 0.0, now, now, then, prediction, eta)
+            x, _ = sde_stage(out.x, path, held, 0.0, now, now, then, prediction, eta)
     return x
 
 
@@ -105,23 +64,11 @@ def seeds_2(x: Tensor, path: Path, *, eta: float = 1.0, prediction: Kind = "data
     """SEEDS-2, two stages: one at lambda_t + r h, then the step with both predictions.
 
     The step holds (1 - 1/(2r)) f_t + 1/(2r) f_u, where f is x0 (prediction = "data", which is `dpmpp-sde`) or eps
-    ("noise"). eta scales the noise of the SDE that is solved, 0 is DPM-Solver++(2S) or DPM-Solver-2; 0 < r <= 1.
+    ("noise"). eta scales the noise of the SDE that is solved, 0 is DPM-Solver++(2S) or DPM-Solver-2; 0 < r <= 1,
+    where a small r is for eta = 0 alone: f_u has the stage's noise in it, and 1/(2r) makes of it a variance that grows
+    like 1/r.
     """
-    check(eta)
-    if not 0 < r <= 1:
-        raise ValueError(f"r places the stage inside the step and must lie in (0, 1], not {r}")
-    for now, then in path.steps:
-        out = yield x, now
-        if now.is_pure_noise or then.is_clean:
-            x = singular_step(out, path, now, then, prediction, eta)
-            continue
-        middle = path.between(now, then, r) if r < 1 else then
-        x, first = out.x, predicted(out, prediction)
-        state, noise = stage(x, path, [(now.lam, first)], 0.0, now, now, middle, prediction, eta)
-        ahead = yield state, middle
-        both = weighted_sum([1 - 0.5 / r, 0.5 / r], [first, predicted(ahead, prediction)])
-        x, _ = stage(x, path, [(now.lam, both)], noise, now, middle, then, prediction, eta)
-    return x
+    return (yield from two_stage_sde(x, path, prediction, eta, 1.0, r))
 
 
 @sampler(
@@ -142,7 +89,7 @@ def seeds_3(x: Tensor, path: Path, *, eta: float = 1.0, prediction: Kind = "data
     2h/3, of x0 (prediction = "data") or eps ("noise"). eta scales the noise of the SDE that is solved; with 0 it is
     DPM-Solver-3 in the "noise" form, of third order. With noise the variance is of second order.
     """
-    check(eta)
+    check_noise(eta=eta)
     for now, then in path.steps:
         out = yield x, now
         if now.is_pure_noise or then.is_clean:
@@ -150,13 +97,13 @@ def seeds_3(x: Tensor, path: Path, *, eta: float = 1.0, prediction: Kind = "data
             continue
         third, second = path.between(now, then, 1 / 3), path.between(now, then, 2 / 3)
         x, first = out.x, (now.lam, predicted(out, prediction))
-        state, noise = stage(x, path, [first], 0.0, now, now, third, prediction, eta)
+        state, noise = sde_stage(x, path, [first], 0.0, now, now, third, prediction, eta)
         out = yield state, third
         line = [first, (third.lam, predicted(out, prediction))]
-        state, noise = stage(x, path, line, noise, now, third, second, prediction, eta)
+        state, noise = sde_stage(x, path, line, noise, now, third, second, prediction, eta)
         out = yield state, second
         line = [first, (second.lam, predicted(out, prediction))]
-        x, _ = stage(x, path, line, noise, now, second, then, prediction, eta)
+        x, _ = sde_stage(x, path, line, noise, now, second, then, prediction, eta)
     return x
 
 

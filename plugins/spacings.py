@@ -22,15 +22,19 @@ def linspace(span: Span, count: int) -> np.ndarray:
 
 
 @spacing("leading", reference="Ho et al. 2020; Lin et al. 2024, table 2")
-def leading(span: Span, count: int, *, offset: int = 0) -> np.ndarray:
+def leading(span: Span, count: int, *, offset: int | None = None) -> np.ndarray:
     """Equal strides counted from the data end, t_i = i * stride + offset; the last, noisiest stride is left out.
 
-    On a table of N timesteps the stride is the whole number N // count, as diffusers has it; the offset, in
-    timesteps, is for tables alone.
+    On a table of N timesteps the stride is the whole number N // count, as diffusers has it.
+
+    Args:
+        offset: in timesteps, 0 by default; for tables alone.
     """
     if isinstance(span.process, DiscreteVP):
         stride = (span.start + 1) // count
-        return np.arange(count)[::-1] * stride + offset
+        return np.arange(count)[::-1] * stride + (offset or 0)
+    if offset is not None:
+        raise ValueError("offset is a number of timesteps of a table, and this process has none")
     stride = (span.start - span.end) / count
     return span.end + np.arange(count)[::-1] * stride
 
@@ -158,7 +162,9 @@ def polyexponential(span: Span, count: int, *, rho: float = 1.0) -> np.ndarray:
 
 
 @spacing("edm", reference="Karras et al. 2022, table 1")
-def edm(span: Span, count: int, *, column: Literal["edm", "vp", "ve", "iddpm"] = "edm", rho: float = 7.0) -> np.ndarray:
+def edm(
+    span: Span, count: int, *, column: Literal["edm", "vp", "ve", "iddpm"] = "edm", rho: float | None = None
+) -> np.ndarray:
     """The time steps of a column of Karras et al.'s table 1, laid over the model's own range of sigma/alpha.
 
     "edm" takes equal steps of sigma^(1/rho); "vp" equal steps of t, sigma(t)^2 = exp(19.9 t^2 / 2 + 0.1 t) - 1;
@@ -167,10 +173,12 @@ def edm(span: Span, count: int, *, column: Literal["edm", "vp", "ve", "iddpm"] =
     ones of the table's M = 1000.
 
     Args:
-        rho: of the column "edm".
+        rho: of the column "edm", which alone has one; 7 by default.
     """
     if column == "edm":
-        return karras(span, count, rho=rho)
+        return karras(span, count, rho=7.0 if rho is None else rho)
+    if rho is not None:
+        raise ValueError(f"rho belongs to column='edm'; the column {column!r} has none")
     if column == "ve":
         return exponential(span, count)
     ratios = np.asarray(span.ratios(finite=column == "vp"))
@@ -279,8 +287,8 @@ def flow_shift(
     mu: float | None = None,
     tokens: int | None = None,
     law: Literal["exponential", "linear"] = "exponential",
-    base_shift: float = 0.5,
-    max_shift: float = 1.15,
+    base_shift: float | None = None,
+    max_shift: float | None = None,
 ) -> np.ndarray:
     """Equal steps of u, shifted towards the noise: t = s u / (1 + (s - 1) u), t = sigma/(alpha + sigma).
 
@@ -290,12 +298,18 @@ def flow_shift(
         shift: s, 3 where nothing else is given (Stable Diffusion 3).
         mu: s = exp(mu), or s = mu with law="linear": a shift that depends on the resolution.
         tokens: number of image tokens that mu follows from, on the line through (256, base_shift) and
-            (4096, max_shift) (FLUX.1).
+            (4096, max_shift), by default 0.5 and 1.15 (FLUX.1).
+        law: how s follows from mu or tokens.
     """
     if sum(value is not None for value in (shift, mu, tokens)) > 1:
         raise ValueError("give one of shift, mu and tokens")
+    if tokens is None and not base_shift is max_shift is None:
+        raise ValueError("base_shift and max_shift belong to tokens, which is not given")
+    if tokens is None and mu is None and law != "exponential":
+        raise ValueError(f"law={law!r} belongs to mu or tokens, and neither is given")
     if tokens is not None:
-        mu = base_shift + (max_shift - base_shift) * (tokens - 256) / (4096 - 256)
+        low, high = 0.5 if base_shift is None else base_shift, 1.15 if max_shift is None else max_shift
+        mu = low + (high - low) * (tokens - 256) / (4096 - 256)
     if mu is not None:
         shift = math.exp(mu) if law == "exponential" else mu
     shift = 3.0 if shift is None else shift

@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Prediction, Run, Sampler, SolverError, hookimpl, sampler, weighted_sum
+from sdesamplers.coefficients import ROUNDING, octave_parts
+
+from ._shared import check_noise
 
 
 class Tableau(NamedTuple):
@@ -46,8 +49,7 @@ def ode_step(x: Tensor, out: Prediction, now: Point, then: Point) -> Generator[A
 
 def additive(x: Tensor, path: Path, eta: float, tableau: Tableau) -> Run:
     """Run a tableau. A step draws two normals, over its halves, for the Wiener integrals I1 and I10 = int W dt."""
-    if eta < 0:
-        raise ValueError(f"eta must be 0 or more, not {eta}")
+    check_noise(eta=eta)
     for now, then in path.steps:
         out = yield x, now
         if now.is_pure_noise or then.is_clean:
@@ -85,8 +87,7 @@ def stochastic_heun(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     x' = x + h a(x, t) + eta g(t) sqrt|h| z;  x <- x + h/2 [a(x, t) + a(x', t + h)] + eta/2 [g(t) + g(t + h)] sqrt|h| z.
     eta scales the noise of the SDE that is solved; 0 is Heun's method on the ODE.
     """
-    if eta < 0:
-        raise ValueError(f"eta must be 0 or more, not {eta}")
+    check_noise(eta=eta)
     for now, then in path.steps:
         out = yield x, now
         if now.is_pure_noise or then.is_clean:
@@ -141,16 +142,6 @@ def sra3(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     As `sra1`, with a third-order method for the drift; eta scales the noise of the SDE that is solved.
     """
     return (yield from additive(x, path, eta, SRA3))
-
-
-# As in `rk45`, steps are whole quarter octaves and errors no smaller than rounding, so that the last bits of a
-# network's output, which change with the batch, do not change the steps.
-ROUNDING = 1e-3
-
-
-def quarter_octaves(h: np.ndarray) -> np.ndarray:
-    """Step sizes rounded towards 0 to powers of 2^(1/4)."""
-    return np.asarray(2.0 ** (np.floor(4 * np.log2(h)) / 4))
 
 
 @sampler(
@@ -219,7 +210,7 @@ def controlled(
         if not np.all(np.isfinite(error)):
             raise SolverError("gotta-go-fast's error estimate is not finite, so it cannot choose a step")
         good, change = error <= 1, safety * np.maximum(error, ROUNDING) ** -power
-        share[rows] = quarter_octaves(np.abs(h / span) * change)
+        share[rows] = octave_parts(np.abs(h / span) * change)
         ledger.accepted[rows] += good
         ledger.rejected[rows] += ~good
         won = torch.from_numpy(np.flatnonzero(good)).to(x.device)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sdesamplers import Path, Prediction, Run, Sampler, hookimpl, sampler, samplers, weighted_sum
+from sdesamplers import Path, Prediction, Run, Sampler, UsageError, hookimpl, sampler, samplers, weighted_sum
 from sdesamplers.coefficients import lagrange_integrals, semilinear
 
 Variant = Literal["bh1", "bh2", "vary_coeff"]
@@ -92,7 +92,7 @@ def corrected(run: Run, path: Path, sizes: Sequence[int], variant: str, predicti
         except StopIteration as stop:
             return stop.value
         if point is not then:
-            raise ValueError(ELSEWHERE)
+            raise UsageError(ELSEWHERE)
         carry, gain, rate = semilinear(now, then, kind)
         if now.is_pure_noise:  # in alpha/sigma, which is 0 here and lambda infinite
             nodes, past = [then.alpha / then.sigma, 0.0], [value]
@@ -106,7 +106,7 @@ def corrected(run: Run, path: Path, sizes: Sequence[int], variant: str, predicti
         out = Prediction(
             torch.add(out.x + rest, fresh, alpha=share), then, fresh, "sample" if kind == "data" else "epsilon"
         )
-    raise ValueError(ELSEWHERE)
+    raise UsageError(ELSEWHERE)
 
 
 @sampler("unipc", order=3, needs=["marginals"], reference="Zhao et al. 2023 (UniPC), algorithms 1 and 2, theorem 3.1")
@@ -130,6 +130,12 @@ def unipc(
     return (yield from corrected(unip(x, path, **words), path, sizes, variant, prediction))
 
 
+CORRECTED = {"abm", "dpm-solver-v3", "unic", "unipc"}
+"""Samplers that correct a state by the evaluation made there themselves."""
+ELSEWHERE_ASKED = {"dpm-fast", "plms", "pndm"}
+"""Samplers of one evaluation a step that make some of them inside a step."""
+
+
 @sampler("unic", order=3, needs=["marginals"], reference="Zhao et al. 2023 (UniPC), algorithm 1")
 def unic(
     x: Tensor,
@@ -143,17 +149,18 @@ def unic(
 ) -> Run:
     """UniC-p, the corrector of UniPC, on any deterministic `predictor` with one evaluation a step.
 
-    Raises a predictor of order p = `order` (1 to 6) to p + 1 at no further evaluation, if all its evaluations are at
-    steps' ends (as those of euler, ddim and all multistep methods are; dpm-fast's are not). `variant`, `prediction` and
-    `lower_order_final` are as in `unipc`; the predictor runs with its default options.
+    Raises a predictor of order p = `order` (1 to 6) to p + 1 at no further evaluation. Its evaluations must all
+    be at steps' ends (as those of euler, ddim and most multistep methods are; dpm-fast's are not), and it must not
+    correct its states itself. `variant`, `prediction` and `lower_order_final` are as in `unipc`; the predictor runs
+    with its default options.
     """
     shelf = samplers()
-    fit = sorted(
-        n for n, s in shelf.items() if s.evaluations == 1 and not s.stochastic and set(s.needs) <= {"marginals"}
-    )
+    plain = {n for n, s in shelf.items() if s.evaluations == 1 and not s.stochastic and set(s.needs) <= {"marginals"}}
+    fit = sorted(plain - CORRECTED - ELSEWHERE_ASKED)
     if predictor not in fit:
         raise ValueError(
-            f"predictor must be a deterministic sampler with one evaluation a step, not {predictor!r}: {', '.join(fit)}"
+            "predictor must be a deterministic sampler with one evaluation a step, at its end, and no corrector of its "
+            f"own, not {predictor!r}: {', '.join(fit)}"
         )
     sizes = orders(path, order, lower_order_final)
     return (yield from corrected(shelf[predictor](x, path), path, sizes, variant, prediction))

@@ -1,14 +1,14 @@
 """The algebra that samplers share, in float64: phi functions, Lagrange weights, integrals of interpolants.
 
 A linear multistep method integrates the polynomial through its stored evaluations; an exponential one integrates it
-against e^{rate u}; DEIS against any kernel. All of them are `lagrange_integrals`. Nodes are plain numbers on whatever
-clock the method interpolates in, and may be spaced unevenly.
+against e^{rate u}: both are `lagrange_integrals`. Nodes are plain numbers on whatever clock the method interpolates in,
+and may be spaced unevenly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,29 +46,23 @@ def derivative_weights(nodes: Sequence[float], at: float) -> np.ndarray:
     return np.asarray(scale[:, None] * np.linalg.inv(powers))
 
 
-def lagrange_integrals(
-    nodes: Sequence[float],
-    start: float,
-    end: float,
-    *,
-    rate: float = 0.0,
-    kernel: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> list[float]:
-    """w_j = int_start^end K(u) l_j(u) du, with l_j the Lagrange polynomials of `nodes`.
+def lagrange_integrals(nodes: Sequence[float], start: float, end: float, *, rate: float = 0.0) -> list[float]:
+    """w_j = int_start^end e^{rate (u - end)} l_j(u) du, with l_j the Lagrange polynomials of `nodes`.
 
-    K(u) = e^{rate (u - end)}, so rate = 0 gives the Adams weights, rate = 1 in lambda the exponential ones of data
-    prediction and rate = -1 those of noise prediction; or any smooth `kernel`, by quadrature (DEIS).
+    rate = 0 gives the Adams weights, rate = 1 in lambda the exponential ones of data prediction and rate = -1 those of
+    noise prediction.
     """
     h = end - start
     u = (np.asarray(nodes, dtype=np.float64) - start) / h
-    if kernel is None:
-        moments = np.array(_moments(rate * h, len(u)))
-    else:
-        at = 0.5 * (_NODES + 1)
-        values = 0.5 * _WEIGHTS * kernel(start + h * at)
-        moments = np.array([np.sum(values * at**k) for k in range(len(u))])
+    moments = np.array(_moments(rate * h, len(u)))
     weights = np.linalg.solve(np.vander(u, increasing=True).T, moments)
     return [h * float(w) for w in weights]
+
+
+def quadrature(start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights that integrate a smooth function from `start` to `end` (32 points of Gauss and Legendre)."""
+    half = 0.5 * (end - start)
+    return start + half * (_NODES + 1), half * _WEIGHTS
 
 
 def semilinear(now: Point, then: Point, prediction: str) -> tuple[Any, Any, float]:
@@ -99,11 +93,41 @@ def semilinear_sde(now: Point, then: Point, prediction: str, tau: float) -> tupl
     return then.alpha / now.alpha, -(1 + tau**2) * then.sigma, -1.0, tau * then.sigma * math.sqrt(math.expm1(2 * h))
 
 
+def fresh_share(now: Point, then: Point) -> float:
+    """1 - (sigma_s alpha_t / (sigma_t alpha_s))^2: how much of the variance of x_t's noise came in after s."""
+    return -math.expm1(2 * (now.lam - then.lam))
+
+
+def constant_integral(h: Any, rate: float) -> Any:
+    """int_0^h e^{rate (u - h)} du: the weight of a prediction that does not change; h may be an array."""
+    return -np.expm1(-rate * h) / rate if rate else h
+
+
+def midpoint_integrals(h: Any, rate: float, r: float) -> list[Any]:
+    """Weights of predictions at 0 and r h for int_0^h e^{rate (u - h)} f du, where the line through them is taken at
+    the middle of the step: the rule of DPM-Solver-2 and DPM-Solver++(2M). r is below 0 in a multistep method."""
+    total = constant_integral(h, rate)
+    return [total * (1 - 0.5 / r), total * (0.5 / r)]
+
+
+def octave_parts(h: np.ndarray, parts: int = 4) -> np.ndarray:
+    """Step sizes of either sign, rounded towards 0 to powers of 2^(1/parts).
+
+    A network's output differs in its last bits with the batch that it is in. Adaptive samplers keep that out of their
+    steps, and so out of the sample, by this and by `ROUNDING`.
+    """
+    return np.copysign(2.0 ** (np.floor(parts * np.log2(np.abs(h))) / parts), h)
+
+
+ROUNDING = 1e-3
+"""Errors, in tolerances, too small to be told from rounding: smaller ones count as this much."""
+
+
 def _moments(z: float, count: int) -> list[float]:
     """int_0^1 e^{z (u - 1)} u^k du for k < count."""
     if abs(z) <= _RADIUS:
-        at = 0.5 * (_NODES + 1)
-        values = 0.5 * _WEIGHTS * np.exp(z * (at - 1))
+        at, shares = quadrature(0.0, 1.0)
+        values = shares * np.exp(z * (at - 1))
         return [float(np.sum(values * at**k)) for k in range(count)]
     moments = [-math.expm1(-z) / z]
     for k in range(1, count):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import Cancelled, ModelError, NonFiniteError, UsageError
+from .errors import Cancelled, ModelError, NonFiniteError, PluginError, UsageError
 from .models.base import Model, Output
 from .path import Point
 from .prediction import Prediction, ScorePrediction
@@ -235,19 +235,31 @@ def model_state(x: Tensor, point: Point) -> Tensor:
 Run = Generator[Any, Any, Tensor]
 
 
+def well_formed(request: Any) -> tuple[Tensor, Point]:
+    """A sampler's request, or a `PluginError` that says what it should have been."""
+    if not (request.__class__ is tuple and len(request) == 2 and isinstance(request[1], Point)):
+        parts = request if isinstance(request, tuple) else (request,)
+        found = ", ".join(type(part).__name__ for part in parts)
+        raise PluginError(f"a sampler yields (state, point) or a list of such pairs, not ({found})")
+    return request
+
+
 def drive(run: Run, evaluate: Evaluator) -> Tensor:
     """Run a sampler's generator to its end and return the final state (path coordinates)."""
     try:
         request = next(run)
         while True:
             if isinstance(request, list):
-                request = run.send(evaluate.several(request))
+                request = run.send(evaluate.several([well_formed(each) for each in request]))
             else:
-                request = run.send(evaluate(*request))
+                request = run.send(evaluate(*well_formed(request)))
     except StopIteration as stop:
         sample: Tensor = stop.value
     finally:
         run.close()  # a sampler that holds resources, such as threads, lets them go at once
+    if not isinstance(sample, Tensor):
+        found = type(sample).__name__
+        raise PluginError(f"{evaluate.label}: the sampler returned {found}; it must return its last state")
     evaluate.finish(sample)
     return sample
 

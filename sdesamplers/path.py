@@ -53,7 +53,7 @@ class Point:
                 f"{NO_MARGINALS} and {type(self.process).__name__} has no closed-form marginals; use one "
                 "that reads score or velocity alone (euler-maruyama, euler, heun)"
             )
-        raise AttributeError(name)
+        raise AttributeError(f"a Point has no {name!r}; it has {', '.join(self.__slots__)}, ratio, lam and diffusion")
 
     @property
     def is_pure_noise(self) -> bool:

@@ -168,8 +168,10 @@ def sample(
                 final_state = drive(start_run(spec, x, path, recipe.options), evaluator)
                 clean = model_state(final_state, path.points[-1])
             parts.append(Part.of(clean, evaluator.nfe, path, recorder, x))
+    samples = torch.cat([part.samples for part in parts])
+    warn_if_far(samples, model, recipe)
     return Result(
-        samples=torch.cat([part.samples for part in parts]),
+        samples=samples,
         nfe_per_sample=np.concatenate([part.nfe for part in parts]),
         recipe=recipe,
         seed=int(seed),
@@ -184,6 +186,25 @@ def sample(
         drew_noise=any(part.drew_noise for part in parts),
         **{word: join([getattr(part, word) for part in parts]) for word in Part.OPTIONAL},
     )
+
+
+FAR = 2.0
+"""RMS of a run's samples, in half widths of the data range, that no picture has (a constant extreme one has 1)."""
+
+
+def warn_if_far(samples: Tensor, model: Model, recipe: Recipe) -> None:
+    """Warn where samples lie far outside the model's data, which too few steps for a method of high order can do."""
+    if model.data_range is None:
+        return
+    low, high = model.data_range
+    spread = float((samples.detach().double() - (low + high) / 2).square().mean().sqrt()) / ((high - low) / 2)
+    if spread > FAR:
+        warnings.warn(
+            f"{recipe.sampler}'s samples lie far outside the data range [{low:g}, {high:g}], with an RMS of "
+            f"{spread:.3g} of its half width: the method is unstable on this grid; take more steps, another spacing or "
+            "coordinates, or a lower order",
+            stacklevel=3,
+        )
 
 
 def make_noise(recipe: Recipe, spec: Sampler, path: Path, source: NormalSource) -> Noise:

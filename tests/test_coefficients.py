@@ -8,10 +8,15 @@ from scipy.integrate import quad
 
 from sdesamplers import VP, RectifiedFlow, view
 from sdesamplers.coefficients import (
+    constant_integral,
     derivative_weights,
+    fresh_share,
     lagrange,
     lagrange_integrals,
+    midpoint_integrals,
+    octave_parts,
     phi,
+    quadrature,
     semilinear,
     semilinear_sde,
 )
@@ -49,10 +54,38 @@ def test_integrals_of_a_cubic_through_four_uneven_nodes_are_exact(start, end, ra
     assert sum(w * cubic(n) for w, n in zip(weights, NODES, strict=True)) == pytest.approx(exact, rel=1e-11)
 
 
-def test_any_kernel_can_be_integrated():
-    weights = lagrange_integrals(NODES, 0.3, 0.8, kernel=lambda u: np.cos(u) / (1 + u))
-    exact = integral(lambda u: math.cos(u) / (1 + u) * cubic(u), 0.3, 0.8)
-    assert sum(w * cubic(n) for w, n in zip(weights, NODES, strict=True)) == pytest.approx(exact, rel=1e-12)
+def test_quadrature_is_exact_for_smooth_functions():
+    at, weights = quadrature(0.8, 0.3)
+    exact = integral(lambda u: math.cos(u) / (1 + u) * cubic(u), 0.8, 0.3)
+    assert np.sum(weights * np.cos(at) / (1 + at) * cubic(at)) == pytest.approx(exact, rel=1e-13)
+
+
+@pytest.mark.parametrize("rate", [0.0, 1.0, -1.0, 2.0])
+@pytest.mark.parametrize("r", [0.3, 1.0, -0.7])
+def test_the_midpoint_rule_takes_the_line_at_half_the_step(r, rate):
+    h = np.array([0.2, 1.5])
+    exact = [integral(lambda u, end=end: math.exp(rate * (u - end)), 0, end) for end in h]
+    assert constant_integral(h, rate) == pytest.approx(exact, rel=1e-12)
+    first, second = 1.3, -0.4  # values at 0 and r h
+    middle = first + (second - first) * 0.5 / r
+    found = np.dot([first, second], midpoint_integrals(h, rate, r))
+    assert found == pytest.approx(np.multiply(exact, middle), rel=1e-12)
+
+
+def test_octave_parts_round_towards_zero_and_stay():
+    h = np.array([1.0, -1.7, 2.0**-0.25, 0.999 * 2.0**-0.25, -300.0])
+    assert octave_parts(h) == pytest.approx([1, -(2**0.75), 2**-0.25, 2**-0.5, -(2**8.0)], rel=1e-14)
+    assert octave_parts(h, 1) == pytest.approx([1, -1, 0.5, 0.5, -256], rel=1e-14)
+
+
+@pytest.mark.parametrize("process", [VP(), RectifiedFlow()])
+def test_the_fresh_share_of_noise_is_the_forward_transitions(process):
+    """sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2, in units of sigma_t^2; all of it out of alpha = 0 and into sigma = 0."""
+    now, then = make_points(view(process, "native"), np.array([0.8, 0.3]))
+    forward = now.sigma**2 - (now.alpha / then.alpha * then.sigma) ** 2
+    assert fresh_share(now, then) == pytest.approx(forward / now.sigma**2, rel=1e-12)
+    ends = make_points(view(RectifiedFlow(), "native"), np.array([1.0, 0.4, 0.0]))
+    assert fresh_share(ends[0], ends[1]) == fresh_share(ends[1], ends[2]) == fresh_share(ends[0], ends[2]) == 1.0
 
 
 def test_even_nodes_give_the_adams_bashforth_weights():

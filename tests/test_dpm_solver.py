@@ -7,9 +7,10 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from sdesamplers_plugins.dpm_solver import groups, line, midpoint, third_order_weights
+from sdesamplers_plugins.dpm_solver import groups, line, third_order_weights
 
 import sdesamplers as sds
+from sdesamplers.coefficients import midpoint_integrals
 from sdesamplers.noise import NormalSource
 from sdesamplers.testing.problems import PROCESSES, Transport, graded, measure_order, run
 
@@ -136,7 +137,7 @@ def test_weights_of_a_line_are_its_integral_and_the_midpoint_rule_agrees_to_seco
         for r in (0.6, -1.7):
             a, b = line(h, rate, r)
             assert a * 2 + b * (2 + 3 * r * h) == pytest.approx(exact, rel=1e-12)
-        a, b = midpoint(h, rate, -1.7)
+        a, b = midpoint_integrals(h, rate, -1.7)
         defects.append(abs(a * 2 + b * (2 - 3 * 1.7 * h) - exact))
     assert defects[0] < 1e-12 if rate == 0 else defects[0] / defects[1] == pytest.approx(8, rel=0.15)
 

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import os
 
 import numpy as np
 import pytest
@@ -201,21 +202,41 @@ def test_it_converges_at_its_order_with_real_statistics(files, name, order, corr
     assert measure_order(spec(), process, order=order, options=options) == pytest.approx(order, abs=0.2)
 
 
-def test_lower_orders_at_the_end_are_steps_of_order_two_and_one():
-    """The same states as a run of order 3 without its last two steps, then one of order 2 and one of order 1."""
+def test_lower_orders_at_the_end_are_steps_of_order_two_and_one_into_sigma_zero_alone():
+    """The same states as a run of order 3 without its last two steps, then one of order 2 and x0."""
     process = sds.VP()
     model, times = sds.grid_mixture(process), lams(process, 8)
     x = torch.randn(5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    options = {"corrector": False, "lower_order_final": True}
-    found = run(model, spec(), x, times=times, options=options)
-    states = [by_hand(model, process, times[: n + 1], x, 3, 1) for n in (5, 6)]
-    state = by_hand(model, process, times[5:7], states[0], 1, 1)
-    assert not torch.allclose(state, states[1])
-    whole = {"corrector": False, "lower_order_final": False}
-    torch.testing.assert_close(run(model, spec(), x, times=times[:7], options=whole), states[1], rtol=1e-9, atol=1e-9)
-    short = run(model, spec(), states[1], times=times[6:], options={**options, "order": 1})
-    assert float((found - short).abs().max()) < 0.05
-    assert not torch.allclose(found, by_hand(model, process, times, x, 3, 1))
+    off, on = ({"corrector": False, "lower_order_final": lower} for lower in (False, True))
+
+    def ends(options, *end):
+        return run(model, spec(), x, times=[*times, *end], options=options)
+
+    assert torch.equal(ends(off), ends(on))
+    assert not torch.allclose(ends(off, 0.0), ends(on, 0.0), atol=1e-5)
+    # of order 2, only the step before the last differs from order 3's; before it there is nothing on three intervals
+    short = [times[0], times[4], times[-1]]
+    found = [run(model, spec(), x, times=[*short, 0.0], options=o) for o in (off, on, {**off, "order": 2})]
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[1], found[2])
+    four = [times[0], times[3], times[5], times[-1], 0.0]
+    recorded = [run(model, spec(), x, times=four, options=o) for o in (on, {**off, "order": 2})]
+    torch.testing.assert_close(*recorded, rtol=1e-12, atol=1e-12)
+
+
+def test_the_statistics_are_read_anew_only_where_the_file_has_changed(files, tmp_path, monkeypatch):
+    model, times = sds.grid_mixture(sds.VP()), lams(sds.VP(), 5)
+    file, loaded, load = tmp_path / "statistics.safetensors", [], Statistics.load
+    monkeypatch.setattr(Statistics, "load", lambda path: loaded.append(path) or load(path))
+    Statistics.load(files["vp"]).save(file)
+    words = {"times": times, "statistics": str(file), "num_samples": 2}
+    first = [sds.sample(model, "dpm-solver-v3", **words).samples for _ in range(2)]
+    assert torch.equal(*first)
+    assert loaded[1:] == [str(file)]
+    Statistics.constant().save(file)
+    os.utime(file, ns=(1, 1))
+    assert not torch.allclose(sds.sample(model, "dpm-solver-v3", **words).samples, first[0], atol=1e-4)
+    assert loaded[1:] == [str(file)] * 2
 
 
 def test_pseudo_orders_are_two_at_order_three():

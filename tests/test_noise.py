@@ -322,7 +322,7 @@ def test_brownian_noise_runs_for_any_length_of_langevin_dynamics():
 def test_brownian_noise_is_exact_in_law_where_an_option_places_a_stage_close_to_a_steps_end():
     """dpmpp-sde with r = 0.1 draws on two stretches of a step, one nine times the other, as if independently.
 
-    6,000 samples of two numbers: a deviation's relative standard error is 1/sqrt(24,000), of a ratio sqrt(2) times that.
+    6,000 samples of two numbers: a deviation's relative standard error is 1/sqrt(24,000), a ratio's sqrt(2) times it.
     """
     process, count = sds.VP(), 6000
     model = sds.GaussianModel([0.0, 0.0], 1.0, process)

@@ -813,3 +813,40 @@ def test_a_samplers_resources_are_released_when_the_run_fails():
     with pytest.raises(sds.Cancelled):
         sds.sample(sds.grid_mixture(sds.VP()), holder, steps=4, callback=stop)
     assert closed == [True]
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (lambda x, now: x, r"not \(Tensor\)"),
+        (lambda x, now: (x, now.time), r"not \(Tensor, float\)"),
+        (lambda x, now: [(x, now), x], r"not \(Tensor\)"),
+    ],
+)
+def test_a_malformed_request_is_answered_with_what_it_should_be(value, message):
+    @sds.sampler("mistake", order=None)
+    def mistake(x, path):
+        """Yields something else."""
+        yield value(x, path.points[0])
+        return x
+
+    with pytest.raises(sds.PluginError, match=message):
+        sds.sample(sds.grid_mixture(sds.VP()), mistake, steps=2)
+
+
+def test_a_sampler_that_returns_nothing_is_told_to():
+    @sds.sampler("forgetful", order=None)
+    def forgetful(x, path):
+        """Returns nothing."""
+        yield x, path.points[0]
+
+    with pytest.raises(sds.PluginError, match="must return its last state"):
+        sds.sample(sds.grid_mixture(sds.VP()), forgetful, steps=2)
+
+
+def test_samples_far_outside_the_data_are_not_silent():
+    """Heun's method in two steps over all of sigma's range; the mixture lies within [-3, 3]."""
+    model = sds.grid_mixture(sds.VP())
+    model.data_range = (-3.0, 3.0)
+    with pytest.warns(UserWarning, match="heun's samples lie far outside"):
+        sds.sample(model, "heun", steps=2, num_samples=4)

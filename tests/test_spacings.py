@@ -92,6 +92,13 @@ def test_grids_begin_where_they_are_told(name):
         ("flow-shift", {"shift": 0.0}),
         ("flow-shift", {"shift": 2.0, "mu": 1.0}),
         ("flow-shift", {"mu": 1.0, "tokens": 1024}),
+        # options that have no meaning with the others, or on this process
+        ("flow-shift", {"max_shift": 9.0}),
+        ("flow-shift", {"base_shift": 0.5, "mu": 1.0}),
+        ("flow-shift", {"law": "linear"}),
+        ("flow-shift", {"law": "linear", "shift": 2.0}),
+        ("edm", {"column": "ve", "rho": 7.0}),
+        ("leading", {"offset": 0}),
     ],
 )
 def test_options_out_of_range_are_refused_by_the_spacings_name(name, options):

@@ -260,11 +260,24 @@ def test_the_step_out_of_pure_noise_is_corrected_by_the_trapezoid_in_alpha_over_
         ("unic", {"predictor": "heun"}, "one evaluation a step"),
         ("unic", {"predictor": "ddpm"}, "one evaluation a step"),
         ("unic", {"predictor": "nobody"}, "one evaluation a step"),
+        ("unic", {"predictor": "unic"}, "no corrector of its own"),
+        ("unic", {"predictor": "unipc"}, "no corrector of its own"),
+        ("unic", {"predictor": "dpm-fast"}, "at its end"),
     ],
 )
 def test_options_out_of_range_are_refused(name, options, words):
     with pytest.raises(sds.UsageError, match=words):
         sds.sample(MODELS[0], name, steps=4, num_samples=1, **options)
+
+
+def test_every_predictor_that_is_listed_can_be_corrected():
+    with pytest.raises(sds.UsageError, match="one evaluation a step") as refused:
+        sds.sample(MODELS[0], "unic", predictor="nobody", steps=4)
+    listed = str(refused.value).rpartition(": ")[2].split(", ")
+    assert {"euler", "ddim", "dpmpp-2m", "deis"} <= set(listed)
+    assert not {"abm", "dpm-solver-v3", "plms", "pndm"} & set(listed)
+    for name in listed:
+        assert sds.sample(MODELS[0], "unic", predictor=name, steps=4, num_samples=1).nfe == 4
 
 
 def test_a_predictor_that_asks_elsewhere_is_refused():

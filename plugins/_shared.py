@@ -1,0 +1,110 @@
+"""What samplers of several files are made of: exponential Adams methods, and stages of the reverse SDE.
+
+All of them solve the SDE of `semilinear_sde`, whose eta = 0 is the probability-flow ODE.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from sdesamplers import Path, Point, Prediction, Run, weighted_sum
+from sdesamplers.coefficients import lagrange_integrals, midpoint_integrals, semilinear_sde
+
+Kind = Literal["data", "noise"]
+Node = tuple[float, Tensor]
+"""(lambda, prediction) of an evaluation."""
+
+
+def check_noise(**amounts: float) -> None:
+    """Raise where an amount of noise is negative or not a number."""
+    for name, value in amounts.items():
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} is an amount of noise and must be 0 or more, not {value}")
+
+
+def predicted(out: Prediction, kind: str) -> Tensor:
+    """What the integral runs over: x0 or eps."""
+    return out.x0 if kind == "data" else out.eps
+
+
+def singular_step(
+    out: Prediction, path: Path, now: Point, then: Point, kind: str, eta: float, s_noise: float = 1.0
+) -> Tensor:
+    """The first-order step at an infinite lambda: x0 into sigma = 0; out of alpha = 0 the start is forgotten at once.
+
+    In noise prediction the step out of alpha = 0 has no limit, so it is the ODE's.
+    """
+    forget = eta > 0 and kind == "data"
+    mean = out.compose(then.alpha, 0.0 if forget else then.sigma)
+    return path.draw(mean, s_noise * then.sigma if forget else 0.0, now, then)
+
+
+def exponential_adams(
+    x: Tensor, path: Path, order: int, kind: str, *, eta: float = 0.0, s_noise: float = 1.0, midpoint: bool = False,
+    lower_last: bool = False,
+) -> Run:  # fmt: skip
+    """Exponential Adams-Bashforth: the polynomial through the last `order` predictions, integrated exactly.
+
+    `midpoint` integrates the line of the second order by the midpoint rule, as papers do. With `lower_last` the step
+    before the one into sigma = 0 is of second order.
+    """
+    check_noise(eta=eta, s_noise=s_noise)
+    lowered = path.points[-2] if lower_last and path.points[-1].is_clean else None
+    history: list[Node] = []
+    for now, then in path.steps:
+        out = yield x, now
+        if now.is_pure_noise or then.is_clean:
+            # lambda is infinite there, so this prediction is no node of later steps either
+            x = singular_step(out, path, now, then, kind, eta, s_noise)
+            continue
+        history = [(now.lam, predicted(out, kind)), *history][:order]
+        nodes, values = zip(*history[: 2 if then is lowered else order], strict=True)
+        carry, gain, rate, std = semilinear_sde(now, then, kind, eta)
+        if midpoint and len(nodes) == 2:
+            h = then.lam - now.lam
+            weights = midpoint_integrals(h, rate, (nodes[1] - now.lam) / h)
+        else:
+            weights = lagrange_integrals(nodes, now.lam, then.lam, rate=rate)
+        mean = weighted_sum([carry, *(gain * w for w in weights)], [out.x, *values])
+        x = path.draw(mean, s_noise * std, now, then)
+    return x
+
+
+def sde_stage(
+    x: Tensor, path: Path, nodes: Sequence[Node], noise: Tensor | float, begin: Point, last: Point, end: Point,
+    kind: str, eta: float, s_noise: float = 1.0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """The state at `end` of a step that began in x at `begin`, and its noise.
+
+    `noise` came in between `begin` and `last`, the stage before; it is carried on, and only the rest is drawn.
+    """
+    carry, gain, rate, _ = semilinear_sde(begin, end, kind, eta)
+    onward, _, _, std = semilinear_sde(last, end, kind, eta)
+    lams, values = zip(*nodes, strict=True)
+    weights = lagrange_integrals(lams, begin.lam, end.lam, rate=rate)
+    mean = weighted_sum([carry, *(gain * w for w in weights)], [x, *values])
+    state = path.draw(mean + onward * noise, s_noise * std, last, end)
+    return state, state - mean
+
+
+def two_stage_sde(x: Tensor, path: Path, kind: str, eta: float, s_noise: float, r: float) -> Run:
+    """A stage at lambda_t + r h, and a step that holds (1 - 1/(2r)) f_t + 1/(2r) f_u, on one Brownian motion."""
+    check_noise(eta=eta, s_noise=s_noise)
+    if not 0 < r <= 1:
+        raise ValueError(f"r places the stage inside the step and must lie in (0, 1], not {r}")
+    for now, then in path.steps:
+        out = yield x, now
+        if now.is_pure_noise or then.is_clean:
+            x = singular_step(out, path, now, then, kind, eta, s_noise)
+            continue
+        middle = path.between(now, then, r) if r < 1 else then
+        x, first = out.x, predicted(out, kind)
+        state, noise = sde_stage(x, path, [(now.lam, first)], 0.0, now, now, middle, kind, eta, s_noise)
+        ahead = yield state, middle
+        both = weighted_sum([1 - 0.5 / r, 0.5 / r], [first, predicted(ahead, kind)])
+        x, _ = sde_stage(x, path, [(now.lam, both)], noise, now, middle, then, kind, eta, s_noise)
+    return x
