@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-slow lint bench docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/sdesamplers compare fashion-mnist --samplers ddim,heun,rk45,euler,ddpm,euler-maruyama --nfe 5,10,20,50 \
+	$(BIN)/sdesamplers compare fashion-mnist --samplers quality,unipc,dpmpp-2m,heun,ddim,er-sde --nfe 5,10,20,50 \
 		--num-samples 64 --out out/demo
 
 lint: $(STAMP)
@@ -23,13 +23,16 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/pytest -q -n 2
+	$(BIN)/pytest -q -n 2 --dist worksteal
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -q -m slow
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/overhead.py --out out/benchmarks
+
+docs: $(STAMP)
+	$(BIN)/python -m sdesamplers.documentation
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info

@@ -5,7 +5,6 @@ All of them solve the SDE of `semilinear_sde`, whose eta = 0 is the probability-
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -20,9 +19,9 @@ Node = tuple[float, Tensor]
 
 
 def check_noise(**amounts: float) -> None:
-    """Raise where an amount of noise is negative or not a number."""
+    """Raise where an amount of noise is negative."""
     for name, value in amounts.items():
-        if not 0 <= value < math.inf:
+        if value < 0:
             raise ValueError(f"{name} is an amount of noise and must be 0 or more, not {value}")
 
 

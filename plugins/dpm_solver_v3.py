@@ -37,7 +37,7 @@ class Move(NamedTuple):
 def moves(
     table: Statistics, path: Path, like: Tensor, order: int, corrector: bool, pseudo: bool, lower: bool
 ) -> Iterator[tuple[Tensor, Move | None, Move | None]]:
-    """For every step in lambda: l at its start, the step before it redone or None, and the step, None into sigma = 0."""
+    """For every step in lambda: l at its start, the step before it redone or None, the step, None into sigma = 0."""
 
     def move(nodes: Sequence[float], start: float, end: float) -> Move:
         decay, weights, offset = table.step(nodes, start, end, pseudo)

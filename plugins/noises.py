@@ -119,10 +119,12 @@ def coloured(source: NormalSource, shortest: float, *, exponent: float = 1.0, wh
     of the lowest frequency beside it, since 1/f^exponent has none there.
 
     Args:
-        exponent: 0 white, 1 pink, 2 brown, below 0 blue.
+        exponent: 0 white, 1 pink, 2 brown, below 0 blue; from -10 to 10.
         where: colour "both" the starting noise and the steps', the "start" alone or the "steps" alone.
     """
     _, height, width = picture_shape(source, "coloured")
+    if abs(exponent) > 10:  # beyond it single frequencies are all there is, and then the powers overflow
+        raise ValueError(f"exponent must lie from -10 to 10, not {exponent}")
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
     frequency[0, 0] = 1 / max(height, width, 1)
     amplitude = frequency ** (-exponent / 2)

@@ -195,6 +195,7 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
     origins = {(section, name): file for section, entries in sections.items() for name in entries}
     for peer, kinds in sections["peers"].items():
         origins |= {(f"peers.{peer}.{kind}", name): file for kind, names in kinds.items() for name in names}
+    origins |= {("plugins", name): file for name in data.get("plugins", [])}
     return Catalogue(**sections, plugins=data.get("plugins", []), origins=origins)
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +16,11 @@ from .errors import SdesamplersError, UnknownNameError, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
+    from rich.text import Text
 
     from .models.base import Model
     from .options import Option
-    from .registry import Registry
+    from .registry import Preset, Registry
 
 PRESET_WORDS = (
     "options",
@@ -44,10 +46,11 @@ class Suggesting(click.Group):
 
 
 def show(table: Table) -> None:
-    """Print a table as wide as the terminal, or unwrapped into a pipe."""
+    """Print a table as wide as the terminal or $COLUMNS, else 160 columns wide."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    Console(width=None if known else 160).print(table)
 
 
 def table(title: str, *columns: str) -> Table:
@@ -69,17 +72,15 @@ def emit(data: Any) -> None:
 @click.group(cls=Suggesting, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="sdesamplers")
 @click.option("--registry", "registry_file", type=click.Path(), help="A registry.yaml on top of the shipped one.")
-def cli(registry_file: str | None) -> None:
+@click.option(
+    "--plugin", "plugins", multiple=True, metavar="MODULE_OR_FILE.py", help="Import your own plugin; repeat for more."
+)
+def cli(registry_file: str | None, plugins: tuple[str, ...]) -> None:
     """Diffusion samplers as plugins, on every diffusers model."""
     from .registry import use_registry
 
-    if registry_file is not None:
-        use_registry(registry_file)
-
-
-def describe_options(options: Mapping[str, Option]) -> str:
-    """`eta = 0.0 (float)`, one after the other."""
-    return ", ".join(f"{o.name}={o.default!r}" for o in options.values()) or "-"
+    if registry_file is not None or plugins:
+        use_registry(registry_file, plugins=plugins)
 
 
 def sampler_facts(spec: Any) -> dict[str, Any]:
@@ -95,20 +96,47 @@ def sampler_facts(spec: Any) -> dict[str, Any]:
         "spacing": spec.spacing or "the process's",
         "options": {o.name: {"type": o.type_name, "default": o.default} for o in spec.options.values()},
         "plugin": spec.plugin,
+        "needs": spec.needs,
+        "limits": spec.limits,
+        "strong_order": spec.strong_order,
         "reference": spec.reference,
     }
 
 
+def family(item: Any) -> str:
+    """The plugin that a sampler, spacing or noise source comes from, without its distribution."""
+    return str(item.plugin).rpartition(":")[2]
+
+
+def one_line(text: str) -> Text:
+    """Text of a cell that is cut off where the table is too narrow for it."""
+    from rich.text import Text
+
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
 @cli.command("list")
+@click.argument("part", required=False, metavar="[NAME-PART]")
+@click.option("--family", "wanted", help="Only what this plugin file brings: exponential, runge_kutta, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_command(as_json: bool) -> None:
-    """List samplers, spacings, noise sources and recipes."""
+def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
+    """List samplers, spacings, noise sources and recipes: all, or those with NAME-PART in their name."""
     from .registry import default_registry
 
     registry = default_registry()
-    samplers = {name: registry.samplers[name] for name in registry.samplers}
-    spacings = {name: registry.spacings[name] for name in registry.spacings}
-    noises = {name: registry.noises[name] for name in registry.noises}
+    shelves: tuple[Mapping[str, Any], ...] = (registry.samplers, registry.spacings, registry.noises)
+    families = dict.fromkeys(family(item) for shelf in shelves for item in shelf.values())
+    if wanted is not None and wanted not in families:
+        raise UnknownNameError("family", wanted, families, f" (known: {', '.join(sorted(families))})")
+
+    def asked(name: str, item: Any = None) -> bool:
+        here = wanted is None or (item is not None and family(item) == wanted)
+        return here and (part is None or part.casefold() in name.casefold())
+
+    samplers, spacings, noises = ({n: item for n, item in shelf.items() if asked(n, item)} for shelf in shelves)
+    recipes = {name: recipe for name, recipe in registry.catalogue.recipes.items() if asked(name)}
+    if not (samplers or spacings or noises or recipes):
+        raise UnknownNameError("name", part or "", [*registry.sampler_names(), *registry.grid_names()])
     if as_json:
         emit(
             {
@@ -117,7 +145,7 @@ def list_command(as_json: bool) -> None:
                 "noises": [
                     {"name": n, "summary": s.summary, "limits": s.limits, "plugin": s.plugin} for n, s in noises.items()
                 ],
-                "recipes": registry.catalogue.recipes,
+                "recipes": recipes,
                 "aliases": registry.catalogue.aliases,
                 "spacing_aliases": registry.catalogue.spacing_aliases,
                 "noise_aliases": registry.catalogue.noise_aliases,
@@ -125,24 +153,30 @@ def list_command(as_json: bool) -> None:
             }
         )
         return
-    first = table("Samplers", "name", "order>", "NFE/step>", "noise", "steps", "options", "what it is")
-    for name, s in samplers.items():
-        kind = "own or given" if s.adaptive else "given"
-        order = "-" if s.order is None else str(s.order)
-        noise = "yes" if s.stochastic else "no"
-        first.add_row(name, order, str(s.evaluations), noise, kind, describe_options(s.options), s.summary)
-    second = table("Spacings", "name", "options", "what it is")
-    for name, grid in spacings.items():
-        second.add_row(name, describe_options(grid.options), grid.summary)
-    third = table("Noise sources", "name", "options", "what it is", "what it samples")
-    for name, source in noises.items():
-        third.add_row(name, describe_options(source.options), source.summary, source.limits or "the model")
-    fourth = table("Recipes", "name", "what it is")
-    for name, recipe in sorted(registry.catalogue.recipes.items()):
-        fourth.add_row(name, recipe.get("description", ""))
-    for part in (first, second, third, fourth):
-        show(part)
-    click.echo("Names of other libraries (k-diffusion, diffusers, ComfyUI, A1111) work too: sdesamplers info NAME")
+    if samplers:
+        made = table("Samplers", "name", "order>", "NFE/step>", "noise", "adaptive", "what it is")
+        made.columns[0].no_wrap = True
+        before = None
+        for name, s in sorted(samplers.items(), key=lambda pair: (family(pair[1]), pair[0])):
+            if family(s) != before:
+                before = family(s)
+                made.add_row(one_line(before), style="bold")
+            counts = ("-" if count is None else str(count) for count in (s.order, s.evaluations))
+            flags = ("yes" if flag else "" for flag in (s.stochastic, s.adaptive))
+            made.add_row(f"  {name}", *counts, *flags, one_line(s.summary))
+        show(made)
+    for title, texts in (
+        ("Spacings", {name: grid.summary for name, grid in spacings.items()}),
+        ("Noise sources", {name: source.summary for name, source in noises.items()}),
+        ("Recipes", {name: recipes[name].get("description", "") for name in sorted(recipes)}),
+    ):
+        if texts:
+            made = table(title, "name", "what it is")
+            made.columns[0].no_wrap = True
+            for name, text in texts.items():
+                made.add_row(name, one_line(text))
+            show(made)
+    click.echo("sdesamplers info NAME says more, also of names of k-diffusion, diffusers, ComfyUI and A1111")
     broken = [p for p in registry.plugins if p.error]
     if broken:
         click.echo(
@@ -170,7 +204,7 @@ def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
         return {k: v for k, v in facts.items() if v != {}}, item.__doc__
     if refusal.name != name:  # an alias or recipe that leads nowhere
         raise refusal
-    known = [*registry.sampler_names(), *registry.grid_names(), *registry.noises]
+    known = [*registry.candidates(name), *registry.grid_names(), *registry.noises]
     raise UnknownNameError("sampler", name, known, registry.hint())
 
 
@@ -188,7 +222,7 @@ def plugin_facts(item: Any) -> dict[str, Any]:
 def sampler_explained(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
     """A sampler, the recipe that its name stands for, and its docstring."""
     preset = registry.resolve(name)
-    facts = {"asked for": name, **sampler_facts(preset.sampler)}
+    facts = {"asked for": name, "runs": what_runs(preset), **sampler_facts(preset.sampler)}
     facts.pop("summary")
     facts["sampler"] = facts.pop("name")
     for key in PRESET_WORDS:
@@ -198,6 +232,56 @@ def sampler_explained(registry: Registry, name: str) -> tuple[dict[str, Any], st
     return facts, preset.sampler.__doc__
 
 
+def what_runs(preset: Preset) -> str:
+    """A recipe in one line: "dpmpp-2m-sde on karras, brownian noise"."""
+    spec = preset.sampler
+    grid = preset.spacing or spec.spacing or "the process's grid"
+    parts = [f"{spec.name} on {grid}"]
+    if preset.noise or spec.stochastic:
+        parts.append(f"{preset.noise or 'independent'} noise")
+    if preset.steps is not None:
+        parts.append(f"{preset.steps} steps")
+    elif spec.adaptive:
+        parts = [f"{spec.name} with steps of its own", *parts[1:]]
+    return ", ".join(parts)
+
+
+def with_options(name: str, options: Mapping[str, Any]) -> str:
+    """`karras (rho=5.0)`."""
+    return f"{name} ({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else name
+
+
+def sampler_rows(preset: Preset) -> dict[str, str]:
+    """What `info` prints of a sampler as it will run, then of what it declares."""
+    spec = preset.sampler
+    values = {o.name: preset.options.get(o.name, o.default) for o in spec.options.values()}
+    changed = any(value != spec.options[name].default for name, value in values.items())
+    steps = f"{preset.steps}, unless you say otherwise" if preset.steps else "as you say"
+    declared = " (with default options)" if changed else ""
+
+    def count(value: float | None, unclaimed: str) -> str:
+        return unclaimed if value is None else f"{value}{declared}"
+
+    return {
+        "sampler": spec.name,
+        "options": "\n".join(f"{n} = {v!r} ({spec.options[n].type_name})" for n, v in values.items()),
+        "spacing": with_options(preset.spacing or spec.spacing or "the process's", preset.spacing_options),
+        "coordinates": preset.coordinates or spec.coordinates,
+        "noise": with_options(preset.noise or "independent", preset.noise_options),
+        "steps": f"{steps}, or its own" if spec.adaptive and not preset.steps else steps,
+        "final": preset.final or "",
+        "description": preset.description,
+        "order": count(spec.order, "none claimed"),
+        "evaluations a step": count(spec.evaluations, "depends on the values met"),
+        "stochastic": f"{'yes' if spec.stochastic else 'no'}{declared}",
+        "strong order": count(spec.strong_order, ""),
+        "needs": ", ".join(spec.needs),
+        "limits": spec.limits,
+        "plugin": spec.plugin,
+        "reference": spec.reference,
+    }
+
+
 @cli.command()
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -205,7 +289,8 @@ def info(name: str, as_json: bool) -> None:
     """Explain a sampler, recipe, spacing or noise source, by its own name, an alias or another library's name."""
     from .registry import default_registry
 
-    facts, text = explain(default_registry(), name)
+    registry = default_registry()
+    facts, text = explain(registry, name)
     if as_json:
         emit({**facts, "doc": text})
         return
@@ -213,15 +298,17 @@ def info(name: str, as_json: bool) -> None:
 
     made = table("", "", "")
     made.show_header = False
-    for key, value in facts.items():
-        if key == "options":
-            value = "\n".join(
-                f"{n}: {o['type']} = {o['default']!r}" if isinstance(o, dict) else f"{n}: {o}"
-                for n, o in dict(value).items()
-            )
-        made.add_row(key, "-" if value in (None, "", {}) else str(value))
-    click.echo(inspect.cleandoc(text or ""))
+    doc = inspect.cleandoc(text or "")
+    if "runs" in facts:
+        click.echo(f"runs {facts['runs']}")
+        rows: Mapping[str, Any] = {key: value for key, value in sampler_rows(registry.resolve(name)).items() if value}
+    else:
+        options = "\n".join(f"{key}: {value}" for key, value in facts["options"].items())
+        rows = {**facts, "options": options or "-"}
+    for key, value in rows.items():
+        made.add_row(key, str(value) or "-")
     show(made)
+    click.echo(doc)
 
 
 @cli.command()
@@ -254,14 +341,14 @@ def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ..
     from .testing import check_sampler
 
     reports = []
-    specs = [default_registry().resolve(name).sampler for name in names]
-    for spec in specs:
+    specs = {name: default_registry().resolve(name).sampler for name in names}
+    for name, spec in specs.items():
         options = pairs(option, spec.options, f"sampler {spec.name!r}")
-        with Console(stderr=True).status(f"checking {spec.name}") as status:
-            report = check_sampler(spec, checks=checks or None, options=options, progress=status.update)
+        with Console(stderr=True).status(f"checking {name}") as status:
+            report = check_sampler(name, checks=checks or None, options=options, progress=status.update)
         reports.append(report)
         if not as_json:
-            made = table(f"Conformance of {spec.name}", "check", "measured", "required", "verdict")
+            made = table(f"Conformance of {name}", "check", "measured", "required", "verdict")
             colours = {"pass": "green", "fail": "bold red", "skip": "dim"}
             for finding in report:
                 colour = colours[finding.verdict]
@@ -353,26 +440,32 @@ def pairs(texts: tuple[str, ...], known: Mapping[str, Option], owner: str) -> di
         if not equals:
             raise UsageError(f"options are given as KEY=VALUE, not {text!r}")
         if key not in known:
-            raise UnknownNameError(f"option of {owner}", key, known, f" (it takes {', '.join(known) or 'none'})")
+            listing = f" (it takes {', '.join(known) or 'none'})"
+            raise UnknownNameError("option", key, known, listing, opening=f"{owner} has no option {key!r}")
         values[key] = known[key].parse(value, owner)
     return values
 
 
-def grid_words(words: dict[str, Any]) -> dict[str, Any]:
-    """Spacing, coordinates, final and noise, as `sample` takes them; those not given are left out."""
+def grid_words(words: dict[str, Any], preset: Preset | None = None) -> dict[str, Any]:
+    """Spacing, coordinates, final and noise, as `sample` takes them; those not given are left out.
+
+    Options of a spacing or noise source that is not given are for the preset's.
+    """
     from .registry import default_registry
 
     texts, noise_texts = words.pop("spacing_option"), words.pop("noise_option")
     chosen = {k: v for k in ("spacing", "coordinates", "final", "noise") if (v := words.pop(k)) is not None}
     if texts:
-        if "spacing" not in chosen:
+        name = chosen.get("spacing", preset and preset.spacing)
+        if name is None:
             raise UsageError("--spacing-option needs --spacing")
-        grid = default_registry().spacing(chosen["spacing"])
+        grid = default_registry().spacing(name)
         chosen["spacing_options"] = pairs(texts, grid.options, f"spacing {grid.name!r}")
     if noise_texts:
-        if "noise" not in chosen:
+        name = chosen.get("noise", preset and preset.noise)
+        if name is None:
             raise UsageError("--noise-option needs --noise")
-        source, _ = default_registry().noise(chosen["noise"])
+        source, _ = default_registry().noise(name)
         chosen["noise_options"] = pairs(noise_texts, source.options, f"noise {source.name!r}")
     return chosen
 
@@ -385,18 +478,27 @@ def grid_words(words: dict[str, Any]) -> dict[str, Any]:
 @click.option("--batch-size", type=int, default=16, show_default=True, help="How many at once.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--guidance-scale", type=float, default=1.0, help="That the model will be sampled with.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", is_flag=True, help="No progress.")
 @model_options
 def statistics_command(source: str, **words: Any) -> None:
     """Measure MODEL's statistics for dpm-solver-v3 (Zheng et al. 2023) and keep them in a file."""
     from .statistics import compute_statistics
     from .terminal import evaluation_bar
 
-    out, nodes = words.pop("out"), words["nodes"]
+    out, nodes, as_json = words.pop("out"), words["nodes"], words.pop("as_json")
+    silent = words.pop("quiet") or as_json or not sys.stderr.isatty()  # where it is no terminal, a bar is an empty line
     model, condition = load_model(source, words)
     batches = -(-words["samples"] // max(words["batch_size"], 1))
-    with evaluation_bar(f"statistics of {model.name}", nodes * batches) as advance:
-        table = compute_statistics(model, condition=condition, **words, progress=lambda done, total: advance(None))
-    click.echo(f"{table.save(out)}: use it as --sampler dpm-solver-v3 -o statistics={out}")
+    bar = nullcontext(None) if silent else evaluation_bar(f"statistics of {model.name}", nodes * batches)
+    with bar as advance:
+        progress = None if advance is None else lambda done, total: advance(None)
+        table = compute_statistics(model, condition=condition, **words, progress=progress)
+    file = table.save(out)
+    if as_json:
+        emit({"model": model.name, "revision": model.revision, "file": str(file), **words})
+        return
+    click.echo(f"{file}: use it as --sampler dpm-solver-v3 -o statistics={out}")
 
 
 @cli.command("sample")
@@ -423,11 +525,12 @@ def sample_command(source: str, **words: Any) -> None:
         if kind not in FORMATS:
             raise UnknownNameError("format", kind, FORMATS, f" (known: {', '.join(FORMATS)})")
     name, as_json, quiet, out = words.pop("sampler"), words.pop("as_json"), words.pop("quiet"), words.pop("out")
-    spec = default_registry().resolve(name).sampler
+    preset = default_registry().resolve(name)
+    spec = preset.sampler
     options = pairs(words.pop("option"), spec.options, f"sampler {spec.name!r}")
-    chosen = grid_words(words)
+    chosen = grid_words(words, preset)
     counts = {k: words.pop(k) for k in ("steps", "nfe", "times", "sigmas")}
-    require_grid(default_registry().resolve(name), check_grid_words(**counts))
+    require_grid(preset, check_grid_words(**counts))
     for word in ("num_samples", "batch_size"):
         check_count(word, words[word])
     model, condition = load_model(source, words)
@@ -527,7 +630,7 @@ def compare_command(source: str, **words: Any) -> None:
     specs = [default_registry().resolve(name).sampler for name in names]
     options: dict[str, Any] = {}
     for text in words.pop("option"):
-        options |= pairs((text,), {k: o for s in specs for k, o in s.options.items()}, "these samplers")
+        options |= pairs((text,), {k: o for s in specs for k, o in s.options.items()}, "this comparison")
     if options and any(set(options) - set(s.options) for s in specs):
         lacking = next(s.name for s in specs if set(options) - set(s.options))
         raise UsageError(f"--option must fit every sampler compared, and {lacking} lacks one; name a recipe instead")

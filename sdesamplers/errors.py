@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class SdesamplersError(Exception):
@@ -19,13 +20,16 @@ class UsageError(SdesamplersError, ValueError):
 
 
 class UnknownNameError(UsageError, LookupError):
-    """A name that is not registered; the message offers the nearest ones."""
+    """A name that is not registered; the message offers the nearest ones.
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+    `opening` is what the message says first, where that is not "unknown KIND NAME".
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "", *, opening: str = "") -> None:
         self.kind, self.name = kind, name
         near = nearest(name, known)
         advice = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-        super().__init__(f"unknown {kind} {name!r}{advice}{hint}")
+        super().__init__(f"{opening or f'unknown {kind} {name!r}'}{advice}{hint}")
 
 
 class ModelError(SdesamplersError):
@@ -49,13 +53,30 @@ class ConversionError(SdesamplersError, ZeroDivisionError):
 
 
 def nearest(name: str, known: Iterable[str], count: int = 2) -> list[str]:
-    """The known names closest to `name`, compared without case, spaces and punctuation."""
+    """The known names closest to `name`, compared without case, spaces and punctuation; one that is the same, alone."""
 
     def plain(text: str) -> str:
         return "".join(c for c in text.lower() if c.isalnum())
 
     by_plain = {plain(k): k for k in reversed(list(known))}  # of names that look the same, the first
+    if plain(name) and plain(name) in by_plain:
+        return [by_plain[plain(name)]]
     return [by_plain[m] for m in difflib.get_close_matches(plain(name), by_plain, count, 0.6)]
+
+
+def raised_at(error: BaseException, file: str) -> str:
+    """ " (file.py, line 12)": the last line of a file that an exception came through; "" where it came through none."""
+    source: BaseException | None = error
+    while source is not None:
+        lines, trace = list[int](), source.__traceback__
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == file:
+                lines.append(trace.tb_lineno)
+            trace = trace.tb_next
+        if lines:
+            return f" ({Path(file).name}, line {lines[-1]})"
+        source = source.__cause__ or source.__context__
+    return ""
 
 
 class SolverError(SdesamplersError):

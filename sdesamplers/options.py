@@ -6,7 +6,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,18 +22,15 @@ class Option:
     default: Any
 
     @property
+    def kinds(self) -> tuple[Any, ...]:
+        """The types of a union, or the one type."""
+        origin = typing.get_origin(self.type)
+        return typing.get_args(self.type) if origin in (typing.Union, types.UnionType) else (self.type,)
+
+    @property
     def type_name(self) -> str:
         """The type as a user would write it: `float`, `"posterior" | "beta"`."""
-        return " | ".join(
-            f'"{c}"' if isinstance(c, str) else ("None" if c in (None, type(None)) else getattr(c, "__name__", str(c)))
-            for c in self._choices()
-        )
-
-    def _choices(self) -> tuple[Any, ...]:
-        origin = typing.get_origin(self.type)
-        if origin is Literal or origin in (typing.Union, types.UnionType):
-            return typing.get_args(self.type)
-        return (self.type,)
+        return " | ".join(_named(kind) for kind in self.kinds)
 
     def check(self, value: Any, owner: str) -> Any:
         """Return `value` in the option's type; whole numbers pass as floats, nothing else is converted.
@@ -41,24 +38,24 @@ class Option:
         Raises:
             UsageError: the value has another type.
         """
-        for choice in self._choices():
-            if typing.get_origin(self.type) is Literal:
-                if type(value) is type(choice) and value == choice:
+        for kind in self.kinds:
+            if typing.get_origin(kind) is Literal:
+                if any(type(value) is type(choice) and value == choice for choice in typing.get_args(kind)):
                     return value
-            elif choice in (None, type(None)):
+            elif kind in (None, type(None)):
                 if value is None:
                     return value
-            elif choice is float:
+            elif kind is float:
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     if value != value:
                         raise UsageError(f"{owner}: option {self.name!r} is not a number")
                     if math.isinf(value) and not (isinstance(self.default, float) and math.isinf(self.default)):
                         raise UsageError(f"{owner}: option {self.name!r} must be finite, not {value}")
                     return float(value)
-            elif choice is int or choice is bool or choice is str:
-                if type(value) is choice:
+            elif _is_numbers(kind):
+                if _holds_numbers(value):
                     return value
-            elif isinstance(value, typing.get_origin(choice) or choice):
+            elif type(value) is kind:
                 return value
         raise UsageError(f"{owner}: option {self.name!r} must be {self.type_name}, not {value!r}")
 
@@ -84,11 +81,44 @@ class Option:
                 raise refusal from None
 
 
+SEQUENCES = (Sequence, list, tuple)
+
+
+def _is_numbers(kind: Any) -> bool:
+    """Whether a type is a sequence of numbers, or of sequences of them."""
+    if typing.get_origin(kind) not in SEQUENCES:
+        return False
+    inner = [part for part in typing.get_args(kind) if part is not ...]
+    return bool(inner) and all(part in (int, float) or _is_numbers(part) for part in inner)
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Whether a value is a list or tuple of numbers, or of such; registry files and the command line have lists."""
+    return isinstance(value, list | tuple) and all(
+        _holds_numbers(part) or (isinstance(part, int | float) and not isinstance(part, bool)) for part in value
+    )
+
+
+def _is_known(kind: Any) -> bool:
+    """Whether values of a type can be written down on the command line and in a registry file."""
+    return kind in (int, float, bool, str, None, type(None)) or typing.get_origin(kind) is Literal or _is_numbers(kind)
+
+
+def _named(kind: Any) -> str:
+    """A type as a user would write it."""
+    if typing.get_origin(kind) is Literal:
+        return " | ".join(f'"{c}"' if isinstance(c, str) else str(c) for c in typing.get_args(kind))
+    if kind in (None, type(None)):
+        return "None"
+    bare = str(kind).replace("collections.abc.", "").replace("typing.", "")
+    return bare if typing.get_origin(kind) else getattr(kind, "__name__", bare)
+
+
 def read_options(function: Callable[..., Any], positional: int, kind: str) -> dict[str, Option]:
     """The options of a plugin function: its keyword-only parameters, each with a type and a default.
 
     Raises:
-        PluginError: the signature is not that of a `kind`.
+        PluginError: the signature is not that of a `kind`, or a default is not of its type.
     """
     name = function.__qualname__
     try:
@@ -103,7 +133,17 @@ def read_options(function: Callable[..., Any], positional: int, kind: str) -> di
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
             raise PluginError(f"{name}: parameter {parameter.name!r} must be keyword-only with a default")
         inferred = type(parameter.default)
-        options[parameter.name] = Option(parameter.name, hints.get(parameter.name, inferred), parameter.default)
+        option = Option(parameter.name, hints.get(parameter.name, inferred), parameter.default)
+        if not all(_is_known(kind) for kind in option.kinds):
+            raise PluginError(
+                f"{name}: option {option.name!r} is {option.type_name}; options are int, float, bool, str, None, "
+                "Literal, unions of these, and sequences of numbers such as Sequence[float]"
+            )
+        try:
+            option.check(option.default, name)
+        except UsageError as error:
+            raise PluginError(f"the default of {error}") from None
+        options[parameter.name] = option
     return options
 
 
@@ -117,5 +157,5 @@ def check_options(values: Mapping[str, Any], known: Mapping[str, Option], owner:
     for name in values:
         if name not in known:
             listing = f" (it takes {', '.join(known)})" if known else " (it takes none)"
-            raise UnknownNameError(f"option of {owner}", name, known, listing)
+            raise UnknownNameError("option", name, known, listing, opening=f"{owner} has no option {name!r}")
     return {name: known[name].check(value, owner) for name, value in values.items()}

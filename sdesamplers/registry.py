@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import re
+import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from types import ModuleType
+from typing import Any, Generic, Literal, TypeVar
 
 import pluggy
 
-from .catalogue import Catalogue, load_catalogue
-from .errors import PluginError, UnknownNameError, UsageError
-from .options import check_options
+from .catalogue import SHIPPED, Catalogue, load_catalogue
+from .errors import PluginError, UnknownNameError, UsageError, nearest, raised_at
+from .options import Option, check_options
 from .plugin import HookSpecs, NoiseSource, Sampler, Spacing
 
 GROUP = "sdesamplers"
@@ -40,7 +46,7 @@ T = TypeVar("T")
 
 
 class Shelf(Mapping[str, T], Generic[T]):
-    """Name -> item; a name claimed by two distributions answers only as `dist:name`."""
+    """Name -> item; a name claimed by two distributions for different items answers only as `dist:name`."""
 
     def __init__(self, kind: str) -> None:
         self.kind = kind
@@ -57,17 +63,22 @@ class Shelf(Mapping[str, T], Generic[T]):
             return owners[dist]
         if dist or not owners:
             raise KeyError(name)
-        if len(owners) > 1:
+        if _disagree(owners):
             picks = " or ".join(repr(f"{d}:{bare}") for d in sorted(owners))
             raise UsageError(f"{self.kind} {bare!r} is registered by {' and by '.join(sorted(owners))}; pick {picks}")
         return next(iter(owners.values()))
 
     def __iter__(self) -> Iterator[str]:
         for name, owners in sorted(self._items.items()):
-            yield from [name] if len(owners) == 1 else (f"{dist}:{name}" for dist in sorted(owners))
+            yield from (f"{dist}:{name}" for dist in sorted(owners)) if _disagree(owners) else [name]
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+
+def _disagree(owners: Mapping[str, Any]) -> bool:
+    """Whether distributions mean different items by one name."""
+    return len({id(item) for item in owners.values()}) > 1
 
 
 @dataclass(frozen=True)
@@ -84,10 +95,21 @@ class Registry:
 
     Args:
         file: a registry file that the user named, on top of the shipped and the user's own.
+        plugins: modules or Python files that the user named, to be imported as plugins.
         catalogue: instead of all these files.
+
+    Raises:
+        UsageError: a file among `plugins` that is not there.
+        PluginError: one of `plugins` cannot be imported or offers nothing.
     """
 
-    def __init__(self, file: str | Path | None = None, *, catalogue: Catalogue | None = None) -> None:
+    def __init__(
+        self,
+        file: str | Path | None = None,
+        *,
+        plugins: Sequence[str | Path] = (),
+        catalogue: Catalogue | None = None,
+    ) -> None:
         self.catalogue: Catalogue = load_catalogue(file) if catalogue is None else catalogue
         self.samplers: Shelf[Sampler] = Shelf("sampler")
         self.spacings: Shelf[Spacing] = Shelf("spacing")
@@ -101,7 +123,11 @@ class Registry:
             dist = entry.dist.name if entry.dist is not None else entry.value
             self._try(entry.name, dist, entry.load)
         for module in self.catalogue.plugins:
-            self._try(module, module, lambda module=module: importlib.import_module(module))  # type: ignore[misc]
+            origin = self.catalogue.origins.get(("plugins", module))
+            folder = None if origin is None else origin.resolve().parent
+            self._try(module, module, lambda module=module, folder=folder: _import(module, folder))  # type: ignore[misc]
+        for plugin in dict.fromkeys(str(plugin) for plugin in plugins):
+            self._add_named(plugin)
 
     def _try(self, name: str, dist: str, load: Callable[[], Any]) -> None:
         try:
@@ -112,6 +138,27 @@ class Registry:
             self.plugins.append(Plugin(name, dist, f"{type(error).__name__}: {error}"))
         else:
             self.plugins.append(Plugin(name, dist))
+
+    def _add_named(self, plugin: str) -> None:
+        """Import and register a module or file that the user named; it must work."""
+        file = Path(plugin).resolve() if plugin.endswith(".py") else None
+        if file is not None and not file.is_file():
+            raise UsageError(f"plugin {plugin}: there is no such file")
+        name = plugin if file is None else file.stem
+        try:
+            module = _import(plugin, None) if file is None else _import_file(file)
+            if self._manager.is_registered(module):
+                return
+            self.register(module, name, name)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            place = "" if file is None or isinstance(error, SyntaxError) else raised_at(error, str(file))
+            raise PluginError(f"plugin {plugin}: {type(error).__name__}: {error}{place}") from error
+        self.plugins.append(Plugin(name, name))
+        registered_itself = any(item.function.__module__ == module.__name__ for item in _local.values())
+        if not self._manager.get_hookcallers(module) and not registered_itself:
+            raise PluginError(f"plugin {plugin} offers nothing: it needs @hookimpl def sdesamplers_samplers()")
 
     def register(self, plugin: Any, name: str, dist: str = "local") -> None:
         """Register a plugin object (a module or anything with hook implementations), whole or not at all.
@@ -148,9 +195,10 @@ class Registry:
 
     def adopt(self, items: Iterable[Sampler | Spacing | NoiseSource]) -> None:
         """Register a program's own plugins, in place of its earlier ones of the same names."""
+        self._presets.clear()  # recipes may have been built with the earlier ones
         shelves: dict[type, Shelf[Any]] = {Sampler: self.samplers, Spacing: self.spacings, NoiseSource: self.noises}
         for item in items:
-            item.plugin = "local"
+            item.plugin = item.plugin or "local"
             shelves[type(item)].put(item.name, item, "local")
 
     def load_model(self, source: str, options: dict[str, Any]) -> Any:
@@ -175,16 +223,52 @@ class Registry:
                 where = self.catalogue.where("aliases", name)
                 raise UsageError(f"{where}: the alias leads back to itself ({' -> '.join([*chain, name])})")
             chain.append(name)
-            name = aliases[name]
+            name = self._meant("aliases", name, aliases[name])
         found = self._own(name) or self._peers_sampler(name) or self._on_grid(name)
         if found is not None:
             return found
         kind = f"sampler of {self.catalogue.where('aliases', chain[-1])}:" if chain else "sampler"
-        raise UnknownNameError(kind, name, self.sampler_names(), self.hint())
+        raise UnknownNameError(kind, name, self.candidates(name), self.hint())
 
     def sampler_names(self) -> list[str]:
-        """Every name that `resolve` knows, ours first."""
-        return [*self.samplers, *self.catalogue.recipes, *self.catalogue.aliases, *self._peer_names("samplers")]
+        """Every name that `resolve` knows, ours first; of a recipe `head{option}` one for each choice of the option."""
+        recipes: list[str] = []
+        for pattern in self.catalogue.recipes:
+            head, brace, _ = pattern.partition("{")
+            recipes += [head + str(choice) for choice in self._choices(pattern)] if brace else [pattern]
+        return [*self.samplers, *recipes, *self.catalogue.aliases, *self._peer_names("samplers")]
+
+    def candidates(self, name: str) -> list[str]:
+        """What a mistyped sampler's name may have meant: the nearest sampler on the nearest grids, or every name."""
+        peer, colon, _ = name.partition(":")
+        peers = self.catalogue.peers
+        own = self._peer(peer) if colon else None
+        names = self.sampler_names() if own is None else [f"{own}:{known}" for known in peers[own].get("samplers", {})]
+        words = name.split(" ")
+        for cut in range(len(words) - 1, 0, -1):
+            for label in nearest(" ".join(words[:cut]), names, 1):
+                homes = [kinds for peer, kinds in peers.items() if peer == own or label in kinds.get("samplers", {})]
+                grids = [grid for kinds in homes for grid in kinds.get("spacings", {})]  # spelt as the label is
+                labels = [f"{label} {grid}" for grid in nearest(" ".join(words[cut:]), [*grids, *self.grid_names()])]
+                if labels:
+                    return labels
+        return names
+
+    def _choices(self, pattern: str) -> tuple[Any, ...]:
+        """The values that may stand in place of the braces of a recipe's name, where they can be listed."""
+        option = self._option(pattern)
+        return typing.get_args(option.type) if option is not None and typing.get_origin(option.type) is Literal else ()
+
+    def _option(self, pattern: str) -> Option | None:
+        """The option in the braces of a recipe's name."""
+        wanted = self._meant("recipes", pattern, self.catalogue.recipes[pattern]["sampler"])
+        word = pattern.partition("{")[2].rstrip("}")
+        return self.samplers[wanted].options.get(word) if wanted in self.samplers else None
+
+    def _meant(self, section: str, name: str, target: str) -> str:
+        """The sampler that an entry of the catalogue names; a shipped one means ours, whatever else has the name."""
+        ours = f"{GROUP}:{target}"
+        return ours if self.catalogue.origins.get((section, name)) == SHIPPED and ours in self.samplers else target
 
     def hint(self) -> str:
         """Where to look further when a name is not found."""
@@ -203,11 +287,11 @@ class Registry:
         for pattern, entry in recipes.items():
             head, brace, rest = pattern.partition("{")
             if brace and name.startswith(head) and len(name) > len(head):
-                text, word = name.removeprefix(head), rest.rstrip("}")
-                option = (
-                    self.samplers[entry["sampler"]].options.get(word) if entry["sampler"] in self.samplers else None
-                )
-                value = text if option is None else option.parse(text, self.catalogue.where("recipes", pattern))
+                text, word, owner = name.removeprefix(head), rest.rstrip("}"), head.rstrip(":")
+                option, choices = self._option(pattern), [str(choice) for choice in self._choices(pattern)]
+                if choices and text not in choices:
+                    raise UnknownNameError(word, text, choices, opening=f"unknown {word} {text!r} of {owner}")
+                value = text if option is None else option.parse(text, owner)
                 filled = {**entry.get("options", {}), word: value}
                 return self._built("recipes", pattern, {**entry, "options": filled}, key=name)
         return None
@@ -219,7 +303,7 @@ class Registry:
             if isinstance(entry, str) and isinstance(names.get(entry), Mapping):  # another name of the same peer
                 own, entry = entry, names[entry]
             if isinstance(entry, str):
-                found = self._own(self.catalogue.aliases.get(entry, entry))
+                found = self._own(self._meant(f"peers.{peer}.samplers", own, self.catalogue.aliases.get(entry, entry)))
                 if found is None:
                     raise UnknownNameError(f"sampler of {self._place(peer, 'samplers', own)}:", entry, self.samplers)
                 return found
@@ -233,7 +317,8 @@ class Registry:
             UsageError: it stands for nothing here, with the reason.
         """
         head, _, bare = name.partition(":")
-        asked = {head: bare} if bare and head in self.catalogue.peers else dict.fromkeys(self.catalogue.peers, name)
+        peer = self._peer(head) if bare else None
+        asked = dict.fromkeys(self.catalogue.peers, name) if peer is None else {peer: bare}
         refusal = None
         for peer, own in asked.items():
             entry = self.catalogue.peers[peer].get(kind, {}).get(own)
@@ -243,6 +328,10 @@ class Registry:
                 yield peer, own, entry
         if refusal is not None:
             raise UsageError(refusal)
+
+    def _peer(self, name: str) -> str | None:
+        """A peer by its name in upper or lower case."""
+        return next((peer for peer in self.catalogue.peers if peer.casefold() == name.casefold()), None)
 
     def _peer_names(self, kind: str) -> list[str]:
         return [name for kinds in self.catalogue.peers.values() for name in kinds.get(kind, {})]
@@ -273,7 +362,8 @@ class Registry:
         """The preset of a recipe, checked and built once."""
         place = section, key or name
         if place not in self._presets:
-            self._presets[place] = self._build(entry, self.catalogue.where(section, name))
+            meant = {**entry, "sampler": self._meant(section, name, entry["sampler"])}
+            self._presets[place] = self._build(meant, self.catalogue.where(section, name))
         return self._presets[place]
 
     def _build(self, recipe: Mapping[str, Any], where: str) -> Preset:
@@ -352,7 +442,53 @@ def _flat(answers: Iterable[Iterable[T]]) -> Iterator[T]:
         yield from answer
 
 
-_lock = threading.Lock()
+@contextmanager
+def _importable_from(folder: Path | None) -> Iterator[None]:
+    """Let modules that lie in a folder be imported, as those beside a script are."""
+    if folder is None:
+        yield
+        return
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        if str(folder) in sys.path:
+            sys.path.remove(str(folder))
+
+
+def _import(module: str, folder: Path | None) -> ModuleType:
+    """Import a module by name, also from `folder`."""
+    with _importable_from(folder):
+        return importlib.import_module(module)
+
+
+def _import_file(file: Path) -> ModuleType:
+    """Import a Python file, once, under its own name unless that is another module's."""
+    name = re.sub(r"\W", "_", file.stem)
+    if (there := sys.modules.get(name)) is not None:
+        own = getattr(there, "__file__", None) == str(file)
+    else:
+        found = importlib.util.find_spec(name)
+        own = found is None or found.origin == str(file)
+    if not own:
+        name = f"sdesamplers_file_{name}"
+        there = sys.modules.get(name)
+    if there is not None and getattr(there, "__file__", None) == str(file):
+        return there
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        with _importable_from(file.parent):
+            spec.loader.exec_module(module)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module
+
+
+_lock = threading.RLock()  # a plugin that is being imported may call `register`
 _default: Registry | None = None
 _local: dict[tuple[str, str], Sampler | Spacing | NoiseSource] = {}
 
@@ -363,13 +499,17 @@ def default_registry() -> Registry:
     with _lock:
         if _default is None:
             _default = Registry()
+            _default.adopt(_local.values())
         return _default
 
 
-def use_registry(file: str | Path | None) -> Registry:
-    """Rebuild the process-wide registry with a registry file on top; None brings the plain one back."""
+def use_registry(file: str | Path | None, *, plugins: Sequence[str | Path] = ()) -> Registry:
+    """Rebuild the process-wide registry with a registry file and plugins on top; None alone brings the plain one back.
+
+    `plugins` are modules or Python files (`folder/file.py`), which are imported.
+    """
     global _default
-    fresh = Registry(file)
+    fresh = Registry(file, plugins=plugins)
     fresh.adopt(_local.values())
     with _lock:
         _default = fresh

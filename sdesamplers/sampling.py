@@ -201,8 +201,8 @@ def warn_if_far(samples: Tensor, model: Model, recipe: Recipe) -> None:
     if spread > FAR:
         warnings.warn(
             f"{recipe.sampler}'s samples lie far outside the data range [{low:g}, {high:g}], with an RMS of "
-            f"{spread:.3g} of its half width: the method is unstable on this grid; take more steps, another spacing or "
-            "coordinates, or a lower order",
+            f"{spread:.3g} of its half width: the method is unstable on this grid (take more steps, another spacing or "
+            "coordinates, or a lower order), or the model is not trained",
             stacklevel=3,
         )
 

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers import scheduling_edm_euler, scheduling_euler_discrete
+from sdesamplers_plugins import churn
 
 import sdesamplers as sds
+from sdesamplers.loop import drive
 from sdesamplers.noise import PATH
 from sdesamplers.testing.problems import PROCESSES, Counter, gaussian_moments, run
 
@@ -264,6 +266,14 @@ def test_five_hundred_steps_in_float32_follow_float64(name):
 def test_solvers_that_cannot_be_used_are_refused(name, solver, message):
     with pytest.raises(sds.UsageError, match=message):
         draw(name, "vp", solver=solver)
+
+
+def test_a_solver_is_tried_on_the_toy_model_once_a_process(monkeypatch):
+    model, tried = sds.grid_mixture(sds.VP()), []
+    monkeypatch.setattr(churn, "drive", lambda *words: tried.append(1) or drive(*words))
+    for solver, runs in (("heun", 6), ("heun", 6), ("ddim", 12), ("heun", 12)):
+        sds.sample(model, "churn", steps=3, solver=solver, num_samples=1)
+        assert len(tried) == runs
 
 
 @pytest.mark.parametrize(

@@ -73,14 +73,14 @@ def test_the_midpoint_rule_takes_the_line_at_half_the_step(r, rate):
 
 
 def test_octave_parts_round_towards_zero_and_stay():
-    h = np.array([1.0, -1.7, 2.0**-0.25, 0.999 * 2.0**-0.25, -300.0])
+    h = np.array([1.0, -1.7, 1.001 * 2.0**-0.25, 0.999 * 2.0**-0.25, -300.0])
     assert octave_parts(h) == pytest.approx([1, -(2**0.75), 2**-0.25, 2**-0.5, -(2**8.0)], rel=1e-14)
     assert octave_parts(h, 1) == pytest.approx([1, -1, 0.5, 0.5, -256], rel=1e-14)
 
 
 @pytest.mark.parametrize("process", [VP(), RectifiedFlow()])
 def test_the_fresh_share_of_noise_is_the_forward_transitions(process):
-    """sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2, in units of sigma_t^2; all of it out of alpha = 0 and into sigma = 0."""
+    """sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2, over sigma_t^2; all of it out of alpha = 0 and into sigma = 0."""
     now, then = make_points(view(process, "native"), np.array([0.8, 0.3]))
     forward = now.sigma**2 - (now.alpha / then.alpha * then.sigma) ** 2
     assert fresh_share(now, then) == pytest.approx(forward / now.sigma**2, rel=1e-12)

@@ -81,12 +81,19 @@ def test_a_hard_sample_does_not_change_anothers_result():
         assert together.nfe_per_sample[row] == one.nfe
 
 
-def test_a_state_that_is_edited_at_every_evaluation_gives_what_ddim_gives():
-    """Projection onto x_1 = 0.3 sigma, as inpainting does: a function of state and point alone."""
+@pytest.mark.parametrize("kind", ["projection", "nudge"])
+def test_a_state_that_is_edited_at_every_evaluation_gives_what_ddim_gives(kind):
+    """Onto x_1 = 0.3 sigma, as inpainting does, or by a step of guidance: functions of state and point alone.
+
+    A nudge is made in every sweep and may count but once.
+    """
 
     def edit(event):
         x = event.x.clone()
-        x[:, 1] = 0.3 * event.point.sigma
+        if kind == "projection":
+            x[:, 1] = 0.3 * event.point.sigma
+        else:
+            x -= 0.05 * event.point.sigma * torch.tanh(x)
         event.x = x
 
     model = sds.grid_mixture(sds.VP())

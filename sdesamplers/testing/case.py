@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models.analytic import GaussianModel, LangevinSDE, grid_mixture
+from ..errors import raised_at
+from ..models.analytic import FunnelModel, GaussianModel, LangevinSDE, grid_mixture
 from ..models.base import Model, Output
 from ..plugin import Sampler
 from ..processes import EDM, VE, VP, DiscreteVP, RectifiedFlow, SubVP
@@ -19,6 +20,7 @@ from ..result import Result
 from ..sampling import sample
 from ..sde import GaussianProcess, Scalar
 
+GRID_WORDS = {"steps", "nfe", "times", "sigmas"}
 _TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 _ROOT = np.sqrt(_TABLE)
 _ZERO_SNR = ((_ROOT - _ROOT[-1]) * _ROOT[0] / (_ROOT[0] - _ROOT[-1])) ** 2  # Lin et al. 2024, algorithm 1
@@ -79,11 +81,36 @@ class Case:
     free: bool = False
 
     def sample(self, model: Model, **words: Any) -> Result:
-        """`sample` with the case's options; 12 steps and 4 samples unless said otherwise."""
-        if not {"steps", "nfe", "times", "sigmas"} & set(words) and not self.free:
+        """`sample` with the case's options; 12 steps and 4 samples unless said otherwise.
+
+        Options that steer free steps are left out of a run on a grid, which takes none.
+        """
+        if not GRID_WORDS & set(words) and not self.free:
             words["steps"] = 12
         words.setdefault("num_samples", 4)
-        return sample(model, self.spec, **{**self.options, **words})
+        return sample(model, self.spec, **{**self.options_for(words), **words})
+
+    def options_for(self, words: Mapping[str, Any]) -> dict[str, Any]:
+        """The case's options that go with a run's other words."""
+        steered = () if not GRID_WORDS & set(words) else self.spec.control
+        return {name: value for name, value in self.options.items() if name not in steered}
+
+    @cached_property
+    def failure(self) -> str | None:
+        """What every run of it ends in, an error with file and line; None where one run comes through."""
+        first = None
+        for model, steps in ((self.home, 12), (self.home, 3), (self.elsewhere, 12)):
+            try:
+                self.sample(model, steps=steps)
+            except Exception as error:  # whatever a faulty sampler raises
+                first = first or self.describe(error)
+            else:
+                return None
+        return first
+
+    def describe(self, error: Exception) -> str:
+        """An error with the line of the sampler's file that it came through."""
+        return f"{type(error).__name__}: {error}{raised_at(error, self.spec.function.__code__.co_filename)}"
 
     def effort(self, evaluations: int) -> dict[str, int]:
         """The words that make a run of about this many evaluations."""
@@ -98,6 +125,11 @@ class Case:
     def home(self) -> Model:
         """A model that the sampler is at home on, two-dimensional and in float64."""
         return grid_mixture(VP()) if self.gaussian else StationaryModel()
+
+    @property
+    def elsewhere(self) -> Model:
+        """Another model that it should run on."""
+        return grid_mixture(RectifiedFlow(), prediction="flow") if self.gaussian else FunnelModel(duration=0.5)
 
     def gaussian_model(self, process: GaussianProcess, variance: float = 0.36) -> GaussianModel:
         """Two-dimensional Gaussian data."""

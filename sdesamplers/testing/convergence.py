@@ -12,7 +12,7 @@ from ..models.analytic import GaussianModel, grid_mixture
 from ..processes import VP
 from ..sampling import sample
 from .case import Case
-from .invariants import Outcome
+from .invariants import Outcome, clipped
 from .problems import PROCESSES, Transport, gaussian_moments, graded, measure_order, measure_weak_order
 
 SLACK = 0.2
@@ -143,7 +143,7 @@ def single_precision(case: Case) -> Outcome:
     try:
         single, double = (case.sample(model, dtype=d, **words).samples for d in (torch.float32, torch.float64))
     except ValueError as refusal:
-        return f"refused: {refusal}"[:80], f"<= {limit:.0e}", False
+        return clipped(f"refused: {refusal}"), f"<= {limit:.0e}", False
     worst = float((single - double).abs().max())
     return f"{worst:.1e}", f"<= {limit:.0e}", worst <= limit
 

@@ -6,6 +6,7 @@ Each check takes a `Case` and returns (measured, required, passed), or None wher
 from __future__ import annotations
 
 import itertools
+import textwrap
 import typing
 from collections.abc import Iterator
 from dataclasses import replace
@@ -35,6 +36,11 @@ Outcome = tuple[str, str, bool] | None
 def largest(difference: Tensor) -> float:
     """max |difference|, NaN where there is one."""
     return float(difference.abs().max())
+
+
+def clipped(text: str, limit: int = 160) -> str:
+    """Text on one line, cut off between words where it is longer than `limit`."""
+    return textwrap.shorten(text, limit, placeholder=" ...")
 
 
 def declaration(case: Case) -> Outcome:
@@ -99,10 +105,16 @@ def reproducible(case: Case) -> Outcome:
     np.random.seed(2)
     again = case.sample(case.home, seed=3).samples
     other = case.sample(case.home, seed=4).samples
-    facts = {"same bits": torch.equal(first, again), "global generators untouched": not touched}
-    facts["another seed differs"] = not torch.equal(first, other)
-    wrong = [name for name, good in facts.items() if not good]
-    return f"not: {', '.join(wrong)}" if wrong else "all three", ", ".join(facts), not wrong
+    faults = {
+        "two runs with one seed differ": not torch.equal(first, again),
+        "torch's or NumPy's global generator was used": touched,
+        "another seed gives the same sample": torch.equal(first, other),
+    }
+    wrong = [fault for fault, there in faults.items() if there]
+    required = "same bits, global generators untouched, another seed differs"
+    if not wrong:
+        return "all three", required, True
+    return "; ".join(wrong), f"{required}; random numbers come from path.draw alone, and nothing outlives a run", False
 
 
 def prediction_types(case: Case) -> Outcome:
@@ -169,10 +181,9 @@ def evaluations(case: Case) -> Outcome:
 def candidates(option: Option) -> Iterator[Any]:
     """Other values that an option might take."""
     default = option.default
-    for kind in option._choices():
-        if typing.get_origin(option.type) is Literal:
-            if kind != default:
-                yield kind
+    for kind in option.kinds:
+        if typing.get_origin(kind) is Literal:
+            yield from (choice for choice in typing.get_args(kind) if choice != default)
         elif kind is bool:
             yield not default
         elif kind is int:
@@ -224,9 +235,9 @@ def _moves(case: Case, name: str, names: dict[str, list[Any]]) -> bool | None:
 def _sample_with(case: Case, name: str, options: dict[str, Any]) -> Tensor:
     """A run with options; without a grid where one of them steers free steps."""
     control = case.spec.control
-    words = {} if name in control or set(options) & set(control) else {"steps": 16}
-    model = case.home
-    return sample(model, case.spec, num_samples=2, seed=5, **{**case.options, **options, **words}).samples
+    words: dict[str, Any] = {} if name in control or set(options) & set(control) else {"steps": 16}
+    words |= {**case.options_for(words), **options}
+    return sample(case.home, case.spec, num_samples=2, seed=5, **words).samples
 
 
 def edits_count(case: Case) -> Outcome:
@@ -257,7 +268,7 @@ def pushed_is_pulled(case: Case) -> Outcome:
     model = case.home
     start = torch.randn(3, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     result = case.sample(model, num_samples=3, seed=6, start=start)
-    filled = fill_options(Preset(case.spec), dict(case.options), "steps")
+    filled = fill_options(Preset(case.spec, case.options), {}, "steps")
     path = make_path(model.process, result.recipe)
     path.ledger.noise = make_noise(result.recipe, case.spec, path, NormalSource(6, range(3), model.shape))
     kind = Prediction if isinstance(model.process, GaussianProcess) else ScorePrediction
@@ -304,10 +315,12 @@ def log_probabilities(case: Case) -> Outcome:
     try:
         result = case.sample(case.home, log_probs=True)
     except UsageError as refusal:
-        return (f"refused: {refusal}"[:90], "recorded, or refused for steps of one's own", case.spec.adaptive)
+        return (clipped(f"refused: {refusal}"), "recorded, or refused for steps of one's own", case.spec.adaptive)
     assert result.log_probs is not None
     assert result.draws is not None
     assert result.start is not None
+    if not result.log_probs.shape[1]:
+        return "draws nothing through path.draw", "some transitions, finite", False
     worst = largest(replay_log_probs(case.home, result) - result.log_probs)
     path = make_path(case.home.process, result.recipe)
     path.ledger.log_probs, path.ledger.replayed = [], list(result.draws.unbind(1))
@@ -352,10 +365,10 @@ def noise_as_declared(case: Case) -> Outcome:
 def plain_sde(case: Case) -> Outcome:
     """On an SDE without closed-form marginals it runs, or refuses in plain words."""
     declared = "marginals" in case.spec.needs
-    required = "refuses (it needs marginals)" if declared else "runs (it does not say that it needs marginals)"
+    required = "refuses (it needs marginals)" if declared else 'runs, or says that it cannot: needs=("marginals",)'
     model = StationaryModel() if "log_density" in case.spec.needs else FunnelModel(duration=0.5)
     try:
         samples = case.sample(model, steps=10).samples
     except UsageError as refusal:
-        return f"refused: {refusal}"[:80], required, declared
+        return clipped(f"refused: {refusal}"), required, declared
     return "runs", required, not declared and bool(torch.isfinite(samples).all())

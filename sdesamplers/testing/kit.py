@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..errors import UnknownNameError
+from ..options import check_options
 from ..plugin import Sampler
-from ..registry import default_registry
+from ..registry import Preset, default_registry
 from . import convergence, invariants
 from .case import Case
 from .invariants import Outcome
@@ -49,37 +50,48 @@ def check_sampler(
 ) -> Report:
     """Measure whether a sampler keeps what it declares and what every sampler promises.
 
+    A sampler that raises in every run fails the first check that runs it, and the others are not run.
+
     Args:
-        sampler: a registered name, or what `@sampler` made.
+        sampler: a registered name or a recipe, whose options it is checked with, or what `@sampler` made.
         checks: names of checks, all of `CHECKS` by default.
-        options: options of the sampler to check it with, in place of its defaults.
+        options: options of the sampler to check it with, in place of its defaults or the recipe's.
         progress: called with each check's name before it runs.
 
     Returns:
         The report; `report.require()` raises where a check failed.
 
     Raises:
-        UnknownNameError: no such sampler or check.
+        UnknownNameError: no such sampler, check or option.
+        UsageError: an option of the wrong type.
     """
-    spec = default_registry().resolve(sampler).sampler if isinstance(sampler, str) else sampler
+    preset = default_registry().resolve(sampler) if isinstance(sampler, str) else Preset(sampler)
+    spec = preset.sampler
     names = list(CHECKS if checks is None else checks)
     for name in names:
         if name not in CHECKS:
             raise UnknownNameError("check", name, CHECKS, f" (known: {', '.join(CHECKS)})")
-    case = Case(spec, dict(options or {}))
-    findings = []
+    case = Case(spec, {**preset.options, **check_options(options or {}, spec.options, f"sampler {spec.name!r}")})
+    findings: list[Finding] = []
     for name in names:
         if progress is not None:
             progress(name)
-        findings.append(_find(name, case))
-    return Report(spec.name, tuple(findings))
+        findings.append(_find(name, case, reported=any(finding.required == RUNS for finding in findings)))
+    return Report(sampler if isinstance(sampler, str) else spec.name, tuple(findings))
 
 
-def _find(name: str, case: Case) -> Finding:
+RUNS = "a run that does not raise"
+"""What is required where a sampler raises in every run."""
+
+
+def _find(name: str, case: Case, reported: bool) -> Finding:
+    """One check's finding; `reported` says whether it is already known that the sampler raises in every run."""
+    if name != "declaration" and case.failure is not None:
+        return Finding(name, "not run", "-", "skip") if reported else Finding(name, case.failure, RUNS, "fail")
     try:
         outcome = CHECKS[name](case)
     except Exception as error:  # whatever a faulty sampler raises is a finding about it
-        return Finding(name, f"{type(error).__name__}: {error}", "no error", "fail")
+        return Finding(name, case.describe(error), "no error", "fail")
     if outcome is None:
         return Finding(name, "-", "does not apply", "skip")
     measured, required, passed = outcome

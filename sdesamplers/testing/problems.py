@@ -116,7 +116,7 @@ def run(
     path = Path(path_process(model.process, coordinates), [], noise=noise)
     path.points = given_points(path.process, list(times), None)
     evaluator = Evaluator(model, len(x), spec.name, both="unguided" in spec.needs)
-    filled = fill_options(Preset(spec), dict(options or {}), "times")
+    filled = fill_options(Preset(spec, dict(options or {})), {}, "times")
     with torch.inference_mode():
         state = drive(start_run(spec, x * expand(path.points[0].scale, x), path, filled), evaluator)
         return model_state(state, path.points[-1])
