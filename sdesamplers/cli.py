@@ -108,6 +108,14 @@ def family(item: Any) -> str:
     return str(item.plugin).rpartition(":")[2]
 
 
+def listing(title: str, *columns: str) -> Table:
+    """A table of one line an entry, with as much room for its last column as there is."""
+    made = table(title, *columns)
+    made.columns[0].no_wrap = True
+    made.pad_edge, made.show_edge, made.padding = False, False, (0, 1, 0, 0)
+    return made
+
+
 def one_line(text: str) -> Text:
     """Text of a cell that is cut off where the table is too narrow for it."""
     from rich.text import Text
@@ -136,7 +144,8 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
     samplers, spacings, noises = ({n: item for n, item in shelf.items() if asked(n, item)} for shelf in shelves)
     recipes = {name: recipe for name, recipe in registry.catalogue.recipes.items() if asked(name)}
     if not (samplers or spacings or noises or recipes):
-        raise UnknownNameError("name", part or "", [*registry.sampler_names(), *registry.grid_names()])
+        known = [*registry.sampler_names(), *registry.grid_names()]
+        raise UnknownNameError("name", part or "", known, opening=f"nothing listed has {part!r} in its name")
     if as_json:
         emit(
             {
@@ -154,28 +163,28 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
         )
         return
     if samplers:
-        made = table("Samplers", "name", "order>", "NFE/step>", "noise", "adaptive", "what it is")
-        made.columns[0].no_wrap = True
+        made = listing("Samplers", "name", "order>", "NFE>", "noise", "adaptive", "what it is")
         before = None
         for name, s in sorted(samplers.items(), key=lambda pair: (family(pair[1]), pair[0])):
             if family(s) != before:
                 before = family(s)
-                made.add_row(one_line(before), style="bold")
+                made.add_row(f"[bold]{before}:[/]")
             counts = ("-" if count is None else str(count) for count in (s.order, s.evaluations))
             flags = ("yes" if flag else "" for flag in (s.stochastic, s.adaptive))
-            made.add_row(f"  {name}", *counts, *flags, one_line(s.summary))
+            made.add_row(name, *counts, *flags, one_line(s.summary))
         show(made)
+        click.echo()
     for title, texts in (
         ("Spacings", {name: grid.summary for name, grid in spacings.items()}),
         ("Noise sources", {name: source.summary for name, source in noises.items()}),
         ("Recipes", {name: recipes[name].get("description", "") for name in sorted(recipes)}),
     ):
         if texts:
-            made = table(title, "name", "what it is")
-            made.columns[0].no_wrap = True
+            made = listing(title, "name", "what it is")
             for name, text in texts.items():
                 made.add_row(name, one_line(text))
             show(made)
+            click.echo()
     click.echo("sdesamplers info NAME says more, also of names of k-diffusion, diffusers, ComfyUI and A1111")
     broken = [p for p in registry.plugins if p.error]
     if broken:

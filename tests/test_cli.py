@@ -19,7 +19,7 @@ from tiny_models import WEIGHTS, save_pipeline, tiny_unet
 
 import sdesamplers as sds
 from sdesamplers.cli import main
-from sdesamplers.registry import use_registry
+from sdesamplers.registry import default_registry, use_registry
 
 
 class Ran(NamedTuple):
@@ -94,7 +94,7 @@ def check_refused(ran: Ran, code: int, *parts: str) -> None:
 def test_list(run: Any) -> None:
     text = run("list")
     assert text.code == 0
-    for word in ("Samplers", "euler-maruyama", "rk45", "Spacings", "karras", "Recipes", "edm"):
+    for word in ("Samplers", "euler-maruyama", "rk45", "Spacings", "karras", "Noise sources", "Recipes", "edm"):
         assert word in text.out
     data = json.loads(run("list", "--json").out)
     samplers = {s["name"]: s for s in data["samplers"]}
@@ -119,6 +119,42 @@ def test_info(run: Any, name: str) -> None:
     assert data["doc"].strip().splitlines()[0] in text.out
     assert data["plugin"].startswith("sdesamplers")
     assert data["reference"] is not None
+
+
+@pytest.mark.parametrize("columns", ["80", "130"])
+def test_list_gives_a_line_to_each_entry(run: Any, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    lines = run("list").out.splitlines()
+    assert all(len(line) <= int(columns) for line in lines[:-1])
+    registry = default_registry()
+    for name in [*registry.samplers, *registry.spacings, *registry.noises, *registry.catalogue.recipes]:
+        assert sum(line.startswith(f"{name} ") for line in lines) >= 1, name
+    entries = [*registry.samplers, *registry.spacings, *registry.noises, *registry.catalogue.recipes]
+    assert len(lines) < len(entries) + 60
+
+
+def test_list_of_some(run: Any) -> None:
+    text = run("list", "EULER").out
+    assert "euler-ancestral" in text
+    assert "heun" not in text
+    assert "Spacings" not in text
+    data = json.loads(run("list", "--family", "exponential", "--json").out)
+    assert {s["plugin"] for s in data["samplers"]} == {"sdesamplers:exponential"}
+    assert data["recipes"] == {}
+
+
+def test_info_begins_with_what_runs(run: Any) -> None:
+    def printed(name: str) -> str:
+        return run("info", name).out
+
+    assert printed("DPM++ 2M SDE Karras").splitlines()[0] == "runs dpmpp-2m-sde on karras, brownian noise"
+    assert printed("edm").splitlines()[0] == "runs heun on karras, 18 steps"
+    assert printed("ode-exact").splitlines()[0] == "runs rk45 with steps of its own"
+    text = printed("edm-stochastic")
+    assert "s_churn = 40.0" in text
+    assert "2 (with default options)" in text
+    assert "with default options" not in printed("churn")
+    assert "marginals" in printed("ddim")
 
 
 def test_info_of_a_recipe_says_what_it_sets(run: Any) -> None:
@@ -240,6 +276,21 @@ def test_a_second_run_replaces_the_files_whole(run: Any, pipeline: Path) -> None
     assert leftovers() == ["out", "out/grid.png"]
 
 
+def test_options_are_for_the_recipes_own_spacing(run: Any, pipeline: Path) -> None:
+    words = ("--sampler", "edm", "--steps", "2", "-n", "1", "--spacing-option", "rho=5", "--json")
+    recipe = json.loads(run("sample", pipeline, *words).out)["recipe"]
+    assert (recipe["spacing"], recipe["spacing_options"]) == ("karras", {"rho": 5.0})
+
+
+def test_statistics_are_quiet_where_asked(run: Any, pipeline: Path) -> None:
+    words = ("statistics", pipeline, "--samples", "2", "--nodes", "8")
+    ran = run(*words, "--json")
+    assert (ran.code, ran.err) == (0, "")
+    assert json.loads(ran.out)["file"] == "statistics.safetensors"
+    assert run(*words, "--quiet").err == ""
+    assert run(*words).err == ""
+
+
 # Comparing
 
 
@@ -298,6 +349,12 @@ STEPS = ("--steps", "2")
         (("sample",), "MODEL"),
         (("list", "--jsn"), "--json"),
         (("list", "extra"), "extra"),
+        (("list", "--family", "odient"), "'odeint'"),
+        (("info", "DPM++ 2M Karas"), "did you mean 'DPM++ 2M Karras'?"),
+        (("info", "dpm++ 2m sde karras"), "did you mean 'DPM++ 2M SDE Karras'?"),
+        (("info", "odeint:dopri9"), "unknown method 'dopri9' of odeint; did you mean 'dopri8'"),
+        (("check", "odient:dopri5"), "did you mean 'odeint:dopri5'"),
+        (("--plugin", "nowhere.py", "list"), "plugin nowhere.py: there is no such file"),
         (("--registry", "nowhere.yaml", "list"), "nowhere.yaml: cannot be read"),
         (("--registry",), "--registry"),
     ],
@@ -346,7 +403,7 @@ def test_commands_mistyped(run: Any, words: tuple[str, ...], part: str) -> None:
         ((*STEPS, "--sampler", "ddim", "-o", "eta="), "float"),
         ((*STEPS, "--sampler", "ddim", "-o", "eta"), "KEY=VALUE"),
         ((*STEPS, "--sampler", "ddim", "-o", "etta=1"), "'eta'"),
-        ((*STEPS, "--sampler", "heun", "-o", "eta=1"), "none"),
+        ((*STEPS, "--sampler", "heun", "-o", "eta=1"), "sampler 'heun' has no option 'eta' (it takes none)"),
         ((*STEPS, "--sampler", "ddim", "-o", "eta=-1"), "eta must"),
         ((*STEPS, "--sampler", "ddim", "-o", "eta=50"), "eta must"),
         ((*STEPS, "--sampler", "em", "-o", "eta=-0.1"), "eta must"),
@@ -357,7 +414,8 @@ def test_commands_mistyped(run: Any, words: tuple[str, ...], part: str) -> None:
         ((*STEPS, "--spacing", "karras", "--spacing-option", "rho=x"), "float"),
         ((*STEPS, "--spacing", "karras", "--spacing-option", "roh=7"), "'rho'"),
         ((*STEPS, "--spacing", "karras", "--spacing-option", "rho=0"), "rho"),
-        ((*STEPS, "--spacing-option", "rho=7"), "--spacing"),
+        ((*STEPS, "--sampler", "euler", "--spacing-option", "rho=7"), "--spacing-option needs --spacing"),
+        ((*STEPS, "--sampler", "edm", "--spacing-option", "roh=7"), "spacing 'karras' has no option 'roh'"),
         ((*STEPS, "--seed", "-1"), "seed"),
         ((*STEPS, "--seed", "1" * 30), "seed"),
         ((*STEPS, "--seed", "x"), "not a valid integer"),

@@ -492,5 +492,59 @@ def test_pytest_runs_the_kit(pytester):
     result.assert_outcomes(passed=2, deselected=len(CHECKS) - 2)
 
 
+def test_pytest_runs_the_kit_on_a_loose_file_and_reports_a_broken_sampler_once(pytester):
+    pytester.makepyfile(
+        bad_loose="""
+        import sdesamplers as sds
+
+        @sds.sampler("bad-loose", order=1, reference="none")
+        def bad_loose(x, path):
+            '''Raises.'''
+            for now, then in path.steps:
+                out = yield x, now
+                x = out.stepto(then)
+            return x
+
+        @sds.hookimpl
+        def sdesamplers_samplers():
+            return [bad_loose]
+        """
+    )
+    words = ("--sdesamplers-plugin", "bad_loose.py", "--sdesamplers", "bad-loose", "-p", "no:cacheprovider")
+    result = pytester.runpytest_subprocess(*words)
+    result.assert_outcomes(passed=1, failed=1, skipped=len(CHECKS) - 2)
+    result.stdout.fnmatch_lines(["*AttributeError*stepto*(bad_loose.py, line 8)*"])
+
+
+@pytest.mark.parametrize("words", [("--sdesamplers", "eulr"), ("--sdesamplers-plugin", "nowhere.py")])
+def test_pytest_is_called_wrongly(pytester, words):
+    result = pytester.runpytest_subprocess(*words, "-p", "no:cacheprovider")
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert "'euler'" in str(result.stderr) + str(result.stdout) or "no such file" in str(result.stderr)
+
+
+def test_a_recipe_is_checked_with_its_options():
+    report = check_sampler("ode-exact", checks=["finite", "push = pull", "free steps", "options"]).require()
+    assert report.sampler == "ode-exact"
+    assert [finding.verdict for finding in report] == ["pass", "pass", "pass", "pass"]
+    with pytest.raises(sds.UsageError, match="has no option 'etta'"):
+        check_sampler("ddim", options={"etta": 1.0})
+
+
+def test_what_the_kit_says_of_faults():
+    specs = {spec.name: spec for _, spec in FAULTS}
+
+    def said(name, check):
+        (finding,) = check_sampler(specs[name], checks=[check])
+        return f"{finding.measured}; {finding.required}"
+
+    assert "draws nothing through path.draw" in said("noise-claimed", "log-probabilities")
+    assert "draws nothing through path.draw" in said("noise-claimed", "noise")
+    assert "two runs with one seed differ" in said("global-random-numbers", "reproducible")
+    assert "random numbers come from path.draw alone" in said("global-random-numbers", "reproducible")
+    assert 'needs=("marginals",)' in said("marginals-not-declared", "plain SDE")
+    assert "(test_conformance.py, line " in said("crashes-on-flow-models", "finite")
+
+
 def test_every_check_says_what_it_checks():
     assert all(function.__doc__ for function in CHECKS.values())

@@ -9,7 +9,7 @@ import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -227,6 +227,143 @@ def test_registering_samplers_of_ones_own() -> None:
         register("euler")  # type: ignore[arg-type]
 
 
+# Plugins that the user names
+
+LAB = """
+import sdesamplers as sds
+
+@sds.sampler("lab", order=1, reference="none", needs=("marginals",))
+def lab(x, path, *, strength: float = 1.0):
+    \"\"\"Lab; strength.\"\"\"
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.step_to(then) * strength
+    return x
+
+@sds.hookimpl
+def sdesamplers_samplers():
+    return [lab]
+"""
+
+
+def test_a_loose_file_is_a_plugin(tmp_path: Path) -> None:
+    file = tmp_path / "lab_file.py"
+    (tmp_path / "beside_it.py").write_text("")
+    file.write_text("import beside_it\n" + LAB)
+    registry = use_registry(None, plugins=[str(file)])
+    spec = registry.resolve("lab").sampler
+    assert spec.plugin == "lab_file"
+    assert str(tmp_path) not in sys.path
+    register(spec)  # the same object, so the name stays one
+    assert default_registry().resolve("lab").sampler is spec
+    assert "lab" in sds.samplers()
+    assert use_registry(None, plugins=[file]).resolve("lab").sampler is spec
+    register(make_sampler("lab"))
+    with pytest.raises(UsageError, match="lab_file"):
+        default_registry().resolve("lab")
+    del sds.registry._local["Sampler", "lab"]
+    sys.modules.pop("beside_it")
+
+
+def test_a_loose_file_may_register_by_itself_and_have_a_modules_name(tmp_path: Path) -> None:
+    file = tmp_path / "json.py"
+    file.write_text(LAB.partition("@sds.hookimpl")[0] + "sds.register(lab)\n")
+    assert "lab" in use_registry(None, plugins=[file]).samplers
+    assert sys.modules["json"] is json
+    del sds.registry._local["Sampler", "lab"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("x = 1\n\n1 / 0\n", r"ZeroDivisionError: division by zero \(bad_lab.py, line 3\)"),
+        ("def\n", "SyntaxError.*bad_lab.py, line 1"),
+        ("x = 1\n", "offers nothing"),
+    ],
+)
+def test_a_plugin_that_the_user_names_must_work(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "bad_lab.py"
+    file.write_text(text)
+    before = default_registry()
+    with pytest.raises(PluginError, match=message):
+        use_registry(None, plugins=[file])
+    with pytest.raises(PluginError, match="ModuleNotFoundError"):
+        use_registry(None, plugins=["no_such_lab"])
+    assert default_registry() is before
+    sys.modules.pop("bad_lab", None)
+
+
+def test_a_registry_files_plugins_lie_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "lab_beside.py").write_text(LAB)
+    (tmp_path / "r.yaml").write_text("plugins: [lab_beside]\nrecipes: {strong: {sampler: lab, options: {strength: 2}}}")
+    registry = Registry(tmp_path / "r.yaml")
+    assert registry.resolve("strong").options == {"strength": 2.0}
+    assert str(tmp_path) not in sys.path
+    sys.modules.pop("lab_beside")
+
+
+def test_what_is_shipped_means_our_samplers(with_plugins: Any) -> None:
+    theirs = [make_sampler(name) for name in ("euler", "ddim", "odeint", "dpmpp-2m")]
+    registry = with_plugins(Entry("a", "onedist", make_plugin(*theirs)))
+    for name in ("k-euler", "DDIM", "odeint:rk4", "sample_euler", "DPM++ 2M Karras"):
+        assert registry.resolve(name).sampler.plugin.startswith("sdesamplers:"), name
+    with pytest.raises(UsageError, match="pick"):
+        registry.resolve("euler")
+
+
+def test_peers_are_known_in_any_case() -> None:
+    registry = Registry()
+    assert registry.resolve("A1111:Euler a") == registry.resolve("a1111:Euler a")
+    with pytest.raises(UnknownNameError, match="'a1111:Euler a'"):
+        registry.resolve("A1111:Eular a")
+
+
+def test_patterns_are_not_offered_as_names() -> None:
+    names = Registry().sampler_names()
+    assert "odeint:rk4" in names
+    assert not [name for name in names if "{" in name]
+
+
+@pytest.mark.parametrize(
+    ("annotation", "default", "message"),
+    [
+        (dict, {}, "option 'k' is dict; options are int"),
+        (Sequence[str], (), r"option 'k' is Sequence\[str\]"),
+        (Any, 1, "options are int"),
+        (int | bytes, 1, "options are int"),
+        (int, 1.5, "default of .*'k' must be int, not 1.5"),
+        (float, None, "default of .*'k' must be float, not None"),
+        (Literal["a", "b"], "c", 'must be "a" | "b", not \'c\''),
+        (Sequence[float], 1.0, "must be Sequence"),
+    ],
+)
+def test_options_of_types_that_cannot_be_written_down(annotation: Any, default: Any, message: str) -> None:
+    def odd(x: Any, path: Any, *, k: Any = default) -> Any:
+        """Odd."""
+        yield x
+
+    odd.__annotations__["k"] = annotation
+    with pytest.raises(PluginError, match=message):
+        sds.sampler("odd", order=1)(odd)
+
+
+def test_options_of_a_union_with_choices_and_of_numbers() -> None:
+    def fine(
+        x: Any, path: Any, *, k: Literal["auto"] | float | None = None, ends: tuple[float, ...] | None = None
+    ) -> Any:
+        """Fine."""
+        yield x
+
+    fine.__annotations__ |= {"k": Literal["auto"] | float | None, "ends": tuple[float, ...] | None}
+    options = sds.sampler("fine", order=1)(fine).options
+    assert options["k"].type_name == '"auto" | float | None'
+    assert [options["k"].parse(text, "it") for text in ("auto", "2", "null")] == ["auto", 2.0, None]
+    assert options["ends"].parse("[1, 2.5]", "it") == [1, 2.5]
+    for value in ("[1, x]", "5", "12"):
+        with pytest.raises(UsageError, match="ends"):
+            options["ends"].parse(value, "it")
+
+
 # Names
 
 
@@ -265,9 +402,9 @@ def test_an_alias_that_leads_back_to_itself(tmp_path: Path) -> None:
 
 def test_an_alias_that_leads_nowhere(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
-    file.write_text("aliases:\n  fast: huen\n")
-    with pytest.raises(UnknownNameError, match=r"aliases\.fast.*'huen'.*'heun'") as caught:
-        Registry(file).resolve("fast")
+    file.write_text("aliases:\n  quick: huen\n")
+    with pytest.raises(UnknownNameError, match=r"aliases\.quick.*'huen'.*'heun'") as caught:
+        Registry(file).resolve("quick")
     assert f"{file}:2" in str(caught.value)
 
 

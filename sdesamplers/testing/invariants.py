@@ -34,8 +34,8 @@ Outcome = tuple[str, str, bool] | None
 
 
 def largest(difference: Tensor) -> float:
-    """max |difference|, NaN where there is one."""
-    return float(difference.abs().max())
+    """max |difference|, NaN where there is one, 0 where there is nothing to compare."""
+    return float(difference.abs().max()) if difference.numel() else 0.0
 
 
 def clipped(text: str, limit: int = 160) -> str:
@@ -354,7 +354,8 @@ def free_steps(case: Case) -> Outcome:
 def noise_as_declared(case: Case) -> Outcome:
     """It draws noise if and only if it says so, and none with its noiseless options."""
     drew = case.sample(case.home).drew_noise
-    wrong = [] if drew == case.spec.stochastic else [f"draws noise: {drew}"]
+    fault = "draws noise" if drew else "draws nothing through path.draw"
+    wrong = [] if drew == case.spec.stochastic else [fault]
     if case.spec.noiseless is not None:
         quiet = Case(case.spec, {**case.options, **case.spec.noiseless})
         if quiet.sample(case.home).drew_noise:
