@@ -8,6 +8,7 @@ evaluations as there are. Noise predicted at alpha = 0 has no place in sigma/alp
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal
 
@@ -80,6 +81,10 @@ def ab(x: Tensor, path: Path, *, order: int = 4) -> Run:
     return x
 
 
+ORDER_FROM = (0, 10, 18, 60)
+"""Steps from which each order pays, by benchmarks/work_precision.py on a trained network."""
+
+
 @sampler(
     "abm",
     order=4,
@@ -87,13 +92,15 @@ def ab(x: Tensor, path: Path, *, order: int = 4) -> Run:
     spacing="angle",
     reference="Hairer, Norsett & Wanner 1993, III.1 and III.5, modes PEC and PECE",
 )
-def abm(x: Tensor, path: Path, *, order: int = 4, mode: Literal["pec", "pece"] = "pec") -> Run:
+def abm(x: Tensor, path: Path, *, order: int | None = None, mode: Literal["pec", "pece"] = "pec") -> Run:
     """Adams-Bashforth-Moulton predictor and corrector on the probability-flow ODE.
 
     Predict x* by Adams-Bashforth through `order` velocities (1 to 5), evaluate v* there, correct: x <- x + int p(u) du
     over the step, with p through v* and the last order - 1 velocities. mode="pec" keeps v* as the next step's velocity
     (one evaluation a step), "pece" evaluates again at the corrected state (two). The last step is the predictor's.
+    Long steps cannot use a high order: without `order` it is 1 below 10 steps, then 2, 3 from 18 and 4 from 60.
     """
+    order = bisect.bisect_right(ORDER_FROM, len(path.steps)) if order is None else order
     check_order(order, 5)
     times: list[float] = []
     slopes: list[Tensor] = []

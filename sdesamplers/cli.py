@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -196,10 +197,11 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
 def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
     """What `info` says of a name, and the docstring of what it stands for.
 
-    A registered spacing or noise source comes first, then samplers under all their names, then other names of grids
-    and noise sources.
+    Our own samplers and recipes come first, then registered spacings and noise sources, then samplers under all their
+    names, then other names of grids and noise sources.
     """
-    if name not in registry.spacings and name not in registry.noises:
+    ours = name in registry.samplers or name in registry.catalogue.recipes
+    if ours or (name not in registry.spacings and name not in registry.noises):
         try:
             return sampler_explained(registry, name)
         except UnknownNameError as unknown:
@@ -214,7 +216,7 @@ def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
     if refusal.name != name:  # an alias or recipe that leads nowhere
         raise refusal
     known = [*registry.candidates(name), *registry.grid_names(), *registry.noises]
-    raise UnknownNameError("sampler", name, known, registry.hint())
+    raise UnknownNameError("sampler", name, registry.composites(name) or known, registry.hint())
 
 
 def plugin_facts(item: Any) -> dict[str, Any]:
@@ -730,6 +732,7 @@ def doctor(as_json: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run, and turn every error into one line and an exit code."""
     debug = bool(os.environ.get("SDESAMPLERS_DEBUG"))
+    warnings.showwarning = tell
     try:
         sys.exit(cli.main(args=arguments, prog_name="sdesamplers", standalone_mode=False) or 0)
     except SdesamplersError as error:
@@ -749,6 +752,11 @@ def main(arguments: list[str] | None = None) -> None:
         if debug:
             raise
         fail(f"{type(error).__name__}: {error} (a bug of sdesamplers or a plugin; SDESAMPLERS_DEBUG=1 shows where)", 1)
+
+
+def tell(message: Warning | str, *where: Any, **more: Any) -> None:
+    """A warning as one line on standard error."""
+    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
 
 
 def fail(message: str, code: int) -> None:

@@ -1,14 +1,14 @@
 """The algebra that samplers share, in float64: phi functions, Lagrange weights, integrals of interpolants.
 
 A linear multistep method integrates the polynomial through its stored evaluations; an exponential one integrates it
-against e^{rate u}: both are `lagrange_integrals`, which takes any other kernel too. Nodes are plain numbers on whatever
-clock the method interpolates in, and may be spaced unevenly.
+against e^{rate u}: both are `lagrange_integrals`. Nodes are plain numbers on whatever clock the method interpolates in,
+and may be spaced unevenly.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,28 +46,15 @@ def derivative_weights(nodes: Sequence[float], at: float) -> np.ndarray:
     return np.asarray(scale[:, None] * np.linalg.inv(powers))
 
 
-def lagrange_integrals(
-    nodes: Sequence[float],
-    start: float,
-    end: float,
-    *,
-    rate: float = 0.0,
-    kernel: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> list[float]:
-    """w_j = int_start^end K(u) l_j(u) du, with l_j the Lagrange polynomials of `nodes`.
+def lagrange_integrals(nodes: Sequence[float], start: float, end: float, *, rate: float = 0.0) -> list[float]:
+    """w_j = int_start^end e^{rate (u - end)} l_j(u) du, with l_j the Lagrange polynomials of `nodes`.
 
-    K(u) = e^{rate (u - end)}, so rate = 0 gives the Adams weights, rate = 1 in lambda the exponential ones of data
-    prediction and rate = -1 those of noise prediction; or any smooth `kernel`, by quadrature.
+    rate = 0 gives the Adams weights, rate = 1 in lambda the exponential ones of data prediction and rate = -1 those of
+    noise prediction.
     """
     h = end - start
     u = (np.asarray(nodes, dtype=np.float64) - start) / h
-    if kernel is None:
-        moments = np.array(_moments(rate * h, len(u)))
-    else:
-        at, shares = quadrature(0.0, 1.0)
-        values = shares * kernel(start + h * at)
-        moments = np.array([np.sum(values * at**k) for k in range(len(u))])
-    weights = np.linalg.solve(np.vander(u, increasing=True).T, moments)
+    weights = np.linalg.solve(np.vander(u, increasing=True).T, np.array(_moments(rate * h, len(u))))
     return [h * float(w) for w in weights]
 
 

@@ -240,19 +240,28 @@ class Registry:
 
     def candidates(self, name: str) -> list[str]:
         """What a mistyped sampler's name may have meant: the nearest sampler on the nearest grids, or every name."""
-        peer, colon, _ = name.partition(":")
-        peers = self.catalogue.peers
-        own = self._peer(peer) if colon else None
-        names = self.sampler_names() if own is None else [f"{own}:{known}" for known in peers[own].get("samplers", {})]
-        words = name.split(" ")
+        return self.composites(name) or self._names_beside(name)
+
+    def composites(self, name: str) -> list[str]:
+        """`SAMPLER GRID` labels near a mistyped one, each grid in the spelling that goes with its sampler."""
+        words, peers = name.split(" "), self.catalogue.peers
+        own = self._peer(name.partition(":")[0])
+        names = self._names_beside(name)
         for cut in range(len(words) - 1, 0, -1):
             for label in nearest(" ".join(words[:cut]), names, 1):
                 homes = [kinds for peer, kinds in peers.items() if peer == own or label in kinds.get("samplers", {})]
-                grids = [grid for kinds in homes for grid in kinds.get("spacings", {})]  # spelt as the label is
-                labels = [f"{label} {grid}" for grid in nearest(" ".join(words[cut:]), [*grids, *self.grid_names()])]
-                if labels:
-                    return labels
-        return names
+                grids = [grid for kinds in homes for grid in kinds.get("spacings", {})]
+                found = nearest(" ".join(words[cut:]), [*grids, *self.grid_names()])
+                if found:
+                    return [f"{label} {grid}" for grid in found]
+        return []
+
+    def _names_beside(self, name: str) -> list[str]:
+        """Every sampler's name, or of `peer:name` those of the peer."""
+        peer, colon, _ = name.partition(":")
+        own = self._peer(peer) if colon else None
+        samplers = {} if own is None else self.catalogue.peers[own].get("samplers", {})
+        return self.sampler_names() if own is None else [f"{own}:{known}" for known in samplers]
 
     def _choices(self, pattern: str) -> tuple[Any, ...]:
         """The values that may stand in place of the braces of a recipe's name, where they can be listed."""

@@ -54,12 +54,6 @@ def test_integrals_of_a_cubic_through_four_uneven_nodes_are_exact(start, end, ra
     assert sum(w * cubic(n) for w, n in zip(weights, NODES, strict=True)) == pytest.approx(exact, rel=1e-11)
 
 
-def test_any_kernel_can_be_integrated():
-    weights = lagrange_integrals(NODES, 0.3, 0.8, kernel=lambda u: np.cos(u) / (1 + u))
-    exact = integral(lambda u: math.cos(u) / (1 + u) * cubic(u), 0.3, 0.8)
-    assert sum(w * cubic(n) for w, n in zip(weights, NODES, strict=True)) == pytest.approx(exact, rel=1e-12)
-
-
 def test_quadrature_is_exact_for_smooth_functions():
     at, weights = quadrature(0.8, 0.3)
     exact = integral(lambda u: math.cos(u) / (1 + u) * cubic(u), 0.8, 0.3)

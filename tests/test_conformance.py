@@ -527,6 +527,8 @@ def test_a_recipe_is_checked_with_its_options():
     report = check_sampler("ode-exact", checks=["finite", "push = pull", "free steps", "options"]).require()
     assert report.sampler == "ode-exact"
     assert [finding.verdict for finding in report] == ["pass", "pass", "pass", "pass"]
+    other = check_sampler("ab", options={"order": 2}, checks=["ODE order", "evaluations"])
+    assert [finding.verdict for finding in other] == ["skip", "pass"]  # its order is declared for order=4
     with pytest.raises(sds.UsageError, match="has no option 'etta'"):
         check_sampler("ddim", options={"etta": 1.0})
 

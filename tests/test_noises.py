@@ -278,6 +278,11 @@ def test_log_probabilities_are_those_of_independent_noise(model):
         ({"noise": "pyramid", "noise_options": {"levels": 0}}, "1 or more"),
         ({"noise": "offset", "noise_options": {"where": "end"}}, "must be"),
         ({"noise": "independent", "noise_options": {"strength": 1.0}}, "takes none"),
+        (
+            {"noise": "coloured", "noise_options": {"exponent": 1e3}},
+            "noise 'coloured': exponent must lie from -10 to 10",
+        ),
+        ({"noise": "coloured", "noise_options": {"exponent": -11.0}}, "from -10 to 10"),
     ],
 )
 def test_mistakes_are_told(model, words, message):

@@ -95,6 +95,11 @@ class Case:
         steered = () if not GRID_WORDS & set(words) else self.spec.control
         return {name: value for name, value in self.options.items() if name not in steered}
 
+    @property
+    def as_declared(self) -> bool:
+        """Whether grid runs have the default options, which orders and evaluations are declared for."""
+        return all(value == self.spec.options[name].default for name, value in self.options_for({"steps": 1}).items())
+
     @cached_property
     def failure(self) -> str | None:
         """What every run of it ends in, an error with file and line; None where one run comes through."""
@@ -110,7 +115,11 @@ class Case:
 
     def describe(self, error: Exception) -> str:
         """An error with the line of the sampler's file that it came through."""
-        return f"{type(error).__name__}: {error}{raised_at(error, self.spec.function.__code__.co_filename)}"
+        return f"{type(error).__name__}: {error}{self.place(error)}"
+
+    def place(self, error: Exception) -> str:
+        """Where in the sampler's file an error came from, or nothing."""
+        return raised_at(error, self.spec.function.__code__.co_filename)
 
     def effort(self, evaluations: int) -> dict[str, int]:
         """The words that make a run of about this many evaluations."""

@@ -80,9 +80,9 @@ def finite(case: Case) -> Outcome:
             try:
                 samples = case.sample(model, num_samples=2, **words).samples
             except UsageError as error:
-                refused, refusal = refused + 1, str(error)
+                refused, refusal = refused + 1, f"{error}{case.place(error)}"
             except (SdesamplersError, ArithmeticError, ValueError, RuntimeError, LookupError) as error:
-                wrong.append(f"{name}, {coordinates}, {steps} steps: {error}")
+                wrong.append(f"{name}, {coordinates}, {steps} steps: {error}{case.place(error)}")
             else:
                 ran += 1
                 if not torch.isfinite(samples).all():
@@ -166,7 +166,7 @@ def evaluations(case: Case) -> Outcome:
         if counting.asked != result.nfe_per_sample.sum():
             wrong.append(f"{counting.asked} asked, {int(result.nfe_per_sample.sum())} reported")
     rate = float(counts[1] - counts[0]) / 10
-    declared = case.spec.evaluations
+    declared = case.spec.evaluations if case.as_declared else None
     if declared is not None:
         if rate != declared:
             wrong.append(f"{rate:g} a step")
@@ -321,7 +321,11 @@ def log_probabilities(case: Case) -> Outcome:
     assert result.start is not None
     if not result.log_probs.shape[1]:
         return "draws nothing through path.draw", "some transitions, finite", False
-    worst = largest(replay_log_probs(case.home, result) - result.log_probs)
+    try:
+        again = replay_log_probs(case.home, result)
+    except IndexError:  # there is no stored outcome left
+        return "its replay draws more often than the run did", "as many draws in every run", False
+    worst = largest(again - result.log_probs) if again.shape == result.log_probs.shape else float("inf")
     path = make_path(case.home.process, result.recipe)
     path.ledger.log_probs, path.ledger.replayed = [], list(result.draws.unbind(1))
     evaluator = Evaluator(case.home, len(result.start), case.spec.name, both="unguided" in case.spec.needs)
