@@ -292,7 +292,7 @@ def test_a_solver_is_tried_on_the_toy_model_once_a_process(monkeypatch):
         ("restart", {"intervals": [[3, 1.5, 0.06, 1]]}, "whole N >= 2 and K >= 1"),
         ("restart", {"intervals": [[1, 2, 0.06, 0.3]]}, "whole N >= 2"),
         ("restart", {"intervals": [[3, 2, 0.3, 0.3]]}, "0 < t_min < t_max"),
-        ("restart", {"intervals": "often"}, "an interval is"),
+        ("restart", {"intervals": "often"}, "must be Sequence"),
     ],
 )
 def test_options_are_checked(name, options, message):
