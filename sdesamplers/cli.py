@@ -732,9 +732,10 @@ def doctor(as_json: bool) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run, and turn every error into one line and an exit code."""
     debug = bool(os.environ.get("SDESAMPLERS_DEBUG"))
-    warnings.showwarning = tell
     try:
-        sys.exit(cli.main(args=arguments, prog_name="sdesamplers", standalone_mode=False) or 0)
+        with warnings.catch_warnings():
+            warnings.showwarning = tell
+            sys.exit(cli.main(args=arguments, prog_name="sdesamplers", standalone_mode=False) or 0)
     except SdesamplersError as error:
         if debug:
             raise

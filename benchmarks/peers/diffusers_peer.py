@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import diffusers
-import torch
 from torch import Tensor
 
 from . import Problem, Setting
@@ -136,7 +135,6 @@ def settings() -> list[Setting]:
     """Every configuration."""
     warnings.filterwarnings("ignore", module="diffusers.*")
     diffusers.utils.logging.set_verbosity_error()
-    torch.set_grad_enabled(False)
     made: dict[str, Setting] = {}
     for name, options in configurations():
         title = label(name, options)
