@@ -196,19 +196,12 @@ def pseudo_adams(points: Sequence[Point], then: Point) -> list[float]:
     return whole_step(points, then, [w / (end - start) for w in means])
 
 
-@sampler(
-    "plms",
-    order=2,
-    needs=["marginals"],
-    reference="Liu et al. 2022 (PNDM), eq. 9 and 12; first step as in Rombach et al. 2022 (code)",
-)
-def plms(x: Tensor, path: Path) -> Run:
-    """Pseudo linear multistep without Runge-Kutta steps, the sampler of the first Stable Diffusion.
+Startup = Callable[[Prediction, Path, Point], Generator[Any, Any, Tensor]]
+"""From a step's first prediction to its mean noise, by further evaluations."""
 
-    x_s = ddim(x_t, e), with e the mean over the step of the polynomial through the last four noises; on equal timesteps
-    e = (55 e_1 - 59 e_2 + 37 e_3 - 9 e_4) / 24. The first step is a pseudo improved Euler step of two evaluations,
-    e = (e_1 + e(ddim(x_t, e_1))) / 2, the step into sigma = 0 is DDIM's.
-    """
+
+def pseudo_multistep(x: Tensor, path: Path, starting: int, startup: Startup) -> Run:
+    """PLMS after `starting` steps whose mean noise is `startup`'s."""
     points: list[Point] = []
     noises: list[Tensor] = []
     for now, then in path.steps:
@@ -217,12 +210,18 @@ def plms(x: Tensor, path: Path) -> Run:
             x = out.step_to(then)
             continue
         points, noises = [now, *points][:4], [out.eps, *noises][:4]
-        if len(points) == 1 and not then.is_clean:
-            ahead = yield out.step_to(then), then
-            x = noise_step(out, then, whole_step(points, then, (0.5, 0.5)), [out.eps, ahead.eps])
+        if len(points) <= starting and not then.is_clean:
+            mean = yield from startup(out, path, then)
+            x = noise_step(out, then, whole_step(points, then, (0.0, 1.0)), [out.eps, mean])
         else:
             x = noise_step(out, then, pseudo_adams(points, then), noises)
     return x
+
+
+def pseudo_improved_euler(out: Prediction, path: Path, then: Point) -> Generator[Any, Any, Tensor]:
+    """The mean noise (e_1 + e_2) / 2 of a step; one evaluation more."""
+    ahead = yield out.step_to(then), then
+    return weighted_sum((0.5, 0.5), (out.eps, ahead.eps))
 
 
 def pseudo_runge_kutta(out: Prediction, path: Path, then: Point) -> Generator[Any, Any, Tensor]:
@@ -237,6 +236,22 @@ def pseudo_runge_kutta(out: Prediction, path: Path, then: Point) -> Generator[An
 
 
 @sampler(
+    "plms",
+    order=2,
+    needs=["marginals"],
+    reference="Liu et al. 2022 (PNDM), eq. 9 and 12; first step as in Rombach et al. 2022 (code)",
+)
+def plms(x: Tensor, path: Path) -> Run:
+    """Pseudo linear multistep without Runge-Kutta steps, the sampler of the first Stable Diffusion.
+
+    x_s = ddim(x_t, e), with e the mean over the step of the polynomial through the last four noises; on equal timesteps
+    e = (55 e_1 - 59 e_2 + 37 e_3 - 9 e_4) / 24. The first step is a pseudo improved Euler step of two evaluations,
+    e = (e_1 + e(ddim(x_t, e_1))) / 2, the step into sigma = 0 is DDIM's.
+    """
+    return (yield from pseudo_multistep(x, path, 1, pseudo_improved_euler))
+
+
+@sampler(
     "pndm", order=2, needs=["marginals"], reference="Liu et al. 2022 (PNDM), algorithm 2 (F-PNDM), eq. 9, 12 and 13"
 )
 def pndm(x: Tensor, path: Path) -> Run:
@@ -245,20 +260,7 @@ def pndm(x: Tensor, path: Path) -> Run:
     x_s = ddim(x_t, e). The first three steps take four evaluations, e = (e_1 + 2 e_2 + 2 e_3 + e_4) / 6 with e_2, e_3
     in its middle and e_4 at its end; the others take one, with e as in `plms`. The step into sigma = 0 is DDIM's.
     """
-    points: list[Point] = []
-    noises: list[Tensor] = []
-    for now, then in path.steps:
-        out = yield x, now
-        if now.is_pure_noise:
-            x = out.step_to(then)
-            continue
-        points, noises = [now, *points][:4], [out.eps, *noises][:4]
-        if len(points) < 4 and not then.is_clean:
-            mean = yield from pseudo_runge_kutta(out, path, then)
-            x = noise_step(out, then, whole_step(points, then, (0.0, 1.0)), [out.eps, mean])
-        else:
-            x = noise_step(out, then, pseudo_adams(points, then), noises)
-    return x
+    return (yield from pseudo_multistep(x, path, 3, pseudo_runge_kutta))
 
 
 def interpolated_in_time(path: Path, points: Sequence[Point], then: Point) -> list[float]:

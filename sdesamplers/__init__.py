@@ -119,32 +119,28 @@ def samplers() -> dict[str, Sampler]:
     """Every registered sampler by name, with its order, options, plugin and reference."""
     from .registry import default_registry
 
-    shelf = default_registry().samplers
-    return {name: shelf[name] for name in shelf}
+    return dict(default_registry().samplers)
 
 
 def spacings() -> dict[str, Spacing]:
     """Every registered time grid by name."""
     from .registry import default_registry
 
-    shelf = default_registry().spacings
-    return {name: shelf[name] for name in shelf}
+    return dict(default_registry().spacings)
 
 
 def noises() -> dict[str, NoiseSource]:
     """Every registered noise source by name; `limits` says which change the distribution sampled, and how."""
     from .registry import default_registry
 
-    shelf = default_registry().noises
-    return {name: shelf[name] for name in shelf}
+    return dict(default_registry().noises)
 
 
 def sdes() -> dict[str, Any]:
     """Processes that plugins register, by name: classes or factories of `SDE`."""
     from .registry import default_registry
 
-    shelf = default_registry().sdes
-    return {name: shelf[name] for name in shelf}
+    return dict(default_registry().sdes)
 
 
 def __getattr__(name: str) -> Any:

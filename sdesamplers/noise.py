@@ -184,13 +184,13 @@ class BrownianNoise:
         return normal
 
 
-def shortest_step(clocks: Sequence[float], stages: int = 1) -> float:
-    """The shortest stretch between two values of the clock, each cut into `stages`; infinite where there is none."""
-    gaps = np.abs(np.diff(np.asarray(clocks, dtype=float))) / stages
+def shortest_step(clocks: Sequence[float]) -> float:
+    """The shortest stretch between neighbouring values of the clock; infinite where there is none."""
+    gaps = np.abs(np.diff(np.asarray(clocks, dtype=float)))
     return float(gaps[gaps > 0].min(initial=math.inf))
 
 
-def brownian_levels(clocks: Sequence[float], stages: int = 1) -> int:
-    """How deep the construction must go: five levels, more where a stage of a step is shorter than 2^-5."""
-    shortest = shortest_step(clocks, stages)
+def brownian_levels(clocks: Sequence[float]) -> int:
+    """How deep the construction must go: five levels, more where a step is shorter than 2^-5."""
+    shortest = shortest_step(clocks)
     return max(MIN_LEVELS, math.ceil(-math.log2(shortest))) if math.isfinite(shortest) else MIN_LEVELS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Generator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pluggy
@@ -30,13 +30,43 @@ NEEDS = ("unguided", "log_density", "marginals", "stationary")
 SamplerFunction = Callable[..., "Generator[Any, Any, Tensor]"]
 
 
-class Sampler:
+class Registered:
+    """What samplers, spacings and noise sources share: a documented function under a name.
+
+    Attributes:
+        kind: what it is, in words.
+        function, name: the function and its kebab-case name.
+        reference: authors, year and equation or algorithm number.
+        options: name -> `Option`, the function's keyword-only parameters.
+        plugin: where it came from, set by the registry.
+    """
+
+    kind: ClassVar[str]
+    function: Callable[..., Any]
+
+    def __init__(self, function: Callable[..., Any], name: str, reference: str) -> None:
+        if not function.__doc__:
+            raise PluginError(f"{self.kind} {name!r} has no docstring")
+        self.function, self.name, self.reference = function, name, reference
+        self.options: dict[str, Option] = read_options(function, 2, self.kind)
+        self.plugin = ""
+        self.__doc__ = function.__doc__
+
+    @property
+    def summary(self) -> str:
+        """The first line of its docstring."""
+        return inspect.cleandoc(self.function.__doc__ or "").splitlines()[0]
+
+    def __repr__(self) -> str:
+        return f"<{self.kind} {self.name!r}>"
+
+
+class Sampler(Registered):
     """A registered sampler: the generator function and what it declares about itself.
 
     The conformance kit (`sdesamplers.testing`) measures what is declared here, so a wrong declaration fails.
 
     Attributes:
-        name: kebab-case name.
         order: order of convergence with default options: of the sample for a deterministic sampler, of its first two
             moments for a stochastic one (weak order). None where none is claimed.
         evaluations: model evaluations a step; single steps may need fewer (the one into sigma = 0) or more (starting
@@ -51,11 +81,11 @@ class Sampler:
             (a model that knows its density), "marginals" (alpha and sigma, which a plain SDE does not have),
             "stationary" (a process that leaves its density as it is, such as `LangevinSDE`; no diffusion).
         limits: where its result is not the model's distribution, in a few words ("" where it is).
-        reference: authors, year and equation or algorithm number.
         coordinates, spacing: what it runs with unless the user says otherwise.
-        options: name -> `Option`.
-        plugin: where it came from, set by the registry.
     """
+
+    kind = "sampler"
+    function: SamplerFunction
 
     def __init__(
         self,
@@ -77,94 +107,57 @@ class Sampler:
     ) -> None:
         if not inspect.isgeneratorfunction(function):
             raise PluginError(f"sampler {name!r} is not a generator function; it must yield the points it wants")
-        if not function.__doc__:
-            raise PluginError(f"sampler {name!r} has no docstring")
-        self.function, self.name, self.order, self.evaluations = function, name, order, evaluations
-        self.stochastic, self.control, self.reference = stochastic, tuple(control), reference
+        super().__init__(function, name, reference)
+        self.order, self.evaluations, self.stochastic, self.control = order, evaluations, stochastic, tuple(control)
         self.coordinates, self.spacing = coordinates, spacing
         self.noiseless = None if noiseless is None else dict(noiseless)
         self.ode_order, self.strong_order = ode_order if ode_order is not None else order, strong_order
         self.needs, self.limits = tuple(needs), limits
-        self.options: dict[str, Option] = read_options(function, 2, "sampler")
         unknown = [need for need in self.needs if need not in NEEDS]
         stray = [option for option in (*self.control, *(self.noiseless or ())) if option not in self.options]
         if unknown or stray:
             raise PluginError(
                 f"sampler {name!r} declares {(unknown or stray)[0]!r}, which is not one of its options or needs"
             )
-        self.plugin = ""
-        self.__doc__ = function.__doc__
 
     @property
     def adaptive(self) -> bool:
         """Whether it can choose its own steps."""
         return bool(self.control)
 
-    @property
-    def summary(self) -> str:
-        """The first line of its docstring."""
-        return inspect.cleandoc(self.function.__doc__ or "").splitlines()[0]
-
     def __call__(self, x: Tensor, path: Path, **options: Any) -> Generator[Any, Any, Tensor]:
         return self.function(x, path, **options)
 
-    def __repr__(self) -> str:
-        return f"<sampler {self.name!r}>"
 
-
-class Spacing:
+class Spacing(Registered):
     """A registered time grid: a function of a `Span` and a number of points, returning native times."""
 
-    def __init__(self, function: Callable[..., Sequence[float] | np.ndarray], name: str, reference: str = "") -> None:
-        if not function.__doc__:
-            raise PluginError(f"spacing {name!r} has no docstring")
-        self.function, self.name, self.reference = function, name, reference
-        self.options: dict[str, Option] = read_options(function, 2, "spacing")
-        self.plugin = ""
-        self.__doc__ = function.__doc__
+    kind = "spacing"
 
-    @property
-    def summary(self) -> str:
-        """The first line of its docstring."""
-        return inspect.cleandoc(self.function.__doc__ or "").splitlines()[0]
+    def __init__(self, function: Callable[..., Sequence[float] | np.ndarray], name: str, reference: str = "") -> None:
+        super().__init__(function, name, reference)
 
     def __call__(self, span: Span, count: int, **options: Any) -> np.ndarray:
         return np.asarray(self.function(span, count, **options), dtype=np.float64)
 
-    def __repr__(self) -> str:
-        return f"<spacing {self.name!r}>"
 
-
-class NoiseSource:
+class NoiseSource(Registered):
     """A registered source of the noise that steps draw: a function of a `NormalSource` that makes a `Noise`.
 
     Attributes:
-        name: kebab-case name.
         limits: how it changes the distribution that is sampled, in a few words; "" where it leaves the model's, as
             independent standard normals do. Log-probabilities are recorded with such sources alone.
-        reference: authors and year.
-        options: name -> `Option`.
-        plugin: where it came from, set by the registry.
     """
 
-    def __init__(self, function: Callable[..., Noise], name: str, *, limits: str = "", reference: str = "") -> None:
-        if not function.__doc__:
-            raise PluginError(f"noise source {name!r} has no docstring")
-        self.function, self.name, self.limits, self.reference = function, name, limits, reference
-        self.options: dict[str, Option] = read_options(function, 2, "noise source")
-        self.plugin = ""
-        self.__doc__ = function.__doc__
+    kind = "noise source"
+    function: Callable[..., Noise]
 
-    @property
-    def summary(self) -> str:
-        """The first line of its docstring."""
-        return inspect.cleandoc(self.function.__doc__ or "").splitlines()[0]
+    def __init__(self, function: Callable[..., Noise], name: str, *, limits: str = "", reference: str = "") -> None:
+        super().__init__(function, name, reference)
+        self.limits = limits
 
     def __call__(self, source: NormalSource, shortest: float, **options: Any) -> Noise:
         return self.function(source, shortest, **options)
-
-    def __repr__(self) -> str:
-        return f"<noise source {self.name!r}>"
 
 
 def sampler(name: str, *, order: int | None, **declared: Any) -> Callable[[SamplerFunction], Sampler]:

@@ -222,28 +222,22 @@ def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> 
     becomes a UsageError."""
 
     def run() -> Run:
-        generator = spec(x, path, **options)
+        generator, asked = spec(x, path, **options), False
         try:
             request = next(generator)
-        except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
-        except UsageError as error:
-            raise named(error) from None
-        except ValueError as error:
-            raise UsageError(f"{spec.name}: {error}") from error
-        try:
-            answer = yield request
+            asked = True
             while True:
-                answer = yield generator.send(answer)
+                request = generator.send((yield request))
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         except UsageError as error:
-            raise named(error) from None
+            raise UsageError(f"{spec.name}: {error}") if type(error) is UsageError else error from None
+        except ValueError as error:
+            if asked:
+                raise
+            raise UsageError(f"{spec.name}: {error}") from error
         finally:
             generator.close()
-
-    def named(error: UsageError) -> UsageError:
-        return UsageError(f"{spec.name}: {error}") if type(error) is UsageError else error
 
     return run()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -20,7 +21,7 @@ from .plugin import Sampler
 from .recipe import Recipe, check_count, draw_clocks, evaluations, make_path, make_recipe, start_run
 from .registry import default_registry
 from .result import Part, Recorder, Result, join, join_trajectories, stack
-from .sde import GaussianProcess, expand, scaled
+from .sde import SDE, GaussianProcess, expand, scaled
 
 
 def as_model(model: Model | str) -> Model:
@@ -142,13 +143,14 @@ def sample(
     spread = model.condition_for(condition, num_samples)
     batch_size = min(batch_size or num_samples, num_samples)
     parts = []
+    shortest = shortest_draw(model.process, recipe, spec, model.shape)
     bar = _progress(progress, recipe, spec, model, num_samples, batch_size)
     with bar as advance:
         for first in range(0, num_samples, batch_size):
             rows = range(first, min(first + batch_size, num_samples))
             source = NormalSource(seed, [first_index + r for r in rows], model.shape)
             path = make_path(model.process, recipe)
-            path.ledger.noise = make_noise(recipe, spec, path, source)
+            path.ledger.noise = make_noise(recipe, source, shortest)
             path.ledger.log_probs = [] if log_probs else None
             x = start_state(model, path, source, None if start is None else start[first : rows.stop], state_dtype)
             recorder = Recorder(len(rows)) if trajectory else None
@@ -207,14 +209,22 @@ def warn_if_far(samples: Tensor, model: Model, recipe: Recipe) -> None:
         )
 
 
-def make_noise(recipe: Recipe, spec: Sampler, path: Path, source: NormalSource) -> Noise:
-    """The noise source that a recipe names."""
-    kind, _ = default_registry().noise(recipe.noise)
+def shortest_draw(process: SDE, recipe: Recipe, spec: Sampler, shape: Sequence[int]) -> float:
+    """The shortest stretch of `Path.clock` that a run draws noise for; infinite where its noise does not ask."""
+    if recipe.noise == "independent":
+        return math.inf
+    path = make_path(process, recipe)
     clocks = [path.clock(point) for point in path.points]
-    if recipe.noise != "independent" and not path.is_free:
-        clocks += draw_clocks(spec, path, recipe.options, source.shape)
+    if not path.is_free:
+        clocks += draw_clocks(spec, path, recipe.options, shape)
+    return shortest_step(sorted(clocks))
+
+
+def make_noise(recipe: Recipe, source: NormalSource, shortest: float) -> Noise:
+    """The noise source that a recipe names, for steps that are `shortest` long at least."""
+    kind, _ = default_registry().noise(recipe.noise)
     try:
-        return kind(source, shortest_step(sorted(clocks)), **recipe.noise_options)
+        return kind(source, shortest, **recipe.noise_options)
     except UsageError:
         raise
     except ValueError as error:

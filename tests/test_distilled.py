@@ -13,19 +13,13 @@ from diffusers.schedulers import (
     scheduling_scm,
     scheduling_tcd,
 )
+from process_cases import PROCESSES as ALL
+from process_cases import TABLE
 
 import sdesamplers as sds
 from sdesamplers.noise import PATH, NormalSource
 
-TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-PROCESSES = {
-    "vp": sds.VP(),
-    "sub-vp": sds.SubVP(),
-    "edm": sds.EDM(),
-    "ve": sds.VE(),
-    "table": sds.DiscreteVP(TABLE),
-    "flow": sds.RectifiedFlow(),
-}
+PROCESSES = {name: ALL[name] for name in ("vp", "sub-vp", "edm", "ve", "table", "flow")}
 
 
 def keyed(count, number, shape=(2,), seed=0):

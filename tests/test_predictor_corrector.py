@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers import scheduling_sde_ve
+from process_cases import PROCESSES as ALL
+from process_cases import TABLE
 
 import sdesamplers as sds
 from sdesamplers.grid import given_points
@@ -15,15 +17,7 @@ from sdesamplers.noise import PATH, NormalSource
 from sdesamplers.path import Path, path_process
 from sdesamplers.testing import measure_weak_order
 
-TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-PROCESSES = {
-    "vp": sds.VP(),
-    "sub-vp": sds.SubVP(),
-    "edm": sds.EDM(),
-    "ve": sds.VE(),
-    "table": sds.DiscreteVP(TABLE),
-    "flow": sds.RectifiedFlow(),
-}
+PROCESSES = {name: ALL[name] for name in ("vp", "sub-vp", "edm", "ve", "table", "flow")}
 COORDINATES = ("native", "ve", "flow", "angle")
 
 

@@ -22,8 +22,6 @@ from ..sde import GaussianProcess, Scalar
 
 GRID_WORDS = {"steps", "nfe", "times", "sigmas"}
 _TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
-_ROOT = np.sqrt(_TABLE)
-_ZERO_SNR = ((_ROOT - _ROOT[-1]) * _ROOT[0] / (_ROOT[0] - _ROOT[-1])) ** 2  # Lin et al. 2024, algorithm 1
 
 
 def processes() -> dict[str, GaussianProcess]:
@@ -34,7 +32,7 @@ def processes() -> dict[str, GaussianProcess]:
         "ve": VE(),
         "edm": EDM(),
         "table": DiscreteVP(_TABLE),
-        "zero-snr table": DiscreteVP(_ZERO_SNR),
+        "zero-snr table": DiscreteVP(_TABLE).with_zero_terminal_snr(),
         "flow": RectifiedFlow(),
     }
 

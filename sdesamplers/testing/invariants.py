@@ -6,6 +6,7 @@ Each check takes a `Case` and returns (measured, required, passed), or None wher
 from __future__ import annotations
 
 import itertools
+import math
 import textwrap
 import typing
 from collections.abc import Iterator
@@ -270,7 +271,7 @@ def pushed_is_pulled(case: Case) -> Outcome:
     result = case.sample(model, num_samples=3, seed=6, start=start)
     filled = fill_options(Preset(case.spec, case.options), {}, "steps")
     path = make_path(model.process, result.recipe)
-    path.ledger.noise = make_noise(result.recipe, case.spec, path, NormalSource(6, range(3), model.shape))
+    path.ledger.noise = make_noise(result.recipe, NormalSource(6, range(3), model.shape), math.inf)
     kind = Prediction if isinstance(model.process, GaussianProcess) else ScorePrediction
 
     def answer(x: Tensor, point: Any) -> Prediction:
