@@ -122,11 +122,18 @@ def embedded(starts: int, cache: Path | None = None) -> Problem:
         for first in range(0, starts, CHUNK)
     ]
 
+    return network_problem(model, start, torch.cat(chunks)[:starts])
+
+
+def network_problem(model: sds.Model, start: Tensor, truth: Tensor) -> Problem:
+    """A network's starts and their ends; the network in float32, a chunk at a time, whatever the state's dtype."""
+
     def predict(x: Tensor, t: float) -> Tensor:
         parts = [model.predict(part.float(), t) for part in x.split(CHUNK)]
         return torch.cat(parts).to(x.dtype)
 
-    return Problem(model.name, model.process, predict, start, torch.cat(chunks)[:starts])
+    assert isinstance(model.process, sds.DiscreteVP)
+    return Problem(model.name, model.process, predict, start, truth)
 
 
 CHUNK = 32
@@ -309,18 +316,24 @@ def planned_steps(setting: Setting, problem: Problem, nfe: int) -> int | None:
     return None
 
 
-def measure(setting: Setting, problem: Problem, nfe: int) -> dict[str, Any] | None:
-    """Errors of a setting at a budget; None where it cannot run."""
+def errors(setting: Setting, problem: Problem, nfe: int) -> tuple[np.ndarray, int] | None:
+    """Each sample's root-mean-square distance from the truth, and evaluations; None where it cannot run within `nfe`."""
     steps = planned_steps(setting, problem, nfe)
-    if steps is None:
-        return None
-    began = time.perf_counter()
-    found = attempt(setting, problem, steps, nfe)
+    found = None if steps is None else attempt(setting, problem, steps, nfe)
     if found is None:
         return None
-    samples, count = found
     assert problem.truth is not None
-    error = (samples.double() - problem.truth).flatten(1).square().mean(1).sqrt().numpy()
+    samples, count = found
+    return (samples.double() - problem.truth).flatten(1).square().mean(1).sqrt().numpy(), count
+
+
+def measure(setting: Setting, problem: Problem, nfe: int) -> dict[str, Any] | None:
+    """Errors of a setting at a budget; None where it cannot run."""
+    began = time.perf_counter()
+    found = errors(setting, problem, nfe)
+    if found is None:
+        return None
+    error, count = found
     return {
         "nfe": count,
         "rmse": significant(math.sqrt(np.mean(error**2))),

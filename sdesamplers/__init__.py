@@ -33,7 +33,9 @@ _HOMES = {
     "grid": ["Span"],
     "models.analytic": ["FunnelModel", "GaussianModel", "LangevinSDE", "MixtureModel", "grid_mixture"],
     "models.base": ["FunctionModel", "Model", "Output"],
+    "models.guidance": ["Guided"],
     "models.loading": ["load"],
+    "models.pipelines": ["PipelineModel", "from_pipeline"],
     "noise": ["BrownianNoise", "IndependentNoise", "NormalSource"],
     "path": ["Path", "Point"],
     "plugin": ["NoiseSource", "Sampler", "Spacing", "hookimpl", "noise_source", "sampler", "spacing"],
@@ -43,6 +45,7 @@ _HOMES = {
     "recipe": ["Recipe"],
     "result": ["Result", "Trajectory"],
     "sampling": ["replay_log_probs", "sample"],
+    "scheduler": ["Scheduler"],
     "sde": ["SDE", "GaussianProcess", "Prior"],
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -76,7 +79,10 @@ if TYPE_CHECKING:
     from .models.base import FunctionModel as FunctionModel
     from .models.base import Model as Model
     from .models.base import Output as Output
+    from .models.guidance import Guided as Guided
     from .models.loading import load as load
+    from .models.pipelines import PipelineModel as PipelineModel
+    from .models.pipelines import from_pipeline as from_pipeline
     from .noise import BrownianNoise as BrownianNoise
     from .noise import IndependentNoise as IndependentNoise
     from .noise import NormalSource as NormalSource
@@ -110,6 +116,7 @@ if TYPE_CHECKING:
     from .result import Trajectory as Trajectory
     from .sampling import replay_log_probs as replay_log_probs
     from .sampling import sample as sample
+    from .scheduler import Scheduler as Scheduler
     from .sde import SDE as SDE
     from .sde import GaussianProcess as GaussianProcess
     from .sde import Prior as Prior

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .coordinates import View
+from .coordinates import View, view
 from .errors import UsageError
 from .path import Point, clean_point, make_points
 from .plugin import Spacing
@@ -65,7 +65,7 @@ def spaced_points(
     ends_clean = final == "zero" and isinstance(process, View)
     native = process.native if isinstance(process, View) else process
     count = steps if ends_clean else steps + 1
-    times = spacing(Span(native, start), count, **options)
+    times = divided(native, spacing, options, count, start)
     if times.shape != (count,):
         raise UsageError(f"spacing {spacing.name!r} returned {times.shape} times where {count} were asked for")
     check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
@@ -76,6 +76,21 @@ def spaced_points(
         )
     check_range(times, native, f"spacing {spacing.name!r}")
     return _with_end(make_points(process, times), process, ends_clean)
+
+
+def divided(process: SDE, spacing: Spacing, options: dict[str, Any], count: int, start: float | None) -> np.ndarray:
+    """A spacing's times, from the clock on which its makers divide a process back to the process's own."""
+    clock = process.grid_process if isinstance(process, GaussianProcess) else process
+    if not isinstance(process, GaussianProcess) or clock is process:
+        return spacing(Span(process, start), count, **options)
+    assert isinstance(clock, GaussianProcess)
+    begin = process.t_max if start is None else float(start)
+    span = Span(clock, float(clock.time_at_ratio(process.ratio(begin))))
+    times = spacing(span, count, **options)
+    native = np.asarray(process.time_at_ratio(clock.ratio(times)), dtype=np.float64)
+    for mine, theirs in ((begin, span.start), (process.t_min, span.end)):
+        native[times == theirs] = mine  # the ends to the last bit
+    return native
 
 
 def _with_end(points: list[Point], process: SDE, ends_clean: bool) -> list[Point]:
@@ -108,7 +123,8 @@ def given_points(process: SDE, times: Sequence[float] | None, sigmas: Sequence[f
         return make_points(process, grid)
     if word == "times":
         last = float(grid[-1])
-        tail = 1 if last == process.clean_time or (last >= 0 and process.native.sigma(last) == 0) else 0
+        clean = view(process.native).clean_time  # on the model's own clock, whatever the path's
+        tail = 1 if last == clean or (last >= 0 and process.native.sigma(last) == 0) else 0
         body = grid[: len(grid) - tail]
         check_range(body, process.native, word)
         points = make_points(process, body)

@@ -92,7 +92,7 @@ class Evaluator:
             )
         self._kind, self._watched = self.model.prediction, self.cancel is not None or self.callback is not None
         self._guided = self.guidance_scale != 1.0 or (self.both and self.condition is not None)
-        self._unconditional = self.model.unconditional(self.count) if self._guided else None
+        self._unconditional = self.model.unconditional(self.count) if self.guidance_scale != 1.0 else None
         self._predict, self._tensor_only = self.model.predict, False
 
     @property
@@ -168,7 +168,9 @@ class Evaluator:
         same = isinstance(answer, Tensor) and inside is state and answer.dtype is state.dtype
         self._tensor_only = same and not self._guided and not self.both
         output = answer if isinstance(answer, Output) else Output(answer)
-        if self._guided:
+        if self._guided and (self.guidance_scale != 1.0 or output.unguided is None):
+            if self._unconditional is None:  # at guidance_scale 1 it is needed only where a model does not guide itself
+                self._unconditional = self.model.unconditional(self.count)
             # Classifier-free guidance (Ho & Salimans 2022, eq. 6, with w + 1 = guidance_scale); it commutes with
             # the linear map between prediction types.
             everyone = self._unconditional

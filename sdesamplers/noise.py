@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,17 +29,17 @@ class NormalSource:
     for plugins).
 
     Args:
-        seed: a whole number, 0 <= seed < 2^64.
+        seed: a whole number, 0 <= seed < 2^64, or one for each sample.
         indices: the samples' global indices; row j of every draw belongs to indices[j].
         shape: the shape of one sample.
     """
 
     START, PATH, BROWNIAN, AUXILIARY = START, PATH, BROWNIAN, AUXILIARY
 
-    def __init__(self, seed: int, indices: Sequence[int], shape: Sequence[int]) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-            raise UsageError(f"seed must be a whole number from 0 to 2^64 - 1, not {seed!r}")
-        self.seed, self.indices, self.shape = int(seed), list(indices), tuple(shape)
+    def __init__(self, seed: int | Sequence[int], indices: Sequence[int], shape: Sequence[int]) -> None:
+        self.seed, self.indices, self.shape = seed, list(indices), tuple(shape)
+        seeds = seed if isinstance(seed, Sequence) else [seed] * len(self.indices)
+        self._keys = [(check_seed(each), index) for each, index in zip(seeds, self.indices, strict=True)]
         self._size = math.prod(self.shape)
         self._pairs = (self._size + 1) // 2
         self._philox = np.random.Philox(0)
@@ -54,22 +54,29 @@ class NormalSource:
 
         `position` may be a list with one entry a row.
         """
-        indices = self.indices if rows is None else [self.indices[r] for r in rows]
-        bits = torch.empty(len(indices), 2, self._pairs, dtype=torch.int32, device="cpu")
+        keys = self._keys if rows is None else [self._keys[r] for r in rows]
+        bits = torch.empty(len(keys), 2, self._pairs, dtype=torch.int32, device="cpu")
         words = (2 * self._pairs + 1) // 2
-        for j, index in enumerate(indices):
-            self._seek(index, stream, position if isinstance(position, int) else position[j], block)
+        for j, key in enumerate(keys):
+            self._seek(key, stream, position if isinstance(position, int) else position[j], block)
             raw = torch.from_numpy(self._philox.random_raw(words).view(np.int32))
             bits[j].view(-1).copy_(raw[: 2 * self._pairs])
         normals = box_muller(bits[:, 0], bits[:, 1]).flatten(1)
-        return normals[:, : self._size].reshape(len(indices), *self.shape)
+        return normals[:, : self._size].reshape(len(keys), *self.shape)
 
-    def _seek(self, index: int, stream: int, position: int, block: int) -> None:
+    def _seek(self, key: tuple[int, int], stream: int, position: int, block: int) -> None:
         state = self._state["state"]
-        state["key"][:] = (self.seed, index)
+        state["key"][:] = key
         # The lowest word counts within the draw.
         state["counter"][:] = (0, position, block, stream)
         self._philox.state = self._state
+
+
+def check_seed(seed: Any) -> int:
+    """A seed, or an error that says what one is."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+        raise UsageError(f"seed must be a whole number from 0 to 2^64 - 1, not {seed!r}")
+    return int(seed)
 
 
 def box_muller(first: Tensor, second: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from bisect import bisect_right
 from typing import Any
 
 import numpy as np
@@ -215,10 +216,27 @@ class EDM(GaussianProcess):
 
 
 class RectifiedFlow(GaussianProcess):
-    """The straight path of flow matching (Liu et al. 2022; Lipman et al. 2023): alpha = 1 - t, sigma = t."""
+    """The straight path of flow matching (Liu et al. 2022; Lipman et al. 2023): alpha = 1 - t, sigma = t.
+
+    Args:
+        shift: s of Esser et al. (2024), eq. 23, with which the model's makers sample: grids that are even in time are
+            even in u with t = s u / (1 + (s - 1) u). It changes no state, no time and no grid that is given.
+    """
 
     clean_time = 0.0
     t_min = 1e-3
+
+    def __init__(self, shift: float = 1.0) -> None:
+        if not 0 < shift < math.inf:
+            raise UsageError(f"the shift must be positive, not {shift}")
+        self.shift = float(shift)
+        if shift != 1:
+            # Makers of shifted models count their grids from the noise end.
+            self.preferred_spacing = "trailing"
+
+    @property
+    def grid_process(self) -> GaussianProcess:
+        return self if self.shift == 1 else ShiftedFlow(self.shift)
 
     def alpha(self, t: Scalar) -> Scalar:
         return 1 - t
@@ -236,6 +254,61 @@ class RectifiedFlow(GaussianProcess):
         # ratio / (1 + ratio), written so that an infinite ratio gives 1
         with np.errstate(divide="ignore"):
             return 1 / (1 + np.divide(1.0, ratio))
+
+
+class ShiftedFlow(GaussianProcess):
+    """A rectified flow on the clock u with sigma = s u / (1 + (s - 1) u) (Esser et al. 2024, eq. 23)."""
+
+    clean_time = 0.0
+
+    def __init__(self, shift: float) -> None:
+        self.shift = shift
+        self.t_min = float(self.time_at_ratio(RectifiedFlow.t_min / (1 - RectifiedFlow.t_min)))
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return (1 - t) / (1 + (self.shift - 1) * t)
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return self.shift * t / (1 + (self.shift - 1) * t)
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return -self.d_sigma(t)
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return self.shift / np.square(1 + (self.shift - 1) * t)
+
+    def time_at_ratio(self, ratio: Scalar) -> Scalar:
+        # sigma / alpha = s u / (1 - u)
+        with np.errstate(divide="ignore"):
+            return 1 / (1 + np.divide(self.shift, ratio))
+
+
+class TrigFlow(GaussianProcess):
+    """x_t = cos(t) x_0 + sin(t) d eps on [0, pi/2] (Lu & Song 2025, eq. 7), d the data's standard deviation."""
+
+    clean_time = 0.0
+    t_min, t_max = 2e-3, 0.5 * math.pi
+
+    def __init__(self, sigma_data: float = 1.0) -> None:
+        if not sigma_data > 0:
+            raise UsageError(f"sigma_data must be positive, not {sigma_data}")
+        self.sigma_data = float(sigma_data)
+
+    def alpha(self, t: Scalar) -> Scalar:
+        # cos(pi/2) is 6e-17 in floating point, and the start is to be pure noise.
+        return np.where(np.asarray(t) == self.t_max, 0.0, np.cos(t))
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return self.sigma_data * np.sin(t)
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return -np.sin(t)
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return self.sigma_data * np.cos(t)
+
+    def time_at_ratio(self, ratio: Scalar) -> Scalar:
+        return np.arctan(np.divide(ratio, self.sigma_data))
 
 
 class DiscreteVP(VariancePreserving):
@@ -266,6 +339,9 @@ class DiscreteVP(VariancePreserving):
             slopes = self._spline.derivative()
         self._slopes = slopes
         self._last = times[-1]
+        # The same cubics as plain numbers, highest power first, for times that are asked for one by one.
+        self._cubics: list[list[float]] = self._spline.c.T.tolist()
+        self._knot_list: list[float] = self._knots.tolist()
 
     def with_zero_terminal_snr(self) -> DiscreteVP:
         """The table with its last timestep moved to alpha = 0 (Lin et al. 2024, algorithm 1).
@@ -324,24 +400,42 @@ class DiscreteVP(VariancePreserving):
         """Inverse of the interpolant; ratios outside the table give its nearest end."""
         with np.errstate(divide="ignore"):
             target = np.atleast_1d(np.log(np.asarray(ratio, dtype=float)))
+        if not np.ndim(ratio) and target[0] <= self._knots[-1]:
+            return self._solve_one(max(float(target[0]), self._knot_list[0]))
         t = self._solve(np.clip(target, self._knots[0], self._knots[-1]))
         if self.zero_terminal_snr:
             beyond = target > self._knots[-1]
             t[beyond] = self._last - np.expm1(self._knots[-1] - target[beyond])
         return t if np.ndim(ratio) else float(t[0])
 
-    def _solve(self, target: np.ndarray) -> np.ndarray:
-        """Safeguarded Newton iteration for spline(t) = target, started inside the right interval."""
-        low = np.clip(np.searchsorted(self._knots, target, side="right") - 1, 0, len(self._knots) - 2).astype(float)
-        high = low + 1
-        left, right = self._knots[low.astype(int)], self._knots[high.astype(int)]
-        t = low + (target - left) / (right - left)
+    def _solve_one(self, target: float) -> float:
+        """`_solve` for one number, which a step may ask for: without NumPy it takes a fiftieth of the time."""
+        interval = min(max(bisect_right(self._knot_list, target) - 1, 0), len(self._cubics) - 1)
+        a, b, c, d = self._cubics[interval]
+        left, right = self._knot_list[interval], self._knot_list[interval + 1]
+        low, high, u = 0.0, 1.0, (target - left) / (right - left)
         for _ in range(60):
-            error = self._spline(t) - target
-            low, high = np.where(error < 0, t, low), np.where(error > 0, t, high)
-            step = t - error / self._slopes(t)
-            new = np.where((step >= low) & (step <= high), step, 0.5 * (low + high))
-            if np.all(np.abs(new - t) <= 4e-16 * self.t_max):
+            error = ((a * u + b) * u + c) * u + d - target
+            low, high = (u, high) if error < 0 else (low, u) if error > 0 else (low, high)
+            step = u - error / ((3 * a * u + 2 * b) * u + c)
+            new = step if low <= step <= high else 0.5 * (low + high)
+            if abs(new - u) <= 4e-16 * self.t_max:
                 break
-            t = new
-        return np.asarray(new)
+            u = new
+        return interval + new
+
+    def _solve(self, target: np.ndarray) -> np.ndarray:
+        """Safeguarded Newton iteration for spline(t) = target, inside the interval that holds each number."""
+        interval = np.clip(np.searchsorted(self._knots, target, side="right") - 1, 0, len(self._knots) - 2)
+        a, b, c, d = self._spline.c[:, interval]
+        left, right = self._knots[interval], self._knots[interval + 1]
+        low, high, u = np.zeros_like(target), np.ones_like(target), (target - left) / (right - left)
+        for _ in range(60):
+            error = ((a * u + b) * u + c) * u + d - target
+            low, high = np.where(error < 0, u, low), np.where(error > 0, u, high)
+            step = u - error / ((3 * a * u + 2 * b) * u + c)
+            new = np.where((step >= low) & (step <= high), step, 0.5 * (low + high))
+            if np.all(np.abs(new - u) <= 4e-16 * self.t_max):
+                break
+            u = new
+        return np.asarray(interval + new)

@@ -21,7 +21,7 @@ from .plugin import Sampler
 from .recipe import Recipe, check_count, draw_clocks, evaluations, make_path, make_recipe, start_run
 from .registry import default_registry
 from .result import Part, Recorder, Result, join, join_trajectories, stack
-from .sde import SDE, GaussianProcess, expand, scaled
+from .sde import GaussianProcess, expand, scaled
 
 
 def as_model(model: Model | str) -> Model:
@@ -143,7 +143,7 @@ def sample(
     spread = model.condition_for(condition, num_samples)
     batch_size = min(batch_size or num_samples, num_samples)
     parts = []
-    shortest = shortest_draw(model.process, recipe, spec, model.shape)
+    shortest = shortest_draw(make_path(model.process, recipe), recipe, spec, model.shape)
     bar = _progress(progress, recipe, spec, model, num_samples, batch_size)
     with bar as advance:
         for first in range(0, num_samples, batch_size):
@@ -186,6 +186,8 @@ def sample(
         sampler=spec,
         trajectory=join_trajectories(parts) if trajectory else None,
         drew_noise=any(part.drew_noise for part in parts),
+        decoder=None if type(model).decode is Model.decode else model.decode,
+        decoded_range=model.decoded_range,
         **{word: join([getattr(part, word) for part in parts]) for word in Part.OPTIONAL},
     )
 
@@ -209,11 +211,10 @@ def warn_if_far(samples: Tensor, model: Model, recipe: Recipe) -> None:
         )
 
 
-def shortest_draw(process: SDE, recipe: Recipe, spec: Sampler, shape: Sequence[int]) -> float:
+def shortest_draw(path: Path, recipe: Recipe, spec: Sampler, shape: Sequence[int]) -> float:
     """The shortest stretch of `Path.clock` that a run draws noise for; infinite where its noise does not ask."""
     if recipe.noise == "independent":
         return math.inf
-    path = make_path(process, recipe)
     clocks = [path.clock(point) for point in path.points]
     if not path.is_free:
         clocks += draw_clocks(spec, path, recipe.options, shape)

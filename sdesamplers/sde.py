@@ -115,6 +115,11 @@ class GaussianProcess(SDE):
     clean_time: float | None = None
     """Time at which sigma = 0 is reached with finite slope, or None: then the path continues the clock there."""
 
+    @property
+    def grid_process(self) -> GaussianProcess:
+        """The same process on the clock that spacings divide; its own, unless its makers sample with another."""
+        return self
+
     @abstractmethod
     def alpha(self, t: Scalar) -> Scalar:
         """Signal coefficient at time t."""

@@ -512,8 +512,11 @@ def test_scheduler_configurations_that_make_no_sense(copy: Path, changes: dict[s
 
 
 def test_a_scheduler_without_a_table(tmp_path: Path) -> None:
-    message = refusal(save_pipeline(tmp_path, FlowMatchEulerDiscreteScheduler()))
-    assert "FlowMatchEulerDiscreteScheduler" in message
+    folder = save_pipeline(tmp_path, FlowMatchEulerDiscreteScheduler())
+    config = folder / "scheduler" / "scheduler_config.json"
+    config.write_text(config.read_text().replace("FlowMatchEulerDiscreteScheduler", "PiflowScheduler"))
+    message = refusal(folder)
+    assert "PiflowScheduler" in message
     assert "no alphas_cumprod table" in message
 
 

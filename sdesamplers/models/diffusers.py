@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
-from ..prediction import prediction_type
-from ..processes import VE, DiscreteVP
-from ..sde import GaussianProcess, Scalar
+from ..processes import DiscreteVP
+from ..sde import Scalar
 from .base import Model, Output
+from .conventions import Convention, convention_of
 
 SUPPORTED = (
-    "supported are unconditional and class-conditional pixel pipelines around a UNet2DModel (DDPM, DDIM, PNDM, "
-    "score-SDE-VE), in pipeline layout or as a bare UNet"
+    "supported are pixel pipelines around a UNet2DModel (DDPM, DDIM, PNDM, score-SDE-VE, consistency models), in "
+    "pipeline layout or as a bare UNet, and text-to-image and latent pipelines in pipeline layout"
 )
 
 
@@ -30,8 +30,7 @@ class DiffusersModel(Model):
 
     Args:
         unet: the network, on its device and in its dtype.
-        process: its process; a table's time is the timestep, VE networks are asked at sigma.
-        prediction: the type of its output.
+        convention: its process, and how it is asked.
         num_classes: how many labels it takes; 0 for unconditional ones.
         round_timesteps: ask at whole timesteps, as most schedulers do, instead of at the exact ones.
         condition: labels used where a call gives none.
@@ -42,8 +41,7 @@ class DiffusersModel(Model):
     def __init__(
         self,
         unet: Any,
-        process: GaussianProcess,
-        prediction: str,
+        convention: Convention,
         *,
         shape: Sequence[int],
         name: str = "unet",
@@ -54,36 +52,30 @@ class DiffusersModel(Model):
         round_timesteps: bool = False,
         autocast: Any = nullcontext,
     ) -> None:
-        self.unet, self.process, self.prediction = unet, process, prediction_type(prediction)
+        self.unet, self.convention = unet, convention
+        self.process, self.prediction, self.data_range = (
+            convention.process,
+            convention.prediction,
+            convention.data_range,
+        )
         self.shape, self.name, self.revision = tuple(shape), name, revision
-        # Song et al.'s VE networks are trained on pixels in [0, 1], all the others on [-1, 1].
-        self.data_range = (0.0, 1.0) if isinstance(process, VE) else (-1.0, 1.0)
         self.dtype, self.device = unet.dtype, unet.device
         self.num_classes, self.null_condition = num_classes, null_condition
         self.round_timesteps, self._autocast = round_timesteps, autocast
         self._default = None
         if condition is not None:
-            self.condition_for(condition, self._labels(condition).size if num_classes else 1)
+            self.condition_for(condition, class_labels(condition, num_classes).size if num_classes else 1)
             self._default = condition
         if null_condition is not None:
             self.condition_for(null_condition, 1)
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
-        if isinstance(self.process, VE):
-            time = self.process.sigma(t)
-        else:
-            time = np.clip(t, 0.0, self.process.t_max)
-            time = np.round(time) if self.round_timesteps else time
-        if np.ndim(time):
-            timestep = torch.from_numpy(np.asarray(time, dtype=np.float32)).to(x.device, non_blocking=True)
-        else:
-            timestep = torch.full((len(x),), float(time), dtype=torch.float32, device=x.device)
+        timestep = timesteps_for(self.convention, t, x, rounded=self.round_timesteps)
         context: AbstractContextManager[Any] = self._autocast()
         with context:
-            output: Tensor = self.unet(x, timestep, class_labels=condition, return_dict=False)[0]
-        channels = self.shape[0]
-        # A learned variance (Nichol & Dhariwal 2021) comes as extra channels behind the prediction.
-        return output if output.shape[1] == channels else output[:, :channels]
+            given = self.convention.scale_input(x, t)
+            output: Tensor = self.unet(given, timestep, class_labels=condition, return_dict=False)[0]
+        return self.convention.read(without_variance(output, self.shape[0]), x, t)
 
     def condition_for(self, condition: Any, count: int) -> Any:
         if condition is None:
@@ -94,19 +86,10 @@ class DiffusersModel(Model):
             raise UsageError(
                 f"model {self.name!r} is class-conditional: give condition=, a label from 0 to {self.num_classes - 1}"
             )
-        labels = self._labels(condition)
+        labels = class_labels(condition, self.num_classes)
         if labels.shape not in ((1,), (count,)):
             raise UsageError(f"condition must be one label or {count}, one a sample, not {labels.size}")
         return torch.from_numpy(np.broadcast_to(labels, (count,)).astype(np.int64)).to(self.device)
-
-    def _labels(self, condition: Any) -> np.ndarray:
-        try:
-            labels = np.atleast_1d(np.asarray(condition.cpu() if isinstance(condition, Tensor) else condition))
-        except ValueError:  # lists of unequal lengths
-            labels = np.empty(0)
-        if not np.issubdtype(labels.dtype, np.integer) or np.any((labels < 0) | (labels >= self.num_classes)):
-            raise UsageError(f"condition must be labels from 0 to {self.num_classes - 1}, not {condition!r}")
-        return labels
 
     def unconditional(self, count: int) -> Any:
         if not self.num_classes:
@@ -116,6 +99,35 @@ class DiffusersModel(Model):
                 f"guidance needs to know which label means none to model {self.name!r}; load it with null_condition="
             )
         return self.condition_for(self.null_condition, count)
+
+
+def class_labels(condition: Any, classes: int) -> np.ndarray:
+    """A user's labels as a vector of whole numbers.
+
+    Raises:
+        UsageError: they are not labels from 0 to `classes` - 1.
+    """
+    try:
+        labels = np.atleast_1d(np.asarray(condition.cpu() if isinstance(condition, Tensor) else condition))
+    except ValueError:  # lists of unequal lengths
+        labels = np.empty(0)
+    if not np.issubdtype(labels.dtype, np.integer) or np.any((labels < 0) | (labels >= classes)):
+        raise UsageError(f"condition must be labels from 0 to {classes - 1}, not {condition!r}")
+    return labels
+
+
+def timesteps_for(convention: Convention, t: Scalar, x: Tensor, *, rounded: bool = False) -> Tensor:
+    """What a network is told at time t, one float32 number for each sample of x (N, ...)."""
+    time = convention.timestep(t)
+    time = np.round(time) if rounded and isinstance(convention.process, DiscreteVP) else time
+    if np.ndim(time):
+        return torch.from_numpy(np.asarray(time, dtype=np.float32)).to(x.device, non_blocking=True)
+    return torch.full((len(x),), float(time), dtype=torch.float32, device=x.device)
+
+
+def without_variance(output: Tensor, channels: int) -> Tensor:
+    """A prediction (N, channels, ...) without the variance in the channels behind it (Nichol & Dhariwal 2021)."""
+    return output if output.shape[1] == channels else output[:, :channels]
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -146,8 +158,32 @@ def load_folder(
     mixed_precision: str | None = None,
     round_timesteps: bool = False,
     zero_snr: bool = False,
-) -> DiffusersModel:
+    **text: Any,
+) -> Model:
     """A `Model` from a local folder in pipeline layout or of a bare UNet; see `load` for the options."""
+    from .pipelines.loading import layout_of, load_pipeline
+
+    layout = layout_of(folder)
+    if layout is not None:
+        return load_pipeline(
+            folder,
+            layout,
+            name=name,
+            revision=revision,
+            variant=variant,
+            dtype=dtype,
+            device=device,
+            size=size,
+            condition=condition,
+            null_condition=null_condition,
+            allow_pickle=allow_pickle,
+            mixed_precision=mixed_precision,
+            round_timesteps=round_timesteps,
+            zero_snr=zero_snr,
+            **text,
+        )
+    if given := [word for word, value in text.items() if value is not None]:
+        raise UsageError(f"{', '.join(given)}: model {name!r} is a UNet of pixels, which takes no text")
     unet_folder, scheduler = find_parts(folder)
     config = read_json(unet_folder / "config.json")
     if scheduler is None:
@@ -156,29 +192,17 @@ def load_folder(
             stacklevel=3,
         )
         scheduler = {"_class_name": "DDPMScheduler"}
-    process, prediction = process_of(scheduler)
+    convention = convention_of(scheduler)
     if zero_snr:
-        process = with_zero_snr(process, prediction)
+        convention = with_zero_snr(convention)
     shape, classes = sample_shape(config, size, folder), class_count(config, folder)
     unet = load_unet(unet_folder, variant, dtype, allow_pickle)
     unet.requires_grad_(False).eval()
-    context: Any = nullcontext
-    import accelerate
-
-    if mixed_precision not in (None, "no"):
-        try:
-            context = accelerate.Accelerator(mixed_precision=mixed_precision).autocast
-        except ValueError as error:
-            text = " ".join(str(error).split())
-            raise UsageError(f"mixed_precision {mixed_precision!r} cannot be used here: {text}") from None
-    try:
-        unet.to(accelerate.PartialState().device if device is None else torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
+    context = autocast_for(mixed_precision)
+    move(unet, device)
     return DiffusersModel(
         unet,
-        process,
-        prediction,
+        convention,
         shape=shape,
         name=name,
         revision=revision,
@@ -190,6 +214,51 @@ def load_folder(
     )
 
 
+def autocast_for(mixed_precision: str | None) -> Any:
+    """A factory of accelerate's mixed-precision context.
+
+    Raises:
+        UsageError: this machine cannot do it.
+    """
+    if mixed_precision in (None, "no"):
+        return nullcontext
+    import accelerate
+
+    try:
+        return accelerate.Accelerator(mixed_precision=mixed_precision).autocast
+    except ValueError as error:
+        text = " ".join(str(error).split())
+        raise UsageError(f"mixed_precision {mixed_precision!r} cannot be used here: {text}") from None
+
+
+def move(module: Any, device: torch.device | str | None) -> None:
+    """Put a network or a pipeline on a device, accelerate's choice by default.
+
+    Raises:
+        UsageError: there is no such device.
+    """
+    import accelerate
+
+    try:
+        module.to(accelerate.PartialState().device if device is None else torch.device(device))
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
+
+
+def pipeline_parts(index: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """The components that a model_index.json names, and their libraries and classes; absent ones are left out."""
+    return {
+        key: (str(value[0]), str(value[1]))
+        for key, value in index.items()
+        if isinstance(value, list) and len(value) == 2 and value[1] and not key.startswith("_")
+    }
+
+
+def is_plain(classes: Mapping[str, str]) -> bool:
+    """Whether components are a UNet of pixels and its scheduler and no more."""
+    return classes.get("unet") == "UNet2DModel" and set(classes) == {"unet", "scheduler"}
+
+
 def find_parts(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     """The UNet's folder and the scheduler's configuration, None where a bare UNet has none.
 
@@ -199,10 +268,8 @@ def find_parts(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     index = folder / "model_index.json"
     if index.is_file():
         parts = read_json(index)
-        kinds = {
-            key: value[1] for key, value in parts.items() if isinstance(value, list) and len(value) == 2 and value[1]
-        }
-        if kinds.get("unet") != "UNet2DModel" or "scheduler" not in kinds or len(kinds) > 2:
+        kinds = {key: kind for key, (_, kind) in pipeline_parts(parts).items()}
+        if not is_plain(kinds):
             found = ", ".join(f"{key}: {kind}" for key, kind in kinds.items()) or "no components"
             raise ModelError(f"{folder} holds a {parts.get('_class_name', 'pipeline')} ({found}); {SUPPORTED}")
         # Early Hub repositories keep all parts in the top folder.
@@ -221,54 +288,20 @@ def find_parts(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     raise ModelError(f"{folder} has neither model_index.json nor config.json (it holds {held}); {SUPPORTED}")
 
 
-def process_of(config: dict[str, Any]) -> tuple[GaussianProcess, str]:
-    """The process and prediction type that a diffusers scheduler configuration stands for.
-
-    The table is computed by the scheduler class itself, so every `beta_schedule` that diffusers knows, `trained_betas`
-    and `rescale_betas_zero_snr` mean what they mean there.
-
-    Raises:
-        ModelError: a scheduler without an alphas_cumprod table, or a broken configuration.
-    """
-    import diffusers
-
-    kind = config.get("_class_name", "DDPMScheduler")
-    if kind == "ScoreSdeVeScheduler":
-        try:
-            return VE(float(config.get("sigma_min", 0.01)), float(config.get("sigma_max", 1348.0))), "score"
-        except (TypeError, ValueError) as error:
-            raise ModelError(f"the {kind} configuration is broken: {error}") from None
-    cls = getattr(diffusers, str(kind), None)
-    if cls is None or not isinstance(cls, type) or not issubclass(cls, diffusers.SchedulerMixin):
-        raise ModelError(f"the scheduler configuration names {kind!r}, which diffusers {diffusers.__version__} lacks")
-    if not hasattr(cls, "from_config"):
-        raise ModelError(f"scheduler {kind} cannot be built from a configuration")
-    try:
-        table = getattr(cls.from_config(config), "alphas_cumprod", None)
-    except Exception as error:
-        text = " ".join(str(error).split())
-        raise ModelError(f"the {kind} configuration is broken: {text[:300]}") from None
-    if table is None:
-        raise ModelError(f"scheduler {kind} has no alphas_cumprod table, so its process is unknown; {SUPPORTED}")
-    try:
-        return DiscreteVP(table.double().numpy()), prediction_type(config.get("prediction_type", "epsilon"))
-    except UsageError as error:
-        raise ModelError(f"the {kind} configuration: {error}") from None
-
-
-def with_zero_snr(process: GaussianProcess, prediction: str) -> GaussianProcess:
+def with_zero_snr(convention: Convention) -> Convention:
     """A table that ends in pure noise, for a network that says something there.
 
     Raises:
         UsageError: there is no table, or epsilon is predicted, from which x0 does not follow where alpha = 0.
     """
+    process = convention.process
     if not isinstance(process, DiscreteVP):
         raise UsageError(f"zero_snr changes a table of alphas_cumprod, and {type(process).__name__} has none")
-    if prediction == "epsilon":
+    if convention.prediction == "epsilon":
         raise UsageError(
             "zero_snr needs a model that predicts v or the sample: at alpha = 0 epsilon is all of the input"
         )
-    return process.with_zero_terminal_snr()
+    return Convention(process.with_zero_terminal_snr(), convention.prediction)
 
 
 def sample_shape(config: dict[str, Any], size: int | Sequence[int] | None, folder: Path) -> tuple[int, int, int]:
@@ -280,12 +313,9 @@ def sample_shape(config: dict[str, Any], size: int | Sequence[int] | None, folde
     wanted = config.get("sample_size") if size is None else size
     if wanted is None:
         raise UsageError(f"{folder}: the UNet's configuration has no sample_size; give size=")
-    try:
-        height, width = (wanted, wanted) if isinstance(wanted, int) else wanted
-    except (TypeError, ValueError):
-        raise UsageError(f"size must be a whole number or (height, width), not {wanted!r}") from None
+    height, width = size_pair(wanted)
     blocks = config.get("block_out_channels", [0])
-    if not isinstance(blocks, list) or not blocks:
+    if not isinstance(blocks, (list, tuple)) or not blocks:
         raise ModelError(f"{folder}: the UNet's configuration has block_out_channels {blocks!r}")
     factor = 2 ** (len(blocks) - 1)
     for side in (height, width):
@@ -296,6 +326,15 @@ def sample_shape(config: dict[str, Any], size: int | Sequence[int] | None, folde
     if out not in (channels, 2 * channels):
         raise ModelError(f"{folder}: {out} output channels for {channels} input channels; {SUPPORTED}")
     return channels, int(height), int(width)
+
+
+def size_pair(size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width from one number or two."""
+    try:
+        height, width = (size, size) if isinstance(size, int) else size
+    except (TypeError, ValueError):
+        raise UsageError(f"size must be a whole number or (height, width), not {size!r}") from None
+    return height, width
 
 
 def whole(config: dict[str, Any], key: str, default: int, folder: Path) -> int:

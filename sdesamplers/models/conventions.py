@@ -1,0 +1,288 @@
+"""Conventions: how a network that was trained under a diffusers scheduler is asked, and what its answer means."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelError, UsageError
+from ..prediction import prediction_type
+from ..processes import EDM, VE, DiscreteVP, RectifiedFlow, TrigFlow
+from ..sde import GaussianProcess, Scalar, expand, scaled
+
+
+class Convention:
+    """A process, a prediction type, and the way between them and a network; this one is a DDPM table's.
+
+    A table's network is told the timestep, which is the process's own time, and is given the state as it is.
+
+    Attributes:
+        process: what the network was trained on.
+        prediction: what `read` returns, one of `PREDICTIONS`.
+        data_range: (low, high) of pixels that such networks are trained on.
+        is_plain: whether `scale_input` and `read` give back what they are given.
+    """
+
+    data_range = (-1.0, 1.0)
+    is_plain = True
+
+    def __init__(self, process: GaussianProcess, prediction: str) -> None:
+        self.process, self.prediction = process, prediction
+
+    def timestep(self, t: Scalar) -> Scalar:
+        """What the network is told at time t of the process."""
+        return np.clip(t, 0.0, self.process.t_max)
+
+    def time(self, timestep: Scalar) -> Scalar:
+        """The process's time at which the network is told `timestep`."""
+        return timestep
+
+    def scale_input(self, x: Tensor, t: Scalar) -> Tensor:
+        """What the network is given for the state x (N, ...) at time t."""
+        return x
+
+    def read(self, output: Tensor, x: Tensor, t: Scalar) -> Tensor:
+        """A network's output (N, ...) for the state x at time t, as `prediction`."""
+        return output
+
+
+class ScoreVE(Convention):
+    """Song et al.'s (2021) VE networks: asked at sigma, trained on pixels in [0, 1]."""
+
+    data_range = (0.0, 1.0)
+    process: VE
+
+    def timestep(self, t: Scalar) -> Scalar:
+        return self.process.sigma(t)
+
+    def time(self, timestep: Scalar) -> Scalar:
+        return self.process.time_at_ratio(timestep)
+
+
+class Preconditioned(Convention):
+    """F of Karras et al. (2022), eq. 7: x0 = c_skip x + c_out F(c_in x, c_noise), the process being x = x0 + t eps.
+
+    c_in = (t^2 + d^2)^(-1/2), c_skip = d^2 / (t^2 + d^2) and c_out = t d c_in (their table 1), where d is the standard
+    deviation of the data. A network that predicts v has c_out with the other sign.
+
+    Args:
+        sigma_data: d.
+        clock: "edm" (c_noise = log(t)/4), "consistency" (1000 times that; Song et al. 2023) or "angle"
+            (2/pi atan(t), Stable Audio).
+        sign: of c_out.
+        boundary: t_0, which makes x0 = x there: c_skip = d^2 / ((t - t_0)^2 + d^2), c_out = (t - t_0) d c_in
+            (consistency models, Song et al. 2023, appendix C).
+    """
+
+    is_plain = False
+
+    def __init__(
+        self, process: EDM, sigma_data: float, *, clock: str = "edm", sign: float = 1.0, boundary: float = 0.0
+    ) -> None:
+        super().__init__(process, "sample")
+        self.sigma_data, self.clock, self.sign, self.boundary = sigma_data, clock, sign, boundary
+        self._factor = {"edm": 0.25, "consistency": 250.0, "angle": 2 / math.pi}[clock]
+
+    def timestep(self, t: Scalar) -> Scalar:
+        return self._factor * (np.arctan(t) if self.clock == "angle" else np.log(t))
+
+    def time(self, timestep: Scalar) -> Scalar:
+        inner = np.divide(timestep, self._factor)
+        return np.tan(inner) if self.clock == "angle" else np.exp(inner)
+
+    def scale_input(self, x: Tensor, t: Scalar) -> Tensor:
+        return _times(x, 1 / np.hypot(t, self.sigma_data))
+
+    def read(self, output: Tensor, x: Tensor, t: Scalar) -> Tensor:
+        above = t - self.boundary
+        skip = self.sigma_data**2 / (above**2 + self.sigma_data**2)
+        out = self.sign * above * self.sigma_data / np.hypot(t, self.sigma_data)
+        if np.ndim(t):
+            return x * expand(skip, x) + output * expand(out, x)
+        return torch.add(scaled(x, float(skip)), output, alpha=float(out))
+
+
+class Flow(Convention):
+    """Flow matching: the network is told 1000 t and predicts eps - x0, or with `reverse` 1000 (1 - t) and x0 - eps."""
+
+    def __init__(self, process: RectifiedFlow, train_steps: float = 1000.0, *, reverse: bool = False) -> None:
+        super().__init__(process, "flow")
+        self.train_steps, self.reverse, self.is_plain = train_steps, reverse, not reverse
+
+    def timestep(self, t: Scalar) -> Scalar:
+        return self.train_steps * (1 - t if self.reverse else t)
+
+    def time(self, timestep: Scalar) -> Scalar:
+        share = np.divide(timestep, self.train_steps)
+        return 1 - share if self.reverse else share
+
+    def read(self, output: Tensor, x: Tensor, t: Scalar) -> Tensor:
+        return -output if self.reverse else output
+
+
+class Trigonometric(Convention):
+    """v prediction on the circle, x0 = cos(t) x - sin(t) F (Lu & Song 2025, TrigFlow), told `factor` times t."""
+
+    is_plain = False
+
+    def __init__(self, process: TrigFlow, factor: float = 1.0) -> None:
+        super().__init__(process, "sample")
+        self.factor = factor
+
+    def timestep(self, t: Scalar) -> Scalar:
+        return self.factor * t
+
+    def time(self, timestep: Scalar) -> Scalar:
+        return np.divide(timestep, self.factor)
+
+    def read(self, output: Tensor, x: Tensor, t: Scalar) -> Tensor:
+        if np.ndim(t):
+            return x * expand(np.cos(t), x) - output * expand(np.sin(t), x)
+        return torch.add(scaled(x, math.cos(t)), output, alpha=-math.sin(t))
+
+
+def _times(x: Tensor, factor: Scalar) -> Tensor:
+    return x * expand(factor, x) if np.ndim(factor) else scaled(x, float(factor))
+
+
+FLOW = (
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "FlowMatchLCMScheduler",
+    "LTXEulerAncestralRFScheduler",
+)
+PRECONDITIONED = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
+REFUSED = {
+    "AmusedScheduler": "it unmasks tokens, and there is no score to follow",
+    "VQDiffusionScheduler": "it diffuses over tokens, and there is no score to follow",
+    "BlockRefinementScheduler": "it unmasks tokens, and there is no score to follow",
+    "DiscreteDDIMScheduler": "it diffuses over tokens, and there is no score to follow",
+    "EntropyBoundScheduler": "it unmasks tokens, and there is no score to follow",
+    "FlowMapEulerDiscreteScheduler": "a flow map is told two times, where a step begins and where it ends",
+    "DDPMWuerstchenScheduler": "its timesteps are those of a schedule that its pipeline scales by itself",
+    "HeliosScheduler": "it moves through several resolutions in one run",
+    "HeliosDMDScheduler": "it moves through several resolutions in one run",
+    "KarrasVeScheduler": "diffusers removed its pipeline",
+    "ScoreSdeVpScheduler": "no pipeline of diffusers says which time its network is told",
+}
+"""Schedulers that have no convention here, and why."""
+
+
+def convention_of(config: dict[str, Any]) -> Convention:
+    """The convention that a diffusers scheduler's configuration stands for.
+
+    A table is computed by the scheduler class itself, so every `beta_schedule` that diffusers knows, `trained_betas`
+    and `rescale_betas_zero_snr` mean what they mean there. What a configuration says of grids and solvers is not
+    read, but for the shift of flow models, which belongs to the model.
+
+    Args:
+        config: of any diffusers scheduler.
+
+    Raises:
+        ModelError: a scheduler of another kind, or a broken configuration.
+    """
+    kind = class_of(config)
+    if kind in REFUSED:
+        raise ModelError(f"models that are sampled with {kind} are not supported: {REFUSED[kind]}")
+    try:
+        if kind == "ScoreSdeVeScheduler":
+            return ScoreVE(VE(_number(config, "sigma_min", 0.01), _number(config, "sigma_max", 1348.0)), "score")
+        if kind in PRECONDITIONED:
+            return _preconditioned(config, 0.5, "edm")
+        if kind == "CosineDPMSolverMultistepScheduler":
+            defaults = {"sigma_min": 0.3, "sigma_max": 500.0, "prediction_type": "v_prediction"}
+            return _preconditioned({**defaults, **config}, 1.0, "angle")
+        if kind == "CMStochasticIterativeScheduler":
+            return _preconditioned(config, 0.5, "consistency", boundary=_number(config, "sigma_min", 0.002))
+        if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
+            return _preconditioned({"sigma_max": 700.0, **config}, 1.0, "edm")  # Stable Video Diffusion, CosXL
+        if kind == "SCMScheduler":
+            return Trigonometric(TrigFlow(_number(config, "sigma_data", 0.5)))
+        if kind == "IPNDMScheduler":
+            return Trigonometric(TrigFlow(), 2 / math.pi)
+        if kind in FLOW or config.get("use_flow_sigmas"):
+            return _flow(config)
+        return _table(config, kind)
+    except (UsageError, TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise ModelError(f"the {kind} configuration is broken: {text[:300]}") from None
+
+
+def _number(config: dict[str, Any], key: str, default: float) -> float:
+    value = config.get(key)
+    return default if value is None else float(value)
+
+
+def _preconditioned(config: dict[str, Any], sigma_data: float, clock: str, *, boundary: float = 0.0) -> Preconditioned:
+    process = EDM(_number(config, "sigma_min", 0.002), _number(config, "sigma_max", 80.0))
+    kind = config.get("prediction_type", "epsilon")
+    if kind not in ("epsilon", "v_prediction"):
+        raise UsageError(f"prediction_type must be epsilon or v_prediction here, not {kind!r}")
+    sign = -1.0 if kind == "v_prediction" else 1.0
+    return Preconditioned(process, _number(config, "sigma_data", sigma_data), clock=clock, sign=sign, boundary=boundary)
+
+
+def _flow(config: dict[str, Any]) -> Flow:
+    dynamic = bool(config.get("use_dynamic_shifting"))
+    shift = 1.0 if dynamic else _number(config, "flow_shift" if "flow_shift" in config else "shift", 1.0)
+    steps = _number(config, "num_train_timesteps", 1000)
+    return Flow(RectifiedFlow(shift), steps, reverse=bool(config.get("invert_sigmas")))
+
+
+def with_shift(convention: Convention, config: dict[str, Any], mu: float | None) -> Convention:
+    """A flow model's convention at the resolution that `mu` stands for: its shift is e^mu, or mu with the linear law.
+
+    Other models, and flow models whose makers give them one shift for all resolutions, are left as they are: their
+    pipelines may pass mu too.
+
+    Raises:
+        UsageError: the configuration has `use_dynamic_shifting` and there is no mu.
+    """
+    if not isinstance(convention, Flow) or not config.get("use_dynamic_shifting"):
+        return convention
+    if mu is None:
+        raise UsageError("this model's shift depends on the resolution (use_dynamic_shifting), so mu is needed")
+    shift = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
+    return Flow(RectifiedFlow(shift), convention.train_steps, reverse=convention.reverse)
+
+
+def class_of(config: dict[str, Any]) -> str:
+    """The name of the scheduler class that a configuration is of.
+
+    A scheduler that was not loaded does not name its class in its configuration; it is then the class that takes just
+    these words, or DDPM's.
+    """
+    if "_class_name" in config:
+        return str(config["_class_name"])
+    import diffusers
+
+    words = {key for key in config if not key.startswith("_")}
+    for name in sorted(n for n in dir(diffusers) if n.endswith("Scheduler")):
+        cls = getattr(diffusers, name)
+        if issubclass(cls, diffusers.SchedulerMixin) and words == {*inspect.signature(cls).parameters} - {"kwargs"}:
+            return name
+    return "DDPMScheduler"
+
+
+def _table(config: dict[str, Any], kind: str) -> Convention:
+    import diffusers
+
+    # Its class needs torchsde to be built, for noise that is not wanted here; the table is the same.
+    kind = "EulerDiscreteScheduler" if kind == "DPMSolverSDEScheduler" else kind
+    cls = getattr(diffusers, kind, None)
+    if cls is None or not isinstance(cls, type) or not issubclass(cls, diffusers.SchedulerMixin):
+        raise ModelError(f"the scheduler configuration names {kind!r}, which diffusers {diffusers.__version__} lacks")
+    if not hasattr(cls, "from_config"):
+        raise ModelError(f"scheduler {kind} cannot be built from a configuration")
+    try:
+        table = getattr(cls.from_config(config), "alphas_cumprod", None)
+    except Exception as error:  # whatever a scheduler raises, its configuration is what is wrong
+        raise ValueError(str(error)) from None
+    if table is None:
+        raise ModelError(f"scheduler {kind} has no alphas_cumprod table, so its process is unknown")
+    return Convention(DiscreteVP(table.double().numpy()), prediction_type(config.get("prediction_type", "epsilon")))

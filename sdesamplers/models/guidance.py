@@ -1,0 +1,304 @@
+"""Guidance as a model around a model, so that whatever runs on a model runs on a guided one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..prediction import row
+from ..sde import GaussianProcess, Scalar, as_scalar, expand
+from .base import Model, Output
+
+Combine = Callable[[Tensor, Tensor, float], Tensor]
+"""(conditional, unconditional, scale) -> guided, all (n, *shape) in the model's own prediction type."""
+
+
+@dataclass(frozen=True)
+class GuidedCondition:
+    """What a guided model is asked with: the condition, and what it is guided away from, for the same samples."""
+
+    condition: Any
+    unconditional: Any
+
+    def __getitem__(self, rows: Any) -> GuidedCondition:
+        return GuidedCondition(cut(self.condition, rows), cut(self.unconditional, rows))
+
+    def tolist(self) -> Any:
+        """The condition itself, for records."""
+        return None if self.condition is None else self.condition.tolist()
+
+
+class Guided(Model):
+    """A conditional model with classifier-free guidance, for any sampler.
+
+    The guided prediction is unconditional + scale (conditional - unconditional) (Ho & Salimans 2022, eq. 6, with
+    w + 1 = scale). It commutes with the linear maps between prediction types, so it is taken in the model's own, and so
+    are `rescale` and `combine`, as in diffusers. Arithmetic is in float32 at least. The answer carries the
+    unconditional prediction beside the guided one, which CFG++ samplers need. An evaluation counts once in NFE.
+
+    Process, prediction type, shape, dtype and device are the wrapped model's, and so is every other attribute that a
+    `Guided` does not have itself. Leave `guidance_scale` of `sample` at 1.
+
+    Args:
+        model: a model with a condition.
+        scale: guidance weight; 1 is the conditional model, asked once, 0 the unconditional one.
+        negative: a condition to guide away from in place of the model's unconditional one (a negative prompt); one for
+            all or one a sample.
+        rescale: phi of Lin et al. (2024, eqs. 14-16), in [0, 1]: how far to bring the guided prediction's standard
+            deviation, over all dimensions of a sample, back to the conditional one's.
+        interval: (low, high) bounds of sigma/alpha (Kynkäänniemi et al. 2024, whose sigma is that of alpha = 1).
+            Guidance applies where low < sigma/alpha <= high. Outside, the model is asked once and its conditional
+            prediction stands for both the guided and the unguided one. high may be infinite.
+        threshold: percentile, in (0.5, 1], of dynamic thresholding (Saharia et al. 2022, section 2.3), for models of
+            pixels; latents have no range to be clipped to. With x0 measured in half widths of `data_range` from its
+            middle, s is that percentile of a sample's |x0| and 1 at least; x0 is clipped to [-s, s] and divided by s.
+            It applies at all times, except where the prediction says nothing of x0 (epsilon at alpha = 0) or x0 is the
+            state (sigma = 0). The unguided prediction is left as it is.
+        combine: your own combination in place of the one above; it must treat samples independently, and is given a
+            part of the batch where others are outside the interval.
+        batched: True for one network call on both halves, False for two calls, which need half the memory. None takes
+            one call until a GPU's memory does not hold it, and two calls from then on, or where the two conditions
+            cannot be joined.
+
+    Raises:
+        UsageError: an argument out of its range, or `interval` or `threshold` for a model without alpha and sigma or
+            without a data range.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        scale: float = 7.5,
+        *,
+        negative: Any = None,
+        rescale: float = 0.0,
+        interval: tuple[float, float] | None = None,
+        threshold: float | None = None,
+        combine: Combine | None = None,
+        batched: bool | None = None,
+    ) -> None:
+        if not isinstance(model, Model) or isinstance(model, Guided):
+            raise UsageError(f"model must be a Model that is not guided yet, not {model!r}")
+        if not math.isfinite(scale):
+            raise UsageError(f"scale must be a finite number, not {scale}")
+        if not 0 <= rescale <= 1:
+            raise UsageError(f"rescale must be from 0 to 1, not {rescale}")
+        if threshold is not None and not 0.5 < threshold <= 1:
+            raise UsageError(f"threshold must be a percentile above 0.5 and at most 1, such as 0.995, not {threshold}")
+        if threshold is not None and model.data_range is None:
+            raise UsageError(f"threshold needs a range of the data, and model {model.name!r} has no data_range")
+        if interval is not None or threshold is not None:
+            self._process: GaussianProcess = model.gaussian
+        self.model, self.scale, self.negative, self.rescale = model, float(scale), negative, float(rescale)
+        self.interval = None if interval is None else bounds(interval)
+        self.threshold, self.combine, self.batched = threshold, combine, batched
+        self.process, self.prediction, self.shape = model.process, model.prediction, model.shape
+        self.dtype, self.device, self.data_range = model.dtype, model.device, model.data_range
+        self.name, self.revision = model.name, model.revision
+        self._plain = self.scale == 1.0 and combine is None
+        self._short_of_memory = False
+
+    def __getattr__(self, word: str) -> Any:
+        if word.startswith("_") or word == "model":  # before __init__, as in unpickling, there is no model to ask
+            raise AttributeError(word)
+        return getattr(self.model, word)
+
+    @property
+    def decoded_range(self) -> tuple[float, float] | None:
+        return self.model.decoded_range
+
+    def decode(self, samples: Tensor, **options: Any) -> Tensor:
+        return self.model.decode(samples, **options)
+
+    def condition_for(self, condition: Any, count: int) -> Any:
+        if isinstance(condition, GuidedCondition):  # of an earlier result
+            condition = condition.condition
+        spread = self.model.condition_for(condition, count)
+        return spread if self._plain else GuidedCondition(spread, self._away(count))
+
+    def unconditional(self, count: int) -> Any:
+        if self._plain:
+            return self._away(count)
+        raise UsageError(
+            f"model {self.name!r} is guided already, with scale {self.scale:g}; leave guidance_scale at 1, or give "
+            "sample the model inside (its .model)"
+        )
+
+    def _away(self, count: int) -> Any:
+        """What is guided away from."""
+        if self.negative is None:
+            return self.model.unconditional(count)
+        return self.model.condition_for(self.negative, count)
+
+    def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
+        if self._plain:
+            own = condition.condition if isinstance(condition, GuidedCondition) else condition
+            answer = self.model.predict(x, t, own)
+            return answer if self.threshold is None else self._clipped(wide(answer), x, t)
+        pair = condition
+        if not isinstance(pair, GuidedCondition):
+            pair = GuidedCondition(condition, self._away(len(x)))
+        rows = self._rows(t, len(x))
+        if rows is None:
+            conditional, unguided = self._both(x, t, pair, None)
+            value = self._guide(conditional, unguided)
+        elif not len(rows):
+            value = unguided = wide(self.model.predict(x, t, pair.condition))
+        else:
+            conditional, plain = self._both(x, t, pair, rows)
+            index = torch.from_numpy(rows).to(x.device, non_blocking=True)
+            value = conditional.index_copy(0, index, self._guide(conditional[index], plain))
+            unguided = conditional.index_copy(0, index, plain)
+        return Output(value if self.threshold is None else self._clipped(value, x, t), unguided)
+
+    def _rows(self, t: Scalar, count: int) -> np.ndarray | None:
+        """The samples that are inside the interval, None for all."""
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        ratio = np.broadcast_to(np.asarray(self._process.ratio(t)), count)
+        inside = (low < ratio) & (ratio <= high)
+        return None if inside.all() else np.flatnonzero(inside)
+
+    def _both(self, x: Tensor, t: Scalar, pair: GuidedCondition, rows: np.ndarray | None) -> tuple[Tensor, Tensor]:
+        """The conditional prediction of all samples and the unconditional one of `rows`."""
+        part, times, away = x, t, pair.unconditional
+        if rows is not None:
+            part, times, away = x[torch.from_numpy(rows).to(x.device, non_blocking=True)], t[rows], cut(away, rows)
+        if self.batched or (self.batched is None and not self._short_of_memory):
+            joined = self._at_once(part, x, np.concatenate([times, t]) if np.ndim(t) else t, away, pair.condition)
+            if joined is not None:
+                return joined[len(part) :], joined[: len(part)]
+        conditional = wide(self.model.predict(x, t, pair.condition))
+        return conditional, wide(self.model.predict(part, times, away))
+
+    def _at_once(self, part: Tensor, x: Tensor, t: Scalar, away: Any, condition: Any) -> Tensor | None:
+        """Both predictions in one call, (n + N, *shape); None where two calls have to do."""
+        try:
+            joined = join_conditions(away, condition)
+        except UsageError:
+            if self.batched:
+                raise
+            return None
+        try:
+            return wide(self.model.predict(torch.cat([part, x]), t, joined))
+        except torch.cuda.OutOfMemoryError:
+            if self.batched:
+                raise
+            self._short_of_memory = True
+            return None
+
+    def _guide(self, conditional: Tensor, unconditional: Tensor) -> Tensor:
+        if self.combine is None:
+            guided = unconditional + self.scale * (conditional - unconditional)
+        else:
+            guided = self.combine(conditional, unconditional, self.scale)
+            if not isinstance(guided, Tensor) or guided.shape != conditional.shape:
+                found = tuple(guided.shape) if isinstance(guided, Tensor) else type(guided).__name__
+                raise UsageError(f"combine must return a tensor of shape {tuple(conditional.shape)}, not {found}")
+        return rescaled(guided, conditional, self.rescale) if self.rescale else guided
+
+    def _clipped(self, value: Tensor, x: Tensor, t: Scalar) -> Tensor:
+        """The prediction whose x0 is the thresholded one, at the same state."""
+        assert self.threshold is not None
+        assert self.data_range is not None
+        a, b, back = clean_map(self.prediction, self._process, t)
+        low, high = self.data_range
+        middle, half = (low + high) / 2, (high - low) / 2
+        inside = (expand(a, value) * x.to(value.dtype) + expand(b, value) * value - middle) / half
+        return value + expand(back, value) * half * (thresholded(inside, self.threshold) - inside)
+
+
+def bounds(interval: Any) -> tuple[float, float]:
+    """An interval of sigma/alpha, checked."""
+    try:
+        low, high = (float(bound) for bound in interval)
+    except (TypeError, ValueError):
+        low, high = math.nan, math.nan
+    if not 0 <= low < high:
+        raise UsageError(f"interval must be (low, high) of sigma/alpha with 0 <= low < high, not {interval!r}")
+    return low, high
+
+
+def wide(answer: Tensor | Output) -> Tensor:
+    """A prediction in float32 at least, so that guidance adds no rounding to that of a half-precision network."""
+    value = answer.value if isinstance(answer, Output) else answer
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+def cut(condition: Any, rows: Any) -> Any:
+    """The part of a condition that belongs to some samples."""
+    return None if condition is None else condition[rows]
+
+
+def join_conditions(a: Any, b: Any) -> Any:
+    """Two batches' conditions as one batch's.
+
+    Args:
+        a, b: tensors (N, ...) and (M, ...), objects of one class that has a class method `cat(list)`, or both None.
+
+    Raises:
+        UsageError: they are of other kinds, or do not fit each other.
+    """
+    if a is None and b is None:
+        return None
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.shape[1:] != b.shape[1:]:
+            shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+            raise UsageError(f"conditions of shapes {shapes} cannot be joined in one batch")
+        return torch.cat([a, b])
+    if type(a) is type(b) and hasattr(a, "cat"):
+        return type(a).cat([a, b])
+    raise UsageError(
+        f"conditions {type(a).__name__} and {type(b).__name__} cannot be joined in one batch: they must be tensors, or "
+        "of one class with a class method cat(list); with batched=False the model is asked twice instead"
+    )
+
+
+def rescaled(guided: Tensor, conditional: Tensor, phi: float) -> Tensor:
+    """phi x std(conditional)/std(x) + (1 - phi) x, for x the guided prediction (Lin et al. 2024, eqs. 14-16)."""
+    dims = tuple(range(1, guided.dim()))
+    wanted, found = (v.std(dims, correction=0, keepdim=True) for v in (conditional, guided))
+    ratio = torch.where(found > 0, wanted / found, torch.ones_like(found))
+    return guided * (phi * ratio + (1 - phi))
+
+
+def thresholded(x0: Tensor, percentile: float) -> Tensor:
+    """Clip to [-s, s] and divide by s = max(1, percentile of |x0| in each sample) (Saharia et al. 2022, section 2.3).
+
+    Args:
+        x0: (N, ...), data being in [-1, 1].
+        percentile: from 0 to 1; between two values it is interpolated.
+    """
+    size = x0.abs().flatten(1)
+    position = percentile * (size.shape[1] - 1)
+    below = math.floor(position)
+    largest = size.topk(size.shape[1] - below, 1).values  # not torch.quantile, which old versions limit in size
+    level = torch.lerp(largest[:, -1], largest[:, max(largest.shape[1] - 2, 0)], position - below)
+    s = level.clamp(min=1).view(-1, *(1,) * (x0.dim() - 1))
+    return x0.clamp(-s, s) / s
+
+
+def clean_map(kind: str, process: GaussianProcess, t: Scalar) -> tuple[Scalar, Scalar, Scalar]:
+    """(a, b, c): x0 = a x + b prediction, and a change of x0 at a fixed state changes the prediction by c times it.
+
+    All are 0 where the prediction and x0 do not determine each other.
+    """
+    if kind == "sample":
+        return 0.0, 1.0, 1.0
+    with np.errstate(all="ignore"):
+        alpha, sigma, *slopes = (np.asarray(v, dtype=np.float64) for v in process.schedule(t))
+        sigma = np.where(sigma == 0, np.nan, sigma)  # x0 is the state there, whatever is predicted
+        p, q = row(kind, (alpha, sigma, *slopes))  # type: ignore[arg-type]
+        determinant = alpha * q - sigma * p
+        found = [q / determinant, -sigma / determinant, -determinant / sigma]
+    known = np.logical_and.reduce([np.isfinite(v) for v in found])
+    a, b, c = (as_scalar(np.where(known, v, 0.0)) for v in found)
+    return a, b, c
