@@ -5,8 +5,8 @@
 Four rounds, the same for every library, each with starts of its own or a part of them, and the last with starts that no
 round before, and no search for a grid, has seen:
 
-1. every setting of the other libraries at 10 and at 20 evaluations, and every deterministic sampler of ours on one grid,
-   the best of these on more grids: 8 starts;
+1. every setting of the other libraries at 10 and at 20 evaluations, and every deterministic sampler of ours on one
+   grid, the best of these on more grids: 8 starts;
 2. at each budget the best of each library at the nearest of these two: 8 starts;
 3. the best of those: 32 starts;
 4. the best of those: fresh starts, in blocks, every sample's error kept, so that a ratio has an interval.
@@ -35,7 +35,7 @@ import sdesamplers as sds
 FINAL_SEED = 20261123
 BLOCK = 64
 NEAREST = {5: 10, 6: 10, 8: 10, 10: 10, 15: 20, 20: 20, 30: 20, 50: 20}
-KEEP = {"grids": 100, "second": 24, "third": 8, "final": 3}
+KEEP = {"grids": 12, "second": 16, "third": 5, "final": 3}
 """How many settings of a library go on, by each measure."""
 GRIDS: dict[str, list[dict[str, Any]]] = {
     "linspace": [{}],

@@ -317,7 +317,7 @@ def planned_steps(setting: Setting, problem: Problem, nfe: int) -> int | None:
 
 
 def errors(setting: Setting, problem: Problem, nfe: int) -> tuple[np.ndarray, int] | None:
-    """Each sample's root-mean-square distance from the truth, and evaluations; None where it cannot run within `nfe`."""
+    """Each sample's root-mean-square distance from the truth, and evaluations; None where it cannot run."""
     steps = planned_steps(setting, problem, nfe)
     found = None if steps is None else attempt(setting, problem, steps, nfe)
     if found is None:

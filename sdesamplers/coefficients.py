@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,10 +53,15 @@ def lagrange_integrals(nodes: Sequence[float], start: float, end: float, *, rate
     rate = 0 gives the Adams weights, rate = 1 in lambda the exponential ones of data prediction and rate = -1 those of
     noise prediction.
     """
+    return list(_lagrange_integrals(tuple(nodes), start, end, rate))
+
+
+@lru_cache(4096)  # the batches of a run, and the runs of a scheduler, ask for those of the same grid
+def _lagrange_integrals(nodes: tuple[float, ...], start: float, end: float, rate: float) -> tuple[float, ...]:
     h = end - start
     u = (np.asarray(nodes, dtype=np.float64) - start) / h
     weights = np.linalg.solve(np.vander(u, increasing=True).T, np.array(_moments(rate * h, len(u))))
-    return [h * float(w) for w in weights]
+    return tuple(h * float(w) for w in weights)
 
 
 def quadrature(start: float, end: float) -> tuple[np.ndarray, np.ndarray]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -24,24 +22,12 @@ class Plan:
 
     Attributes:
         points: where the model is asked, in order; the first one alone where the others depend on values.
-        starts: for each grid step of this part, how many evaluations come before it.
         waits: whether the sampler moves before it asks (it adds noise first). The network has then been asked at the
             state that the loop started from, which is not where the sampler wants it; that answer is not used.
     """
 
     points: list[Point]
-    starts: list[int]
     waits: bool
-
-
-def first_at(asked: Sequence[Point], grid: Sequence[Point]) -> list[int]:
-    """For each grid point, how many of the points asked come before the run first gets down to it."""
-    starts, position = [], 0
-    for point in grid:
-        while position < len(asked) and np.max(asked[position].time) > point.time + 1e-12 * abs(point.time):
-            position += 1
-        starts.append(position)
-    return starts
 
 
 class Layout:
@@ -60,6 +46,7 @@ class Layout:
         self.is_free = recipe is not grid
         self.grows = self.is_free or spec.evaluations is None  # where the model is asked depends on what it says
         self._plans: dict[int, Plan] = {}
+        self._known: dict[tuple[str, float], Point] = {}  # so that a step finds the points that the dry run has made
 
     @property
     def steps(self) -> int:
@@ -70,8 +57,7 @@ class Layout:
         """The path of a run from grid step `begin`; it has no noise yet."""
         if self.is_free:
             return make_path(self.process, replace(self.recipe, start_time=float(self.points[begin].t)))
-        view = self.points[0].process
-        return Path(view, self.points[begin:])
+        return Path(self.points[0].process, self.points[begin:], known=self._known)
 
     def plan(self, begin: int) -> Plan:
         """The evaluations from grid step `begin` on; none where it is the end.
@@ -80,7 +66,7 @@ class Layout:
             UsageError: the sampler asks for several points at once, which a loop over timesteps cannot give.
         """
         if begin not in self._plans:
-            self._plans[begin] = self._planned(begin) if begin < self.steps else Plan([], [], False)
+            self._plans[begin] = self._planned(begin) if begin < self.steps else Plan([], False)
         return self._plans[begin]
 
     def _planned(self, begin: int) -> Plan:
@@ -104,7 +90,7 @@ class Layout:
             run.close()
         if waits:
             asked.insert(0, path.points[0])
-        return Plan(asked, first_at(asked, path.points[:-1]), waits)
+        return Plan(asked, waits)
 
     def single(self, request: object) -> tuple[torch.Tensor, Point]:
         """A sampler's request at one point.
@@ -122,12 +108,17 @@ class Layout:
     def step_at(self, begin: int, position: int, order: int) -> int:
         """The grid step that a loop means by starting `position` evaluations into the run from step `begin`.
 
-        Pipelines count `order` evaluations a step, which is what the sampler makes of each but perhaps the last, or
-        they count evaluations. Where it makes more at the start of a run (starting values), the former is meant.
+        Pipelines count `order` evaluations a step, or (order = 0) they count evaluations: then the step is the first
+        one that lies no higher than the run has come down to by that evaluation. The two agree for a sampler that
+        makes `order` evaluations of each step but perhaps the last; where it makes more at the start of a run (starting
+        values) or in the middle, the former is meant.
         """
         if self.grows:
             return min(begin + position, self.steps)
-        starts = self.plan(begin).starts
-        regular = all(first == order * k for k, first in enumerate(starts))
-        step = bisect_left(starts, position) if regular or order == 0 else position // order
-        return min(begin + step, self.steps)
+        asked = np.array([np.max(point.time) for point in self.plan(begin).points])
+        grid = np.array([point.time for point in self.points[begin:-1]])
+        firsts = asked[::order][: len(grid)] if order else grid
+        if len(firsts) < len(grid) or not np.allclose(firsts, grid, rtol=1e-9, atol=0):
+            return min(begin + position // order, self.steps)
+        lowest = asked[: position + 1].min() if position < len(asked) else -np.inf
+        return begin + int(np.sum(grid > lowest + 1e-9 * abs(lowest)))

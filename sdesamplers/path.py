@@ -128,6 +128,7 @@ class Path:
         is_free: no grid was asked for: `points` holds only the two ends and the (adaptive) sampler chooses its
             own steps between them.
         ledger: the run's noise and what is recorded of it, shared by all parts of a path.
+        known: points that were asked for by their time or ratio, shared by runs that ask for the same ones again.
     """
 
     def __init__(
@@ -138,9 +139,10 @@ class Path:
         is_free: bool = False,
         noise: Noise | None = None,
         ledger: Ledger | None = None,
+        known: dict[tuple[str, float], Point] | None = None,
     ) -> None:
         self.process, self.points, self.is_free = process, list(points), is_free
-        self.ledger = ledger or Ledger(noise)
+        self.ledger, self.known = ledger or Ledger(noise), {} if known is None else known
 
     @property
     def steps(self) -> list[tuple[Point, Point]]:
@@ -149,10 +151,15 @@ class Path:
 
     def part(self, points: Sequence[Point]) -> Path:
         """A path over other points of the same run, for a sampler that runs another one on a stretch of its own."""
-        return Path(self.process, points, ledger=self.ledger)
+        return Path(self.process, points, ledger=self.ledger, known=self.known)
 
     def at(self, time: Scalar, rows: np.ndarray | None = None) -> Point:
         """The point at any time on the path's clock; an array of times holds one for each of the samples `rows`."""
+        if rows is None and not np.ndim(time):
+            key = ("time", float(time))
+            if key not in self.known:
+                self.known[key] = points_at(self.process, time)
+            return self.known[key]
         point = points_at(self.process, time)
         point.rows = rows
         return point
@@ -165,6 +172,15 @@ class Path:
         """
         if not isinstance(self.process, View):
             raise UsageError(f"{NO_MARGINALS} and {type(self.process).__name__} has none in closed form")
+        if rows is None and not np.ndim(ratio):
+            key = ("ratio", float(ratio))
+            if key not in self.known:
+                self.known[key] = self._made_at(ratio, None)
+            return self.known[key]
+        return self._made_at(ratio, rows)
+
+    def _made_at(self, ratio: Scalar, rows: np.ndarray | None) -> Point:
+        assert isinstance(self.process, View)
         if not np.ndim(ratio) and ratio == 0:
             return clean_point(self.process)
         ratio = np.asarray(ratio, dtype=np.float64)

@@ -137,7 +137,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.trained = dict(trained or {"_class_name": "DDPMScheduler"})
         self.trained["_class_name"] = class_of(self.trained)
         self._in_pairs = self.trained["_class_name"] in IN_PAIRS
-        self.convention = convention_of(self.trained)
+        self.convention = self._unshifted = convention_of(self.trained)
         self.spec, self._is_free = self._checked(adaptive)
         self.seed, self.round_timesteps = seed, round_timesteps
         self._reset()
@@ -243,7 +243,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         self._reset()
         self._device = device
-        self.convention = with_shift(convention_of(self.trained), self.trained, mu)
+        self.convention = with_shift(self._unshifted, self.trained, mu)
         process = self.convention.process
         words: dict[str, Any] = {}
         if sigmas is not None:
@@ -276,18 +276,17 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _from_step(self, begin: int) -> Timesteps:
         """The timesteps of the run from a grid step on."""
-        points = self._layout.plan(begin).points
-        told = torch.cat([self._tell(point)[None] for point in points]) if points else torch.zeros(0)
+        told = self._tell(self._layout.plan(begin).points)
         if self._layout.grows:
-            self.told = list(told.unbind())
+            self.told = list(told.to(self._device).unbind())
         return Timesteps.of(self, told.to(self._device), begin)
 
-    def _tell(self, point: Point) -> Tensor:
-        """What the network is told at a point, a scalar on the CPU."""
-        value = float(np.max(self.convention.timestep(point.t)))
+    def _tell(self, points: Sequence[Point]) -> Tensor:
+        """What the network is told at points, (K,) on the CPU."""
+        values = np.asarray(self.convention.timestep(np.array([np.max(point.t) for point in points], dtype=float)))
         if self.round_timesteps and isinstance(self.convention.process, DiscreteVP):
-            return torch.tensor(round(value), device="cpu")
-        return torch.tensor(value, dtype=torch.float32, device="cpu")
+            return torch.from_numpy(np.rint(values).astype(np.int64))
+        return torch.from_numpy(values.astype(np.float32))
 
     def from_position(self, begin: int, position: int) -> Timesteps:
         """What a slice `timesteps[position:]` of the run from grid step `begin` stands for."""
@@ -364,7 +363,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if self.num_inference_steps is None:
             raise UsageError("call set_timesteps before step")
         if self._begin is None:
-            told = [float(t) for t in self._from_step(0)]
+            told = self._tell(self._layout.plan(0).points).tolist()
             near = int(np.argmin(np.abs(np.asarray(told) - float(timestep))))
             if abs(told[near] - float(timestep)) > 1e-3 * max(1.0, abs(told[near])):
                 raise UsageError(
@@ -437,7 +436,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 self._asking, self._ended = None, True
                 raise
         if self.told is not None:
-            self.told.append(self._tell(asking.point).to(self._device))
+            self.told.append(self._tell([asking.point])[0].to(self._device))
         given = model_state(asking.x, asking.point)
         if given.dtype is not sample.dtype:
             given = given.to(sample.dtype)

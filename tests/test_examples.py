@@ -325,3 +325,18 @@ def test_the_plugin_installs_and_runs(tmp_path):
     words = ["--sampler", "two-stage", "--steps", 2, "--spacing", "cosine-lambda", "-n", 2, "--out", tmp_path / "out"]
     assert "3 NFE" in do(*command, "sample", "fashion-mnist", *words, "--quiet")
     assert Image.open(tmp_path / "out" / "grid.png").size[0] > 100
+
+
+def test_in_a_pipeline_runs_samplers_in_the_embedded_pipeline(tmp_path):
+    words = ("--samplers", "heun,dpmpp-2m-sde", "--steps", 3, "--images", 2, "--out", tmp_path / "p.png")
+    done = run("in_a_pipeline.py", *words, folder=tmp_path)
+    assert "heun: 5 evaluations" in done.stdout
+    assert "dpmpp-2m-sde: 3 evaluations" in done.stdout
+    assert Image.open(tmp_path / "p.png").size == (2 * 84 + 3 * 2, 2 * 84 + 3 * 2)
+
+
+def test_in_a_pipeline_explains_what_a_pipeline_cannot_run(tmp_path):
+    done = run("in_a_pipeline.py", "--samplers", "euler-cfgpp", "--steps", 2, folder=tmp_path, check=False)
+    assert done.returncode == 1
+    assert "unguided" in done.stderr
+    assert "Traceback" not in done.stderr
