@@ -18,6 +18,8 @@ _HOMES = {
     "catalogue": ["Catalogue"],
     "comparison": ["Comparison", "compare"],
     "coordinates": ["View", "view"],
+    "encoding": ["decode", "encode", "interpolate"],
+    "likelihood": ["Likelihood", "log_likelihood"],
     "loop": ["Evaluator", "Event", "Run", "drive"],
     "errors": [
         "Cancelled",
@@ -57,6 +59,9 @@ if TYPE_CHECKING:
     from .comparison import compare as compare
     from .coordinates import View as View
     from .coordinates import view as view
+    from .encoding import decode as decode
+    from .encoding import encode as encode
+    from .encoding import interpolate as interpolate
     from .errors import Cancelled as Cancelled
     from .errors import ConversionError as ConversionError
     from .errors import ModelError as ModelError
@@ -67,6 +72,8 @@ if TYPE_CHECKING:
     from .errors import UnknownNameError as UnknownNameError
     from .errors import UsageError as UsageError
     from .grid import Span as Span
+    from .likelihood import Likelihood as Likelihood
+    from .likelihood import log_likelihood as log_likelihood
     from .loop import Evaluator as Evaluator
     from .loop import Event as Event
     from .loop import Run as Run
