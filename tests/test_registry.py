@@ -20,7 +20,8 @@ from jsonschema import Draft202012Validator
 
 import sdesamplers as sds
 from sdesamplers import catalogue
-from sdesamplers.cli import cli, explain
+from sdesamplers.cli import cli
+from sdesamplers.cli.registry_commands import explain
 from sdesamplers.errors import PluginError, SdesamplersError, UnknownNameError, UsageError
 from sdesamplers.registry import Registry, default_registry, register, use_registry
 

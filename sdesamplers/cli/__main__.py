@@ -1,0 +1,5 @@
+"""`python -m sdesamplers.cli`."""
+
+from . import main
+
+main()

@@ -1,0 +1,320 @@
+"""Commands that look things up: list, info, models, check, doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..errors import SdesamplersError, UnknownNameError
+from .group import cli
+from .tables import emit, listing, one_line, show, table
+from .words import pairs
+
+if TYPE_CHECKING:
+    from ..registry import Preset, Registry
+
+
+PRESET_WORDS = (
+    "options",
+    "spacing",
+    "spacing_options",
+    "coordinates",
+    "steps",
+    "noise",
+    "noise_options",
+    "final",
+    "description",
+)
+
+
+def sampler_facts(spec: Any) -> dict[str, Any]:
+    """What `list --json` and `info --json` say of a sampler."""
+    return {
+        "name": spec.name,
+        "summary": spec.summary,
+        "order": spec.order,
+        "evaluations": spec.evaluations,
+        "stochastic": spec.stochastic,
+        "adaptive": spec.adaptive,
+        "coordinates": spec.coordinates,
+        "spacing": spec.spacing or "the process's",
+        "options": {o.name: {"type": o.type_name, "default": o.default} for o in spec.options.values()},
+        "plugin": spec.plugin,
+        "needs": spec.needs,
+        "limits": spec.limits,
+        "strong_order": spec.strong_order,
+        "reference": spec.reference,
+    }
+
+
+def family(item: Any) -> str:
+    """The plugin that a sampler, spacing or noise source comes from, without its distribution."""
+    return str(item.plugin).rpartition(":")[2]
+
+
+@cli.command("list")
+@click.argument("part", required=False, metavar="[NAME-PART]")
+@click.option("--family", "wanted", help="Only what this plugin file brings: exponential, runge_kutta, ...")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
+    """List samplers, spacings, noise sources and recipes: all, or those with NAME-PART in their name."""
+    from ..registry import default_registry
+
+    registry = default_registry()
+    shelves: tuple[Mapping[str, Any], ...] = (registry.samplers, registry.spacings, registry.noises)
+    families = dict.fromkeys(family(item) for shelf in shelves for item in shelf.values())
+    if wanted is not None and wanted not in families:
+        raise UnknownNameError("family", wanted, families, f" (known: {', '.join(sorted(families))})")
+
+    def asked(name: str, item: Any = None) -> bool:
+        here = wanted is None or (item is not None and family(item) == wanted)
+        return here and (part is None or part.casefold() in name.casefold())
+
+    samplers, spacings, noises = ({n: item for n, item in shelf.items() if asked(n, item)} for shelf in shelves)
+    recipes = {name: recipe for name, recipe in registry.catalogue.recipes.items() if asked(name)}
+    if not (samplers or spacings or noises or recipes):
+        known = [*registry.sampler_names(), *registry.grid_names()]
+        raise UnknownNameError("name", part or "", known, opening=f"nothing listed has {part!r} in its name")
+    if as_json:
+        emit(
+            {
+                "samplers": [{**sampler_facts(s), "name": name} for name, s in samplers.items()],
+                "spacings": [{"name": n, "summary": s.summary, "plugin": s.plugin} for n, s in spacings.items()],
+                "noises": [
+                    {"name": n, "summary": s.summary, "limits": s.limits, "plugin": s.plugin} for n, s in noises.items()
+                ],
+                "recipes": recipes,
+                "aliases": registry.catalogue.aliases,
+                "spacing_aliases": registry.catalogue.spacing_aliases,
+                "noise_aliases": registry.catalogue.noise_aliases,
+                "peers": registry.catalogue.peers,
+            }
+        )
+        return
+    if samplers:
+        made = listing("Samplers", "name", "order>", "NFE>", "noise", "adaptive", "what it is")
+        before = None
+        for name, s in sorted(samplers.items(), key=lambda pair: (family(pair[1]), pair[0])):
+            if family(s) != before:
+                before = family(s)
+                made.add_row(f"[bold]{before}:[/]")
+            counts = ("-" if count is None else str(count) for count in (s.order, s.evaluations))
+            flags = ("yes" if flag else "" for flag in (s.stochastic, s.adaptive))
+            made.add_row(name, *counts, *flags, one_line(s.summary))
+        show(made)
+        click.echo()
+    for title, texts in (
+        ("Spacings", {name: grid.summary for name, grid in spacings.items()}),
+        ("Noise sources", {name: source.summary for name, source in noises.items()}),
+        ("Recipes", {name: recipes[name].get("description", "") for name in sorted(recipes)}),
+    ):
+        if texts:
+            made = listing(title, "name", "what it is")
+            for name, text in texts.items():
+                made.add_row(name, one_line(text))
+            show(made)
+            click.echo()
+    click.echo("sdesamplers info NAME says more, also of names of k-diffusion, diffusers, ComfyUI and A1111")
+    broken = [p for p in registry.plugins if p.error]
+    if broken:
+        click.echo(
+            f"{len(broken)} broken plugin(s): {', '.join(p.name for p in broken)}; see sdesamplers doctor", err=True
+        )
+
+
+def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
+    """What `info` says of a name, and the docstring of what it stands for.
+
+    Our own samplers and recipes come first, then registered spacings and noise sources, then samplers under all their
+    names, then other names of grids and noise sources.
+    """
+    ours = name in registry.samplers or name in registry.catalogue.recipes
+    if ours or (name not in registry.spacings and name not in registry.noises):
+        try:
+            return sampler_explained(registry, name)
+        except UnknownNameError as unknown:
+            refusal = unknown
+    for word, find in (("spacing", registry.grid), ("noise", registry.noise)):
+        try:
+            item, chosen = find(name)
+        except UnknownNameError:
+            continue
+        facts = {"asked for": name, word: item.name, f"{word} options": chosen, **plugin_facts(item)}
+        return {k: v for k, v in facts.items() if v != {}}, item.__doc__
+    if refusal.name != name:  # an alias or recipe that leads nowhere
+        raise refusal
+    known = [*registry.candidates(name), *registry.grid_names(), *registry.noises]
+    raise UnknownNameError("sampler", name, registry.composites(name) or known, registry.hint())
+
+
+def plugin_facts(item: Any) -> dict[str, Any]:
+    """Options, origin and limits of a spacing or noise source."""
+    facts = {
+        "options": {o.name: f"{o.type_name} = {o.default!r}" for o in item.options.values()},
+        "plugin": item.plugin,
+        "reference": item.reference,
+    }
+    limits = getattr(item, "limits", "")
+    return {**facts, "samples": limits} if limits else facts
+
+
+def sampler_explained(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
+    """A sampler, the recipe that its name stands for, and its docstring."""
+    preset = registry.resolve(name)
+    facts = {"asked for": name, "runs": what_runs(preset), **sampler_facts(preset.sampler)}
+    facts.pop("summary")
+    facts["sampler"] = facts.pop("name")
+    for key in PRESET_WORDS:
+        value = getattr(preset, key)
+        if value:
+            facts[f"recipe {key}" if key == "options" else key] = dict(value) if isinstance(value, Mapping) else value
+    return facts, preset.sampler.__doc__
+
+
+def what_runs(preset: Preset) -> str:
+    """A recipe in one line: "dpmpp-2m-sde on karras, brownian noise"."""
+    spec = preset.sampler
+    grid = preset.spacing or spec.spacing or "the process's grid"
+    parts = [f"{spec.name} on {grid}"]
+    if preset.noise or spec.stochastic:
+        parts.append(f"{preset.noise or 'independent'} noise")
+    if preset.steps is not None:
+        parts.append(f"{preset.steps} steps")
+    elif spec.adaptive:
+        parts = [f"{spec.name} with steps of its own", *parts[1:]]
+    return ", ".join(parts)
+
+
+def with_options(name: str, options: Mapping[str, Any]) -> str:
+    """`karras (rho=5.0)`."""
+    return f"{name} ({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else name
+
+
+def sampler_rows(preset: Preset) -> dict[str, str]:
+    """What `info` prints of a sampler as it will run, then of what it declares."""
+    spec = preset.sampler
+    values = {o.name: preset.options.get(o.name, o.default) for o in spec.options.values()}
+    changed = any(value != spec.options[name].default for name, value in values.items())
+    steps = f"{preset.steps}, unless you say otherwise" if preset.steps else "as you say"
+    declared = " (with default options)" if changed else ""
+
+    def count(value: float | None, unclaimed: str) -> str:
+        return unclaimed if value is None else f"{value}{declared}"
+
+    return {
+        "sampler": spec.name,
+        "options": "\n".join(f"{n} = {v!r} ({spec.options[n].type_name})" for n, v in values.items()),
+        "spacing": with_options(preset.spacing or spec.spacing or "the process's", preset.spacing_options),
+        "coordinates": preset.coordinates or spec.coordinates,
+        "noise": with_options(preset.noise or "independent", preset.noise_options),
+        "steps": f"{steps}, or its own" if spec.adaptive and not preset.steps else steps,
+        "final": preset.final or "",
+        "description": preset.description,
+        "order": count(spec.order, "none claimed"),
+        "evaluations a step": count(spec.evaluations, "depends on the values met"),
+        "stochastic": f"{'yes' if spec.stochastic else 'no'}{declared}",
+        "strong order": count(spec.strong_order, ""),
+        "needs": ", ".join(spec.needs),
+        "limits": spec.limits,
+        "plugin": spec.plugin,
+        "reference": spec.reference,
+    }
+
+
+@cli.command()
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info(name: str, as_json: bool) -> None:
+    """Explain a sampler, recipe, spacing or noise source, by its own name, an alias or another library's name."""
+    from ..registry import default_registry
+
+    registry = default_registry()
+    facts, text = explain(registry, name)
+    if as_json:
+        emit({**facts, "doc": text})
+        return
+    import inspect
+
+    made = table("", "", "")
+    made.show_header = False
+    doc = inspect.cleandoc(text or "")
+    if "runs" in facts:
+        click.echo(f"runs {facts['runs']}")
+        rows: Mapping[str, Any] = {key: value for key, value in sampler_rows(registry.resolve(name)).items() if value}
+    else:
+        options = "\n".join(f"{key}: {value}" for key, value in facts["options"].items())
+        rows = {**facts, "options": options or "-"}
+    for key, value in rows.items():
+        made.add_row(key, str(value) or "-")
+    show(made)
+    click.echo(doc)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def models(as_json: bool) -> None:
+    """List the models of the registry."""
+    from ..registry import default_registry
+
+    entries = default_registry().catalogue.models
+    if as_json:
+        emit({name: {k: v for k, v in entry.items() if k != "base"} for name, entry in entries.items()})
+        return
+    made = table("Models", "name", "where", "what it is")
+    for name, entry in sorted(entries.items()):
+        where = f"{entry['repo']}@{entry['revision']}" if "repo" in entry else str(entry["path"])
+        made.add_row(name, where, entry.get("description", ""))
+    show(made)
+
+
+@cli.command()
+@click.argument("names", nargs=-1, required=True, metavar="NAME...")
+@click.option("--check", "checks", multiple=True, help="Only this check; repeat for more.")
+@click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; repeat.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ...], as_json: bool) -> None:
+    """Run the conformance kit on samplers; exit code 1 if one fails."""
+    from rich.console import Console
+
+    from ..registry import default_registry
+    from ..testing import check_sampler
+
+    reports = []
+    specs = {name: default_registry().resolve(name).sampler for name in names}
+    for name, spec in specs.items():
+        options = pairs(option, spec.options, f"sampler {spec.name!r}")
+        with Console(stderr=True).status(f"checking {name}") as status:
+            report = check_sampler(name, checks=checks or None, options=options, progress=status.update)
+        reports.append(report)
+        if not as_json:
+            made = table(f"Conformance of {name}", "check", "measured", "required", "verdict")
+            colours = {"pass": "green", "fail": "bold red", "skip": "dim"}
+            for finding in report:
+                colour = colours[finding.verdict]
+                made.add_row(finding.check, finding.measured, finding.required, f"[{colour}]{finding.verdict}[/]")
+            show(made)
+    if as_json:
+        emit([report.as_dict() for report in reports])
+    if not all(report.passed for report in reports):
+        raise click.exceptions.Exit(1)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(as_json: bool) -> None:
+    """Check versions, devices, plugins, the cache and the embedded model."""
+    from ..diagnosis import diagnose
+
+    findings = diagnose()
+    if as_json:
+        emit([{"what": what, "state": state, "good": good} for what, state, good in findings])
+    else:
+        made = table("", "", "", "")
+        made.show_header = False
+        for what, state, good in findings:
+            made.add_row("[green]ok[/]" if good else "[red]broken[/]", what, state)
+        show(made)
+    if not all(good for *_, good in findings):
+        raise SdesamplersError("something above is broken")

@@ -1,0 +1,97 @@
+"""What commands print: tables, lists and JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+
+def show(table: Table) -> None:
+    """Print a table as wide as the terminal or $COLUMNS, else 160 columns wide."""
+    from rich.console import Console
+
+    known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    Console(width=None if known else 160).print(table)
+
+
+def table(title: str, *columns: str) -> Table:
+    """An empty table; columns that end in ">" are right-aligned."""
+    from rich import box
+    from rich.table import Table
+
+    made = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for column in columns:
+        made.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+    return made
+
+
+def emit(data: Any) -> None:
+    """Print data as JSON."""
+    click.echo(json.dumps(data, indent=2, default=str))
+
+
+def listing(title: str, *columns: str) -> Table:
+    """A table of one line an entry, with as much room for its last column as there is."""
+    made = table(title, *columns)
+    made.columns[0].no_wrap = True
+    made.pad_edge, made.show_edge, made.padding = False, False, (0, 1, 0, 0)
+    return made
+
+
+def one_line(text: str) -> Text:
+    """Text of a cell that is cut off where the table is too narrow for it."""
+    from rich.text import Text
+
+    return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+def status_line() -> Callable[[str], None]:
+    """A line on standard error that is overwritten, or lines where it is not a terminal."""
+    if not sys.stderr.isatty():
+        return lambda line: click.echo(line, err=True) if line else None
+    return lambda line: click.echo(f"\r\x1b[2K{line}", err=True, nl=False)
+
+
+def comparison_table(result: Any) -> Table:
+    """The cells of a comparison as a table, with what they are to be read against below it."""
+    made = table(f"{result.model_name}: {result.num_samples} samples, seed {result.seed}", "sampler", "NFE>", "steps>")
+    for column in ("seconds", "ODE error", "Fréchet", "sliced W2"):
+        made.add_column(column, justify="right")
+
+    def number(value: float | None, form: str = ".3g") -> str:
+        return "-" if value is None else format(value, form)
+
+    previous = None
+    for cell in result.cells:
+        name = "" if cell.sampler == previous else cell.sampler
+        previous = cell.sampler
+        if cell.problem:
+            made.add_row(name, f"({cell.budget})", "", "", "", "", "", style="dim")
+            continue
+        scores = (number(cell.error), number(cell.frechet), number(cell.sliced_wasserstein))
+        made.add_row(name, str(cell.nfe), str(cell.steps), number(cell.seconds, ".1f"), *scores)
+    notes = []
+    if result.floor is not None:
+        floor = result.floor
+        made.add_section()
+        best = (number(floor.frechet), number(floor.sliced_wasserstein))
+        made.add_row(f"{floor.count} real images", "", "", "", "", *best, style="bold")
+        notes.append(f"Fréchet and sliced W2: {result.metrics}")
+    if result.reference_count:
+        notes.append(
+            f"ODE error: RMS difference from rk45 at tolerance 1e-5 ({result.reference_nfe} NFE), first "
+            f"{result.reference_count} samples, deterministic samplers"
+        )
+    problems = dict.fromkeys(cell.problem for cell in result.cells if cell.problem)
+    made.caption = "\n".join([*notes, *problems])
+    made.caption_justify = "left"
+    return made
