@@ -165,7 +165,7 @@ def compare(
         seed=seed,
         cells=cells,
         samples=pictures,
-        data_range=model.data_range,
+        data_range=model.decoded_range,
         floor=scorer.floor(num_samples) if scorer is not None and num_samples >= 2 else None,
         metrics="" if scorer is None else scorer.description,
         reference_count=count if reference is not None else 0,
@@ -215,7 +215,7 @@ def _run(
     if reference is not None and not result.drew_noise:
         residual = result.samples[: len(reference)].double() - reference
         error = float(residual.square().mean().sqrt())
-    score = scorer.score(result.samples) if scorer is not None and len(result.samples) >= 2 else None
+    score = scorer.score(result.decoded) if scorer is not None and len(result.samples) >= 2 else None
     cell = Cell(
         sampler=name,
         budget=budget,
@@ -226,4 +226,4 @@ def _run(
         frechet=None if score is None else score.frechet,
         sliced_wasserstein=None if score is None else score.sliced_wasserstein,
     )
-    return cell, result.samples
+    return cell, result.decoded

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import UsageError
 from .loop import model_state
 from .path import Path
 from .plugin import Sampler
@@ -52,6 +54,8 @@ class Result:
             coordinates, kept with the log-probabilities for `replay_log_probs`.
         sampler: the sampler itself.
         drew_noise: whether any step was stochastic.
+        decoder, decoded_range: the model's `decode`, where samples are latents, and the range of what it returns. It is
+            not stored with the result.
     """
 
     samples: Tensor
@@ -73,6 +77,8 @@ class Result:
     sampler: Sampler | None = field(default=None, repr=False)
 
     drew_noise: bool = False
+    decoder: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    decoded_range: tuple[float, float] | None = None
 
     def __repr__(self) -> str:
         return f"<Result {tuple(self.samples.shape)} of {self.model_name!r} by {self.recipe.sampler!r}, {self.nfe} NFE>"
@@ -82,16 +88,31 @@ class Result:
         """Model evaluations a sample actually made (the largest, where samples differ)."""
         return int(self.nfe_per_sample.max())
 
+    @cached_property
+    def decoded(self) -> Tensor:
+        """The samples as they are looked at: pictures (N, C, H, W) where the model is one of latents."""
+        return self.samples if self.decoder is None else self.decoder(self.samples)
+
     @property
     def images(self) -> list[Image]:
-        """The samples as PIL images, clipped to the data range.
+        """The samples, decoded where they are latents, as PIL images, clipped to the data range.
 
         Raises:
             UsageError: the samples are not (channels, height, width) with 1, 3 or 4 channels.
+            ModelError: they are latents, and the model has no decoder.
         """
         from .images import to_images
 
-        return to_images(self.samples, self.data_range)
+        return to_images(self.decoded, self.data_range if self.decoder is None else self.decoded_range)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is stored: all but the model that decodes."""
+        state = {key: value for key, value in vars(self).items() if key != "decoded"}
+        return state if self.decoder is None else {**state, "decoder": _not_stored}
+
+
+def _not_stored(samples: Tensor) -> Tensor:
+    raise UsageError("a stored result has no decoder for its latents: use model.decode(result.samples)")
 
 
 class Recorder:

@@ -40,7 +40,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--variant", help="Weights variant, such as fp16."),
             click.option("--dtype", help="Of the network: float32, bfloat16, float16 or float64."),
             click.option("--device", help="cpu, cuda, cuda:1, mps; accelerate's choice by default."),
-            click.option("--size", type=int, help="Height and width, where not the UNet's own."),
+            click.option("--size", type=int, help="Height and width in pixels, where not the model's own."),
             click.option("--token", help="Hub token; by default the one you logged in with."),
             click.option("--cache-dir", type=click.Path(), help="Where downloads are kept."),
             click.option("--local-files-only", is_flag=True, help="Never use the network."),
@@ -49,6 +49,9 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), help="Autocast."),
             click.option("--null-condition", type=int, help="The label that means no label, for guidance."),
             click.option("--condition", type=Numbers(int), help="Class label, or one a sample."),
+            click.option("--prompt", help="For pipelines with text."),
+            click.option("--negative-prompt", help="What guidance leads away from."),
+            click.option("--embedded-guidance", type=float, help="The scale that FLUX.1-dev and LCM are told."),
         ]
     ):
         command = option(command)
@@ -61,6 +64,7 @@ def load_model(source: str, words: dict[str, Any]) -> tuple[Model, Any]:
 
     keys = "revision subfolder variant dtype device size token cache_dir local_files_only allow_pickle mixed_precision"
     options = {key: words.pop(key) for key in [*keys.split(), "null_condition", "zero_snr"]}
+    options |= {key: words.pop(key) for key in ("prompt", "negative_prompt", "embedded_guidance")}
     return load(source, **options), words.pop("condition")
 
 

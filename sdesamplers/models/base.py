@@ -69,6 +69,15 @@ class Model(ABC):
         raise UsageError(f"model {self.name!r} has no unconditional input, so guidance_scale does not apply to it")
 
     @property
+    def decoded_range(self) -> tuple[float, float] | None:
+        """(low, high) of what `decode` returns; None where it is no picture."""
+        return self.data_range
+
+    def decode(self, samples: Tensor) -> Tensor:
+        """Samples (N, *shape) as they are looked at; a model in latent space returns pictures (N, C, H, W)."""
+        return samples
+
+    @property
     def gaussian(self) -> GaussianProcess:
         """The process, where alpha and sigma are needed."""
         if not isinstance(self.process, GaussianProcess):

@@ -250,7 +250,7 @@ def pipeline_parts(index: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return {
         key: (str(value[0]), str(value[1]))
         for key, value in index.items()
-        if isinstance(value, list) and len(value) == 2 and value[1] and not key.startswith("_")
+        if isinstance(value, list) and len(value) == 2 and value[1] and key.isidentifier() and key[0] != "_"
     }
 
 

@@ -8,8 +8,18 @@ from typing import Any
 
 from ..errors import ModelError
 from .diffusers import find_parts
+from .pipelines.loading import Layout, check_configs, layout_of, weight_files, weight_names
 
 CONFIGS = ("model_index.json", "config.json", "scheduler_config.json")
+VOCABULARIES = (
+    "*config.json",
+    "tokenizer.json",
+    "vocab.*",
+    "merges.txt",
+    "added_tokens.json",
+    "*tokens_map.json",
+    "*.model",
+)
 WEIGHTS = "diffusion_pytorch_model"
 
 
@@ -24,7 +34,7 @@ def fetch(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> tuple[Path, str]:
-    """Download what a UNet pipeline needs (or find it in the cache) and say which commit it is.
+    """Download what a pipeline or a UNet needs (or find it in the cache) and say which commit it is.
 
     Configurations come first, so that what is not supported is refused before its weights are downloaded. Broken
     connections are taken up again by huggingface_hub; a complete cache works offline.
@@ -47,6 +57,10 @@ def fetch(
     if not place.is_dir():
         where = f"the folder {subfolder!r}" if subfolder else "the repository"
         raise ModelError(f"{label}: no model_index.json or config.json in {where}")
+    layout = layout_of(place)
+    if layout is not None:
+        _fetch_parts(repo, folder, place, layout, variant, endings, access)
+        return place, folder.name
     unet, _ = find_parts(place)
     for ending in endings:
         names = (f"{stem}.{ending}", f"{stem}-*-of-*.{ending}", f"{stem}.{ending}.index.json")
@@ -55,10 +69,40 @@ def fetch(
         _snapshot(repo, patterns, revision=folder.name, **access)
         if any(unet.glob(f"{stem}*.{ending}")):
             return place, folder.name
-    advice = (
-        "" if allow_pickle else "; pickled ones, which can run code when opened, are only read with allow_pickle=True"
-    )
-    raise ModelError(f"{label}: no weights {stem}.safetensors{advice}")
+    raise ModelError(f"{label}: no weights {stem}.safetensors{_advice(allow_pickle)}")
+
+
+def _advice(allow_pickle: bool) -> str:
+    pickled = "pickled ones, which can run code when opened, are only read with allow_pickle=True"
+    return "" if allow_pickle else f"; {pickled}"
+
+
+def _fetch_parts(
+    repo: str,
+    folder: Path,
+    place: Path,
+    layout: Layout,
+    variant: str | None,
+    endings: Sequence[str],
+    access: dict[str, Any],
+) -> None:
+    """Fetch a pipeline's components: configurations and vocabularies first, then weights where there are none yet."""
+
+    def fetch_names(parts: Sequence[str], names: Sequence[str]) -> None:
+        inside = [(place / part).relative_to(folder).as_posix() for part in parts]
+        _snapshot(repo, [f"{part}/{name}" for part in inside for name in names], revision=folder.name, **access)
+
+    fetch_names(list(layout.classes), VOCABULARIES)
+    check_configs(place, layout)
+    missing = layout.weighted
+    for ending in endings:
+        for chosen in dict.fromkeys((variant, None)):
+            if missing:
+                fetch_names(missing, weight_names(chosen, ending))
+                missing = [part for part in missing if not weight_files(place / part, chosen, ending)]
+    if missing:
+        what = f"no weights in safetensors for {', '.join(missing)}"
+        raise ModelError(f"{repo}@{folder.name[:12]}: {what}{_advice('bin' in endings)}")
 
 
 def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:

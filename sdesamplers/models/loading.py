@@ -28,6 +28,9 @@ def load(
     local_files_only: bool = False,
     condition: Any = None,
     null_condition: int | None = None,
+    prompt: str | Sequence[str] | None = None,
+    negative_prompt: str | None = None,
+    embedded_guidance: float | None = None,
     allow_pickle: bool = False,
     mixed_precision: str | None = None,
     round_timesteps: bool = False,
@@ -37,16 +40,18 @@ def load(
 
     Args:
         source: a name from the registry ("fashion-mnist" is embedded), a local folder in diffusers' layout (a
-            pipeline or a bare UNet), or a Hub repository id.
+            pipeline or a bare UNet), or a Hub repository id. Of whole pipelines, those that `from_pipeline` supports;
+            what a model does not use (safety checkers, image encoders) is left out.
         revision: branch, tag or commit on the Hub.
         subfolder: where the model lies inside the folder or repository.
         variant: weights variant, such as "fp16".
-        dtype: of the network, a torch dtype or its name; float32 by default. The state stays float32 at least.
+        dtype: of the networks, a torch dtype or its name; float32 by default. The state stays float32 at least.
         device: where the network lives; accelerate's choice by default.
-        size: height and width, where not the UNet's own sample_size.
+        size: height and width in pixels, where not the network's own sample_size.
         token, cache_dir, local_files_only: as in huggingface_hub.
-        condition: class labels to use where a call gives none.
+        condition: class labels, or what else the model takes, to use where a call gives none.
         null_condition: the label that means "no label", for guidance.
+        prompt, negative_prompt, embedded_guidance: of text-to-image pipelines, as in `from_pipeline`.
         allow_pickle: also read pickled weights, which can run code. Off by default: safetensors only.
         mixed_precision: "bf16" or "fp16" autocast, through accelerate.
         round_timesteps: ask the network at whole timesteps only, as schedulers usually do.
@@ -70,6 +75,9 @@ def load(
         "mixed_precision": mixed_precision,
         "round_timesteps": round_timesteps,
         "zero_snr": zero_snr,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "embedded_guidance": embedded_guidance,
     }
     if mixed_precision not in (None, "no", "bf16", "fp16"):
         raise UsageError(f"mixed_precision must be 'no', 'bf16' or 'fp16', not {mixed_precision!r}")

@@ -1,0 +1,6 @@
+"""Whole diffusers pipelines as models: prompts and labels as conditions, latents as states, pictures from `decode`."""
+
+from .base import Conditioning, PipelineModel
+from .kinds import from_pipeline
+
+__all__ = ["Conditioning", "PipelineModel", "from_pipeline"]

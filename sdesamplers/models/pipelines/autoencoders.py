@@ -1,0 +1,88 @@
+"""From latents to pictures and back, as the pipelines do it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Autoencoder:
+    """A pipeline's autoencoder and the affine map between its latents and the network's.
+
+    The network's latents are z = scale (y - shift), for the autoencoder's y; with means m and deviations s of the
+    channels in its configuration, z = scale (y - m) / s.
+    """
+
+    def __init__(self, module: Any) -> None:
+        self.module = module.requires_grad_(False).eval()
+        self._lock = threading.Lock()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures (N, 3, H, W) of the network's latents."""
+        with self._precise() as dtype:
+            return self.pictures(self.restored(latents.to(dtype)))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The network's latents of pictures."""
+        with self._precise() as dtype:
+            return self.normalised(self.latents(images.to(dtype)))
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        """The decoder's output for its own latents."""
+        out: Tensor = self.module.decode(latents, return_dict=False)[0]
+        return out
+
+    def latents(self, images: Tensor) -> Tensor:
+        """The encoder's latents, their mode where it gives a distribution."""
+        encoded = self.module.encode(images, return_dict=False)[0]
+        out: Tensor = encoded.mode() if hasattr(encoded, "mode") and not isinstance(encoded, Tensor) else encoded
+        return out
+
+    def restored(self, latents: Tensor) -> Tensor:
+        """The network's latents as the autoencoder knows them."""
+        scale, shift, spread = self._map(latents)
+        return latents * spread / scale + shift
+
+    def normalised(self, latents: Tensor) -> Tensor:
+        """The autoencoder's latents as the network knows them."""
+        scale, shift, spread = self._map(latents)
+        return (latents - shift) * scale / spread
+
+    def _map(self, like: Tensor) -> tuple[Any, Any, Any]:
+        config = self.module.config
+        scale = config.get("scaling_factor") or 1.0
+        mean, spread = config.get("latents_mean"), config.get("latents_std")
+        if mean is not None and spread is not None:
+            shape = (1, -1, *(1,) * (like.dim() - 2))
+            return scale, like.new_tensor(mean).view(shape), like.new_tensor(spread).view(shape)
+        return scale, config.get("shift_factor") or 0.0, 1.0
+
+    @contextmanager
+    def _precise(self) -> Iterator[torch.dtype]:
+        """The dtype to work in; autoencoders that overflow in half precision are made float32 for the time."""
+        dtype = self.module.dtype
+        if dtype != torch.float16 or not self.module.config.get("force_upcast"):
+            yield dtype
+            return
+        with self._lock:
+            self.module.to(torch.float32)
+            try:
+                yield torch.float32
+            finally:
+                self.module.to(dtype)
+
+
+class Unscaled(Autoencoder):
+    """Kandinsky's MoVQ: latents as they are, and not quantised."""
+
+    def pictures(self, latents: Tensor) -> Tensor:
+        out: Tensor = self.module.decode(latents, force_not_quantize=True, return_dict=False)[0]
+        return out
+
+    def _map(self, like: Tensor) -> tuple[Any, Any, Any]:
+        return 1.0, 0.0, 1.0

@@ -1,0 +1,206 @@
+"""Diffusion transformers: Stable Diffusion 3, PixArt, Sana, AuraFlow, Lumina and DiT."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...errors import UsageError
+from ..conventions import Convention, Flow
+from ..diffusers import class_labels
+from .base import Conditioning, PipelineModel
+from .text import TextModel
+
+
+class StableDiffusion3(TextModel):
+    """Stable Diffusion 3 and 3.5 (Esser et al. 2024)."""
+
+    NETWORK: ClassVar[str] = "transformer"
+
+    def multiple(self) -> int:
+        return self.scale_factor() * int(self.network.config.patch_size)
+
+    def sort(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
+        embeds, pooled = (encoded[k + negative] for k in (0, 2))
+        return {"embeds": self.cast(embeds), "pooled": self.cast(pooled)}
+
+    def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        told = condition.tensors
+        output: Tensor = self.network(
+            hidden_states=x,
+            timestep=timestep,
+            encoder_hidden_states=told["embeds"],
+            pooled_projections=told["pooled"],
+            return_dict=False,
+        )[0]
+        return output
+
+
+class MaskedText(TextModel):
+    """Transformers that are given a prompt's embeddings and which of them count."""
+
+    NETWORK: ClassVar[str] = "transformer"
+
+    def multiple(self) -> int:
+        return self.scale_factor() * int(self.network.config.get("patch_size") or 1)
+
+    def sort(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
+        embeds, mask = encoded[2:4] if negative else encoded[:2]
+        return {"embeds": self.cast(embeds), "attention_mask": mask}
+
+    def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        told = condition.tensors
+        output: Tensor = self.network(
+            x,
+            encoder_hidden_states=told["embeds"],
+            encoder_attention_mask=told["attention_mask"],
+            timestep=timestep,
+            return_dict=False,
+            **self.more(told),
+        )[0]
+        return output
+
+    def more(self, told: Any) -> dict[str, Any]:
+        """More arguments of the network."""
+        return {}
+
+
+class PixArt(MaskedText):
+    """PixArt Alpha and Sigma (Chen et al. 2023, 2024); Alpha's large network is told size and aspect ratio as well.
+
+    The size is taken as given: the pipeline's binning to the nearest size of its list is left to the caller.
+    """
+
+    def beside(self, embeds: Tensor) -> dict[str, Tensor]:
+        if not self.network.use_additional_conditions:
+            return {}
+        height, width = self.sizes
+        return {
+            "resolution": embeds.new_tensor([[height, width]]),
+            "aspect_ratio": embeds.new_tensor([[height / width]]),
+        }
+
+    def more(self, told: Any) -> dict[str, Any]:
+        return {"added_cond_kwargs": {word: told.get(word) for word in ("resolution", "aspect_ratio")}}
+
+
+class Sana(MaskedText):
+    """Sana (Xie et al. 2024)."""
+
+    def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        return super().ask(x, timestep * self.network.config.timestep_scale, condition)
+
+
+class AuraFlow(TextModel):
+    """AuraFlow: flow matching, told t in [0, 1]."""
+
+    NETWORK: ClassVar[str] = "transformer"
+
+    def multiple(self) -> int:
+        return self.scale_factor() * int(self.network.config.patch_size)
+
+    def sort(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
+        return {"embeds": self.cast(encoded[2 if negative else 0])}
+
+    def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        output: Tensor = self.network(
+            x,
+            encoder_hidden_states=condition.tensors["embeds"],
+            timestep=(timestep / 1000).to(x.dtype),
+            return_dict=False,
+        )[0]
+        return output
+
+
+class Lumina(MaskedText):
+    """Lumina-Next (Zhuo et al. 2024): flow matching that is told 1 - t and predicts x0 - eps.
+
+    Guidance is of all channels; its pipeline guides the first three alone.
+    """
+
+    def make_convention(self, config: dict[str, Any]) -> Convention:
+        process = super().make_convention(config).process
+        return Flow(process, 1.0, reverse=True)  # type: ignore[arg-type]
+
+    def prepare(self) -> None:
+        from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
+
+        side = self.pipe.default_image_size
+        factor = math.sqrt(math.prod(self.sizes) / side**2)
+        rotary = get_2d_rotary_pos_embed_lumina(self.network.head_dim, 384, 384, linear_factor=factor, ntk_factor=1.0)
+        self._rotary, self._base = rotary.to(self.device), (side // 16) ** 2
+
+    def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        told = condition.tensors
+        output: Tensor = self.network(
+            hidden_states=x,
+            timestep=timestep,
+            encoder_hidden_states=told["embeds"],
+            encoder_mask=told["attention_mask"],
+            image_rotary_emb=self._rotary,
+            cross_attention_kwargs={"base_sequence_length": self._base},
+            return_dict=False,
+        )[0]
+        return output
+
+
+class Lumina2(Lumina):
+    """Lumina-Image 2.0 (Qin et al. 2025). Guidance is not normalised, as its pipeline's is by default."""
+
+    def prepare(self) -> None:
+        """It has its own places."""
+
+    def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        told = condition.tensors
+        output: Tensor = self.network(
+            hidden_states=x,
+            timestep=timestep,
+            encoder_hidden_states=told["embeds"],
+            encoder_attention_mask=told["attention_mask"],
+            return_dict=False,
+        )[0]
+        return output
+
+
+class DiT(PipelineModel):
+    """DiT (Peebles & Xie 2023): class labels, and a learned variance that is left out."""
+
+    NETWORK: ClassVar[str] = "transformer"
+
+    @property
+    def num_classes(self) -> int:
+        """How many labels there are; the next one means none."""
+        return int(self.network.config.num_embeds_ada_norm)
+
+    def multiple(self) -> int:
+        return self.scale_factor() * int(self.network.config.patch_size)
+
+    def scale_factor(self) -> int:
+        blocks = None if self._autoencoder is None else self._autoencoder.module.config.get("block_out_channels")
+        return 2 ** (len(blocks) - 1) if blocks else 8
+
+    def encode_condition(self, condition: Any, count: int) -> Any:
+        if condition is None:
+            raise UsageError(
+                f"model {self.name!r} is class-conditional: give condition=, a label from 0 to {self.num_classes - 1}"
+            )
+        labels = class_labels(condition, self.num_classes)
+        if len(labels) not in (1, count):
+            raise UsageError(f"condition must be one label or {count}, one a sample, not {len(labels)}")
+        return self._labelled([int(label) for label in labels] * (count if len(labels) == 1 else 1))
+
+    def unconditional(self, count: int) -> Any:
+        return self._labelled([self.num_classes] * count)
+
+    def _labelled(self, labels: list[int]) -> Conditioning:
+        words = tuple(None if label == self.num_classes else label for label in labels)
+        return Conditioning({"labels": torch.tensor(labels).to(self.device)}, words)
+
+    def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        labels = condition.tensors["labels"]
+        output: Tensor = self.network(x, timestep=timestep, class_labels=labels, return_dict=False)[0]
+        return output

@@ -1,0 +1,85 @@
+"""FLUX.1."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from ...errors import ModelError
+from .text import TextModel
+
+
+class Flux(TextModel):
+    """FLUX.1 (Black Forest Labs 2024). States are latents (C, H, W); the network sees them in patches of 2x2.
+
+    The distilled "dev" network is told a guidance scale, `embedded_guidance`; `guidance_scale` is true guidance, away
+    from the negative prompt.
+    """
+
+    NETWORK: ClassVar[str] = "transformer"
+    GUIDED_BY_EMBEDDING: ClassVar[str | None] = "guidance_scale"
+
+    @classmethod
+    def refuse(cls, network: Mapping[str, Any], autoencoder: Mapping[str, Any] | None, name: str) -> None:
+        channels = network.get("in_channels", 64)
+        latent = (autoencoder or {}).get("latent_channels", channels // 4)
+        if channels != 4 * latent:
+            raise ModelError(
+                f"the transformer of {name!r} takes {channels} channels, and 2x2 patches of latents have {4 * latent}: "
+                "it wants pictures beside them (filling, control), which a pipeline must give"
+            )
+
+    def prepare(self) -> None:
+        rows, columns = (torch.arange(side // 2, device=self.device) for side in self.shape[1:])
+        places = torch.zeros(len(rows), len(columns), 3, device=self.device)
+        places[..., 1] += rows[:, None]
+        places[..., 2] += columns
+        self._places = places.flatten(0, 1).to(self.dtype)
+
+    def multiple(self) -> int:
+        return 2 * self.scale_factor()
+
+    def latent_shape(self) -> tuple[int, ...]:
+        factor = self.scale_factor()
+        height, width = self.sizes
+        return self.channels // 4, height // factor, width // factor
+
+    def tokens(self) -> int:
+        return self.shape[1] * self.shape[2] // 4
+
+    def takes_embedded_guidance(self) -> bool:
+        return bool(self.network.config.get("guidance_embeds"))
+
+    def sort(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
+        return {"embeds": self.cast(encoded[0]), "pooled": self.cast(encoded[1])}
+
+    def beside(self, embeds: Tensor) -> dict[str, Tensor]:
+        if self.embedded_guidance is None:
+            return {}
+        return {"guidance": torch.tensor([self.embedded_guidance], device=embeds.device)}
+
+    def pack(self, latents: Tensor) -> Tensor:
+        """Latents (N, C, H, W) as the pipeline's (N, H/2 W/2, 4 C)."""
+        return torch.nn.functional.pixel_unshuffle(latents, 2).flatten(2).transpose(1, 2)
+
+    def unpack(self, patches: Tensor) -> Tensor:
+        """The pipeline's latents (N, H/2 W/2, 4 C) as (N, C, H, W)."""
+        grid = (self.shape[1] // 2, self.shape[2] // 2)
+        return torch.nn.functional.pixel_shuffle(patches.transpose(1, 2).reshape(len(patches), -1, *grid), 2)
+
+    def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        told = condition.tensors
+        output: Tensor = self.network(
+            hidden_states=self.pack(x),
+            timestep=timestep / 1000,
+            guidance=told.get("guidance"),
+            pooled_projections=told["pooled"],
+            encoder_hidden_states=told["embeds"],
+            txt_ids=self._places.new_zeros(told["embeds"].shape[1], 3),
+            img_ids=self._places,
+            return_dict=False,
+        )[0]
+        return self.unpack(output)
