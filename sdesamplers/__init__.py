@@ -50,8 +50,9 @@ _HOMES = {
     "scheduler": ["Scheduler"],
     "sde": ["SDE", "GaussianProcess", "Prior"],
 }
+_MODULES = ("losses",)
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted([*_HOME, "__version__", "noises", "samplers", "sdes", "spacings"])
+__all__ = sorted([*_HOME, *_MODULES, "__version__", "noises", "samplers", "sdes", "spacings"])
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue as Catalogue
@@ -159,6 +160,8 @@ def sdes() -> dict[str, Any]:
 
 def __getattr__(name: str) -> Any:
     """Import a public name's module when it is first used."""
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
