@@ -10,10 +10,10 @@ from typing import Any
 import click
 
 from ..errors import SdesamplersError
-from . import registry_commands, run_commands
+from . import density_commands, registry_commands, run_commands
 from .group import cli
 
-__all__ = ["cli", "main", "registry_commands", "run_commands"]
+__all__ = ["cli", "density_commands", "main", "registry_commands", "run_commands"]
 
 
 def main(arguments: list[str] | None = None) -> None:

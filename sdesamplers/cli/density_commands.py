@@ -1,0 +1,198 @@
+"""Commands that run the probability-flow ODE from data: likelihood, encode."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import numpy as np
+
+from ..errors import UsageError
+from .group import cli
+from .tables import emit, show, table
+from .words import load_model, model_options, pairs
+
+if TYPE_CHECKING:
+    from ..likelihood import Likelihood
+
+
+def ode_options(sampler: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """The options that say which data are run through the ODE, and how."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(
+            [
+                click.option("--sampler", default=sampler, show_default=True, help="An ODE sampler."),
+                click.option("--steps", type=int, help="Grid intervals; none for adaptive samplers."),
+                click.option("--nfe", type=int, help="Budget of model evaluations a sample."),
+                click.option("--spacing", help="Time grid; see sdesamplers list."),
+                click.option("--coordinates", help="native, ve, flow or angle."),
+                click.option(
+                    "--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; repeat."
+                ),
+                click.option("--limit", type=int, help="Only the first so many of the data."),
+                click.option("--batch-size", type=int, default=64, show_default=True, help="How many at once."),
+                click.option("--out", type=click.Path(), default="out", show_default=True, help="Folder for results."),
+                click.option("--json", "as_json", is_flag=True, help="Print JSON."),
+                click.option("--quiet", is_flag=True, help="No progress."),
+            ]
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def prepared(source: str, data: str, words: dict[str, Any]) -> tuple[Any, Any, list[str], dict[str, Any]]:
+    """The model, its data with their names, and the words for the ODE."""
+    from ..datasets import read_data
+    from ..recipe import check_count
+    from ..registry import default_registry
+
+    spec = default_registry().resolve(words["sampler"]).sampler
+    options = pairs(words.pop("option"), spec.options, f"sampler {spec.name!r}")
+    limit = words.pop("limit")
+    for word, value in (("limit", limit), ("batch_size", words["batch_size"])):
+        if value is not None:
+            check_count(word, value)
+    model, condition = load_model(source, words)
+    x, names = read_data(data, model, limit=limit)
+    return model, x, names, {**words, **options, "condition": condition}
+
+
+@cli.command()
+@click.argument("source", metavar="MODEL")
+@click.argument("data", metavar="DATA")
+@ode_options("rk45")
+@click.option("--divergence", type=click.Choice(["hutchinson", "exact"]), default="hutchinson", show_default=True)
+@click.option("--probes", type=int, default=1, show_default=True, help="Of the divergence, for each image.")
+@click.option("--probe", type=click.Choice(["rademacher", "gaussian"]), default="rademacher", show_default=True)
+@click.option("--dequantize/--no-dequantize", default=True, show_default=True, help="Spread whole levels uniformly.")
+@click.option("--levels", type=int, default=256, show_default=True, help="Of the data; 0 for continuous ones.")
+@click.option("--seed", type=int, default=0, show_default=True)
+@model_options
+def likelihood(source: str, data: str, **words: Any) -> None:
+    """Log-likelihood of DATA under MODEL, by the probability-flow ODE: bits per dimension, a CSV and a histogram.
+
+    DATA is a folder or file of pictures, an .npy or .safetensors file, or fashion-mnist-test, which is embedded.
+    """
+    from ..files import output_folder
+    from ..likelihood import log_likelihood
+    from ..terminal import counting_bar
+
+    out, as_json = words.pop("out"), words.pop("as_json")
+    silent = words.pop("quiet") or as_json or not sys.stderr.isatty()
+    dequantize = words.pop("dequantize")
+    model, x, names, words = prepared(source, data, words)
+    words["dequantize"] = "uniform" if dequantize and words["levels"] and model.data_range is not None else None
+    with output_folder(out) as folder:
+        bar = nullcontext(None) if silent else counting_bar(f"likelihood under {model.name}", len(x), "samples")
+        with bar as advance:
+            found = log_likelihood(model, x, **words, advance=advance)
+        files = [write_csv(found, names, folder), write_histogram(found, f"{data} under {model.name}", folder)]
+    bits, count = found.bits_per_dim, len(x)
+    spread = float(bits.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
+    facts = {"model": model.name, "revision": model.revision, "images": count, "bits_per_dim": float(bits.mean())}
+    facts |= {"standard_error": spread, "nats": float(found.nats.mean()), "nfe": found.nfe}
+    if as_json:
+        emit({**facts, "recipe": found.recipe.as_dict(), "files": [str(file) for file in files if file]})
+        return
+    made = table("", "", "")
+    made.show_header = False
+    made.add_row("bits/dim", f"[bold]{bits.mean():.4f}[/] ± {spread:.4f} (standard error over {count} samples)")
+    made.add_row("nats", f"{found.nats.mean():.1f}")
+    if found.standard_error is not None:
+        error = found.standard_error.mean() / (math.log(2) * math.prod(model.shape))
+        made.add_row("probes", f"{found.probes}: standard error {error:.4f} bits/dim of one sample")
+    made.add_row("evaluations", f"{found.nfe_per_sample.mean():.0f} a sample, {found.nfe} at most")
+    show(made)
+    for file in filter(None, files):
+        click.echo(f"  {file}")
+
+
+def write_csv(found: Likelihood, names: list[str], folder: Path) -> Path:
+    """A line for each sample."""
+    from ..files import write
+
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(["name", "nats", "bits_per_dim", "standard_error_nats", "nfe"])
+    errors = found.standard_error if found.standard_error is not None else [""] * len(names)
+    for line in zip(names, found.nats, found.bits_per_dim, errors, found.nfe_per_sample, strict=True):
+        rows.writerow([value if isinstance(value, str) else f"{value:.8g}" for value in line])
+    return write(folder / "likelihood.csv", text.getvalue())
+
+
+def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
+    """A histogram of bits per dimension; nothing, and a line that says so, where matplotlib is not installed."""
+    from ..files import write
+
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        click.echo("no histogram without matplotlib: pip install 'sdesamplers[report]'", err=True)
+        return None
+    bits = found.bits_per_dim
+    figure = Figure(figsize=(6, 3.4), dpi=120, layout="constrained")
+    plot = figure.subplots()
+    plot.hist(bits, bins=min(40, max(5, round(math.sqrt(len(bits)) * 2))), color="#35618f", edgecolor="white", lw=0.5)
+    plot.axvline(float(np.mean(bits)), color="#c1272d", lw=1.5, label=f"mean {np.mean(bits):.3f}")
+    plot.set(xlabel="bits per dimension", ylabel="samples", title=title)
+    plot.spines[["top", "right"]].set_visible(False)
+    plot.legend(frameon=False)
+    return write(folder / "likelihood.png", lambda path: figure.savefig(path, format="png"))
+
+
+@cli.command()
+@click.argument("source", metavar="MODEL")
+@click.argument("data", metavar="DATA")
+@ode_options("heun")
+@click.option("--guidance-scale", type=float, default=1.0, help="Classifier-free guidance weight.")
+@click.option("--check", is_flag=True, help="Decode again, and say how far the data are from themselves.")
+@model_options
+def encode(source: str, data: str, **words: Any) -> None:
+    """Latents of DATA under MODEL, by the probability-flow ODE from data to noise; written as latents.safetensors."""
+    from safetensors.torch import save_file
+
+    from .. import __version__
+    from ..encoding import decode
+    from ..encoding import encode as run
+    from ..files import output_folder, write
+
+    out, as_json, check = words.pop("out"), words.pop("as_json"), words.pop("check")
+    words.pop("quiet")
+    model, x, names, words = prepared(source, data, words)
+    if words["steps"] is None and words["nfe"] is None and not _adaptive(words["sampler"]):
+        raise UsageError(f"{words['sampler']} needs --steps or --nfe")
+    with output_folder(out) as folder:
+        result = run(model, x, **words)
+        back = decode(model, result.samples, **words) if check else None
+        about = {"model": model.name, "names": "\n".join(names), "sdesamplers": __version__}
+        tensors = {"samples": result.samples.contiguous()}
+        file = write(folder / "latents.safetensors", lambda path: save_file(tensors, path, about))
+    std = float(result.samples.std())
+    facts = {"model": model.name, "images": len(x), "nfe": result.nfe, "standard_deviation": std, "file": str(file)}
+    if back is not None:
+        facts["round_trip_rms"] = float((back.samples - x).double().square().mean().sqrt())
+    if as_json:
+        emit({**facts, "recipe": result.recipe.as_dict()})
+        return
+    by = f"{result.recipe.sampler}, {result.nfe} NFE each"
+    click.echo(f"{len(x)} latents of {model.name} by {by}, standard deviation {std:.3f}")
+    if back is not None:
+        click.echo(f"  decoded again: RMS {facts['round_trip_rms']:.3g} from the data")
+    click.echo(f"  {file}")
+
+
+def _adaptive(name: str) -> bool:
+    from ..registry import default_registry
+
+    preset = default_registry().resolve(name)
+    return preset.sampler.adaptive or preset.steps is not None
