@@ -41,11 +41,14 @@ def leading(span: Span, count: int, *, offset: int | None = None) -> np.ndarray:
 
 @spacing("trailing", reference="Lin et al. 2024, table 2")
 def trailing(span: Span, count: int) -> np.ndarray:
-    """Equal strides counted from the noise end, t_i = t_max - i * stride; rounded to whole timesteps on a table."""
+    """Equal strides counted from the noise end, t_i = t_max - i * stride; rounded to whole timesteps on a table.
+
+    One more stride leads to sigma = 0, or to span.end on a clock that does not reach it.
+    """
     if isinstance(span.process, DiscreteVP):
         total = span.start + 1
         return np.round(total - np.arange(count) * total / count) - 1
-    return span.start - np.arange(count) * (span.start - span.end) / count
+    return span.start - np.arange(count) * (span.start - clean_end(span)) / count
 
 
 @spacing("simple", reference="ComfyUI's and A1111's grid of this name")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from .coordinates import view
 from .errors import UsageError
 from .loop import well_formed
 from .path import Path, Point
@@ -56,7 +57,10 @@ class Layout:
     def path(self, begin: int) -> Path:
         """The path of a run from grid step `begin`; it has no noise yet."""
         if self.is_free:
-            return make_path(self.process, replace(self.recipe, start_time=float(self.points[begin].t)))
+            start, clean = float(self.points[begin].t), view(self.process).clean_time
+            if start <= self.process.t_min and clean is not None:  # the step to the clean end is all that is left
+                return make_path(self.process, replace(self.recipe, times=(start, clean)))
+            return make_path(self.process, replace(self.recipe, start_time=start))
         return Path(self.points[0].process, self.points[begin:], known=self._known)
 
     def plan(self, begin: int) -> Plan:
@@ -77,7 +81,8 @@ class Layout:
         try:
             request = next(run)
             state, point = self.single(request)
-            waits = bool(np.any(point.time != path.points[0].time)) or not torch.equal(state, start)
+            begins_here = np.allclose(point.time, path.points[0].time, rtol=1e-9, atol=0)
+            waits = not (begins_here and torch.equal(state, start))
             while True:
                 asked.append(point)
                 if self.grows:
@@ -120,5 +125,7 @@ class Layout:
         firsts = asked[::order][: len(grid)] if order else grid
         if len(firsts) < len(grid) or not np.allclose(firsts, grid, rtol=1e-9, atol=0):
             return min(begin + position // order, self.steps)
-        lowest = asked[: position + 1].min() if position < len(asked) else -np.inf
+        if position >= len(asked):
+            return self.steps
+        lowest = asked[: position + 1].min()
         return begin + int(np.sum(grid > lowest + 1e-9 * abs(lowest)))

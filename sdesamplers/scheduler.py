@@ -18,12 +18,13 @@ from .layout import Layout
 from .loop import Run, model_state
 from .models.conventions import class_of, convention_of, with_shift
 from .models.diffusers import without_variance
-from .noise import NormalSource
+from .noise import NormalSource, check_seed
 from .path import Path, Point
 from .plugin import Sampler
 from .prediction import Prediction
 from .processes import DiscreteVP, RectifiedFlow
 from .recipe import Recipe, make_recipe, start_run
+from .registry import Preset, default_registry
 from .sampling import make_noise, shortest_draw
 from .sde import GaussianProcess, as_scalar, expand
 from .seeding import Generators, seeds_of
@@ -42,6 +43,13 @@ REFUSED = {
     "stationary": "runs on a density, not on a diffusion model",
 }
 """Needs of samplers that a pipeline cannot meet, and what then."""
+
+MISSING = {
+    "sigmas": "an sdesamplers.Scheduler has no sigmas on a DDPM table: its latents are alpha x0 + sigma eps, and a "
+    "pipeline that reads sigmas expects them divided by alpha",
+    "alphas_cumprod": "this model was not trained on a table of alphas_cumprod",
+}
+"""Attributes that some models' schedulers do not have, and why."""
 
 IN_PAIRS = ("LCMScheduler", "TCDScheduler", "SCMScheduler")
 """Schedulers whose pipelines take (sample, x0) from a `step` that returns a tuple."""
@@ -76,6 +84,12 @@ class Asking:
     given: Tensor | None = None
     version: int | None = None
     waits: bool = False
+
+    def __deepcopy__(self, memo: Any) -> Asking:
+        raise UsageError(
+            "a run in progress cannot be copied, as panorama pipelines do with every view's; use their own schedulers "
+            "there, and elsewhere a scheduler.clone() for each run"
+        )
 
 
 class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -128,18 +142,20 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         words: dict[str, Any] = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates}
         words |= {"noise": noise, "noise_options": noise_options, "final": final}
         if isinstance(chosen, Recipe):
+            if chosen.times or chosen.sigmas or chosen.start_time is not None:
+                raise UsageError("this Recipe has a grid of its own; give a pipeline its timesteps= or sigmas= instead")
             words = {word: getattr(chosen, word) if value is None else value for word, value in words.items()}
             chosen, options = chosen.sampler, {**chosen.options, **options}
         if not isinstance(chosen, str | Sampler):
             raise UsageError(f"sampler must be a name, a Sampler or a Recipe, not {chosen!r}")
         self._sampler: str | Sampler = chosen
         self._words, self._options = words, options
-        self.trained = dict(trained or {"_class_name": "DDPMScheduler"})
+        self.trained = trained_part(trained or {"_class_name": "DDPMScheduler"})
         self.trained["_class_name"] = class_of(self.trained)
         self._in_pairs = self.trained["_class_name"] in IN_PAIRS
         self.convention = self._unshifted = convention_of(self.trained)
         self.spec, self._is_free = self._checked(adaptive)
-        self.seed, self.round_timesteps = seed, round_timesteps
+        self.seed, self.round_timesteps = None if seed is None else check_seed(seed), round_timesteps
         self._reset()
         name = chosen.name if isinstance(chosen, Sampler) else chosen
         ours = {"sampler": name, "options": options, **words, "seed": seed, "adaptive": adaptive}
@@ -162,14 +178,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         Where `config` is ours, what it says of sampler and grid holds unless a sampler is given.
         """
         words = {key: value for key, value in words.items() if not key.startswith("_")}
-        trained = {key: value for key, value in config.items() if key not in (*OURS, "trained_class")}
-        if "trained_class" in config:
-            trained["_class_name"] = config["trained_class"]
-            if sampler is None and "recipe" not in words:
-                kept = {key: config[key] for key in OURS if key in config}
-                sampler = kept.pop("sampler", None)
-                words = {**(kept.pop("options", None) or {}), **kept, **words}
-        made = cls("quality" if sampler is None else sampler, trained=trained, **words)
+        if "trained_class" in config and sampler is None and "recipe" not in words:
+            kept = {key: config[key] for key in OURS if key in config}
+            sampler = kept.pop("sampler", None)
+            words = {**(kept.pop("options", None) or {}), **kept, **words}
+        made = cls("quality" if sampler is None else sampler, trained=config, **words)
         return (made, {}) if return_unused_kwargs else made
 
     def clone(self) -> Scheduler:
@@ -178,7 +191,13 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return type(self)(self._sampler, trained=self.trained, **self._words, **rest, **self._options)
 
     def __deepcopy__(self, memo: Any) -> Scheduler:
-        return self.clone()
+        """A clone, with the grid laid out where no run has begun on it: pipelines of two modalities copy it then."""
+        made = self.clone()
+        if self.num_inference_steps is not None and self.step_index is None:
+            laid_out = ("convention", "num_inference_steps", "order", "_layout", "_stride", "_device")
+            made.__dict__.update({name: getattr(self, name) for name in laid_out})
+            made.timesteps = made._from_step(0)
+        return made
 
     def __reduce__(self) -> Any:
         return type(self).from_config, (dict(self.config),)
@@ -189,7 +208,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _checked(self, adaptive: bool | None) -> tuple[Sampler, bool]:
         """The sampler, and whether it is to choose its own steps."""
         spec = make_recipe(self._sampler, process=self.convention.process, steps=1, **self._words)[1]
-        steered = any(name in spec.control for name in self._options)
+        preset = default_registry().resolve(self._sampler) if isinstance(self._sampler, str) else Preset(spec)
+        steered = any(name in spec.control for name in (*preset.options, *self._options))
         is_free = steered if adaptive is None else bool(adaptive)
         if is_free and not spec.adaptive:
             raise UsageError(f"{spec.name} does not choose its own steps, so adaptive=True does not apply to it")
@@ -208,7 +228,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _reset(self) -> None:
         self.num_inference_steps: int | None = None
         self.timesteps: Tensor = torch.zeros(0)
-        self.told: list[Tensor] | None = None  # the timesteps so far of a run that grows
+        self.told: list[Tensor] | None = None  # the timesteps so far of a run that has begun and grows
         self._asking: Asking | None = None
         self._ended = False
         self._begin_index: int | None = None
@@ -247,12 +267,12 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         process = self.convention.process
         words: dict[str, Any] = {}
         if sigmas is not None:
-            num_inference_steps = even_steps(sigmas)
+            levels = numbers(sigmas, "sigmas")
+            num_inference_steps = even_steps(levels) if isinstance(process, RectifiedFlow) else None
             if num_inference_steps is None:
-                words = {"times": own_times(process, numbers(sigmas, "sigmas"))}
+                words = {"times": own_times(process, levels)}
         elif timesteps is not None:
-            times = self.convention.time(numbers(timesteps, "timesteps"))
-            words = {"times": [*times.tolist(), clean_time(process)]}
+            words = {"times": to_the_end(process, self.convention.time(numbers(timesteps, "timesteps")))}
         elif num_inference_steps is None:
             raise UsageError("set_timesteps needs num_inference_steps, timesteps or sigmas")
         if words:
@@ -276,10 +296,13 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _from_step(self, begin: int) -> Timesteps:
         """The timesteps of the run from a grid step on."""
-        told = self._tell(self._layout.plan(begin).points)
-        if self._layout.grows:
-            self.told = list(told.to(self._device).unbind())
+        told = self._tell(self._layout.plan(begin).points[: 1 if self.grows else None])
         return Timesteps.of(self, told.to(self._device), begin)
+
+    @property
+    def grows(self) -> bool:
+        """Whether the run's timesteps depend on the values that it meets."""
+        return self._layout.grows
 
     def _tell(self, points: Sequence[Point]) -> Tensor:
         """What the network is told at points, (K,) on the CPU."""
@@ -292,8 +315,21 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """What a slice `timesteps[position:]` of the run from grid step `begin` stands for."""
         return self._from_step(self._layout.step_at(begin, position, self._stride))
 
-    def iterated(self, begin: int) -> None:
-        """A loop over the timesteps of the run from grid step `begin` has begun."""
+    def counted(self) -> None:
+        """The pipeline counts timesteps, one an evaluation, to find its begin, not grid steps of `order` each."""
+        self._stride = 0
+
+    def iterated(self, begin: int, stop: int | None) -> None:
+        """A loop over the timesteps of the run from grid step `begin` has begun, over `stop` of them if not all.
+
+        Raises:
+            UsageError: the run is to be cut short, and how many timesteps it has is not known.
+        """
+        if stop is not None and self.grows:
+            raise UsageError(
+                f"{self.spec.name} chooses its own steps here, so a loop cannot stop after {stop} of them (as with "
+                "denoising_end=); run it on a fixed grid: adaptive=False, and no tolerances"
+            )
         if self._asking is None:
             self._begin = begin
 
@@ -327,10 +363,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             AttributeError: for DDPM tables, where a pipeline that asks expects x / alpha for its latents.
         """
         if isinstance(self.convention.process, DiscreteVP):
-            raise AttributeError(
-                "an sdesamplers.Scheduler has no sigmas on a DDPM table: its latents are alpha x0 + sigma eps, and a "
-                "pipeline that reads sigmas expects them divided by alpha"
-            )
+            raise AttributeError(MISSING["sigmas"])
         levels = [float(np.max(point.native[1])) for point in self._layout.plan(0).points]
         return torch.tensor([*levels, 0.0], dtype=torch.float32, device="cpu")
 
@@ -338,8 +371,14 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def alphas_cumprod(self) -> Tensor:
         """alpha^2 at a DDPM table's timesteps."""
         if not isinstance(self.convention.process, DiscreteVP):
-            raise AttributeError(f"{type(self.convention.process).__name__} has no table of alphas_cumprod")
+            raise AttributeError(MISSING["alphas_cumprod"])
         return torch.from_numpy(self.convention.process.alphas_cumprod).float()
+
+    def __getattr__(self, name: str) -> Any:
+        # Python comes here where a property has raised, and diffusers' own answer does not say why.
+        if name in MISSING:
+            raise AttributeError(MISSING[name])
+        return super().__getattr__(name)
 
     # The loop.
 
@@ -351,7 +390,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return self.convention.scale_input(sample, point.t)
 
     def _start_point(self, timestep: Any) -> Point:
-        return self._layout.plan(self._find_begin(timestep)).points[0]
+        begin = self._find_begin(timestep)
+        return self._layout.plan(begin).points[0]
 
     @property
     def _asked_at(self) -> Point:
@@ -363,13 +403,13 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if self.num_inference_steps is None:
             raise UsageError("call set_timesteps before step")
         if self._begin is None:
-            told = self._tell(self._layout.plan(0).points).tolist()
+            told = self._tell(self._layout.points[:-1]).tolist()
             near = int(np.argmin(np.abs(np.asarray(told) - float(timestep))))
             if abs(told[near] - float(timestep)) > 1e-3 * max(1.0, abs(told[near])):
                 raise UsageError(
-                    f"timestep {float(timestep):g} is not one of this run's; the nearest is {told[near]:g}"
+                    f"no step of this run starts at timestep {float(timestep):g}; the nearest starts at {told[near]:g}"
                 )
-            self._begin = self._layout.step_at(0, near, 0)
+            self._begin = near
         return self._begin
 
     def _start(self, timestep: Any, sample: Tensor, generator: Generators) -> Asking:
@@ -389,6 +429,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         run = start_run(self.spec, x, path, recipe.options)
         first, point = layout.single(next(run))
         self._check_rows(point, len(sample))
+        if self.grows:
+            self.told = [self._tell(path.points[:1])[0].to(self._device)]
         return Asking(run, path, first, point, waits=layout.plan(begin).waits)
 
     def _check_rows(self, point: Point, count: int) -> None:
@@ -413,7 +455,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             timestep: the timestep that it was told; read at the start of a run, where nothing else says which it is.
             sample: (N, ...) the state that was evaluated; one that was edited since the last step is respected.
             generator: of the noise, one or one an image; read once a run, by stochastic samplers.
-            return_dict: return a `StepOutput`, else a tuple with the state (and x0 in pipelines that take it).
+            return_dict: return a `StepOutput`, else a tuple with the state (and x0 at the last step, which pipelines
+                of one-step models take, and in pipelines that take it at every step).
 
         Raises:
             UsageError: the run is over, or cannot be run in a pipeline.
@@ -446,10 +489,14 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return self._output(given, prediction, sample, return_dict)
 
     def _predicted(self, asking: Asking, model_output: Tensor, sample: Tensor) -> Prediction:
-        x = asking.x if asking.given is None else evaluated(asking, sample)
+        x = asking.x if asking.given is None else evaluated(asking, asking.given, sample)
         output = model_output
         if output.dtype is not x.dtype or output.shape != x.shape:
             output = without_variance(output, x.shape[1]).to(x.dtype)
+            if output.shape != x.shape:
+                raise UsageError(
+                    f"the network answered with shape {tuple(model_output.shape)} for a state of {tuple(x.shape)}"
+                )
         if not self.convention.is_plain:
             output = self.convention.read(output, model_state(x, asking.point), asking.point.t)
         return Prediction(x, asking.point, output, self.convention.prediction)
@@ -464,7 +511,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _output(
         self, state: Tensor, prediction: Prediction | None, sample: Tensor, return_dict: bool
     ) -> StepOutput | tuple[Tensor, ...]:
-        if not return_dict and not self._in_pairs:
+        if not (return_dict or self._in_pairs or self._ended):
             return (state,)
         x0 = sample if prediction is None else prediction.x0.to(sample.dtype)
         return StepOutput(state, x0) if return_dict else (state, x0)
@@ -502,7 +549,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return expand(as_scalar(process.alpha(times)), like), expand(as_scalar(process.sigma(times)), like)
 
 
-def evaluated(asking: Asking, sample: Tensor) -> Tensor:
+def evaluated(asking: Asking, given: Tensor, sample: Tensor) -> Tensor:
     """The state that the network was asked at, in the path's coordinates.
 
     It is the run's own, unrounded, wherever the pipeline hands back what it was given; where it has edited something
@@ -511,27 +558,41 @@ def evaluated(asking: Asking, sample: Tensor) -> Tensor:
     x, scale = asking.x, asking.point.scale
     if sample is x:
         return x
-    if sample is asking.given and asking.version is not None and sample._version == asking.version:
+    if sample is given and asking.version is not None and sample._version == asking.version:
         return x
     theirs = sample.to(x.dtype)
     theirs = theirs if isinstance(scale, float) and scale == 1.0 else theirs * expand(scale, x)
-    return torch.where(sample == model_state(x, asking.point).to(sample.dtype), x, theirs)
+    echo = model_state(x, asking.point).to(given.dtype)  # which the pipeline may have cast since
+    return torch.where(sample == echo.to(sample.dtype), x, theirs)
 
 
-def even_steps(sigmas: Any) -> int | None:
+def trained_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says of the model, without what ours adds to it.
+
+    Nor does it keep the list of its words that were left at their defaults: diffusers drops these words when it builds
+    a scheduler of another class, and that class's defaults are another table.
+    """
+    trained = {key: value for key, value in config.items() if key not in OURS and not key.startswith("_")}
+    kind = config.get("trained_class", config.get("_class_name"))
+    trained.pop("trained_class", None)
+    return trained if kind is None else {**trained, "_class_name": kind}
+
+
+def even_steps(sigmas: np.ndarray) -> int | None:
     """N where sigmas are the even grid 1, 1 - 1/N, ..., 1/N, which flow pipelines pass for "N steps"; else None."""
-    values = numbers(sigmas, "sigmas")
-    count = len(values)
-    even = np.linspace(1.0, 1.0 / count, count)
-    return count if values.shape == even.shape and np.allclose(values, even, atol=1e-6) else None
+    count = len(sigmas)
+    return count if np.allclose(sigmas, np.linspace(1.0, 1.0 / count, count), atol=1e-6) else None
 
 
 def numbers(values: Any, word: str) -> np.ndarray:
     """A list, array or tensor of numbers as a float64 array."""
     try:
-        return np.atleast_1d(np.asarray(as_scalar(values), dtype=np.float64))
+        found = np.atleast_1d(np.asarray(as_scalar(values), dtype=np.float64))
     except (TypeError, ValueError):
         raise UsageError(f"{word} must be a list of numbers, not {values!r}") from None
+    if not found.size:
+        raise UsageError(f"{word} must be a list of numbers, and it is empty")
+    return found
 
 
 def clean_time(process: GaussianProcess) -> float:
@@ -548,4 +609,13 @@ def own_times(process: GaussianProcess, sigmas: np.ndarray) -> list[float]:
         times = process.shift * body / (1 + (process.shift - 1) * body)
     else:
         times = process.time_at_ratio(body)
-    return [*np.asarray(times, dtype=float).tolist(), clean_time(process)]
+    return to_the_end(process, np.asarray(times, dtype=float))
+
+
+def to_the_end(process: GaussianProcess, times: np.ndarray) -> list[float]:
+    """A grid of times with the clean end behind it; ends that float32 has rounded out of the process are put back."""
+    above = (times > process.t_max) & (times < process.t_max * (1 + 1e-4))
+    below = (times < 0) & (times > -1e-6 * process.t_max)
+    grid: list[float] = np.select([above, below], [process.t_max, 0.0], times).tolist()
+    clean = clean_time(process)
+    return grid if grid[-1:] == [clean] else [*grid, clean]

@@ -20,6 +20,9 @@ def seeds_of(generator: Generators, sample: Tensor) -> tuple[list[int], list[int
     seed to all, and each its index, so that sample i is the same whatever the batch. A generator that has drawn more
     than the starting noise (it was used before) is told apart by its state, so that a second run has other noise.
     Without a generator the seed is drawn from torch's global one, as pipelines draw their latents.
+
+    Every generator is moved on by a draw, so that a run that starts from given latents has other noise than the one
+    before it (a refiner behind a base model).
     """
     count = len(sample)
     if generator is None:
@@ -45,7 +48,8 @@ def _seed(generator: torch.Generator, drawn: Tensor) -> int:
     if not unused:
         torch.randn(drawn.shape, generator=fresh, device=generator.device, dtype=drawn.dtype)
         unused = torch.equal(fresh.get_state(), generator.get_state())
+    state = generator.get_state().numpy().tobytes()
+    torch.rand((), generator=generator, device=generator.device)
     if unused:
         return generator.initial_seed() % 2**64
-    state = generator.get_state().numpy().tobytes()
     return int.from_bytes(hashlib.blake2b(state, digest_size=8).digest(), "little")

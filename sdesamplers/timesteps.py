@@ -46,20 +46,36 @@ class Timesteps(Tensor):
         return self.as_subclass(Tensor) if told is None else told[: self.stop]
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
-        self.scheduler.iterated(self.begin)
+        self.scheduler.iterated(self.begin, self.stop)
         position = 0
         while position < len(self):  # which grows with each step of an adaptive run
             yield self._told[position]
             position += 1
 
     def __getitem__(self, key: Any) -> Tensor:
-        if isinstance(key, slice) and key.step in (None, 1):
-            first, stop, _ = key.indices(len(self))
-            if first == 0 or stop <= first:
-                return Timesteps.of(self.scheduler, self.as_subclass(Tensor), self.begin, stop if first == 0 else 0)
-            rest = self.scheduler.from_position(self.begin, first)
-            return rest if key.stop is None else rest[: stop - first]
         told = self._told
-        if isinstance(told, list) and isinstance(key, int):
+        if isinstance(told, list):
+            return told[key] if isinstance(key, int) else torch.stack(told)[key]
+        if not isinstance(key, slice) or key.step not in (None, 1):
             return told[key]
-        return self.as_subclass(Tensor)[key]
+        first, stop, _ = key.indices(len(self))
+        if (key.start or 0) > 0:
+            first = key.start  # which may lie behind the last one; by how much says which step is meant
+        if self.scheduler.grows and (key.stop or 0) > 0:
+            stop = key.stop
+        left = None if key.stop is None and self.stop is None else max(stop - first, 0)
+        if first == 0 or left == 0:
+            return Timesteps.of(self.scheduler, told, self.begin, left)
+        rest = self.scheduler.from_position(self.begin, first)
+        return rest if left is None else rest[:left]
+
+    def __lt__(self, other: Any) -> Tensor:  # type: ignore[override]
+        # Pipelines that stop one model and start another at a cutoff (SDXL) count the timesteps below it.
+        self.scheduler.counted()
+        return self.as_subclass(Tensor) < other
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        return self.as_subclass(Tensor).clone()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]

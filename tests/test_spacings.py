@@ -159,9 +159,11 @@ def test_rounded_strides_by_whole_numbers(count):
     assert np.allclose(grid("sgm-uniform", table, count), [999 * (1 - i / count) for i in range(count)])
 
 
-def test_without_a_table_the_strides_are_one_grid():
-    for name in ("simple", "trailing", "sgm-uniform"):
-        np.testing.assert_allclose(grid(name, edm(0.0001, 1.0), 4), 1 - 0.9999 * np.arange(4) / 4, **TINY)
+def test_without_a_table_the_strides_lead_to_the_clean_end():
+    """As flow pipelines of diffusers count them: 1, 1 - 1/N, ..., 1/N, and 0 behind."""
+    for name in ("simple", "trailing"):
+        np.testing.assert_allclose(grid(name, edm(0.0001, 1.0), 4), [1, 0.75, 0.5, 0.25], **TINY)
+    np.testing.assert_allclose(grid("sgm-uniform", edm(0.0001, 1.0), 4), 1 - 0.9999 * np.arange(4) / 4, **TINY)
 
 
 def test_kl_optimal_by_hand():

@@ -262,7 +262,7 @@ def class_of(config: dict[str, Any]) -> str:
     import diffusers
 
     words = {key for key in config if not key.startswith("_")}
-    for name in sorted(n for n in dir(diffusers) if n.endswith("Scheduler")):
+    for name in sorted((n for n in dir(diffusers) if n.endswith("Scheduler")), key=lambda n: (n in REFUSED, n)):
         cls = getattr(diffusers, name)
         if issubclass(cls, diffusers.SchedulerMixin) and words == {*inspect.signature(cls).parameters} - {"kwargs"}:
             return name
@@ -279,6 +279,8 @@ def _table(config: dict[str, Any], kind: str) -> Convention:
         raise ModelError(f"the scheduler configuration names {kind!r}, which diffusers {diffusers.__version__} lacks")
     if not hasattr(cls, "from_config"):
         raise ModelError(f"scheduler {kind} cannot be built from a configuration")
+    # diffusers would put its own defaults for the words that this lists, which may be another class's.
+    config = {key: value for key, value in config.items() if key != "_use_default_values"}
     try:
         table = getattr(cls.from_config(config), "alphas_cumprod", None)
     except Exception as error:  # whatever a scheduler raises, its configuration is what is wrong
