@@ -1,9 +1,10 @@
-"""SA-Solver: stochastic Adams predictors and correctors in data prediction."""
+"""SA-Solver: stochastic Adams predictors and correctors, in data or noise prediction."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 from torch import Tensor
 
@@ -13,11 +14,13 @@ from sdesamplers.coefficients import lagrange_integrals, semilinear_sde
 from ._shared import Node, singular_step
 
 
-def integral(history: Sequence[Node], now: Point, then: Point, tau: float) -> tuple[list[float], list[Tensor]]:
+def integral(
+    history: Sequence[Node], now: Point, then: Point, prediction: str, tau: float
+) -> tuple[list[float], list[Tensor]]:
     """Weights and predictions whose sum is the integral of the polynomial through `history` over a step."""
-    _, gain, rate, _ = semilinear_sde(now, then, "data", tau)
-    nodes, data = zip(*history, strict=True)
-    return [gain * w for w in lagrange_integrals(nodes, now.lam, then.lam, rate=rate)], list(data)
+    _, gain, rate, _ = semilinear_sde(now, then, prediction, tau)
+    nodes, values = zip(*history, strict=True)
+    return [gain * w for w in lagrange_integrals(nodes, now.lam, then.lam, rate=rate)], list(values)
 
 
 @sampler(
@@ -35,6 +38,7 @@ def sa_solver(
     *,
     predictor_order: int = 2,
     corrector_order: int = 3,
+    prediction: Literal["data", "noise"] = "data",
     tau: float = 1.0,
     tau_start: float = math.inf,
     tau_end: float = 0.0,
@@ -46,7 +50,8 @@ def sa_solver(
     integrates the Lagrange polynomial of the last predictor_order predictions (1 to 4). The corrector (order 1 to 4,
     0 for none) does the step again with the prediction made at its end among its corrector_order nodes, and the same
     noise. tau is the noise in units of the reverse SDE's where tau_end <= sigma/alpha <= tau_start, elsewhere there
-    is none. tau = 0 is the exponential Adams method of the ODE. lower_order_final makes the step before the one into
+    is none. tau = 0 is the exponential Adams method of the ODE. prediction="noise" takes eps for x0, with the linear
+    part that belongs to it. lower_order_final makes the step before the one into
     sigma = 0 of second order at most, which few steps need.
     """
     if not (1 <= predictor_order <= 4 and 0 <= corrector_order <= 4):
@@ -62,16 +67,16 @@ def sa_solver(
         out = yield x, now
         x, amount = out.x, tau if tau_end <= now.ratio <= tau_start else 0.0
         if now.is_pure_noise or then.is_clean:
-            x = singular_step(out, path, now, then, "data", amount)
+            x = singular_step(out, path, now, then, prediction, amount)
             continue
-        history = [(now.lam, out.x0), *history][:4]
+        history = [(now.lam, out.x0 if prediction == "data" else out.eps), *history][:4]
         if last is not None and corrector_order:
-            begin, tau_then, (weights, data) = last
-            better, seen = integral(history[:corrector_order], begin, now, tau_then)
-            x = weighted_sum([1.0, *better, *(-w for w in weights)], [x, *seen, *data])
+            begin, tau_then, (weights, values) = last
+            better, seen = integral(history[:corrector_order], begin, now, prediction, tau_then)
+            x = weighted_sum([1.0, *better, *(-w for w in weights)], [x, *seen, *values])
         order = min(predictor_order, 2) if then is lowered else predictor_order
-        predicted = integral(history[:order], now, then, amount)
-        carry, _, _, std = semilinear_sde(now, then, "data", amount)
+        predicted = integral(history[:order], now, then, prediction, amount)
+        carry, _, _, std = semilinear_sde(now, then, prediction, amount)
         last = now, amount, predicted
         x = path.draw(weighted_sum([carry, *predicted[0]], [x, *predicted[1]]), std, now, then)
     return x

@@ -48,6 +48,8 @@ MISSING = {
     "sigmas": "an sdesamplers.Scheduler has no sigmas on a DDPM table: its latents are alpha x0 + sigma eps, and a "
     "pipeline that reads sigmas expects them divided by alpha",
     "alphas_cumprod": "this model was not trained on a table of alphas_cumprod",
+    "alphas": "an sdesamplers.Scheduler has alphas_cumprod on a DDPM table, and no alphas of single steps",
+    "_get_variance": "an sdesamplers.Scheduler has no variance of single steps; sample(..., 'paradigms') is parallel",
 }
 """Attributes that some models' schedulers do not have, and why."""
 
@@ -364,7 +366,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         if isinstance(self.convention.process, DiscreteVP):
             raise AttributeError(MISSING["sigmas"])
-        levels = [float(np.max(point.native[1])) for point in self._layout.plan(0).points]
+        if self.told is not None:  # of a run that grows, as far as it has come
+            times = self.convention.time(as_scalar(torch.stack(self.told)))
+            levels = np.atleast_1d(self.convention.process.sigma(times)).tolist()
+        else:
+            levels = [float(np.max(point.native[1])) for point in self._layout.plan(0).points]
         return torch.tensor([*levels, 0.0], dtype=torch.float32, device="cpu")
 
     @property
@@ -436,8 +442,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _check_rows(self, point: Point, count: int) -> None:
         if point.rows is not None and count > 1:
             raise UsageError(
-                f"{self.spec.name} gives each image its own times, and a pipeline tells its network one for all; make "
-                "one image at a time, or use sds.sample(sds.from_pipeline(pipe), ...)"
+                f"{self.spec.name} gives each image its own times, and a pipeline tells its network one for all (some, "
+                "as DiT's, step the guided and unguided halves as two images); make one image at a time, or use "
+                "sds.sample(sds.from_pipeline(pipe), ...)"
             )
 
     def step(

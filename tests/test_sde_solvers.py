@@ -42,6 +42,8 @@ SAME = [
     (SA, adams(1, 0.0), "ddim", {}),
     (SA, adams(2, 0.0), "exp-ab", {"order": 2}),
     (SA, {**adams(3, 0.0), "lower_order_final": False}, "exp-ab", {"order": 3}),
+    (SA, {**adams(1, 0.0), "prediction": "noise"}, "ddim", {}),
+    (SA, {**adams(2, 0.0), "prediction": "noise"}, "exp-ab", {"order": 2, "prediction": "eps"}),
     ("exp-euler-maruyama", {"eta": 0.0, "prediction": "noise"}, "ddim", {}),
     ("exp-euler-maruyama", {"eta": 0.0, "prediction": "data"}, "ddim", {}),
     ("seeds-2", {"eta": 0.0, "prediction": "noise"}, "dpm-solver-2", {}),
@@ -56,6 +58,7 @@ SAME = [
     ("dpmpp-2m-sde", {"eta": 0.7, "solver": "heun"}, SA, adams(2, 0.7)),
     ("dpmpp-3m-sde", {"eta": 1.2}, SA, adams(3, 1.2)),
     ("exp-euler-maruyama", {"prediction": "data", "eta": 0.6}, SA, adams(1, 0.6)),
+    ("exp-euler-maruyama", {"prediction": "noise", "eta": 0.6}, SA, {**adams(1, 0.6), "prediction": "noise"}),
     ("dpmpp-sde", {"eta": 0.8, "r": 0.4}, "seeds-2", {"eta": 0.8, "r": 0.4}),
     (SA, {**adams(2, 0.9, 3), "tau_start": 0.0}, SA, adams(2, 0.0, 3)),
     ("gotta-go-fast", {}, "stochastic-heun", {}),
@@ -87,6 +90,24 @@ def test_out_of_pure_noise_the_first_order_step_is_still_ddpm(process, name, opt
     zero_snr = sds.DiscreteVP(((root - root[-1]) * root[0] / (root[0] - root[-1])) ** 2)
     model = sds.grid_mixture({"flow": sds.RectifiedFlow(), "zero-snr": zero_snr}[process], prediction="v")
     torch.testing.assert_close(samples(model, name, **options), samples(model, "ddpm"), rtol=1e-9, atol=1e-9)
+
+
+def test_sa_solver_in_noise_prediction_is_of_its_order():
+    """A corrector of order 3 on a predictor of order 2, without noise; starting values on a graded grid."""
+    model = MIXTURES["vp"]
+    ends = np.log(model.process.ratio(np.array([0.9, 0.2])))
+    start = 0.5 * torch.randn(16, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def run(name, steps, **options):
+        # The first step is a hundredth of the others, so that its lower order does not show.
+        u = np.concatenate([[0.0], np.linspace(0.01 / steps, 1.0, steps)])
+        times = model.process.time_at_ratio(np.exp(ends[0] + (ends[1] - ends[0]) * u))
+        return sds.sample(model, name, start=start, times=times.tolist(), dtype=torch.float64, **options).samples
+
+    truth = run("rk4", 2000)
+    options = {**adams(2, 0.0, 3), "prediction": "noise", "lower_order_final": False}
+    errors = [float((run(SA, steps, **options) - truth).square().mean().sqrt()) for steps in (40, 80, 160)]
+    assert 2.7 < math.log2(errors[1] / errors[2]) < 3.3
 
 
 @pytest.mark.parametrize("tau", [0.3, 0.8, 1.3])
