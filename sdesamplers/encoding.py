@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,21 +14,34 @@ from torch import Tensor
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, count_evaluations, drive, model_state
 from .models.base import Model
-from .path import Path, Point
+from .pairs import PairLedger
+from .path import Ledger, Path, Point
 from .plugin import Sampler
 from .recipe import Recipe, check_count, make_path, make_recipe, start_run
 from .result import Part, Recorder, Result, join, join_trajectories
 from .sampling import as_model
 from .sde import GaussianProcess, expand
 
-NOISIEST = 1e3
+NOISIEST = 1e5
 """sigma/alpha where an encoding ends whose model goes on to alpha = 0: there lambda is infinite, and here the data are
-a thousandth of the latent."""
+a hundred-thousandth of the latent, so that a likelihood misses 1e-5 nats a dimension and standard deviation."""
+
+
+@dataclass(eq=False, repr=False)
+class Encoding(Result):
+    """What `encode` and `decode` return: a `Result` whose samples are the other end of the ODE.
+
+    Attributes:
+        companion: (N, *shape), the second state of a sampler that walks a pair of them (`bdia-ddim`, `reversible-heun`,
+            `reversible-midpoint`); None from any other. With it the way back is exact.
+    """
+
+    companion: Tensor | None = None
 
 
 def encode(
     model: Model | str,
-    x: Tensor,
+    x: Tensor | Encoding,
     sampler: str | Sampler = "heun",
     *,
     steps: int | None = None,
@@ -44,37 +58,41 @@ def encode(
     check_finite: bool = True,
     dtype: torch.dtype | None = None,
     **options: Any,
-) -> Result:
+) -> Encoding:
     """Run a model's probability-flow ODE from data to noise, x_0 to x_T, with any registered ODE sampler.
 
     The sampler is the one that samples, on the same grid walked the other way: from the smallest time that the model
     was trained at, where the data stand as alpha x_0, to the largest. `decode` is the way back; the error of a round
-    trip falls at the sampler's order (`bdia-ddim` comes back exactly).
+    trip falls at the sampler's order. Exactly invertible samplers come back exactly: give `decode` the `Encoding`
+    itself, and the same grid.
 
     Args:
         model: a `Model`, or what `load` takes.
-        x: data (N, *shape) in the model's range.
+        x: data (N, *shape) in the model's range, or what `decode` returned.
         sampler: a name or a `Sampler`; the options that turn a stochastic one's noise off are set.
         steps, nfe, spacing, spacing_options, coordinates, batch_size, condition, guidance_scale, callback, cancel,
         trajectory, check_finite, dtype, **options: as in `sample`.
 
     Returns:
-        a `Result` whose `samples` (N, *shape) are the latents, in the model's own coordinates.
+        an `Encoding` whose `samples` (N, *shape) are the latents, in the model's own coordinates, in float32 or in x's
+        or the model's float64.
 
     Raises:
-        UsageError: words that do not fit, or a sampler that follows no ODE.
+        UsageError: words that do not fit, or a sampler that follows no ODE or cannot be walked this way.
+        NonFiniteError: the model or solver broke down.
+        Cancelled: the run was stopped.
     """
-    words: dict[str, Any] = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates}
+    words: dict[str, Any] = {"steps": steps, "nfe": nfe, "spacing": spacing, "spacing_options": spacing_options}
     shared: dict[str, Any] = {"batch_size": batch_size, "condition": condition, "guidance_scale": guidance_scale}
     shared |= {"callback": callback, "cancel": cancel, "trajectory": trajectory, "check_finite": check_finite}
     model = as_model(model)
-    recipe, spec = ode_recipe(model, sampler, options, steps=steps, nfe=nfe, **words)
+    recipe, spec = ode_recipe(model, sampler, options, coordinates=coordinates, **words)
     return integrate(model, recipe, spec, x, forward=True, dtype=dtype, **shared)
 
 
 def decode(
     model: Model | str,
-    latents: Tensor,
+    latents: Tensor | Encoding,
     sampler: str | Sampler = "heun",
     *,
     steps: int | None = None,
@@ -91,13 +109,13 @@ def decode(
     check_finite: bool = True,
     dtype: torch.dtype | None = None,
     **options: Any,
-) -> Result:
-    """The way back of `encode`, with the same words: latents (N, *shape) to data."""
-    words: dict[str, Any] = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates}
+) -> Encoding:
+    """The way back of `encode`, with the same words: latents (N, *shape), or an `Encoding`, to data."""
+    words: dict[str, Any] = {"steps": steps, "nfe": nfe, "spacing": spacing, "spacing_options": spacing_options}
     shared: dict[str, Any] = {"batch_size": batch_size, "condition": condition, "guidance_scale": guidance_scale}
     shared |= {"callback": callback, "cancel": cancel, "trajectory": trajectory, "check_finite": check_finite}
     model = as_model(model)
-    recipe, spec = ode_recipe(model, sampler, options, steps=steps, nfe=nfe, **words)
+    recipe, spec = ode_recipe(model, sampler, options, coordinates=coordinates, **words)
     return integrate(model, recipe, spec, latents, forward=False, dtype=dtype, **shared)
 
 
@@ -111,16 +129,26 @@ def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tenso
         shares: how far from a to b, numbers from 0 to 1, (K,).
 
     Returns:
-        (K, *shape).
+        (K, *shape), of a's dtype.
+
+    Raises:
+        UsageError: latents of different shapes, opposite ones, which no one great circle joins, or zeros.
     """
     if a.shape != b.shape:
         raise UsageError(f"latents of one shape are needed, not {tuple(a.shape)} and {tuple(b.shape)}")
     first, last = a.double().flatten(), b.double().flatten()
     lengths = first.norm(), last.norm()
+    if not float(lengths[0]) * float(lengths[1]):
+        raise UsageError("a latent of zeros has no direction; give latents of noise")
+    share = torch.as_tensor(shares, dtype=torch.float64, device=first.device)
+    if share.dim() != 1:
+        raise UsageError(f"shares must be a list of numbers, such as [0, 0.5, 1], not {shares!r}")
+    share = share[:, None]
     u, v = first / lengths[0], last / lengths[1]
     # 2 atan2(|u - v|, |u + v|): exact where the angle is small, unlike acos of the scalar product.
     angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
-    share = torch.as_tensor(shares, dtype=torch.float64)[:, None]
+    if float(angle) > math.pi - 1e-6:
+        raise UsageError("the latents are opposite, and every great circle through one meets the other; go by a third")
     if float(angle) < 1e-8:
         circle = u + share * (v - u)
     else:
@@ -143,13 +171,13 @@ def ode_recipe(model: Model, sampler: str | Sampler, options: dict[str, Any], **
     return replace(recipe, options={**recipe.options, **silent}), spec
 
 
-def ode_path(model: Model, recipe: Recipe, *, forward: bool) -> Path:
+def ode_path(model: Model, recipe: Recipe, *, forward: bool, ledger: Ledger | None = None) -> Path:
     """The path of an encoding (forward) or of its way back, between the same two finite ends."""
     path = make_path(model.process, recipe)
     points = [*path.points]
     if points[0].is_pure_noise:
         points = [path.at_ratio(NOISIEST), *(p for p in points if not p.is_pure_noise and p.ratio < NOISIEST)]
-    return Path(path.process, points[::-1] if forward else points, is_free=path.is_free)
+    return Path(path.process, points[::-1] if forward else points, is_free=path.is_free, ledger=ledger)
 
 
 def check_walkable(model: Model, recipe: Recipe, spec: Sampler, *, forward: bool) -> None:
@@ -160,17 +188,19 @@ def check_walkable(model: Model, recipe: Recipe, spec: Sampler, *, forward: bool
     try:
         count_evaluations(start_run(spec, torch.zeros(1, 1), path, recipe.options))
     except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
-        if isinstance(error, UsageError) and "noise source" not in str(error):
+        if not forward:
             raise
-        way = "from data to noise" if forward else "from noise to data"
-        raise UsageError(f"{spec.name} cannot be walked {way} on this grid ({error}); heun, rk4 or rk45 can") from None
+        check_walkable(model, recipe, spec, forward=False)  # raises where the options are at fault, not the direction
+        raise UsageError(
+            f"{spec.name} cannot be walked from data to noise on this grid ({error}); heun, rk4 or rk45 can"
+        ) from None
 
 
 def integrate(
     model: Model,
     recipe: Recipe,
     spec: Sampler,
-    x: Tensor,
+    x: Tensor | Encoding,
     *,
     forward: bool,
     batch_size: int | None = None,
@@ -181,26 +211,28 @@ def integrate(
     trajectory: bool = False,
     check_finite: bool = True,
     dtype: torch.dtype | None = None,
-) -> Result:
+) -> Encoding:
     """Solve the ODE from x (N, *shape), data or latents, to the other end."""
-    x = torch.as_tensor(x)
-    if tuple(x.shape[1:]) != model.shape or not x.is_floating_point() or not len(x):
-        what = "data" if forward else "latents"
-        raise UsageError(f"{what} must be floating-point numbers of shape (N, {', '.join(map(str, model.shape))})")
+    companion = x.companion if isinstance(x, Encoding) else None
+    x = as_states(model, x.samples if isinstance(x, Encoding) else x, "data" if forward else "latents")
     if dtype not in (None, torch.float32, torch.float64):
         raise UsageError(f"dtype is that of the state and must be torch.float32 or torch.float64, not {dtype}")
     count = len(x)
+    check_count("batch_size", count if batch_size is None else batch_size)
     batch_size = min(batch_size or count, count)
-    check_count("batch_size", batch_size)
     check_walkable(model, recipe, spec, forward=forward)
     state = dtype or torch.promote_types(torch.promote_types(x.dtype, torch.float32), model.dtype)
     spread = model.condition_for(condition, count)
-    parts = []
+    parts, companions = [], []
     for first in range(0, count, batch_size):
         rows = slice(first, min(first + batch_size, count))
-        path = ode_path(model, recipe, forward=forward)
-        y = x[rows].to(device=model.device, dtype=state)
-        y = to_path(y, path.points[0], data=forward)
+        given = None if companion is None else companion[rows].to(device=model.device, dtype=state)
+        ledger = PairLedger()
+        path = ode_path(model, recipe, forward=forward, ledger=ledger)
+        y = to_path(x[rows].to(device=model.device, dtype=state), path.points[0], data=forward)
+        # Once the sampler has taken its companion the ledger holds None, and at the end what the sampler leaves.
+        ledger.companion = None if given is None else to_path(given, path.points[0], data=forward)
+        given = ledger.companion
         recorder = Recorder(len(y)) if trajectory else None
         evaluator = Evaluator(
             model,
@@ -217,8 +249,10 @@ def integrate(
         with torch.no_grad():  # not inference mode: a model may differentiate itself
             end = drive(start_run(spec, y, path, recipe.options), evaluator)
             end = from_path(end, path.points[-1], data=not forward)
+            left = None if ledger.companion is given else ledger.companion
+            companions.append(None if left is None else from_path(left, path.points[-1], data=not forward).cpu())
         parts.append(Part.of(end, evaluator.nfe, path, recorder, y))
-    return Result(
+    return Encoding(
         samples=torch.cat([part.samples for part in parts]),
         nfe_per_sample=np.concatenate([part.nfe for part in parts]),
         recipe=recipe,
@@ -231,8 +265,21 @@ def integrate(
         guidance_scale=guidance_scale,
         sampler=spec,
         trajectory=join_trajectories(parts) if trajectory else None,
+        decoder=None if forward or type(model).decode is Model.decode else model.decode,
+        decoded_range=None if forward else model.decoded_range,
+        companion=join(companions),
         **{word: join([getattr(part, word) for part in parts]) for word in Part.OPTIONAL},
     )
+
+
+def as_states(model: Model, x: Any, what: str) -> Tensor:
+    """x as floating-point states (N, *shape) of a model, or a UsageError that says what it should have been."""
+    x = torch.as_tensor(x)
+    if tuple(x.shape[1:]) != model.shape or not x.is_floating_point() or not len(x):
+        wanted = ", ".join(map(str, ("N", *model.shape)))
+        found = f"{x.dtype} of shape {tuple(x.shape)}"
+        raise UsageError(f"{what} must be floating-point numbers of shape ({wanted}), N at least 1, not {found}")
+    return x
 
 
 def to_path(x: Tensor, point: Point, *, data: bool) -> Tensor:

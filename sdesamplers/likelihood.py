@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .encoding import integrate, ode_path, ode_recipe
-from .errors import UsageError
+from .encoding import as_states, integrate, ode_path, ode_recipe
+from .errors import ModelError, UsageError
 from .loop import Flag
 from .models.base import Model, Output
 from .noise import AUXILIARY, NormalSource
@@ -122,10 +122,12 @@ def log_likelihood(
     check_choice("probe", probe, ("rademacher", "gaussian"))
     check_choice("dequantize", dequantize, (None, "uniform"))
     check_count("probes", probes)
+    check_count("first_index", first_index, 0)
+    x = as_states(model, x, "data")
+    check_count("batch_size", len(x) if batch_size is None else batch_size)
     width = level_width(model, levels)
     if dequantize is not None and width is None:
         raise UsageError("dequantize needs data of whole levels in a known range; this model has no data_range")
-    x = torch.as_tensor(x)
     recipe, spec = ode_recipe(
         model,
         sampler,
@@ -136,6 +138,8 @@ def log_likelihood(
         spacing_options=spacing_options,
         coordinates=coordinates,
     )
+    if "unguided" in spec.needs:
+        raise UsageError(f"{spec.name} does not follow the probability-flow ODE; take heun or rk45")
     count, size = len(x), math.prod(model.shape)
     spread = model.condition_for(condition, count)
     columns = 1 if divergence == "exact" else probes
@@ -147,7 +151,7 @@ def log_likelihood(
         data = x[rows.start : rows.stop].double()
         if dequantize == "uniform":
             data = data + (width or 0.0) * (torch.special.ndtr(source.draw(AUXILIARY).double()) - 0.5).to(data)
-        vectors = None if divergence == "exact" else draw_probes(source, probes, probe)
+        vectors = None if divergence == "exact" else draw_probes(source, probes, probe).to(model.device)
         inside = Probed(None if spread is None else spread[rows.start : rows.stop], vectors)
         state = torch.cat([data.flatten(1), data.new_zeros(len(data), columns)], 1)
         run = integrate(DensityFlow(model, columns), recipe, spec, state, forward=True, condition=inside, cancel=cancel)
@@ -199,10 +203,12 @@ class DensityFlow(Model):
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         state = x[:, : self.size].view(-1, *self.inner.shape)
-        with torch.enable_grad():
-            z = state.detach().to(self.inner.dtype).requires_grad_()
+        with torch.inference_mode(False), torch.enable_grad():
+            z = state.clone().to(self.inner.dtype).requires_grad_()
             answer = self.inner.predict(z, t, condition.condition)
             value = answer.value if isinstance(answer, Output) else answer
+            if not value.requires_grad:
+                raise ModelError(f"model {self.name!r} cannot be differentiated: its output has no autograd graph")
             on_state, on_value, value = self._velocity(z, t, value)
             traces = self._traces(value, z, condition.vectors)
         velocity = expand(on_state, x) * state.flatten(1) + expand(on_value, x) * value.detach().flatten(1).to(x)

@@ -1,0 +1,53 @@
+"""Partial noising: data taken part of the way to noise, to be sampled from there (SDEdit)."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..models.base import Model
+from ..noise import START, NormalSource
+from ..sampling import as_model
+from ..sde import GaussianProcess
+
+
+class Start(TypedDict):
+    """The words of `sample` that begin a run part of the way."""
+
+    start: Tensor
+    start_time: float
+
+
+def noised(model: Model | str, x: Tensor, time: float, *, seed: int = 0, first_index: int = 0) -> Start:
+    """Data noised part of the way: x_t = alpha(t) x + sigma(t) z (SDEdit; Meng et al. 2022, section 3).
+
+    The words that it returns go to `sample`, which denoises from there: the later the time, the less is left of x.
+
+        sample(model, "dpmpp-2m-sde", steps=20, **noised(model, x, 0.5))
+
+    Args:
+        model: a Gaussian process's `Model`, or what `load` takes.
+        x: data (N, *shape) in the model's range.
+        time: on the model's clock, from its t_min to t_max.
+        seed, first_index: sample j's noise depends on (seed, first_index + j) alone. It is the noise that `sample` with
+            this seed starts from, and no part of the noise of its steps.
+
+    Returns:
+        {"start": x_t (N, *shape), float32 at least, on the model's device, "start_time": time}.
+
+    Raises:
+        UsageError: x or time does not fit the model, or its process has no alpha and sigma.
+    """
+    model = as_model(model)
+    process: GaussianProcess = model.gaussian
+    x = torch.as_tensor(x)
+    if tuple(x.shape[1:]) != model.shape or not x.is_floating_point():
+        raise UsageError(f"x must be floating-point numbers of shape (N, {', '.join(map(str, model.shape))})")
+    if not process.t_min <= time <= process.t_max:
+        raise UsageError(f"time must lie from t_min = {process.t_min:g} to t_max = {process.t_max:g}, not {time}")
+    x = x.to(model.device, torch.promote_types(x.dtype, torch.float32))
+    z = NormalSource(seed, range(first_index, first_index + len(x)), model.shape).draw(START).to(x)
+    return {"start": process.perturb(x, time, z), "start_time": float(time)}

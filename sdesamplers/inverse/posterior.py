@@ -1,0 +1,210 @@
+"""Posterior sampling as a model around a model: a prior's prediction, guided by a measurement of the sample."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..models.base import Model, Output
+from ..models.guidance import clean_map, cut, wide
+from ..sde import GaussianProcess, Scalar, as_scalar, expand
+from .operators import LinearOperator
+
+METHODS = ("dps", "pigdm", "projection")
+
+PAPER_STEPS, PAPER_BETAS, PAPER_SIZE = 1000, (0.1, 20.0), 3 * 256 * 256
+"""Where the step size of Chung et al. (2023) is from: steps and (beta_min, beta_max) of Ho et al.'s schedule in
+continuous time (Song et al. 2021, eq. 32), and the numbers in an image."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a posterior's model is asked with: the prior's own condition, and measurements, for the same samples."""
+
+    condition: Any
+    y: Tensor
+
+    def __getitem__(self, rows: Any) -> Measured:
+        with torch.inference_mode(False):  # a part made in inference mode could not be differentiated through
+            index = (
+                torch.from_numpy(rows).to(self.y.device, non_blocking=True) if isinstance(rows, np.ndarray) else rows
+            )
+            return Measured(cut(self.condition, rows), self.y[index])
+
+    def tolist(self) -> Any:
+        """The prior's condition, for records."""
+        return None if self.condition is None else self.condition.tolist()
+
+
+class PosteriorSampling(Model):
+    """A model of p(x | y) for y = A x + noise_std z, made of a model of p(x), for any sampler.
+
+    Its score is grad log p_t(x) + G, with an approximation of G = grad log p_t(y | x) out of x0 = E[x0 | x_t]; and a
+    change G of the score is a change sigma^2/alpha G of x0, in any process. Let r = sigma/alpha, e = y - A x0, J the
+    Jacobian dx0/dx_t, and v = data_std^2 r^2 / (data_std^2 + r^2), the variance that x0 is taken to have given x_t.
+
+    - "dps" (Chung et al. 2023, eq. 16 and algorithm 1): G = 2 zeta' kappa(r) J^T A^T e / sqrt(|e|^2 + m noise_std^2)
+      for m measurements. Algorithm 1 takes x - zeta' / |e| grad |e|^2 after each of 1000 ancestral steps. An ancestral
+      step turns a change G of the score into one of beta_i G in x, so kappa = 1/beta_i at the step of the paper's
+      schedule that has this r: kappa = 1000 / sqrt(0.1^2 + 2 (20 - 0.1) log(1 + r^2)). So the guidance does not depend
+      on the number of steps, and agrees with algorithm 1 at the paper's 1000; an ODE sampler, whose steps turn G into
+      beta_i G / 2, is moved by half as much. m noise_std^2 is not in the paper: without it the guidance has a kink
+      where e = 0, and near the end the samples of long steps would jump across it. zeta' = scale sqrt(D / (3 256 256)),
+      for D numbers in a sample, since lengths grow as sqrt(D): at the paper's size, scale is its zeta'.
+      A may be any differentiable function. It is no sample of the posterior: e is pulled to 0 whatever the noise.
+    - "pigdm" (Song, Vahdat, Mardani & Kautz 2023, eq. 7-8): G = J^T A^T (v A A^T + noise_std^2 I)^-1 e, exact where x0
+      given x_t is N(x0, v I): for Gaussian data of covariance data_std^2 I. `scale` multiplies G. (Their algorithm 1
+      also weighs G by coefficients of its own in the DDIM step, which a score does not have.)
+    - "projection": x0 becomes x0 + v A^T (v A A^T + noise_std^2 I)^-1 e, its mean given y under N(x0, v I), exact where
+      "pigdm" is. With noise_std = 0 this puts A x0 = y (Wang, Yu & Zhang 2023, DDNM). With a `Mask` besides, `ddim`,
+      `ddpm` and `repaint` keep the known part of the state at alpha y + sigma z, the law that RePaint gives it (Lugmayr
+      et al. 2022, eq. 8a, where z is fresh at each step). It needs no derivative of the model, which is most of the
+      others' time and memory.
+
+    Where alpha = 0, at the very start of flow models, "dps" and "pigdm" leave the prediction as it is: sigma^2/alpha J
+    is 0 times infinity there. Process, prediction type, shape, dtype and device are the prior's. An evaluation counts
+    once in NFE. With guidance, wrap the guided model. Measurements of decoded latents are not supported.
+
+    Args:
+        model: the prior, on a Gaussian process.
+        operator: A; for "dps" also any differentiable function of (N, *shape) to (N, *measured).
+        y: the measurement (*measured), for all samples, or one a sample (N, *measured).
+        noise_std: standard deviation of the measurement's noise, in units of y.
+        method: one of `METHODS`.
+        scale: of the guidance; see above. "projection" has none.
+        data_std: standard deviation of the data, for "pigdm" and "projection". The paper's is 1. Where entries are
+            correlated, as in images, "pigdm" needs that along the main direction, or long steps overshoot.
+
+    Raises:
+        UsageError: an argument out of its range, a measurement that does not fit, or a model without alpha and sigma.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        operator: LinearOperator | Callable[[Tensor], Tensor],
+        y: Tensor,
+        noise_std: float = 0.0,
+        method: str = "dps",
+        *,
+        scale: float = 1.0,
+        data_std: float = 1.0,
+    ) -> None:
+        if not isinstance(model, Model) or isinstance(model, PosteriorSampling):
+            raise UsageError(f"model must be a Model that is not conditioned on a measurement yet, not {model!r}")
+        if method not in METHODS:
+            raise UsageError(f"method must be {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}, not {method!r}")
+        if not 0 <= noise_std < math.inf:
+            raise UsageError(f"noise_std must be 0 or more and finite, not {noise_std}")
+        if not (0 <= scale < math.inf and 0 < data_std < math.inf):
+            raise UsageError(f"scale must be 0 or more and data_std more than 0, not {scale} and {data_std}")
+        if method == "projection" and scale != 1:
+            raise UsageError("method 'projection' has no scale: it puts x0 where the measurement says")
+        if method != "dps" and not isinstance(operator, LinearOperator):
+            raise UsageError(f"method {method!r} needs a LinearOperator; 'dps' takes any differentiable function")
+        self._process: GaussianProcess = model.gaussian
+        self.model, self.operator, self.method = model, operator, method
+        self.noise_std, self.scale, self.data_std = float(noise_std), float(scale), float(data_std)
+        self.process, self.prediction, self.shape = model.process, model.prediction, model.shape
+        self.dtype, self.device, self.data_range = model.dtype, model.device, model.data_range
+        self.name, self.revision = model.name, model.revision
+        self._measure = operator.apply if isinstance(operator, LinearOperator) else operator
+        self.y = self._checked(y)
+
+    def __getattr__(self, word: str) -> Any:
+        if word.startswith("_") or word == "model":  # before __init__, as in unpickling, there is no model to ask
+            raise AttributeError(word)
+        return getattr(self.model, word)
+
+    def _checked(self, y: Tensor) -> Tensor:
+        """The measurement as (1 or N, *measured), in float32 at least, on the model's device."""
+        measured = tuple(self._measure(torch.zeros(1, *self.shape, device=self.device)).shape[1:])
+        y = torch.as_tensor(y)
+        batched = y[None] if tuple(y.shape) == measured else y
+        if tuple(batched.shape[1:]) != measured or not len(batched) or not y.is_floating_point():
+            raise UsageError(
+                f"y must be floating-point numbers of shape {measured}, or (N, *{measured}) with one measurement a "
+                f"sample, not {y.dtype} of shape {tuple(y.shape)}"
+            )
+        return batched.to(self.device, torch.promote_types(y.dtype, torch.float32))
+
+    @property
+    def decoded_range(self) -> tuple[float, float] | None:
+        return self.model.decoded_range
+
+    def decode(self, samples: Tensor, **options: Any) -> Tensor:
+        return self.model.decode(samples, **options)
+
+    def condition_for(self, condition: Any, count: int) -> Any:
+        if isinstance(condition, Measured):  # of an earlier result
+            condition = condition.condition
+        return Measured(self.model.condition_for(condition, count), self._measurements(count))
+
+    def unconditional(self, count: int) -> Any:
+        return Measured(self.model.unconditional(count), self._measurements(count))
+
+    def _measurements(self, count: int) -> Tensor:
+        """One measurement for each of `count` samples."""
+        if len(self.y) not in (1, count):
+            raise UsageError(f"there are {len(self.y)} measurements for {count} samples; give one, or one a sample")
+        return self.y.expand(count, *self.y.shape[1:])
+
+    def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
+        given = condition if isinstance(condition, Measured) else Measured(condition, self._measurements(len(x)))
+        graph = torch.is_grad_enabled()  # a caller who differentiates through the run keeps the graph
+        # Sampling runs in inference mode, whose tensors autograd cannot use.
+        with torch.inference_mode(False), torch.set_grad_enabled(graph or self.method != "projection"):
+            z = x if graph else x.detach().clone()
+            if not z.requires_grad and self.method != "projection":
+                z = z.detach().requires_grad_()
+            answer = self.model.predict(z, t, given.condition)
+            value = wide(answer)
+            a, b, back = clean_map(self.prediction, self._process, t)
+            x0 = expand(a, value) * z.to(value.dtype) + expand(b, value) * value
+            shift = expand(back, value) * self._shift(x0, z, t, given.y.to(x0.dtype), graph)
+        value, shift = (value, shift) if graph else (value.detach(), shift.detach())
+        if not isinstance(answer, Output):
+            return value + shift
+        unguided = None if answer.unguided is None else answer.unguided.detach() + shift
+        return Output(value + shift, unguided)
+
+    def _shift(self, x0: Tensor, z: Tensor, t: Scalar, y: Tensor, graph: bool) -> Tensor:
+        """How far the measurement moves x0."""
+        alpha, sigma = (np.asarray(v, dtype=np.float64) for v in self._process.schedule(t)[:2])
+        seen = self._measure(x0)
+        error = y - (seen if graph else seen.detach())
+        if self.method == "dps":
+            # An error of exactly 0 has no direction, and the smallest normal number no other effect.
+            energy = error.flatten(1).square().sum(1) + error[0].numel() * self.noise_std**2
+            length = energy.clamp(min=torch.finfo(error.dtype).tiny).sqrt().view(-1, *(1,) * (error.dim() - 1))
+            zeta = self.scale * math.sqrt(math.prod(self.shape) / PAPER_SIZE)
+            outputs, weights, size = seen, error / length, as_scalar(2 * zeta * kappa(alpha, sigma))
+        else:
+            assert isinstance(self.operator, LinearOperator)
+            variance = as_scalar((self.data_std * sigma) ** 2 / ((self.data_std * alpha) ** 2 + sigma**2))
+            pull = self.operator.adjoint(self.operator.solve(error, variance, self.noise_std**2))
+            if self.method == "projection":
+                return expand(variance, x0) * pull
+            outputs, weights, size = x0, pull, self.scale
+        (guidance,) = torch.autograd.grad(outputs, z, weights, create_graph=graph)
+        per_score = np.divide(sigma**2, alpha, out=np.zeros(np.broadcast(alpha, sigma).shape), where=alpha != 0)
+        return expand(as_scalar(size * per_score), x0) * guidance.to(x0.dtype)
+
+
+def kappa(alpha: np.ndarray, sigma: np.ndarray) -> Any:
+    """1 / beta_i at the step of the paper's schedule whose sigma/alpha is this one; 0 where alpha = 0.
+
+    The variance-preserving process with linear beta has log(1 + r^2) = B(t), the integral of beta, and
+    beta = sqrt(beta_min^2 + 2 (beta_max - beta_min) B); a step of 1/1000 has beta_i = beta / 1000.
+    """
+    low, high = PAPER_BETAS
+    with np.errstate(divide="ignore"):
+        integral = np.log1p(np.square(np.divide(sigma, alpha)))
+    return PAPER_STEPS / np.sqrt(low**2 + 2 * (high - low) * integral)
