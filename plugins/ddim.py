@@ -23,7 +23,7 @@ def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
     """
     fresh = [fresh_share(now, then) for now, then in path.steps]
     noisy = [share for share, point in zip(fresh, path.points[1:], strict=True) if not point.is_clean]
-    largest = 1 / math.sqrt(max(noisy)) if noisy else math.inf
+    largest = 1 / math.sqrt(max(noisy)) if any(noisy) else math.inf
     if not 0 <= eta <= largest * (1 + 1e-12):
         raise ValueError(
             f"eta must lie in [0, {largest:.6g}] on this grid (more leaves a negative variance), not {eta}"

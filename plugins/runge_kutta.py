@@ -404,6 +404,7 @@ def heunpp2(x: Tensor, path: Path) -> Run:
     sigma: near the start it reaches ahead like a larger Heun step, near the end it becomes Euler. Second order would
     need w_1 h + w_2 (h + h') = h/2, which they do not meet, so it is of first order.
     """
+    largest = max(path.points[0].sigma, path.points[-1].sigma)  # sigma_start, from whichever end the path begins
     for k, (now, then) in enumerate(path.steps):
         out = yield x, now
         x, slopes, weights = out.x, [out.velocity], [1.0]
@@ -414,7 +415,7 @@ def heunpp2(x: Tensor, path: Path) -> Run:
             out = yield state, point
             state, before = out.x, point
             slopes.append(out.velocity)
-            weights.append(point.sigma / ((len(ahead) + 1) * path.points[0].sigma))
+            weights.append(point.sigma / ((len(ahead) + 1) * largest))
         weights[0] -= sum(weights[1:])
         x = moved(x, then.time - now.time, weights, slopes)
     return x

@@ -17,8 +17,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "catalogue": ["Catalogue"],
     "comparison": ["Comparison", "compare"],
+    "consistency": ["Consistency", "consistency_error"],
     "coordinates": ["View", "view"],
-    "encoding": ["decode", "encode", "interpolate"],
+    "encoding": ["Encoding", "decode", "encode", "interpolate"],
+    "inverse": ["Downsample", "Grey", "LinearOperator", "Mask", "Matrix", "PosteriorSampling", "noised"],
     "likelihood": ["Likelihood", "log_likelihood"],
     "loop": ["Evaluator", "Event", "Run", "drive"],
     "errors": [
@@ -58,8 +60,11 @@ if TYPE_CHECKING:
     from .catalogue import Catalogue as Catalogue
     from .comparison import Comparison as Comparison
     from .comparison import compare as compare
+    from .consistency import Consistency as Consistency
+    from .consistency import consistency_error as consistency_error
     from .coordinates import View as View
     from .coordinates import view as view
+    from .encoding import Encoding as Encoding
     from .encoding import decode as decode
     from .encoding import encode as encode
     from .encoding import interpolate as interpolate
@@ -73,6 +78,13 @@ if TYPE_CHECKING:
     from .errors import UnknownNameError as UnknownNameError
     from .errors import UsageError as UsageError
     from .grid import Span as Span
+    from .inverse import Downsample as Downsample
+    from .inverse import Grey as Grey
+    from .inverse import LinearOperator as LinearOperator
+    from .inverse import Mask as Mask
+    from .inverse import Matrix as Matrix
+    from .inverse import PosteriorSampling as PosteriorSampling
+    from .inverse import noised as noised
     from .likelihood import Likelihood as Likelihood
     from .likelihood import log_likelihood as log_likelihood
     from .loop import Evaluator as Evaluator

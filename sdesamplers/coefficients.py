@@ -99,8 +99,11 @@ def semilinear_sde(now: Point, then: Point, prediction: str, tau: float) -> tupl
 
 
 def fresh_share(now: Point, then: Point) -> float:
-    """1 - (sigma_s alpha_t / (sigma_t alpha_s))^2: how much of the variance of x_t's noise came in after s."""
-    return -math.expm1(2 * (now.lam - then.lam))
+    """1 - (sigma_s alpha_t / (sigma_t alpha_s))^2: how much of the variance of x_t's noise came in after s.
+
+    None did where s is the noisier of the two, on a path from data to noise.
+    """
+    return max(0.0, -math.expm1(2 * (now.lam - then.lam)))
 
 
 def constant_integral(h: Any, rate: float) -> Any:

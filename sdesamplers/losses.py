@@ -1,8 +1,8 @@
 """Training objectives: denoising score matching in continuous time, for any Gaussian process and prediction type.
 
-Every objective of the field is one sum, E_t [w(t) E ||eps_hat - eps||^2], written for one prediction type or another; a
-weighting here is its w, and times may be drawn from any density p, for the weight is divided by it. What the network
-predicts changes nothing but the factor between its own error and that of eps (`error_ratio`).
+Every objective of the field is E_{t ~ times} [w(t) E ||error||^2], with the error of one prediction type or another. At
+a given state all types' errors are parallel, so an objective is a density of times and a `Weighting`, w on one type's
+error, and it stays the same whichever type the network predicts (Kingma & Gao 2023).
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,115 @@ import torch
 from torch import Tensor
 
 from .errors import UnknownNameError, UsageError
-from .prediction import prediction_type, row
-from .sde import GaussianProcess, Scalar, as_scalar, diffusion_squared, expand
+from .prediction import Schedule, prediction_type, row
+from .sde import GaussianProcess, Scalar, as_scalar, expand
 
 Network = Callable[..., Tensor]
-Weighting = Callable[[GaussianProcess, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Weighting:
+    """w(t) on the squared error of one prediction type.
+
+    Attributes:
+        on: the prediction type.
+        weight: a function of the process and times (N,) on its clock; returns (N,), not negative.
+    """
+
+    on: str
+    weight: Callable[[GaussianProcess, np.ndarray], np.ndarray]
+
+    def __post_init__(self) -> None:
+        prediction_type(self.on)
+
+
+def unit(on: str) -> Weighting:
+    """1 on the squared error of a prediction type."""
+    return Weighting(on, lambda process, t: np.ones_like(t))
+
+
+def likelihood() -> Weighting:
+    """g^2 / 2 on the score, with which the loss bounds the negative log-likelihood (Song, Durkan, Murray & Ermon 2021,
+    corollary 1): D (t_max - t_min) times its mean, but for a constant.
+
+    Written as alpha / (sigma (alpha sigma' - sigma alpha')) on the flow: g is infinite where alpha = 0, this is not.
+    """
+
+    def weight(process: GaussianProcess, t: np.ndarray) -> np.ndarray:
+        alpha, sigma, d_alpha, d_sigma = process.schedule(t)
+        return np.asarray(alpha / (sigma * (alpha * d_sigma - sigma * d_alpha)))
+
+    return Weighting("flow", weight)
+
+
+def edm(sigma_data: float = 0.5) -> Weighting:
+    """(r^2 + d^2) / (r d)^2 on x0, r = sigma/alpha and d = sigma_data (Karras et al. 2022, table 1)."""
+    if not sigma_data > 0:
+        raise UsageError(f"sigma_data must be positive, not {sigma_data}")
+    return Weighting("sample", lambda process, t: 1 / sigma_data**2 + 1 / np.square(process.ratio(t)))
+
+
+def min_snr(gamma: float = 5.0) -> Weighting:
+    """min(SNR, gamma) on x0 (Hang et al. 2023, Min-SNR-gamma), which is min(1, gamma sigma^2/alpha^2) on epsilon."""
+    if not gamma > 0:
+        raise UsageError(f"gamma must be positive, not {gamma}")
+    return Weighting("epsilon", lambda process, t: np.minimum(1.0, gamma * np.square(process.ratio(t))))
+
+
+WEIGHTINGS: dict[str, Weighting] = {
+    "simple": unit("epsilon"),
+    "x0": unit("sample"),
+    "v": unit("v"),
+    "flow": unit("flow"),
+    "likelihood": likelihood(),
+    "edm": edm(),
+    "min-snr": min_snr(),
+}
+"""Weightings by name. "simple": 1 on epsilon (Ho et al. 2020, eq. 14), which is sigma^2 on the score (Song et al. 2021,
+section 3.3); "x0": 1 on x0; "v": 1 on v (Salimans & Ho 2022, section 4, "SNR+1"); "flow": 1 on the velocity (Lipman et
+al. 2023, eq. 9; Liu et al. 2022); the others by their functions' defaults."""
+
+
+def weights_on(
+    weighting: str | Weighting, prediction: str, process: GaussianProcess, t: np.ndarray | float
+) -> np.ndarray:
+    """What a weighting is on the squared error of another prediction type, at times (N,).
+
+    Raises:
+        UnknownNameError: no weighting or prediction type of this name.
+        UsageError: the weight is infinite there, as for epsilon at alpha = 0, which says nothing of x0.
+    """
+    if isinstance(weighting, str):
+        if weighting not in WEIGHTINGS:
+            raise UnknownNameError("weighting", weighting, WEIGHTINGS, f" (known: {', '.join(WEIGHTINGS)})")
+        weighting = WEIGHTINGS[weighting]
+    if not isinstance(weighting, Weighting):
+        raise UsageError(f"weighting must be a name or a losses.Weighting, not {weighting!r}")
+    source, target = prediction_type(weighting.on), prediction_type(prediction)
+    t = np.atleast_1d(np.asarray(t, dtype=np.float64))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        weights = np.asarray(weighting.weight(process, t), dtype=np.float64)
+        if source != target:
+            schedule = process.schedule(t)
+            weights = weights * np.square(error_size(source, schedule) / error_size(target, schedule))
+    weights = np.array(np.broadcast_to(weights, t.shape))
+    bad = ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        raise UsageError(
+            f"this weighting is {weights[bad][0]:g} on the squared error of {target} at t = {t[bad][0]:g}; keep away "
+            "from that time, or let the network predict v or flow, which determine x0 and epsilon at all times"
+        )
+    return weights
+
+
+def error_size(prediction: str, schedule: Schedule) -> Scalar:
+    """How long a prediction's error is, relative to other types' at the same state: alpha q - sigma p of its `row`.
+
+    An error moves (x0, eps) along (-sigma, alpha), for alpha x0 + sigma eps is given.
+    """
+    alpha, sigma, *_ = schedule
+    on_x0, on_eps = row(prediction, schedule)
+    return alpha * on_eps - sigma * on_x0
 
 
 class Times(ABC):
@@ -29,11 +134,11 @@ class Times(ABC):
 
     @abstractmethod
     def quantile(self, process: GaussianProcess, share: np.ndarray) -> np.ndarray:
-        """Times below which a share of the draws lies, on the process's clock."""
+        """Times below which a share (N,) of the draws lies, on the process's clock."""
 
     @abstractmethod
     def density(self, process: GaussianProcess, t: np.ndarray) -> np.ndarray:
-        """Probability density at t, per unit of the process's clock."""
+        """Probability density at t (N,), per unit of the process's clock."""
 
 
 class UniformTimes(Times):
@@ -43,168 +148,166 @@ class UniformTimes(Times):
         return process.t_min + (process.t_max - process.t_min) * share
 
     def density(self, process: GaussianProcess, t: np.ndarray) -> np.ndarray:
-        return np.full_like(t, 1 / (process.t_max - process.t_min))
+        inside = (t >= process.t_min) & (t <= process.t_max)
+        return np.where(inside, 1 / (process.t_max - process.t_min), 0.0)
 
 
-class LogNormalSigma(Times):
-    """log(sigma/alpha) ~ N(mean, std^2), cut to the process's range (Karras et al. 2022, table 1)."""
+class NormalTimes(Times):
+    """Base of densities that are normal in some coordinate of time, cut to the process's range.
 
-    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
-        if not std > 0:
-            raise UsageError(f"std must be positive, not {std}")
+    Args:
+        mean, std: of the normal.
+    """
+
+    def __init__(self, mean: float, std: float) -> None:
+        if not (std > 0 and math.isfinite(mean)):
+            raise UsageError(f"a normal needs a finite mean and a positive std, not {mean} and {std}")
         self.mean, self.std = mean, std
+
+    @abstractmethod
+    def coordinate(self, process: GaussianProcess, t: Scalar) -> Scalar:
+        """The coordinate, growing with t; infinite ends are allowed."""
+
+    @abstractmethod
+    def slope(self, process: GaussianProcess, t: np.ndarray) -> np.ndarray:
+        """Its derivative."""
+
+    @abstractmethod
+    def time(self, process: GaussianProcess, coordinate: np.ndarray) -> np.ndarray:
+        """Its inverse."""
 
     def _ends(self, process: GaussianProcess) -> tuple[float, float]:
         from scipy.special import ndtr
 
-        levels = [np.log(process.ratio(t)) for t in (process.t_min, process.t_max)]
-        low, high = (float(ndtr((level - self.mean) / self.std)) for level in levels)
+        with np.errstate(divide="ignore"):
+            ends = [self.coordinate(process, np.float64(t)) for t in (process.t_min, process.t_max)]
+        low, high = (float(ndtr((end - self.mean) / self.std)) for end in ends)
+        if high - low < 1e-6:
+            raise UsageError(
+                f"{type(self).__name__}(mean={self.mean}, std={self.std}) has next to nothing in this process's range, "
+                f"{ends[0]:.3g} to {ends[1]:.3g}"
+            )
         return low, high
 
     def quantile(self, process: GaussianProcess, share: np.ndarray) -> np.ndarray:
         from scipy.special import ndtri
 
         low, high = self._ends(process)
-        return process.time_at_ratio(np.exp(self.mean + self.std * ndtri(low + (high - low) * share)))
+        normal = self.mean + self.std * ndtri(low + (high - low) * share)
+        return np.clip(self.time(process, normal), process.t_min, process.t_max)
 
     def density(self, process: GaussianProcess, t: np.ndarray) -> np.ndarray:
         low, high = self._ends(process)
-        z = (np.log(process.ratio(t)) - self.mean) / self.std
-        return np.exp(-0.5 * z**2) / (math.sqrt(2 * math.pi) * self.std * (high - low)) * log_ratio_slope(process, t)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = (self.coordinate(process, t) - self.mean) / self.std
+            value = np.exp(-0.5 * z**2) * self.slope(process, t) / (math.sqrt(2 * math.pi) * self.std * (high - low))
+        inside = (t >= process.t_min) & (t <= process.t_max) & np.isfinite(z)
+        return np.where(inside, value, 0.0)
 
 
-class LogitNormalTimes(Times):
-    """logit(t / t_max) ~ N(mean, std^2) (Esser et al. 2024, section 3.1), for flow models."""
+class LogNormalSigma(NormalTimes):
+    """log(sigma/alpha) ~ N(mean, std^2) (Karras et al. 2022, table 1)."""
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2) -> None:
+        super().__init__(mean, std)
+
+    def coordinate(self, process: GaussianProcess, t: Scalar) -> Scalar:
+        return np.log(process.ratio(t))
+
+    def slope(self, process: GaussianProcess, t: np.ndarray) -> np.ndarray:
+        alpha, sigma, d_alpha, d_sigma = process.schedule(t)
+        return np.asarray(d_sigma / sigma - d_alpha / alpha)
+
+    def time(self, process: GaussianProcess, coordinate: np.ndarray) -> np.ndarray:
+        return np.asarray(process.time_at_ratio(np.exp(coordinate)))
+
+
+class LogitNormalTimes(NormalTimes):
+    """logit(t / t_max) ~ N(mean, std^2), for flow models (Esser et al. 2024, section 3.1)."""
 
     def __init__(self, mean: float = 0.0, std: float = 1.0) -> None:
-        if not std > 0:
-            raise UsageError(f"std must be positive, not {std}")
-        self.mean, self.std = mean, std
+        super().__init__(mean, std)
 
-    def _ends(self, process: GaussianProcess) -> tuple[float, float]:
-        from scipy.special import logit, ndtr
+    def coordinate(self, process: GaussianProcess, t: Scalar) -> Scalar:
+        return np.log(np.divide(t, process.t_max - t))
 
-        share = process.t_min / process.t_max
-        return float(ndtr((logit(share) - self.mean) / self.std)) if share > 0 else 0.0, 1.0
+    def slope(self, process: GaussianProcess, t: np.ndarray) -> np.ndarray:
+        return 1 / t + 1 / (process.t_max - t)
 
-    def quantile(self, process: GaussianProcess, share: np.ndarray) -> np.ndarray:
-        from scipy.special import expit, ndtri
+    def time(self, process: GaussianProcess, coordinate: np.ndarray) -> np.ndarray:
+        from scipy.special import expit
 
-        low, high = self._ends(process)
-        return process.t_max * expit(self.mean + self.std * ndtri(low + (high - low) * share))
-
-    def density(self, process: GaussianProcess, t: np.ndarray) -> np.ndarray:
-        from scipy.special import logit
-
-        low, high = self._ends(process)
-        u = t / process.t_max
-        normal = np.exp(-0.5 * ((logit(u) - self.mean) / self.std) ** 2) / (math.sqrt(2 * math.pi) * self.std)
-        return normal / (u * (1 - u) * process.t_max * (high - low))
+        return process.t_max * np.asarray(expit(coordinate))
 
 
 class ImportanceTimes(Times):
-    """p(t) proportional to a weighting, by its integral on a fine grid: then all draws weigh the same.
+    """A density proportional to `times` and to a weighting, so that all draws weigh the same.
 
-    With the likelihood weighting this is the importance sampling of Song, Durkan, Murray & Ermon (2021), section 5.1.
+    With the defaults it is the importance sampling of Song, Durkan, Murray & Ermon (2021), section 5.1: proportional to
+    g^2/sigma^2, under which the squared error of epsilon, of about one size at all times, has constant weight. It is
+    integrated by the trapezoidal rule, once for a process.
+
+    Args:
+        weighting: a name of `WEIGHTINGS` or a `Weighting`.
+        prediction: the type whose squared error is to weigh the same everywhere. Where alpha = 0 at the end, as in flow
+            models, take "flow" or "v": epsilon's weight has no integral there.
+        times: the objective's density.
+        nodes: of the grid.
     """
 
-    def __init__(self, weighting: str | Weighting = "likelihood", nodes: int = 4097) -> None:
-        self.weighting, self.nodes = weighting, nodes
+    def __init__(
+        self,
+        weighting: str | Weighting = "likelihood",
+        prediction: str = "epsilon",
+        times: Times | None = None,
+        nodes: int = 4096,
+    ) -> None:
+        if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 8:
+            raise UsageError(f"nodes must be a whole number of 8 or more, not {nodes!r}")
+        self.weighting, self.prediction, self.nodes = weighting, prediction_type(prediction), nodes
+        self.times = times or UniformTimes()
+        self._kept: tuple[GaussianProcess, np.ndarray, np.ndarray] | None = None
 
-    def _table(self, process: GaussianProcess) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        # Nodes at equal steps of log(sigma/alpha), where weightings are smooth.
-        with np.errstate(divide="ignore"):
-            low, high = (float(np.log(process.ratio(t))) for t in (process.t_min, process.t_max))
-        high = high if math.isfinite(high) else math.log(1e4)
-        t = np.asarray(process.time_at_ratio(np.exp(np.linspace(low, high, self.nodes))), dtype=np.float64)
-        t[0], t[-1] = process.t_min, process.t_max
-        weights = weigh(self.weighting, process, np.minimum(t, t[-2] + 0.5 * (t[-1] - t[-2])))
-        mass = np.concatenate([[0.0], np.cumsum(0.5 * (weights[1:] + weights[:-1]) * np.diff(t))])
-        return t, mass / mass[-1], 0.5 * (weights[1:] + weights[:-1]) / mass[-1]
+    def _table(self, process: GaussianProcess) -> tuple[np.ndarray, np.ndarray]:
+        """Nodes, and the distribution function there, linear in between."""
+        kept = self._kept
+        if kept is None or kept[0] is not process:
+            t = nodes(process, self.nodes)
+            height = self.times.density(process, t) * weights_on(self.weighting, self.prediction, process, t)
+            mass = np.concatenate([[0.0], np.cumsum(0.5 * (height[1:] + height[:-1]) * np.diff(t))])
+            self._kept = kept = (process, t, mass / mass[-1])
+        return kept[1:]
 
     def quantile(self, process: GaussianProcess, share: np.ndarray) -> np.ndarray:
-        t, mass, _ = self._table(process)
+        t, mass = self._table(process)
         return np.interp(share, mass, t)
 
     def density(self, process: GaussianProcess, t: np.ndarray) -> np.ndarray:
-        grid, _, heights = self._table(process)
-        return heights[np.clip(np.searchsorted(grid, t, side="right") - 1, 0, len(heights) - 1)]
+        grid, mass = self._table(process)
+        cell = np.clip(np.searchsorted(grid, t, side="right") - 1, 0, len(grid) - 2)
+        inside = (t >= process.t_min) & (t <= process.t_max)
+        return np.where(inside, (np.diff(mass) / np.diff(grid))[cell], 0.0)
 
 
-def log_ratio_slope(process: GaussianProcess, t: np.ndarray) -> np.ndarray:
-    """d log(sigma/alpha) / dt = sigma'/sigma - alpha'/alpha."""
-    alpha, sigma, d_alpha, d_sigma = process.schedule(t)
-    return np.asarray(d_sigma / sigma - d_alpha / alpha)
+def nodes(process: GaussianProcess, count: int) -> np.ndarray:
+    """Times from t_min to t_max, dense both in t and in log(sigma/alpha), in which weightings vary slowly."""
+    ends = process.t_min, process.t_max
+    low, high = (float(np.clip(process.ratio(t), 1e-6, 1e6)) for t in ends)
+    levels = np.asarray(process.time_at_ratio(np.geomspace(low, high, count // 2)), dtype=np.float64)
+    t = np.unique(np.concatenate([np.clip(levels, *ends), np.linspace(*ends, count // 2)]))
+    return t[np.append(True, np.diff(t) > 1e-12 * process.t_max)]
 
 
-def simple(process: GaussianProcess, t: np.ndarray) -> np.ndarray:
-    """w = 1: DDPM's L_simple (Ho et al. 2020, eq. 14), lambda = sigma^2 on the score."""
-    return np.ones_like(t)
+def stratified_shares(count: int, generator: torch.Generator | None = None) -> np.ndarray:
+    """Numbers (count,) in [0, 1), each uniform and exactly one in each of `count` equal parts, in random order.
 
-
-def likelihood(process: GaussianProcess, t: np.ndarray) -> np.ndarray:
-    """w = g^2 / (2 sigma^2), lambda = g^2 on the score: with uniform times of weight T the loss bounds the negative
-    log-likelihood but for constants (Song, Durkan, Murray & Ermon 2021, theorem 1)."""
-    schedule = process.schedule(t)
-    return np.asarray(diffusion_squared(*schedule) / (2 * np.square(schedule[1])))
-
-
-def edm(process: GaussianProcess, t: np.ndarray, *, sigma_data: float = 0.5) -> np.ndarray:
-    """lambda = (r^2 + d^2) / (r d)^2 on x0 (Karras et al. 2022, table 1), r = sigma/alpha: w = (r^2 + d^2) / d^2."""
-    return np.square(process.ratio(t)) / sigma_data**2 + 1
-
-
-def min_snr(process: GaussianProcess, t: np.ndarray, *, gamma: float = 5.0) -> np.ndarray:
-    """min(SNR, gamma) on x0 (Hang et al. 2023, eq. 8): w = min(SNR, gamma) / SNR = min(1, gamma r^2)."""
-    return np.minimum(1.0, gamma * np.square(process.ratio(t)))
-
-
-def flow(process: GaussianProcess, t: np.ndarray) -> np.ndarray:
-    """1 on the velocity alpha' x0 + sigma' eps (Lipman et al. 2023, eq. 9): conditional flow matching."""
-    return np.square(error_ratio("flow", process.schedule(t)))
-
-
-def v(process: GaussianProcess, t: np.ndarray) -> np.ndarray:
-    """1 on v = alpha eps - sigma x0, "SNR+1" (Salimans & Ho 2022, section 4)."""
-    return np.square(error_ratio("v", process.schedule(t)))
-
-
-def x0(process: GaussianProcess, t: np.ndarray) -> np.ndarray:
-    """1 on x0: w = sigma^2 / alpha^2."""
-    return np.square(process.ratio(t))
-
-
-WEIGHTINGS: dict[str, Weighting] = {
-    "simple": simple,
-    "likelihood": likelihood,
-    "edm": edm,
-    "min-snr": min_snr,
-    "flow": flow,
-    "v": v,
-    "x0": x0,
-}
-"""Weightings by name, as w(t) on the squared error of eps."""
-
-
-def weigh(weighting: str | Weighting, process: GaussianProcess, t: np.ndarray) -> np.ndarray:
-    """A weighting's values at times (N,).
-
-    Raises:
-        UnknownNameError: no weighting of this name.
+    A batch's mean stays unbiased and varies less than with independent draws; Kingma et al. (2021, appendix I.1) do the
+    same with one offset common to all parts.
     """
-    if isinstance(weighting, str):
-        if weighting not in WEIGHTINGS:
-            raise UnknownNameError("weighting", weighting, WEIGHTINGS, f" (known: {', '.join(WEIGHTINGS)})")
-        weighting = WEIGHTINGS[weighting]
-    return np.asarray(weighting(process, t), dtype=np.float64)
-
-
-def error_ratio(prediction: str, schedule: Any) -> Scalar:
-    """d(prediction)/d(eps) at a given state: how much an error of eps is in a prediction of another type."""
-    alpha, sigma, *_ = schedule
-    # At a given x an error e of eps is one of -sigma/alpha e in x0.
-    on_x0, on_eps = row(prediction_type(prediction), schedule)
-    return on_eps - on_x0 * np.divide(sigma, alpha)
+    device = generator.device if generator else torch.device("cpu")
+    place = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
+    order = torch.randperm(count, generator=generator, device=device)
+    return np.asarray(((order + place) / count).cpu().numpy())
 
 
 def denoising_loss(
@@ -215,51 +318,67 @@ def denoising_loss(
     prediction: str = "epsilon",
     weighting: str | Weighting = "simple",
     times: Times | None = None,
+    importance: Times | None = None,
     generator: torch.Generator | None = None,
     t: Any = None,
     noise: Tensor | None = None,
     condition: Any = None,
 ) -> Tensor:
-    """w(t)/p(t) ||eps_hat - eps||^2 / D of each sample, whose mean estimates int w E ||eps_hat - eps||^2 / D dt.
+    """w(t) ||error||^2 / D of each sample, whose mean estimates the objective E_{t ~ times} [w(t) E ||error||^2 / D].
 
     Args:
-        network: called as network(x_t, t), or network(x_t, t, condition) where a condition is given; x_t (N, *shape)
-            and t (N,) of x0's dtype on the process's clock; returns its prediction, of x_t's shape.
+        network: called as network(x_t, t), or network(x_t, t, condition) where a condition is given; x_t (N, *shape) of
+            x0's dtype and t (N,) on the process's clock, float32 at least; returns its prediction, of x_t's shape.
         process: the Gaussian process.
-        x0: data (N, *shape).
-        prediction: what the network predicts, one of `PREDICTIONS`.
-        weighting: a name of `WEIGHTINGS`, or a function of process and times giving w on the squared error of eps.
-        times: their density p; uniform by default. Draws are stratified, one in each N-th part of the density, which
-            keeps the estimate unbiased and lowers its variance (Kingma et al. 2021, appendix I.1).
-        generator: of the times and the noise; torch's global one by default.
-        t, noise: given times (N,) and noise (N, *shape) instead of drawn ones.
+        x0: data (N, *shape), floating-point.
+        prediction: what the network predicts, one of `PREDICTIONS`. It does not change the objective.
+        weighting: a name of `WEIGHTINGS` or a `Weighting`.
+        times: the objective's density of times, uniform by default.
+        importance: draw from this density instead, and weigh by times / importance, which leaves the expectation as it
+            is; its support must hold that of `times`.
+        generator: of the times and the noise; torch's global one by default. Times are drawn by `stratified_shares`.
+        t, noise: given times, one or (N,), and noise (N, *shape), instead of drawn ones. Times are taken for draws from
+            `importance` where that is given, else from `times`.
         condition: handed to the network.
 
     Returns:
-        (N,), to be averaged.
+        (N,) of the prediction's dtype, to be averaged.
 
     Raises:
-        UsageError: words that do not fit.
+        UsageError: words that do not fit, or an infinite weight at a given time.
+        ConversionError: score prediction at sigma = 0.
     """
-    kind, density = prediction_type(prediction), times or UniformTimes()
-    count = len(x0)
-    if t is None:
-        jitter = torch.rand(count, generator=generator, device=generator.device if generator else "cpu").double()
-        order = torch.randperm(count, generator=generator, device=jitter.device)
-        shares = ((order + jitter) / count).cpu().numpy()
-        t = density.quantile(process, shares)
-    clock = np.broadcast_to(np.asarray(as_scalar(t), dtype=np.float64), (count,))
+    kind, count = prediction_type(prediction), len(x0)
+    if x0.dim() < 2 or not x0.is_floating_point():
+        raise UsageError(f"x0 must be floating-point numbers (N, ...), not {x0.dtype} of shape {tuple(x0.shape)}")
+    target_times = times or UniformTimes()
+    drawn_from = importance or target_times
+    clock = drawn_from.quantile(process, stratified_shares(count, generator)) if t is None else as_scalar(t)
+    if np.shape(clock) not in ((), (1,), (count,)):
+        raise UsageError(f"t must be one time or {count}, one for each sample, not of shape {np.shape(clock)}")
+    clock = np.array(np.broadcast_to(clock, (count,)), dtype=np.float64)
+    weights = weights_on(weighting, kind, process, clock)
+    if importance is not None:
+        density = importance.density(process, clock)
+        if not np.all(density > 0):
+            raise UsageError(f"importance has no density at t = {clock[density <= 0][0]:g}; t must be draws from it")
+        weights = weights * target_times.density(process, clock) / density
     if noise is None:
         place = generator.device if generator else x0.device
         noise = torch.randn(x0.shape, generator=generator, device=place, dtype=x0.dtype).to(x0.device)
     if noise.shape != x0.shape:
         raise UsageError(f"noise must have x0's shape {tuple(x0.shape)}, not {tuple(noise.shape)}")
-    schedule = tuple(as_scalar(value) for value in process.schedule(clock))
-    state = expand(schedule[0], x0) * x0 + expand(schedule[1], x0) * noise
-    told = torch.from_numpy(np.ascontiguousarray(clock)).to(device=x0.device, dtype=x0.dtype)
+    schedule = process.schedule(clock)
+    told = torch.from_numpy(clock.copy()).to(device=x0.device, dtype=torch.promote_types(x0.dtype, torch.float32))
+    state = mix(schedule[:2], x0, noise)
     answer = network(state, told) if condition is None else network(state, told, condition)
-    on_x0, on_eps = row(kind, schedule)  # type: ignore[arg-type]
-    target = expand(np.broadcast_to(on_x0, (count,)), x0) * x0 + expand(np.broadcast_to(on_eps, (count,)), x0) * noise
-    factor = np.square(error_ratio(kind, schedule))
-    weights = weigh(weighting, process, clock) / (factor * density.density(process, clock))
-    return expand(weights, answer).flatten() * (answer - target).square().flatten(1).mean(1)
+    if answer.shape != x0.shape:
+        raise UsageError(f"the network answered with shape {tuple(answer.shape)} for a state of {tuple(x0.shape)}")
+    error = (answer - mix(row(kind, schedule), x0, noise)).square().flatten(1).mean(1)
+    return torch.from_numpy(weights).to(error) * error
+
+
+def mix(coefficients: tuple[Scalar, Scalar], x0: Tensor, noise: Tensor) -> Tensor:
+    """a x0 + b noise, sample by sample."""
+    a, b = (np.asarray(value, dtype=np.float64) for value in coefficients)
+    return expand(a, x0) * x0 + expand(b, x0) * noise

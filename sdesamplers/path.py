@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .coefficients import fresh_share
 from .coordinates import View, view
 from .errors import UsageError
 from .noise import Noise
@@ -206,7 +207,7 @@ class Path:
         is then (alpha_s/alpha_down) x_down + alpha_s up z, which has the right marginal in any process; in VE this is
         the ancestral step of Song et al. 2021, appendix F, as k-diffusion splits it. Returns (down, alpha_s up).
         """
-        share = 1.0 if now.is_pure_noise else -math.expm1(2 * (now.lam - then.lam))
+        share = 1.0 if now.is_pure_noise else fresh_share(now, then)
         up = min(eta * math.sqrt(share), 1.0)
         if then.is_clean or up == 0:
             return then, 0.0

@@ -18,20 +18,8 @@ NO_ODE = sorted(
     if (s.stochastic and s.noiseless is None) or {"log_density", "stationary"} & {*s.needs}
 )
 # From data to noise their coefficients are square roots of negative numbers.
-NOT_FORWARDS = [
-    "ddim",
-    "dpm-solver-2m",
-    "dpm-solver-3m",
-    "dpm2-ancestral",
-    "dpmpp-2s-ancestral",
-    "euler-ancestral",
-    "euler-ancestral-cfgpp",
-    "paradigms",
-    "repaint",
-]
-# Its weights are shares of the sigma that the grid begins with, which is the smallest one from data to noise.
-DIVERGES = ["heunpp2"]
-WALKERS = sorted({*SPECS} - {*NO_ODE, *NOT_FORWARDS, *DIVERGES})
+NOT_FORWARDS = ["dpm-solver-2m", "dpm-solver-3m"]
+WALKERS = sorted({*SPECS} - {*NO_ODE, *NOT_FORWARDS})
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import shutil
 import site
 import subprocess
@@ -340,3 +341,74 @@ def test_in_a_pipeline_explains_what_a_pipeline_cannot_run(tmp_path):
     assert done.returncode == 1
     assert "unguided" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    return importlib.import_module("toy_2d")
+
+
+@pytest.mark.parametrize("name", ["moons", "swiss-roll", "ring"])
+def test_toy_data_have_mean_0_and_deviation_1(toy, name):
+    points = toy.make_data(name, 20_000, seed=3)
+    assert points.shape == (20_000, 2)
+    assert float(points.mean(0).abs().max()) < 0.05
+    assert float(points.std()) == pytest.approx(1, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["ddpm", "ve", "sub-vp", "flow"])
+def test_toy_models_learn_the_data(toy, name):
+    """200 steps of training lower the loss on 4000 fresh points, at common times and noises, by 5 standard errors."""
+    setup, data, test = toy.SETUPS[name], toy.make_data("moons", 5000), toy.make_data("moons", 4000, seed=1)
+    values = []
+    for steps in (2, 200):
+        words = {"prediction": setup.prediction, "weighting": setup.weighting, "times": setup.times}
+        model = toy.train(setup, data, steps=steps, batch=256)
+        with torch.no_grad():
+            generator = torch.Generator().manual_seed(0)
+            loss = sds.losses.denoising_loss(model.function, setup.process, test, generator=generator, **words)
+        values.append(loss)
+    drop = values[0] - values[1]
+    assert float(drop.mean()) > 5 * float(drop.std()) / math.sqrt(4000)
+
+
+def test_toy_models_are_seeded(toy):
+    data = toy.make_data("ring", 500)
+    first, second = (sds.sample(toy.train(toy.SETUPS["ve"], data, steps=5), "ddpm", steps=5) for _ in range(2))
+    assert torch.equal(first.samples, second.samples)
+
+
+def test_toy_2d_draws_pictures_and_animations(tmp_path):
+    words = ("--models", "flow", "--steps", 20, "--samples", 80, "--frames", 3, "--out", tmp_path / "toy")
+    done = run("toy_2d.py", *words, folder=tmp_path)
+    assert "rectified flow: trained in" in done.stdout
+    assert Image.open(tmp_path / "toy" / "samplers.png").size[0] > 1000
+    assert Image.open(tmp_path / "toy" / "flow.png").size == (1240, 448)
+    assert Image.open(tmp_path / "toy" / "flow.gif").n_frames == 3
+
+
+def test_toy_2d_names_its_models(toy, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["toy_2d.py", "--models", "edm"])
+    with pytest.raises(SystemExit):
+        toy.main()
+    assert "unknown model 'edm' (known: ddpm, ve, sub-vp, flow)" in capsys.readouterr().err
+
+
+def test_ddpo_raises_the_reward(tmp_path):
+    """The mean reward of 1000 samples rises by five standard errors and more (20 were measured)."""
+    small = ("--train-steps", 300, "--epochs", 15, "--batch", 96, "--lr", 2e-3, "--steps", 8)
+    done = run("ddpo_toy.py", *small, "--out", tmp_path, folder=tmp_path)
+    first, last, error = map(float, re.search(r"reward ([\d.]+) -> ([\d.]+) .*rise ([\d.]+)\)", done.stdout).groups())
+    assert 0 < error < 0.02
+    assert last > first + 5 * error
+    assert Image.open(tmp_path / "ddpo.png").size == (840, 288)
+
+
+def test_inverse_problems_solves_both_problems_and_draws_them(tmp_path):
+    words = ("--images", 2, "--steps", 4, "--out", tmp_path / "inverse.png")
+    done = run("inverse_problems.py", *words, folder=tmp_path)
+    lines = [line for line in done.stdout.splitlines() if "PSNR" in line]
+    assert len(lines) == 2 * (1 + 3)
+    assert [line.split(" by ")[1].split(",")[0] for line in lines if " by " in line] == ["DPS", "PiGDM", "RePaint"] * 2
+    assert Image.open(tmp_path / "inverse.png").size == (2 * 86 + 2, 10 * 86 + 2)

@@ -1,0 +1,186 @@
+"""How consistent a model's one-step predictions are along a trajectory of the probability-flow ODE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .encoding import from_path, ode_recipe
+from .errors import UsageError
+from .loop import Evaluator, drive
+from .models.base import Model
+from .noise import NormalSource
+from .path import Path
+from .plugin import Sampler
+from .prediction import Prediction
+from .recipe import Recipe, check_count, make_path, start_run
+from .sampling import as_model, start_state
+
+
+@dataclass(eq=False, repr=False)
+class Consistency:
+    """What `consistency_error` found.
+
+    Attributes:
+        times: (K,) the model's times, from noise to data.
+        squared: (N, K) float64, |f(x_t, t) - x_0|^2 / D of each trajectory, in squared data units.
+        samples: (N, *shape) the trajectories' ends x_0, on the CPU.
+        recipe: of the trajectories.
+    """
+
+    times: np.ndarray
+    squared: np.ndarray
+    samples: Tensor
+    recipe: Recipe
+
+    @property
+    def error(self) -> np.ndarray:
+        """(K,) the root of the mean square over trajectories and dimensions, in data units."""
+        return np.sqrt(self.squared.mean(0))
+
+    @property
+    def standard_error(self) -> np.ndarray:
+        """(K,) of `error` over the trajectories, to first order; NaN of a single one."""
+        if len(self.squared) < 2:
+            return np.full(len(self.times), np.nan)
+        spread = self.squared.std(0, ddof=1) / np.sqrt(len(self.squared))
+        return np.divide(spread, 2 * self.error, out=np.zeros_like(spread), where=self.error > 0)
+
+    def __repr__(self) -> str:
+        worst = int(self.error.argmax())
+        return (
+            f"<Consistency of {len(self.squared)} trajectories by {self.recipe.sampler!r}: "
+            f"error at most {self.error[worst]:.4g} ({self.standard_error[worst]:.1g}), at t = {self.times[worst]:.4g}>"
+        )
+
+
+def consistency_error(
+    model: Model | str,
+    sampler: str | Sampler = "heun",
+    *,
+    along: Model | str | None = None,
+    steps: int | None = None,
+    nfe: int | None = None,
+    times: Any = None,
+    spacing: str | None = None,
+    spacing_options: dict[str, Any] | None = None,
+    coordinates: str | None = None,
+    seed: int = 0,
+    num_samples: int | None = None,
+    batch_size: int | None = None,
+    start: Tensor | None = None,
+    condition: Any = None,
+    guidance_scale: float = 1.0,
+    dtype: torch.dtype | None = None,
+    **options: Any,
+) -> Consistency:
+    """How far f(x_t, t), the model's x0 prediction, is from the end of the trajectory that x_t lies on.
+
+    A consistency model's f is to be the same all along a trajectory of the probability-flow ODE, its end (Song et
+    al. 2023, definition 1). A diffusion model's f is E[x0 | x_t], whose distance is what one step from there misses: it
+    says how curved the trajectories are.
+
+    Args:
+        model: a `Model`, or what `load` takes.
+        sampler: that solves the ODE, a name or a `Sampler`; what turns a stochastic one's noise off is set. Its own
+            error should be small beside the one that is looked for.
+        along: the model whose ODE it is, on the same process; by default `model`. For a consistency model give the
+            diffusion model that it was distilled from: f is no E[x0 | x_t] then, and has no ODE of its own.
+        steps, nfe, times, spacing, spacing_options, coordinates, seed, num_samples, batch_size, start, condition,
+        guidance_scale, dtype, **options: as in `sample`; the errors are given at the grid's times but the end.
+
+    Raises:
+        UsageError: words that do not fit, no grid, a sampler that follows no ODE, or processes that differ.
+        ConversionError: x0 does not follow from the prediction at the grid's first time (epsilon at alpha = 0).
+    """
+    model = as_model(model)
+    guide = model if along is None else as_model(along)
+    _ = guide.gaussian, model.gaussian  # raises where there is no x0
+    words: dict[str, Any] = {"steps": steps, "nfe": nfe, "times": times, "spacing": spacing}
+    words |= {"spacing_options": spacing_options, "coordinates": coordinates}
+    recipe, spec = ode_recipe(guide, sampler, options, **words)
+    recipe = replace(recipe, final="zero")
+    if recipe.steps is None and recipe.times is None:
+        raise UsageError(f"{spec.name} would choose its own steps; the errors are given on a grid: steps= or times=")
+    if start is not None and tuple(start.shape[1:]) != guide.shape:
+        raise UsageError(f"start must have shape (N, {', '.join(map(str, guide.shape))}), not {tuple(start.shape)}")
+    count = num_samples if num_samples is not None else 1 if start is None else len(start)
+    check_count("num_samples", count)
+    check_count("batch_size", count if batch_size is None else batch_size)
+    if start is not None and len(start) != count:
+        raise UsageError(f"start holds {len(start)} states, not num_samples={count}")
+    state = dtype or (torch.float64 if guide.dtype == torch.float64 else torch.float32)
+    if along is not None:
+        check_same_process(model, guide, make_path(guide.process, recipe))
+    spread = guide.condition_for(condition, count)
+    clock, squared, ends = np.empty(0), list[np.ndarray](), list[Tensor]()
+    for first in range(0, count, batch_size or count):
+        rows = slice(first, min(first + (batch_size or count), count))
+        part = Along(guide, recipe, spec, None if spread is None else spread[rows], guidance_scale)
+        source = NormalSource(seed, list(range(rows.start, rows.stop)), guide.shape)
+        path = make_path(guide.process, recipe)
+        with torch.no_grad():  # not inference mode: a model may differentiate itself
+            x = start_state(guide, path, source, None if start is None else start[rows], state)
+            end, kept = part.run(path, x)
+            found = part.x0(kept, None if along is None else model)
+            misses = [(f - end).double().square().flatten(1).mean(1) for f in found]
+        clock = np.array([prediction.point.t for prediction in kept])
+        squared.append(torch.stack(misses, 1).cpu().numpy())
+        ends.append(end.cpu())
+    return Consistency(clock, np.concatenate(squared), torch.cat(ends), recipe)
+
+
+def check_same_process(model: Model, guide: Model, path: Path) -> None:
+    """Raise unless two models' processes agree at a path's points."""
+    for point in path.points[:-1]:
+        if not np.allclose(model.gaussian.schedule(point.t)[:2], point.native[:2], rtol=1e-6, atol=1e-9):
+            raise UsageError(
+                f"{model.name!r} and {guide.name!r} have different processes (alpha and sigma differ at "
+                f"t = {point.t:g}), so the one cannot be asked at the other's states"
+            )
+
+
+class Along:
+    """One batch's trajectories and what is predicted on them."""
+
+    def __init__(self, model: Model, recipe: Recipe, spec: Sampler, condition: Any, guidance_scale: float) -> None:
+        self.model, self.recipe, self.spec = model, recipe, spec
+        self.condition, self.guidance_scale = condition, guidance_scale
+
+    def run(self, path: Path, x: Tensor) -> tuple[Tensor, list[Prediction]]:
+        """Solve the ODE from x; return its end (data) and the predictions at the grid's points before it."""
+        kept: dict[float, Prediction] = {}
+
+        def keep(prediction: Prediction) -> None:
+            # Of several evaluations at a time the last is at the trajectory's own state: Runge-Kutta methods try a
+            # step's end before they begin the next step there.
+            if prediction.point.rows is None:
+                kept[prediction.point.t] = prediction
+
+        evaluator = self.evaluator(self.model, len(x))
+        evaluator.record = keep
+        end = drive(start_run(self.spec, x, path, self.recipe.options), evaluator)
+        on_grid = [kept[point.t] for point in path.points[:-1] if point.t in kept]
+        return from_path(end, path.points[-1], data=True), on_grid
+
+    def x0(self, kept: list[Prediction], other: Model | None) -> list[Tensor]:
+        """x0 (N, *shape) as predicted on the trajectory, or as another model predicts it at the same states."""
+        if other is None:
+            return [prediction.x0 for prediction in kept]
+        ask = self.evaluator(other, len(kept[0].x))
+        return [ask(prediction.x, prediction.point).x0 for prediction in kept]
+
+    def evaluator(self, model: Model, count: int) -> Evaluator:
+        """A connection to a model under the batch's condition."""
+        return Evaluator(
+            model,
+            count,
+            f"consistency of {model.name} along {self.spec.name}",
+            condition=self.condition,
+            guidance_scale=self.guidance_scale,
+            both="unguided" in self.spec.needs,
+        )
