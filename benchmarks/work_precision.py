@@ -1,7 +1,7 @@
 """Error against model evaluations: every deterministic sampler here beside diffusers', azula's and k-diffusion's.
 
-    python benchmarks/work_precision.py --out benchmarks/results            (hours; --resume takes it up again)
-    python benchmarks/work_precision.py --report                            (tables and plot from what was measured)
+    python benchmarks/work_precision.py                     (the mixture; hours, --resume takes it up again)
+    python benchmarks/tournament.py --out benchmarks/results (the embedded network, and the report of both)
 
 Two problems: a 16-dimensional Gaussian mixture with its exact score on DDPM's linear table, and the embedded model.
 Everyone starts from the same states at the table's last timestep and ends at sigma = 0; the error of a sample is its
@@ -440,8 +440,8 @@ def finalists(
 # The report.
 
 WINNERS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str]] = {
-    "fast": ("abm", {"order": 2}, "power", {}, "flow"),
-    "quality": ("abm", {"order": 3}, "power", {}, "flow"),
+    "fast": ("abm", {}, "power", {}, "flow"),
+    "quality": ("ab", {}, "power", {"rho": 1.25}, "native"),
     "abm-flow-power": ("abm", {}, "flow-power", {}, "flow"),
     "unipc-flow-power": ("unipc", {"order": 3}, "flow-power", {"rho": 2.0}, "native"),
 }
@@ -469,6 +469,18 @@ def title(cell: dict[str, Any], library: bool = False) -> str:
     return f"{name}: {setting}" if library else setting
 
 
+def ratio(ours: dict[str, Any], theirs: dict[str, Any], by: str) -> str:
+    """Our error to theirs; where every sample's is known with a 95% interval, from 4,000 resamples of the starts."""
+    share = f"{ours[by] / theirs[by]:.2f}"
+    if "errors" not in ours or "errors" not in theirs:
+        return share
+    measure = {"rmse": lambda e: np.sqrt((e**2).mean(1)), "median": lambda e: np.median(e, 1)}[by]
+    count = len(ours["errors"])
+    rows = np.random.default_rng(0).integers(0, count, (4000, count))
+    low, high = np.quantile(measure(ours["errors"][rows]) / measure(theirs["errors"][rows]), [0.025, 0.975])
+    return f"{share} [{low:.2f}, {high:.2f}]"
+
+
 def best_tables(cells: dict[int, dict[str, list[dict[str, Any]]]]) -> Iterator[str]:
     """Markdown: for each measure, the best of ours and of the others at each budget."""
     for by in MEASURES:
@@ -480,8 +492,8 @@ def best_tables(cells: dict[int, dict[str, list[dict[str, Any]]]]) -> Iterator[s
             ours = ranked(libraries.get(OURS, []), by)
             theirs = ranked([c for name, group in libraries.items() if name != OURS for c in group], by)
             if ours and theirs:
-                share = ours[0][by] / theirs[0][by]
-                row = (pair(ours[0]), title(ours[0]), pair(theirs[0]), title(theirs[0], True), f"{share:.2f}")
+                share = ratio(ours[0], theirs[0], by)
+                row = (pair(ours[0]), title(ours[0]), pair(theirs[0]), title(theirs[0], True), share)
                 yield f"| {budget} | {' | '.join(row)} |"
 
 
@@ -506,7 +518,11 @@ def whole_tables(cells: dict[int, dict[str, list[dict[str, Any]]]]) -> Iterator[
         yield f"| best of {library} | {' | '.join(row)} |"
 
 
-def plot(log: Log, shown: Sequence[tuple[str, int]], file: Path) -> None:
+Cells = dict[int, dict[str, list[dict[str, Any]]]]
+"""budget -> library -> measured settings, of one problem."""
+
+
+def plot(shown: Sequence[tuple[str, Cells]], file: Path) -> None:
     """Error against evaluations, log-log: the best of each library at each budget, and settings of ours as wholes."""
     import matplotlib
 
@@ -515,8 +531,7 @@ def plot(log: Log, shown: Sequence[tuple[str, int]], file: Path) -> None:
 
     colours = {OURS: "#c1272d", "diffusers": "#0072b2", "k-diffusion": "#009e73", "azula": "#e69f00"}
     figure, axes = plt.subplots(len(shown), 2, figsize=(11, 4.2 * len(shown)), squeeze=False, layout="constrained")
-    for row, (problem, starts) in zip(axes, shown, strict=True):
-        cells = table(log, problem, starts)
+    for row, (title, cells) in zip(axes, shown, strict=True):
         for axis, by in zip(row, MEASURES, strict=True):
             for library, colour in colours.items():
                 points = [(b, min(c[by] for c in g[library])) for b, g in cells.items() if g.get(library)]
@@ -529,7 +544,7 @@ def plot(log: Log, shown: Sequence[tuple[str, int]], file: Path) -> None:
                 points = [(b, c[by]) for b, g in cells.items() for c in g.get(OURS, []) if c["key"] == key]
                 if points:
                     axis.plot(*zip(*points, strict=True), linestyle=dash, color="#7a1419", label=name, lw=1.3)
-            axis.set(xscale="log", yscale="log", xlabel="model evaluations", title=f"{problem}, {starts:,} starts")
+            axis.set(xscale="log", yscale="log", xlabel="model evaluations", title=title)
             axis.set_ylabel({"rmse": "RMSE", "median": "median error"}[by])
             axis.set_xticks(list(cells), [str(b) for b in cells])
             axis.minorticks_off()
@@ -545,37 +560,16 @@ def machine() -> str:
     return f"Python {platform.python_version()}, torch {torch.__version__}, {versions}"
 
 
-def report(
-    log: Log, shown: Sequence[tuple[str, int]], screened: dict[str, int], out: Path, notes: Sequence[str]
-) -> None:
-    """Write work_precision.md, .json and .png."""
+def report(shown: Sequence[tuple[str, str, Cells]], tree: dict[str, Any], out: Path, notes: Sequence[str]) -> None:
+    """Write work_precision.md, .json and .png: for each problem its title, how it was run, and its cells."""
     out.mkdir(parents=True, exist_ok=True)
-    lines = ["# Work and precision\n", f"{machine()}. Made by `python benchmarks/work_precision.py`.\n"]
-    lines += [f"{note}\n" for note in notes]
-    for problem, starts in shown:
-        cells = table(log, problem, starts)
-        count = len({c["key"] for g in cells.values() for group in g.values() for c in group})
-        first = screened.get(problem)
-        lines.append(f"## {problem}, {starts:,} starts\n")
-        text = f"{count} settings"
-        if first and first < starts:
-            text += f", finalists of {settings_of(log, problem, first)}, screened with {first} starts"
-        lines.append(f"{text}.")
-        lines += [*best_tables(cells), *whole_tables(cells), ""]
+    lines = ["# Work and precision\n", f"{machine()}.\n", *(f"{note}\n" for note in notes)]
+    for heading, about, cells in shown:
+        lines += [f"## {heading}\n", f"{about}\n", *best_tables(cells), *whole_tables(cells), ""]
     lines += ["![error against evaluations](work_precision.png)", ""]
     (out / "work_precision.md").write_text("\n".join(lines))
-    (out / "work_precision.json").write_text(json.dumps(compact(log), separators=(",", ":")) + "\n")
-    broad = [(p, n) for p, n in shown if len(table(log, p, n)) > len(BUDGETS) // 2]
-    plot(log, broad or shown, out / "work_precision.png")
-
-
-def settings_of(log: Log, problem: str, starts: int) -> str:
-    """How many settings of each library were run."""
-    libraries: dict[str, set[str]] = {}
-    for name, count, key, _ in log.cells:
-        if (name, count) == (problem, starts):
-            libraries.setdefault(key.split(": ")[0], set()).add(key)
-    return ", ".join(f"{len(keys):,} of {library}" for library, keys in sorted(libraries.items()))
+    (out / "work_precision.json").write_text(json.dumps(tree, separators=(",", ":")) + "\n")
+    plot([(heading, cells) for heading, _, cells in shown], out / "work_precision.png")
 
 
 def compact(log: Log) -> dict[str, Any]:
@@ -589,37 +583,20 @@ def compact(log: Log) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Screen, run the finalists, report."""
+    """Screen on the mixture, run the finalists; the network is run, and the report written, by tournament.py."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the report goes")
     parser.add_argument("--work", type=Path, default=Path("out/work_precision"), help="where cells and truths are kept")
     parser.add_argument("--resume", action="store_true", help="keep what was measured before")
-    parser.add_argument("--report", action="store_true", help="write the report from what was measured, run nothing")
-    parser.add_argument("--only", choices=("mixture", "embedded"), help="one problem")
-    parser.add_argument("--starts", type=int, default=STARTS, help="of the finalists on the mixture")
-    parser.add_argument("--screen", type=int, default=256, help="starts that all settings are screened with there")
-    parser.add_argument("--embedded-starts", type=int, default=256, help="of the finalists on the embedded model")
-    parser.add_argument("--embedded-screen", type=int, default=32, help="starts that the screening there has")
+    parser.add_argument("--starts", type=int, default=STARTS, help="of the finalists")
+    parser.add_argument("--screen", type=int, default=256, help="starts that all settings are screened with")
     parser.add_argument("--finalists", type=int, default=12, help="settings of a library by a measure at a budget")
     words = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    log = Log(words.work / "cells.jsonl", resume=words.resume or words.report)
+    log = Log(words.work / "cells.jsonl", resume=words.resume)
     say = lambda line: print(line, flush=True)  # noqa: E731
-    peers = peer_settings(say)
-    if not words.report:
-        ours = our_settings(say=say)
-        settings = [*ours, *peers]
-        always = [our_setting(*w) for w in WINNERS.values()]
-        small = mixture(words.starts, words.work)
-        screen_then_run(log, small, settings, always, words.screen, words.finalists, say)
-        if words.only != "mixture":
-            picked = finalists(log, small.part(slice(0, words.screen)), settings, 4)
-            fewer = list({s.key: s for group in picked.values() for s in group}.values())
-            network = embedded(words.embedded_starts, words.work)
-            screen_then_run(log, network, fewer, always, words.embedded_screen, 2, say, BUDGETS)
-    shown = [("mixture-16d", words.starts), ("fashion-mnist", words.embedded_starts)]
-    shown = [(p, n) for p, n in shown if any(key[:2] == (p, n) for key in log.cells)]
-    report(log, shown, {"mixture-16d": words.screen, "fashion-mnist": words.embedded_screen}, words.out, NOTES)
+    settings = [*our_settings(say=say), *peer_settings(say)]
+    always = [our_setting(*w) for w in WINNERS.values()]
+    screen_then_run(log, mixture(words.starts, words.work), settings, always, words.screen, words.finalists, say)
 
 
 def screen_then_run(

@@ -115,14 +115,14 @@ def karras(span: Span, count: int, *, rho: float = 7.0) -> np.ndarray:
 
 
 @spacing("power", reference="benchmarks/work_precision.py; with rho = 7 on EDM, Karras et al. 2022, eq. 5")
-def power(span: Span, count: int, *, rho: float | None = None, last: float = 1 / 3) -> np.ndarray:
+def power(span: Span, count: int, *, rho: float = 1.0, last: float = 1 / 3) -> np.ndarray:
     """Equal steps of t^(1/rho) that stop early when they are few.
 
-    The last point is a share `last` of a step above t = 0, or span.end where that is above it: the step into sigma = 0
-    needs no time below, and few points are better spent earlier. rho is 1, equal steps of the model's time, or 7 where
-    that time is sigma itself (EDM).
+    t is the model's time, or sigma^(1/7) where that time is sigma itself (EDM). The last point is a share `last` of a
+    step above t = 0, or span.end where that is above it: the step into sigma = 0 needs no time below, and few points
+    are better spent earlier.
     """
-    exponent = rho if rho is not None else 7.0 if isinstance(span.process, EDM) else 1.0
+    exponent = 7 * rho if isinstance(span.process, EDM) else rho
     if exponent <= 0 or not 0 <= last <= 1:
         raise ValueError(f"rho must be positive and last lie in [0, 1], not {rho} and {last}")
     if count == 1:

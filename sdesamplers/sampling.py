@@ -69,8 +69,8 @@ def sample(
 
     Args:
         model: a `Model`, or what `load` takes.
-        sampler: the name of a sampler, recipe or alias; by default `quality`: Adams-Bashforth-Moulton of order 3,
-            20 evaluations.
+        sampler: the name of a sampler, recipe or alias; by default `quality`: Adams-Bashforth of order 4, 20
+            evaluations (below about 15, `fast` is more accurate).
         steps: grid intervals. Give exactly one of `steps`, `nfe`, `times` and `sigmas`; adaptive samplers may be
             given none and then choose their own steps.
         nfe: budget of model evaluations a sample: the largest step count that fits is taken.

@@ -113,7 +113,8 @@ def test_cells_are_kept_and_the_report_is_written(benchmark, problem, diffusers_
     chosen = benchmark.finalists(log, problem, settings, 1, (5,))[5]
     assert {setting.library for setting in chosen} == {"sdesamplers", "diffusers"}
     pytest.importorskip("matplotlib")
-    benchmark.report(log, [(problem.name, 8)], {}, tmp_path, ["a note"])
+    shown = [(f"{problem.name}, 8 starts", "how it was run", benchmark.table(log, problem.name, 8))]
+    benchmark.report(shown, benchmark.compact(log), tmp_path, ["a note"])
     text = (tmp_path / "work_precision.md").read_text()
     assert "### By RMSE" in text
     assert "diffusers: DDIM trailing" in text
