@@ -127,16 +127,15 @@ def final(chosen: dict[int, list[Setting]], folder: Path, blocks: int, say: Any)
 
 
 def errors_of(folder: Path) -> dict[int, dict[str, np.ndarray]]:
-    """budget -> setting -> errors of the samples, of the blocks in which every finalist was measured."""
+    """budget -> setting -> errors of the samples, where a setting has run on as many blocks as any at its budget."""
     found: dict[tuple[int, str], list[list[float]]] = {}
     for number in range(len(list(folder.glob("final-*.jsonl")))):
         for line in (folder / f"final-{number}.jsonl").read_text().splitlines():
             key, budget, errors = json.loads(line)
             found.setdefault((budget, key), []).append(errors)
-    most = max(map(len, found.values()), default=0)
     tree: dict[int, dict[str, np.ndarray]] = {}
     for (budget, key), parts in sorted(found.items()):
-        if len(parts) == most:
+        if len(parts) == max(len(those) for (at, _), those in found.items() if at == budget):
             tree.setdefault(budget, {})[key] = np.concatenate(parts)
     return tree
 
