@@ -127,7 +127,7 @@ def final(chosen: dict[int, list[Setting]], folder: Path, blocks: int, say: Any)
 
 
 def errors_of(folder: Path) -> dict[int, dict[str, np.ndarray]]:
-    """budget -> setting -> errors of the samples, where a setting has run on as many blocks as any at its budget."""
+    """budget -> setting -> errors of the samples, of the blocks that all settings of a budget have been run on."""
     found: dict[tuple[int, str], list[list[float]]] = {}
     for number in range(len(list(folder.glob("final-*.jsonl")))):
         for line in (folder / f"final-{number}.jsonl").read_text().splitlines():
@@ -135,8 +135,8 @@ def errors_of(folder: Path) -> dict[int, dict[str, np.ndarray]]:
             found.setdefault((budget, key), []).append(errors)
     tree: dict[int, dict[str, np.ndarray]] = {}
     for (budget, key), parts in sorted(found.items()):
-        if len(parts) == max(len(those) for (at, _), those in found.items() if at == budget):
-            tree.setdefault(budget, {})[key] = np.concatenate(parts)
+        blocks = min(len(those) for (at, _), those in found.items() if at == budget)
+        tree.setdefault(budget, {})[key] = np.concatenate(parts[:blocks])
     return tree
 
 
@@ -155,7 +155,11 @@ def cells_of(errors: dict[int, dict[str, np.ndarray]]) -> wp.Cells:
 def write_report(work: Path, out: Path) -> None:
     """Both problems' tables: the network from the final, the mixture from its log, or else from the last report."""
     errors, screened = errors_of(work), wp.Log(work / "tournament.jsonl")
-    network, starts = cells_of(errors), len(next(iter(next(iter(errors.values())).values())))
+    network = cells_of(errors)
+    counts = {budget: len(next(iter(group.values()))) for budget, group in errors.items()}
+    starts = " and ".join(
+        f"{n:,} starts at {', '.join(str(b) for b in counts if counts[b] == n)}" for n in dict.fromkeys(counts.values())
+    )
     log = wp.Log(work / "cells.jsonl")
     tree = wp.compact(log) if log.cells else json.loads((out / "work_precision.json").read_text())
     mixture: wp.Cells = {}
@@ -178,7 +182,7 @@ def write_report(work: Path, out: Path) -> None:
     )
     shown = [
         (f"mixture-16d, {wp.STARTS:,} starts", ABOUT_MIXTURE, dict(sorted(mixture.items()))),
-        (f"fashion-mnist, {starts:,} starts", ABOUT_NETWORK.format(rounds=rounds), network),
+        (f"fashion-mnist, {starts}", ABOUT_NETWORK.format(rounds=rounds), network),
     ]
     wp.report(shown, tree, out, wp.NOTES)
 

@@ -36,6 +36,9 @@ def main() -> None:
     args = parser.parse_args()
 
     pipe = DiffusionPipeline.from_pretrained(args.source, use_safetensors=True)
+    if takes(pipe, "prompt") != (args.prompt is not None):
+        wants = "needs a --prompt" if args.prompt is None else "takes no --prompt"
+        raise SystemExit(f"{type(pipe).__name__} {wants}")
     trained = pipe.scheduler.config  # what the model was trained with; it stays the same for every sampler
     pictures: list[Image.Image] = []
     for name in args.samplers.split(","):

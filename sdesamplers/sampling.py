@@ -25,11 +25,14 @@ from .sde import GaussianProcess, expand, scaled
 
 
 def as_model(model: Model | str) -> Model:
-    """A model as it is, or loaded with its defaults."""
+    """A model as it is, or loaded with its defaults; a UsageError for anything else, such as a pipeline."""
     if isinstance(model, str):
         from .models.loading import load
 
         return load(model)
+    if not hasattr(model, "process"):
+        kind = type(model).__name__
+        raise UsageError(f"model must be a Model or a name to load, not {kind}; from_pipeline makes one of a pipeline")
     return model
 
 

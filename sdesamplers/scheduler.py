@@ -104,7 +104,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     generators gives each image its own, whatever the batch.
 
     Args:
-        sampler: the name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`.
+        sampler: the name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`; `quality` by default.
         trained: the configuration of the scheduler that the model came with; DDPM's defaults where there is none.
         spacing, spacing_options, coordinates, noise, noise_options, final: as in `sample`.
         seed: of the steps' noise; then image i depends on (seed, i) alone, and the pipeline's generator is not asked.
@@ -125,7 +125,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def __init__(
         self,
-        sampler: str | Sampler | Recipe = "quality",
+        sampler: str | Sampler | Recipe | None = None,
         *,
         trained: Mapping[str, Any] | None = None,
         spacing: str | None = None,
@@ -140,7 +140,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         recipe: str | Recipe | None = None,
         **options: Any,
     ) -> None:
-        chosen: Any = sampler if recipe is None else recipe
+        if sampler is not None and recipe is not None:
+            raise UsageError("sampler and recipe are two words for the same thing; give one of them")
+        chosen: Any = sampler or recipe or "quality"
         words: dict[str, Any] = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates}
         words |= {"noise": noise, "noise_options": noise_options, "final": final}
         if isinstance(chosen, Recipe):
@@ -177,14 +179,20 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     ) -> Any:
         """A scheduler for the model that `config`, of any diffusers scheduler or of ours, belongs to.
 
-        Where `config` is ours, what it says of sampler and grid holds unless a sampler is given.
+        Where `config` is ours, what it says of sampler and grid holds unless a sampler is given. A scheduler stands for
+        its configuration, and says of which class it is where two have the same words.
         """
+        if isinstance(config, SchedulerMixin):
+            config = {"_class_name": type(config).__name__, **config.config}  # type: ignore[attr-defined]
+        if not isinstance(config, Mapping):
+            kind = type(config).__name__
+            raise UsageError(f"config must be a scheduler's configuration, such as pipe.scheduler.config, not {kind}")
         words = {key: value for key, value in words.items() if not key.startswith("_")}
         if "trained_class" in config and sampler is None and "recipe" not in words:
             kept = {key: config[key] for key in OURS if key in config}
             sampler = kept.pop("sampler", None)
             words = {**(kept.pop("options", None) or {}), **kept, **words}
-        made = cls("quality" if sampler is None else sampler, trained=config, **words)
+        made = cls(sampler, trained=config, **words)
         return (made, {}) if return_unused_kwargs else made
 
     def clone(self) -> Scheduler:

@@ -744,3 +744,25 @@ def test_a_sampler_that_yields_nonsense_is_named():
 
     with pytest.raises(sds.PluginError, match="a sampler yields"):
         sds.Scheduler(nonsense).set_timesteps(4)
+
+
+def test_a_sampler_and_a_recipe_are_one_too_many():
+    with pytest.raises(sds.UsageError, match="give one of them"):
+        sds.Scheduler("euler", recipe="fast")
+
+
+def test_a_scheduler_stands_for_its_configuration():
+    """In memory the two classes below have the same words, and only the scheduler itself says which it is."""
+    heun = diffusers.FlowMatchHeunDiscreteScheduler(shift=2.0)
+    assert sds.Scheduler.from_config(heun, "euler").trained["_class_name"] == "FlowMatchHeunDiscreteScheduler"
+    with pytest.raises(sds.ModelError, match="two times"):
+        sds.Scheduler.from_config(diffusers.FlowMapEulerDiscreteScheduler(), "euler")
+    for wrong in ("folder", 3, None):
+        with pytest.raises(sds.UsageError, match=r"pipe\.scheduler\.config"):
+            sds.Scheduler.from_config(wrong, "euler")
+
+
+def test_what_is_no_model_is_sent_to_from_pipeline():
+    for call in (sds.load, lambda what: sds.sample(what, "euler", steps=2)):
+        with pytest.raises(sds.UsageError, match="from_pipeline"):
+            call(object())

@@ -85,7 +85,7 @@ class Guided(Model):
         batched: bool | None = None,
     ) -> None:
         if not isinstance(model, Model) or isinstance(model, Guided):
-            raise UsageError(f"model must be a Model that is not guided yet, not {model!r}")
+            raise UsageError(f"model must be a Model that is not guided yet, not {type(model).__name__}")
         if not math.isfinite(scale):
             raise UsageError(f"scale must be a finite number, not {scale}")
         if not 0 <= rescale <= 1:

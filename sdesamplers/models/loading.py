@@ -62,6 +62,9 @@ def load(
         ModelError: not found, not readable or of an unsupported kind, in one line.
         UsageError: options that do not fit the model.
     """
+    if not isinstance(source, str | Path):
+        kind = type(source).__name__
+        raise UsageError(f"load takes a name, a folder or a Hub id, not {kind}; from_pipeline takes a loaded pipeline")
     registry = default_registry()
     name = str(source)
     entry = registry.catalogue.models.get(name)
