@@ -181,16 +181,21 @@ def ode_path(model: Model, recipe: Recipe, *, forward: bool, ledger: Ledger | No
 
 
 def check_walkable(model: Model, recipe: Recipe, spec: Sampler, *, forward: bool) -> None:
-    """Raise a UsageError where a sampler's coefficients do not exist on a path, found by a dry run on zeros."""
+    """Raise a UsageError where a sampler's coefficients do not exist on a path, found by a dry run on zeros.
+
+    One that draws noise on the way back (ddim with eta = 1) draws none forwards, and would make latents that it cannot
+    decode.
+    """
     path = ode_path(model, recipe, forward=forward)
     if path.is_free or spec.evaluations is None:
         return
+    if forward:
+        check_walkable(model, recipe, spec, forward=False)
     try:
         count_evaluations(start_run(spec, torch.zeros(1, 1), path, recipe.options))
     except (ValueError, ArithmeticError, np.linalg.LinAlgError) as error:
         if not forward:
             raise
-        check_walkable(model, recipe, spec, forward=False)  # raises where the options are at fault, not the direction
         raise UsageError(
             f"{spec.name} cannot be walked from data to noise on this grid ({error}); heun, rk4 or rk45 can"
         ) from None

@@ -104,7 +104,7 @@ def test_sa_solver_in_noise_prediction_is_of_its_order():
         times = model.process.time_at_ratio(np.exp(ends[0] + (ends[1] - ends[0]) * u))
         return sds.sample(model, name, start=start, times=times.tolist(), dtype=torch.float64, **options).samples
 
-    truth = run("rk4", 2000)
+    truth = run("rk4", 400)
     options = {**adams(2, 0.0, 3), "prediction": "noise", "lower_order_final": False}
     errors = [float((run(SA, steps, **options) - truth).square().mean().sqrt()) for steps in (40, 80, 160)]
     assert 2.7 < math.log2(errors[1] / errors[2]) < 3.3
