@@ -121,9 +121,8 @@ def report(facts: dict[str, Any]) -> str:
 
 NOTE = """Under a third of diffusers' in bold. Two kinds cannot be: a flow model's Euler step is one pass over the
 latents in either library, so both spend their time in that kernel; and stochastic steps are ruled by the random
-numbers, which here are keyed by (seed, image, draw) so that an image does not depend on its batch: 16,384 of them cost
-about a third more than `torch.randn`'s. `dpmpp-2m-sde`, `euler-ancestral`, `deis` and `unipc` also work out their
-coefficients for the very grid (fractional timesteps, uneven steps) in float64 as they go."""
+numbers, which here are keyed by (seed, image, draw) so that an image does not depend on its batch. Coefficients and
+points of a grid are worked out in float64 when it is laid out, which is what `set_timesteps` takes longer for."""
 
 
 def main() -> None:

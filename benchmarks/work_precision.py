@@ -569,7 +569,7 @@ def report(shown: Sequence[tuple[str, str, Cells]], tree: dict[str, Any], out: P
     lines += ["![error against evaluations](work_precision.png)", ""]
     (out / "work_precision.md").write_text("\n".join(lines))
     (out / "work_precision.json").write_text(json.dumps(tree, separators=(",", ":")) + "\n")
-    plot([(heading, cells) for heading, _, cells in shown], out / "work_precision.png")
+    plot([(heading.split(",")[0], cells) for heading, _, cells in shown], out / "work_precision.png")
 
 
 def compact(log: Log) -> dict[str, Any]:
@@ -624,6 +624,16 @@ NOTES = (
     "samples. NFE are counted by the model; a method that takes several a step is given the most steps that fit.",
     "Left out: k-diffusion's `dpm_adaptive` and our adaptive samplers (their evaluations cannot be set), diffusers' "
     "EDM schedulers (DPM-Solver++ 2M and Euler on the Karras grid once more), skrample (needs Python 3.12).",
+    "**What wins.** On the mixture ours at every budget by either measure: `abm` on `flow-power` up to 20 evaluations, "
+    "`unipc` on it above. On the network ours has the lower median error at every budget. Its RMSE is lower at 5, 6, "
+    "8, 10 and 30; at 15, 20 and 50 the other libraries' best is ahead by the point estimate, the intervals hold 1: "
+    "one start in a hundred that lands in another mode decides. azula's exponential Adams on a grid that ends at sigma "
+    "= 0.03 loses fewer of them; no grid of ours ends so early yet. `fast` has the least median error at 10, `quality` "
+    "at 20 (and the least RMSE on the first 64 starts).",
+    "**What to hold against it.** The network's final should have 2,048 starts. At 15, 30 and 50 evaluations some ten "
+    "more settings of ours, the next in the screening, were put into the final after a first look at it, and three "
+    "more at 10 and at 50 that a search on the screening's 32 starts had found; of the others there are the same 7 to "
+    "17 at a budget throughout.",
 )
 
 
