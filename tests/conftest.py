@@ -1,7 +1,11 @@
 """Shared by every test."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from hub_server import HubServer
+from huggingface_hub import constants, hf_api
 
 pytest_plugins = "pytester"
 
@@ -10,3 +14,16 @@ pytest_plugins = "pytester"
 def one_thread():
     """The same arithmetic on every machine, and no fighting over cores under xdist."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A Hub that this process's huggingface_hub talks to."""
+    with HubServer() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(hf_api.api, "endpoint", server.url)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
+        yield server

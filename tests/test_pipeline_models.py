@@ -6,7 +6,6 @@ import copy
 import json
 import pickle
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ import pytest
 import tiny_pipelines as tiny
 import torch
 from hub_server import HubServer
-from huggingface_hub import constants
 from PIL import Image
 
 import sdesamplers as sds
@@ -704,18 +702,6 @@ def test_configurations_are_judged_before_weights(saved: dict[str, Path], tmp_pa
         with pytest.raises(ModelError, match=words):
             sds.load(folder)
         file.write_text(kept)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub that this process's huggingface_hub talks to."""
-    with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
-        yield server
 
 
 def test_loading_from_the_hub(hub: HubServer, saved: dict[str, Path], tmp_path: Path) -> None:

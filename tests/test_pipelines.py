@@ -22,7 +22,7 @@ import torch
 from diffusers.pipelines import pipeline_utils
 from diffusers.schedulers import scheduling_dpmsolver_multistep, scheduling_euler_ancestral_discrete, scheduling_lcm
 from hub_server import HubServer
-from huggingface_hub import constants, hf_api, snapshot_download
+from huggingface_hub import snapshot_download
 from tqdm.auto import tqdm
 
 import sdesamplers as sds
@@ -659,19 +659,6 @@ def test_a_pipeline_of_other_pipelines_components() -> None:
     second.set_progress_bar_config(disable=True)
     expected = tiny.run("sdxl-img2img", with_sampler("sdxl-img2img", "heun"))
     torch.testing.assert_close(tiny.run("sdxl-img2img", second), expected)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A Hub that this process's huggingface_hub talks to."""
-    with HubServer() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(hf_api.api, "endpoint", server.url)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_IMPLICIT_TOKEN", True)
-        yield server
 
 
 def test_the_hub(hub: HubServer, saved: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..models.base import Model, Output
+from ..models.base import Model, ModelAround, Output
 from ..models.guidance import clean_map, cut, wide
 from ..sde import GaussianProcess, Scalar, as_scalar, expand
 from .operators import LinearOperator
@@ -43,7 +43,7 @@ class Measured:
         return None if self.condition is None else self.condition.tolist()
 
 
-class PosteriorSampling(Model):
+class PosteriorSampling(ModelAround):
     """A model of p(x | y) for y = A x + noise_std z, made of a model of p(x), for any sampler.
 
     Its score is grad log p_t(x) + G, with an approximation of G = grad log p_t(y | x) out of x0 = E[x0 | x_t]; and a
@@ -110,18 +110,11 @@ class PosteriorSampling(Model):
         if method != "dps" and not isinstance(operator, LinearOperator):
             raise UsageError(f"method {method!r} needs a LinearOperator; 'dps' takes any differentiable function")
         self._process: GaussianProcess = model.gaussian
-        self.model, self.operator, self.method = model, operator, method
+        super().__init__(model)
+        self.operator, self.method = operator, method
         self.noise_std, self.scale, self.data_std = float(noise_std), float(scale), float(data_std)
-        self.process, self.prediction, self.shape = model.process, model.prediction, model.shape
-        self.dtype, self.device, self.data_range = model.dtype, model.device, model.data_range
-        self.name, self.revision = model.name, model.revision
         self._measure = operator.apply if isinstance(operator, LinearOperator) else operator
         self.y = self._checked(y)
-
-    def __getattr__(self, word: str) -> Any:
-        if word.startswith("_") or word == "model":  # before __init__, as in unpickling, there is no model to ask
-            raise AttributeError(word)
-        return getattr(self.model, word)
 
     def _checked(self, y: Tensor) -> Tensor:
         """The measurement as (1 or N, *measured), in float32 at least, on the model's device."""
@@ -134,13 +127,6 @@ class PosteriorSampling(Model):
                 f"sample, not {y.dtype} of shape {tuple(y.shape)}"
             )
         return batched.to(self.device, torch.promote_types(y.dtype, torch.float32))
-
-    @property
-    def decoded_range(self) -> tuple[float, float] | None:
-        return self.model.decoded_range
-
-    def decode(self, samples: Tensor, **options: Any) -> Tensor:
-        return self.model.decode(samples, **options)
 
     def condition_for(self, condition: Any, count: int) -> Any:
         if isinstance(condition, Measured):  # of an earlier result

@@ -85,6 +85,32 @@ class Model(ABC):
         return self.process
 
 
+class ModelAround(Model):
+    """A model that asks another one and changes its answers (guidance, measurements); all else is the inner model's.
+
+    Args:
+        model: the inner model, kept as `model`.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self.process, self.prediction, self.shape = model.process, model.prediction, model.shape
+        self.dtype, self.device, self.data_range = model.dtype, model.device, model.data_range
+        self.name, self.revision = model.name, model.revision
+
+    def __getattr__(self, word: str) -> Any:
+        if word.startswith("_") or word == "model":  # before __init__, as in unpickling, there is no model to ask
+            raise AttributeError(word)
+        return getattr(self.model, word)
+
+    @property
+    def decoded_range(self) -> tuple[float, float] | None:
+        return self.model.decoded_range
+
+    def decode(self, samples: Tensor, **options: Any) -> Tensor:
+        return self.model.decode(samples, **options)
+
+
 class FunctionModel(Model):
     """Any function `f(x, t)` as a model; t is a tensor (N, 1, ..., 1) of x's dtype on its device.
 

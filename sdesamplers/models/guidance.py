@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..prediction import row
 from ..sde import GaussianProcess, Scalar, as_scalar, expand
-from .base import Model, Output
+from .base import Model, ModelAround, Output
 
 Combine = Callable[[Tensor, Tensor, float], Tensor]
 """(conditional, unconditional, scale) -> guided, all (n, *shape) in the model's own prediction type."""
@@ -35,7 +35,7 @@ class GuidedCondition:
         return None if self.condition is None else self.condition.tolist()
 
 
-class Guided(Model):
+class Guided(ModelAround):
     """A conditional model with classifier-free guidance, for any sampler.
 
     The guided prediction is unconditional + scale (conditional - unconditional) (Ho & Salimans 2022, eq. 6, with
@@ -96,26 +96,12 @@ class Guided(Model):
             raise UsageError(f"threshold needs a range of the data, and model {model.name!r} has no data_range")
         if interval is not None or threshold is not None:
             self._process: GaussianProcess = model.gaussian
-        self.model, self.scale, self.negative, self.rescale = model, float(scale), negative, float(rescale)
+        super().__init__(model)
+        self.scale, self.negative, self.rescale = float(scale), negative, float(rescale)
         self.interval = None if interval is None else bounds(interval)
         self.threshold, self.combine, self.batched = threshold, combine, batched
-        self.process, self.prediction, self.shape = model.process, model.prediction, model.shape
-        self.dtype, self.device, self.data_range = model.dtype, model.device, model.data_range
-        self.name, self.revision = model.name, model.revision
         self._plain = self.scale == 1.0 and combine is None
         self._short_of_memory = False
-
-    def __getattr__(self, word: str) -> Any:
-        if word.startswith("_") or word == "model":  # before __init__, as in unpickling, there is no model to ask
-            raise AttributeError(word)
-        return getattr(self.model, word)
-
-    @property
-    def decoded_range(self) -> tuple[float, float] | None:
-        return self.model.decoded_range
-
-    def decode(self, samples: Tensor, **options: Any) -> Tensor:
-        return self.model.decode(samples, **options)
 
     def condition_for(self, condition: Any, count: int) -> Any:
         if isinstance(condition, GuidedCondition):  # of an earlier result
