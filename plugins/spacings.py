@@ -79,9 +79,13 @@ def quadratic(span: Span, count: int) -> np.ndarray:
 
 
 @spacing("logsnr", reference="Lu et al. 2022 (DPM-Solver), section 3.3")
-def logsnr(span: Span, count: int) -> np.ndarray:
-    """Equal steps of lambda = log(alpha/sigma)."""
-    return span.at_ratios(np.geomspace(*span.ratios(), count))
+def logsnr(span: Span, count: int, *, sigma_min: float | None = None) -> np.ndarray:
+    """Equal steps of lambda = log(alpha/sigma).
+
+    Args:
+        sigma_min: sigma/alpha of the last point before the step to sigma = 0; by default the model's smallest.
+    """
+    return span.at_ratios(np.geomspace(*ending_at(sigma_min, span), count))
 
 
 @spacing("angle", reference="Salimans & Ho 2022, section 4 (cosine schedule in v-space)")
@@ -106,11 +110,15 @@ def kl_optimal(span: Span, count: int, *, data_std: float = 1.0) -> np.ndarray:
 
 
 @spacing("karras", reference="Karras et al. 2022, eq. 5")
-def karras(span: Span, count: int, *, rho: float = 7.0) -> np.ndarray:
-    """Equal steps of (sigma/alpha)^(1/rho)."""
+def karras(span: Span, count: int, *, rho: float = 7.0, sigma_min: float | None = None) -> np.ndarray:
+    """Equal steps of (sigma/alpha)^(1/rho).
+
+    Args:
+        sigma_min: sigma/alpha of the last point before the step to sigma = 0; by default the model's smallest.
+    """
     if rho == 0:
         raise ValueError("rho must not be 0")
-    first, last = np.power(span.ratios(), 1 / rho)
+    first, last = np.power(ending_at(sigma_min, span), 1 / rho)
     return span.at_ratios(np.linspace(first, last, count) ** rho)
 
 
@@ -150,17 +158,25 @@ def flow_power(span: Span, count: int, *, rho: float = 1.5) -> np.ndarray:
 
 
 @spacing("exponential", reference="k-diffusion's name for equal steps of log(sigma)")
-def exponential(span: Span, count: int) -> np.ndarray:
-    """Equal ratios of sigma/alpha; the same grid as logsnr under k-diffusion's name."""
-    return span.at_ratios(np.geomspace(*span.ratios(), count))
+def exponential(span: Span, count: int, *, sigma_min: float | None = None) -> np.ndarray:
+    """Equal ratios of sigma/alpha; the same grid as logsnr under k-diffusion's name.
+
+    Args:
+        sigma_min: sigma/alpha of the last point before the step to sigma = 0; by default the model's smallest.
+    """
+    return logsnr(span, count, sigma_min=sigma_min)
 
 
 @spacing("polyexponential", reference="k-diffusion's polynomial in log(sigma)")
-def polyexponential(span: Span, count: int, *, rho: float = 1.0) -> np.ndarray:
-    """log(sigma/alpha) falls as a power rho of the remaining fraction; rho = 1 is exponential."""
+def polyexponential(span: Span, count: int, *, rho: float = 1.0, sigma_min: float | None = None) -> np.ndarray:
+    """log(sigma/alpha) falls as a power rho of the remaining fraction; rho = 1 is exponential.
+
+    Args:
+        sigma_min: sigma/alpha of the last point before the step to sigma = 0; by default the model's smallest.
+    """
     if rho <= 0:
         raise ValueError("rho must be positive")
-    first, last = np.log(span.ratios())
+    first, last = np.log(ending_at(sigma_min, span))
     return span.at_ratios(np.exp(last + np.linspace(1, 0, count) ** rho * (first - last)))
 
 
@@ -379,6 +395,16 @@ def from_ratios(span: Span, ratios: np.ndarray, *, ends: bool = True) -> np.ndar
     times[-1] = span.end if ends else times[-1]
     times[0] = span.start
     return times
+
+
+def ending_at(sigma_min: float | None, span: Span) -> tuple[float, float]:
+    """sigma/alpha at both ends of a grid whose last point was chosen."""
+    first, last = span.ratios()
+    if sigma_min is None:
+        return first, last
+    if not last <= sigma_min < first:
+        raise ValueError(f"sigma_min must lie in [{last:.4g}, {first:.4g}), sigma/alpha of this model, not {sigma_min}")
+    return first, sigma_min
 
 
 def clean_end(span: Span) -> float:

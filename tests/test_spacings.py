@@ -83,6 +83,8 @@ def test_grids_begin_where_they_are_told(name):
     [
         ("karras", {"rho": 0.0}),
         ("polyexponential", {"rho": -1.0}),
+        ("karras", {"sigma_min": 1e-4}),
+        ("logsnr", {"sigma_min": 1e9}),
         ("kl-optimal", {"data_std": 0.0}),
         ("beta", {"alpha": 0.0}),
         ("laplace", {"b": -1.0}),
@@ -141,6 +143,16 @@ def test_exponential_polyexponential_and_logsnr_by_hand():
     for name in ("exponential", "logsnr", "polyexponential"):
         np.testing.assert_allclose(grid(name, edm(1.0, 1000.0), 4), [1000, 100, 10, 1], **TINY)
     np.testing.assert_allclose(grid("polyexponential", edm(1.0, 10.0**4), 3, rho=2.0), [1e4, 10, 1], **TINY)
+
+
+def test_a_grid_may_end_at_a_sigma_of_choice():
+    """sigma/alpha from 100 to 1, as if the model reached no further; the model's own last point is not in it."""
+    whole = edm(0.01, 100.0)
+    for name in ("exponential", "logsnr", "polyexponential"):
+        np.testing.assert_allclose(grid(name, whole, 3, sigma_min=1.0), [100, 10, 1], **TINY)
+    np.testing.assert_allclose(grid("karras", whole, 4, rho=1.0, sigma_min=1.0), [100, 67, 34, 1], **TINY)
+    on_vp = ratios("karras", sds.VP(), 9, sigma_min=0.03)
+    np.testing.assert_allclose(on_vp[-1], 0.03, rtol=1e-9)
 
 
 def test_quadratic_by_hand():
