@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .datasets import Data, as_states
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, count_evaluations, drive, model_state
 from .models.base import Model
@@ -18,6 +19,7 @@ from .pairs import PairLedger
 from .path import Ledger, Path, Point
 from .plugin import Sampler
 from .recipe import Recipe, check_count, make_path, make_recipe, start_run
+from .registry import default_registry
 from .result import Part, Recorder, Result, join, join_trajectories
 from .sampling import as_model
 from .sde import GaussianProcess, expand
@@ -34,15 +36,19 @@ class Encoding(Result):
     Attributes:
         companion: (N, *shape), the second state of a sampler that walks a pair of them (`bdia-ddim`, `reversible-heun`,
             `reversible-midpoint`); None from any other. With it the way back is exact.
+        holds: what `samples` are, "latents" from `encode`, "data" from `decode`.
+        ends: (alpha, sigma) of the model's process at t_min and t_max; None without alpha and sigma.
     """
 
     companion: Tensor | None = None
+    holds: Literal["data", "latents"] = "latents"
+    ends: tuple[tuple[float, float], tuple[float, float]] | None = None
 
 
 def encode(
     model: Model | str,
-    x: Tensor | Encoding,
-    sampler: str | Sampler = "heun",
+    x: Data | Encoding,
+    sampler: str | Sampler | None = None,
     *,
     steps: int | None = None,
     nfe: int | None = None,
@@ -51,7 +57,7 @@ def encode(
     coordinates: str | None = None,
     batch_size: int | None = None,
     condition: Any = None,
-    guidance_scale: float = 1.0,
+    guidance_scale: float | None = None,
     callback: Callback | None = None,
     cancel: Flag | None = None,
     trajectory: bool = False,
@@ -64,36 +70,39 @@ def encode(
     The sampler is the one that samples, on the same grid walked the other way: from the smallest time that the model
     was trained at, where the data stand as alpha x_0, to the largest. `decode` is the way back; the error of a round
     trip falls at the sampler's order. Exactly invertible samplers come back exactly: give `decode` the `Encoding`
-    itself, and the same grid.
+    itself.
 
     Args:
         model: a `Model`, or what `load` takes.
-        x: data (N, *shape) in the model's range, or what `decode` returned.
-        sampler: a name or a `Sampler`; the options that turn a stochastic one's noise off are set.
-        steps, nfe, spacing, spacing_options, coordinates, batch_size, condition, guidance_scale, callback, cancel,
-        trajectory, check_finite, dtype, **options: as in `sample`.
+        x: data (N, *shape) in the model's range, PIL images of the model's size, or what `decode` returned, which is
+            taken back as `decode` takes an `Encoding`. Numbers from 0 to 1 for a model of [-1, 1] cannot be told from
+            its data and are not noticed.
+        sampler: a name or a `Sampler`, `heun` by default; the options that turn a stochastic one's noise off are set.
+        guidance_scale: 1 by default.
+        steps, nfe, spacing, spacing_options, coordinates, batch_size, condition, callback, cancel, trajectory,
+        check_finite, dtype, **options: as in `sample`.
 
     Returns:
         an `Encoding` whose `samples` (N, *shape) are the latents, in the model's own coordinates, in float32 or in x's
         or the model's float64.
 
     Raises:
-        UsageError: words that do not fit, or a sampler that follows no ODE or cannot be walked this way.
+        UsageError: words that do not fit, data of another shape or kind or far outside the model's range, or a sampler
+            that follows no ODE or cannot be walked this way.
         NonFiniteError: the model or solver broke down.
         Cancelled: the run was stopped.
     """
     words: dict[str, Any] = {"steps": steps, "nfe": nfe, "spacing": spacing, "spacing_options": spacing_options}
+    words["coordinates"] = coordinates
     shared: dict[str, Any] = {"batch_size": batch_size, "condition": condition, "guidance_scale": guidance_scale}
     shared |= {"callback": callback, "cancel": cancel, "trajectory": trajectory, "check_finite": check_finite}
-    model = as_model(model)
-    recipe, spec = ode_recipe(model, sampler, options, coordinates=coordinates, **words)
-    return integrate(model, recipe, spec, x, forward=True, dtype=dtype, **shared)
+    return walk(as_model(model), x, sampler, options, words, {**shared, "dtype": dtype}, forward=True)
 
 
 def decode(
     model: Model | str,
-    latents: Tensor | Encoding,
-    sampler: str | Sampler = "heun",
+    latents: Tensor | np.ndarray | Encoding,
+    sampler: str | Sampler | None = None,
     *,
     steps: int | None = None,
     nfe: int | None = None,
@@ -102,7 +111,7 @@ def decode(
     coordinates: str | None = None,
     batch_size: int | None = None,
     condition: Any = None,
-    guidance_scale: float = 1.0,
+    guidance_scale: float | None = None,
     callback: Callback | None = None,
     cancel: Flag | None = None,
     trajectory: bool = False,
@@ -110,13 +119,30 @@ def decode(
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> Encoding:
-    """The way back of `encode`, with the same words: latents (N, *shape), or an `Encoding`, to data."""
+    """The way back of `encode`: latents to data.
+
+    An `Encoding` goes back as it came. Its sampler, options, grid and coordinates are used, with the words that are
+    given in place of its own; its condition and guidance scale too, unless others are given. A `sampler` that is given
+    starts afresh, with this call's words alone. Another grid or sampler decodes the same latents a little differently,
+    by its own error; a pair of states (`bdia-ddim`, ...) means nothing to another grid and is refused there.
+
+    Args:
+        model: a `Model`, or what `load` takes.
+        latents: (N, *shape), or what `encode` returned.
+        steps, ..., **options: as in `encode`, `heun` being the default for a tensor.
+
+    Returns:
+        an `Encoding` whose `samples` are data.
+
+    Raises:
+        UsageError: besides what `encode` raises, an `Encoding` that holds data already, or of a model with another
+            process, or with a second state that these words cannot take back.
+    """
     words: dict[str, Any] = {"steps": steps, "nfe": nfe, "spacing": spacing, "spacing_options": spacing_options}
+    words["coordinates"] = coordinates
     shared: dict[str, Any] = {"batch_size": batch_size, "condition": condition, "guidance_scale": guidance_scale}
     shared |= {"callback": callback, "cancel": cancel, "trajectory": trajectory, "check_finite": check_finite}
-    model = as_model(model)
-    recipe, spec = ode_recipe(model, sampler, options, coordinates=coordinates, **words)
-    return integrate(model, recipe, spec, latents, forward=False, dtype=dtype, **shared)
+    return walk(as_model(model), latents, sampler, options, words, {**shared, "dtype": dtype}, forward=False)
 
 
 def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tensor:
@@ -154,6 +180,99 @@ def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tenso
     else:
         circle = (torch.sin((1 - share) * angle) * u + torch.sin(share * angle) * v) / torch.sin(angle)
     return (circle * ((1 - share) * lengths[0] + share * lengths[1])).view(-1, *a.shape).to(a.dtype)
+
+
+def walk(
+    model: Model,
+    x: Any,
+    sampler: str | Sampler | None,
+    options: dict[str, Any],
+    words: dict[str, Any],
+    shared: dict[str, Any],
+    *,
+    forward: bool,
+) -> Encoding:
+    """`encode` (forward) or `decode`: `words` say what is run, `shared` how `integrate` runs it."""
+    if isinstance(x, Encoding):
+        check_encoding(model, x, forward=forward)
+        if sampler is None:
+            recipe, spec = own_recipe(model, x, options, words)
+        else:
+            recipe, spec = ode_recipe(model, sampler, options, **words)
+        for word in ("condition", "guidance_scale"):
+            shared[word] = getattr(x, word) if shared[word] is None else shared[word]
+    else:
+        recipe, spec = ode_recipe(model, sampler or "heun", options, **words)
+    if shared["guidance_scale"] is None:
+        shared["guidance_scale"] = 1.0
+    check_walkable(model, recipe, spec, forward=forward)
+    if isinstance(x, Encoding):
+        check_companion(model, x, recipe, spec, forward=forward)
+    return integrate(model, recipe, spec, x, forward=forward, **shared)
+
+
+def own_recipe(model: Model, x: Encoding, options: dict[str, Any], words: dict[str, Any]) -> tuple[Recipe, Sampler]:
+    """An encoding's recipe, with the options and words that are given in place of its own."""
+    own = x.recipe
+    spec = x.sampler or default_registry().resolve(own.sampler).sampler
+    given = {word: value for word, value in words.items() if value is not None}
+    if not given and not options:
+        return own, spec
+    kept: dict[str, Any] = {"coordinates": own.coordinates}
+    if own.steps is not None and "spacing" not in given:
+        kept |= {"spacing": own.spacing, "spacing_options": own.spacing_options}
+    counted = bool({"steps", "nfe"} & {*given})
+    if not counted:
+        kept["steps"] = own.steps
+    # Tolerances are those of free steps, and mean nothing on a grid.
+    past = {name: value for name, value in own.options.items() if not (counted and name in spec.control)}
+    return ode_recipe(model, spec, {**past, **options}, **{**kept, **given})
+
+
+def check_encoding(model: Model, x: Encoding, *, forward: bool) -> None:
+    """Raise a UsageError where an encoding cannot be taken this way by this model."""
+    call, back = ("encode", "decode") if forward else ("decode", "encode")
+    if x.holds != ("data" if forward else "latents"):
+        raise UsageError(f"these are {x.holds} already; {back} is the way from there, or give {call} their .samples")
+    ends = process_ends(model)
+    if x.ends is not None and (ends is None or not np.allclose(ends, x.ends, rtol=1e-5, atol=0)):
+        raise UsageError(
+            f"this Encoding is of {x.model_name!r}, whose process is not that of {model.name!r} (alpha and sigma "
+            f"differ at the ends of time); {call} it with its own model, or give {call} its .samples"
+        )
+
+
+def process_ends(model: Model) -> tuple[tuple[float, float], tuple[float, float]] | None:
+    """(alpha, sigma) of a model's process at t_min and t_max; None where it has none."""
+    process = model.process
+    if not isinstance(process, GaussianProcess):
+        return None
+    (a, b), (c, d) = ((float(process.alpha(t)), float(process.sigma(t))) for t in (process.t_min, process.t_max))
+    return (a, b), (c, d)
+
+
+def check_companion(model: Model, x: Encoding, recipe: Recipe, spec: Sampler, *, forward: bool) -> None:
+    """Raise a UsageError where a sampler would take a second state that belongs to another grid or sampler."""
+    if x.companion is None or recipe == x.recipe:
+        return
+    if takes_companion(spec, ode_path(model, recipe, forward=forward), recipe):
+        call = "encode" if forward else "decode"
+        raise UsageError(
+            f"this Encoding carries the second state of {x.recipe.sampler} on its own grid, which another grid, "
+            f"option or sampler cannot take back: {call}(model, encoding) goes the way it came, and "
+            f"{call}(model, encoding.samples, ...) begins with one state"
+        )
+
+
+def takes_companion(spec: Sampler, path: Path, recipe: Recipe) -> bool:
+    """Whether a sampler begins with a second state where it is given one, found by a dry run on zeros."""
+    if path.is_free or spec.evaluations is None:
+        return False
+    given = torch.zeros(1, 1)
+    ledger = PairLedger(companion=given)
+    path = Path(path.process, path.points, ledger=ledger)
+    count_evaluations(start_run(spec, torch.zeros(1, 1), path, recipe.options))
+    return ledger.companion is not given
 
 
 def ode_recipe(model: Model, sampler: str | Sampler, options: dict[str, Any], **words: Any) -> tuple[Recipe, Sampler]:
@@ -205,7 +324,7 @@ def integrate(
     model: Model,
     recipe: Recipe,
     spec: Sampler,
-    x: Tensor | Encoding,
+    x: Any,
     *,
     forward: bool,
     batch_size: int | None = None,
@@ -217,7 +336,7 @@ def integrate(
     check_finite: bool = True,
     dtype: torch.dtype | None = None,
 ) -> Encoding:
-    """Solve the ODE from x (N, *shape), data or latents, to the other end."""
+    """Solve the ODE from x (N, *shape), data or latents, to the other end, on a recipe that can be walked this way."""
     companion = x.companion if isinstance(x, Encoding) else None
     x = as_states(model, x.samples if isinstance(x, Encoding) else x, "data" if forward else "latents")
     if dtype not in (None, torch.float32, torch.float64):
@@ -225,7 +344,6 @@ def integrate(
     count = len(x)
     check_count("batch_size", count if batch_size is None else batch_size)
     batch_size = min(batch_size or count, count)
-    check_walkable(model, recipe, spec, forward=forward)
     state = dtype or torch.promote_types(torch.promote_types(x.dtype, torch.float32), model.dtype)
     spread = model.condition_for(condition, count)
     parts, companions = [], []
@@ -273,18 +391,10 @@ def integrate(
         decoder=None if forward or type(model).decode is Model.decode else model.decode,
         decoded_range=None if forward else model.decoded_range,
         companion=join(companions),
+        holds="latents" if forward else "data",
+        ends=process_ends(model),
         **{word: join([getattr(part, word) for part in parts]) for word in Part.OPTIONAL},
     )
-
-
-def as_states(model: Model, x: Any, what: str) -> Tensor:
-    """x as floating-point states (N, *shape) of a model, or a UsageError that says what it should have been."""
-    x = torch.as_tensor(x)
-    if tuple(x.shape[1:]) != model.shape or not x.is_floating_point() or not len(x):
-        wanted = ", ".join(map(str, ("N", *model.shape)))
-        found = f"{x.dtype} of shape {tuple(x.shape)}"
-        raise UsageError(f"{what} must be floating-point numbers of shape ({wanted}), N at least 1, not {found}")
-    return x
 
 
 def to_path(x: Tensor, point: Point, *, data: bool) -> Tensor:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .encoding import as_states, integrate, ode_path, ode_recipe
+from .datasets import Data, as_states
+from .encoding import check_walkable, integrate, ode_path, ode_recipe
 from .errors import ModelError, UsageError
 from .loop import Flag
 from .models.base import Model, Output
@@ -66,7 +67,7 @@ class Likelihood:
 
 def log_likelihood(
     model: Model | str,
-    x: Tensor,
+    x: Data,
     sampler: str | Sampler = "rk45",
     *,
     steps: int | None = None,
@@ -97,7 +98,8 @@ def log_likelihood(
 
     Args:
         model: a `Model`, or what `load` takes.
-        x: data (N, *shape) in the model's range.
+        x: data (N, *shape) in the model's range, or PIL images of the model's size. Numbers from 0 to 1 for a model of
+            [-1, 1] cannot be told from its data and are not noticed.
         sampler: a name or a `Sampler`; what turns a stochastic one's noise off is set.
         steps, nfe, spacing, spacing_options, coordinates, condition: as in `sample`. Guidance: wrap the model in
             `Guided`.
@@ -114,7 +116,8 @@ def log_likelihood(
         **options: the sampler's own, such as rtol and atol.
 
     Raises:
-        UsageError: words that do not fit, or a sampler that follows no ODE.
+        UsageError: words that do not fit, data of another shape or kind or far outside the model's range, or a sampler
+            that follows no ODE.
     """
     model = as_model(model)
     gaussian = isinstance(model.process, GaussianProcess)
@@ -143,6 +146,8 @@ def log_likelihood(
     count, size = len(x), math.prod(model.shape)
     spread = model.condition_for(condition, count)
     columns = 1 if divergence == "exact" else probes
+    flow = DensityFlow(model, columns)
+    check_walkable(flow, recipe, spec, forward=True)
     ends = ode_path(model, recipe, forward=True).points
     nats, latents, made = [], [], []
     for first in range(0, count, batch_size or count):
@@ -154,7 +159,7 @@ def log_likelihood(
         vectors = None if divergence == "exact" else draw_probes(source, probes, probe).to(model.device)
         inside = Probed(None if spread is None else spread[rows.start : rows.stop], vectors)
         state = torch.cat([data.flatten(1), data.new_zeros(len(data), columns)], 1)
-        run = integrate(DensityFlow(model, columns), recipe, spec, state, forward=True, condition=inside, cancel=cancel)
+        run = integrate(flow, recipe, spec, state, forward=True, condition=inside, cancel=cancel)
         latent, losses = run.samples[:, :size].view(-1, *model.shape), run.samples[:, size:]
         nats.append((end_log_prob(model, ends[-1], latent)[:, None] - losses).numpy())
         latents.append(latent.to(torch.promote_types(x.dtype, torch.float32)))

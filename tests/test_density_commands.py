@@ -12,9 +12,11 @@ import torch
 from click.testing import CliRunner
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny_models import save_pipeline, tiny_unet
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
+from sdesamplers.cli.words import in_options
 from sdesamplers.datasets import read_data
 from sdesamplers.errors import UsageError
 
@@ -55,6 +57,40 @@ def test_encode_command_comes_back(model, tmp_path):
     torch.testing.assert_close(latents, expected.samples, rtol=1e-4, atol=1e-4)
     back = sds.decode(model, latents, "heun", steps=10).samples
     assert facts["round_trip_rms"] == pytest.approx(float((back - x).square().mean().sqrt()), rel=1e-3)
+
+
+def test_encode_command_keeps_the_second_state(model, tmp_path):
+    words = ("--limit", 1, "--steps", 3, "--sampler", "reversible-heun", "--check", "--out", tmp_path, "--json")
+    facts = json.loads(call("encode", "fashion-mnist", "fashion-mnist-test", *words))
+    assert facts["round_trip_rms"] < 1e-4  # rounding of float32; from one state alone it is 0.1 and more
+    stored = load_file(tmp_path / "latents.safetensors")
+    x, _ = read_data("fashion-mnist-test", model, limit=1)
+    expected = sds.encode(model, x, "reversible-heun", steps=3)
+    torch.testing.assert_close(stored["companion"], expected.companion, rtol=1e-4, atol=1e-4)
+    alone = sds.decode(model, stored["samples"], "reversible-heun", steps=3).samples
+    assert float((alone - x).square().mean().sqrt()) > 0.1
+
+
+def test_errors_speak_the_command_lines_words(tmp_path):
+    folder = save_pipeline(tmp_path / "labelled", unet=tiny_unet(num_class_embeds=5))
+    np.save(tmp_path / "x.npy", np.zeros((1, 1, 8, 8), np.float32))
+    for words, part in (((), "give --condition, a label"), (("--condition", "1", "--guidance-scale", "2"), "--null-c")):
+        with pytest.raises(UsageError, match=part) as caught:
+            call("encode", folder, tmp_path / "x.npy", "--steps", 2, "--out", tmp_path / "out", *words)
+        assert "condition=" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("is conditioned on text: give condition=, a prompt or one a sample", "is conditioned on text: give --prompt"),
+        ("give from_pipeline embedded_guidance=, and leave", "give --embedded-guidance, and leave"),
+        ("on image embeddings: give condition=, (N, 8)", "on image embeddings: give condition=, (N, 8)"),
+        ("heun needs steps=... (grid intervals)", "heun needs steps=... (grid intervals)"),
+    ],
+)
+def test_keywords_of_models_are_options(said, shown):
+    assert in_options(said) == shown
 
 
 def test_the_embedded_set_is_fashion_mnist(model):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from exact_models import PROCESSES, TABLE, ByClass, gaussian, pushed
+from PIL import Image
 
 import sdesamplers as sds
 from sdesamplers.testing.problems import Transport
@@ -211,6 +212,90 @@ def test_decoded_pictures_are_pictures():
     assert len(result.images) == 2
 
 
+# --- what an Encoding brings along ------------------------------------------------------------------------------------
+
+WAYS = [
+    ("rk4", {"steps": 7, "coordinates": "flow", "spacing": "karras", "spacing_options": {"rho": 5.0}}),
+    ("exp-ab", {"nfe": 9, "order": 2}),
+    ("rk45", {"rtol": 1e-4, "atol": 1e-4}),
+    ("churn", {"steps": 5}),  # its noise turned off
+    ("reversible-heun", {"steps": 6}),
+]
+
+
+@pytest.mark.parametrize(("sampler", "words"), WAYS, ids=[name for name, _ in WAYS])
+def test_an_encoding_goes_back_as_it_came(sampler, words):
+    """Without words: the same sampler, options, grid and coordinates, there and back and there again."""
+    model, x = gaussian(2, sds.VP())
+    code = sds.encode(model, x, sampler, **words)
+    back = sds.decode(model, code)
+    assert back.recipe == code.recipe
+    assert torch.equal(back.samples, sds.decode(model, code, sampler, **words).samples)
+    assert (code.holds, back.holds) == ("latents", "data")
+    assert torch.equal(sds.encode(model, back).samples, sds.encode(model, back, sampler, **words).samples)
+
+
+def test_words_replace_an_encodings_own_and_a_sampler_starts_afresh():
+    model, x = gaussian(2, sds.VP())
+    code = sds.encode(model, x, "exp-ab", steps=8, coordinates="flow", spacing="logsnr", order=2)
+
+    def recipe(*arguments, **words):
+        return sds.decode(model, code, *arguments, **words).recipe
+
+    assert recipe(steps=8) == recipe(order=2) == code.recipe
+    finer = recipe(nfe=20)
+    assert (finer.sampler, finer.steps, finer.spacing, finer.coordinates) == ("exp-ab", 20, "logsnr", "flow")
+    assert finer.options["order"] == 2
+    assert recipe(order=3).options["order"] == 3
+    assert recipe(spacing="linspace").spacing == "linspace"
+    assert recipe("exp-ab", steps=8) == sds.decode(model, code.samples, "exp-ab", steps=8).recipe != code.recipe
+    with pytest.raises(sds.UsageError, match="needs steps"):
+        recipe("heun")
+    free = sds.encode(model, x, "rk45", rtol=1e-3)
+    assert sds.decode(model, free, atol=1e-5).recipe.options == {**free.recipe.options, "atol": 1e-5}
+    assert sds.decode(model, free, steps=4).recipe.steps == 4
+
+
+def test_condition_and_guidance_go_back_too():
+    labels = torch.tensor([0, 1, 2])
+    x = labels[:, None] + torch.tensor([[0.1, 0.2], [0.0, -0.3], [0.4, 0.0]], dtype=torch.float64)
+    words = {"steps": 100, "coordinates": "angle", "spacing": "angle"}
+    code = sds.encode(ByClass(), x, "rk4", condition=labels, guidance_scale=2.0, **words)
+    assert worst(sds.decode(ByClass(), code).samples, x) < 1e-4
+    # Guided by 2, the label's mean counts twice.
+    assert worst(sds.decode(ByClass(), code, guidance_scale=1.0).samples, x - labels[:, None]) < 2e-4
+    assert worst(sds.decode(ByClass(), code, condition=labels + 1).samples, x + 2) < 2e-4
+
+
+@pytest.mark.parametrize("words", [{"steps": 9}, {"coordinates": "flow"}, {"sampler": "bdia-ddim", "steps": 8}])
+def test_a_second_state_is_no_use_to_another_grid(words):
+    model, x = gaussian(2, sds.VP())
+    code = sds.encode(model, x, "reversible-heun", steps=8)
+    with pytest.raises(sds.UsageError, match=r"second state of reversible-heun.*encoding\.samples"):
+        sds.decode(model, code, **words)
+    sds.decode(model, code.samples, **{"sampler": "reversible-heun", "steps": 8, **words})
+    sds.decode(model, code, "heun", steps=9)  # takes one state alone
+
+
+@pytest.mark.parametrize("other", [sds.SubVP(), sds.VP(0.1, 19.0), sds.EDM(), sds.RectifiedFlow(), TABLE])
+def test_latents_of_another_process_are_refused(other):
+    model, x = gaussian(2, sds.VP())
+    code = sds.encode(model, x, "heun", steps=3)
+    with pytest.raises(sds.UsageError, match="process is not that of"):
+        sds.decode(gaussian(2, other)[0], code)
+    same = sds.grid_mixture(sds.VP())  # other weights on the same process are no mistake
+    assert sds.decode(same, code).samples.shape == x.shape
+
+
+def test_an_encoding_goes_one_way():
+    model, x = gaussian(2, sds.VP())
+    code = sds.encode(model, x, "heun", steps=3)
+    with pytest.raises(sds.UsageError, match="latents already; decode is the way"):
+        sds.encode(model, code)
+    with pytest.raises(sds.UsageError, match="data already; encode is the way"):
+        sds.decode(model, sds.decode(model, code))
+
+
 def test_nothing_is_random_and_no_graph_is_kept():
     model, x = gaussian(2, sds.VP())
     state = torch.get_rng_state()
@@ -253,6 +338,48 @@ def test_misuse(words, message):
     model, x = gaussian(2, sds.VP())
     with pytest.raises(sds.UsageError, match=message):
         sds.encode(model, x, **words)
+
+
+def test_data_in_other_units():
+    """Whole numbers, bytes and pixels from 0 to 255 say how they become data; noise and overshoot are data."""
+    model = sds.FunctionModel(lambda x, t: x, sds.VP(), "epsilon", (1, 4, 4), data_range=(-1.0, 1.0))
+    pixels = np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4) * 17
+    for call in (sds.encode, sds.log_likelihood):
+        for x in (pixels, torch.from_numpy(pixels).int()):
+            with pytest.raises(sds.UsageError, match=r"int.* by x \* 2 / 255 - 1, and PIL images"):
+                call(model, x, "heun", steps=2)
+        for x, least in ((pixels.astype(np.float32), "0"), (pixels - 128.0, "-128")):
+            with pytest.raises(sds.UsageError, match=rf"reach from {least} to .* x \* 2 / 255 - 1"):
+                call(model, x, "heun", steps=2)
+        with pytest.raises(sds.UsageError, match=r"x\[None\]"):
+            call(model, torch.zeros(1, 4, 4), "heun", steps=2)
+        with pytest.raises(sds.UsageError, match="data must be floating-point numbers"):
+            call(model, "pictures", "heun", steps=2)
+    noise = 2 * torch.randn(200, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    assert sds.encode(model, noise, "heun", steps=2).samples.shape == noise.shape
+    assert sds.decode(model, 100 * noise, "heun", steps=2).samples.shape == noise.shape  # latents have no range
+    unit = sds.FunctionModel(lambda x, t: x, sds.VP(), "epsilon", (1, 4, 4), data_range=(0.0, 1.0))
+    with pytest.raises(sds.UsageError, match=r"\[0, 1\]; pixels .* x \* 1 / 255$"):
+        sds.encode(unit, pixels.astype(np.float64), "heun", steps=2)
+
+
+def test_pictures_are_data():
+    model = sds.FunctionModel(lambda x, t: 0.1 * x, sds.VP(), "epsilon", (1, 4, 6), data_range=(-1.0, 1.0))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 6), dtype=np.uint8)
+    pictures = [Image.fromarray(each) for each in pixels]
+    x = torch.from_numpy(pixels[:, None].astype(np.float32)) * (2 / 255) - 1
+    assert torch.equal(sds.encode(model, pictures, "heun", steps=2).samples, sds.encode(model, x, steps=2).samples)
+    one = sds.encode(model, pictures[1].convert("RGB"), "heun", steps=2).samples
+    torch.testing.assert_close(one, sds.encode(model, x[1:], steps=2).samples)
+    words = {"sampler": "heun", "steps": 2}
+    found, expected = (sds.log_likelihood(model, data, **words) for data in (pictures, x))
+    np.testing.assert_array_equal(found.nats, expected.nats)
+    with pytest.raises(sds.UsageError, match="picture 1 is 4x6, and this model takes 6x4"):
+        sds.encode(model, [pictures[0], pictures[1].transpose(Image.Transpose.ROTATE_90)], steps=2)
+    with pytest.raises(sds.UsageError, match="no pictures; give floating-point numbers"):
+        sds.encode(gaussian(2, sds.VP())[0], pictures, steps=2)
+    with pytest.raises(sds.UsageError, match="latents must be floating-point numbers"):
+        sds.decode(model, pictures, steps=2)
 
 
 # --- interpolation ----------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from scipy.special import ndtr
 from torch.distributions import Normal
 
 import sdesamplers as sds
+from sdesamplers import encoding
 from sdesamplers.prediction import PREDICTIONS
 
 TIGHT = {"rtol": 1e-6, "atol": 1e-6}
@@ -303,6 +304,16 @@ def test_nfe_and_recipe_are_reported():
     free = sds.log_likelihood(model, x, rtol=1e-3, atol=1e-3)
     assert free.nfe_per_sample.shape == (3,)
     assert free.nfe == free.nfe_per_sample.max() < sds.log_likelihood(model, x, **TIGHT).nfe
+
+
+def test_the_grid_is_tried_once_whatever_the_batches(monkeypatch):
+    """The dry run on zeros, there and back, which shows whether a sampler can be walked."""
+    tries = []
+    count = encoding.count_evaluations
+    monkeypatch.setattr(encoding, "count_evaluations", lambda run: tries.append(1) or count(run))
+    model, x = gaussian(2, sds.VP())
+    sds.log_likelihood(model, x, "heun", steps=4, batch_size=1)
+    assert len(tries) == 2
 
 
 def test_step_control_acts_on_the_density_too():

@@ -173,9 +173,11 @@ def encode(source: str, data: str, **words: Any) -> None:
         raise UsageError(f"{words['sampler']} needs --steps or --nfe")
     with output_folder(out) as folder:
         result = run(model, x, **words)
-        back = decode(model, result.samples, **words) if check else None
+        back = decode(model, result, **words) if check else None
         about = {"model": model.name, "names": "\n".join(names), "sdesamplers": __version__}
         tensors = {"samples": result.samples.contiguous()}
+        if result.companion is not None:
+            tensors["companion"] = result.companion.contiguous()
         file = write(folder / "latents.safetensors", lambda path: save_file(tensors, path, about))
     std = float(result.samples.std())
     facts = {"model": model.name, "images": len(x), "nfe": result.nfe, "standard_deviation": std, "file": str(file)}

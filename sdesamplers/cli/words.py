@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +34,8 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how a model is loaded and conditioned."""
+    """The options that say how a model is loaded and conditioned. The command's errors use the command line's words."""
+    command = speaking(command)
     for option in reversed(
         [
             click.option("--revision", help="Branch, tag or commit on the Hub."),
@@ -47,6 +50,8 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--allow-pickle", is_flag=True, help="Also read pickled weights, which can run code."),
             click.option("--zero-snr", is_flag=True, help="Rescale the table to zero terminal SNR (Lin et al. 2024)."),
             click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), help="Autocast."),
+            click.option("--compile", is_flag=True, help="Run the network through torch.compile."),
+            click.option("--channels-last", is_flag=True, help="Lay the network's weights out channels last."),
             click.option("--null-condition", type=int, help="The label that means no label, for guidance."),
             click.option("--condition", type=Numbers(int), help="Class label, or one a sample."),
             click.option("--prompt", help="For pipelines with text."),
@@ -58,12 +63,37 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+PROMPT = "condition=, a prompt or one a sample"
+"""How the library asks for a prompt; on the command line it has an option of its own."""
+SPOKEN = re.compile(r"\b(?:from_pipeline )?(condition(?!=, \(N)|null_condition|embedded_guidance)=")
+"""Keywords that are options; not the one that asks for embeddings, (N, width), which no option gives."""
+
+
+def in_options(message: str) -> str:
+    """A message of the library's whose keywords of models (condition=, ...) are written as options."""
+    return SPOKEN.sub(lambda match: "--" + match[1].replace("_", "-"), message.replace(PROMPT, "--prompt"))
+
+
+def speaking(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose usage errors name its options, not the library's keywords."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **words: Any) -> Any:
+        try:
+            return command(*arguments, **words)
+        except UsageError as error:
+            error.args = (in_options(str(error)),)
+            raise
+
+    return run
+
+
 def load_model(source: str, words: dict[str, Any]) -> tuple[Model, Any]:
     """Load with the options of `model_options`, which are taken out of `words`; the model and its condition."""
     from ..models.loading import load
 
     keys = "revision subfolder variant dtype device size token cache_dir local_files_only allow_pickle mixed_precision"
-    options = {key: words.pop(key) for key in [*keys.split(), "null_condition", "zero_snr"]}
+    options = {key: words.pop(key) for key in [*keys.split(), "null_condition", "zero_snr", "compile", "channels_last"]}
     options |= {key: words.pop(key) for key in ("prompt", "negative_prompt", "embedded_guidance")}
     return load(source, **options), words.pop("condition")
 
@@ -80,7 +110,6 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--noise-option", multiple=True, metavar="KEY=VALUE", help="Option of the noise; repeat."),
             click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; repeat."),
             click.option("--seed", type=int, default=0, show_default=True),
-            click.option("--batch-size", type=int, default=64, show_default=True, help="How many at once."),
             click.option("--out", type=click.Path(), default="out", show_default=True, help="Folder for the results."),
             click.option("--json", "as_json", is_flag=True, help="Print JSON."),
             click.option("--quiet", is_flag=True, help="No progress."),
