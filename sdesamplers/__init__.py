@@ -34,6 +34,7 @@ _HOMES = {
         "UnknownNameError",
         "UsageError",
     ],
+    "generation": ["Generated", "generate", "stream"],
     "grid": ["Span"],
     "models.analytic": ["FunnelModel", "GaussianModel", "LangevinSDE", "MixtureModel", "grid_mixture"],
     "models.base": ["FunctionModel", "Model", "Output"],
@@ -77,6 +78,9 @@ if TYPE_CHECKING:
     from .errors import SolverError as SolverError
     from .errors import UnknownNameError as UnknownNameError
     from .errors import UsageError as UsageError
+    from .generation import Generated as Generated
+    from .generation import generate as generate
+    from .generation import stream as stream
     from .grid import Span as Span
     from .inverse import Downsample as Downsample
     from .inverse import Grey as Grey

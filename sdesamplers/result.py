@@ -178,7 +178,7 @@ def join(parts: list[Any]) -> Any:
     return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
 
 
-def join_trajectories(parts: list[Part]) -> Trajectory:
+def join_trajectories(parts: Sequence[Part]) -> Trajectory:
     """Put batches side by side; batches of an adaptive run differ in length and rest at their last state."""
     recorders = [part.recorder for part in parts if part.recorder is not None]
     longest = max(len(r.states) for r in recorders)

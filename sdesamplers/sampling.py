@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import Tensor
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, drive, model_state
 from .models.base import Model
-from .noise import START, Noise, NormalSource, shortest_step
+from .noise import START, Noise, NormalSource, check_seed, shortest_step
 from .path import Path
 from .plugin import Sampler
 from .recipe import Recipe, check_count, draw_clocks, evaluations, make_path, make_recipe, start_run
@@ -107,6 +108,91 @@ def sample(
         NonFiniteError: the model or solver broke down, with sampler, evaluation and time.
         Cancelled: the run was stopped.
     """
+    prepared = prepare(
+        model,
+        sampler,
+        steps=steps,
+        nfe=nfe,
+        spacing=spacing,
+        spacing_options=spacing_options,
+        times=times,
+        sigmas=sigmas,
+        coordinates=coordinates,
+        seed=seed,
+        noise=noise,
+        noise_options=noise_options,
+        final=final,
+        start_time=start_time,
+        guidance_scale=guidance_scale,
+        callback=callback,
+        cancel=cancel,
+        trajectory=trajectory,
+        log_probs=log_probs,
+        check_finite=check_finite,
+        gradients=gradients,
+        dtype=dtype,
+        **options,
+    )
+    model = prepared.model
+    if start is not None:
+        start = torch.as_tensor(start)
+        if not start.is_floating_point():
+            raise UsageError(f"start must hold floating-point numbers in the model's data range, not {start.dtype}")
+    num_samples = num_samples if num_samples is not None else 1 if start is None else len(start)
+    check_count("num_samples", num_samples)
+    check_count("batch_size", num_samples if batch_size is None else batch_size)
+    check_count("first_index", first_index, 0)
+    if start is not None and tuple(start.shape) != (num_samples, *model.shape):
+        raise UsageError(f"start must have shape {(num_samples, *model.shape)}, not {tuple(start.shape)}")
+    if start_time is not None and start is None:
+        raise UsageError("start_time says where start stands in time; give start as well")
+    spread = model.condition_for(condition, num_samples)
+    batch_size = min(batch_size or num_samples, num_samples)
+    parts = []
+    with _progress(progress, prepared, num_samples, batch_size) as advance:
+        for first in range(0, num_samples, batch_size):
+            rows = slice(first, min(first + batch_size, num_samples))
+            part = prepared.run(
+                range(first_index + rows.start, first_index + rows.stop),
+                None if spread is None else spread[rows],
+                None if start is None else start[rows],
+                advance,
+            )
+            parts.append(part)
+    return prepared.result(parts, range(first_index, first_index + num_samples), spread)
+
+
+def prepare(
+    model: Model | str,
+    sampler: str | Sampler = "quality",
+    *,
+    steps: int | None = None,
+    nfe: int | None = None,
+    spacing: str | None = None,
+    spacing_options: dict[str, Any] | None = None,
+    times: Sequence[float] | None = None,
+    sigmas: Sequence[float] | None = None,
+    coordinates: str | None = None,
+    seed: int = 0,
+    noise: str | None = None,
+    noise_options: dict[str, Any] | None = None,
+    final: str | None = None,
+    start_time: float | None = None,
+    guidance_scale: float = 1.0,
+    callback: Callback | None = None,
+    cancel: Flag | None = None,
+    trajectory: bool = False,
+    log_probs: bool = False,
+    check_finite: bool = True,
+    gradients: bool = False,
+    dtype: torch.dtype | None = None,
+    **options: Any,
+) -> PreparedRun:
+    """Check a call of `sample` (see there for the words) without yet saying which samples.
+
+    Raises:
+        UsageError: words that do not fit.
+    """
     model = as_model(model)
     recipe, spec = make_recipe(
         sampler,
@@ -128,71 +214,116 @@ def sample(
     limits = default_registry().noise(recipe.noise)[0].limits
     if log_probs and limits:
         raise UsageError(f"log_probs are those of independent normal noise, and noise={recipe.noise!r} is coloured")
-    if start is not None:
-        start = torch.as_tensor(start)
-        if not start.is_floating_point():
-            raise UsageError(f"start must hold floating-point numbers in the model's data range, not {start.dtype}")
-    num_samples = num_samples if num_samples is not None else 1 if start is None else len(start)
-    check_count("num_samples", num_samples)
-    check_count("batch_size", num_samples if batch_size is None else batch_size)
-    check_count("first_index", first_index, 0)
     if dtype not in (None, torch.float32, torch.float64):
         raise UsageError(f"dtype is that of the state and must be torch.float32 or torch.float64, not {dtype}")
-    state_dtype = dtype or (torch.float64 if model.dtype == torch.float64 else torch.float32)
-    if start is not None and tuple(start.shape) != (num_samples, *model.shape):
-        raise UsageError(f"start must have shape {(num_samples, *model.shape)}, not {tuple(start.shape)}")
-    if start_time is not None and start is None:
-        raise UsageError("start_time says where start stands in time; give start as well")
-    spread = model.condition_for(condition, num_samples)
-    batch_size = min(batch_size or num_samples, num_samples)
-    parts = []
-    shortest = shortest_draw(make_path(model.process, recipe), recipe, spec, model.shape)
-    bar = _progress(progress, recipe, spec, model, num_samples, batch_size)
-    with bar as advance:
-        for first in range(0, num_samples, batch_size):
-            rows = range(first, min(first + batch_size, num_samples))
-            source = NormalSource(seed, [first_index + r for r in rows], model.shape)
-            path = make_path(model.process, recipe)
-            path.ledger.noise = make_noise(recipe, source, shortest)
-            path.ledger.log_probs = [] if log_probs else None
-            x = start_state(model, path, source, None if start is None else start[first : rows.stop], state_dtype)
-            recorder = Recorder(len(rows)) if trajectory else None
-            evaluator = Evaluator(
-                model,
-                len(rows),
-                f"{spec.name} on {model.name}",
-                condition=None if spread is None else spread[first : rows.stop],
-                guidance_scale=guidance_scale,
-                check_finite=check_finite,
-                both="unguided" in spec.needs,
-                callback=_both(callback, advance),
-                cancel=cancel,
-                record=recorder,
-            )
-            with torch.enable_grad() if gradients else torch.inference_mode():
-                final_state = drive(start_run(spec, x, path, recipe.options), evaluator)
-                clean = model_state(final_state, path.points[-1])
-            parts.append(Part.of(clean, evaluator.nfe, path, recorder, x))
-    samples = torch.cat([part.samples for part in parts])
-    warn_if_far(samples, model, recipe)
-    return Result(
-        samples=samples,
-        nfe_per_sample=np.concatenate([part.nfe for part in parts]),
+    return PreparedRun(
+        model=model,
         recipe=recipe,
-        seed=int(seed),
-        indices=list(range(first_index, first_index + num_samples)),
-        model_name=model.name,
-        revision=model.revision,
-        data_range=model.data_range,
-        condition=spread,
+        spec=spec,
+        seed=check_seed(seed),
+        dtype=dtype or (torch.float64 if model.dtype == torch.float64 else torch.float32),
+        shortest=shortest_draw(make_path(model.process, recipe), recipe, spec, model.shape),
         guidance_scale=guidance_scale,
-        sampler=spec,
-        trajectory=join_trajectories(parts) if trajectory else None,
-        drew_noise=any(part.drew_noise for part in parts),
-        decoder=None if type(model).decode is Model.decode else model.decode,
-        decoded_range=model.decoded_range,
-        **{word: join([getattr(part, word) for part in parts]) for word in Part.OPTIONAL},
+        callback=callback,
+        cancel=cancel,
+        trajectory=trajectory,
+        log_probs=log_probs,
+        check_finite=check_finite,
+        gradients=gradients,
     )
+
+
+@dataclass(eq=False)
+class PreparedRun:
+    """A checked call of `sample` that lacks only which samples; see `sample` for the attributes.
+
+    Attributes:
+        spec: the sampler.
+        shortest: the shortest stretch of time that it draws noise for.
+    """
+
+    model: Model
+    recipe: Recipe
+    spec: Sampler
+    seed: int
+    dtype: torch.dtype
+    shortest: float
+    guidance_scale: float = 1.0
+    callback: Callback | None = None
+    cancel: Flag | None = None
+    trajectory: bool = False
+    log_probs: bool = False
+    check_finite: bool = True
+    gradients: bool = False
+
+    @property
+    def evaluations(self) -> int | None:
+        """Model evaluations of a batch, where they are known beforehand."""
+        recipe = self.recipe
+        planned = self.spec.evaluations is not None and (recipe.steps or recipe.times or recipe.sigmas)
+        return evaluations(self.model.process, recipe, self.spec, self.model.shape) if planned else None
+
+    def run(
+        self,
+        indices: Sequence[int],
+        condition: Any = None,
+        start: Tensor | None = None,
+        advance: Callback | None = None,
+    ) -> Part:
+        """One batch.
+
+        Args:
+            indices: which samples.
+            condition: theirs, as `Model.condition_for` gives it.
+            start: their first states (N, *shape) in the model's coordinates; from the prior by default.
+            advance: called with an `Event` before each evaluation, beside `callback`.
+        """
+        model, recipe, spec = self.model, self.recipe, self.spec
+        source = NormalSource(self.seed, list(indices), model.shape)
+        path = make_path(model.process, recipe)
+        path.ledger.noise = make_noise(recipe, source, self.shortest)
+        path.ledger.log_probs = [] if self.log_probs else None
+        x = start_state(model, path, source, start, self.dtype)
+        recorder = Recorder(len(indices)) if self.trajectory else None
+        evaluator = Evaluator(
+            model,
+            len(indices),
+            f"{spec.name} on {model.name}",
+            condition=condition,
+            guidance_scale=self.guidance_scale,
+            check_finite=self.check_finite,
+            both="unguided" in spec.needs,
+            callback=_both(self.callback, advance),
+            cancel=self.cancel,
+            record=recorder,
+        )
+        with torch.enable_grad() if self.gradients else torch.inference_mode():
+            final_state = drive(start_run(spec, x, path, recipe.options), evaluator)
+            clean = model_state(final_state, path.points[-1])
+        return Part.of(clean, evaluator.nfe, path, recorder, x)
+
+    def result(self, parts: Sequence[Part], indices: Sequence[int], condition: Any = None) -> Result:
+        """Batches, one behind the other, as what `sample` returns."""
+        samples = torch.cat([part.samples for part in parts])
+        warn_if_far(samples, self.model, self.recipe)
+        return Result(
+            samples=samples,
+            nfe_per_sample=np.concatenate([part.nfe for part in parts]),
+            recipe=self.recipe,
+            seed=self.seed,
+            indices=list(indices),
+            model_name=self.model.name,
+            revision=self.model.revision,
+            data_range=self.model.data_range,
+            condition=condition,
+            guidance_scale=self.guidance_scale,
+            sampler=self.spec,
+            trajectory=join_trajectories(parts) if self.trajectory else None,
+            drew_noise=any(part.drew_noise for part in parts),
+            decoder=None if type(self.model).decode is Model.decode else self.model.decode,
+            decoded_range=self.model.decoded_range,
+            **{word: join([getattr(part, word) for part in parts]) for word in Part.OPTIONAL},
+        )
 
 
 FAR = 2.0
@@ -210,7 +341,7 @@ def warn_if_far(samples: Tensor, model: Model, recipe: Recipe) -> None:
             f"{recipe.sampler}'s samples lie far outside the data range [{low:g}, {high:g}], with an RMS of "
             f"{spread:.3g} of its half width: the method is unstable on this grid (take more steps, another spacing or "
             "coordinates, or a lower order), or the model is not trained",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 
@@ -251,7 +382,7 @@ def start_state(model: Model, path: Path, source: NormalSource, start: Tensor | 
             warnings.warn(
                 f"the grid starts at t = {first.t:g}, where much of the signal should still be there, but from pure "
                 "noise; give start= (a partly noised input), or begin nearer to t_max",
-                stacklevel=3,
+                stacklevel=4,
             )
         return scaled(normal, first.sigma)
     return model.process.prior.sample(normal)
@@ -268,16 +399,14 @@ def _both(callback: Callback | None, advance: Callback | None) -> Callback | Non
     return call
 
 
-def _progress(show: bool, recipe: Recipe, spec: Sampler, model: Model, count: int, batch_size: int) -> Any:
+def _progress(show: bool, prepared: PreparedRun, count: int, batch_size: int) -> Any:
     if not show:
         return nullcontext(None)
     from .terminal import evaluation_bar
 
-    planned = spec.evaluations is not None and (recipe.steps or recipe.times or recipe.sigmas)
-    total = None
-    if planned:
-        total = evaluations(model.process, recipe, spec, model.shape) * -(-count // batch_size)
-    return evaluation_bar(f"{spec.name} on {model.name}", total)
+    planned = prepared.evaluations
+    total = None if planned is None else planned * -(-count // batch_size)
+    return evaluation_bar(f"{prepared.spec.name} on {prepared.model.name}", total)
 
 
 def replay_log_probs(model: Model, result: Result) -> Tensor:

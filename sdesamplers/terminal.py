@@ -38,3 +38,27 @@ def evaluation_bar(label: str, total: int | None) -> Iterator[Callable[[Any], No
     """A progress bar that advances by one for every model evaluation."""
     with counting_bar(label, total, "evaluations") as advance:
         yield lambda event: advance(1)
+
+
+@contextmanager
+def samples_bar(label: str, total: int, done: int) -> Iterator[Callable[[float], None]]:
+    """A progress bar over samples, with their rate; what it yields is called with how many there are by now."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
+    from rich.text import Text
+
+    class Rate(ProgressColumn):
+        """Samples a second, and the time left at that rate."""
+
+        def render(self, task: Task) -> Text:
+            if not task.speed:
+                return Text("-- samples/s")
+            left = (task.total - task.completed) / task.speed if task.total is not None else 0.0
+            minutes, seconds = divmod(round(left), 60)
+            return Text(f"{task.speed:.3g} samples/s, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
+
+    counter = TextColumn("{task.completed:.0f}/{task.total:.0f}")
+    columns = [TextColumn("{task.description}"), BarColumn(), counter, TimeElapsedColumn(), Rate()]
+    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=120.0) as progress:
+        task = progress.add_task(label, total=total, completed=done)
+        yield lambda count: progress.update(task, completed=count)

@@ -221,15 +221,19 @@ def test_sample_writes_what_was_asked_for(run: Any, pipeline: Path) -> None:
     assert (ran.code, ran.err) == (0, "")
     assert "5 samples" in ran.out
     pictures = [f"sample-{k:06d}.png" for k in range(5)]
-    assert sorted(p.name for p in Path("a/b").iterdir()) == sorted(["grid.png", *pictures, "samples.safetensors"])
+    made = ["grid.png", *pictures, "samples.safetensors", "manifest.json", ".job"]
+    assert sorted(p.name for p in Path("a/b").iterdir()) == sorted(made)
     with Image.open("a/b/sample-000000.png") as image:
         assert (image.size, image.mode) == ((8, 8), "L")
     with safe_open("a/b/samples.safetensors", "pt") as file:
-        metadata, samples, indices = file.metadata(), file.get_tensor("samples"), file.get_tensor("indices")
-    assert (metadata["seed"], metadata["nfe"], metadata["model"]) == ("7", "2", str(pipeline))
-    assert metadata["revision"] == ""
-    assert metadata["sdesamplers"] == sds.__version__
-    recipe = json.loads(metadata["recipe"])
+        facts, samples, indices = file.metadata(), file.get_tensor("samples"), file.get_tensor("indices")
+    facts = json.loads(facts["sdesamplers"])
+    assert (facts["seed"], facts["model"]["name"], facts["environment"]["sdesamplers"]) == (
+        7,
+        str(pipeline),
+        sds.__version__,
+    )
+    recipe = facts["recipe"]
     assert (recipe["sampler"], recipe["steps"], recipe["options"]) == ("ddim", 2, {"eta": 0.5})
     assert indices.tolist() == list(range(5))
     expected = sds.sample(sds.load(pipeline), "ddim", steps=2, num_samples=5, seed=7, eta=0.5).samples
@@ -241,7 +245,7 @@ def test_sample_as_json(run: Any, pipeline: Path) -> None:
     data = json.loads(ran.out)
     assert (data["model"], data["revision"], data["nfe"]) == (str(pipeline), None, 7)
     assert data["recipe"]["spacing"] == "karras"
-    assert data["files"] == [str(Path("out") / "grid.png")]
+    assert data["files"] == [str(Path("out") / name) for name in ("grid.png", "manifest.json")]
 
 
 @pytest.mark.parametrize(
@@ -269,13 +273,17 @@ def test_sample_with_labels(run: Any, labelled: Path) -> None:
     assert not Path("x").exists()
 
 
-def test_a_second_run_replaces_the_files_whole(run: Any, pipeline: Path) -> None:
+def test_a_second_run_replaces_nothing_unless_told_to(run: Any, pipeline: Path) -> None:
     words = ("sample", pipeline, "--steps", "2", "-n", "1", "--quiet")
     assert run(*words).code == 0
     first = Path("out/grid.png").read_bytes()
-    assert run(*words, "--seed", "1").code == 0
-    assert Path("out/grid.png").read_bytes() != first
-    assert leftovers() == ["out", "out/grid.png"]
+    check_refused(run(*words), 2, "out holds this job already, 1 of 1 shards done: --resume goes on")
+    check_refused(run(*words, "--seed", "1"), 2, "seed is 0 there and 1 here")
+    assert Path("out/grid.png").read_bytes() == first
+    Path("out/mine.txt").write_text("not the job's")
+    assert run(*words, "--seed", "1", "--overwrite", "--format", "png").code == 0
+    there = sorted(path.name for path in Path("out").iterdir())
+    assert there == [".job", "manifest.json", "mine.txt", "sample-000000.png"]
 
 
 def test_options_are_for_the_recipes_own_spacing(run: Any, pipeline: Path) -> None:
@@ -498,19 +506,24 @@ def test_an_out_that_cannot_be(run: Any, pipeline: Path, out: str) -> None:
 def test_a_target_that_cannot_be_replaced_leaves_nothing_half_written(run: Any, pipeline: Path) -> None:
     Path("out/grid.png").mkdir(parents=True)
     check_refused(run("sample", pipeline, *STEPS, "-n", "1", "--quiet"), 1, "grid.png could not be written")
-    assert leftovers() == ["out", "out/grid.png"]
+    assert not [path for path in leftovers() if Path(path).name.startswith(".grid")]
 
 
 def test_a_writer_that_fails_leaves_nothing_half_written(
-    run: Any, pipeline: Path, monkeypatch: pytest.MonkeyPatch
+    run: Any, pipeline: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def full(self: Any, path: Path, **_: Any) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    check_refused(run("sample", pipeline, *STEPS, "-n", "1", "--quiet"), 1, "No space left on device")
-    assert leftovers() == []
+    words = ("sample", pipeline, *STEPS, "-n", "1", "--quiet")
+    check_refused(run(*words), 1, "No space left on device")
+    assert [path.name for path in Path("out").iterdir()] == [".job"]
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert run(*words, "--resume").code == 0
+    assert Path("out/grid.png").stat().st_size > len(b"half")
 
 
 def test_a_bug_is_one_line_too(run: Any, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:

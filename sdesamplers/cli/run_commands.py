@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UnknownNameError, UsageError
+from ..errors import UsageError
 from .group import cli
 from .tables import comparison_table, emit, show, status_line
 from .words import Numbers, grid_words, load_model, model_options, pairs, run_options
+
+if TYPE_CHECKING:
+    from ..generation import Generated
+    from ..metrics import Scorer
 
 
 @cli.command("statistics")
@@ -56,97 +57,99 @@ def statistics_command(source: str, **words: Any) -> None:
 @click.option("--times", type=Numbers(float), help="Your own grid on the model's clock.")
 @click.option("--sigmas", type=Numbers(float), help="Your own grid of sigma/alpha; a last 0 is the clean end.")
 @click.option("--num-samples", "-n", type=int, default=16, show_default=True)
-@click.option("--format", "formats", default="grid", show_default=True, help="Any of grid,png,safetensors.")
+@click.option("--first-index", type=int, default=0, show_default=True, help="Number of the first sample.")
 @click.option("--guidance-scale", type=float, default=1.0, help="Classifier-free guidance weight.")
+@click.option(
+    "--format", "formats", help="Any of grid,png,safetensors,webdataset. Default: grid; above 256 samples safetensors."
+)
+@click.option("--batch-size", type=int, help="How many at once; as many as fit by default.")
+@click.option("--shard-size", type=int, help="Samples a file; by default about 256 files.")
+@click.option("--memory-limit", metavar="SIZE", help="For a batch, such as 8GB; half of what is free by default.")
+@click.option("--resume", is_flag=True, help="Go on with the same job in --out, after a check of what is there.")
+@click.option("--overwrite", is_flag=True, help="Discard an earlier job in --out.")
+@click.option("--part", metavar="K/N", help="Make only the K-th of N parts, as in an array of jobs.")
+@click.option("--score", is_flag=True, help="Compare with real data, by the registry's metrics, in scores.json.")
+@click.option("--metrics", type=click.Path(), help="Folder of a feature classifier for --score.")
+@click.option("--json-log", type=click.Path(dir_okay=False), help="Log events to this file as lines of JSON.")
 @run_options
 @model_options
 def sample_command(source: str, **words: Any) -> None:
-    """Sample MODEL (registered name, folder or Hub id) and write pictures."""
+    """Sample MODEL (registered name, folder or Hub id) and write pictures or data.
+
+    Alone, or on many processes: accelerate launch -m sdesamplers.cli sample MODEL ...
+    """
     from ..files import output_folder
+    from ..generation import generate
+    from ..generation.memory import parse_bytes
+    from ..generation.ranks import Ranks, parse_part
     from ..recipe import check_count, check_grid_words, make_recipe, require_grid
     from ..registry import default_registry
-    from ..sampling import sample
 
-    formats = [f.strip() for f in words.pop("formats").split(",")]
-    for kind in formats:
-        if kind not in FORMATS:
-            raise UnknownNameError("format", kind, FORMATS, f" (known: {', '.join(FORMATS)})")
-    name, as_json, quiet, out = words.pop("sampler"), words.pop("as_json"), words.pop("quiet"), words.pop("out")
+    name, as_json, quiet = words.pop("sampler"), words.pop("as_json"), words.pop("quiet")
     preset = default_registry().resolve(name)
     spec = preset.sampler
     options = pairs(words.pop("option"), spec.options, f"sampler {spec.name!r}")
     chosen = grid_words(words, preset)
     counts = {k: words.pop(k) for k in ("steps", "nfe", "times", "sigmas")}
     require_grid(preset, check_grid_words(**counts))
-    for word in ("num_samples", "batch_size"):
-        check_count(word, words[word])
-    model, condition = load_model(source, words)
+    check_count("num_samples", words["num_samples"])
+    formats = words.pop("formats")
+    if formats is None:
+        formats = "grid" if words["num_samples"] <= 256 else "safetensors"
+    words["formats"] = [each.strip() for each in formats.split(",")]
+    words["memory_limit"] = parse_bytes(words["memory_limit"]) if words["memory_limit"] else None
+    words["part"] = parse_part(words["part"]) if words["part"] else (0, 1)
+    scorer = scorer_for(source, words.pop("score"), words.pop("metrics"))
+    ranks = Ranks.here()
+    with ranks.one_after_first():
+        model, condition = load_model(source, words)
     make_recipe(name, process=model.process, options=options, **counts, **chosen)  # refuse before a folder is made
-    with output_folder(out) as folder:
-        result = sample(model, name, **counts, **chosen, **options, **words, condition=condition, progress=not quiet)
-        written = [str(path) for kind in formats for path in FORMATS[kind](result, folder)]
-    if as_json:
-        facts = {"model": model.name, "revision": model.revision, "nfe": result.nfe}
-        emit({**facts, "recipe": result.recipe.as_dict(), "files": written})
+    with output_folder(words["out"]):
+        done = generate(
+            model, name, **counts, **chosen, **options, **words, condition=condition, scorer=scorer, progress=not quiet
+        )
+    if ranks.is_first:
+        tell(done, as_json)
+
+
+def scorer_for(source: str, wanted: bool, folder: str | None) -> Scorer | None:
+    """The metrics that --score asks for."""
+    from ..comparison import find_scorer
+    from ..metrics import Scorer
+
+    if folder:
+        return Scorer(folder)
+    scorer = find_scorer(source) if wanted else None
+    if wanted and scorer is None:
+        raise UsageError(f"--score: the registry names no metrics for {source!r}; give a folder with --metrics")
+    return scorer
+
+
+def tell(done: Generated, as_json: bool) -> None:
+    """Print what was made."""
+    manifest = done.manifest
+    if manifest is None:
+        if as_json:
+            emit({"folder": str(done.folder), "made": done.made, "complete": False})
+        else:
+            click.echo(f"{done.made} samples made; other parts of the job in {done.folder} are not finished yet")
         return
-    recipe = result.recipe
-    own = "your own grid" if recipe.times or recipe.sigmas else "steps of its own"
-    grid = f"{recipe.steps} steps, {recipe.spacing}" if recipe.steps else own
-    click.echo(f"{len(result.samples)} samples of {model.name} by {recipe.sampler} ({grid}), {result.nfe} NFE each")
-    for path in written[:4]:
-        click.echo(f"  {path}")
-    if len(written) > 4:
-        click.echo(f"  ... {len(written)} files in all")
-
-
-def write_grid(result: Any, folder: Path) -> list[Path]:
-    """One PNG with all samples."""
-    from ..files import write
-    from ..images import grid
-
-    sheet = grid(result.images)
-    return [write(folder / "grid.png", lambda path: sheet.save(path, format="PNG"))]
-
-
-def write_pngs(result: Any, folder: Path) -> list[Path]:
-    """One PNG a sample, named by its index."""
-    from ..files import write
-
-    paths = []
-    for index, image in zip(result.indices, result.images, strict=True):
-        path = folder / f"sample-{index:06d}.png"
-        paths.append(write(path, lambda place, image=image: image.save(place, format="PNG")))  # type: ignore[misc]
-    return paths
-
-
-def write_safetensors(result: Any, folder: Path) -> list[Path]:
-    """All samples and their indices, with seed, recipe, model and versions as metadata."""
-    import torch
-    from safetensors.torch import save_file
-
-    from .. import __version__
-    from ..files import write
-
-    metadata = {
-        "model": result.model_name,
-        "revision": str(result.revision or ""),
-        "seed": str(result.seed),
-        "nfe": str(result.nfe),
-        "recipe": json.dumps(result.recipe.as_dict()),
-        "condition": "" if result.condition is None else json.dumps(result.condition.tolist()),
-        "guidance_scale": str(result.guidance_scale),
-        "sdesamplers": __version__,
-        "torch": torch.__version__,
-    }
-    tensors = {"samples": result.samples.contiguous(), "indices": torch.tensor(result.indices)}
-    return [write(folder / "samples.safetensors", lambda path: save_file(tensors, path, metadata))]
-
-
-FORMATS: dict[str, Callable[[Any, Path], list[Path]]] = {
-    "grid": write_grid,
-    "png": write_pngs,
-    "safetensors": write_safetensors,
-}
+    files = [str(file) for file in done.files]
+    model, recipe = manifest["model"], manifest["recipe"]
+    if as_json:
+        facts = {"model": model["name"], "revision": model.get("revision"), "nfe": manifest["nfe"]["largest"]}
+        emit({**facts, "recipe": recipe, "made": done.made, "complete": True, "files": files})
+        return
+    own = "your own grid" if "times" in recipe or "sigmas" in recipe else "steps of its own"
+    grid = f"{recipe['steps']} steps, {recipe['spacing']}" if "steps" in recipe else own
+    click.echo(
+        f"{manifest['num_samples']} samples of {model['name']} by {recipe['sampler']} ({grid}), "
+        f"{manifest['nfe']['largest']} NFE each"
+    )
+    for file in files[:4]:
+        click.echo(f"  {file}")
+    if len(files) > 4:
+        click.echo(f"  ... {len(files)} files in all")
 
 
 @cli.command("compare")
@@ -162,6 +165,7 @@ FORMATS: dict[str, Callable[[Any, Path], list[Path]]] = {
     help="For the ODE error; 0 for none.",
 )
 @click.option("--metrics", type=click.Path(), help="Folder of a feature classifier; the registry's by default.")
+@click.option("--batch-size", type=int, default=64, show_default=True, help="How many at once.")
 @run_options
 @model_options
 def compare_command(source: str, **words: Any) -> None:

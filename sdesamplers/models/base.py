@@ -33,6 +33,8 @@ class Model(ABC):
         dtype, device: of the network's input; the state itself is float32 at least.
         data_range: (low, high) of the data, for images and tolerances; None where there is none.
         name, revision: where it came from, recorded with samples.
+        network: the module behind `predict`, None where there is none; its weights tell models apart in records.
+        tuning: what was done to it that changes rounding ("compile", "channels_last").
     """
 
     process: SDE
@@ -43,6 +45,8 @@ class Model(ABC):
     data_range: tuple[float, float] | None = None
     name: str = "model"
     revision: str | None = None
+    network: Any = None
+    tuning: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         process = type(self.process).__name__
@@ -57,6 +61,10 @@ class Model(ABC):
             t: one time for the batch, or a float64 NumPy array (N,).
             condition: what `sample(condition=...)` was given, cut to these samples.
         """
+
+    def facts(self) -> dict[str, Any]:
+        """What decides the predictions beside process, weights and condition, as plain data, for records."""
+        return {}
 
     def condition_for(self, condition: Any, count: int) -> Any:
         """Check a user's condition and spread it over `count` samples; raise UsageError where it does not fit."""
@@ -96,7 +104,10 @@ class ModelAround(Model):
         self.model = model
         self.process, self.prediction, self.shape = model.process, model.prediction, model.shape
         self.dtype, self.device, self.data_range = model.dtype, model.device, model.data_range
-        self.name, self.revision = model.name, model.revision
+        self.name, self.revision, self.network = model.name, model.revision, model.network
+
+    def facts(self) -> dict[str, Any]:
+        return {**self.model.facts(), "around": type(self).__name__}
 
     def __getattr__(self, word: str) -> Any:
         if word.startswith("_") or word == "model":  # before __init__, as in unpickling, there is no model to ask
@@ -136,6 +147,7 @@ class FunctionModel(Model):
         self.function, self.process, self.prediction = function, process, prediction_type(prediction)
         self.shape, self.dtype, self.device = tuple(shape), dtype, torch.device(device)
         self.data_range, self.name = data_range, name
+        self.network = function if isinstance(function, torch.nn.Module) else None
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         shape = (len(x), *(1,) * (x.dim() - 1))

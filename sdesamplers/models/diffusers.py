@@ -52,7 +52,7 @@ class DiffusersModel(Model):
         round_timesteps: bool = False,
         autocast: Any = nullcontext,
     ) -> None:
-        self.unet, self.convention = unet, convention
+        self.unet, self.network, self.convention = unet, unet, convention
         self.process, self.prediction, self.data_range = (
             convention.process,
             convention.prediction,

@@ -35,6 +35,8 @@ def load(
     mixed_precision: str | None = None,
     round_timesteps: bool = False,
     zero_snr: bool = False,
+    compile: bool = False,
+    channels_last: bool = False,
 ) -> Model:
     """Load a model.
 
@@ -57,6 +59,9 @@ def load(
         round_timesteps: ask the network at whole timesteps only, as schedulers usually do.
         zero_snr: rescale its table to zero terminal signal-to-noise ratio (Lin et al. 2024), for a model that was
             trained so and whose configuration does not say it (`rescale_betas_zero_snr`).
+        compile: run the network through torch.compile, which takes a while at the first call of each batch size.
+        channels_last: lay the network's weights out channels last, which some devices convolve faster. Both change
+            results by rounding.
 
     Raises:
         ModelError: not found, not readable or of an unsupported kind, in one line.
@@ -99,7 +104,7 @@ def load(
                     raise ModelError(
                         f"a plugin answered for {name!r} with {type(answer).__name__}, which is not a Model"
                     )
-                return answer
+                return tuned(answer, compile=compile, channels_last=channels_last)
     if folder is not None:
         if revision is not None:
             raise UsageError(f"revision applies to Hub repositories, and {name} is a local folder")
@@ -127,7 +132,26 @@ def load(
         )
     from .diffusers import load_folder
 
-    return load_folder(place, name=name, revision=commit, variant=variant, **options)
+    model = load_folder(place, name=name, revision=commit, variant=variant, **options)
+    return tuned(model, compile=compile, channels_last=channels_last)
+
+
+def tuned(model: Model, *, compile: bool, channels_last: bool) -> Model:
+    """The model with its network compiled or laid out anew, in place.
+
+    Raises:
+        UsageError: it has no network.
+    """
+    if not (compile or channels_last):
+        return model
+    if not isinstance(model.network, torch.nn.Module):
+        raise UsageError(f"compile and channels_last are for networks, and {model.name!r} has none")
+    if channels_last:
+        model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if compile:
+        model.network.compile()
+    model.tuning = tuple(word for word, on in (("compile", compile), ("channels_last", channels_last)) if on)
+    return model
 
 
 def _looks_like_hub_id(name: str) -> bool:

@@ -1,0 +1,18 @@
+"""Many samples, on many processes, with nothing lost: `stream` and `generate`.
+
+job.py       what decides the samples, and the folder that they go to
+shards.py    the pieces of a job, and what is known of a finished one
+formats.py   safetensors, PNG, WebDataset and grids
+memory.py    how many samples fit at once
+batches.py   batches, halved where memory runs out; `stream`
+ranks.py     which of several processes this is
+writer.py    files written while the next samples are made
+progress.py  one bar for all processes, and the log
+work.py      what one process does
+run.py       `generate`
+"""
+
+from .batches import stream
+from .run import Generated, generate
+
+__all__ = ["Generated", "generate", "stream"]

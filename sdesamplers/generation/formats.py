@@ -1,0 +1,239 @@
+"""How samples are stored: each format names a shard's files beforehand and writes them."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from ..errors import UnknownNameError, UsageError
+from ..files import write
+from ..models.base import Model
+from .shards import Batch, Shard
+
+if TYPE_CHECKING:
+    from ..metrics import Scorer
+
+SCORES = "scores.json"
+"""What a scored job's features come to."""
+SHOWN = 256
+"""Samples of a shard that its grid shows at most."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What is written beside the samples of a job.
+
+    Attributes:
+        first_index: of the job's first sample.
+        seed: of all.
+        facts: the job's, as JSON.
+        conditions: one for all, one a sample, or none.
+    """
+
+    first_index: int
+    seed: int
+    facts: str
+    conditions: Sequence[Any]
+
+    def index(self, row: int) -> int:
+        """A sample's number."""
+        return self.first_index + row
+
+    def condition(self, row: int) -> Any:
+        """A sample's prompt or label, None without."""
+        if not self.conditions:
+            return None
+        return self.conditions[row if len(self.conditions) > 1 else 0]
+
+
+class Format(ABC):
+    """A way to store samples."""
+
+    pictures: bool = False
+    """Whether it is made of pictures."""
+
+    @staticmethod
+    @abstractmethod
+    def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
+        """A shard's files."""
+
+    @abstractmethod
+    def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
+        """Write them, each whole or not at all, and the same bytes for the same samples."""
+
+
+class Safetensors(Format):
+    """`samples` as the model gives them, with `indices` and `nfe`; the job is in the metadata."""
+
+    @staticmethod
+    def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
+        return [folder / f"samples{shard.label}.safetensors"]
+
+    def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
+        from safetensors.torch import save_file
+
+        tensors = {
+            "samples": batch.samples.contiguous(),
+            "indices": torch.tensor([labels.index(row) for row in batch.rows]),
+            "nfe": torch.from_numpy(batch.nfe),
+        }
+        # One key alone: the library writes several in an order that changes from run to run.
+        write(files[0], lambda path: save_file(tensors, path, {"sdesamplers": labels.facts}))
+
+
+class Pictures(Format):
+    """One PNG a sample, named by its index."""
+
+    pictures = True
+
+    @staticmethod
+    def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
+        return [folder / f"sample-{labels.index(row):06d}.png" for row in shard.rows]
+
+    def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
+        for file, pixels in zip(files, pixels_of(batch), strict=True):
+            write(file, png(pixels))
+
+
+class Grid(Format):
+    """One picture of a shard's samples, the first 256 of them."""
+
+    pictures = True
+
+    @staticmethod
+    def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
+        return [folder / f"grid{shard.label}.png"]
+
+    def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
+        from ..images import grid
+
+        sheet = grid([picture(pixels) for pixels in pixels_of(batch)[:SHOWN]])
+        write(files[0], lambda path: sheet.save(path, format="PNG"))
+
+
+class WebDataset(Format):
+    """A tar of each sample's PNG, or .npy where it is no picture, and a .json with its index, seed and condition."""
+
+    @staticmethod
+    def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
+        return [folder / f"samples{shard.label}.tar"]
+
+    def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
+        write(files[0], lambda path: self._fill(path, batch, labels))
+
+    def _fill(self, path: Path, batch: Batch, labels: Labels) -> None:
+        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+            for k, row in enumerate(batch.rows):
+                name = f"{labels.index(row):09d}"
+                if batch.pixels is None:
+                    add(tar, f"{name}.npy", npy(batch.samples[k].numpy()))
+                else:
+                    add(tar, f"{name}.png", png(batch.pixels[k]))
+                facts = {"index": labels.index(row), "seed": labels.seed, "condition": labels.condition(row)}
+                add(tar, f"{name}.json", json.dumps(facts).encode())
+
+
+class Features(Format):
+    """`features` (N, D) of a shard's pictures, from which the job's score is made once all are there.
+
+    Args:
+        scorer: makes them.
+    """
+
+    pictures = True
+
+    def __init__(self, scorer: Scorer) -> None:
+        self.scorer = scorer
+
+    @staticmethod
+    def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
+        return [folder / f"features{shard.label}.safetensors"]
+
+    def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
+        from safetensors.torch import save_file
+
+        pictures = torch.from_numpy(pixels_of(batch)).permute(0, 3, 1, 2) / 127.5 - 1
+        tensors = {"features": torch.from_numpy(self.scorer.features(pictures))}
+        write(files[0], lambda path: save_file(tensors, path))
+
+
+FORMATS: dict[str, type[Format]] = {
+    "safetensors": Safetensors,
+    "png": Pictures,
+    "webdataset": WebDataset,
+    "grid": Grid,
+    "features": Features,
+}
+CHOICES = ("safetensors", "png", "webdataset", "grid")
+"""Formats by the names that users give; features come with a scorer."""
+
+
+def formats_for(names: Sequence[str], model: Model, scorer: Scorer | None = None) -> dict[str, Format]:
+    """The formats of these names, and features where there is a scorer.
+
+    Raises:
+        UsageError: there is no such format, or it needs pictures and the model makes none.
+    """
+    for name in names:
+        if name not in CHOICES:
+            raise UnknownNameError("format", name, CHOICES, f" (known: {', '.join(CHOICES)})")
+    if not names or len(set(names)) < len(names):
+        raise UsageError(f"formats must be one or more of {', '.join(CHOICES)}, each once")
+    made: dict[str, Format] = {name: FORMATS[name]() for name in names}
+    if scorer is not None:
+        made["features"] = Features(scorer)
+    if not makes_pictures(model) and (needy := [name for name, each in made.items() if each.pictures]):
+        raise UsageError(
+            f"{model.name!r} makes samples of shape {tuple(model.shape)}, which are no pictures of 1, 3 or 4 channels: "
+            f"{', '.join(needy)} cannot hold them; use safetensors or webdataset"
+        )
+    return made
+
+
+def makes_pictures(model: Model) -> bool:
+    """Whether samples can be looked at: by their shape, or decoded where they are latents."""
+    decodes = type(model).decode is not Model.decode and model.decoded_range is not None
+    return decodes or (len(model.shape) == 3 and model.shape[0] in (1, 3, 4))
+
+
+def pixels_of(batch: Batch) -> np.ndarray:
+    """A batch's pictures, which formats of pictures are only given batches with."""
+    assert batch.pixels is not None
+    return batch.pixels
+
+
+def picture(pixels: np.ndarray) -> Any:
+    """A PIL image of (H, W, C) bytes."""
+    from PIL import Image
+
+    return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """(H, W, C) bytes as a PNG file."""
+    content = io.BytesIO()
+    picture(pixels).save(content, format="PNG")
+    return content.getvalue()
+
+
+def npy(array: np.ndarray) -> bytes:
+    """An array as a .npy file."""
+    content = io.BytesIO()
+    np.save(content, array, allow_pickle=False)
+    return content.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
+    """Add a member that has neither owner nor time, so that the same samples are the same bytes."""
+    member = tarfile.TarInfo(name)
+    member.size = len(content)
+    tar.addfile(member, io.BytesIO(content))

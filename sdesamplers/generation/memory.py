@@ -1,0 +1,143 @@
+"""How many samples fit in memory at once: a measurement of two small batches, drawn out as a straight line."""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ..errors import Cancelled, UsageError
+from ..sampling import PreparedRun
+from .batches import Conditions
+
+EVALUATIONS = 2
+"""Of a trial."""
+STATES = 8
+"""Tensors like the state that a sampler's history may hold later on."""
+LARGEST = {"cpu": 64, "other": 512}
+"""On CPUs larger batches are no faster."""
+SPARE = 1.3
+"""What is taken to be used beyond what was counted: scratch memory of kernels and an allocator's gaps."""
+
+
+def batch_size_for(run: PreparedRun, conditions: Conditions, limit: int | None, most: int) -> int:
+    """All samples, or the largest power of two of them that should fit.
+
+    Args:
+        run: what each batch does.
+        conditions: the samples'.
+        limit: bytes that a process may use on the model's device beside its weights; by default half of what is free.
+        most: how many samples there are.
+
+    Raises:
+        UsageError: not one sample fits.
+    """
+    limit = free_memory(run.model.device) // 2 if limit is None else limit
+    low, high = (peak_of(run, conditions, size, most) for size in (1, 3))
+    each = max(high - low, 1) / 2 + STATES * run.dtype.itemsize * math.prod(run.model.shape)
+    fits = int((limit / SPARE - max(low - each, 0)) / each)
+    if fits < 1:
+        raise UsageError(
+            f"one sample of {run.model.name} needs about {readable(low * SPARE)}, and the memory limit is "
+            f"{readable(limit)}"
+        )
+    cap = LARGEST.get(run.model.device.type, LARGEST["other"])
+    return most if most <= min(fits, cap) else 2 ** (min(fits, cap).bit_length() - 1)
+
+
+def peak_of(run: PreparedRun, conditions: Conditions, size: int, most: int) -> int:
+    """Bytes that the first evaluations of a batch take at their peak."""
+    rows = range(min(size, most))
+    counted = 0
+
+    def stop(event: Any) -> None:
+        nonlocal counted
+        counted += 1
+        if counted > EVALUATIONS:
+            raise Cancelled("the trial is over")
+
+    device = run.model.device
+    meter = Meter()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+    try:
+        with meter:
+            run.run(rows, conditions.of(rows), advance=stop)
+    except Cancelled:
+        pass
+    return torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else meter.peak
+
+
+class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of tensors made inside and still alive, whoever allocates them.
+
+    Attributes:
+        peak: the most there were.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = {storage._cdata for storage in storages((args, kwargs))}
+        out = function(*args, **(kwargs or {}))
+        for storage in storages(out):
+            if storage._cdata not in given:
+                watched = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
+                self._alive[storage._cdata] = (watched, storage.nbytes())
+        gone = [key for key, entry in self._alive.items() if entry[0].expired()]  # type: ignore[no-untyped-call]
+        for key in gone:
+            del self._alive[key]
+        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        return out
+
+
+def storages(tree: Any) -> list[torch.UntypedStorage]:
+    """What the tensors of a nested structure lie in."""
+    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that this process may count on: of the device, or its share of the machine's."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    import psutil
+
+    return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(text: str) -> int:
+    """ "8GB", "512MiB" or a number of bytes.
+
+    Raises:
+        UsageError: it is no amount of memory.
+    """
+    number = text.strip().rstrip("BbGgIiKkMm")
+    unit = text.strip()[len(number) :].upper() or "B"
+    try:
+        amount = float(number) * UNITS[unit]
+    except (ValueError, KeyError):
+        amount = 0
+    if not 1 <= amount < 2**63:
+        raise UsageError(f"memory is given as 8GB, 512MiB or a number of bytes, not {text!r}")
+    return int(amount)
+
+
+def readable(amount: float) -> str:
+    """Bytes for people."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
+        if amount >= size:
+            return f"{amount / size:.3g} {unit}"
+    return f"{amount:.0f} bytes"

@@ -1,0 +1,200 @@
+"""`generate`: a job of many samples, cut by index over processes, that can be stopped and taken up at any moment."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import Cancelled, SdesamplersError, UsageError
+from ..models.base import Model
+from ..plugin import Sampler
+from ..recipe import check_count
+from ..sampling import prepare
+from .batches import Batches, Conditions, fitting
+from .formats import SHOWN, Labels, formats_for, makes_pictures
+from .job import Facts, JobFolder, claim, discard, facts_of, stored_facts, written_by
+from .progress import Log
+from .ranks import Ranks
+from .shards import cut
+from .work import Work
+
+if TYPE_CHECKING:
+    from ..metrics import Scorer
+
+SHARDS = 256
+"""About how many shards a large job has by default: enough to share out evenly."""
+SHARD_BYTES = 2**28
+"""A shard's samples are in memory together; by default they take no more than this."""
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What `generate` did.
+
+    Attributes:
+        folder: of the job.
+        made: samples that this process made.
+        manifest: what `manifest.json` says; None where other processes or parts are still at work.
+    """
+
+    folder: Path
+    made: int
+    manifest: Facts | None
+
+    @property
+    def files(self) -> list[Path]:
+        """The files of a finished job."""
+        return [] if self.manifest is None else list(written_by(self.folder, self.manifest))
+
+
+def generate(
+    model: Model | str,
+    sampler: str | Sampler = "quality",
+    *,
+    out: str | Path,
+    num_samples: int,
+    formats: Sequence[str] = ("safetensors",),
+    batch_size: int | None = None,
+    shard_size: int | None = None,
+    memory_limit: int | None = None,
+    first_index: int = 0,
+    condition: Any = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    part: tuple[int, int] = (0, 1),
+    scorer: Scorer | None = None,
+    progress: bool = False,
+    json_log: str | Path | None = None,
+    cancel: threading.Event | None = None,
+    **words: Any,
+) -> Generated:
+    """Write many samples to a folder, alone or as one of several processes.
+
+    The work is cut into shards of consecutive samples, and shards into batches, by index alone, so that the files are
+    the same bytes however many processes make them and however often they were stopped. Finished batches are kept as
+    soon as they are written. The processes of an accelerate or torchrun launch share the shards; they meet once at the
+    start and never wait for each other again.
+
+    Args:
+        model, sampler: as in `sample`.
+        out: the folder; `manifest.json` is written there when all is done.
+        num_samples: how many in all.
+        formats: any of "safetensors" (samples as the model gives them), "png", "webdataset" and "grid".
+        batch_size: how many at once; by default as many as fit (see `memory_limit`). Other sizes give the same samples
+            to rounding, not to the bit. Where memory runs out, batches are halved.
+        shard_size: samples a shard, a multiple of `batch_size`; by default about 256 shards, none over 256 MiB.
+        memory_limit: bytes for a batch, beside the weights, where `batch_size` is not given; half of the free ones by
+            default.
+        first_index: sample j of the job depends on (seed, first_index + j) alone.
+        condition: one for all, or one a sample.
+        resume: go on with the same job in `out`, after a check of what is there, or begin it.
+        overwrite: discard an earlier job in `out`.
+        part: (k, n): make only the k-th of n parts, counted from 0, for processes without a launcher.
+        scorer: compare all pictures' features with its reference, in `scores.json`.
+        progress: show a progress bar for all processes.
+        json_log: file for a log of events as lines of JSON.
+        cancel: when set, the job stops as by a signal.
+        **words: the other words of `sample`, the sampler's options among them.
+
+    Raises:
+        UsageError: words that do not fit, or a folder that holds another job.
+        Cancelled: stopped by SIGINT, SIGTERM or `cancel`; what is finished is kept.
+        SdesamplersError: a file could not be written; what is finished is kept.
+    """
+    ranks, stop = Ranks.here(), cancel or threading.Event()
+    check_count("num_samples", num_samples)
+    check_count("first_index", first_index, 0)
+    if resume and overwrite:
+        raise UsageError("resume goes on with a job and overwrite discards it; give one of them")
+    run = prepare(model, sampler, cancel=stop, **fitting(words, "generate"))
+    styles = formats_for(formats, run.model, scorer)
+    conditions = Conditions(run.model, condition, num_samples)
+    folder = Path(out)
+    if ranks.is_first and overwrite:
+        discard(folder)
+    there = ranks.gather(stored_facts(folder) if ranks.is_first else None)[0]
+    if there is not None and batch_size is None:
+        batch_size, shard_size = there.get("batch_size"), shard_size or there.get("shard_size")
+    if batch_size is None:
+        from .memory import batch_size_for
+
+        batch_size = min(ranks.gather(batch_size_for(run, conditions, memory_limit, num_samples)))
+    shard_size = checked_shard(shard_size, batch_size, num_samples, run.model, styles)
+    if ranks.is_first:
+        facts = facts_of(run, num_samples=num_samples, first_index=first_index, condition=conditions.words)
+        facts |= {"formats": list(styles), "batch_size": batch_size, "shard_size": shard_size}
+        if scorer is not None:
+            facts["scorer"] = scorer.description
+        claim(folder, facts, resume=resume)
+    job = JobFolder(folder, ranks.gather(stored_facts(folder) if ranks.is_first else None)[0] or {})
+    log = Log(json_log, ranks.rank)
+    work = Work(
+        job=job,
+        shards=cut(num_samples, shard_size),
+        formats=styles,
+        labels=Labels(first_index, run.seed, json.dumps(job.facts), conditions.words),
+        batches=Batches(run, conditions, first_index, batch_size, lambda size: log("out of memory", batch_size=size)),
+        size=batch_size,
+        pictures=makes_pictures(run.model) and set(styles) != {"safetensors"},
+        log=log,
+    )
+    try:
+        with stopped_by_signals(stop) as signals:
+            made = work.run(ranks, part, progress, stop)
+    except Cancelled:
+        log("stopped", by=signals)
+        raise Cancelled(f"stopped{f' by {signals[0]}' if signals else ''}: {work.standing}; {GO_ON}") from None
+    except SdesamplersError as error:
+        log("failed", error=str(error))
+        raise type(error)(f"{error}. {work.standing}; {GO_ON}") from error
+    manifest = work.finish(scorer)
+    log("end", made=made, complete=manifest is not None)
+    log.close()
+    return Generated(folder, made, manifest)
+
+
+GO_ON = "the same call with resume (--resume) goes on from there"
+
+
+def checked_shard(size: int | None, batch_size: int, count: int, model: Model, formats: Collection[str]) -> int:
+    """A shard's size that fits, or the one taken by default."""
+    check_count("batch_size", batch_size)
+    if size is None and "grid" in formats and count <= SHOWN:
+        return count  # one picture
+    if size is None:
+        sample = 4 * math.prod(model.shape)
+        most = max(SHARD_BYTES // (sample * batch_size), 1)
+        return batch_size * min(-(-count // (SHARDS * batch_size)), most)
+    check_count("shard_size", size)
+    if size % batch_size and size < count:
+        raise UsageError(f"shard_size must be a multiple of batch_size, {batch_size}, not {size}")
+    return size
+
+
+@contextmanager
+def stopped_by_signals(stop: threading.Event) -> Iterator[list[str]]:
+    """SIGINT and SIGTERM set `stop`; their names are added to what is yielded. A second SIGINT interrupts at once."""
+    names: list[str] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield names  # only the main thread may ask for signals
+        return
+
+    def handle(number: int, frame: Any) -> None:
+        if stop.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        names.append(signal.Signals(number).name)
+        stop.set()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield names
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,61 @@
+"""Files written by a thread of their own, while the next samples are made."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import TracebackType
+
+Task = Callable[[], None]
+
+
+class Writer:
+    """Does tasks one after the other in a thread; an error in one is raised to whoever gives the next or closes.
+
+    Args:
+        waiting: how many tasks may wait, each with its samples in memory; more block the caller.
+    """
+
+    def __init__(self, waiting: int = 2) -> None:
+        self._tasks: queue.Queue[Task | None] = queue.Queue(waiting)
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._work, name="sdesamplers-writer", daemon=True)
+        self._thread.start()
+
+    def put(self, task: Task) -> None:
+        """Do a task later."""
+        self._raise()
+        self._tasks.put(task)
+
+    def close(self) -> None:
+        """Wait until all is done."""
+        if self._thread.is_alive():
+            self._tasks.put(None)
+            self._thread.join()
+        self._raise()
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.close()
+            return
+        with suppress(Exception):  # what was made before the run was stopped is kept; its error is the one to tell
+            self.close()
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            if self._error is None:
+                try:
+                    task()
+                except BaseException as error:
+                    self._error = error
+
+    def _raise(self) -> None:
+        if self._error is not None:
+            raise self._error
