@@ -9,7 +9,9 @@ round before, and no search for a grid, has seen:
    grid, the best of these on more grids: 8 starts;
 2. at each budget the best of each library at the nearest of these two: 8 starts;
 3. the best of those: 32 starts;
-4. the best of those: fresh starts, in blocks, every sample's error kept, so that a ratio has an interval.
+4. the best of those, and what searches by hand found on these 32 starts (`extra.jsonl`): fresh starts, in blocks, every
+   sample's error kept, so that a ratio has an interval;
+5. after the second block the best of each library by each measure go on alone.
 """
 
 from __future__ import annotations
@@ -35,13 +37,16 @@ import sdesamplers as sds
 FINAL_SEED = 20261123
 BLOCK = 64
 NEAREST = {5: 10, 6: 10, 8: 10, 10: 10, 15: 20, 20: 20, 30: 20, 50: 20}
-KEEP = {"grids": 12, "second": 16, "third": 5, "final": 3}
+KEEP = {"grids": 12, "second": 16, "third": 5, "final": 3, "last": 2}
 """How many settings of a library go on, by each measure."""
+WHOLE = 2
+"""Blocks of the final that all its settings run on."""
 GRIDS: dict[str, list[dict[str, Any]]] = {
     "linspace": [{}],
     "trailing": [{}],
-    "karras": [{}],
-    "logsnr": [{}],
+    "karras": [{}, {"rho": 5.0}, {"rho": 5.0, "sigma_min": 0.03}],
+    "logsnr": [{}, {"sigma_min": 0.03}, {"sigma_min": 0.1}],
+    "edm": [{"column": "vp"}],
     "angle": [{}],
     "flow-power": [{}, {"rho": 2.0}],
     "power": [{"last": 0.15}, {"last": 0.6}, {"rho": 1.25}, {"rho": 1.25, "last": 0.6}],
@@ -94,8 +99,7 @@ class Tournament:
 def regridded(setting: Setting, grid: str, words: dict[str, Any]) -> Setting:
     """A setting of ours on another grid."""
     sampler, _, coordinates = setting.name.split(", ")
-    name, *pairs = sampler.split(" ")
-    options = {k: yaml.safe_load(v) for k, v in (p.split("=") for p in pairs)}
+    name, options = split(sampler)
     return wp.our_setting(name, options, grid, words, coordinates)
 
 
@@ -109,8 +113,10 @@ def block(number: int, folder: Path) -> Problem:
 
 
 def final(chosen: dict[int, list[Setting]], folder: Path, blocks: int, say: Any) -> None:
-    """Round 4: errors of every sample, kept in a file of JSON lines a block."""
+    """Rounds 4 and 5: errors of every sample, kept in a file of JSON lines a block."""
     for number in range(blocks):
+        if number == WHOLE:
+            chosen = leaders(chosen, errors_of(folder, WHOLE))
         problem, file = block(number, folder), folder / f"final-{number}.jsonl"
         done = {tuple(json.loads(line)[:2]) for line in file.read_text().splitlines()} if file.exists() else set()
         for budget, settings in sorted(chosen.items()):
@@ -126,18 +132,59 @@ def final(chosen: dict[int, list[Setting]], folder: Path, blocks: int, say: Any)
         say(f"round 4: block {number} of {BLOCK} starts done")
 
 
-def errors_of(folder: Path) -> dict[int, dict[str, np.ndarray]]:
-    """budget -> setting -> errors of the samples, of the blocks that all settings of a budget have been run on."""
+def leaders(chosen: dict[int, list[Setting]], errors: dict[int, dict[str, np.ndarray]]) -> dict[int, list[Setting]]:
+    """Of each budget's settings the best of each library by each measure, and those that are shown as wholes."""
+    measures = (lambda e: float(np.sqrt((e**2).mean())), lambda e: float(np.median(e)))
+    kept: dict[int, list[Setting]] = {}
+    for budget, settings in chosen.items():
+        known = {s.key: s for s in settings if s.key in errors[budget]}
+        keys: dict[str, None] = {}
+        for library in sorted({s.library for s in known.values()}):
+            own = [key for key, s in known.items() if s.library == library]
+            for measure in measures:
+                keys |= dict.fromkeys(sorted(own, key=lambda k: measure(errors[budget][k]))[: KEEP["last"]])
+        kept[budget] = [known[key] for key in keys]
+    return with_winners(kept)
+
+
+def errors_of(folder: Path, blocks: int | None = None) -> dict[int, dict[str, np.ndarray]]:
+    """budget -> setting -> samples' errors, of the settings that ran on the most (of the first `blocks`) blocks."""
     found: dict[tuple[int, str], list[list[float]]] = {}
-    for number in range(len(list(folder.glob("final-*.jsonl")))):
+    for number in range(blocks or len(list(folder.glob("final-*.jsonl")))):
         for line in (folder / f"final-{number}.jsonl").read_text().splitlines():
             key, budget, errors = json.loads(line)
             found.setdefault((budget, key), []).append(errors)
     tree: dict[int, dict[str, np.ndarray]] = {}
     for (budget, key), parts in sorted(found.items()):
-        blocks = min(len(those) for (at, _), those in found.items() if at == budget)
-        tree.setdefault(budget, {})[key] = np.concatenate(parts[:blocks])
+        if len(parts) == max(len(those) for (at, _), those in found.items() if at == budget):
+            tree.setdefault(budget, {})[key] = np.concatenate(parts)
     return tree
+
+
+def found_by_hand(file: Path) -> dict[int, list[Setting]]:
+    """Settings of ours from searches on the screening's 32 starts: at each budget the best by each measure."""
+    if not file.exists():
+        return {}
+    log = wp.Log(file)
+    chosen: dict[int, list[Setting]] = {}
+    for budget in NEAREST:
+        cells = [c for (_, starts, _, at), c in log.cells.items() if (starts, at) == (32, budget) and "rmse" in c]
+        keys = {c["key"]: None for by in wp.MEASURES for c in wp.ranked(cells, by)[: KEEP["final"]]}
+        chosen[budget] = [parsed(key) for key in keys]
+    return chosen
+
+
+def parsed(key: str) -> Setting:
+    """A setting of ours from its key."""
+    sampler, grid, coordinates = key.split(": ", 1)[1].split(", ")
+    (name, options), (spacing, words) = (split(text) for text in (sampler, grid))
+    return wp.our_setting(name, options, spacing, words, coordinates)
+
+
+def split(text: str) -> tuple[str, dict[str, Any]]:
+    """ "name key=value ..." in its parts."""
+    name, *pairs = text.split(" ")
+    return name, {k: yaml.safe_load(v) for k, v in (p.split("=") for p in pairs)}
 
 
 def cells_of(errors: dict[int, dict[str, np.ndarray]]) -> wp.Cells:
@@ -214,6 +261,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not words.report:
         log = wp.Log(words.work / "tournament.jsonl")
         chosen = Tournament(log, wp.embedded(32, words.work)).rounds(peers, say)
+        by_hand = found_by_hand(words.work / "extra.jsonl")
+        chosen = {budget: [*settings, *by_hand.get(budget, [])] for budget, settings in chosen.items()}
         final(with_winners(chosen), words.work, words.blocks, say)
     write_report(words.work, words.out)
 

@@ -15,7 +15,7 @@ from .words import Numbers, grid_words, load_model, model_options, pairs, run_op
 
 if TYPE_CHECKING:
     from ..generation import Generated
-    from ..metrics import Scorer
+    from ..metrics import FeatureScorer
 
 
 @cli.command("statistics")
@@ -70,6 +70,8 @@ def statistics_command(source: str, **words: Any) -> None:
 @click.option("--part", metavar="K/N", help="Make only the K-th of N parts, as in an array of jobs.")
 @click.option("--score", is_flag=True, help="Compare with real data, by the registry's metrics, in scores.json.")
 @click.option("--metrics", type=click.Path(), help="Folder of a feature classifier for --score.")
+@click.option("--reference", type=click.Path(), help="Score by FID against these pictures, or an .npz of mu and sigma.")
+@click.option("--inception-weights", type=click.Path(), help="torch-fidelity's file, for --reference.")
 @click.option("--json-log", type=click.Path(dir_okay=False), help="Log events to this file as lines of JSON.")
 @run_options
 @model_options
@@ -99,7 +101,9 @@ def sample_command(source: str, **words: Any) -> None:
     words["formats"] = [each.strip() for each in formats.split(",")]
     words["memory_limit"] = parse_bytes(words["memory_limit"]) if words["memory_limit"] else None
     words["part"] = parse_part(words["part"]) if words["part"] else (0, 1)
-    scorer = scorer_for(source, words.pop("score"), words.pop("metrics"))
+    scorer = scorer_for(
+        source, **{key: words.pop(key) for key in ("score", "metrics", "reference", "inception_weights")}
+    )
     ranks = Ranks.here()
     with ranks.one_after_first():
         model, condition = load_model(source, words)
@@ -112,16 +116,26 @@ def sample_command(source: str, **words: Any) -> None:
         tell(done, as_json)
 
 
-def scorer_for(source: str, wanted: bool, folder: str | None) -> Scorer | None:
-    """The metrics that --score asks for."""
+def scorer_for(
+    source: str, score: bool, metrics: str | None, reference: str | None, inception_weights: str | None
+) -> FeatureScorer | None:
+    """The metrics that --score and its options ask for."""
     from ..comparison import find_scorer
-    from ..metrics import Scorer
+    from ..metrics import InceptionScorer, Scorer
 
-    if folder:
-        return Scorer(folder)
-    scorer = find_scorer(source) if wanted else None
-    if wanted and scorer is None:
-        raise UsageError(f"--score: the registry names no metrics for {source!r}; give a folder with --metrics")
+    if reference:
+        if metrics:
+            raise UsageError("--metrics and --reference are two ways to score; give one of them")
+        return InceptionScorer(reference, weights=inception_weights)
+    if inception_weights:
+        raise UsageError("--inception-weights are for --reference, which is not given")
+    if metrics:
+        return Scorer(metrics)
+    scorer = find_scorer(source) if score else None
+    if score and scorer is None:
+        raise UsageError(
+            f"--score: the registry names no metrics for {source!r}; give --metrics FOLDER, or --reference for FID"
+        )
     return scorer
 
 

@@ -2,6 +2,16 @@
 
 from .distances import frechet_distance, gaussian_statistics, sliced_wasserstein
 from .features import FeatureNet
-from .scorer import Score, Scorer
+from .inception import InceptionScorer
+from .scorer import FeatureScorer, Score, Scorer
 
-__all__ = ["FeatureNet", "Score", "Scorer", "frechet_distance", "gaussian_statistics", "sliced_wasserstein"]
+__all__ = [
+    "FeatureNet",
+    "FeatureScorer",
+    "InceptionScorer",
+    "Score",
+    "Scorer",
+    "frechet_distance",
+    "gaussian_statistics",
+    "sliced_wasserstein",
+]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,11 +18,26 @@ from .features import FeatureNet
 
 @dataclass(frozen=True)
 class Score:
-    """Distances of `count` samples to the reference set: Fréchet (squared feature units) and sliced Wasserstein."""
+    """Distances of `count` samples to the reference set: Fréchet (squared feature units) and sliced Wasserstein.
+
+    The latter is None where no more than the mean and covariance of the reference are known.
+    """
 
     count: int
     frechet: float
-    sliced_wasserstein: float
+    sliced_wasserstein: float | None
+
+
+class FeatureScorer(Protocol):
+    """What can score pictures by their features, batch by batch: `Scorer`, `InceptionScorer`, or your own."""
+
+    description: str
+
+    def features(self, samples: Tensor) -> np.ndarray:
+        """Feature vectors (N, D) of pictures (N, C, H, W) in [-1, 1]."""
+
+    def score_features(self, features: np.ndarray) -> Score:
+        """Score feature vectors (N, D)."""
 
 
 class Scorer:
