@@ -36,8 +36,9 @@ _HOMES = {
     ],
     "generation": ["Generated", "generate", "stream"],
     "grid": ["Span"],
-    "models.analytic": ["FunnelModel", "GaussianModel", "LangevinSDE", "MixtureModel", "grid_mixture"],
+    "models.analytic": ["GaussianModel", "MixtureModel", "grid_mixture"],
     "models.base": ["FunctionModel", "Model", "Output"],
+    "models.density": ["DensityModel", "FunnelModel", "LangevinSDE"],
     "models.guidance": ["Guided"],
     "models.loading": ["load"],
     "models.pipelines": ["PipelineModel", "from_pipeline"],
@@ -45,7 +46,18 @@ _HOMES = {
     "path": ["Path", "Point"],
     "plugin": ["NoiseSource", "Sampler", "Spacing", "hookimpl", "noise_source", "sampler", "spacing"],
     "prediction": ["PREDICTIONS", "Prediction", "convert", "weighted_sum"],
-    "processes": ["EDM", "VE", "VP", "ConstantVP", "CosineVP", "DiscreteVP", "RectifiedFlow", "SubVP"],
+    "processes": [
+        "EDM",
+        "VE",
+        "VP",
+        "ConstantVP",
+        "CosineVP",
+        "DiscreteVP",
+        "RectifiedFlow",
+        "ShiftedFlow",
+        "SubVP",
+        "TrigFlow",
+    ],
     "registry": ["Registry", "default_registry", "register", "use_registry"],
     "recipe": ["Recipe"],
     "result": ["Result", "Trajectory"],
@@ -95,14 +107,15 @@ if TYPE_CHECKING:
     from .loop import Event as Event
     from .loop import Run as Run
     from .loop import drive as drive
-    from .models.analytic import FunnelModel as FunnelModel
     from .models.analytic import GaussianModel as GaussianModel
-    from .models.analytic import LangevinSDE as LangevinSDE
     from .models.analytic import MixtureModel as MixtureModel
     from .models.analytic import grid_mixture as grid_mixture
     from .models.base import FunctionModel as FunctionModel
     from .models.base import Model as Model
     from .models.base import Output as Output
+    from .models.density import DensityModel as DensityModel
+    from .models.density import FunnelModel as FunnelModel
+    from .models.density import LangevinSDE as LangevinSDE
     from .models.guidance import Guided as Guided
     from .models.loading import load as load
     from .models.pipelines import PipelineModel as PipelineModel
@@ -130,7 +143,9 @@ if TYPE_CHECKING:
     from .processes import CosineVP as CosineVP
     from .processes import DiscreteVP as DiscreteVP
     from .processes import RectifiedFlow as RectifiedFlow
+    from .processes import ShiftedFlow as ShiftedFlow
     from .processes import SubVP as SubVP
+    from .processes import TrigFlow as TrigFlow
     from .recipe import Recipe as Recipe
     from .registry import Registry as Registry
     from .registry import default_registry as default_registry

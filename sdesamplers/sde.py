@@ -108,7 +108,7 @@ class GaussianProcess(SDE):
 
     Subclasses give alpha, sigma, their derivatives and `time_at_ratio`, as functions of a float or a NumPy array (so
     `np.cos`, not `math.cos`); drift and diffusion follow
-    (Karras et al. 2022, appendix B; Kingma et al. 2021, eq. 8): f = (alpha'/alpha) x and
+    (Karras et al. 2022, appendix B; Lu et al. 2022 (DPM-Solver), eq. 2.3): f = (alpha'/alpha) x and
     g^2 = 2 sigma (sigma' - (alpha'/alpha) sigma).
     """
 
@@ -187,5 +187,5 @@ class GaussianProcess(SDE):
 
 
 def diffusion_squared(alpha: Scalar, sigma: Scalar, d_alpha: Scalar, d_sigma: Scalar) -> Any:
-    """g^2 = 2 sigma (sigma' - (alpha'/alpha) sigma) of a Gaussian process (Kingma et al. 2021, eq. 8)."""
+    """g^2 = 2 sigma (sigma' - (alpha'/alpha) sigma) of a Gaussian process (Lu et al. 2022 (DPM-Solver), eq. 2.3)."""
     return 2 * sigma * (d_sigma - d_alpha / alpha * sigma)

@@ -213,3 +213,22 @@ def test_what_they_declare():
 def test_friction_must_be_positive():
     with pytest.raises(sds.UsageError, match="friction must be positive"):
         sds.sample(Density(), "underdamped-langevin", steps=3, friction=0.0)
+
+
+def test_a_log_density_alone_is_enough():
+    """In the funnel autograd's score is the one that was worked out, and so are the samples."""
+    funnel = sds.FunnelModel(4, scale=1.5)
+    alone = sds.DensityModel(funnel.log_prob, (4,))
+    x = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        found, known = alone.predict(x, 0.0), funnel.predict(x, 0.0)
+    torch.testing.assert_close(found.value, known.value, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(found.log_density, known.log_density, rtol=0, atol=0)
+    same = [sds.sample(m, "mala", steps=20, num_samples=5, seed=1).samples for m in (alone, funnel)]
+    torch.testing.assert_close(*same, rtol=1e-9, atol=1e-9)
+
+
+def test_a_log_density_is_one_number_a_sample():
+    model = sds.DensityModel(lambda x: -x.square() / 2, (2,))
+    with pytest.raises(sds.UsageError, match=r"one number a sample, \(3,\), not \(3, 2\)"):
+        sds.sample(model, "ula", steps=2, num_samples=3)

@@ -6,13 +6,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ..errors import UsageError
 from ..prediction import prediction_type, row
-from ..sde import SDE, GaussianProcess, Prior, Scalar, as_scalar, expand
+from ..sde import GaussianProcess, Scalar, as_scalar, expand
 from .base import Model, Output
 
 
@@ -125,74 +124,6 @@ class GaussianModel(MixtureModel):
         options.setdefault("name", "gaussian")
         mean, covariance = (torch.as_tensor(v, dtype=torch.float64)[None] for v in (mean, covariance))
         super().__init__([1.0], mean, covariance, process, **options)
-
-
-class LangevinSDE(SDE):
-    """Overdamped Langevin dynamics on a density: dx = s(x)/2 dt + dw, which leaves the density as it is.
-
-    It is its own time reversal, so any sampler of the reverse SDE runs it: `euler-maruyama` on it is the unadjusted
-    Langevin algorithm with step size duration / steps. It has no closed-form marginals.
-
-    Args:
-        score: grad log p, a function of x (N, D).
-        duration: how long to run.
-    """
-
-    def __init__(self, score: Any, duration: float = 10.0) -> None:
-        if not duration > 0:
-            raise UsageError(f"duration must be positive, not {duration}")
-        self.score, self.t_max = score, float(duration)
-
-    def drift(self, x: Tensor, t: Scalar) -> Tensor:
-        half: Tensor = 0.5 * self.score(x)
-        return half
-
-    def diffusion(self, t: Scalar) -> Scalar:
-        return np.ones_like(t) if isinstance(t, np.ndarray) else 1.0
-
-    @property
-    def prior(self) -> Prior:
-        return Prior(1.0)
-
-
-class FunnelModel(Model):
-    """Neal's funnel: v ~ N(0, scale^2), x_1..x_{D-1} ~ N(0, e^v), the state being (v, x) (Neal 2003, section 8).
-
-    Its score's v component is -v/scale^2 + sum x^2 e^{-v} / 2 - (D - 1)/2: the last term is the log-variance's.
-    """
-
-    prediction = "score"
-    dtype = torch.float64
-
-    def __init__(self, dimension: int = 10, scale: float = 3.0, duration: float = 10.0) -> None:
-        if dimension < 2 or scale <= 0:
-            raise UsageError(f"the funnel needs dimension >= 2 and scale > 0, not {dimension} and {scale}")
-        self.shape, self.scale, self.name = (dimension,), scale, "funnel"
-        self.process = LangevinSDE(self.score, duration)
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        """log p(x) in nats, (N,)."""
-        v, rest = x[:, 0], x[:, 1:]
-        count = rest.shape[1]
-        top = -0.5 * (v / self.scale) ** 2 - math.log(self.scale)
-        body = -0.5 * rest.square().sum(1) * torch.exp(-v) - 0.5 * count * v
-        return top + body - 0.5 * (count + 1) * math.log(2 * math.pi)
-
-    def score(self, x: Tensor) -> Tensor:
-        """grad log p(x), (N, D)."""
-        v, rest = x[:, :1], x[:, 1:]
-        precision = torch.exp(-v)
-        top = -v / self.scale**2 + 0.5 * rest.square().sum(1, keepdim=True) * precision - 0.5 * rest.shape[1]
-        return torch.cat([top, -rest * precision], 1)
-
-    def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
-        return Output(self.score(x), None, self.log_prob(x))
-
-    def sample_data(self, count: int, generator: torch.Generator) -> Tensor:
-        """Exact draws, (count, D), float64."""
-        normal = torch.randn(count, *self.shape, dtype=torch.float64, generator=generator)
-        v = self.scale * normal[:, :1]
-        return torch.cat([v, torch.exp(0.5 * v) * normal[:, 1:]], 1)
 
 
 def grid_mixture(process: GaussianProcess, dimension: int = 2, **options: Any) -> MixtureModel:

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..errors import raised_at
-from ..models.analytic import FunnelModel, GaussianModel, LangevinSDE, grid_mixture
+from ..models.analytic import GaussianModel, grid_mixture
 from ..models.base import Model, Output
+from ..models.density import FunnelModel, LangevinSDE
 from ..plugin import Sampler
 from ..processes import EDM, VE, VP, DiscreteVP, RectifiedFlow, SubVP
 from ..result import Result

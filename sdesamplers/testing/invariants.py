@@ -19,8 +19,9 @@ from torch import Tensor
 
 from ..errors import SdesamplersError, SolverError, UsageError
 from ..loop import Evaluator, drive, model_state
-from ..models.analytic import FunnelModel, GaussianModel, MixtureModel, grid_mixture
+from ..models.analytic import GaussianModel, MixtureModel, grid_mixture
 from ..models.base import FunctionModel, Model, Output
+from ..models.density import FunnelModel
 from ..noise import NormalSource
 from ..options import Option
 from ..prediction import PREDICTIONS, Prediction, ScorePrediction
