@@ -1,5 +1,6 @@
 # make demo   install, then compare samplers on the embedded model
 # make test   install, lint, type-check and run the tests
+# make bench  install, run the benchmark suite, report in out/benchmarks; BENCH=--quick for a small one
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
@@ -29,7 +30,7 @@ test-slow: $(STAMP)
 	$(BIN)/pytest -q -m slow
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/overhead.py --out out/benchmarks
+	$(BIN)/python benchmarks/suite.py --out out/benchmarks $(BENCH)
 
 docs: $(STAMP)
 	$(BIN)/python -m sdesamplers.documentation
