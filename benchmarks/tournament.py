@@ -151,8 +151,8 @@ def errors_of(folder: Path, blocks: int | None = None) -> dict[int, dict[str, np
     """budget -> setting -> samples' errors, of the settings that ran on the most (of the first `blocks`) blocks."""
     found: dict[tuple[int, str], list[list[float]]] = {}
     for number in range(blocks or len(list(folder.glob("final-*.jsonl")))):
-        for line in (folder / f"final-{number}.jsonl").read_text().splitlines():
-            key, budget, errors = json.loads(line)
+        lines = [json.loads(line) for line in (folder / f"final-{number}.jsonl").read_text().splitlines()]
+        for (key, budget), errors in {(key, budget): errors for key, budget, errors in lines}.items():
             found.setdefault((budget, key), []).append(errors)
     tree: dict[int, dict[str, np.ndarray]] = {}
     for (budget, key), parts in sorted(found.items()):

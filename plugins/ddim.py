@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
@@ -49,7 +48,8 @@ def ddpm(x: Tensor, path: Path, *, variance: Literal["posterior", "beta"] = "pos
         width = then.sigma if variance == "posterior" or then.is_clean else now.sigma * then.scale / now.scale
         out = yield x, now
         keep = now.alpha * then.sigma**2 / (then.alpha * now.sigma**2)
-        mean = torch.add(keep * out.x, out.x0, alpha=then.alpha * fresh)
+        # keep x + alpha_s fresh x0, with x = alpha_t x0 + sigma_t eps
+        mean = out.compose(x0=keep * now.alpha + then.alpha * fresh, eps=keep * now.sigma)
         x = path.draw(mean, width * math.sqrt(fresh), now, then)
     return x
 

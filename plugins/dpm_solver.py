@@ -343,6 +343,31 @@ def dpm_adaptive(
 # --- Multistep --------------------------------------------------------------------------------------------------------
 
 
+def two_step(x: Tensor, path: Path, order: int, kind: Kind, solver: str) -> Run:
+    """DDIM's step and c (f_last - f), with f the prediction of this evaluation and of the last one.
+
+    c is the weight of f_last in the integral of the line through both, exact or by the midpoint rule.
+    """
+    require_second(order)
+    last: Prediction | None = None
+    for now, then in path.steps:
+        out = yield x, now
+        if last is None or then.is_clean:
+            x = out.step_to(then)
+        else:
+            _, gain, rate = semilinear(now, then, kind)
+            u, u_last, end = now.lam, last.point.lam, then.lam
+            if solver == "midpoint":
+                c = gain * midpoint_integrals(end - u, rate, (u_last - u) / (end - u))[1]
+            else:
+                c = gain * lagrange_integrals([u, u_last], u, end, rate=rate)[1]
+            x0, eps = (c, 0.0) if kind == "data" else (0.0, c)
+            x = out.compose(then.alpha - x0, then.sigma - eps, (last, x0, eps))
+        if order == 2 and not now.is_pure_noise:  # where lambda is infinite, a prediction is no node of later steps
+            last = out
+    return x
+
+
 def require_second(order: int) -> None:
     """Raise unless `order` is 1 or 2."""
     if order not in (1, 2):
@@ -361,8 +386,7 @@ def dpm_solver_2m(x: Tensor, path: Path, *, order: int = 2, solver: Literal["mid
     x_s = (alpha_s/alpha_t) x - sigma_s (e^h - 1) [eps + h/(2 h_last) (eps - eps_last)]. `solver` "heun" integrates the
     line through the two eps exactly. `order` 1 is DDIM.
     """
-    require_second(order)
-    return (yield from exponential_adams(x, path, order, "noise", midpoint=solver == "midpoint"))
+    return (yield from two_step(x, path, order, "noise", solver))
 
 
 @sampler(
@@ -387,8 +411,7 @@ def dpmpp_2m(x: Tensor, path: Path, *, order: int = 2, solver: Literal["midpoint
     x_s = (sigma_s/sigma_t) x + alpha_s (1 - e^-h) [x0 + h/(2 h_last) (x0 - x0_last)]. `solver` "heun" integrates the
     line through the two x0 exactly. `order` 1 is DDIM.
     """
-    require_second(order)
-    return (yield from exponential_adams(x, path, order, "data", midpoint=solver == "midpoint"))
+    return (yield from two_step(x, path, order, "data", solver))
 
 
 @sampler(

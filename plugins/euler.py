@@ -1,6 +1,7 @@
 """First- and second-order solvers of the probability-flow ODE, and Euler-Maruyama on the reverse SDE.
 
-`torch.add(x, slope, alpha=h)` is x + h * slope in one kernel instead of two.
+`out.ahead(h)` is x + h * out.velocity in one pass; `torch.add(x, slope, alpha=h)` is x + h * slope in one kernel
+instead of two, and `add_` adds to what that has made.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ def euler(x: Tensor, path: Path) -> Run:
     """
     for now, then in path.steps:
         out = yield x, now
-        x = torch.add(out.x, out.velocity, alpha=then.time - now.time)
+        x = out.ahead(then.time - now.time)
     return x
 
 
@@ -44,10 +45,11 @@ def heun(x: Tensor, path: Path) -> Run:
         h = then.time - now.time
         out = yield x, now
         x, slope = out.x, out.velocity
-        if not then.is_clean:
-            ahead = yield torch.add(x, slope, alpha=h), then
-            slope, h = slope + ahead.velocity, h / 2
-        x = torch.add(x, slope, alpha=h)
+        if then.is_clean:
+            x = torch.add(x, slope, alpha=h)
+        else:
+            out = yield torch.add(x, slope, alpha=h), then
+            x = torch.add(x, slope, alpha=h / 2).add_(out.velocity, alpha=h / 2)
     return x
 
 
@@ -70,7 +72,7 @@ def euler_maruyama(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
         h = then.time - now.time
         amount = 0.0 if now.is_pure_noise or then.is_clean else eta
         out = yield x, now
-        mean = torch.add(out.x, out.reverse_drift(amount), alpha=h)
+        mean = out.ahead(h, amount)
         x = path.draw(mean, amount and amount * now.diffusion * math.sqrt(abs(h)), now, then)
     return x
 

@@ -197,8 +197,8 @@ class Evaluator:
         prediction = self._prediction(x, point, output.value, self._kind)
         if output.unguided is not None:
             prediction.unguided = self._prediction(x, point, output.unguided, self._kind)
-        elif self.both:  # nothing was guided, so this is the unguided one
-            prediction.unguided = prediction
+        elif self.both:  # nothing was guided; a prediction that held itself would keep its tensors until gc comes by
+            prediction.unguided = self._prediction(x, point, output.value, self._kind)
         prediction.log_density = output.log_density
         return prediction
 
@@ -277,8 +277,9 @@ def count_evaluations(run: Run) -> int:
             for x, point in requests:
                 gaussian = isinstance(point.process, GaussianProcess)
                 make = Prediction if gaussian else ScorePrediction
-                answer = make(x, point, torch.zeros_like(x), "v")
-                answer.unguided, answer.log_density = answer, x.new_zeros(len(x))
+                zeros = torch.zeros_like(x)
+                answer = make(x, point, zeros, "v")
+                answer.unguided, answer.log_density = make(x, point, zeros, "v"), x.new_zeros(len(x))
                 answers.append(answer)
             count += len(requests)
             request = run.send(answers if isinstance(request, list) else answers[0])

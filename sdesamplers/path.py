@@ -32,9 +32,15 @@ class Point:
         scale: path state = scale * model state.
         rows: indices of the samples that are evaluated here, or None for all of them.
         is_clean: whether this is the noiseless end, sigma = 0, where the model is never asked.
+        ratio: sigma / alpha, the same in all coordinates; infinite where alpha = 0.
+        lam: lambda = log(alpha / sigma), half the log signal-to-noise ratio, the same in all coordinates.
+        is_pure_noise: whether alpha = 0 here: the start of flow models and of tables with zero terminal SNR.
     """
 
-    __slots__ = ("alpha", "d_alpha", "d_sigma", "is_clean", "native", "process", "rows", "scale", "sigma", "t", "time")
+    __slots__ = (
+        *("alpha", "d_alpha", "d_sigma", "is_clean", "native", "process", "rows", "scale", "sigma", "t", "time"),
+        *("is_pure_noise", "lam", "ratio"),
+    )
 
     time: Scalar
     t: Scalar
@@ -47,36 +53,9 @@ class Point:
     process: SDE
     rows: np.ndarray | None
     is_clean: bool
-
-    def __getattr__(self, name: str) -> NoReturn:  # reached only for a slot that is not set
-        if name in ("alpha", "sigma", "d_alpha", "d_sigma"):
-            raise UsageError(
-                f"{NO_MARGINALS} and {type(self.process).__name__} has no closed-form marginals; use one "
-                "that reads score or velocity alone (euler-maruyama, euler, heun)"
-            )
-        raise AttributeError(f"a Point has no {name!r}; it has {', '.join(self.__slots__)}, ratio, lam and diffusion")
-
-    @property
-    def is_pure_noise(self) -> bool:
-        """Whether alpha = 0 here: the start of flow models and of tables with zero terminal SNR."""
-        return isinstance(self.process, GaussianProcess) and any_zero(self.alpha)
-
-    @property
-    def ratio(self) -> Scalar:
-        """sigma / alpha, the same in all coordinates; infinite where alpha = 0."""
-        if isinstance(self.alpha, float):
-            return self.sigma / self.alpha if self.alpha else math.inf
-        with np.errstate(divide="ignore"):
-            return np.divide(self.sigma, self.alpha)
-
-    @property
-    def lam(self) -> Scalar:
-        """lambda = log(alpha / sigma), half the log signal-to-noise ratio, the same in all coordinates."""
-        ratio = self.ratio
-        if isinstance(ratio, float):
-            return -math.log(ratio) if ratio else math.inf
-        with np.errstate(divide="ignore"):
-            return -np.log(ratio)
+    ratio: Scalar
+    lam: Scalar
+    is_pure_noise: bool
 
     @property
     def diffusion_squared(self) -> Scalar:
@@ -97,6 +76,23 @@ class Point:
 
     def __repr__(self) -> str:
         return f"Point(time={self.time!r}, t={self.t!r})"
+
+
+def _refuse(point: Point) -> NoReturn:
+    raise UsageError(
+        f"{NO_MARGINALS} and {type(point.process).__name__} has no closed-form marginals; use one "
+        "that reads score or velocity alone (euler-maruyama, euler, heun)"
+    )
+
+
+class TimePoint(Point):
+    """A point on an SDE without closed-form marginals: a time, and an error for a sampler that needs more.
+
+    It is a class of its own because a `Point` with a `__getattr__` would be slower to read where nothing is missing.
+    """
+
+    __slots__ = ()
+    alpha = sigma = d_alpha = d_sigma = ratio = lam = property(_refuse)
 
 
 @dataclass
@@ -237,7 +233,8 @@ class Path:
             raise UsageError("this path has no noise source, so a stochastic sampler cannot run on it")
         else:
             noise = ledger.noise(self.clock(now), self.clock(then), now.rows).to(mean, non_blocking=True)
-            drawn = torch.add(mean, noise * expand(std, mean))
+            one = isinstance(std, float | int | np.floating)
+            drawn = torch.add(mean, noise, alpha=float(std)) if one else noise.mul(expand(std, mean)).add_(mean)
         if ledger.log_probs is not None:
             ledger.draws.append(drawn)
             ledger.log_probs.append(normal_log_prob(drawn, mean, std))
@@ -277,9 +274,9 @@ def _item(value: Scalar) -> Scalar:
 
 
 def _sde_point(process: SDE, time: Scalar) -> Point:
-    point = Point()
+    point = TimePoint()
     point.process, point.time, point.t, point.rows, point.scale = process, time, time, None, 1.0
-    point.is_clean = False
+    point.is_clean = point.is_pure_noise = False
     return point
 
 
@@ -299,7 +296,16 @@ def _point(process: View, fields: Sequence[Any]) -> Point:
     point.process, point.rows = process, None
     point.time, point.t, point.alpha, point.sigma, point.d_alpha, point.d_sigma = fields[:6]
     point.native, point.scale = tuple(fields[6:10]), fields[10]  # type: ignore[assignment]
-    point.is_clean = bool(np.all(point.sigma == 0.0))
+    alpha, sigma = point.alpha, point.sigma
+    if isinstance(alpha, float):
+        point.is_clean, point.is_pure_noise = sigma == 0.0, alpha == 0.0
+        point.ratio = ratio = sigma / alpha if alpha else math.inf
+        point.lam = -math.log(ratio) if ratio > 0.0 else math.inf if ratio == 0.0 else math.nan
+    else:
+        point.is_clean, point.is_pure_noise = bool(np.all(sigma == 0.0)), any_zero(alpha)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            point.ratio = np.divide(sigma, alpha)
+            point.lam = -np.log(point.ratio)
     return point
 
 

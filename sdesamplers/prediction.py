@@ -85,16 +85,19 @@ def combine(a: Scalar, x: Tensor, b: Scalar, y: Tensor) -> Tensor:
     if isinstance(a, float) and isinstance(b, float):
         if a == 0.0:
             return y if b == 1.0 else scaled(y, b)
-        return torch.add(x if a == 1.0 else scaled(x, a), y, alpha=b)
-    return expand(a, x) * x + expand(b, x) * y
+        return torch.add(x, y, alpha=b) if a == 1.0 else scaled(x, a).add_(y, alpha=b)
+    return (expand(a, x) * x).add_(expand(b, x) * y)
 
 
 def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
-    """sum_j weights_j tensors_j, skipping weights of 0."""
-    total = scaled(tensors[0], weights[0])
-    for weight, tensor in zip(weights[1:], tensors[1:], strict=True):
+    """sum_j weights_j tensors_j, skipping weights of 0; a tensor of its own, whatever the weights."""
+    if len(weights) > 1 and weights[0] == 1.0 and weights[1]:  # one pass for the first two
+        total, done = torch.add(tensors[0], tensors[1], alpha=weights[1]), 2
+    else:
+        total, done = scaled(tensors[0], weights[0]), 1
+    for weight, tensor in zip(weights[done:], tensors[done:], strict=True):
         if weight:
-            total = torch.add(total, tensor, alpha=weight)
+            total.add_(tensor, alpha=weight)
     return total
 
 
@@ -138,13 +141,32 @@ class Prediction:
         self.x, self.point, self.raw, self.kind = x, point, raw, kind
         self._row: Row | None = None
 
-    def compose(self, x0: Scalar, eps: Scalar) -> Tensor:
-        """x0 * (predicted x0) + eps * (predicted noise), in one pass over the state and the model's output."""
+    def compose(self, x0: Scalar, eps: Scalar, *others: tuple[Prediction, float, float]) -> Tensor:
+        """x0 * (predicted x0) + eps * (predicted noise), in one pass over the state and the model's output.
+
+        `others`, (prediction, x0, eps) with one number each for the batch, are added: a multistep method's earlier
+        predictions, whose x0 or eps need not be made, and kept, as tensors of their own.
+        """
+        a, b = self._weights(x0, eps)
+        if not others:
+            return combine(a, self.x, b, self.raw)
+        weights, tensors = [a, b], [self.x, self.raw]
+        for other, x0, eps in others:
+            weights += other._weights(x0, eps)
+            tensors += (other.x, other.raw)
+        return weighted_sum(weights, tensors)
+
+    def _weights(self, x0: Scalar, eps: Scalar) -> Row:
+        """Coefficients of the state and of the model's output in x0 * (predicted x0) + eps * (predicted noise)."""
         point = self.point
         if self._row is None:
             self._row = row(self.kind, point.native)
-        a, b = linear_map((point.alpha, point.sigma), self._row, (x0, eps))
-        return combine(a, self.x, b, self.raw)
+        return linear_map((point.alpha, point.sigma), self._row, (x0, eps))
+
+    def ahead(self, h: float, eta: float = 0.0) -> Tensor:
+        """x + h * reverse_drift(eta): Euler's step, in one pass over the state and the model's output."""
+        a, b = self._weights(self.point.d_alpha, self._noise_drift(eta))
+        return combine(1.0 + h * a, self.x, h * b, self.raw)
 
     def step_to(self, then: Point) -> Tensor:
         """alpha_s x0 + sigma_s eps: the state at `then` if x0 and eps stay as predicted here (DDIM, first order).
@@ -175,12 +197,12 @@ class Prediction:
 
     def reverse_drift(self, eta: float = 1.0) -> Tensor:
         """f - (1 + eta^2)/2 g^2 s: eta = 1 the reverse SDE (Anderson 1982), eta = 0 the probability-flow ODE."""
-        if eta == 0:
-            return self.velocity
+        return self.compose(self.point.d_alpha, self._noise_drift(eta))
+
+    def _noise_drift(self, eta: float) -> Scalar:
+        """The weight of eps in the reverse drift; with eta, -g^2 s eta^2/2 = + g^2 eta^2/(2 sigma) eps."""
         point = self.point
-        # -g^2 s eta^2/2 = + g^2 eta^2/(2 sigma) eps
-        extra = 0.5 * eta**2 * point.diffusion_squared / point.sigma
-        return self.compose(point.d_alpha, point.d_sigma + extra)
+        return point.d_sigma if eta == 0 else point.d_sigma + 0.5 * eta**2 * point.diffusion_squared / point.sigma
 
 
 class ScorePrediction(Prediction):
@@ -188,7 +210,7 @@ class ScorePrediction(Prediction):
 
     __slots__ = ()
 
-    def compose(self, x0: Scalar, eps: Scalar) -> Tensor:
+    def compose(self, x0: Scalar, eps: Scalar, *others: tuple[Prediction, float, float]) -> Tensor:
         raise UsageError(
             f"{type(self.point.process).__name__} has no alpha(t) and sigma(t), so x0 and eps do not exist there; "
             "use a sampler that reads the score or the velocity (euler-maruyama, euler, heun)"
@@ -204,3 +226,6 @@ class ScorePrediction(Prediction):
 
     def reverse_drift(self, eta: float = 1.0) -> Tensor:
         return self.point.process.reverse_drift(self.x, self.point.time, self.raw, eta)
+
+    def ahead(self, h: float, eta: float = 0.0) -> Tensor:
+        return torch.add(self.x, self.reverse_drift(eta), alpha=h)

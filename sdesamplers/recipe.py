@@ -221,8 +221,10 @@ def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> 
     """A sampler's generator; a ValueError that it raises before it asks the model, so about its options or the grid,
     becomes a UsageError."""
 
+    generator = spec(x, path, **options)  # made here, so that the run does not hold on to its first state
+
     def run() -> Run:
-        generator, asked = spec(x, path, **options), False
+        asked = False
         try:
             request = next(generator)
             asked = True

@@ -1,0 +1,176 @@
+"""How many instructions a step of the drive loop takes, beside diffusers': a measure that a busy machine cannot shake.
+
+    pip install -r benchmarks/requirements.txt
+    python benchmarks/instructions.py --out benchmarks/results
+
+Needs valgrind on the PATH and a torch built with its hooks (the Linux wheels are). Writes instructions.md and
+instructions.json; takes two to five minutes, nearly all of it Python's start-up under valgrind. The loops are those of
+`overhead.py`, around a model that returns a tensor made beforehand. callgrind counts each of them over two numbers of
+steps, and the difference is what the steps take, without start-up, the grid and the first and last step. A loop is
+counted several times and the least taken, because what malloc does depends on what was freed before.
+
+Absolute counts belong to a processor (which kernels torch picks under valgrind), a Python and a torch. The ratio to
+diffusers' scheduler of the same method, counted in the same run, moves little with any of them, so that is what
+tests/test_instruction_counts.py holds against `LIMITS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from machine import NOT_RUN, machine, sentence, target, write
+
+SAMPLERS = ("euler", "heun", "dpmpp-2m")
+STEPS, REPEATS = (10, 30), 5
+LIMITS = {"euler": 0.218, "heun": 0.285, "dpmpp-2m": 0.131}
+"""Shares of diffusers' instructions that a step may take: those measured in benchmarks/results, and a tenth of them."""
+
+
+def why_not() -> str | None:
+    """What is missing to count here, or None."""
+    if shutil.which("valgrind") is None:
+        return "valgrind is not installed"
+    import torch
+
+    supported = getattr(torch._C, "_valgrind_supported_platform", lambda: False)
+    return None if supported() else "this torch is built without valgrind's hooks"
+
+
+def contestants(peers: Sequence[str]) -> list[tuple[dict[str, Any], Any]]:
+    """What is counted: a label and a loop, each at both numbers of steps."""
+    from overhead import IMAGE, beside_diffusers, beside_k_diffusion
+
+    sides = {"diffusers": beside_diffusers, "k-diffusion": beside_k_diffusion}
+    made = []
+    for peer in peers:
+        for sampler in SAMPLERS:
+            for steps in STEPS:
+                for side, run in zip(("ours", "theirs"), sides[peer](sampler, IMAGE, steps), strict=True):
+                    label = {"peer": peer, "sampler": sampler, "side": side, "steps": steps}
+                    made.append((label, run))
+    return made
+
+
+def child(peers: Sequence[str]) -> None:
+    """Under callgrind: run every loop, two times to warm up and `REPEATS` times counted, and print the labels."""
+    import torch
+
+    torch.set_num_threads(1)
+    labels = []
+    for label, run in contestants(peers):
+        for _ in range(2):
+            run.prepare()
+            run.loop()
+        gc.collect()
+        gc.disable()
+        for _ in range(REPEATS):
+            run.prepare()
+            torch._C._valgrind_toggle()
+            run.loop()
+            torch._C._valgrind_toggle_and_dump_stats()
+        gc.enable()
+        labels.append({**label, "evaluations": run.evaluations})
+    print(json.dumps(labels))
+
+
+def total(dump: Path) -> int:
+    """The instructions of one of callgrind's dumps."""
+    lines = dump.read_text(encoding="utf-8", errors="replace").splitlines()
+    return int(next(line for line in reversed(lines) if line.startswith("totals:")).split()[1])
+
+
+def count(peers: Sequence[str] = ("diffusers",)) -> list[dict[str, Any]]:
+    """Instructions for each loop and number of steps, counted in one process."""
+    with tempfile.TemporaryDirectory() as folder:
+        dumps = Path(folder) / "counts"
+        command = ["valgrind", "--tool=callgrind", "--collect-atstart=no", f"--callgrind-out-file={dumps}"]
+        script = [sys.executable, str(Path(__file__).resolve()), "--child", *peers]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+        done = subprocess.run([*command, *script], capture_output=True, text=True, env=environment, check=False)
+        if done.returncode:
+            raise RuntimeError(f"the counted process failed:\n{done.stderr[-2000:]}")
+        labels = json.loads(done.stdout.splitlines()[-1])
+        totals = [total(Path(f"{dumps}.{k}")) for k in range(1, REPEATS * len(labels) + 1)]  # as callgrind numbers them
+        least = [min(totals[k : k + REPEATS]) for k in range(0, len(totals), REPEATS)]
+        return [{**label, "instructions": made} for label, made in zip(labels, least, strict=True)]
+
+
+def compare(counts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Instructions per evaluation, ours beside theirs, from the differences between the two numbers of steps."""
+    found = {(c["peer"], c["sampler"], c["side"], c["steps"]): c for c in counts}
+    few, many = STEPS
+
+    def slope(peer: str, sampler: str, side: str) -> float:
+        ends = [found[peer, sampler, side, steps] for steps in (few, many)]
+        made, asked = (ends[1][word] - ends[0][word] for word in ("instructions", "evaluations"))
+        return made / asked
+
+    rows = []
+    for peer in dict.fromkeys(c["peer"] for c in counts):
+        for sampler in SAMPLERS:
+            ours, theirs = slope(peer, sampler, "ours"), slope(peer, sampler, "theirs")
+            rows.append({"peer": peer, "sampler": sampler, "ours": ours, "theirs": theirs, "ratio": ours / theirs})
+    return rows
+
+
+def report(facts: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    lines = [
+        "# Instructions",
+        "",
+        f"{sentence(facts['machine'])} {facts['valgrind']}. Made by `python benchmarks/instructions.py`.",
+        "",
+        f"Instructions per model evaluation beyond the model, at (1, 3, 32, 32): the difference between {STEPS[1]} and "
+        f"{STEPS[0]} steps. Beside diffusers the model predicts epsilon on a DDPM table, beside k-diffusion x0 at "
+        "sigma.",
+        "",
+        "| sampler | beside | ours | theirs | ratio | limit of the test |",
+        "|---|---|--:|--:|--:|--:|",
+    ]
+    for row in facts["rows"]:
+        limit = f"{LIMITS[row['sampler']]:.3f}" if row["peer"] == "diffusers" else "-"
+        sides = f"{row['ours']:,.0f} | {row['theirs']:,.0f} | {row['ratio']:.3f}"
+        lines.append(f"| {row['sampler']} | {row['peer']} | {sides} | {limit} |")
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Count, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--quick", action="store_true", help="beside diffusers alone")
+    parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.child:
+        child(args.child)
+        return
+    missing = why_not()
+    if missing:
+        parser.exit(NOT_RUN, f"instructions cannot be counted: {missing}\n")
+    from overhead import k_diffusion_version
+
+    peers = ["diffusers", "k-diffusion"] if k_diffusion_version() and not args.quick else ["diffusers"]
+    version = subprocess.run(["valgrind", "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    facts = {"machine": machine(), "valgrind": version, "steps": STEPS}
+    facts["counts"] = count(peers)
+    facts["rows"] = rows = compare(facts["counts"])
+    beside = [row for row in rows if row["peer"] == "diffusers"]
+    facts["targets"] = [
+        target(f"instructions of {row['sampler']}, of diffusers'", row["ratio"], LIMITS[row["sampler"]])
+        for row in beside
+    ]
+    write(args.out, "instructions", facts, report(facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,272 @@
+"""How many state tensors a sampler holds at most, beside diffusers' scheduler and k-diffusion's function of its name.
+
+    pip install -r benchmarks/requirements.txt
+    python benchmarks/memory.py --out benchmarks/results
+
+Writes memory.md and memory.json; takes half a minute. Every tensor that an operation makes or is given is counted from
+then until it is freed, so the numbers are exact, the same on every machine and about operations rather than about an
+allocator; what an operation needs inside itself is not seen. All are driven around the same model, which makes one
+tensor, its answer, and that counts for all of them, as the first state does. k-diffusion is left out where it is not
+installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import weakref
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from machine import machine, sentence, target, write
+from overhead import TABLE, k_diffusion_version
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_iter
+
+import sdesamplers as sds
+from sdesamplers.loop import Evaluator
+from sdesamplers.models.base import Output
+from sdesamplers.recipe import make_path, make_recipe, start_run
+from sdesamplers.sde import expand
+from sdesamplers.testing.case import StationaryModel
+
+SHAPE, STEPS = (4, 4, 64, 64), 10
+REQUIRED = ("euler", "heun", "dpmpp-2m")
+UNSEEN = {"odeint": "its solver runs in a thread of its own, which the count does not see"}
+
+DIFFUSERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "ddim": ("DDIMScheduler", {}),
+    "ddpm": ("DDPMScheduler", {}),
+    "deis": ("DEISMultistepScheduler", {}),
+    "dpm-solver-2m": ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
+    "dpm2": ("KDPM2DiscreteScheduler", {}),
+    "dpm2-ancestral": ("KDPM2AncestralDiscreteScheduler", {}),
+    "dpmpp-2m": ("DPMSolverMultistepScheduler", {}),
+    "dpmpp-2m-sde": ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    "dpmpp-2s": ("DPMSolverSinglestepScheduler", {}),
+    "dpmpp-3m": ("DPMSolverMultistepScheduler", {"solver_order": 3}),
+    "dpmpp-3s": ("DPMSolverSinglestepScheduler", {"solver_order": 3}),
+    "euler": ("EulerDiscreteScheduler", {}),
+    "euler-ancestral": ("EulerAncestralDiscreteScheduler", {}),
+    "heun": ("HeunDiscreteScheduler", {}),
+    "ipndm": ("IPNDMScheduler", {}),
+    "lcm": ("LCMScheduler", {}),
+    "lms": ("LMSDiscreteScheduler", {}),
+    "plms": ("PNDMScheduler", {"skip_prk_steps": True}),
+    "pndm": ("PNDMScheduler", {}),
+    "sa-solver": ("SASolverScheduler", {}),
+    "tcd": ("TCDScheduler", {}),
+    "unipc": ("UniPCMultistepScheduler", {}),
+}
+"""The scheduler of a sampler's name and the options that choose it."""
+
+K_DIFFUSION = {
+    "dpm-adaptive": "sample_dpm_adaptive",
+    "dpm-fast": "sample_dpm_fast",
+    "dpm2": "sample_dpm_2",
+    "dpm2-ancestral": "sample_dpm_2_ancestral",
+    "dpmpp-2m": "sample_dpmpp_2m",
+    "dpmpp-2m-sde": "sample_dpmpp_2m_sde",
+    "dpmpp-2s-ancestral": "sample_dpmpp_2s_ancestral",
+    "dpmpp-3m-sde": "sample_dpmpp_3m_sde",
+    "dpmpp-sde": "sample_dpmpp_sde",
+    "euler": "sample_euler",
+    "euler-ancestral": "sample_euler_ancestral",
+    "heun": "sample_heun",
+    "lms": "sample_lms",
+}
+"""k-diffusion's function of a sampler's name."""
+FREE = ("sample_dpm_fast", "sample_dpm_adaptive")
+"""Functions that take the ends of the grid and not the grid."""
+
+
+class LiveTensors(TorchDispatchMode):
+    """Counts the bytes of all storages that operations made or were given, while they live.
+
+    Attributes:
+        live: bytes held now.
+        peak: the most that were held at once.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_iter((args, kwargs, result)):
+            if isinstance(leaf, Tensor):
+                self._see(leaf.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+
+        def freed(_: Any) -> None:
+            del self._known[key]
+            self.live -= size
+
+        self._known[key] = weakref.ref(storage, freed)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+
+
+def high_water(run: Callable[[], Any]) -> float:
+    """The most that a run holds at once, in state tensors."""
+    with LiveTensors() as count:
+        run()
+    return count.peak / (torch.Size(SHAPE).numel() * 4)
+
+
+class Unit(sds.Model):
+    """Standard normal data under a DDPM table, whose epsilon is sigma(t) x: an exact model that makes one tensor."""
+
+    prediction, shape, name = "epsilon", SHAPE[1:], "unit normal"
+
+    def __init__(self) -> None:
+        self.process = sds.DiscreteVP(diffusers.DDIMScheduler(**TABLE).alphas_cumprod.numpy())
+
+    def predict(self, x: Tensor, t: Any, condition: Any = None) -> Tensor | Output:
+        return x * expand(self.process.sigma(t), x)
+
+
+def ours(name: str) -> None:
+    """One run of a registered sampler as it is by default; those of `REQUIRED` as diffusers sets them up."""
+    spec = sds.samplers()[name]
+    model = StationaryModel(SHAPE[1:], torch.float32) if "stationary" in spec.needs else Unit()
+    setting, words = name, dict[str, Any]()
+    if name in REQUIRED:
+        setting, words = f"diffusers:{DIFFUSERS[name][0]}", {"noise": "independent"}
+    steps = None if spec.adaptive else STEPS
+    recipe, spec = make_recipe(setting, process=model.process, steps=steps, shape=model.shape, **words)
+    source = sds.NormalSource(0, range(SHAPE[0]), SHAPE[1:])
+    path = make_path(model.process, recipe, sds.IndependentNoise(source))
+    scale = 1.0 if "stationary" in spec.needs else float(path.points[0].sigma)
+    evaluator = Evaluator(model, SHAPE[0], name, both="unguided" in spec.needs)
+    with torch.inference_mode():
+        sds.drive(start_run(spec, torch.randn(SHAPE).mul_(scale), path, recipe.options), evaluator)
+
+
+@torch.no_grad()
+def theirs(name: str, options: dict[str, Any]) -> None:
+    """One run of a diffusers scheduler, in the loop of a pipeline that keeps nothing but the state."""
+    scheduler = getattr(diffusers, name)(**TABLE if name != "IPNDMScheduler" else {}, **options)
+    scheduler.set_timesteps(STEPS)
+    x = torch.randn(SHAPE).mul_(float(scheduler.init_noise_sigma))
+    for t in scheduler.timesteps:
+        asked = scheduler.scale_model_input(x, t)
+        x = scheduler.step(asked * 0.5, t, x).prev_sample
+
+
+def k_diffusion(name: str) -> None:
+    """One run of a k-diffusion function, with the library's own wrapper of models of epsilon on a DDPM table."""
+    from peers.k_diffusion_peer import K
+
+    external = importlib.import_module("k_diffusion.external")
+    table = diffusers.DDIMScheduler(**TABLE).alphas_cumprod
+    denoiser = external.DiscreteEpsDDPMDenoiser(lambda x, t: x * 0.5, table, quantize=False)
+    sigmas = denoiser.get_sigmas(STEPS)
+    function = getattr(K, name)
+    if name in FREE:
+        low, high = float(denoiser.sigma_min), float(denoiser.sigma_max)
+        last = (STEPS,) if name == "sample_dpm_fast" else ()
+        function(denoiser, torch.randn(SHAPE).mul_(high), low, high, *last, disable=True)
+        return
+    words: dict[str, Any] = {}
+    if name.endswith("sde"):
+        words["noise_sampler"] = lambda *sigmas: torch.randn(SHAPE)  # not a tree of Brownian motion, as ours
+    function(denoiser, torch.randn(SHAPE).mul_(float(sigmas[0])), sigmas, disable=True, **words)
+
+
+def measure(names: Sequence[str], with_k_diffusion: bool) -> list[dict[str, Any]]:
+    """The high-water marks of registered samplers, and of the others' under their names."""
+    rows = []
+    for name in names:
+        row: dict[str, Any] = {"sampler": name, "ours": high_water(functools.partial(ours, name))}
+        if name in DIFFUSERS:
+            row["diffusers"] = high_water(functools.partial(theirs, *DIFFUSERS[name]))
+        if name in K_DIFFUSION and with_k_diffusion:
+            row["k-diffusion"] = high_water(functools.partial(k_diffusion, K_DIFFUSION[name]))
+        rows.append(row)
+    return rows
+
+
+def best_peer(row: dict[str, Any]) -> float:
+    """The least of the others' marks; infinite where there is none."""
+    return min((row[peer] for peer in ("diffusers", "k-diffusion") if peer in row), default=float("inf"))
+
+
+ROUNDING = 0.01
+"""States' worth of schedules and times, which some keep as tensors; below it marks count as equal."""
+
+
+def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The bounds that were required: no more than the best of the others, within `ROUNDING`."""
+    chosen = [row for row in rows if row["sampler"] in REQUIRED]
+    return [target(f"{r['sampler']}: states held, the best peer's", r["ours"], best_peer(r) + ROUNDING) for r in chosen]
+
+
+def verdict(rows: Sequence[dict[str, Any]]) -> str:
+    """Whether the samplers that are required to hold no more than the best peer do so, and which others hold more."""
+    above = [row["sampler"] for row in rows if row["ours"] > best_peer(row) + ROUNDING]
+    missed = [name for name in REQUIRED if name in above]
+    outcome = f"missed by {', '.join(missed)}" if missed else "met"
+    others = ", ".join(name for name in above if name not in REQUIRED) or "none"
+    names = ", ".join(REQUIRED)
+    return f"Required: {names} hold no more than the best of the others: {outcome}. Others that hold more: {others}."
+
+
+def report(facts: dict[str, Any]) -> str:
+    """The table in Markdown."""
+    lines = [
+        "# Memory",
+        "",
+        f"{sentence(facts['machine'])} Made by `python benchmarks/memory.py`.",
+        "",
+        f"The most that a run of {STEPS} steps holds at once, in tensors of the state's size (float32, {SHAPE}): the "
+        "state, the model's input and answer, what the sampler keeps and what its arithmetic makes on the way. The "
+        "first state counts as long as a library keeps it. Our samplers run with their defaults on a DDPM table, but "
+        f"{', '.join(REQUIRED)} as diffusers' schedulers do; k-diffusion's models of epsilon go through its own "
+        "wrapper.",
+        "",
+        "| sampler | ours | diffusers | k-diffusion | diffusers' scheduler |",
+        "|---|--:|--:|--:|---|",
+    ]
+    for row in facts["rows"]:
+        name = row["sampler"]
+        numbers = [f"{row[side]:.1f}" if side in row else "" for side in ("ours", "diffusers", "k-diffusion")]
+        kind, options = DIFFUSERS.get(name, ("", {}))
+        words = ", ".join(f"{key}={value}" for key, value in options.items())
+        lines.append(f"| {name} | {' | '.join(numbers)} | {kind}{f' ({words})' if words else ''} |")
+    lines += ["", verdict(facts["rows"]), ""]
+    lines += [f"Not measured: {name} ({why})." for name, why in UNSEEN.items()]
+    return "\n".join([*lines, ""])
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
+    parser.add_argument("--quick", action="store_true", help=f"{', '.join(REQUIRED)} alone")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    diffusers.logging.set_verbosity_error()
+    version = k_diffusion_version()
+    names = REQUIRED if args.quick else [name for name in sds.samplers() if name not in UNSEEN]
+    facts: dict[str, Any] = {"machine": machine(), "k_diffusion": version, "shape": SHAPE, "steps": STEPS}
+    facts["rows"] = measure(names, version is not None)
+    facts["targets"] = targets(facts["rows"])
+    write(args.out, "memory", facts, report(facts))
+
+
+if __name__ == "__main__":
+    main()
