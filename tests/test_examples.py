@@ -31,7 +31,7 @@ def run(script, *arguments, folder, check=True, **environment):
     """An example as a subprocess on one thread, started outside the checkout."""
     command = [sys.executable, str(EXAMPLES / script), *map(str, arguments)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=300)
     assert "Traceback" not in done.stderr or not check, done.stderr
     assert done.returncode == 0 or not check, done.stderr
     return done
