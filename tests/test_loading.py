@@ -556,3 +556,36 @@ def test_pickled_weights_are_read_only_on_request(copy: Path) -> None:
 def test_a_revision_of_a_folder(pipeline: Path) -> None:
     assert "local folder" in refusal(pipeline, UsageError, revision="main")
     assert "local folder" in refusal("fashion-mnist", UsageError, revision="main")
+
+
+def test_a_network_laid_out_channels_last_answers_the_same(pipeline: Path) -> None:
+    plain, other = sds.load(pipeline), sds.load(pipeline, channels_last=True)
+    assert other.tuning == ("channels_last",)
+    assert other.network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    x = torch.randn(2, *plain.shape, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(other.predict(x, 400.0), plain.predict(x, 400.0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiled_network_is_asked_through_torch_compile(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+
+    def compile(function: Any, *_: Any, **__: Any) -> Any:
+        def run(*arguments: Any, **words: Any) -> Any:
+            asked.append(True)
+            return function(*arguments, **words)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile)
+    model = sds.load(pipeline, compile=True)
+    assert model.tuning == ("compile",)
+    sds.sample(model, "ddim", steps=2)
+    assert len(asked) == 2
+
+
+def test_only_networks_are_tuned() -> None:
+    from sdesamplers.models.loading import tuned
+
+    with pytest.raises(UsageError, match="compile and channels_last are for networks, and 'mixture' has none"):
+        tuned(sds.grid_mixture(sds.VP()), compile=True, channels_last=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..errors import Cancelled, UsageError
 from .group import cli
 from .tables import comparison_table, emit, show, status_line
 from .words import Numbers, grid_words, load_model, model_options, pairs, run_options
@@ -67,7 +67,7 @@ def statistics_command(source: str, **words: Any) -> None:
 @click.option("--memory-limit", metavar="SIZE", help="For a batch, such as 8GB; half of what is free by default.")
 @click.option("--resume", is_flag=True, help="Go on with the same job in --out, after a check of what is there.")
 @click.option("--overwrite", is_flag=True, help="Discard an earlier job in --out.")
-@click.option("--part", metavar="K/N", help="Make only the K-th of N parts, as in an array of jobs.")
+@click.option("--part", metavar="K/N", help="Make only the K-th of N parts, as in an array of jobs; with --resume.")
 @click.option("--score", is_flag=True, help="Compare with real data, by the registry's metrics, in scores.json.")
 @click.option("--metrics", type=click.Path(), help="Folder of a feature classifier for --score.")
 @click.option("--reference", type=click.Path(), help="Score by FID against these pictures, or an .npz of mu and sigma.")
@@ -108,10 +108,23 @@ def sample_command(source: str, **words: Any) -> None:
     with ranks.one_after_first():
         model, condition = load_model(source, words)
     make_recipe(name, process=model.process, options=options, **counts, **chosen)  # refuse before a folder is made
-    with output_folder(words["out"]):
-        done = generate(
-            model, name, **counts, **chosen, **options, **words, condition=condition, scorer=scorer, progress=not quiet
-        )
+    try:
+        with output_folder(words["out"]):
+            done = generate(
+                model,
+                name,
+                **counts,
+                **chosen,
+                **options,
+                **words,
+                condition=condition,
+                scorer=scorer,
+                progress=not quiet,
+            )
+    except Cancelled as stopped:
+        if ranks.is_first:
+            raise
+        sys.exit(stopped.exit_code)  # a signal stops all, and one of them says so
     if ranks.is_first:
         tell(done, as_json)
 

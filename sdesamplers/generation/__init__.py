@@ -1,6 +1,7 @@
 """Many samples, on many processes, with nothing lost: `stream` and `generate`.
 
-job.py       what decides the samples, and the folder that they go to
+identity.py  what decides a job's samples, as plain data
+job.py       the folder that they go to, and what is finished there
 shards.py    the pieces of a job, and what is known of a finished one
 formats.py   safetensors, PNG, WebDataset and grids
 memory.py    how many samples fit at once

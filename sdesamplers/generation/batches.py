@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ..errors import UsageError
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import SdesamplersError, UsageError
 from ..loop import Callback
 from ..models.base import Model
 from ..plugin import Sampler
 from ..recipe import check_count
 from ..result import Part, Result
 from ..sampling import PreparedRun, prepare
-from .ranks import Ranks
+from .ranks import Ranks, check_part
 
-WITHOUT = {"start": "sample", "start_time": "sample", "gradients": "sample", "progress": "your own loop"}
-"""Words of `sample` that make no sense here, and where they do."""
+ELSEWHERE = {"start": "sample", "start_time": "sample", "gradients": "sample", "progress": "your own loop"}
+"""Words of `sample` that `stream` does not take, and where they are at home."""
 
 
 class Conditions:
@@ -25,31 +30,49 @@ class Conditions:
         model: the model.
         condition: one for all samples or one a sample; None for none.
         count: how many samples.
+
+    Attributes:
+        given: the condition, in plain words where it was an array of them; the model's own where none was given.
+        words: of each sample, or one for all, for records; none where they are no words.
+
+    Raises:
+        UsageError: neither one nor one a sample, or the model does not take it.
     """
 
     def __init__(self, model: Model, condition: Any, count: int) -> None:
-        self.model = model
-        self.words: list[Any] = [] if condition is None else as_list(condition)
-        if len(self.words) not in (0, 1, count):
-            raise UsageError(f"condition must be one for all or {count}, one a sample, not {len(self.words)}")
-        labels = list(dict.fromkeys(word for word in self.words if isinstance(word, int)))
-        if labels:  # a label out of range is told before the first sample is made; prompts cannot be wrong
-            model.condition_for(labels, len(labels))
-        self.of(range(1))
+        self.model, self.given = model, in_words(condition)
+        self._each = isinstance(self.given, str) is False and hasattr(self.given, "__len__")
+        if self._each and len(self.given) not in (1, count):
+            raise UsageError(f"condition must be one for all or {count}, one a sample, not {len(self.given)}")
+        self._each = self._each and len(self.given) == count
+        if isinstance(
+            self.given, list
+        ):  # a label out of range is told before the first sample; prompts are in no range
+            labels = list(dict.fromkeys(word for word in self.given if isinstance(word, int)))
+            if labels:
+                model.condition_for(labels, len(labels))
+        spread = self.of(range(1))
+        self.words = words_of(spread if condition is None else self.given)
 
     def of(self, rows: range) -> Any:
         """These samples' conditions, as the model takes them."""
-        if not self.words:
-            return self.model.condition_for(None, len(rows))
-        mine = self.words if len(self.words) == 1 else self.words[rows.start : rows.stop]
+        mine = self.given[rows.start : rows.stop] if self._each else self.given
         return self.model.condition_for(mine, len(rows))
 
 
-def as_list(condition: Any) -> list[Any]:
-    """A prompt, a label, or several of them as a list of plain ones."""
-    if hasattr(condition, "tolist"):
-        condition = condition.tolist()
-    return list(condition) if isinstance(condition, list | tuple | range) else [condition]
+def in_words(condition: Any) -> Any:
+    """Arrays of labels and other sequences of words as lists; all else (a word, embeddings) as it is."""
+    if isinstance(condition, Tensor | np.ndarray | np.generic):
+        kind = condition.cpu().numpy() if isinstance(condition, Tensor) else np.asarray(condition)
+        return kind.tolist() if kind.ndim <= 1 and not np.issubdtype(kind.dtype, np.floating) else condition
+    return list(condition) if isinstance(condition, tuple | range) else condition
+
+
+def words_of(condition: Any) -> list[Any]:
+    """A condition's words; none where it has none."""
+    listed = condition.tolist() if hasattr(condition, "tolist") else condition
+    words = listed if isinstance(listed, list) else [listed]
+    return words if all(isinstance(word, int | str) for word in words) else []
 
 
 class Batches:
@@ -61,40 +84,58 @@ class Batches:
         first_index: of the first sample.
         size: samples at once, at most.
         told: called with the new size where it was halved.
+        look: what is done with finished samples (N, *shape) besides, such as decoding, as part of the batch.
     """
 
     def __init__(
-        self, run: PreparedRun, conditions: Conditions, first_index: int, size: int, told: Callable[[int], None]
+        self,
+        run: PreparedRun,
+        conditions: Conditions,
+        first_index: int,
+        size: int,
+        told: Callable[[int], None] = lambda size: None,
+        look: Callable[[Tensor], Any] = lambda samples: None,
     ) -> None:
         self.run, self.conditions, self.first_index = run, conditions, first_index
-        self.size, self.told = size, told
+        self.size, self.told, self.look = size, told, look
 
-    def make(self, rows: range, advance: Callback | None = None) -> list[Part]:
-        """Samples `rows`, in as many parts as memory asks for."""
-        parts: list[Part] = []
+    def make(self, rows: range, advance: Callback | None = None) -> list[tuple[Part, Any]]:
+        """Samples `rows`, in as many parts as memory asks for, each with what `look` made of it.
+
+        Raises:
+            SdesamplersError: there is not enough memory for one sample at a time.
+        """
+        made: list[tuple[Part, Any]] = []
         at = rows.start
         while at < rows.stop:
             now = range(at, min(at + self.size, rows.stop))
-            indices = range(self.first_index + now.start, self.first_index + now.stop)
             try:
-                parts.append(self.run.run(indices, self.conditions.of(now), advance=advance))
+                part = self.run.run(self.indices(now), self.conditions.of(now), advance=advance)
+                made.append((part, self.look(part.samples)))
             except Exception as error:
-                if not (ran_out_of_memory(error) and len(now) > 1):
+                if not ran_out_of_memory(error):
                     raise
+                if len(now) == 1:
+                    reason = " ".join(str(error).split())
+                    raise SdesamplersError(f"memory does not hold even one sample at a time: {reason}") from error
                 self.size = len(now) // 2
-                self.told(self.size)
             else:
                 at = now.stop
                 continue
             clear_cache()  # outside of the handler, which would keep what the failed batch held alive
-        return parts
+            self.told(self.size)
+        return made
+
+    def indices(self, rows: range) -> range:
+        """The numbers of these samples."""
+        return range(self.first_index + rows.start, self.first_index + rows.stop)
 
 
 def ran_out_of_memory(error: Exception) -> bool:
     """Whether a smaller batch might help, by accelerate's list of devices' messages."""
     from accelerate.utils.memory import should_reduce_batch_size
 
-    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
 def clear_cache() -> None:
@@ -127,8 +168,9 @@ def stream(
             default.
         first_index: sample j of the stream depends on (seed, first_index + j) alone.
         condition: one for all, or one a sample.
-        part: (k, n): only every n-th batch, from the k-th on, counted from 0. By default each process of an
-            accelerate or torchrun launch has its own part, and a process alone has all.
+        part: (k, n): only every n-th batch, from the k-th on, counted from 0; it needs a `batch_size`, which all parts
+            must share. By default each process of an accelerate or torchrun launch has its own part, and a process
+            alone has all.
         **words: the other words of `sample`, the sampler's options among them.
 
     Yields:
@@ -136,35 +178,40 @@ def stream(
 
     Raises:
         UsageError: words that do not fit, before the first batch is made.
+        SdesamplersError: there is not enough memory for one sample at a time.
     """
     check_count("num_samples", num_samples)
     check_count("first_index", first_index, 0)
-    run = prepare(model, sampler, **fitting(words, "stream"))
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+    if part is not None and batch_size is None:
+        raise UsageError("part needs batch_size, which all parts must share")
+    ranks = Ranks.here()
+    part = (ranks.rank, ranks.count) if part is None else check_part(part)
+    run = prepare(model, sampler, **fitting(words, "stream", ELSEWHERE))
     conditions = Conditions(run.model, condition, num_samples)
     if batch_size is None:
         from .memory import batch_size_for
 
-        batch_size = batch_size_for(run, conditions, memory_limit, num_samples)
-    check_count("batch_size", batch_size)
-    if part is None:
-        here = Ranks.here()
-        part = (here.rank, here.count)
-    batches = Batches(run, conditions, first_index, batch_size, lambda size: None)
-    return results(batches, num_samples, batch_size, part)
+        batch_size = min(ranks.gather(batch_size_for(run, conditions, memory_limit, num_samples)))
+    return results(Batches(run, conditions, first_index, batch_size), num_samples, batch_size, part)
 
 
 def results(batches: Batches, count: int, size: int, part: tuple[int, int]) -> Iterator[Result]:
     """The batches of `stream`."""
-    for first in list(range(0, count, size))[part[0] :: part[1]]:
+    for first in range(0, count, size)[part[0] :: part[1]]:
         rows = range(first, min(first + size, count))
-        parts = batches.make(rows)
-        indices = range(batches.first_index + rows.start, batches.first_index + rows.stop)
-        yield batches.run.result(parts, indices, batches.conditions.of(rows))
+        parts = [each for each, _ in batches.make(rows)]
+        with warnings.catch_warnings():
+            if first:  # once, where a batch a warning would be hundreds
+                warnings.filterwarnings("ignore", ".* lie far outside the data range")
+            result = batches.run.result(parts, batches.indices(rows), batches.conditions.of(rows))
+        yield result
 
 
-def fitting(words: dict[str, Any], owner: str) -> dict[str, Any]:
-    """The words, where none is one that only `sample` takes."""
+def fitting(words: dict[str, Any], owner: str, elsewhere: dict[str, str]) -> dict[str, Any]:
+    """The words, where none is one that is at home elsewhere."""
     for word in words:
-        if word in WITHOUT:
-            raise UsageError(f"{owner} does not take {word}; use {WITHOUT[word]}")
+        if word in elsewhere:
+            raise UsageError(f"{owner} does not take {word}; use {elsewhere[word]}")
     return words

@@ -16,11 +16,11 @@ import torch
 
 from ..errors import UnknownNameError, UsageError
 from ..files import write
-from ..models.base import Model
+from ..models.base import Model, ModelAround
 from .shards import Batch, Shard
 
 if TYPE_CHECKING:
-    from ..metrics import Scorer
+    from ..metrics import FeatureScorer
 
 SCORES = "scores.json"
 """What a scored job's features come to."""
@@ -79,7 +79,7 @@ class Safetensors(Format):
         return [folder / f"samples{shard.label}.safetensors"]
 
     def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         tensors = {
             "samples": batch.samples.contiguous(),
@@ -87,7 +87,7 @@ class Safetensors(Format):
             "nfe": torch.from_numpy(batch.nfe),
         }
         # One key alone: the library writes several in an order that changes from run to run.
-        write(files[0], lambda path: save_file(tensors, path, {"sdesamplers": labels.facts}))
+        write(files[0], save(tensors, {"sdesamplers": labels.facts}))
 
 
 class Pictures(Format):
@@ -151,7 +151,7 @@ class Features(Format):
 
     pictures = True
 
-    def __init__(self, scorer: Scorer) -> None:
+    def __init__(self, scorer: FeatureScorer) -> None:
         self.scorer = scorer
 
     @staticmethod
@@ -159,11 +159,11 @@ class Features(Format):
         return [folder / f"features{shard.label}.safetensors"]
 
     def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         pictures = torch.from_numpy(pixels_of(batch)).permute(0, 3, 1, 2) / 127.5 - 1
         tensors = {"features": torch.from_numpy(self.scorer.features(pictures))}
-        write(files[0], lambda path: save_file(tensors, path))
+        write(files[0], save(tensors))
 
 
 FORMATS: dict[str, type[Format]] = {
@@ -177,7 +177,7 @@ CHOICES = ("safetensors", "png", "webdataset", "grid")
 """Formats by the names that users give; features come with a scorer."""
 
 
-def formats_for(names: Sequence[str], model: Model, scorer: Scorer | None = None) -> dict[str, Format]:
+def formats_for(names: Sequence[str], model: Model, scorer: FeatureScorer | None = None) -> dict[str, Format]:
     """The formats of these names, and features where there is a scorer.
 
     Raises:
@@ -191,16 +191,29 @@ def formats_for(names: Sequence[str], model: Model, scorer: Scorer | None = None
     made: dict[str, Format] = {name: FORMATS[name]() for name in names}
     if scorer is not None:
         made["features"] = Features(scorer)
+    check_pictures(made, model)
+    if scorer is not None and type(model).decode is Model.decode:
+        try:
+            scorer.features(torch.zeros(1, *model.shape))
+        except (RuntimeError, UsageError) as error:
+            reason = str(error).splitlines()[0]
+            raise UsageError(f"the scorer cannot look at samples of {model.name!r}, {model.shape}: {reason}") from None
+    return made
+
+
+def check_pictures(made: dict[str, Format], model: Model) -> None:
+    """Raise UsageError where a format is for pictures and the model makes none."""
     if not makes_pictures(model) and (needy := [name for name, each in made.items() if each.pictures]):
         raise UsageError(
             f"{model.name!r} makes samples of shape {tuple(model.shape)}, which are no pictures of 1, 3 or 4 channels: "
             f"{', '.join(needy)} cannot hold them; use safetensors or webdataset"
         )
-    return made
 
 
 def makes_pictures(model: Model) -> bool:
     """Whether samples can be looked at: by their shape, or decoded where they are latents."""
+    while isinstance(model, ModelAround):
+        model = model.model
     decodes = type(model).decode is not Model.decode and model.decoded_range is not None
     return decodes or (len(model.shape) == 3 and model.shape[0] in (1, 3, 4))
 

@@ -1,107 +1,32 @@
-"""What decides the samples of a job, and the folder that they go to."""
+"""The folder of a job: whose it is, which of its shards are finished, and what an interrupted run left behind."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
+import errno
 import json
 import os
-import platform
+import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
-from .. import __version__
 from ..errors import SdesamplersError, UsageError
 from ..files import make_folder, write
-from ..models.base import Model
-from ..sampling import PreparedRun
-from ..sde import GaussianProcess
 from .formats import FORMATS, SCORES, Format, Labels
-from .shards import Shard, cut, describe
+from .identity import Facts, fingerprint
+from .shards import Shard, cut, describe, sha256
 
-Facts = dict[str, Any]
-
-LAYOUT = 1
-"""Of the files here; another number is another layout."""
 FREE = ("environment",)
 """Facts that may differ where a job is taken up again: they change no more than rounding."""
-
-
-def facts_of(run: PreparedRun, *, num_samples: int, first_index: int, condition: Sequence[Any]) -> Facts:
-    """Everything that decides a job's samples: plain data, the same for the same call."""
-    facts = {
-        "layout": LAYOUT,
-        "model": model_facts(run.model),
-        "recipe": run.recipe.as_dict(),
-        "guidance_scale": run.guidance_scale,
-        "condition": list(condition) if len(condition) <= 16 else fingerprint(json.dumps(list(condition)).encode()),
-        "seed": run.seed,
-        "first_index": first_index,
-        "num_samples": num_samples,
-        "state_dtype": str(run.dtype).removeprefix("torch."),
-        "environment": environment(run.model),
-    }
-    plain: Facts = json.loads(json.dumps(facts))  # tuples become lists, as they are read back
-    return plain
-
-
-def model_facts(model: Model) -> Facts:
-    """A model's name and what tells its predictions from another's: weights, schedule, and its own facts."""
-    facts: Facts = {
-        "name": model.name,
-        "revision": model.revision,
-        "weights_sha256": weights_hash(model.network),
-        "prediction": model.prediction,
-        "shape": list(model.shape),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "process": type(model.process).__name__,
-        "schedule": schedule_hash(model),
-        "tuning": list(model.tuning) or None,
-        **model.facts(),
-    }
-    return {key: value for key, value in facts.items() if value is not None}
-
-
-def weights_hash(network: Any) -> str | None:
-    """SHA-256 over a network's parameters and buffers, by name; None where the model is no network."""
-    if not isinstance(network, torch.nn.Module):
-        return None
-    whole = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        tensor = value.detach().cpu().contiguous()
-        whole.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        whole.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return whole.hexdigest()
-
-
-def schedule_hash(model: Model) -> str | None:
-    """A fingerprint of sigma and alpha over time; None where the process has none."""
-    if not isinstance(model.process, GaussianProcess):
-        return None
-    times = np.linspace(model.process.t_min, model.process.t_max, 17)
-    values = [model.process.sigma(times), model.process.alpha(times)]
-    # Twelve digits: libraries of mathematics differ in the last ones.
-    return fingerprint(" ".join(f"{v:.12g}" for row in values for v in np.broadcast_to(row, times.shape)).encode())
-
-
-def environment(model: Model) -> Facts:
-    """Versions, and the kind of device."""
-    versions = {"sdesamplers": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    with suppress(importlib.metadata.PackageNotFoundError):
-        versions["diffusers"] = importlib.metadata.version("diffusers")
-    return {**versions, "device": model.device.type}
-
-
-def fingerprint(content: bytes) -> str:
-    """A short hash."""
-    return hashlib.sha256(content).hexdigest()[:16]
+MANIFEST = "manifest.json"
+TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(\.\w+)?")
+"""Names that `files.write` gives a file until it is whole."""
+NUMBER = re.compile(r"\.?(\d+)")
+"""The shard that a record or a kept batch is of, whole or not."""
 
 
 @dataclass(frozen=True)
@@ -121,6 +46,11 @@ class JobFolder:
         """Where the job keeps its own files."""
         return self.path / ".job"
 
+    @cached_property
+    def key(self) -> str:
+        """What is hashed into records and kept batches, so that none counts that another job left."""
+        return fingerprint(json.dumps({k: v for k, v in self.facts.items() if k not in FREE}).encode())
+
     def record_file(self, shard: Shard) -> Path:
         """Says that a shard is finished."""
         return self.inside / "records" / f"{shard.number:05d}.json"
@@ -135,12 +65,13 @@ class JobFolder:
             make_folder(folder)
 
     def read_record(self, shard: Shard) -> Facts | None:
-        """A finished shard's record; None where it is not finished."""
+        """A finished shard's record; None where it is not finished, or the record is damaged."""
         try:
-            record: Facts = json.loads(self.record_file(shard).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            stored = json.loads(self.record_file(shard).read_text(encoding="utf-8"))
+            record: Facts = stored["record"]
+            return record if stored["sha256"] == self._sealed(record) else None
+        except (OSError, ValueError, KeyError, TypeError):
             return None
-        return record
 
     def is_whole(self, shard: Shard, formats: dict[str, Format], labels: Labels) -> bool:
         """Whether a shard was finished and its files are still what they were."""
@@ -151,18 +82,23 @@ class JobFolder:
             found = {name: describe(each.files(self.path, shard, labels)) for name, each in formats.items()}
         except OSError:
             return False
-        return bool(found == record.get("files"))
+        return bool(found == record["files"])
 
     def finish(self, shard: Shard, record: Facts) -> None:
         """Note that a shard is finished."""
-        write(self.record_file(shard), json.dumps(record, indent=1) + "\n")
+        stored = {"record": record, "sha256": self._sealed(record)}
+        write(self.record_file(shard), json.dumps(stored, indent=1) + "\n")
+
+    def reopen(self, shard: Shard) -> None:
+        """A shard is not finished, whatever its record says, and so the job is not."""
+        self.record_file(shard).unlink(missing_ok=True)
+        (self.path / MANIFEST).unlink(missing_ok=True)
 
     def write_manifest(self, shards: Sequence[Shard]) -> Facts | None:
         """Write `manifest.json` if every shard is finished; whoever finishes last does, and two write the same."""
-        records = [self.read_record(shard) for shard in shards]
-        if any(record is None for record in records):
+        kept = [record for shard in shards if (record := self.read_record(shard)) is not None]
+        if len(kept) < len(shards):
             return None
-        kept = [record for record in records if record is not None]
         total = sum(record["nfe"]["total"] for record in kept)
         nfe = {
             "total": total,
@@ -170,8 +106,46 @@ class JobFolder:
             "largest": max(record["nfe"]["largest"] for record in kept),
         }
         manifest = {**self.facts, "nfe": nfe, "shards": kept}
-        write(self.path / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+        self.publish(MANIFEST, manifest)
         return manifest
+
+    def publish(self, name: str, facts: Facts) -> None:
+        """Write one of the files that whoever finishes last writes, and remove what a killed one left of it."""
+        text = json.dumps(facts, indent=1) + "\n"
+        try:
+            write(self.path / name, text)
+        except SdesamplersError:  # another, which finished at the same moment, took ours for what a killed one left
+            write(self.path / name, text)
+        remove_half(self.path, {name})
+
+    def tidy(self, shards: Collection[Shard], whole: Collection[Shard], labels: Labels) -> None:
+        """Remove what a killed run left half-written, and kept batches that are not needed any more.
+
+        Args:
+            shards: those that nobody else is at work on now.
+            whole: those of them that are finished.
+            labels: for the names of files.
+        """
+        numbers, done = ({shard.number for shard in some} for some in (shards, whole))
+        names = {path.name for shard in shards for path in shard_files(self.path, self.facts, shard, labels)}
+        remove_half(self.path, names)
+        for folder in (self.inside / "records", self.inside / "batches"):
+            for file in folder.iterdir():
+                half, number = file.name.startswith("."), int(NUMBER.match(file.name)[1])  # type: ignore[index]
+                if number in numbers if half else folder.name == "batches" and number in done:
+                    file.unlink(missing_ok=True)
+        for file in self.inside.glob("job-*.json"):  # a claim's, which can do without it, now that there is a job
+            file.unlink(missing_ok=True)
+
+    def _sealed(self, record: Facts) -> str:
+        return sha256(self.key.encode() + json.dumps(record).encode())
+
+
+def remove_half(folder: Path, names: Collection[str]) -> None:
+    """Remove files that are half-written and were to have these names."""
+    for file in folder.iterdir():
+        if (found := TEMPORARY.fullmatch(file.name)) and found["name"] in names:
+            file.unlink(missing_ok=True)
 
 
 def stored_facts(folder: Path) -> Facts | None:
@@ -182,16 +156,24 @@ def stored_facts(folder: Path) -> Facts | None:
     """
     file = folder / ".job" / "job.json"
     try:
-        facts: Facts = json.loads(file.read_text(encoding="utf-8"))
+        facts = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(facts, dict):
+            raise ValueError("not a job's facts")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise SdesamplersError(f"{file} cannot be read: {error}; begin anew with --overwrite") from None
+        raise SdesamplersError(f"{file} cannot be read: {error}; choose another --out, or remove {folder}") from None
     return facts
 
 
-def claim(folder: Path, facts: Facts, *, resume: bool) -> JobFolder:
+def claim(folder: Path, facts: Facts, *, resume: bool, adopted: Collection[str] = ()) -> JobFolder:
     """Make a folder this job's, or take up the same job in it again.
+
+    Args:
+        folder: where.
+        facts: the job's.
+        resume: whether the same job may be there already.
+        adopted: facts that are taken from the job that is there, for nobody asked for a value.
 
     Raises:
         UsageError: the folder holds another job, or the same one and `resume` was not asked for.
@@ -200,32 +182,51 @@ def claim(folder: Path, facts: Facts, *, resume: bool) -> JobFolder:
     file = folder / ".job" / "job.json"
     if not resume and file.exists():
         raise UsageError(taken(folder, facts))
-    fresh = write(file.with_name(f"job-{os.getpid()}-{os.urandom(4).hex()}.json"), json.dumps(facts, indent=1) + "\n")
-    try:
-        os.link(fresh, file)  # of several parts that begin at once, one makes it
-    except FileExistsError:
-        pass
-    except OSError:  # a file system without links
-        if not file.exists():
-            os.replace(fresh, file)
-    finally:
-        fresh.unlink(missing_ok=True)
+    if not file.exists():
+        begin(file, facts)
     stored = stored_facts(folder) or {}
-    if changes := list(differences(stored, facts)):
-        raise UsageError(f"{folder} holds another job: {'; '.join(changes)}. Choose another --out, or --overwrite it")
+    wanted = {**facts, **{key: stored[key] for key in adopted if key in stored}}
+    if changes := list(differences(stored, wanted)):
+        raise UsageError(another(folder, changes))
     job = JobFolder(folder, stored)
     job.make()
     return job
 
 
+def begin(file: Path, facts: Facts) -> None:
+    """Make a job's file of facts; of several parts that begin at once, one makes it."""
+    fresh = file.with_name(f"job-{os.getpid()}-{os.urandom(4).hex()}.json")
+    try:
+        fresh.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        with suppress(FileExistsError):
+            os.link(fresh, file)
+    except OSError as error:
+        if not (fresh.exists() and error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)):
+            if file.exists():  # another's, which has tidied
+                return
+            raise SdesamplersError(f"{file} could not be written: {error.strerror}") from None
+        os.replace(fresh, file)  # a file system without links
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
 def taken(folder: Path, facts: Facts) -> str:
     """What to tell of a folder that holds a job already."""
-    changes = list(differences(stored_facts(folder) or {}, facts))
-    if changes:
-        return f"{folder} holds another job: {'; '.join(changes)}. Choose another --out, or --overwrite it"
-    done = len(list((folder / ".job" / "records").glob("*.json")))
-    total = -(-facts["num_samples"] // facts["shard_size"])
-    return f"{folder} holds this job already, {done} of {total} shards done: --resume goes on, --overwrite begins anew"
+    stored = stored_facts(folder) or {}
+    if changes := list(differences(stored, facts)):
+        return another(folder, changes)
+    job = JobFolder(folder, stored)
+    shards = cut(stored["num_samples"], stored["shard_size"])
+    done = sum(job.read_record(shard) is not None for shard in shards)
+    return (
+        f"{folder} holds this job already, {done} of {len(shards)} shards done: --resume goes on, --overwrite begins "
+        "anew"
+    )
+
+
+def another(folder: Path, changes: Sequence[str]) -> str:
+    """What to tell of a folder that holds another job."""
+    return f"{folder} holds another job: {'; '.join(changes)}. Choose another --out, or --overwrite it"
 
 
 def differences(there: Facts, here: Facts, prefix: str = "") -> Iterator[str]:
@@ -256,9 +257,17 @@ def discard(folder: Path) -> None:
     if facts is None:
         return
     try:
-        for file in written_by(folder, facts):
+        files, labels = list(written_by(folder, facts)), Labels(facts["first_index"], facts["seed"], "", ())
+    except (KeyError, TypeError):
+        raise SdesamplersError(f"{folder / '.job'} is damaged; choose another --out, or remove {folder}") from None
+    job = JobFolder(folder, facts)
+    try:
+        job.make()
+        job.tidy(cut(facts["num_samples"], facts["shard_size"]), (), labels)
+        remove_half(folder, {MANIFEST, SCORES})
+        for file in files:
             file.unlink(missing_ok=True)
-        shutil.rmtree(folder / ".job")
+        shutil.rmtree(job.inside)
     except OSError as error:
         raise SdesamplersError(f"{folder}: an earlier job's files could not be removed: {error.strerror}") from None
 
@@ -267,8 +276,13 @@ def written_by(folder: Path, facts: Facts) -> Iterator[Path]:
     """The files of a job, made or not."""
     labels = Labels(facts["first_index"], facts["seed"], "", ())
     for shard in cut(facts["num_samples"], facts["shard_size"]):
-        for name in facts["formats"]:
-            yield from FORMATS[name].files(folder, shard, labels)
+        yield from shard_files(folder, facts, shard, labels)
     if "scorer" in facts:
         yield folder / SCORES
-    yield folder / "manifest.json"
+    yield folder / MANIFEST
+
+
+def shard_files(folder: Path, facts: Facts, shard: Shard, labels: Labels) -> Iterator[Path]:
+    """A shard's files."""
+    for name in facts["formats"]:
+        yield from FORMATS[name].files(folder, shard, labels)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from ..errors import Cancelled, UsageError
 from ..sampling import PreparedRun
-from .batches import Conditions
+from .batches import Conditions, ran_out_of_memory
 
 EVALUATIONS = 2
 """Of a trial."""
@@ -39,21 +40,24 @@ def batch_size_for(run: PreparedRun, conditions: Conditions, limit: int | None, 
         UsageError: not one sample fits.
     """
     limit = free_memory(run.model.device) // 2 if limit is None else limit
-    low, high = (peak_of(run, conditions, size, most) for size in (1, 3))
-    each = max(high - low, 1) / 2 + STATES * run.dtype.itemsize * math.prod(run.model.shape)
-    fits = int((limit / SPARE - max(low - each, 0)) / each)
-    if fits < 1:
+    small, large = 1, min(3, most)
+    low = peak_of(run, conditions, small)
+    high = low if large == small else peak_of(run, conditions, large)
+    each = max(high - low, 1) / max(large - small, 1) + STATES * run.dtype.itemsize * math.prod(run.model.shape)
+    room = limit / SPARE - low
+    if room < 0:
         raise UsageError(
             f"one sample of {run.model.name} needs about {readable(low * SPARE)}, and the memory limit is "
             f"{readable(limit)}"
         )
+    fits = small + int(room / each)
     cap = LARGEST.get(run.model.device.type, LARGEST["other"])
     return most if most <= min(fits, cap) else 2 ** (min(fits, cap).bit_length() - 1)
 
 
-def peak_of(run: PreparedRun, conditions: Conditions, size: int, most: int) -> int:
-    """Bytes that the first evaluations of a batch take at their peak."""
-    rows = range(min(size, most))
+def peak_of(run: PreparedRun, conditions: Conditions, size: int) -> float:
+    """Bytes that the first evaluations of a batch take at their peak; infinite where there are not so many."""
+    rows = range(size)
     counted = 0
 
     def stop(event: Any) -> None:
@@ -68,10 +72,14 @@ def peak_of(run: PreparedRun, conditions: Conditions, size: int, most: int) -> i
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
     try:
-        with meter:
+        with nullcontext() if device.type == "cuda" else meter:
             run.run(rows, conditions.of(rows), advance=stop)
     except Cancelled:
         pass
+    except Exception as error:
+        if not ran_out_of_memory(error):
+            raise
+        return math.inf
     return torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else meter.peak
 
 
@@ -115,7 +123,7 @@ def free_memory(device: torch.device) -> int:
     return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
-UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 
 
 def parse_bytes(text: str) -> int:
@@ -124,7 +132,7 @@ def parse_bytes(text: str) -> int:
     Raises:
         UsageError: it is no amount of memory.
     """
-    number = text.strip().rstrip("BbGgIiKkMm")
+    number = text.strip().rstrip("BbGgIiKkMmTt")
     unit = text.strip()[len(number) :].upper() or "B"
     try:
         amount = float(number) * UNITS[unit]
@@ -137,6 +145,8 @@ def parse_bytes(text: str) -> int:
 
 def readable(amount: float) -> str:
     """Bytes for people."""
+    if math.isinf(amount):
+        return "more than there is"
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
         if amount >= size:
             return f"{amount / size:.3g} {unit}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from contextlib import ExitStack, suppress
 from datetime import datetime, timezone
@@ -14,41 +15,60 @@ from ..errors import UsageError
 
 EVERY = 0.5
 """Seconds between what a process tells the others."""
+LOST = 300.0
+"""Seconds after which a process that has told nothing new is taken to be lost."""
 
 
 class Progress:
     """How many samples this process has made; the first process shows them all.
 
     The processes tell each other by small files in the job's folder, which machines without any other link share too.
+    Nothing of the work depends on them, and a disk that is too full for them is for the writer to report.
 
     Args:
         folder: for these files.
-        name: of this process among those that share the folder.
-        label, total, done: of the bar, in samples; `done` were there before.
-        shown: whether this process shows the bar.
+        group: of the processes that work together.
+        rank: of this one among them.
     """
 
-    def __init__(self, folder: Path, name: str, label: str, total: int, done: int, shown: bool) -> None:
-        self.folder, self.own, self.shown = folder, folder / name, shown
-        self.label, self.total, self.before = label, total, done
-        self.made, self._told, self._stack = 0.0, 0.0, ExitStack()
+    def __init__(self, folder: Path, group: str, rank: int) -> None:
+        self.folder, self.group, self.own = folder, group, folder / f"{group}-rank{rank}"
+        self.made, self._told = 0.0, 0.0
+        self._total, self._before = 0, 0
+        self._move: Any = None
+        self._stack = ExitStack()
+        self._heard: dict[str, tuple[str | None, float]] = {}
+
+    def clear(self, *, alone: bool) -> None:
+        """Remove what killed runs left, other groups' too where this one is `alone`; before anybody tells anything."""
+        with suppress(OSError):
+            for file in self.folder.glob("*" if alone else f"{self.group}-*"):
+                file.unlink(missing_ok=True)
 
     def __enter__(self) -> Progress:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.own.write_text("0")
-        if self.shown:
-            from ..terminal import samples_bar
-
-            self._move = self._stack.enter_context(samples_bar(self.label, self.total, self.before))
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self.own.write_text("0")
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-        self.own.unlink(missing_ok=True)
         with suppress(OSError):  # others are still at work
+            self.own.unlink(missing_ok=True)
             self.folder.rmdir()
+
+    def show(self, label: str, total: int, before: int) -> None:
+        """Show a bar of `total` samples, of which so many were there before; nothing where there is no terminal."""
+        from rich.console import Console
+
+        console = Console(stderr=True)
+        if console.is_terminal or console.is_jupyter:
+            from ..terminal import samples_bar
+
+            self._total, self._before = total, before
+            self._move = self._stack.enter_context(samples_bar(label, total, before))
 
     def advance(self, samples: float) -> None:
         """So many more are made; fractions of a sample count."""
@@ -60,23 +80,35 @@ class Progress:
 
     def tell(self) -> None:
         """Tell the others, and show what they told."""
-        with suppress(OSError):  # a full disk is for the writer to report
+        with suppress(OSError):
             self.own.write_text(f"{self.made:.3f}")
-        if self.shown:
-            others = sum(read_number(file) for file in self.folder.iterdir() if file != self.own)
-            self._move(min(self.before + self.made + others, self.total))
+        if self._move is not None:
+            self._move(min(self._before + self.made + sum(self._others().values()), self._total))
 
     def others_at_work(self) -> bool:
-        """Whether another process has not finished yet."""
-        return any(file != self.own for file in self.folder.iterdir())
+        """Whether another process has not finished yet and has told something new not long ago."""
+        now, names = time.monotonic(), self._others()
+        return any(now - self._heard[name][1] < LOST for name in names)
+
+    def _others(self) -> dict[str, float]:
+        """What each other process last told; 0 where it is just writing it."""
+        numbers = {}
+        with suppress(OSError):
+            for file in self.folder.glob(f"{self.group}-*"):
+                if file != self.own:
+                    text = read(file)
+                    if self._heard.get(file.name, (None, 0.0))[0] != text:
+                        self._heard[file.name] = text, time.monotonic()
+                    numbers[file.name] = float(text or 0)
+        return numbers
 
 
-def read_number(file: Path) -> float:
-    """What a process last told; 0 where it is just writing it or has gone."""
+def read(file: Path) -> str:
+    """What a process told; nothing where it has just ended."""
     try:
-        return float(file.read_text())
-    except (OSError, ValueError):
-        return 0.0
+        return file.read_text()
+    except OSError:
+        return ""
 
 
 class Log:
@@ -89,7 +121,7 @@ class Log:
     """
 
     def __init__(self, file: str | Path | None, rank: int = 0) -> None:
-        self.rank = rank
+        self.rank, self._lock = rank, threading.Lock()
         self.file = None if file is None else Path(file)
         if self.file is not None and rank:
             self.file = self.file.with_name(f"{self.file.stem}-rank{rank}{self.file.suffix}")
@@ -103,7 +135,7 @@ class Log:
         if self._out is None:
             return
         line = {"time": datetime.now(timezone.utc).isoformat(), "rank": self.rank, "event": event, **facts}
-        with suppress(OSError):  # the log may lie on the disk that is full
+        with self._lock, suppress(OSError):  # the log may lie on the disk that is full
             self._out.write(json.dumps(line) + "\n")
             self._out.flush()
 

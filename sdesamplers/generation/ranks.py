@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
-from ..errors import UsageError
+from ..errors import SdesamplersError, UsageError
+from ..recipe import check_count
 
 T = TypeVar("T")
+
+PATIENCE = timedelta(hours=6)
+"""How long processes wait for each other at the start, where one may download a model or check a finished job."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +31,26 @@ class Ranks:
 
     @classmethod
     def here(cls) -> Ranks:
-        """As the launcher's environment says; alone where there is none."""
-        if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-            return cls()
-        import accelerate
+        """As the launcher's environment says; alone where there is none.
 
-        state = accelerate.PartialState()
+        Raises:
+            UsageError: the launcher started several processes that cannot find each other.
+        """
+        launched = int(os.environ.get("WORLD_SIZE", "1"))
+        if launched < 2:
+            return cls()
+        from accelerate import PartialState
+        from accelerate.utils import parse_flag_from_env
+
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE)
+        if state.num_processes == 1:  # accelerate takes processes on CPUs for lone ones unless it is told
+            PartialState._reset_state()
+            state = PartialState(cpu=True, timeout=PATIENCE)
+        if state.num_processes != launched:
+            raise UsageError(
+                f"WORLD_SIZE is {launched}, but accelerate finds {state.num_processes} process here; start with "
+                "accelerate launch or torchrun, or unset WORLD_SIZE and give each process its own part"
+            )
         return cls(state.process_index, state.num_processes)
 
     @property
@@ -47,6 +66,22 @@ class Ranks:
 
         gathered: list[T] = gather_object([item])
         return gathered
+
+    def from_first(self, work: Callable[[], T]) -> T:
+        """What the first process made of `work`, or the error that it met, for all."""
+        if self.count == 1:
+            return work()
+        answer: list[T] = []
+        error = None
+        if self.is_first:
+            try:
+                answer.append(work())
+            except SdesamplersError as met:
+                error = met
+        answer, error = self.gather((answer, error))[0]
+        if error is not None:
+            raise error
+        return answer[0]
 
     @contextmanager
     def one_after_first(self) -> Iterator[None]:
@@ -70,3 +105,18 @@ def parse_part(text: str) -> tuple[int, int]:
     if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise UsageError(f"a part is given as K/N, with K from 1 to N, such as 3/8, not {text!r}")
     return int(number) - 1, int(count)
+
+
+def check_part(part: tuple[int, int]) -> tuple[int, int]:
+    """A part as it is.
+
+    Raises:
+        UsageError: it is not (k, n) with 0 <= k < n.
+    """
+    if not (isinstance(part, tuple | list) and len(part) == 2):
+        raise UsageError(f"part must be (k, n), the k-th of n parts counted from 0, not {part!r}")
+    check_count("part[1]", part[1])
+    check_count("part[0]", part[0], 0)
+    if part[0] >= part[1]:
+        raise UsageError(f"part must be (k, n) with k from 0 to n - 1, not {tuple(part)}")
+    return int(part[0]), int(part[1])

@@ -6,28 +6,38 @@ import json
 import math
 import signal
 import threading
+import time
+import warnings
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from ..errors import Cancelled, SdesamplersError, UsageError
+from ..images import to_bytes
 from ..models.base import Model
 from ..plugin import Sampler
 from ..recipe import check_count
-from ..sampling import prepare
+from ..sampling import PreparedRun, prepare
+from . import batches
 from .batches import Batches, Conditions, fitting
-from .formats import SHOWN, Labels, formats_for, makes_pictures
-from .job import Facts, JobFolder, claim, discard, facts_of, stored_facts, written_by
+from .formats import SHOWN, Format, Labels, formats_for, makes_pictures
+from .identity import Facts, facts_of, scorer_facts
+from .job import JobFolder, claim, discard, stored_facts, written_by
 from .progress import Log
-from .ranks import Ranks
+from .ranks import Ranks, check_part
 from .shards import cut
 from .work import Work
 
 if TYPE_CHECKING:
-    from ..metrics import Scorer
+    from ..metrics import FeatureScorer
 
+ELSEWHERE = {**batches.ELSEWHERE, **dict.fromkeys(("trajectory", "log_probs", "callback"), "stream")}
+"""Words of `sample` that `generate` does not take, and where they are at home: what they make is not stored, and what
+a callback does is in no record."""
 SHARDS = 256
 """About how many shards a large job has by default: enough to share out evenly."""
 SHARD_BYTES = 2**28
@@ -69,7 +79,7 @@ def generate(
     resume: bool = False,
     overwrite: bool = False,
     part: tuple[int, int] = (0, 1),
-    scorer: Scorer | None = None,
+    scorer: FeatureScorer | None = None,
     progress: bool = False,
     json_log: str | Path | None = None,
     cancel: threading.Event | None = None,
@@ -84,7 +94,7 @@ def generate(
 
     Args:
         model, sampler: as in `sample`.
-        out: the folder; `manifest.json` is written there when all is done.
+        out: the folder; `manifest.json` is written there when all is done, and not before.
         num_samples: how many in all.
         formats: any of "safetensors" (samples as the model gives them), "png", "webdataset" and "grid".
         batch_size: how many at once; by default as many as fit (see `memory_limit`). Other sizes give the same samples
@@ -96,71 +106,99 @@ def generate(
         condition: one for all, or one a sample.
         resume: go on with the same job in `out`, after a check of what is there, or begin it.
         overwrite: discard an earlier job in `out`.
-        part: (k, n): make only the k-th of n parts, counted from 0, for processes without a launcher.
+        part: (k, n): make only the k-th of n parts, counted from 0, for processes without a launcher; with `resume`,
+            for the parts share the folder.
         scorer: compare all pictures' features with its reference, in `scores.json`.
         progress: show a progress bar for all processes.
         json_log: file for a log of events as lines of JSON.
         cancel: when set, the job stops as by a signal.
-        **words: the other words of `sample`, the sampler's options among them.
+        **words: the other words of `sample`, the sampler's options among them. Not `trajectory`, `log_probs` and
+            `callback`: `stream` takes these.
 
     Raises:
         UsageError: words that do not fit, or a folder that holds another job.
         Cancelled: stopped by SIGINT, SIGTERM or `cancel`; what is finished is kept.
         SdesamplersError: a file could not be written; what is finished is kept.
     """
-    ranks, stop = Ranks.here(), cancel or threading.Event()
+    stop = cancel or threading.Event()
     check_count("num_samples", num_samples)
     check_count("first_index", first_index, 0)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
+    part = check_part(part)
     if resume and overwrite:
         raise UsageError("resume goes on with a job and overwrite discards it; give one of them")
-    run = prepare(model, sampler, cancel=stop, **fitting(words, "generate"))
+    formats = [formats] if isinstance(formats, str) else formats
+    run = prepare(model, sampler, cancel=stop, **fitting(words, "generate", ELSEWHERE))
     styles = formats_for(formats, run.model, scorer)
     conditions = Conditions(run.model, condition, num_samples)
-    folder = Path(out)
-    if ranks.is_first and overwrite:
-        discard(folder)
-    there = ranks.gather(stored_facts(folder) if ranks.is_first else None)[0]
-    if there is not None and batch_size is None:
-        batch_size, shard_size = there.get("batch_size"), shard_size or there.get("shard_size")
-    if batch_size is None:
-        from .memory import batch_size_for
+    ranks, folder = Ranks.here(), Path(out)
+    with closing(Log(json_log, ranks.rank)) as log, stopped_by_signals(stop) as signals:
+        there = ranks.from_first(lambda: None if overwrite else stored_facts(folder)) or {}
+        adopted = [key for key, value in (("batch_size", batch_size), ("shard_size", shard_size)) if value is None]
+        batch_size, shard_size = batch_size or there.get("batch_size"), shard_size or there.get("shard_size")
+        if batch_size is None:
+            from .memory import batch_size_for
 
-        batch_size = min(ranks.gather(batch_size_for(run, conditions, memory_limit, num_samples)))
-    shard_size = checked_shard(shard_size, batch_size, num_samples, run.model, styles)
-    if ranks.is_first:
-        facts = facts_of(run, num_samples=num_samples, first_index=first_index, condition=conditions.words)
-        facts |= {"formats": list(styles), "batch_size": batch_size, "shard_size": shard_size}
-        if scorer is not None:
-            facts["scorer"] = scorer.description
-        claim(folder, facts, resume=resume)
-    job = JobFolder(folder, ranks.gather(stored_facts(folder) if ranks.is_first else None)[0] or {})
-    log = Log(json_log, ranks.rank)
-    work = Work(
-        job=job,
-        shards=cut(num_samples, shard_size),
-        formats=styles,
-        labels=Labels(first_index, run.seed, json.dumps(job.facts), conditions.words),
-        batches=Batches(run, conditions, first_index, batch_size, lambda size: log("out of memory", batch_size=size)),
-        size=batch_size,
-        pictures=makes_pictures(run.model) and set(styles) != {"safetensors"},
-        log=log,
-    )
-    try:
-        with stopped_by_signals(stop) as signals:
+            batch_size = min(ranks.gather(batch_size_for(run, conditions, memory_limit, num_samples)))
+        shard_size = checked_shard(shard_size, batch_size, num_samples, run.model, styles)
+
+        def begin() -> JobFolder:
+            facts = facts_of(run, conditions, num_samples=num_samples, first_index=first_index)
+            facts |= {"formats": list(styles), "batch_size": batch_size, "shard_size": shard_size}
+            if scorer is not None:
+                facts["scorer"] = scorer_facts(scorer)
+            if overwrite:
+                discard(folder)
+            return claim(folder, facts, resume=resume, adopted=adopted)
+
+        job = ranks.from_first(begin)
+        if not job.inside.is_dir():
+            raise UsageError(f"{folder} is not here what it is to the first process; all need one shared folder")
+        labels = Labels(first_index, run.seed, json.dumps(job.facts), conditions.words)
+        work = work_on(job, styles, labels, run, conditions, log)
+        try:
             made = work.run(ranks, part, progress, stop)
-    except Cancelled:
-        log("stopped", by=signals)
-        raise Cancelled(f"stopped{f' by {signals[0]}' if signals else ''}: {work.standing}; {GO_ON}") from None
-    except SdesamplersError as error:
-        log("failed", error=str(error))
-        raise type(error)(f"{error}. {work.standing}; {GO_ON}") from error
-    manifest = work.finish(scorer)
-    log("end", made=made, complete=manifest is not None)
-    log.close()
+            manifest = work.finish(scorer)
+        except Cancelled:
+            log("stopped", by=signals)
+            raise Cancelled(f"stopped{f' by {signals[0]}' if signals else ''}: {work.standing}; {GO_ON}") from None
+        except Exception as error:
+            log("failed", error=str(error))
+            if isinstance(error, SdesamplersError):
+                error.args = (f"{error}. {work.standing}; {GO_ON}",)
+            raise
+        log("end", made=made, complete=manifest is not None)
     return Generated(folder, made, manifest)
 
 
 GO_ON = "the same call with resume (--resume) goes on from there"
+
+
+def work_on(
+    job: JobFolder, styles: dict[str, Format], labels: Labels, run: PreparedRun, conditions: Conditions, log: Log
+) -> Work:
+    """The work that a job's facts describe."""
+    model, size = run.model, job.facts["batch_size"]
+    pictures = makes_pictures(model) and set(styles) != {"safetensors"}
+
+    def halved(now: int) -> None:
+        log("out of memory", batch_size=now)
+        warnings.warn(f"memory ran out: {now} samples at once from here on, which changes rounding", stacklevel=2)
+
+    def look(samples: Tensor) -> Any:
+        return to_bytes(model.decode(samples), model.decoded_range) if pictures else None
+
+    return Work(
+        job=job,
+        shards=cut(job.facts["num_samples"], job.facts["shard_size"]),
+        formats=styles,
+        labels=labels,
+        batches=Batches(run, conditions, labels.first_index, size, halved, look),
+        size=size,
+        pictures=pictures,
+        log=log,
+    )
 
 
 def checked_shard(size: int | None, batch_size: int, count: int, model: Model, formats: Collection[str]) -> int:
@@ -178,17 +216,25 @@ def checked_shard(size: int | None, batch_size: int, count: int, model: Model, f
     return size
 
 
+INSISTING = 1.0
+"""Seconds after which another SIGINT is taken to be meant; terminals and launchers may both send one at once."""
+
+
 @contextmanager
 def stopped_by_signals(stop: threading.Event) -> Iterator[list[str]]:
-    """SIGINT and SIGTERM set `stop`; their names are added to what is yielded. A second SIGINT interrupts at once."""
+    """SIGINT and SIGTERM set `stop`; their names are added to what is yielded. A later SIGINT interrupts at once."""
     names: list[str] = []
     if threading.current_thread() is not threading.main_thread():
         yield names  # only the main thread may ask for signals
         return
+    first = math.inf
 
     def handle(number: int, frame: Any) -> None:
-        if stop.is_set() and number == signal.SIGINT:
+        nonlocal first
+        now = time.monotonic()
+        if now - first > INSISTING and number == signal.SIGINT:
             raise KeyboardInterrupt
+        first = min(first, now)
         names.append(signal.Signals(number).name)
         stop.set()
 

@@ -76,33 +76,29 @@ class Batch:
             min(part.size for part in parts),
         )
 
-    def save(self, file: Path) -> None:
-        """Keep an unfinished shard's batch, with a checksum of what is in it."""
+    def save(self, file: Path, key: str) -> None:
+        """Keep an unfinished shard's batch, with a checksum of what is in it and of `key`, the job's."""
         from safetensors.torch import save
 
         tensors = {"samples": self.samples.contiguous(), "nfe": torch.from_numpy(self.nfe)}
         if self.pixels is not None:
             tensors["pixels"] = torch.from_numpy(self.pixels)
         content = save(tensors, {"size": str(self.size)})
-        write(file, hashlib.sha256(content).digest() + content)
+        write(file, hashlib.sha256(key.encode() + content).digest() + content)
 
     @classmethod
-    def load(cls, file: Path, rows: range) -> Batch | None:
-        """What `save` kept; None where it is not there or not whole."""
-        from safetensors import SafetensorError
+    def load(cls, file: Path, rows: range, key: str) -> Batch | None:
+        """What `save` kept; None where it is not there, not whole, or another job's."""
         from safetensors.torch import load
 
         try:
             whole = file.read_bytes()
         except OSError:
             return None
-        digest, content = whole[:32], whole[32:]
-        if hashlib.sha256(content).digest() != digest:
+        content = whole[32:]
+        if hashlib.sha256(key.encode() + content).digest() != whole[:32]:
             return None
-        try:
-            tensors = load(content)
-        except SafetensorError:
-            return None
+        tensors = load(content)
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         pixels = tensors.get("pixels")
         return cls(
@@ -114,13 +110,18 @@ class Batch:
         )
 
 
+def sha256(content: bytes) -> str:
+    """SHA-256 as 64 hexadecimal digits."""
+    return hashlib.sha256(content).hexdigest()
+
+
 def digest(files: list[Path]) -> str:
     """SHA-256 of a file; of several, that of the listing that sha256sum prints of them."""
-    sums = [hashlib.sha256(file.read_bytes()).hexdigest() for file in files]
+    sums = [sha256(file.read_bytes()) for file in files]
     if len(files) == 1:
         return sums[0]
     listing = "".join(f"{each}  {file.name}\n" for each, file in zip(sums, files, strict=True))
-    return hashlib.sha256(listing.encode()).hexdigest()
+    return sha256(listing.encode())
 
 
 def describe(files: list[Path]) -> dict[str, Any]:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from ..errors import Cancelled
-from ..files import write
-from ..images import to_bytes
 from ..loop import Event
+from ..sampling import warn_if_far
 from .batches import Batches
 from .formats import SCORES, Format, Labels
-from .job import Facts, JobFolder, environment
+from .identity import Facts, environment
+from .job import JobFolder
 from .progress import EVERY, Log, Progress
 from .ranks import Ranks
 from .shards import Batch, Shard, describe
 from .writer import Writer
 
 if TYPE_CHECKING:
-    from ..metrics import Scorer
+    from ..metrics import FeatureScorer
 
 
 @dataclass(eq=False)
@@ -39,7 +39,7 @@ class Work:
         labels: what is written beside samples.
         batches: makes samples.
         size: of a batch, as the shards are cut.
-        pictures: whether samples are decoded to pixels.
+        pictures: whether `batches` makes pixels of samples.
         log: of events.
     """
 
@@ -59,23 +59,37 @@ class Work:
             Cancelled: `stop` was set.
         """
         mine = self.shards[part[0] :: part[1]]
-        checked = [shard.number for shard in mine[ranks.rank :: ranks.count] if self._is_whole(shard)]
-        whole = {number for numbers in ranks.gather(checked) for number in numbers}
-        todo = [shard for shard in mine if shard.number not in whole]
-        own = todo[ranks.rank :: ranks.count]
-        there, total = (sum(len(shard.rows) for shard in some) for some in ([s for s in mine if s not in todo], mine))
-        self.log("begin", shards=len(own), of=len(self.shards), samples=sum(len(shard.rows) for shard in own))
-        label = f"{self.batches.run.spec.name} on {self.batches.run.model.name}"
-        name = f"part{part[0]}-rank{ranks.rank}"
-        folder = self.job.inside / f"progress-{part[0]}"
-        made = 0
-        with Progress(folder, name, label, total, there, shown and ranks.is_first) as bar, Writer() as writer:
-            for shard in own:
-                made += self._make(shard, writer, bar)
+        progress = Progress(self.job.inside / "progress", f"{part[0] + 1}-of-{part[1]}", ranks.rank)
+        if ranks.is_first:
+            progress.clear(alone=part[1] == 1)
+        ranks.gather(None)
+        with progress, Writer() as writer:
+            whole = self._check(mine[ranks.rank :: ranks.count], stop)
+            there = {number for numbers in ranks.gather(whole) for number in numbers}
+            todo = [shard for shard in mine if shard.number not in there]
+            own = todo[ranks.rank :: ranks.count]
+            self.log("begin", shards=len(own), of=len(self.shards), samples=count(own))
+            if shown and ranks.is_first:
+                label = f"{self.batches.run.spec.name} on {self.batches.run.model.name}"
+                progress.show(label, count(mine), count(mine) - count(todo))
+            made = sum(self._make(shard, writer, progress) for shard in own)
             writer.close()
             if ranks.is_first:
-                self._await(todo, bar, stop)
+                self._await(todo, progress, stop)
         return made
+
+    def _check(self, shards: Sequence[Shard], stop: threading.Event) -> list[int]:
+        """The numbers of those shards that are whole; all others are open again, and what a killed run left is gone."""
+        whole = []
+        for shard in shards:
+            if stop.is_set():
+                raise Cancelled("stopped while the files were checked")
+            if self.job.is_whole(shard, self.formats, self.labels):
+                whole.append(shard)
+            else:
+                self.job.reopen(shard)
+        self.job.tidy(shards, whole, self.labels)
+        return [shard.number for shard in whole]
 
     @property
     def standing(self) -> str:
@@ -83,28 +97,25 @@ class Work:
         done = sum(self.job.read_record(shard) is not None for shard in self.shards)
         return f"{done} of {len(self.shards)} shards in {self.job.path} are finished"
 
-    def finish(self, scorer: Scorer | None) -> Facts | None:
+    def finish(self, scorer: FeatureScorer | None) -> Facts | None:
         """Score and sum up, where every shard is finished."""
         if any(self.job.read_record(shard) is None for shard in self.shards):
             return None
         if scorer is not None:
-            write(self.job.path / SCORES, json.dumps(self._score(scorer), indent=1) + "\n")
+            self.job.publish(SCORES, self._score(scorer))
         return self.job.write_manifest(self.shards)
-
-    def _is_whole(self, shard: Shard) -> bool:
-        return self.job.is_whole(shard, self.formats, self.labels)
 
     def _make(self, shard: Shard, writer: Writer, bar: Progress) -> int:
         """Make a shard's samples and have them written; returns how many were not kept from an earlier run."""
         parts, made = [], 0
         for rows in shard.batches(self.size):
             kept = self.job.batch_file(shard, rows)
-            batch = Batch.load(kept, rows)
+            batch = Batch.load(kept, rows, self.job.key)
             if batch is None:
                 batch = self._sample(rows, bar)
                 made += len(rows)
                 if rows.stop < shard.rows.stop:
-                    writer.put(partial(batch.save, kept))
+                    writer.put(partial(batch.save, kept, self.job.key))
             else:
                 bar.advance(len(rows))
             parts.append(batch)
@@ -112,22 +123,29 @@ class Work:
         return made
 
     def _sample(self, rows: range, bar: Progress) -> Batch:
-        begun, planned, run = time.perf_counter(), self.batches.run.evaluations, self.batches.run
+        begun, planned, run = time.perf_counter(), self._planned, self.batches.run
         told = 0.0
 
         def advance(event: Event) -> None:
             nonlocal told
-            if planned:
-                told += len(rows) / planned
-                bar.advance(len(rows) / planned)
+            step = len(event.x) / planned if planned else 0.0
+            step = min(step, len(rows) - told)  # batches that memory did not hold are counted once
+            told += step
+            bar.advance(step)
 
-        parts = self.batches.make(rows, advance)
+        made = self.batches.make(rows, advance)
         bar.advance(len(rows) - told)
-        result = run.result(parts, rows)
-        pixels = to_bytes(result.decoded, run.model.decoded_range) if self.pictures else None
-        seconds = time.perf_counter() - begun
-        self.log("batch", first=self.labels.index(rows.start), count=len(rows), nfe=result.nfe, seconds=seconds)
-        return Batch(rows, result.samples, result.nfe_per_sample, pixels, max(len(part.samples) for part in parts))
+        samples, nfe = torch.cat([part.samples for part, _ in made]), np.concatenate([part.nfe for part, _ in made])
+        pixels = np.concatenate([look for _, look in made]) if self.pictures else None
+        if rows.start == 0:  # once, where a batch a warning would be hundreds
+            warn_if_far(samples, run.model, run.recipe)
+        facts = {"first": self.labels.index(rows.start), "count": len(rows), "nfe": int(nfe.sum())}
+        self.log("batch", **facts, seconds=time.perf_counter() - begun)
+        return Batch(rows, samples, nfe, pixels, max(len(part.samples) for part, _ in made))
+
+    @cached_property
+    def _planned(self) -> int | None:
+        return self.batches.run.evaluations
 
     def _store(self, shard: Shard, parts: list[Batch]) -> None:
         """Write a shard, note that it is finished, and drop what was kept of it; in the writer's thread."""
@@ -158,7 +176,7 @@ class Work:
             if stop.wait(EVERY):
                 raise Cancelled("stopped while the other processes were at work")
 
-    def _score(self, scorer: Scorer) -> Facts:
+    def _score(self, scorer: FeatureScorer) -> Facts:
         """The whole job's features against the reference; they are joined in the samples' order, whoever made them."""
         from safetensors.torch import load_file
 
@@ -166,4 +184,11 @@ class Work:
         score = scorer.score_features(torch.cat([load_file(file)["features"] for file in files]).numpy())
         numbers = {"frechet": score.frechet, "sliced_wasserstein": score.sliced_wasserstein}
         # Six digits: the last ones depend on how many threads there are.
-        return {"count": score.count, "scorer": scorer.description} | {k: float(f"{v:.6g}") for k, v in numbers.items()}
+        return {"count": score.count, "scorer": scorer.description} | {
+            k: float(f"{v:.6g}") for k, v in numbers.items() if v is not None
+        }
+
+
+def count(shards: Sequence[Shard]) -> int:
+    """How many samples are in them."""
+    return sum(len(shard.rows) for shard in shards)

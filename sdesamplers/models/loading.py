@@ -144,6 +144,8 @@ def tuned(model: Model, *, compile: bool, channels_last: bool) -> Model:
     """
     if not (compile or channels_last):
         return model
+    import torch
+
     if not isinstance(model.network, torch.nn.Module):
         raise UsageError(f"compile and channels_last are for networks, and {model.name!r} has none")
     if channels_last:

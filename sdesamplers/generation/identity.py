@@ -1,0 +1,172 @@
+"""What decides the samples of a job, as plain data: the same for the same call, and not for another."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import __version__
+from ..models.base import Model, ModelAround
+from ..sampling import PreparedRun
+from ..sde import SDE, GaussianProcess
+from .batches import Conditions
+
+if TYPE_CHECKING:
+    from ..metrics import FeatureScorer
+
+Facts = dict[str, Any]
+
+LAYOUT = 1
+"""Of a job's files; another number is another layout."""
+TOLD = ("process", "prediction", "shape", "dtype", "device", "name", "revision", "network", "tuning")
+"""Attributes of a model that a job's facts name by themselves, or that do not decide its samples."""
+LISTED = 16
+"""Entries of a list that are written out; longer ones are told by a hash."""
+
+
+def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, first_index: int) -> Facts:
+    """Everything that decides a job's samples, beside how they are cut and stored."""
+    facts = {
+        "layout": LAYOUT,
+        "model": model_facts(run.model),
+        "recipe": run.recipe.as_dict(),
+        "guidance_scale": run.guidance_scale,
+        "condition": plain(conditions.words or conditions.given),
+        "seed": run.seed,
+        "first_index": first_index,
+        "num_samples": num_samples,
+        "state_dtype": str(run.dtype).removeprefix("torch."),
+        "environment": environment(run.model),
+    }
+    read_back: Facts = json.loads(json.dumps(facts))  # tuples become lists
+    return read_back
+
+
+def model_facts(model: Model) -> Facts:
+    """A model's name and what tells its predictions from another's: weights, schedule, settings, and its own facts."""
+    facts: Facts = {
+        "name": model.name,
+        "revision": model.revision,
+        "weights_sha256": weights_hash(model.network),
+        "prediction": model.prediction,
+        "shape": list(model.shape),
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "process": type(model.process).__name__,
+        "schedule": schedule_hash(model),
+        "tuning": list(model.tuning) or None,
+        "autocast": autocast_dtype(model),
+        "settings": settings(model),
+        **model.facts(),
+    }
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def autocast_dtype(model: Model) -> str | None:
+    """What a model's network is cast to while it runs; None where it is not."""
+    while isinstance(model, ModelAround):
+        model = model.model
+    with getattr(model, "_autocast", nullcontext)():
+        kind = model.device.type
+        return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
+
+
+def settings(thing: Any) -> Facts | None:
+    """An object's public attributes, which for classes of this library are what it was made with.
+
+    Other libraries' classes, and users', may keep what changes from run to run in theirs; theirs are told by
+    `Model.facts`.
+    """
+    if not type(thing).__module__.startswith("sdesamplers."):
+        return None
+    network = getattr(thing, "network", None)
+    found = {
+        key: plain(value)
+        for key, value in sorted(vars(thing).items())
+        if not (key.startswith("_") or key in TOLD or value is None or value is network)
+    }
+    return {key: value for key, value in found.items() if value is not None} or None
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON, large ones by a hash; None where it cannot be told from others of its kind."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | range):
+        entries = [plain(entry) for entry in value]
+        return entries if len(entries) <= LISTED else fingerprint(json.dumps(entries).encode())
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(torch.as_tensor(value))
+    if isinstance(value, Tensor):
+        return fingerprint(described(value))
+    if isinstance(value, torch.nn.Module):
+        return weights_hash(value)
+    if isinstance(value, SDE):
+        return type(value).__name__
+    return settings(value) if hasattr(value, "__dict__") and not callable(value) else None
+
+
+def weights_hash(network: Any) -> str | None:
+    """SHA-256 over a network's parameters and buffers, by name.
+
+    None where the model is no network, or one whose weights are elsewhere until they are needed ("meta" tensors).
+    """
+    if not isinstance(network, torch.nn.Module):
+        return None
+    whole = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if not isinstance(value, Tensor):
+            continue  # a module's extra state
+        if value.is_meta:
+            return None
+        whole.update(f"{name} ".encode())
+        whole.update(described(value))
+    return whole.hexdigest()
+
+
+def described(tensor: Tensor) -> bytes:
+    """A tensor's dtype, shape and bytes."""
+    content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return f"{tensor.dtype} {tuple(tensor.shape)}\n".encode() + content.tobytes()
+
+
+def schedule_hash(model: Model) -> str | None:
+    """A fingerprint of sigma and alpha over time; None where the process has none."""
+    if not isinstance(model.process, GaussianProcess):
+        return None
+    times = np.linspace(model.process.t_min, model.process.t_max, 17)
+    values = [model.process.sigma(times), model.process.alpha(times)]
+    # Twelve digits: libraries of mathematics differ in the last ones.
+    return fingerprint(" ".join(f"{v:.12g}" for row in values for v in np.broadcast_to(row, times.shape)).encode())
+
+
+def scorer_facts(scorer: FeatureScorer) -> Facts:
+    """What tells a scorer's numbers from another's, as far as it can be seen: its words, network and reference."""
+    seen = {key: plain(getattr(scorer, key, None)) for key in ("net", "reference")}
+    return {"description": scorer.description, **{key: value for key, value in seen.items() if value is not None}}
+
+
+def environment(model: Model) -> Facts:
+    """Versions, and the kind of device."""
+    versions = {"sdesamplers": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    with suppress(importlib.metadata.PackageNotFoundError):
+        versions["diffusers"] = importlib.metadata.version("diffusers")
+    return {**versions, "device": model.device.type}
+
+
+def fingerprint(content: bytes) -> str:
+    """A short hash."""
+    return hashlib.sha256(content).hexdigest()[:16]
