@@ -253,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--work", type=Path, default=Path("out/work_precision"), help="where all is kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the report goes")
     parser.add_argument("--blocks", type=int, default=4, help=f"of {BLOCK} starts in the final")
+    parser.add_argument("--budgets", type=int, nargs="*", default=list(NEAREST), help="of the final")
     parser.add_argument("--report", action="store_true", help="write the report from what was measured, run nothing")
     words = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -262,7 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log = wp.Log(words.work / "tournament.jsonl")
         chosen = Tournament(log, wp.embedded(32, words.work)).rounds(peers, say)
         by_hand = found_by_hand(words.work / "extra.jsonl")
-        chosen = {budget: [*settings, *by_hand.get(budget, [])] for budget, settings in chosen.items()}
+        chosen = {budget: [*chosen[budget], *by_hand.get(budget, [])] for budget in words.budgets}
         final(with_winners(chosen), words.work, words.blocks, say)
     write_report(words.work, words.out)
 

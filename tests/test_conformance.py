@@ -64,7 +64,13 @@ def test_run_is_sample():
 # --- every registered sampler -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(sds.samplers()))
+LONG = ("seeds-2", "seeds-3", "sra1", "sra3")
+"""Twelve seconds and more each; their families' shorter ones are in the default suite."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in sorted(sds.samplers())]
+)
 def test_registered_sampler_conforms(name):
     check_sampler(name).require()
 

@@ -52,6 +52,7 @@ def inverse():
 # --- the embedded model's likelihood --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_heun_and_rk45_find_the_same_bits_on_test_images():
     """Same probes and dequantisation: Heun's error is a third of what it moved as steps doubled, and here within half.
 

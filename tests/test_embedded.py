@@ -34,6 +34,7 @@ def test_the_model_card_states_data_recipe_time_and_scores():
     assert len(re.findall(r"\d+\.\d+", card)) > 6
 
 
+@pytest.mark.slow
 def test_samples_score_far_nearer_to_real_images_than_noise_does(scorer):
     """Bounds: an eighth of the way from real images to Gaussian noise, which blurred or broken garments exceed."""
     samples = sds.sample("fashion-mnist", "edm", num_samples=COUNT, seed=5, batch_size=64).samples
@@ -78,7 +79,11 @@ PLAIN = ("euler", "heun", "euler-maruyama", "ddim", "ddpm", "rk45")
 
 @pytest.mark.parametrize(
     ("sampler", "dtype", "limit"),
-    [(name, "float64", 1e-9) for name in (*PLAIN, "abm", "er-sde")] + [(name, "float32", 2e-4) for name in PLAIN],
+    [
+        pytest.param(name, dtype, limit, marks=pytest.mark.slow if name == "rk45" else ())
+        for dtype, limit, names in (("float64", 1e-9, (*PLAIN, "abm", "er-sde")), ("float32", 2e-4, PLAIN))
+        for name in names
+    ],
 )
 def test_samples_do_not_depend_on_the_batch(sampler, dtype, limit):
     """0..7 as one batch of 8, as 8 of 1 and as 3 + 5, on a network; the conformance kit asks it of every sampler.

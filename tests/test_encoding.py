@@ -19,7 +19,7 @@ NO_ODE = sorted(
     if (s.stochastic and s.noiseless is None) or {"log_density", "stationary"} & {*s.needs}
 )
 # From data to noise their coefficients are square roots of negative numbers.
-NOT_FORWARDS = ["dpm-solver-2m", "dpm-solver-3m"]
+NOT_FORWARDS = ["dpm-solver-3m"]
 WALKERS = sorted({*SPECS} - {*NO_ODE, *NOT_FORWARDS})
 
 

@@ -278,14 +278,15 @@ def test_results_show_pictures_and_not_latents(tmp_path: Path) -> None:
         assert image.size == (16, 16)
         assert np.abs(np.asarray(image).transpose(2, 0, 1) - pixels.numpy()).max() <= 0.51
     assert result.condition.tolist() == ["a cat", "a dog"]
-    from sdesamplers.cli.run_commands import write_pngs, write_safetensors
-
-    assert Image.open(write_pngs(result, tmp_path)[0]).size == (16, 16)
-    (stored,) = write_safetensors(result, tmp_path)
+    words = {"steps": 3, "condition": ["a cat", "a dog"], "guidance_scale": 2.0, "num_samples": 2}
+    sds.generate(model, "ddim", **words, out=tmp_path / "out", formats=["png", "safetensors"])
+    for image, index in zip(result.images, range(2), strict=True):
+        assert np.array_equal(Image.open(tmp_path / "out" / f"sample-{index:06d}.png"), image)
     from safetensors import safe_open
 
-    with safe_open(stored, "pt") as file:
-        assert json.loads(file.metadata()["condition"]) == ["a cat", "a dog"]
+    with safe_open(tmp_path / "out" / "samples.safetensors", "pt") as file:
+        assert json.loads(file.metadata()["sdesamplers"])["condition"] == ["a cat", "a dog"]
+        torch.testing.assert_close(file.get_tensor("samples"), result.samples, rtol=1e-5, atol=1e-5)
 
 
 def test_a_stored_result_does_not_hold_the_model() -> None:
