@@ -64,9 +64,9 @@ class Size:
     images: int = 1280
     batch: int = 64
     nfe: int = 10
-    rounds: int = 5
+    rounds: int = 3
     batches: int = 4
-    calls: int = 10
+    calls: int = 6
 
 
 QUICK = Size(images=64, batch=16, nfe=3, rounds=1, batches=2, calls=2)
