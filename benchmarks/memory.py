@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
-import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +24,9 @@ import torch
 from machine import machine, sentence, target, write
 from overhead import TABLE, k_diffusion_version
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
 import sdesamplers as sds
+from sdesamplers.generation.memory import Meter
 from sdesamplers.loop import Evaluator
 from sdesamplers.models.base import Output
 from sdesamplers.recipe import make_path, make_recipe, start_run
@@ -85,43 +83,9 @@ FREE = ("sample_dpm_fast", "sample_dpm_adaptive")
 """Functions that take the ends of the grid and not the grid."""
 
 
-class LiveTensors(TorchDispatchMode):
-    """Counts the bytes of all storages that operations made or were given, while they live.
-
-    Attributes:
-        live: bytes held now.
-        peak: the most that were held at once.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = self.peak = 0
-        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_iter((args, kwargs, result)):
-            if isinstance(leaf, Tensor):
-                self._see(leaf.untyped_storage())
-        return result
-
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self._known:
-            return
-
-        def freed(_: Any) -> None:
-            del self._known[key]
-            self.live -= size
-
-        self._known[key] = weakref.ref(storage, freed)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-
-
 def high_water(run: Callable[[], Any]) -> float:
     """The most that a run holds at once, in state tensors."""
-    with LiveTensors() as count:
+    with Meter(given=True) as count:
         run()
     return count.peak / (torch.Size(SHAPE).numel() * 4)
 

@@ -61,10 +61,10 @@ def test_differences_between_step_counts():
 
 
 def test_live_tensors_are_counted_until_they_are_freed():
-    from memory import LiveTensors
+    from sdesamplers.generation.memory import Meter
 
     given = torch.ones(10)
-    with LiveTensors() as count:
+    with Meter(given=True) as count:
         a = given + 1
         assert count.live == 80
         b = a.view(2, 5)  # no storage of its own

@@ -41,15 +41,13 @@ class Conditions:
 
     def __init__(self, model: Model, condition: Any, count: int) -> None:
         self.model, self.given = model, in_words(condition)
-        self._each = isinstance(self.given, str) is False and hasattr(self.given, "__len__")
-        if self._each and len(self.given) not in (1, count):
-            raise UsageError(f"condition must be one for all or {count}, one a sample, not {len(self.given)}")
-        self._each = self._each and len(self.given) == count
-        if isinstance(
-            self.given, list
-        ):  # a label out of range is told before the first sample; prompts are in no range
+        length = len(self.given) if hasattr(self.given, "__len__") and not isinstance(self.given, str) else None
+        if length not in (None, 1, count):
+            raise UsageError(f"condition must be one for all or {count}, one a sample, not {length}")
+        self._each = length == count
+        if isinstance(self.given, list):
             labels = list(dict.fromkeys(word for word in self.given if isinstance(word, int)))
-            if labels:
+            if labels:  # one out of range is told before the first sample is made; prompts are in no range
                 model.condition_for(labels, len(labels))
         spread = self.of(range(1))
         self.words = words_of(spread if condition is None else self.given)

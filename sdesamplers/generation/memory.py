@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import weakref
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -84,29 +84,41 @@ def peak_of(run: PreparedRun, conditions: Conditions, size: int) -> float:
 
 
 class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors made inside and still alive, whoever allocates them.
+    """Counts the bytes of tensors that operations make while it is on, as long as they live, whoever allocates them.
+
+    Args:
+        given: count also what operations are given, from when they first are.
 
     Attributes:
-        peak: the most there were.
+        live: bytes held now.
+        peak: the most that were held at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, given: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.peak = 0
-        self._alive: dict[int, tuple[StorageWeakRef, int]] = {}
+        self.given, self.live, self.peak = given, 0, 0
+        self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {storage._cdata for storage in storages((args, kwargs))}
         out = function(*args, **(kwargs or {}))
-        for storage in storages(out):
-            if storage._cdata not in given:
-                watched = StorageWeakRef(storage)  # type: ignore[no-untyped-call]
-                self._alive[storage._cdata] = (watched, storage.nbytes())
-        gone = [key for key, entry in self._alive.items() if entry[0].expired()]  # type: ignore[no-untyped-call]
-        for key in gone:
-            del self._alive[key]
-        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        given = {storage._cdata: storage for storage in storages((args, kwargs))}
+        for storage in [*(given.values() if self.given else ()), *storages(out)]:
+            if self.given or storage._cdata not in given:
+                self._see(storage)
         return out
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+
+        def freed(_: Any) -> None:
+            del self._known[key]
+            self.live -= size
+
+        self._known[key] = weakref.ref(storage, freed)
+        self.live += size
+        self.peak = max(self.peak, self.live)
 
 
 def storages(tree: Any) -> list[torch.UntypedStorage]:

@@ -147,6 +147,10 @@ class Work:
     def _planned(self) -> int | None:
         return self.batches.run.evaluations
 
+    @cached_property
+    def _environment(self) -> Facts:
+        return environment(self.batches.run.model)
+
     def _store(self, shard: Shard, parts: list[Batch]) -> None:
         """Write a shard, note that it is finished, and drop what was kept of it; in the writer's thread."""
         whole = Batch.join(parts)
@@ -162,8 +166,8 @@ class Work:
         }
         if halved := [batch.size for batch in parts if batch.size < len(batch.rows)]:
             record["batch_size"] = min(halved)
-        if (here := environment(self.batches.run.model)) != self.job.facts["environment"]:
-            record["environment"] = here
+        if self._environment != self.job.facts["environment"]:
+            record["environment"] = self._environment
         self.job.finish(shard, record)
         for batch in parts[:-1]:
             self.job.batch_file(shard, batch.rows).unlink(missing_ok=True)
