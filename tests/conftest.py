@@ -1,6 +1,8 @@
 """Shared by every test."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +16,15 @@ pytest_plugins = "pytester"
 def one_thread():
     """The same arithmetic on every machine, and no fighting over cores under xdist."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def benchmarks() -> Iterator[Path]:
+    """The folder of the benchmarks, whose modules can be imported by their names."""
+    folder = Path(__file__).parent.parent / "benchmarks"
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
 
 
 @pytest.fixture

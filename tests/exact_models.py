@@ -39,6 +39,12 @@ def density(model, x):
     return MultivariateNormal(model.means[0], covariance + ratio**2 * torch.eye(len(covariance))).log_prob(x).numpy()
 
 
+def mixture_density(model, x):
+    """The same of a mixture."""
+    alpha = float(model.process.alpha(model.process.t_min))
+    return model.log_prob(alpha * x, model.process.t_min) + x.shape[1] * math.log(alpha)
+
+
 def pushed(model, x):
     """log density at x of the prior N(0, sigma_T^2 I) brought to t_min by the exact flow map of the Gaussian.
 

@@ -3,41 +3,26 @@
 import importlib
 import json
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import sdesamplers as sds
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+pytestmark = pytest.mark.usefixtures("benchmarks")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _path():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
+def module(name):
+    """A fixture that is a benchmark's module."""
+
+    @pytest.fixture(scope="module")
+    def load(benchmarks):
+        return importlib.import_module(name)
+
+    return load
 
 
-@pytest.fixture(scope="module")
-def step_cost(_path):
-    return importlib.import_module("step_cost")
-
-
-@pytest.fixture(scope="module")
-def adaptive(_path):
-    return importlib.import_module("adaptive")
-
-
-@pytest.fixture(scope="module")
-def startup(_path):
-    return importlib.import_module("startup")
-
-
-@pytest.fixture(scope="module")
-def suite(_path):
-    return importlib.import_module("suite")
+step_cost, adaptive, startup, suite = map(module, ("step_cost", "adaptive", "startup", "suite"))
 
 
 # --- step_cost --------------------------------------------------------------------------------------------------------
@@ -382,10 +367,10 @@ def test_ctrl_c_leaves_a_report_of_what_was_done(suite, folder, tmp_path, monkey
     assert "## Good, and quick" in (out / "report.md").read_text()
 
 
-def test_the_command_of_make_bench_exists(suite):
-    makefile = (BENCHMARKS.parent / "Makefile").read_text()
+def test_the_command_of_make_bench_exists(suite, benchmarks):
+    makefile = (benchmarks.parent / "Makefile").read_text()
     assert "benchmarks/suite.py --out out/benchmarks" in makefile
     assert {part.name for part in suite.PARTS} >= {"overhead", "work_precision", "scaling", "memory", "startup"}
-    described = (BENCHMARKS / "README.md").read_text()
+    described = (benchmarks / "README.md").read_text()
     for part in suite.PARTS:
         assert f"`{part.name}`" in described, part.name

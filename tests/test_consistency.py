@@ -5,19 +5,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from process_cases import PROCESSES as ALL
 
 import sdesamplers as sds
 
 MEAN = torch.tensor([0.5, -0.3], dtype=torch.float64)
 STD = 0.6
-PROCESSES = {
-    "vp": sds.VP(),
-    "ve": sds.VE(),
-    "sub-vp": sds.SubVP(),
-    "edm": sds.EDM(),
-    "flow": sds.RectifiedFlow(),
-    "cosine": sds.CosineVP(),
-}
+PROCESSES = {name: ALL[name] for name in ("vp", "ve", "sub-vp", "edm", "flow", "cosine")}
 
 
 def parts(process, t):

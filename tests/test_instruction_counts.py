@@ -1,8 +1,5 @@
 """What the drive loop costs, in numbers that a busy machine does not change: instructions, and tensors held."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
@@ -11,14 +8,7 @@ import sdesamplers as sds
 from sdesamplers.loop import Evaluator
 from sdesamplers.models.base import Output
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _benchmarks():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield
-    sys.path.remove(str(BENCHMARKS))
+pytestmark = pytest.mark.usefixtures("benchmarks")
 
 
 @pytest.mark.slow

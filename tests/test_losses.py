@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from process_cases import PROCESSES as ALL
 from process_cases import TABLE, ZERO_TABLE
 from scipy import integrate, stats
 from torch.autograd import forward_ad
@@ -12,15 +13,7 @@ from torch.autograd import forward_ad
 import sdesamplers as sds
 from sdesamplers import losses
 
-PROCESSES = {
-    "vp": sds.VP(),
-    "ve": sds.VE(),
-    "sub-vp": sds.SubVP(),
-    "edm": sds.EDM(),
-    "flow": sds.RectifiedFlow(),
-    "cosine": sds.CosineVP(),
-    "table": sds.DiscreteVP(TABLE),
-}
+PROCESSES = {name: ALL[name] for name in ("vp", "ve", "sub-vp", "edm", "flow", "cosine", "table")}
 TIMES = {
     "uniform": losses.UniformTimes(),
     "log-normal": losses.LogNormalSigma(),

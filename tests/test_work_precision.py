@@ -1,26 +1,17 @@
 """The work-precision benchmark on a few starts: its model, its truth, its counts and its report."""
 
+import importlib
 import json
-import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 import sdesamplers as sds
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def benchmark():
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        import work_precision
-
-        yield work_precision
-    finally:
-        sys.path.remove(str(BENCHMARKS))
+def benchmark(benchmarks):
+    return importlib.import_module("work_precision")
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +21,6 @@ def problem(benchmark):
 
 @pytest.fixture(scope="module")
 def diffusers_settings(benchmark):
-    import importlib
-
     settings = importlib.import_module(benchmark.PEERS["diffusers"]).settings()
     return {setting.name: setting for setting in settings}
 

@@ -278,8 +278,8 @@ def pushed_is_pulled(case: Case) -> Outcome:
     def answer(x: Tensor, point: Any) -> Prediction:
         output = model.predict(model_state(x, point).double(), point.t)
         output = output if isinstance(output, Output) else Output(output)
-        made = kind(x, point, output.value, model.prediction)
-        made.log_density, made.unguided = output.log_density, made
+        made, unguided = (kind(x, point, output.value, model.prediction) for _ in range(2))
+        made.log_density, made.unguided = output.log_density, unguided
         return made
 
     with torch.inference_mode():
