@@ -8,7 +8,7 @@ import json
 import os
 import platform
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .. import __version__
-from ..models.base import Model, ModelAround
+from ..models.base import Model
 from ..sampling import PreparedRun
 from ..sde import SDE, GaussianProcess
 from .batches import Conditions
@@ -28,7 +28,7 @@ Facts = dict[str, Any]
 
 LAYOUT = 1
 """Of a job's files; another number is another layout."""
-TOLD = ("process", "prediction", "shape", "dtype", "device", "name", "revision", "network", "tuning")
+TOLD = ("process", "prediction", "shape", "dtype", "device", "name", "revision", "network", "tuning", "autocast")
 """Attributes of a model that a job's facts name by themselves, or that do not decide its samples."""
 LISTED = 16
 """Entries of a list that are written out; longer ones are told by a hash."""
@@ -73,9 +73,7 @@ def model_facts(model: Model) -> Facts:
 
 def autocast_dtype(model: Model) -> str | None:
     """What a model's network is cast to while it runs; None where it is not."""
-    while isinstance(model, ModelAround):
-        model = model.model
-    with getattr(model, "_autocast", nullcontext)():
+    with model.autocast():
         kind = model.device.type
         return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
 

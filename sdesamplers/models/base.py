@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,6 +36,7 @@ class Model(ABC):
         name, revision: where it came from, recorded with samples.
         network: the module behind `predict`, None where there is none; its weights tell models apart in records.
         tuning: what was done to it that changes rounding ("compile", "channels_last").
+        autocast: makes the mixed-precision context that the network is asked in.
     """
 
     process: SDE
@@ -47,6 +49,7 @@ class Model(ABC):
     revision: str | None = None
     network: Any = None
     tuning: tuple[str, ...] = ()
+    autocast: Any = nullcontext
 
     def __repr__(self) -> str:
         process = type(self.process).__name__
@@ -105,6 +108,7 @@ class ModelAround(Model):
         self.process, self.prediction, self.shape = model.process, model.prediction, model.shape
         self.dtype, self.device, self.data_range = model.dtype, model.device, model.data_range
         self.name, self.revision, self.network = model.name, model.revision, model.network
+        self.tuning, self.autocast = model.tuning, model.autocast
 
     def facts(self) -> dict[str, Any]:
         return {**self.model.facts(), "around": type(self).__name__}

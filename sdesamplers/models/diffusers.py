@@ -61,7 +61,7 @@ class DiffusersModel(Model):
         self.shape, self.name, self.revision = tuple(shape), name, revision
         self.dtype, self.device = unet.dtype, unet.device
         self.num_classes, self.null_condition = num_classes, null_condition
-        self.round_timesteps, self._autocast = round_timesteps, autocast
+        self.round_timesteps, self.autocast = round_timesteps, autocast
         self._default = None
         if condition is not None:
             self.condition_for(condition, class_labels(condition, num_classes).size if num_classes else 1)
@@ -71,7 +71,7 @@ class DiffusersModel(Model):
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         timestep = timesteps_for(self.convention, t, x, rounded=self.round_timesteps)
-        context: AbstractContextManager[Any] = self._autocast()
+        context: AbstractContextManager[Any] = self.autocast()
         with context:
             given = self.convention.scale_input(x, t)
             output: Tensor = self.unet(given, timestep, class_labels=condition, return_dict=False)[0]

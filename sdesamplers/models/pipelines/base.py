@@ -123,7 +123,7 @@ class PipelineModel(Model):
         self.network.requires_grad_(False).eval()
         self.dtype, self.device = self.network.dtype, device_of(pipe, self.network)
         self.name = name or getattr(pipe, "name_or_path", None) or type(pipe).__name__
-        self.revision, self.round_timesteps, self._autocast = revision, round_timesteps, autocast
+        self.revision, self.round_timesteps, self.autocast = revision, round_timesteps, autocast
         autoencoder = part(pipe, self.AUTOENCODER)
         self._autoencoder = None if autoencoder is None else self.make_autoencoder(autoencoder)
         self.channels = int(self.network.config.in_channels)
@@ -208,7 +208,7 @@ class PipelineModel(Model):
         if condition is None:
             condition = self.condition_for(None, len(x))
         timestep = timesteps_for(self.convention, t, x, rounded=self.round_timesteps)
-        context: AbstractContextManager[Any] = self._autocast()
+        context: AbstractContextManager[Any] = self.autocast()
         with context:
             output = self.ask(self.convention.scale_input(x, t), timestep, condition)
         # Guidance and preconditioning add large multiples of it, which half precision has no digits for.
