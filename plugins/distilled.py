@@ -1,6 +1,6 @@
-"""Few-step samplers of distilled models: consistency models, latent consistency models and trajectory consistency.
+"""Few-step samplers of distilled models: consistency models, latent and trajectory consistency, and flow maps.
 
-What they do on a model that was not distilled is jump to its x0 estimate, which is a mean and not a sample.
+What all but the last do on a model that was not distilled is jump to its x0 estimate, a mean and not a sample.
 """
 
 from __future__ import annotations
@@ -110,7 +110,25 @@ def tcd(x: Tensor, path: Path, *, gamma: float = 0.3) -> Run:
     return x
 
 
+@sampler(
+    "flow-map-euler",
+    order=1,
+    needs=("marginals",),
+    reference="Geng et al. 2025 (MeanFlow), eq. 3, and algorithm 2 in several steps",
+)
+def flow_map_euler(x: Tensor, path: Path) -> Run:
+    """A flow map's jumps from point to point: as few as one, and exact where the flow map is.
+
+    x_s = x_t + (s - t) u(x_t, t, s), with u the mean velocity from t to s of a `FlowMapModel`. Other models are not
+    told s and give the velocity at t, which makes this `euler` in native coordinates.
+    """
+    for now, then in path.steps:
+        out = yield x, now.towards(then)
+        x = out.jump_to(then)
+    return x
+
+
 @hookimpl
 def sdesamplers_samplers() -> Sequence[Sampler]:
     """The samplers of this file."""
-    return [consistency, lcm, tcd]
+    return [consistency, lcm, tcd, flow_map_euler]

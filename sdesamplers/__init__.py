@@ -37,7 +37,7 @@ _HOMES = {
     "generation": ["Generated", "generate", "stream"],
     "grid": ["Span"],
     "models.analytic": ["GaussianModel", "MixtureModel", "grid_mixture"],
-    "models.base": ["FunctionModel", "Model", "Output"],
+    "models.base": ["FlowMapModel", "FunctionModel", "Model", "Output"],
     "models.density": ["DensityModel", "FunnelModel", "LangevinSDE"],
     "models.guidance": ["Guided"],
     "models.loading": ["load"],
@@ -110,6 +110,7 @@ if TYPE_CHECKING:
     from .models.analytic import GaussianModel as GaussianModel
     from .models.analytic import MixtureModel as MixtureModel
     from .models.analytic import grid_mixture as grid_mixture
+    from .models.base import FlowMapModel as FlowMapModel
     from .models.base import FunctionModel as FunctionModel
     from .models.base import Model as Model
     from .models.base import Output as Output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -106,13 +107,13 @@ class Evaluator:
             x = self._announce(x, point)
         rows = point.rows
         state = model_state(x, point)
-        if rows is None and self._tensor_only:  # the plain case, kept short: it is what a step costs
+        if rows is None and self._tensor_only and point.end is None:  # the plain case, which is what a step costs
             raw: Any = self._predict(state, point.t, self.condition)
             if raw.__class__ is not Tensor or raw.shape != state.shape:
                 raw = self._checked(raw, state).value
             prediction = self._prediction(x, point, raw, self._kind)
         else:
-            prediction = self._wrap(x, point, self._ask(state, point.t, rows))
+            prediction = self._wrap(x, point, self._ask(state, point.t, rows, point.end))
         self.evaluations += 1
         if rows is not None:
             self._partial += 1
@@ -141,6 +142,8 @@ class Evaluator:
             requests = [(self._announce(x, point, k), point) for k, (x, point) in enumerate(requests)]
         states = torch.cat([model_state(x, point) for x, point in requests])
         times = np.concatenate([np.broadcast_to(np.asarray(p.t, dtype=float), len(x)) for x, p in requests])
+        if any(point.end is not None for _, point in requests):
+            raise UsageError(f"{self.label}: a flow map is asked at one point after the other, not at several at once")
         everyone = np.arange(self.count)
         rows = np.concatenate([everyone if p.rows is None else p.rows for _, p in requests])
         raw = self._ask(states, times, rows)
@@ -160,10 +163,11 @@ class Evaluator:
                 self.record(prediction)
         return predictions
 
-    def _ask(self, state: Tensor, t: Scalar, rows: np.ndarray | None) -> Output:
+    def _ask(self, state: Tensor, t: Scalar, rows: np.ndarray | None, end: Scalar | None = None) -> Output:
+        predict = self._predict if end is None else partial(self.model.predict_to, end=end)
         condition = self.condition if rows is None or self.condition is None else self.condition[rows]
         inside = state.to(self.model.dtype)
-        answer = self._predict(inside, t, condition)
+        answer = predict(inside, t, condition)
         # A model that has answered once with a tensor of the state's dtype and shape is taken to go on so.
         same = isinstance(answer, Tensor) and inside is state and answer.dtype is state.dtype
         self._tensor_only = same and not self._guided and not self.both
@@ -175,7 +179,7 @@ class Evaluator:
             # the linear map between prediction types.
             everyone = self._unconditional
             unconditional = everyone if rows is None or everyone is None else everyone[rows]
-            plain = self._predict(inside, t, unconditional)
+            plain = predict(inside, t, unconditional)
             plain = plain.value if isinstance(plain, Output) else plain
             output = Output(plain + self.guidance_scale * (output.value - plain), plain, output.log_density)
         self._check_shape(output.value, state)

@@ -35,6 +35,7 @@ class Point:
         ratio: sigma / alpha, the same in all coordinates; infinite where alpha = 0.
         lam: lambda = log(alpha / sigma), half the log signal-to-noise ratio, the same in all coordinates.
         is_pure_noise: whether alpha = 0 here: the start of flow models and of tables with zero terminal SNR.
+        end: the model's time where the step from here ends, for flow maps, which are told both; see `towards`.
     """
 
     __slots__ = (
@@ -56,6 +57,20 @@ class Point:
     ratio: Scalar
     lam: Scalar
     is_pure_noise: bool
+    end: Scalar | None = None
+
+    def towards(self, then: Point) -> Point:
+        """This point with the end of the step from it: what a flow map is asked at. Other models answer as ever."""
+        leap = Leap()
+        for slot in Point.__slots__:
+            setattr(leap, slot, getattr(self, slot))
+        leap.end = then.t
+        return leap
+
+    @property
+    def has_own_time(self) -> bool:
+        """Whether the model's own time leads here; not to the clean end of VP, VE and tables, which stop above it."""
+        return not self.is_clean or not isinstance(self.process, View) or self.process.native.clean_time is not None
 
     @property
     def diffusion_squared(self) -> Scalar:
@@ -83,6 +98,12 @@ def _refuse(point: Point) -> NoReturn:
         f"{NO_MARGINALS} and {type(point.process).__name__} has no closed-form marginals; use one "
         "that reads score or velocity alone (euler-maruyama, euler, heun)"
     )
+
+
+class Leap(Point):
+    """A point with the end of the step from it."""
+
+    __slots__ = ("end",)
 
 
 class TimePoint(Point):

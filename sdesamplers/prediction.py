@@ -175,6 +175,21 @@ class Prediction:
         """
         return self.compose(then.alpha, then.sigma)
 
+    def jump_to(self, then: Point) -> Tensor:
+        """x_s = x_t + (s - t) u(x_t, t) in the model's own coordinates and time, u being the velocity predicted.
+
+        Euler's step of the probability-flow ODE there, and exact where u is a flow map's mean velocity up to `then`.
+        Into a clean end that the model's own time does not lead to it is `step_to`.
+        """
+        if not then.has_own_time:
+            return self.step_to(then)
+        point = self.point
+        if self._row is None:
+            self._row = row(self.kind, point.native)
+        a, b = linear_map(point.native[:2], self._row, row("flow", point.native))
+        h = then.t - point.t
+        return combine(then.scale / point.scale * (1.0 + h * a), self.x, then.scale * h * b, self.raw)
+
     @property
     def x0(self) -> Tensor:
         """E[x0 | x]: the clean sample that the model expects, the same in all coordinates."""

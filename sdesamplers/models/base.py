@@ -65,6 +65,10 @@ class Model(ABC):
             condition: what `sample(condition=...)` was given, cut to these samples.
         """
 
+    def predict_to(self, x: Tensor, t: Scalar, condition: Any = None, *, end: Scalar) -> Tensor | Output:
+        """The same for a step from t that ends at `end`: what a flow map needs to know, and other models do not."""
+        return self.predict(x, t, condition)
+
     def facts(self) -> dict[str, Any]:
         """What decides the predictions beside process, weights and condition, as plain data, for records."""
         return {}
@@ -154,7 +158,40 @@ class FunctionModel(Model):
         self.network = function if isinstance(function, torch.nn.Module) else None
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
-        shape = (len(x), *(1,) * (x.dim() - 1))
-        if isinstance(t, np.ndarray):
-            return self.function(x, torch.from_numpy(t).to(x, non_blocking=True).view(shape))
-        return self.function(x, torch.full(shape, float(t), dtype=x.dtype, device=x.device))
+        return self.function(x, as_column(t, x))
+
+
+class FlowMapModel(FunctionModel):
+    """A flow map `f(x, t, r)`: the mean velocity (x_t - x_r) / (t - r) of the flow from time t to time r.
+
+    MeanFlow (Geng et al. 2025, eq. 3), AnyFlow and others learn it; f(x, t, t) is the velocity itself, which is what
+    samplers that do not say where a step ends are given. `flow-map-euler` does.
+
+    Args:
+        function: takes the state (N, *shape) and two times, tensors (N, 1, ..., 1) on the process's clock, and returns
+            the mean velocity.
+        process: the process that the flow belongs to.
+        shape: of one sample.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Tensor, Any, Any], Tensor],
+        process: GaussianProcess,
+        shape: Sequence[int],
+        **options: Any,
+    ) -> None:
+        super().__init__(lambda x, t: function(x, t, t), process, "flow", shape, **{"name": "flow map", **options})
+        self.flow_map = function
+        self.network = function if isinstance(function, torch.nn.Module) else None
+
+    def predict_to(self, x: Tensor, t: Scalar, condition: Any = None, *, end: Scalar) -> Tensor | Output:
+        return self.flow_map(x, as_column(t, x), as_column(end, x))
+
+
+def as_column(t: Scalar, x: Tensor) -> Tensor:
+    """A time, or one for each sample of x (N, ...), as a tensor (N, 1, ..., 1) of x's dtype on its device."""
+    shape = (len(x), *(1,) * (x.dim() - 1))
+    if isinstance(t, np.ndarray):
+        return torch.from_numpy(t).to(x, non_blocking=True).view(shape)
+    return torch.full(shape, float(t), dtype=x.dtype, device=x.device)

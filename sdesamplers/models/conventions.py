@@ -163,7 +163,8 @@ REFUSED = {
     "BlockRefinementScheduler": "it unmasks tokens, and there is no score to follow",
     "DiscreteDDIMScheduler": "it diffuses over tokens, and there is no score to follow",
     "EntropyBoundScheduler": "it unmasks tokens, and there is no score to follow",
-    "FlowMapEulerDiscreteScheduler": "a flow map is told two times, where a step begins and where it ends",
+    "FlowMapEulerDiscreteScheduler": "a flow map is told two times, where a step begins and where it ends; make a "
+    "sdesamplers.FlowMapModel of its network and take flow-map-euler",
     "DDPMWuerstchenScheduler": "its timesteps are those of a schedule that its pipeline scales by itself",
     "HeliosScheduler": "it moves through several resolutions in one run",
     "HeliosDMDScheduler": "it moves through several resolutions in one run",
