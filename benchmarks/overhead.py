@@ -39,6 +39,7 @@ import diffusers
 import numpy as np
 import torch
 from machine import target
+from step_cost import Passes
 
 import sdesamplers as sds
 from sdesamplers.loop import Evaluator
@@ -118,9 +119,11 @@ class Loop(Protocol):
     """A sampler around a model that costs nothing.
 
     Attributes:
+        shape: of the state.
         evaluations: how often `loop` asks the model.
     """
 
+    shape: Shape
     evaluations: int
 
     def prepare(self) -> None:
@@ -171,7 +174,7 @@ class KDiffusion:
     def __init__(self, rivals: Rivals, shape: Shape, steps: int) -> None:
         from peers.k_diffusion_peer import K
 
-        self.function = getattr(K, rivals.function or "")
+        self.function, self.shape = getattr(K, rivals.function or ""), shape
         self.sigmas = K.get_sigmas_karras(steps, 0.002, 80.0)
         self.answer, self.start = torch.randn(shape), torch.randn(shape) * 80.0
         self.asked = 0
@@ -210,7 +213,7 @@ class Ours:
     """A recipe of this library with its path made, and the same through `sample`."""
 
     def __init__(self, model: sds.Model, name: str, shape: Shape, steps: int, **words: Any) -> None:
-        self.model, self.name, self.steps, self.words = model, name, steps, words
+        self.model, self.name, self.shape, self.steps, self.words = model, name, shape, steps, words
         self.recipe, self.spec = make_recipe(name, process=model.process, steps=steps, **words)
         self.path = make_path(model.process, self.recipe)
         self.start = torch.randn(shape) * float(self.path.points[0].sigma)
@@ -254,6 +257,14 @@ def warm(run: Loop) -> None:
     run.prepare()
 
 
+def passes(run: Loop) -> float:
+    """Readings and writings of tensors of the state's size that a loop makes, per model evaluation."""
+    run.prepare()
+    with Passes(math.prod(run.shape)) as counted:
+        run.loop()
+    return counted.count / run.evaluations
+
+
 def k_diffusion_version() -> str | None:
     """k-diffusion's version, or None where it is not installed."""
     try:
@@ -283,6 +294,7 @@ def drive_overhead(shape: Shape, steps: int, repeats: int, peers: Sequence[str])
     for (peer, name), (ours, theirs) in sides.items():
         row: dict[str, Any] = {"sampler": name, "peer": peer, "shape": list(shape)}
         row["evaluations"] = {"ours": ours.evaluations, "theirs": theirs.evaluations}
+        row["passes"] = {"ours": passes(ours), "theirs": passes(theirs)}
         for part in ("loop", "whole"):
             if f"{part} {peer} {name} ours" in seconds:
                 mine = spread(seconds[f"{part} {peer} {name} ours"], ours.evaluations)
@@ -445,7 +457,8 @@ def loops(facts: dict[str, Any]) -> list[str]:
         f"Microseconds of the thread's processor time per model evaluation beyond the model: median and quartiles of "
         f"{facts['repeats']} runs in turns, {max(5, facts['repeats'] // LARGE)} at {LATENT}, each after one that is "
         "not timed. Ours is `drive` with the path made: sampler, predictions, counting, the check for NaN at every "
-        "evaluation.",
+        "evaluation. A pass is one reading or writing of a tensor of the state's size, per evaluation, counted over the "
+        "operations that torch executes: what the time at the larger shape is made of.",
         "",
         "Beside diffusers: a model of epsilon on a linear DDPM table; theirs is `scale_model_input` (but for DDIM, "
         "whose pipeline has none) and `step` with the timesteps set.",
@@ -458,11 +471,13 @@ def loops(facts: dict[str, Any]) -> list[str]:
             lines += [K_DIFFUSION.format(state=state), ""]
         if not rows:
             continue
-        lines += [f"| sampler | shape | ours | {peer} | ratio |", "|---|---|--:|--:|--:|"]
+        lines += [f"| sampler | shape | ours | {peer} | ratio | passes, ours | {peer} | ratio |"]
+        lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
         for row in rows:
-            part, shape = row["loop"], tuple(row["shape"])
-            sides = f"{cell(part['ours'])} | {cell(part['theirs'])}"
-            lines.append(f"| {row['sampler']} | {shape} | {sides} | {part['ratio']:.2f} |")
+            part, shape, made = row["loop"], tuple(row["shape"]), row["passes"]
+            sides = f"{cell(part['ours'])} | {cell(part['theirs'])} | {part['ratio']:.2f}"
+            counts = f"{made['ours']:.1f} | {made['theirs']:.1f} | {made['ours'] / made['theirs']:.2f}"
+            lines.append(f"| {row['sampler']} | {shape} | {sides} | {counts} |")
         lines += ["", verdict(rows, peer), ""]
     lines += [
         f"Whole runs at {IMAGE}: `sds.sample` (checks, grid, path, keyed noise, loop) beside `set_timesteps`, `randn` "
