@@ -457,8 +457,8 @@ def loops(facts: dict[str, Any]) -> list[str]:
         f"Microseconds of the thread's processor time per model evaluation beyond the model: median and quartiles of "
         f"{facts['repeats']} runs in turns, {max(5, facts['repeats'] // LARGE)} at {LATENT}, each after one that is "
         "not timed. Ours is `drive` with the path made: sampler, predictions, counting, the check for NaN at every "
-        "evaluation. A pass is one reading or writing of a tensor of the state's size, per evaluation, counted over the "
-        "operations that torch executes: what the time at the larger shape is made of.",
+        "evaluation. A pass is one reading or writing of a tensor of the state's size, per evaluation, over all that "
+        "torch executes: what the time at the larger shape is made of.",
         "",
         "Beside diffusers: a model of epsilon on a linear DDPM table; theirs is `scale_model_input` (but for DDIM, "
         "whose pipeline has none) and `step` with the timesteps set.",

@@ -11,7 +11,10 @@ round before, and no search for a grid, has seen:
 3. the best of those: 32 starts;
 4. the best of those, and what searches by hand found on these 32 starts (`extra.jsonl`): fresh starts, in blocks, every
    sample's error kept, so that a ratio has an interval;
-5. after the second block the best of each library by each measure go on alone.
+5. after the second block the best of each library by each measure go on alone;
+6. after the fifth the best of ours and the best of the others by each measure, up to 2,048 starts.
+
+The last round can be shared by several processes: `--begin 5 --blocks 18` and `--begin 18 --blocks 32`.
 """
 
 from __future__ import annotations
@@ -39,8 +42,8 @@ BLOCK = 64
 NEAREST = {5: 10, 6: 10, 8: 10, 10: 10, 15: 20, 20: 20, 30: 20, 50: 20}
 KEEP = {"grids": 12, "second": 16, "third": 5, "final": 3, "last": 2}
 """How many settings of a library go on, by each measure."""
-WHOLE = 2
-"""Blocks of the final that all its settings run on."""
+WHOLE, DUEL = 2, 5
+"""Blocks of the final that all its settings run on, and those before the last round."""
 GRIDS: dict[str, list[dict[str, Any]]] = {
     "linspace": [{}],
     "trailing": [{}],
@@ -108,15 +111,18 @@ def block(number: int, folder: Path) -> Problem:
     model = sds.load("fashion-mnist")
     generator = torch.Generator().manual_seed(FINAL_SEED + number)
     start = torch.randn(BLOCK, *model.shape, generator=generator)
-    truth = wp.cached(folder, f"truth-final-{number}", lambda: wp.network_truth(model, start, 300))
+    truth = wp.cached(folder, f"truth-final-{number}", lambda: wp.network_truth(model, start))
     return wp.network_problem(model, start, truth)
 
 
-def final(chosen: dict[int, list[Setting]], folder: Path, blocks: int, say: Any) -> None:
-    """Rounds 4 and 5: errors of every sample, kept in a file of JSON lines a block."""
-    for number in range(blocks):
-        if number == WHOLE:
-            chosen = leaders(chosen, errors_of(folder, WHOLE))
+def final(chosen: dict[int, list[Setting]], folder: Path, blocks: range, say: Any) -> None:
+    """Rounds 4 to 6: errors of every sample, kept in a file of JSON lines a block."""
+    everyone = chosen
+    for number in blocks:
+        if number >= DUEL:
+            chosen = duel(everyone, errors_of(folder, range(DUEL)))
+        elif number >= WHOLE:
+            chosen = leaders(everyone, errors_of(folder, range(WHOLE)))
         problem, file = block(number, folder), folder / f"final-{number}.jsonl"
         done = {tuple(json.loads(line)[:2]) for line in file.read_text().splitlines()} if file.exists() else set()
         for budget, settings in sorted(chosen.items()):
@@ -129,35 +135,50 @@ def final(chosen: dict[int, list[Setting]], folder: Path, blocks: int, say: Any)
                         out.write(
                             json.dumps([setting.key, budget, [wp.significant(float(e)) for e in found[0]]]) + "\n"
                         )
-        say(f"round 4: block {number} of {BLOCK} starts done")
+        say(f"final: block {number} of {BLOCK} starts done")
+
+
+MEASURES = (lambda e: float(np.sqrt((e**2).mean())), lambda e: float(np.median(e)))
 
 
 def leaders(chosen: dict[int, list[Setting]], errors: dict[int, dict[str, np.ndarray]]) -> dict[int, list[Setting]]:
     """Of each budget's settings the best of each library by each measure, and those that are shown as wholes."""
-    measures = (lambda e: float(np.sqrt((e**2).mean())), lambda e: float(np.median(e)))
     kept: dict[int, list[Setting]] = {}
     for budget, settings in chosen.items():
         known = {s.key: s for s in settings if s.key in errors[budget]}
         keys: dict[str, None] = {}
         for library in sorted({s.library for s in known.values()}):
             own = [key for key, s in known.items() if s.library == library]
-            for measure in measures:
+            for measure in MEASURES:
                 keys |= dict.fromkeys(sorted(own, key=lambda k: measure(errors[budget][k]))[: KEEP["last"]])
         kept[budget] = [known[key] for key in keys]
     return with_winners(kept)
 
 
-def errors_of(folder: Path, blocks: int | None = None) -> dict[int, dict[str, np.ndarray]]:
-    """budget -> setting -> samples' errors, of the settings that ran on the most (of the first `blocks`) blocks."""
-    found: dict[tuple[int, str], list[list[float]]] = {}
-    for number in range(blocks or len(list(folder.glob("final-*.jsonl")))):
-        lines = [json.loads(line) for line in (folder / f"final-{number}.jsonl").read_text().splitlines()]
-        for (key, budget), errors in {(key, budget): errors for key, budget, errors in lines}.items():
-            found.setdefault((budget, key), []).append(errors)
+def duel(chosen: dict[int, list[Setting]], errors: dict[int, dict[str, np.ndarray]]) -> dict[int, list[Setting]]:
+    """Of each budget's settings the best of ours and the best of the others, by each measure."""
+    kept: dict[int, list[Setting]] = {}
+    for budget, settings in chosen.items():
+        known = {s.key: s for s in settings if s.key in errors[budget]}
+        sides = ([k for k, s in known.items() if (s.library == wp.OURS) == ours] for ours in (True, False))
+        keys = {min(side, key=lambda k: m(errors[budget][k])): None for side in sides for m in MEASURES}
+        kept[budget] = [known[key] for key in keys]
+    return kept
+
+
+def errors_of(folder: Path, blocks: Iterable[int] | None = None) -> dict[int, dict[str, np.ndarray]]:
+    """budget -> setting -> samples' errors, of the settings that ran on the most of the blocks, and on the same."""
+    found: dict[tuple[int, str], dict[int, list[float]]] = {}
+    wanted = None if blocks is None else set(blocks)
+    for number, file in sorted((int(file.stem.split("-")[1]), file) for file in folder.glob("final-*.jsonl")):
+        if wanted is None or number in wanted:
+            for key, budget, errors in map(json.loads, file.read_text().splitlines()):
+                found.setdefault((budget, key), {})[number] = errors
     tree: dict[int, dict[str, np.ndarray]] = {}
     for (budget, key), parts in sorted(found.items()):
-        if len(parts) == max(len(those) for (at, _), those in found.items() if at == budget):
-            tree.setdefault(budget, {})[key] = np.concatenate(parts)
+        most = max((those for (at, _), those in found.items() if at == budget), key=len)
+        if parts.keys() == most.keys():
+            tree.setdefault(budget, {})[key] = np.concatenate(list(parts.values()))
     return tree
 
 
@@ -178,7 +199,7 @@ def parsed(key: str) -> Setting:
     """A setting of ours from its key."""
     sampler, grid, coordinates = key.split(": ", 1)[1].split(", ")
     (name, options), (spacing, words) = (split(text) for text in (sampler, grid))
-    return wp.our_setting(name, options, spacing, words, coordinates)
+    return wp.our_setting(name, options, spacing, words, coordinates, words.pop("final", "zero"))
 
 
 def split(text: str) -> tuple[str, dict[str, Any]]:
@@ -202,11 +223,8 @@ def cells_of(errors: dict[int, dict[str, np.ndarray]]) -> wp.Cells:
 def write_report(work: Path, out: Path) -> None:
     """Both problems' tables: the network from the final, the mixture from its log, or else from the last report."""
     errors, screened = errors_of(work), wp.Log(work / "tournament.jsonl")
-    network = cells_of(errors)
-    counts = {budget: len(next(iter(group.values()))) for budget, group in errors.items()}
-    starts = " and ".join(
-        f"{n:,} starts at {', '.join(str(b) for b in counts if counts[b] == n)}" for n in dict.fromkeys(counts.values())
-    )
+    everyone = errors_of(work, range(DUEL))
+    starts, few = starts_of(errors), starts_of(everyone)
     log = wp.Log(work / "cells.jsonl")
     tree = wp.compact(log) if log.cells else json.loads((out / "work_precision.json").read_text())
     mixture: wp.Cells = {}
@@ -214,8 +232,10 @@ def write_report(work: Path, out: Path) -> None:
         for budget, (_, rmse, median, q90) in budgets.items():
             cell = {"key": key, "budget": int(budget), "rmse": rmse, "median": median, "q90": q90}
             mixture.setdefault(int(budget), {}).setdefault(key.split(": ")[0], []).append(cell)
-    finalists = {key: {str(b): group[key] for b, group in errors.items() if key in group} for key in
-                 dict.fromkeys(key for group in errors.values() for key in group)}  # fmt: skip
+    mixture = dict(sorted(mixture.items()))
+    longest = {budget: {**everyone[budget], **group} for budget, group in errors.items()}
+    finalists = {key: {str(b): group[key] for b, group in longest.items() if key in group} for key in
+                 dict.fromkeys(key for group in longest.values() for key in group)}  # fmt: skip
     tree["versions"] = wp.VERSIONS
     tree["cells"]["fashion-mnist"] = {
         "8": wp.compact(screened)["cells"]["fashion-mnist"]["8"],
@@ -228,10 +248,23 @@ def write_report(work: Path, out: Path) -> None:
         f"{n:,} settings with {k} starts" for k, n in ((8, settings_in(screened, 8)), (32, settings_in(screened, 32)))
     )
     shown = [
-        (f"mixture-16d, {wp.STARTS:,} starts", ABOUT_MIXTURE, dict(sorted(mixture.items()))),
-        (f"fashion-mnist, {starts}", ABOUT_NETWORK.format(rounds=rounds), network),
+        (f"mixture-16d, {wp.STARTS:,} starts", ABOUT_MIXTURE, mixture, mixture),
+        (
+            f"fashion-mnist, {starts}",
+            ABOUT_NETWORK.format(rounds=rounds, few=few),
+            cells_of(errors),
+            cells_of(everyone),
+        ),
     ]
     wp.report(shown, tree, out, wp.NOTES)
+
+
+def starts_of(errors: dict[int, dict[str, np.ndarray]]) -> str:
+    """How many starts there are at which budgets."""
+    counts = {budget: len(next(iter(group.values()))) for budget, group in errors.items()}
+    if len(kinds := dict.fromkeys(counts.values())) == 1:
+        return f"{next(iter(kinds)):,} starts"
+    return " and ".join(f"{n:,} starts at {', '.join(str(b) for b in counts if counts[b] == n)}" for n in kinds)
 
 
 def settings_in(log: wp.Log, starts: int) -> int:
@@ -243,8 +276,9 @@ ABOUT_MIXTURE = """Every setting of the others and of ours 230 on ten grids and 
 the best run with all. The grids `flow-power` and `power` were found by searches on this mixture and on the network, the
 others' grids are those that they ship."""
 ABOUT_NETWORK = """A tournament, the same for every library ({rounds}; then the final, with starts that no round and no
-search has seen). Ratios have 95% intervals from resampling the starts: with so few of them the RMSE is ruled by one or
-two that land in another mode, and where an interval holds 1 the question is open."""
+search has seen, {few}, and at last the best of ours and of the others by each measure, on more). Ratios have 95%
+intervals from resampling the starts, for the RMSE is ruled by one start in a hundred that lands in another mode; where
+an interval holds 1 the question is open. The settings as wholes and the picture are of the final's first starts."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -252,7 +286,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("out/work_precision"), help="where all is kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the report goes")
-    parser.add_argument("--blocks", type=int, default=4, help=f"of {BLOCK} starts in the final")
+    parser.add_argument("--blocks", type=int, default=32, help=f"of {BLOCK} starts in the final")
+    parser.add_argument("--begin", type=int, default=0, help="the first block to run")
     parser.add_argument("--budgets", type=int, nargs="*", default=list(NEAREST), help="of the final")
     parser.add_argument("--report", action="store_true", help="write the report from what was measured, run nothing")
     words = parser.parse_args(arguments)
@@ -264,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = Tournament(log, wp.embedded(32, words.work)).rounds(peers, say)
         by_hand = found_by_hand(words.work / "extra.jsonl")
         chosen = {budget: [*chosen[budget], *by_hand.get(budget, [])] for budget in words.budgets}
-        final(with_winners(chosen), words.work, words.blocks, say)
+        final(with_winners(chosen), words.work, range(words.begin, words.blocks), say)
     write_report(words.work, words.out)
 
 

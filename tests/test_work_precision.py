@@ -46,6 +46,11 @@ def test_the_truth_is_what_fine_grids_converge_to(benchmark, problem):
     assert errors[2] < 1e-4
 
 
+def test_the_networks_truth_is_the_mixtures_too(benchmark, problem):
+    got = benchmark.network_truth(benchmark.Mixture(), problem.start)
+    torch.testing.assert_close(got, problem.truth, rtol=0, atol=1e-7)
+
+
 def test_evaluations_are_counted_and_budgets_kept(benchmark, problem):
     assert benchmark.measure(ours(benchmark), problem, 10)["nfe"] == 10
     assert benchmark.measure(ours(benchmark, "heun", coordinates="ve"), problem, 10)["nfe"] == 9
@@ -102,7 +107,8 @@ def test_cells_are_kept_and_the_report_is_written(benchmark, problem, diffusers_
     chosen = benchmark.finalists(log, problem, settings, 1, (5,))[5]
     assert {setting.library for setting in chosen} == {"sdesamplers", "diffusers"}
     pytest.importorskip("matplotlib")
-    shown = [(f"{problem.name}, 8 starts", "how it was run", benchmark.table(log, problem.name, 8))]
+    cells = benchmark.table(log, problem.name, 8)
+    shown = [(f"{problem.name}, 8 starts", "how it was run", cells, cells)]
     benchmark.report(shown, benchmark.compact(log), tmp_path, ["a note"])
     text = (tmp_path / "work_precision.md").read_text()
     assert "### By RMSE" in text
@@ -110,3 +116,35 @@ def test_cells_are_kept_and_the_report_is_written(benchmark, problem, diffusers_
     assert (tmp_path / "work_precision.png").stat().st_size > 10_000
     cells = json.loads((tmp_path / "work_precision.json").read_text())["cells"]
     assert len(cells[problem.name]["8"]) == 3
+
+
+@pytest.fixture(scope="module")
+def tournament(benchmarks):
+    return importlib.import_module("tournament")
+
+
+def errors_file(folder, number, errors):
+    lines = [json.dumps([key, budget, values]) for (key, budget), values in errors.items()]
+    (folder / f"final-{number}.jsonl").write_text("\n".join(lines) + "\n")
+
+
+def test_errors_are_of_the_settings_that_ran_on_the_same_blocks(tournament, tmp_path):
+    errors_file(tmp_path, 0, {("a", 5): [1.0, 2.0], ("b", 5): [3.0, 4.0], ("c", 5): [0.0, 0.0], ("a", 8): [9.0]})
+    errors_file(tmp_path, 10, {("b", 5): [7.0, 8.0], ("a", 5): [5.0, 6.0]})
+    found = tournament.errors_of(tmp_path)
+    assert {b: {k: v.tolist() for k, v in group.items()} for b, group in found.items()} == {
+        5: {"a": [1.0, 2.0, 5.0, 6.0], "b": [3.0, 4.0, 7.0, 8.0]},
+        8: {"a": [9.0]},
+    }
+    assert list(tournament.errors_of(tmp_path, range(2))[5]) == ["a", "b", "c"]
+    assert tournament.starts_of(found) == "4 starts at 5 and 1 starts at 8"
+
+
+def test_in_the_last_round_the_best_of_ours_meets_the_best_of_the_others(benchmark, tournament):
+    names = ["sdesamplers: ddim, linspace, native", "sdesamplers: ab, angle final=min, ve", "diffusers: A", "azula: B"]
+    settings = [tournament.parsed(n) if n.startswith("sde") else benchmark.Setting(*n.split(": "), None) for n in names]
+    assert [setting.key for setting in settings] == names
+    # The first has the lower RMSE, the second the lower median; the same of the others.
+    errors = {names[0]: [2.0, 2.0, 2.0], names[1]: [1.0, 1.0, 9.0], names[2]: [3.0, 3.0, 3.0], names[3]: [4.0] * 3}
+    left = tournament.duel({5: settings}, {5: {name: benchmark.np.array(values) for name, values in errors.items()}})
+    assert [setting.key for setting in left[5]] == names[:3]
