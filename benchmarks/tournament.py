@@ -11,10 +11,9 @@ round before, and no search for a grid, has seen:
 3. the best of those: 32 starts;
 4. the best of those, and what searches by hand found on these 32 starts (`extra.jsonl`): fresh starts, in blocks, every
    sample's error kept, so that a ratio has an interval;
-5. after the second block the best of each library by each measure go on alone;
-6. after the fifth the best of ours and the best of the others by each measure, up to 2,048 starts.
+5. after the second block the best of ours and the best of the others by each measure go on alone.
 
-The last round can be shared by several processes: `--begin 5 --blocks 18` and `--begin 18 --blocks 32`.
+The last round can be shared by several processes: `--begin 2 --blocks 17` and `--begin 17 --blocks 32`.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ import sdesamplers as sds
 FINAL_SEED = 20261123
 BLOCK = 64
 NEAREST = {5: 10, 6: 10, 8: 10, 10: 10, 15: 20, 20: 20, 30: 20, 50: 20}
-KEEP = {"grids": 12, "second": 16, "third": 5, "final": 3, "last": 2}
+KEEP = {"grids": 12, "second": 16, "third": 5, "final": 3}
 """How many settings of a library go on, by each measure."""
-WHOLE, DUEL = 2, 5
-"""Blocks of the final that all its settings run on, and those before the last round."""
+WHOLE = 2
+"""Blocks of the final that all its settings run on."""
 GRIDS: dict[str, list[dict[str, Any]]] = {
     "linspace": [{}],
     "trailing": [{}],
@@ -116,13 +115,10 @@ def block(number: int, folder: Path) -> Problem:
 
 
 def final(chosen: dict[int, list[Setting]], folder: Path, blocks: range, say: Any) -> None:
-    """Rounds 4 to 6: errors of every sample, kept in a file of JSON lines a block."""
+    """Rounds 4 and 5: errors of every sample, kept in a file of JSON lines a block."""
     everyone = chosen
     for number in blocks:
-        if number >= DUEL:
-            chosen = duel(everyone, errors_of(folder, range(DUEL)))
-        elif number >= WHOLE:
-            chosen = leaders(everyone, errors_of(folder, range(WHOLE)))
+        chosen = everyone if number < WHOLE else duel(everyone, errors_of(folder, range(WHOLE)))
         problem, file = block(number, folder), folder / f"final-{number}.jsonl"
         done = {tuple(json.loads(line)[:2]) for line in file.read_text().splitlines()} if file.exists() else set()
         for budget, settings in sorted(chosen.items()):
@@ -138,30 +134,26 @@ def final(chosen: dict[int, list[Setting]], folder: Path, blocks: range, say: An
         say(f"final: block {number} of {BLOCK} starts done")
 
 
-MEASURES = (lambda e: float(np.sqrt((e**2).mean())), lambda e: float(np.median(e)))
+def rmse(errors: np.ndarray) -> float:
+    """Over all samples."""
+    return float(np.sqrt((errors**2).mean()))
 
 
-def leaders(chosen: dict[int, list[Setting]], errors: dict[int, dict[str, np.ndarray]]) -> dict[int, list[Setting]]:
-    """Of each budget's settings the best of each library by each measure, and those that are shown as wholes."""
+DUEL = ((rmse, 2), (np.median, 1))
+"""How many settings of either side go into the last round, by which measure."""
+
+
+def duel(chosen: dict[int, list[Setting]], errors: dict[int, dict[str, np.ndarray]]) -> dict[int, list[Setting]]:
+    """Of each budget's settings the best of ours and the best of the others; of twins, with the same errors, one."""
     kept: dict[int, list[Setting]] = {}
     for budget, settings in chosen.items():
         known = {s.key: s for s in settings if s.key in errors[budget]}
         keys: dict[str, None] = {}
-        for library in sorted({s.library for s in known.values()}):
-            own = [key for key, s in known.items() if s.library == library]
-            for measure in MEASURES:
-                keys |= dict.fromkeys(sorted(own, key=lambda k: measure(errors[budget][k]))[: KEEP["last"]])
-        kept[budget] = [known[key] for key in keys]
-    return with_winners(kept)
-
-
-def duel(chosen: dict[int, list[Setting]], errors: dict[int, dict[str, np.ndarray]]) -> dict[int, list[Setting]]:
-    """Of each budget's settings the best of ours and the best of the others, by each measure."""
-    kept: dict[int, list[Setting]] = {}
-    for budget, settings in chosen.items():
-        known = {s.key: s for s in settings if s.key in errors[budget]}
-        sides = ([k for k, s in known.items() if (s.library == wp.OURS) == ours] for ours in (True, False))
-        keys = {min(side, key=lambda k: m(errors[budget][k])): None for side in sides for m in MEASURES}
+        for ours in (True, False):
+            side = {k: errors[budget][k] for k, s in known.items() if (s.library == wp.OURS) == ours}
+            for measure, count in DUEL:
+                single = {round(measure(side[k]), 5): k for k in sorted(side, reverse=True)}
+                keys |= dict.fromkeys(single[value] for value in sorted(single)[:count])
         kept[budget] = [known[key] for key in keys]
     return kept
 
@@ -223,7 +215,7 @@ def cells_of(errors: dict[int, dict[str, np.ndarray]]) -> wp.Cells:
 def write_report(work: Path, out: Path) -> None:
     """Both problems' tables: the network from the final, the mixture from its log, or else from the last report."""
     errors, screened = errors_of(work), wp.Log(work / "tournament.jsonl")
-    everyone = errors_of(work, range(DUEL))
+    everyone = errors_of(work, range(WHOLE))
     starts, few = starts_of(errors), starts_of(everyone)
     log = wp.Log(work / "cells.jsonl")
     tree = wp.compact(log) if log.cells else json.loads((out / "work_precision.json").read_text())
