@@ -2,7 +2,7 @@
 
     python benchmarks/tournament.py --work out/work_precision       (hours; goes on where it was stopped)
 
-Four rounds, the same for every library, each with starts of its own or a part of them, and the last with starts that no
+Five rounds, the same for every library, each with starts of its own or a part of them, and the last with starts that no
 round before, and no search for a grid, has seen:
 
 1. every setting of the other libraries at 10 and at 20 evaluations, and every deterministic sampler of ours on one

@@ -132,8 +132,8 @@ def unipc(
 
 CORRECTED = {"abm", "dpm-solver-v3", "unic", "unipc"}
 """Samplers that correct a state by the evaluation made there themselves."""
-ELSEWHERE_ASKED = {"dpm-fast", "plms", "pndm"}
-"""Samplers of one evaluation a step that make some of them inside a step."""
+ELSEWHERE_ASKED = {"dpm-fast", "flow-map-euler", "plms", "pndm"}
+"""Samplers of one evaluation a step that make some of them inside a step, or ask for a mean over it."""
 
 
 @sampler("unic", order=3, needs=["marginals"], reference="Zhao et al. 2023 (UniPC), algorithm 1")
