@@ -644,9 +644,9 @@ NOTES = (
     "50: few evaluations want equal steps of time and no step to sigma = 0 (`abm` of order 1 on `linspace` or `power`, "
     "final='min'), many a logarithmic grid (`unic` or `unipc` of prediction='noise' on `logsnr` or `karras`). At 50 "
     "the RMSE is a question of one start in two hundred: diffusers' UniPC of order 3 is ahead of our correctors on the "
-    "same grid, and the interval holds 1. `fast` has the least median error of all at 10, `quality` at 20 of those that also start where "
-    "alpha = 0, as the default of all models must: `unic` and `unipc` of the noise on `logsnr`, which are ahead by "
-    "both measures, do not run on flow models.",
+    "same grid, and the interval holds 1. `fast` has the least median error of all at 10, `quality` at 20 of those "
+    "that also start where alpha = 0, as the default of all models must: `unic` and `unipc` of the noise on `logsnr`, "
+    "which are ahead by both measures, do not run on flow models.",
     "**The network's truth.** Trained at whole timesteps, it wavers between them with a period of six; earlier "
     "editions of this table took for the truth what 300 evaluations of an Adams method gave, which was 0.004 off and "
     "hid what happens above 20 evaluations. It is now known to some 0.0002 (`network_truth`).",
