@@ -348,7 +348,7 @@ ABOUT = (
     "what differs is how steps are chosen. *A batch*: one step size for all samples. `dpm-adaptive` and k-diffusion's "
     "run in lambda, whatever the coordinates, and are given once. A dash: the curve does not reach this error. The "
     "network was trained at whole timesteps and wavers between them, which solvers have to resolve below an error of "
-    "0.003; its own truth is known to some 0.0003, so smaller errors are not compared."
+    "0.003; its own truth is known to some 0.0002, so smaller errors are not compared."
 )
 
 

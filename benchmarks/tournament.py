@@ -158,12 +158,11 @@ def duel(chosen: dict[int, list[Setting]], errors: dict[int, dict[str, np.ndarra
     return kept
 
 
-def errors_of(folder: Path, blocks: Iterable[int] | None = None) -> dict[int, dict[str, np.ndarray]]:
+def errors_of(folder: Path, blocks: range | None = None) -> dict[int, dict[str, np.ndarray]]:
     """budget -> setting -> samples' errors, of the settings that ran on the most of the blocks, and on the same."""
     found: dict[tuple[int, str], dict[int, list[float]]] = {}
-    wanted = None if blocks is None else set(blocks)
     for number, file in sorted((int(file.stem.split("-")[1]), file) for file in folder.glob("final-*.jsonl")):
-        if wanted is None or number in wanted:
+        if blocks is None or number in blocks:
             for key, budget, errors in map(json.loads, file.read_text().splitlines()):
                 found.setdefault((budget, key), {})[number] = errors
     tree: dict[int, dict[str, np.ndarray]] = {}
@@ -205,7 +204,7 @@ def cells_of(errors: dict[int, dict[str, np.ndarray]]) -> wp.Cells:
     cells: wp.Cells = {}
     for budget, settings in errors.items():
         for key, values in settings.items():
-            found = {"rmse": np.sqrt((values**2).mean()), "median": np.median(values), "q90": np.quantile(values, 0.9)}
+            found = {"rmse": rmse(values), "median": np.median(values), "q90": np.quantile(values, 0.9)}
             numbers = {name: wp.significant(float(value)) for name, value in found.items()}
             cell = {"key": key, "budget": budget, **numbers, "errors": values}
             cells.setdefault(budget, {}).setdefault(key.split(": ")[0], []).append(cell)
@@ -221,8 +220,8 @@ def write_report(work: Path, out: Path) -> None:
     tree = wp.compact(log) if log.cells else json.loads((out / "work_precision.json").read_text())
     mixture: wp.Cells = {}
     for key, budgets in tree["cells"]["mixture-16d"][str(wp.STARTS)].items():
-        for budget, (_, rmse, median, q90) in budgets.items():
-            cell = {"key": key, "budget": int(budget), "rmse": rmse, "median": median, "q90": q90}
+        for budget, (_, *found) in budgets.items():
+            cell = {"key": key, "budget": int(budget), **dict(zip(("rmse", "median", "q90"), found, strict=True))}
             mixture.setdefault(int(budget), {}).setdefault(key.split(": ")[0], []).append(cell)
     mixture = dict(sorted(mixture.items()))
     longest = {budget: {**everyone[budget], **group} for budget, group in errors.items()}

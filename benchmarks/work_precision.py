@@ -219,8 +219,8 @@ def our_setting(
         words = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates, "final": final}
         return sds.sample(model, sampler, nfe=nfe, start=problem.start, **words, **options).samples
 
-    end = {"zero": "", "min": " final=min"}[final]
-    name = f"{sampler}{words_of(options)}, {spacing}{words_of(spacing_options)}{end}, {coordinates}"
+    grid = words_of(spacing_options if final == "zero" else {**spacing_options, "final": final})
+    name = f"{sampler}{words_of(options)}, {spacing}{grid}, {coordinates}"
     return Setting(OURS, name, call, f"{sampler}{words_of(options)}", budgeted=True)
 
 

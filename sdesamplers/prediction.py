@@ -183,12 +183,9 @@ class Prediction:
         """
         if not then.has_own_time:
             return self.step_to(then)
-        point = self.point
-        if self._row is None:
-            self._row = row(self.kind, point.native)
-        a, b = linear_map(point.native[:2], self._row, row("flow", point.native))
-        h = then.t - point.t
-        return combine(then.scale / point.scale * (1.0 + h * a), self.x, then.scale * h * b, self.raw)
+        point, h = self.point, then.t - self.point.t
+        a, b = self._weights(*point.native[2:])
+        return combine(then.scale * (1 / point.scale + h * a), self.x, then.scale * h * b, self.raw)
 
     @property
     def x0(self) -> Tensor:
