@@ -34,9 +34,11 @@ def call(*words: object) -> str:
 
 def test_likelihood_command_agrees_with_the_function(model, tmp_path):
     words = ("--limit", 3, "--sampler", "heun", "--steps", 4, "--probes", 2, "--seed", 5, "--batch-size", 2)
+    words += ("--spacing", "power", "--spacing-option", "rho=1.5")
     facts = json.loads(call("likelihood", "fashion-mnist", "fashion-mnist-test", *words, "--out", tmp_path, "--json"))
     x, _ = read_data("fashion-mnist-test", model, limit=3)
-    expected = sds.log_likelihood(model, x, "heun", steps=4, probes=2, seed=5, dequantize="uniform")
+    grid = {"spacing": "power", "spacing_options": {"rho": 1.5}}
+    expected = sds.log_likelihood(model, x, "heun", steps=4, probes=2, seed=5, dequantize="uniform", **grid)
     assert facts["bits_per_dim"] == pytest.approx(expected.bits_per_dim.mean(), rel=1e-4)
     assert facts["standard_error"] == pytest.approx(expected.bits_per_dim.std(ddof=1) / np.sqrt(3), rel=1e-3)
     assert facts["nfe"] == 8
@@ -45,17 +47,21 @@ def test_likelihood_command_agrees_with_the_function(model, tmp_path):
     assert [float(row["nats"]) for row in rows] == pytest.approx(expected.nats, rel=1e-4)
     assert expected.standard_error is not None
     assert [float(row["standard_error_nats"]) for row in rows] == pytest.approx(expected.standard_error, rel=1e-2)
+    of_probes = expected.standard_error.mean() / (np.log(2) * x[0].numel())
+    assert facts["standard_error_of_probes"] == pytest.approx(of_probes, rel=1e-2)
     assert Image.open(tmp_path / "likelihood.png").size == (720, 408)
 
 
 def test_encode_command_comes_back(model, tmp_path):
     words = ("--limit", 2, "--steps", 10, "--check", "--out", tmp_path, "--json")
+    words += ("--spacing", "karras", "--spacing-option", "rho=5")
     facts = json.loads(call("encode", "fashion-mnist", "fashion-mnist-test", *words))
     x, _ = read_data("fashion-mnist-test", model, limit=2)
-    expected = sds.encode(model, x, "heun", steps=10)
+    grid = {"spacing": "karras", "spacing_options": {"rho": 5.0}}
+    expected = sds.encode(model, x, "heun", steps=10, **grid)
     latents = load_file(tmp_path / "latents.safetensors")["samples"]
     torch.testing.assert_close(latents, expected.samples, rtol=1e-4, atol=1e-4)
-    back = sds.decode(model, latents, "heun", steps=10).samples
+    back = sds.decode(model, latents, "heun", steps=10, **grid).samples
     assert facts["round_trip_rms"] == pytest.approx(float((back - x).square().mean().sqrt()), rel=1e-3)
 
 
@@ -147,6 +153,7 @@ def test_data_that_do_not_fit_are_explained(make, word, model, tmp_path: Path):
             "ODE",
         ),
         (("encode", "fashion-mnist", "fashion-mnist-test", "--limit", "1"), "--steps"),
+        (("encode", "fashion-mnist", "fashion-mnist-test", "--spacing-option", "rho=5"), "--spacing"),
     ],
 )
 def test_misuse_is_an_error_of_one_line(words, part, tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 from ..errors import UsageError
 from .group import cli
 from .tables import emit, show, table
-from .words import load_model, model_options, pairs
+from .words import grid_words, load_model, model_options, pairs
 
 if TYPE_CHECKING:
     from ..likelihood import Likelihood
@@ -33,6 +33,7 @@ def ode_options(sampler: str) -> Callable[[Callable[..., Any]], Callable[..., An
                 click.option("--steps", type=int, help="Grid intervals; none for adaptive samplers."),
                 click.option("--nfe", type=int, help="Budget of model evaluations a sample."),
                 click.option("--spacing", help="Time grid; see sdesamplers list."),
+                click.option("--spacing-option", multiple=True, metavar="KEY=VALUE", help="Of the spacing; repeat."),
                 click.option("--coordinates", help="native, ve, flow or angle."),
                 click.option(
                     "--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; repeat."
@@ -56,8 +57,9 @@ def prepared(source: str, data: str, words: dict[str, Any]) -> tuple[Any, Any, l
     from ..recipe import check_count
     from ..registry import default_registry
 
-    spec = default_registry().resolve(words["sampler"]).sampler
-    options = pairs(words.pop("option"), spec.options, f"sampler {spec.name!r}")
+    preset = default_registry().resolve(words["sampler"])
+    options = pairs(words.pop("option"), preset.sampler.options, f"sampler {preset.sampler.name!r}")
+    options |= grid_words(words, preset)
     limit = words.pop("limit")
     for word, value in (("limit", limit), ("batch_size", words["batch_size"])):
         if value is not None:
@@ -101,6 +103,8 @@ def likelihood(source: str, data: str, **words: Any) -> None:
     spread = float(bits.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
     facts = {"model": model.name, "revision": model.revision, "images": count, "bits_per_dim": float(bits.mean())}
     facts |= {"standard_error": spread, "nats": float(found.nats.mean()), "nfe": found.nfe}
+    if found.standard_error is not None:
+        facts["standard_error_of_probes"] = float(found.standard_error.mean() / (math.log(2) * math.prod(model.shape)))
     if as_json:
         emit({**facts, "recipe": found.recipe.as_dict(), "files": [str(file) for file in files if file]})
         return
@@ -109,7 +113,7 @@ def likelihood(source: str, data: str, **words: Any) -> None:
     made.add_row("bits/dim", f"[bold]{bits.mean():.4f}[/] ± {spread:.4f} (standard error over {count} samples)")
     made.add_row("nats", f"{found.nats.mean():.1f}")
     if found.standard_error is not None:
-        error = found.standard_error.mean() / (math.log(2) * math.prod(model.shape))
+        error = facts["standard_error_of_probes"]
         made.add_row("probes", f"{found.probes}: standard error {error:.4f} bits/dim of one sample")
     made.add_row("evaluations", f"{found.nfe_per_sample.mean():.0f} a sample, {found.nfe} at most")
     show(made)

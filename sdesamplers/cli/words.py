@@ -135,14 +135,14 @@ def pairs(texts: tuple[str, ...], known: Mapping[str, Option], owner: str) -> di
 
 
 def grid_words(words: dict[str, Any], preset: Preset | None = None) -> dict[str, Any]:
-    """Spacing, coordinates, final and noise, as `sample` takes them; those not given are left out.
+    """Spacing, coordinates, final and noise, as `sample` takes them, taken out of `words`; those not given are left out.
 
     Options of a spacing or noise source that is not given are for the preset's.
     """
     from ..registry import default_registry
 
-    texts, noise_texts = words.pop("spacing_option"), words.pop("noise_option")
-    chosen = {k: v for k in ("spacing", "coordinates", "final", "noise") if (v := words.pop(k)) is not None}
+    texts, noise_texts = words.pop("spacing_option"), words.pop("noise_option", ())
+    chosen = {k: v for k in ("spacing", "coordinates", "final", "noise") if (v := words.pop(k, None)) is not None}
     if texts:
         name = chosen.get("spacing", preset and preset.spacing)
         if name is None:
