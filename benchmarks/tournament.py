@@ -11,9 +11,9 @@ round before, and no search for a grid, has seen:
 3. the best of those: 32 starts;
 4. the best of those, and what searches by hand found on these 32 starts (`extra.jsonl`): fresh starts, in blocks, every
    sample's error kept, so that a ratio has an interval;
-5. after the second block the best of ours and the best of the others by each measure go on alone.
+5. the best of ours and of the others by each measure on the first two blocks, with 2,048 starts more, that alone count.
 
-The last round can be shared by several processes: `--begin 2 --blocks 17` and `--begin 17 --blocks 32`.
+The last round can be shared by several processes: `--begin 2 --blocks 18` and `--begin 18`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,18 @@ NEAREST = {5: 10, 6: 10, 8: 10, 10: 10, 15: 20, 20: 20, 30: 20, 50: 20}
 KEEP = {"grids": 12, "second": 16, "third": 5, "final": 3}
 """How many settings of a library go on, by each measure."""
 WHOLE = 2
-"""Blocks of the final that all its settings run on."""
+"""Blocks of the final that all its settings run on, to choose those of the last round."""
+ADDED = {
+    50: [
+        "unipc order=3, karras, native",
+        "unipc order=4, karras, native",
+        "unipc order=3 variant=bh1, karras, native",
+        *(f"{sampler}, karras round_timesteps=True, native" for sampler in ("unipc order=2", "unipc order=3")),
+        *(f"unic {kind}, karras round_timesteps=True, native" for kind in ("order=3", "prediction=noise")),
+        *(f"abm order={order}, karras round_timesteps=True, ve" for order in (3, 4)),
+    ]
+}
+"""Settings of ours that were added to the final after a look at those first blocks."""
 GRIDS: dict[str, list[dict[str, Any]]] = {
     "linspace": [{}],
     "trailing": [{}],
@@ -190,7 +202,8 @@ def parsed(key: str) -> Setting:
     """A setting of ours from its key."""
     sampler, grid, coordinates = key.split(": ", 1)[1].split(", ")
     (name, options), (spacing, words) = (split(text) for text in (sampler, grid))
-    return wp.our_setting(name, options, spacing, words, coordinates, words.pop("final", "zero"))
+    final, whole = words.pop("final", "zero"), words.pop("round_timesteps", False)
+    return wp.our_setting(name, options, spacing, words, coordinates, final, whole)
 
 
 def split(text: str) -> tuple[str, dict[str, Any]]:
@@ -213,8 +226,8 @@ def cells_of(errors: dict[int, dict[str, np.ndarray]]) -> wp.Cells:
 
 def write_report(work: Path, out: Path) -> None:
     """Both problems' tables: the network from the final, the mixture from its log, or else from the last report."""
-    errors, screened = errors_of(work), wp.Log(work / "tournament.jsonl")
-    everyone = errors_of(work, range(WHOLE))
+    screened, everyone = wp.Log(work / "tournament.jsonl"), errors_of(work, range(WHOLE))
+    errors = errors_of(work, range(WHOLE, sys.maxsize)) or everyone
     starts, few = starts_of(errors), starts_of(everyone)
     log = wp.Log(work / "cells.jsonl")
     tree = wp.compact(log) if log.cells else json.loads((out / "work_precision.json").read_text())
@@ -277,7 +290,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("out/work_precision"), help="where all is kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the report goes")
-    parser.add_argument("--blocks", type=int, default=32, help=f"of {BLOCK} starts in the final")
+    parser.add_argument("--blocks", type=int, default=WHOLE + 32, help=f"of {BLOCK} starts in the final")
     parser.add_argument("--begin", type=int, default=0, help="the first block to run")
     parser.add_argument("--budgets", type=int, nargs="*", default=list(NEAREST), help="of the final")
     parser.add_argument("--report", action="store_true", help="write the report from what was measured, run nothing")
@@ -289,7 +302,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log = wp.Log(words.work / "tournament.jsonl")
         chosen = Tournament(log, wp.embedded(32, words.work)).rounds(peers, say)
         by_hand = found_by_hand(words.work / "extra.jsonl")
-        chosen = {budget: [*chosen[budget], *by_hand.get(budget, [])] for budget in words.budgets}
+        added = {budget: [parsed(f"{wp.OURS}: {setting}") for setting in settings] for budget, settings in ADDED.items()}
+        chosen = {b: [*chosen[b], *by_hand.get(b, []), *added.get(b, [])] for b in words.budgets}
         final(with_winners(chosen), words.work, range(words.begin, words.blocks), say)
     write_report(words.work, words.out)
 

@@ -211,16 +211,18 @@ def our_setting(
     spacing_options: dict[str, Any],
     coordinates: str,
     final: str = "zero",
+    round_timesteps: bool = False,
 ) -> Setting:
-    """A setting that `sds.sample` runs within a budget of evaluations."""
+    """A setting that `sds.sample` runs within a budget of evaluations; the last word is `sds.load`'s."""
 
     def call(problem: Problem, nfe: int) -> Tensor:
-        model = Counted(problem)
+        model = Counted(problem, round_timesteps)
         words = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates, "final": final}
         return sds.sample(model, sampler, nfe=nfe, start=problem.start, **words, **options).samples
 
-    grid = words_of(spacing_options if final == "zero" else {**spacing_options, "final": final})
-    name = f"{sampler}{words_of(options)}, {spacing}{grid}, {coordinates}"
+    others = {} if final == "zero" else {"final": final}
+    others |= {"round_timesteps": True} if round_timesteps else {}
+    name = f"{sampler}{words_of(options)}, {spacing}{words_of(spacing_options | others)}, {coordinates}"
     return Setting(OURS, name, call, f"{sampler}{words_of(options)}", budgeted=True)
 
 
@@ -229,12 +231,13 @@ class Counted(sds.Model):
 
     prediction = "epsilon"
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, round_timesteps: bool = False) -> None:
         self.problem, self.process, self.dtype = problem, problem.process, problem.dtype
+        self.round_timesteps = round_timesteps
         self.shape, self.name = tuple(problem.start.shape[1:]), problem.name
 
     def predict(self, x: Tensor, t: Any, condition: Any = None) -> Tensor:
-        return self.problem.eps(x, t)
+        return self.problem.eps(x, np.round(t) if self.round_timesteps else t)
 
 
 def our_settings(
