@@ -390,10 +390,12 @@ class Registry:
             entry["spacing"] = found[0].name
             entry["spacing_options"] = check_options(options, found[0].options, where)
         if noise is not None:
-            if noise not in self.noises:
+            source = self._noise(noise)
+            if source is None:
                 raise UnknownNameError(f"noise source of {where}:", noise, self.noises)
-            options = self.noises[noise].options
-            entry["noise_options"] = check_options(entry.get("noise_options", {}), options, where)
+            options = {**source[1], **entry.get("noise_options", {})}
+            entry["noise"] = source[0].name
+            entry["noise_options"] = check_options(options, source[0].options, where)
         return Preset(sampler, **entry)
 
     def spacing(self, name: str) -> Spacing:
@@ -428,13 +430,20 @@ class Registry:
         Raises:
             UnknownNameError: neither; the nearest names are offered.
         """
+        found = self._noise(name)
+        if found is None:
+            known = [*self.noises, *self.catalogue.noise_aliases]
+            there = ", ".join(repr(source) for source in self.noises)
+            raise UnknownNameError("noise source", name, known, f" (there are {there})")
+        return found
+
+    def _noise(self, name: str) -> tuple[NoiseSource, dict[str, Any]] | None:
         if name in self.noises:
             return self.noises[name], {}
-        aliases = self.catalogue.noise_aliases
-        if name not in aliases:
-            there = ", ".join(repr(known) for known in self.noises)
-            raise UnknownNameError("noise source", name, [*self.noises, *aliases], f" (there are {there})")
-        return _chosen(aliases[name], "noise", self.noises, self.catalogue.where("noise_aliases", name))
+        if name in self.catalogue.noise_aliases:
+            entry = self.catalogue.noise_aliases[name]
+            return _chosen(entry, "noise", self.noises, self.catalogue.where("noise_aliases", name))
+        return None
 
 
 def _chosen(entry: str | Mapping[str, Any], word: str, shelf: Shelf[T], where: str) -> tuple[T, dict[str, Any]]:

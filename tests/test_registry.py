@@ -463,6 +463,7 @@ peers:
 recipes:
   "mild:{eta}": {sampler: ddim, options: {eta: 0.0}}
   "odd:{variance}": {sampler: ddpm}
+  streaked: {sampler: ddpm, noise: pink, noise_options: {where: start}}
 aliases:
   mine: Sharp
 """
@@ -504,6 +505,11 @@ def test_the_call_overrides_the_options_of_a_grids_other_name(tmp_path: Path) ->
     other = sds.sample(model, "ddim", steps=3, spacing="dense", spacing_options={"rho": 5.0}).recipe
     assert (other.spacing, other.spacing_options) == ("karras", {"rho": 5.0})
     assert sds.sample(model, "Sharp", steps=3).recipe.spacing_options == {"rho": 9.0}
+
+
+def test_a_recipe_takes_other_names_of_noise(peers: Registry) -> None:
+    streaked = peers.resolve("streaked")
+    assert (streaked.noise, streaked.noise_options) == ("coloured", {"exponent": 1.0, "where": "start"})
 
 
 def test_peers_names_resolve_after_our_own(peers: Registry) -> None:
