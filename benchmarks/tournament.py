@@ -302,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log = wp.Log(words.work / "tournament.jsonl")
         chosen = Tournament(log, wp.embedded(32, words.work)).rounds(peers, say)
         by_hand = found_by_hand(words.work / "extra.jsonl")
-        added = {budget: [parsed(f"{wp.OURS}: {setting}") for setting in settings] for budget, settings in ADDED.items()}
+        added = {budget: [parsed(f"{wp.OURS}: {name}") for name in names] for budget, names in ADDED.items()}
         chosen = {b: [*chosen[b], *by_hand.get(b, []), *added.get(b, [])] for b in words.budgets}
         final(with_winners(chosen), words.work, range(words.begin, words.blocks), say)
     write_report(words.work, words.out)

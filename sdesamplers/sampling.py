@@ -409,7 +409,7 @@ def _progress(show: bool, prepared: PreparedRun, count: int, batch_size: int) ->
     return evaluation_bar(f"{prepared.spec.name} on {prepared.model.name}", total)
 
 
-def replay_log_probs(model: Model, result: Result) -> Tensor:
+def replay_log_probs(model: Model, result: Result, rows: slice = slice(None)) -> Tensor:
     """Log-probabilities of a stored run's transitions under a model's present weights.
 
     The sampler is run again over the states that were drawn, not over new ones; gradients flow to the model's
@@ -418,23 +418,30 @@ def replay_log_probs(model: Model, result: Result) -> Tensor:
     Args:
         model: the model, with the same or other weights.
         result: of `sample(..., log_probs=True)`.
+        rows: of its samples, so that gradients can be gathered a part at a time where memory is short; all by default.
 
     Returns:
         (N, transitions), float64, in nats.
+
+    Raises:
+        UsageError: the result was stored without its transitions, or `rows` has none of its samples.
     """
     if result.draws is None or result.start is None:
         raise UsageError("this result was stored without its transitions; sample with log_probs=True")
+    start, draws, condition = result.start[rows], result.draws[rows], result.condition
+    if not len(start):
+        raise UsageError(f"{rows} has none of the {len(result.start)} samples of this result")
     recipe = result.recipe
     spec = result.sampler or default_registry().resolve(recipe.sampler).sampler
     path = make_path(model.process, recipe)
-    path.ledger.log_probs, path.ledger.replayed = [], list(result.draws.unbind(1))
+    path.ledger.log_probs, path.ledger.replayed = [], list(draws.unbind(1))
     evaluator = Evaluator(
         model,
-        len(result.start),
+        len(start),
         f"replay of {spec.name} on {model.name}",
-        condition=result.condition,
+        condition=None if condition is None else condition[rows],
         guidance_scale=result.guidance_scale,
         both="unguided" in spec.needs,
     )
-    drive(start_run(spec, result.start.to(model.device), path, recipe.options), evaluator)
-    return stack(path.ledger.log_probs, len(result.start))
+    drive(start_run(spec, start.to(model.device), path, recipe.options), evaluator)
+    return stack(path.ledger.log_probs, len(start))

@@ -72,21 +72,16 @@ def test_on_a_model_that_is_told_one_time_it_is_euler(name, prediction):
         torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-11)
 
 
-class TwoFlows(sds.FlowMapModel):
-    """A flow map with a condition: the end of the flow."""
-
-    def condition_for(self, condition, count):
-        return torch.full((count, 1), float(condition), dtype=torch.float64)
-
-    def unconditional(self, count):
-        return self.condition_for(0.0, count)
-
-    def predict_to(self, x, t, condition=None, *, end):
-        return (x - condition) / t  # all mass flows to one point: a straight line from x
-
-
 def test_guidance_is_of_the_two_mean_velocities():
-    model = TwoFlows(lambda x, t, r: x, sds.RectifiedFlow(), (1,), dtype=torch.float64)
+    # All mass flows to one point, which the condition tells: straight lines, of which guidance moves the end.
+    model = sds.FlowMapModel(
+        lambda x, t, r, to: (x - to[:, None]) / t,
+        sds.RectifiedFlow(),
+        (1,),
+        dtype=torch.float64,
+        conditional=True,
+        null_condition=0.0,
+    )
     words = {"steps": 1, "start": starts(3, 1), "condition": 2.0, "dtype": torch.float64}
     for scale, end in ((1.0, 2.0), (2.5, 5.0)):
         got = sds.sample(model, "flow-map-euler", guidance_scale=scale, **words).samples

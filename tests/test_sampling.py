@@ -336,6 +336,29 @@ def test_replayed_log_probs_are_the_recorded_ones_and_carry_gradients(mixture, s
     assert float((other - replayed).detach().abs().min()) > 1e-6
 
 
+def test_gradients_of_a_replay_can_be_gathered_a_part_at_a_time(mixture):
+    weight = torch.nn.Parameter(torch.tensor(1.0, dtype=torch.float64))
+    labels = sds.FunctionModel(
+        lambda x, t, c: weight * (1 + 0.01 * c[:, None]) * mixture.predict(x, t),
+        mixture.process,
+        "epsilon",
+        (2,),
+        dtype=torch.float64,
+        conditional=True,
+    )
+    result = sds.sample(labels, "ddpm", steps=4, num_samples=5, log_probs=True, condition=torch.arange(5.0))
+    whole = sds.replay_log_probs(labels, result)
+    whole.sum().backward()
+    expected, weight.grad = weight.grad, None
+    for rows in (slice(0, 2), slice(2, 5)):
+        part = sds.replay_log_probs(labels, result, rows)
+        torch.testing.assert_close(part, whole[rows], rtol=1e-12, atol=1e-12)
+        part.sum().backward()
+    torch.testing.assert_close(weight.grad, expected, rtol=1e-10, atol=0)
+    with pytest.raises(sds.UsageError, match="none of the 5"):
+        sds.replay_log_probs(labels, result, slice(5, 9))
+
+
 def test_a_run_without_noise_has_no_transitions(mixture):
     result = sds.sample(mixture, "euler", steps=3, num_samples=2, log_probs=True)
     assert result.log_probs.shape == (2, 0)

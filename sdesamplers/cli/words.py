@@ -135,7 +135,7 @@ def pairs(texts: tuple[str, ...], known: Mapping[str, Option], owner: str) -> di
 
 
 def grid_words(words: dict[str, Any], preset: Preset | None = None) -> dict[str, Any]:
-    """Spacing, coordinates, final and noise, as `sample` takes them, taken out of `words`; those not given are left out.
+    """Take spacing, coordinates, final and noise out of `words`, as `sample` takes them; those not given are left out.
 
     Options of a spacing or noise source that is not given are for the preset's.
     """

@@ -131,18 +131,21 @@ class ModelAround(Model):
 
 
 class FunctionModel(Model):
-    """Any function `f(x, t)` as a model; t is a tensor (N, 1, ..., 1) of x's dtype on its device.
+    """Any function `f(x, t)` or `f(x, t, condition)` as a model; t is a tensor (N, 1, ..., 1) like x.
 
     Args:
         function: takes the state (N, *shape) and the time on the process's clock, returns the prediction.
         process: the process that the function belongs to.
         prediction: its prediction type.
         shape: of one sample.
+        conditional: whether the function takes a condition, a tensor (N, ...): labels, embeddings, pictures.
+        null_condition: of a conditional function, what stands for no condition; guidance needs it, and where it is
+            given a call may leave the condition out.
     """
 
     def __init__(
         self,
-        function: Callable[[Tensor, Any], Tensor],
+        function: Callable[..., Tensor],
         process: SDE,
         prediction: str,
         shape: Sequence[int],
@@ -151,14 +154,43 @@ class FunctionModel(Model):
         device: torch.device | str = "cpu",
         data_range: tuple[float, float] | None = None,
         name: str = "function",
+        conditional: bool = False,
+        null_condition: Any = None,
     ) -> None:
+        if null_condition is not None and not conditional:
+            raise UsageError("null_condition is for functions of a condition: give conditional=True as well")
+        self.conditional, self.null_condition = conditional, null_condition
         self.function, self.process, self.prediction = function, process, prediction_type(prediction)
         self.shape, self.dtype, self.device = tuple(shape), dtype, torch.device(device)
         self.data_range, self.name = data_range, name
         self.network = function if isinstance(function, torch.nn.Module) else None
 
+    def condition_for(self, condition: Any, count: int) -> Any:
+        """One condition for all, a number or (1, ...), or one a sample, (N, ...), as a tensor (N, ...)."""
+        if not self.conditional:
+            return super().condition_for(condition, count)
+        if condition is None and self.null_condition is None:
+            raise UsageError(f"model {self.name!r} is conditional: give condition=, one for all or one a sample")
+        try:
+            given = torch.as_tensor(self.null_condition if condition is None else condition, device=self.device)
+        except (TypeError, ValueError, RuntimeError):
+            raise UsageError(f"condition must be a tensor or numbers, not {condition!r}") from None
+        given = given.to(self.dtype) if given.is_floating_point() else given
+        given = given if given.dim() else given[None]
+        if len(given) not in (1, count):
+            raise UsageError(f"condition must be one for all, (1, ...), or {count}, one a sample, not {len(given)}")
+        return given.expand(count, *given.shape[1:])
+
+    def unconditional(self, count: int) -> Any:
+        if self.null_condition is None:
+            return super().unconditional(count)
+        return self.condition_for(self.null_condition, count)
+
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
-        return self.function(x, as_column(t, x))
+        return self.function(x, as_column(t, x), *self._given(condition))
+
+    def _given(self, condition: Any) -> tuple[Any, ...]:
+        return (condition,) if self.conditional else ()
 
 
 class FlowMapModel(FunctionModel):
@@ -168,25 +200,27 @@ class FlowMapModel(FunctionModel):
     samplers that do not say where a step ends are given. `flow-map-euler` does.
 
     Args:
-        function: takes the state (N, *shape) and two times, tensors (N, 1, ..., 1) on the process's clock, and returns
-            the mean velocity.
+        function: takes the state (N, *shape) and two times, tensors (N, 1, ..., 1) on the process's clock, and the
+            condition of a conditional one, and returns the mean velocity.
         process: the process that the flow belongs to.
         shape: of one sample.
+        **options: the others of `FunctionModel`.
     """
 
     def __init__(
         self,
-        function: Callable[[Tensor, Any, Any], Tensor],
+        function: Callable[..., Tensor],
         process: GaussianProcess,
         shape: Sequence[int],
         **options: Any,
     ) -> None:
-        super().__init__(lambda x, t: function(x, t, t), process, "flow", shape, **{"name": "flow map", **options})
+        field = lambda x, t, *condition: function(x, t, t, *condition)  # noqa: E731
+        super().__init__(field, process, "flow", shape, **{"name": "flow map", **options})
         self.flow_map = function
         self.network = function if isinstance(function, torch.nn.Module) else None
 
     def predict_to(self, x: Tensor, t: Scalar, condition: Any = None, *, end: Scalar) -> Tensor | Output:
-        return self.flow_map(x, as_column(t, x), as_column(end, x))
+        return self.flow_map(x, as_column(t, x), as_column(end, x), *self._given(condition))
 
 
 def as_column(t: Scalar, x: Tensor) -> Tensor:
