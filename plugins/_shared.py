@@ -13,6 +13,8 @@ from torch import Tensor
 from sdesamplers import Path, Point, Prediction, Run, weighted_sum
 from sdesamplers.coefficients import lagrange_integrals, midpoint_integrals, semilinear_sde
 
+from ._dpm_stages import second
+
 Kind = Literal["data", "noise"]
 Node = tuple[float, Tensor]
 """(lambda, prediction) of an evaluation."""
@@ -91,12 +93,18 @@ def sde_stage(
 
 
 def two_stage_sde(x: Tensor, path: Path, kind: str, eta: float, s_noise: float, r: float) -> Run:
-    """A stage at lambda_t + r h, and a step that holds (1 - 1/(2r)) f_t + 1/(2r) f_u, on one Brownian motion."""
+    """A stage at lambda_t + r h, and a step that holds (1 - 1/(2r)) f_t + 1/(2r) f_u, on one Brownian motion.
+
+    Without noise this is DPM-Solver-2, which is a step out of alpha = 0 then, too.
+    """
     check_noise(eta=eta, s_noise=s_noise)
     if not 0 < r <= 1:
         raise ValueError(f"r places the stage inside the step and must lie in (0, 1], not {r}")
     for now, then in path.steps:
         out = yield x, now
+        if now.is_pure_noise and not (eta or then.is_clean):
+            x, _ = yield from second(out, then, path, kind, r)
+            continue
         if now.is_pure_noise or then.is_clean:
             x = singular_step(out, path, now, then, kind, eta, s_noise)
             continue

@@ -42,7 +42,7 @@ def one_step_solver(name: str, path: Path) -> Sampler:
     """
     shelf = default_registry().samplers
     if name not in shelf:
-        raise UnknownNameError("solver", name, shelf)
+        raise UnknownNameError("solver", name, shelf, " (any one-step ODE sampler: euler, heun, rk4, dpm2, ...)")
     found = shelf[name]
     wrong = ""
     if found.stochastic:

@@ -2,7 +2,8 @@
 
 With h = lambda_s - lambda_t, data prediction is x_s = (sigma_s / sigma_t) x_t + alpha_s int e^{u - lambda_s} x0(u) du
 over the step, and y = x / alpha obeys y' = -y + x0, the semilinear equation that exponential integrators are made for:
-their tableaux apply, with phi_k(-h). Steps into sigma = 0 and out of alpha = 0, where lambda is infinite, are DDIM's.
+their tableaux apply, with phi_k(-h). Where lambda is infinite, steps into sigma = 0 and multistep ones out of alpha = 0
+are DDIM's; Runge-Kutta steps out of alpha = 0 run in alpha/sigma, in which x / sigma has the derivative x0: phi_k(0).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import Tensor
 from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, weighted_sum
 from sdesamplers.coefficients import phi
 
+from ._dpm_stages import inner
 from ._shared import exponential_adams
 
 
@@ -114,20 +116,24 @@ def hochbruck_ostermann(h: float) -> Tableau:
 
 
 def exponential_runge_kutta(x: Tensor, path: Path, tableau: Callable[[float], Tableau]) -> Run:
-    """x_i = (sigma_i / sigma_t) x_t + alpha_i h sum_j a_ij(-h) x0_j at the points lambda_t + c_i h, and so at s."""
+    """x_i = (sigma_i / sigma_t) x_t + alpha_i h sum_j a_ij(-h) x0_j at the points lambda_t + c_i h, and so at s.
+
+    Out of alpha = 0 it is x_i = (sigma_i / sigma_t) x_t + sigma_i u sum_j a_ij(0) x0_j at c_i u; u = alpha_s / sigma_s.
+    """
     for now, then in path.steps:
         out = yield x, now
-        if now.is_pure_noise or then.is_clean:
+        if then.is_clean:
             x = out.step_to(then)
             continue
-        h = float(then.lam - now.lam)
+        h = 0.0 if now.is_pure_noise else float(then.lam - now.lam)
         nodes, rows = tableau(h)
         values: list[Tensor] = []  # x0 of the stages after the first
         for c, row in zip(nodes, rows[:-1], strict=True):
-            point = then if c == 1 else path.between(now, then, c)
-            stage = yield data_step(out, point, [h * a for a in row], values), point
+            point = then if c == 1 else inner(path, now, then, c)
+            size = h or 1 / c  # alpha_i / c = sigma_i u
+            stage = yield data_step(out, point, [size * a for a in row], values), point
             values.append(stage.x0)
-        x = data_step(out, then, [h * b for b in rows[-1]], values)
+        x = data_step(out, then, [(h or 1.0) * b for b in rows[-1]], values)
     return x
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
 
+from ._dpm_stages import third
 from ._shared import Kind, check_noise, predicted, sde_stage, singular_step, two_stage_sde
 
 
@@ -87,23 +88,26 @@ def seeds_3(x: Tensor, path: Path, *, eta: float = 1.0, prediction: Kind = "data
 
     The second stage integrates the line through the predictions at 0 and h/3, the step that through those at 0 and
     2h/3, of x0 (prediction = "data") or eps ("noise"). eta scales the noise of the SDE that is solved; with 0 it is
-    DPM-Solver-3 in the "noise" form, of third order. With noise the variance is of second order.
+    DPM-Solver++(3S) or DPM-Solver-3, of third order. With noise the variance is of second order.
     """
     check_noise(eta=eta)
     for now, then in path.steps:
         out = yield x, now
+        if now.is_pure_noise and not (eta or then.is_clean):
+            x, _ = yield from third(out, then, path, prediction)
+            continue
         if now.is_pure_noise or then.is_clean:
             x = singular_step(out, path, now, then, prediction, eta)
             continue
-        third, second = path.between(now, then, 1 / 3), path.between(now, then, 2 / 3)
+        s1, s2 = path.between(now, then, 1 / 3), path.between(now, then, 2 / 3)
         x, first = out.x, (now.lam, predicted(out, prediction))
-        state, noise = sde_stage(x, path, [first], 0.0, now, now, third, prediction, eta)
-        out = yield state, third
-        line = [first, (third.lam, predicted(out, prediction))]
-        state, noise = sde_stage(x, path, line, noise, now, third, second, prediction, eta)
-        out = yield state, second
-        line = [first, (second.lam, predicted(out, prediction))]
-        x, _ = sde_stage(x, path, line, noise, now, second, then, prediction, eta)
+        state, noise = sde_stage(x, path, [first], 0.0, now, now, s1, prediction, eta)
+        out = yield state, s1
+        line = [first, (s1.lam, predicted(out, prediction))]
+        state, noise = sde_stage(x, path, line, noise, now, s1, s2, prediction, eta)
+        out = yield state, s2
+        line = [first, (s2.lam, predicted(out, prediction))]
+        x, _ = sde_stage(x, path, line, noise, now, s2, then, prediction, eta)
     return x
 
 

@@ -263,6 +263,38 @@ def test_starts_at_pure_noise_end_in_the_right_place(name, process):
         assert torch.isfinite(sds.sample(model, name, steps=steps, **words).samples).all()
 
 
+@pytest.mark.parametrize("process", ["flow", "zero-snr"])
+@pytest.mark.parametrize(
+    ("name", "options", "order"),
+    [
+        ("res-2s", {"c2": 0.3}, 2),
+        ("res-3s", {}, 3),
+        ("etdrk2", {}, 2),
+        ("etdrk3", {}, 3),
+        ("etdrk4", {}, 4),
+        ("etdrk4", {"tableau": "hochbruck-ostermann"}, 4),
+    ],
+)
+def test_one_step_out_of_pure_noise_integrates_polynomials_of_its_order(name, options, order, process):
+    # d(x / sigma) = x0 du with u = alpha / sigma: x0 = u^k gives x_s / sigma_s = x_t / sigma_t + u_s^(k+1) / (k+1).
+    kind, end = {"flow": (sds.RectifiedFlow(), 0.4), "zero-snr": (sds.DiscreteVP(ZERO_SNR), 300.0)}[process]
+
+    def power(k):
+        return sds.FunctionModel(lambda x, t: ratio(t) ** k + 0 * x, kind, "sample", (1,), dtype=torch.float64)
+
+    def ratio(t):
+        return torch.as_tensor(kind.alpha(t.numpy()) / kind.sigma(t.numpy())).view(t.shape)
+
+    u, sigma = float(kind.alpha(end) / kind.sigma(end)), float(kind.sigma(end))
+    start = torch.tensor([[0.7]], dtype=torch.float64)
+    words = {"times": [kind.t_max, end], "start": start, "coordinates": "native", "final": "min", **options}
+    for k in range(order):
+        path = sds.sample(power(k), name, **words)
+        same(path.samples, sigma * (start + u ** (k + 1) / (k + 1)))
+    off = sds.sample(power(order + 1), name, **words).samples - sigma * (start + u ** (order + 2) / (order + 2))
+    assert float(off.abs()) > 1e-6
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_one_step_into_sigma_zero_is_ddims(name):
     same(sampled(sds.VP(), name, steps=1), sampled(sds.VP(), "ddim", steps=1))
