@@ -89,7 +89,7 @@ def free_port() -> str:
 
 def job(processes: int, size: Size, folder: Path) -> dict[str, float]:
     """Seconds of a job from the shell: the whole command, and its steady part."""
-    words = ["-m", "sdesamplers.cli", "sample", MODEL, "--sampler", "fast", "--nfe", str(size.nfe), "--quiet"]
+    words = ["-m", "sdesamplers", "sample", MODEL, "--sampler", "fast", "--nfe", str(size.nfe), "--quiet"]
     words += ["-n", str(size.images), "--batch-size", str(size.batch), "--shard-size", str(size.batch)]
     words += ["--format", "safetensors", "--out", str(folder / "out"), "--json-log", str(folder / "log.jsonl")]
     launcher = [*LAUNCHER, "--main_process_port", free_port()] if processes == 2 else []

@@ -74,6 +74,7 @@ _PEER = {
             "propertyNames": _NAME,
             "additionalProperties": _renamed("spacing", reasons=True),
         },
+        "methods": {"type": "object", "propertyNames": _NAME, "additionalProperties": {"type": "string"}},
     },
 }
 _MODEL = {
@@ -120,7 +121,8 @@ class Catalogue:
 
     `aliases` are other names of samplers and recipes, `spacing_aliases` of spacings, `noise_aliases` of noise sources.
     `peers` holds the names of other libraries, peer -> "samplers" or "spacings" -> name -> what runs here under it, or
-    the reason why nothing does. `origins` says for (section, name) which file an entry came from.
+    the reason why nothing does; and under "methods" samplers of ours that it has by options, with where.
+    `origins` says for (section, name) which file an entry came from.
     """
 
     models: dict[str, dict[str, Any]] = field(default_factory=dict)

@@ -93,6 +93,9 @@ def samplers_page(registry: Registry) -> str:
     for peer, _, preset in peers_samplers(registry):
         if isinstance(preset, Preset):
             peers.setdefault(preset.sampler.name, set()).add(peer)
+    for peer, kinds in registry.catalogue.peers.items():
+        for name in kinds.get("methods", {}):
+            peers.setdefault(name, set()).add(peer)
 
     def samplers() -> Iterator[tuple[str, ...]]:
         built_in = {
@@ -139,9 +142,11 @@ def samplers_page(registry: Registry) -> str:
             "# Samplers, grids and noise sources\n",
             MADE,
             "Orders are those of the default options: of the sample for a deterministic sampler, of its first two "
-            "moments for a stochastic one. They are measured by `sdesamplers check NAME`. A family is a file in "
-            "`plugins/`. The last column says which other libraries have the method; [names.md](names.md) gives their "
-            "names for it.\n",
+            "moments for a stochastic one. They are measured by `sdesamplers check NAME`, on grids whose start costs "
+            "no order; what is left of it from alpha = 0 is in [writing-samplers.md](writing-samplers.md). A family "
+            "is a file in `plugins/`. The last column says which other libraries have the method, of those whose names "
+            "are in [names.md](names.md), as a sampler of its own or by options; that they have it right is another "
+            "question ([parity.md](parity.md)).\n",
             table(*columns, "recipes and aliases", "also in", rows=samplers()),
             "## Grids\n",
             table("name", "what it is", "options", "reference", rows=grids()),
@@ -168,6 +173,9 @@ def names_page(registry: Registry) -> str:
             parts.append(table("sampler", "what runs here", rows=_sampler_rows(registry, peer)))
         if kinds.get("spacings"):
             parts.append(table("grid", "what runs here", rows=_grid_rows(registry, peer)))
+        if kinds.get("methods"):
+            rows = ((f"`{registry.samplers[name].name}`", str(where)) for name, where in kinds["methods"].items())
+            parts.append(table("ours, that it has by options", "where", rows=rows))
     return "\n".join(parts)
 
 

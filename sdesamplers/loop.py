@@ -121,7 +121,7 @@ class Evaluator:
         if self.check_finite:
             total = prediction.raw.sum()  # NaN and infinity survive a sum
             if not total.is_cpu or not math.isfinite(total.item()):
-                self._suspect(total, point.t)
+                self._suspect(total, prediction)
         if self.record is not None:
             self.record(prediction)
         return prediction
@@ -158,7 +158,7 @@ class Evaluator:
         np.add.at(self._single, rows, 1)
         for prediction in predictions:
             if self.check_finite:
-                self._suspect(prediction.raw.sum(), prediction.point.t)
+                self._suspect(prediction.raw.sum(), prediction)
             if self.record is not None:
                 self.record(prediction)
         return predictions
@@ -206,16 +206,20 @@ class Evaluator:
         prediction.log_density = output.log_density
         return prediction
 
-    def _suspect(self, total: Tensor, t: Scalar) -> None:
+    def _suspect(self, total: Tensor, prediction: Prediction) -> None:
         if not total.is_cpu:
-            self._pending.append((total, self.evaluations, t))
+            self._pending.append((total, self.evaluations, prediction.point.t))
         elif not math.isfinite(total.item()):
-            raise self._not_finite(self.evaluations, t)
+            raise self._not_finite(self.evaluations, prediction.point.t, prediction.x.abs().max().item())
 
-    def _not_finite(self, evaluation: int, t: Scalar) -> NonFiniteError:
+    def _not_finite(self, evaluation: int, t: Scalar, largest: float = 0.0) -> NonFiniteError:
         place = f"{t:.6g}" if not np.ndim(t) else f"{np.min(t):.6g} to {np.max(t):.6g}"
+        grown = "" if largest < DIVERGED else (
+            f", where the state has grown to {largest:.2g}: the method is unstable here (take more steps, another "
+            "spacing or coordinates, or a lower order)"
+        )  # fmt: skip
         return NonFiniteError(
-            f"{self.label}: the model's output is not finite at evaluation {evaluation}, t = {place} "
+            f"{self.label}: the model's output is not finite at evaluation {evaluation}, t = {place}{grown} "
             "(check_finite=False turns this check off)"
         )
 
@@ -228,6 +232,10 @@ class Evaluator:
                 raise self._not_finite(evaluation, t)
         if not math.isfinite(x.sum().item()):
             raise NonFiniteError(f"{self.label}: the sample is not finite after the last step, though the model was")
+
+
+DIVERGED = 1e6
+"""No state of a sampler that works is as large; where a model answers one with NaN, it is not the model's fault."""
 
 
 def model_state(x: Tensor, point: Point) -> Tensor:

@@ -299,7 +299,8 @@ class Registry:
                 text, word, owner = name.removeprefix(head), rest.rstrip("}"), head.rstrip(":")
                 option, choices = self._option(pattern), [str(choice) for choice in self._choices(pattern)]
                 if choices and text not in choices:
-                    raise UnknownNameError(word, text, choices, opening=f"unknown {word} {text!r} of {owner}")
+                    listing = f" (known: {', '.join(map(str, choices))})"
+                    raise UnknownNameError(word, text, choices, listing, opening=f"unknown {word} {text!r} of {owner}")
                 value = text if option is None else option.parse(text, owner)
                 filled = {**entry.get("options", {}), word: value}
                 return self._built("recipes", pattern, {**entry, "options": filled}, key=name)

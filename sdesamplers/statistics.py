@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -36,6 +37,8 @@ from .path import Path
 from .prediction import weighted_sum
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+STEEP = 20.0
+"""A larger s comes of a regression over too few trajectories: e^(s h) is a factor of the solver's weights."""
 LOWEST = -8.0
 """Statistics begin at this lambda where the process begins lower: there is next to no signal (e^-8) below."""
 
@@ -229,7 +232,14 @@ def compute_statistics(
             trajectory = (torch.stack([part[j] for part in parts]).double().cpu().numpy() for parts in (states, data))
             sums += products(lam, *trajectory)
     about = {"model": model.name, "revision": model.revision, "samples": samples, "nodes": nodes, "seed": seed}
-    return from_moments(lam, diagonal / samples, sums / samples, {**about, "guidance_scale": guidance_scale})
+    found = from_moments(lam, diagonal / samples, sums / samples, {**about, "guidance_scale": guidance_scale})
+    if (steepest := float(np.abs(found.s).max())) > STEEP:
+        warnings.warn(
+            f"{samples} samples at {nodes} nodes are too few for these statistics: s is up to {steepest:.3g}, and "
+            f"beyond {STEEP:g} the solver is likely to overflow; take more of both",
+            stacklevel=2,
+        )
+    return found
 
 
 def products(lam: np.ndarray, y: np.ndarray, data: np.ndarray) -> np.ndarray:

@@ -89,6 +89,12 @@ def test_s_and_b_are_the_regression_of_the_residuals_slope(files):
     assert float(table.b[k, 0]) == pytest.approx(b, abs=0.05)
 
 
+def test_statistics_of_too_few_trajectories_are_warned_of():
+    model = sds.load("fashion-mnist")
+    with pytest.warns(UserWarning, match=r"2 samples at 8 nodes are too few.*s is up to \d"):
+        compute_statistics(model, samples=2, nodes=8)
+
+
 def test_the_statistics_do_not_depend_on_the_batch_size():
     model = sds.grid_mixture(sds.VP())
     whole, parts = (compute_statistics(model, samples=6, nodes=10, batch_size=size) for size in (6, 4))

@@ -317,7 +317,7 @@ def test_the_plugin_installs_and_runs(tmp_path):
     python = commands / "python"
     do(python, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", source)
     assert (packages / "sdesamplers_two_stage.py").is_file()
-    command = (python, "-m", "sdesamplers.cli")
+    command = (python, "-m", "sdesamplers")
     facts = json.loads(do(*command, "info", "two-stage", "--json"))
     assert facts["order"] == 2
     assert "two-stage" in facts["plugin"]

@@ -63,7 +63,7 @@ def told(ran: subprocess.CompletedProcess[str]) -> list[str]:
 
 @pytest.mark.slow
 def test_two_processes_make_what_one_makes(tmp_path: Path, pipeline: Path) -> None:
-    words = ["sdesamplers.cli", "sample", str(pipeline), "--sampler", "ddpm", "--steps", "2", "-n", "22", "--json"]
+    words = ["sdesamplers", "sample", str(pipeline), "--sampler", "ddpm", "--steps", "2", "-n", "22", "--json"]
     words += ["--batch-size", "2", "--shard-size", "4", "--format", "safetensors,png,webdataset,grid"]
     two, one = tmp_path / "two", tmp_path / "one"
     log = tmp_path / "log.jsonl"
@@ -83,7 +83,7 @@ def test_two_processes_make_what_one_makes(tmp_path: Path, pipeline: Path) -> No
 
 @pytest.mark.slow
 def test_sizes_that_are_found_are_the_same_for_all(tmp_path: Path, pipeline: Path) -> None:
-    words = ["sdesamplers.cli", "sample", str(pipeline), "--sampler", "ddim", "--steps", "1", "-n", "300", "--quiet"]
+    words = ["sdesamplers", "sample", str(pipeline), "--sampler", "ddim", "--steps", "1", "-n", "300", "--quiet"]
     ran = launch("-m", *words, "--out", str(tmp_path))
     assert ran.returncode == 0, ran.stderr
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -92,7 +92,7 @@ def test_sizes_that_are_found_are_the_same_for_all(tmp_path: Path, pipeline: Pat
 
 @pytest.mark.slow
 def test_a_refusal_reaches_all(tmp_path: Path, pipeline: Path) -> None:
-    words = ["sdesamplers.cli", "sample", str(pipeline), "--sampler", "ddim", "--steps", "1", "-n", "4"]
+    words = ["sdesamplers", "sample", str(pipeline), "--sampler", "ddim", "--steps", "1", "-n", "4"]
     words += ["--batch-size", "1", "--out", str(tmp_path)]
     assert start("-m", *words).returncode == 0
     ran = launch("-m", *words)

@@ -304,7 +304,7 @@ def test_pickled_weights_are_not_even_downloaded_unless_asked_for(hub: HubServer
 def run(hub: HubServer, home: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command line as a client of the Hub."""
     return subprocess.run(
-        [sys.executable, "-m", "sdesamplers.cli", *arguments],
+        [sys.executable, "-m", "sdesamplers", *arguments],
         env={**hub.environment(home), **environment},
         cwd=home,
         capture_output=True,

@@ -592,15 +592,19 @@ SAMPLERS = {
     "seeds_3,sa_solver,sa_solver_pece,ddim,uni_pc,uni_pc_bh2",
     "a1111": "DPM++ 2M,DPM++ SDE,DPM++ 2M SDE,DPM++ 2M SDE Heun,DPM++ 2S a,DPM++ 3M SDE,Euler a,Euler,LMS,Heun,"
     "DPM2,DPM2 a,DPM fast,DPM adaptive,Restart,DDIM,DDIM CFG++,PLMS,UniPC,LCM,DDPM,HeunPP2,IPNDM,IPNDM_V,"
-    "DEIS",
+    "DEIS,k_dpmpp_2m,k_dpmpp_2m_ka,k_dpmpp_sde,k_dpmpp_sde_ka,k_dpmpp_2m_sde,k_dpmpp_2m_sde_ka,k_dpmpp_2m_sde_exp,"
+    "k_dpmpp_2m_sde_heun,k_dpmpp_2m_sde_heun_ka,k_dpmpp_2m_sde_heun_exp,k_dpmpp_2s_a,k_dpmpp_2s_a_ka,k_dpmpp_3m_sde,"
+    "k_dpmpp_3m_sde_ka,k_dpmpp_3m_sde_exp,k_euler_a,k_euler_ancestral,k_euler,k_lms,k_lms_ka,k_heun,k_dpm_2,k_dpm_2_ka,"
+    "k_dpm_2_a,k_dpm_2_a_ka,k_dpm_fast,k_dpm_ad,restart",
 }
 GRIDS = {
     "k-diffusion": "get_sigmas_karras,get_sigmas_exponential,get_sigmas_polyexponential,get_sigmas_vp",
     "diffusers": "linspace,leading,trailing,use_karras_sigmas,use_exponential_sigmas,use_beta_sigmas,use_lu_lambdas,"
     "use_flow_sigmas,use_dynamic_shifting,rescale_betas_zero_snr",
     "comfyui": "simple,sgm_uniform,karras,exponential,ddim_uniform,beta,normal,linear_quadratic,kl_optimal",
-    "a1111": "Automatic,Uniform,Karras,Exponential,Polyexponential,SGM Uniform,KL Optimal,Align Your Steps,Simple,"
-    "Normal,DDIM,Beta,Turbo",
+    "a1111": "Automatic,Uniform,Karras,Exponential,Polyexponential,SGM Uniform,KL Optimal,Align Your Steps,"
+    "Align Your Steps GITS,Align Your Steps 11,Align Your Steps 32,align_your_steps_GITS,align_your_steps_11,"
+    "align_your_steps_32,Simple,Normal,DDIM,Beta,Turbo",
 }
 
 
@@ -640,6 +644,12 @@ def test_every_sampler_of_the_peers_resolves_or_says_why_not() -> None:
         assert set(found) >= set(known) if peer in ("k-diffusion", "a1111") else len(found) > 0.6 * len(known)
 
 
+def test_methods_that_peers_have_by_options_are_samplers_here() -> None:
+    registry = Registry()
+    for kinds in registry.catalogue.peers.values():
+        assert set(kinds.get("methods", {})) <= set(registry.samplers)
+
+
 def test_every_grid_of_the_peers_resolves_or_says_why_not() -> None:
     registry = Registry()
     for peer, text in GRIDS.items():
@@ -654,6 +664,7 @@ def test_every_grid_of_the_peers_resolves_or_says_why_not() -> None:
             "automatic",
             "Karras Exponential",
             "karras_exponential",
+            *(name for name in known if re.fullmatch("(?i)align.your.steps.(gits|11|32)", name)),
         }
 
 
@@ -661,8 +672,9 @@ def test_every_sampler_of_a1111_on_every_grid() -> None:
     """As its infotexts say both, and as its older labels did."""
     registry = Registry()
     plain = {label: registry.resolve(label) for label in SAMPLERS["a1111"].split(",")}
+    reasons = registry.catalogue.peers["a1111"]["spacings"]
     for grid in GRIDS["a1111"].split(","):
-        if grid == "Automatic":
+        if "reason" in reasons[grid]:
             continue
         spacing, options = registry.grid(grid)
         for label, alone in plain.items():

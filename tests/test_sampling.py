@@ -213,6 +213,13 @@ def test_a_model_that_breaks_down_is_reported_with_sampler_and_time(mixture, sam
     assert torch.isfinite(result.samples[0]).all()
 
 
+def test_a_model_is_not_blamed_for_a_state_that_has_diverged():
+    # In `ve` coordinates of EDM dx/dsigma = (x - x0)/sigma; an x0 that runs away from x makes every step a factor.
+    model = sds.FunctionModel(lambda x, t: -1e20 * x, sds.EDM(), "sample", (1,))
+    with pytest.raises(sds.NonFiniteError, match=r"at evaluation 2, .* state has grown to .*more steps"):
+        sds.sample(model, "euler", times=[80.0, 40.0, 20.0, 10.0, 5.0])
+
+
 def test_a_sample_that_overflows_is_reported_even_if_the_model_did_not():
     model = sds.FunctionModel(lambda x, t: torch.full_like(x, 3e38), sds.EDM(), "epsilon", (1,))
     with pytest.raises(sds.NonFiniteError, match="the sample is not finite"):

@@ -1,0 +1,5 @@
+"""`python -m sdesamplers`: the command line."""
+
+from .cli import main
+
+main()

@@ -1,5 +1,0 @@
-"""`python -m sdesamplers.cli`."""
-
-from . import main
-
-main()
