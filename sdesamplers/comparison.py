@@ -102,8 +102,8 @@ class Comparison:
 
 def compare(
     model: Model | str,
-    samplers: Sequence[str],
-    nfe: Sequence[int] = (5, 10, 20, 50),
+    samplers: str | Sequence[str],
+    nfe: int | Sequence[int] = (5, 10, 20, 50),
     *,
     num_samples: int = 64,
     seed: int = 0,
@@ -117,8 +117,8 @@ def compare(
 
     Args:
         model: a `Model`, or what `load` takes.
-        samplers: names of samplers, recipes or aliases.
-        nfe: budgets of model evaluations a sample.
+        samplers: names of samplers, recipes or aliases, or one.
+        nfe: budgets of model evaluations a sample, or one.
         num_samples: how many; distances need hundreds, and their floor is given for the same number.
         reference_samples: on how many of them the deterministic samplers' error is measured, against rk45 at
             rtol = atol = 1e-5 with a float64 state from the same noise; 0 for none.
@@ -130,6 +130,7 @@ def compare(
         UsageError: an unknown name, before anything is run.
     """
     model = as_model(model)
+    samplers, nfe = [samplers] if isinstance(samplers, str) else samplers, [nfe] if isinstance(nfe, int) else nfe
     if {"times", "sigmas", "steps"} & set(options):
         raise UsageError("compare runs every sampler at budgets of evaluations; a grid of your own is for sample")
     if not samplers or not nfe:

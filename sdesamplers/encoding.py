@@ -20,8 +20,8 @@ from .path import Ledger, Path, Point
 from .plugin import Sampler
 from .recipe import Recipe, check_count, make_path, make_recipe, start_run
 from .registry import default_registry
-from .result import Part, Recorder, Result, join, join_trajectories
-from .sampling import as_model
+from .result import Part, Recorder, Result, join, join_trajectories, process_ends, same_ends
+from .sampling import as_model, warn_if_far
 from .sde import GaussianProcess, expand
 
 NOISIEST = 1e5
@@ -37,12 +37,10 @@ class Encoding(Result):
         companion: (N, *shape), the second state of a sampler that walks a pair of them (`bdia-ddim`, `reversible-heun`,
             `reversible-midpoint`); None from any other. With it the way back is exact.
         holds: what `samples` are, "latents" from `encode`, "data" from `decode`.
-        ends: (alpha, sigma) of the model's process at t_min and t_max; None without alpha and sigma.
     """
 
     companion: Tensor | None = None
     holds: Literal["data", "latents"] = "latents"
-    ends: tuple[tuple[float, float], tuple[float, float]] | None = None
 
 
 def encode(
@@ -160,6 +158,8 @@ def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tenso
     Raises:
         UsageError: latents of different shapes, opposite ones, which no one great circle joins, or zeros.
     """
+    if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
+        raise UsageError("interpolate takes two tensors, such as encoding.samples[0] and encoding.samples[1]")
     if a.shape != b.shape:
         raise UsageError(f"latents of one shape are needed, not {tuple(a.shape)} and {tuple(b.shape)}")
     first, last = a.double().flatten(), b.double().flatten()
@@ -167,7 +167,7 @@ def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tenso
     if not float(lengths[0]) * float(lengths[1]):
         raise UsageError("a latent of zeros has no direction; give latents of noise")
     share = torch.as_tensor(shares, dtype=torch.float64, device=first.device)
-    if share.dim() != 1:
+    if share.dim() != 1 or not bool(share.isfinite().all()):
         raise UsageError(f"shares must be a list of numbers, such as [0, 0.5, 1], not {shares!r}")
     share = share[:, None]
     u, v = first / lengths[0], last / lengths[1]
@@ -234,21 +234,11 @@ def check_encoding(model: Model, x: Encoding, *, forward: bool) -> None:
     call, back = ("encode", "decode") if forward else ("decode", "encode")
     if x.holds != ("data" if forward else "latents"):
         raise UsageError(f"these are {x.holds} already; {back} is the way from there, or give {call} their .samples")
-    ends = process_ends(model)
-    if x.ends is not None and (ends is None or not np.allclose(ends, x.ends, rtol=1e-5, atol=0)):
+    if x.ends is not None and not same_ends(process_ends(model.process), x.ends):
         raise UsageError(
             f"this Encoding is of {x.model_name!r}, whose process is not that of {model.name!r} (alpha and sigma "
             f"differ at the ends of time); {call} it with its own model, or give {call} its .samples"
         )
-
-
-def process_ends(model: Model) -> tuple[tuple[float, float], tuple[float, float]] | None:
-    """(alpha, sigma) of a model's process at t_min and t_max; None where it has none."""
-    process = model.process
-    if not isinstance(process, GaussianProcess):
-        return None
-    (a, b), (c, d) = ((float(process.alpha(t)), float(process.sigma(t))) for t in (process.t_min, process.t_max))
-    return (a, b), (c, d)
 
 
 def check_companion(model: Model, x: Encoding, recipe: Recipe, spec: Sampler, *, forward: bool) -> None:
@@ -286,6 +276,13 @@ def ode_recipe(model: Model, sampler: str | Sampler, options: dict[str, Any], **
         raise UsageError(f"{spec.name} draws noise and has no ODE inside; take an ODE sampler, such as heun or rk45")
     if set(spec.needs) & {"log_density", "stationary"}:
         raise UsageError(f"{spec.name} does not follow the probability-flow ODE; take heun or rk45")
+    noisy = [name for name, value in (spec.noiseless or {}).items() if options.get(name, value) != value]
+    if noisy:
+        name = noisy[0]
+        raise UsageError(
+            f"the probability-flow ODE has no noise, and {spec.name} draws some with {name}={options[name]!r}; leave "
+            f"{name} out, which makes it {(spec.noiseless or {})[name]!r}"
+        )
     silent = {name: value for name, value in (spec.noiseless or {}).items() if name not in options}
     return replace(recipe, options={**recipe.options, **silent}), spec
 
@@ -375,8 +372,11 @@ def integrate(
             left = None if ledger.companion is given else ledger.companion
             companions.append(None if left is None else from_path(left, path.points[-1], data=not forward).cpu())
         parts.append(Part.of(end, evaluator.nfe, path, recorder, y))
+    ended = torch.cat([part.samples for part in parts])
+    if not forward:
+        warn_if_far(ended, model, recipe)
     return Encoding(
-        samples=torch.cat([part.samples for part in parts]),
+        samples=ended,
         nfe_per_sample=np.concatenate([part.nfe for part in parts]),
         recipe=recipe,
         seed=0,
@@ -392,7 +392,7 @@ def integrate(
         decoded_range=None if forward else model.decoded_range,
         companion=join(companions),
         holds="latents" if forward else "data",
-        ends=process_ends(model),
+        ends=process_ends(model.process),
         **{word: join([getattr(part, word) for part in parts]) for word in Part.OPTIONAL},
     )
 

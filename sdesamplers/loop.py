@@ -106,6 +106,8 @@ class Evaluator:
         if self._watched:
             x = self._announce(x, point)
         rows = point.rows
+        if point.is_clean or len(x) != (self.count if rows is None else len(rows)):
+            raise self._misplaced(x, point)
         state = model_state(x, point)
         if rows is None and self._tensor_only and point.end is None:  # the plain case, which is what a step costs
             raw: Any = self._predict(state, point.t, self.condition)
@@ -132,14 +134,21 @@ class Evaluator:
         event = Event(self.evaluations + ahead, point, x)
         if self.callback is not None:
             self.callback(event)
-            if event.x.shape != x.shape:
-                raise UsageError(f"a callback replaced the state {tuple(x.shape)} by one of {tuple(event.x.shape)}")
+            new = event.x
+            if not isinstance(new, Tensor) or new.shape != x.shape or new.dtype is not x.dtype:
+                found = f"{new.dtype} of shape {tuple(new.shape)}" if isinstance(new, Tensor) else repr(new)
+                raise UsageError(
+                    f"a callback replaced the state, {x.dtype} of shape {tuple(x.shape)}, by {found}; it must keep both"
+                )
         return event.x
 
     def several(self, requests: list[tuple[Tensor, Point]]) -> list[Prediction]:
         """Ask the model at several points in one batched call (parallel-in-time samplers)."""
         if self._watched:
             requests = [(self._announce(x, point, k), point) for k, (x, point) in enumerate(requests)]
+        for x, point in requests:
+            if point.is_clean or len(x) != (self.count if point.rows is None else len(point.rows)):
+                raise self._misplaced(x, point)
         states = torch.cat([model_state(x, point) for x, point in requests])
         times = np.concatenate([np.broadcast_to(np.asarray(p.t, dtype=float), len(x)) for x, p in requests])
         if any(point.end is not None for _, point in requests):
@@ -205,6 +214,12 @@ class Evaluator:
             prediction.unguided = self._prediction(x, point, output.value, self._kind)
         prediction.log_density = output.log_density
         return prediction
+
+    def _misplaced(self, x: Tensor, point: Point) -> PluginError:
+        if point.is_clean:
+            return PluginError(f"{self.label}: the sampler asks the model at sigma = 0, where it says nothing")
+        wanted = self.count if point.rows is None else len(point.rows)
+        return PluginError(f"{self.label}: the sampler asks the model about {len(x)} samples, where it has {wanted}")
 
     def _suspect(self, total: Tensor, prediction: Prediction) -> None:
         if not total.is_cpu:
@@ -274,6 +289,8 @@ def drive(run: Run, evaluate: Evaluator) -> Tensor:
     if not isinstance(sample, Tensor):
         found = type(sample).__name__
         raise PluginError(f"{evaluate.label}: the sampler returned {found}; it must return its last state")
+    if len(sample) != evaluate.count:
+        raise PluginError(f"{evaluate.label}: the sampler returned {len(sample)} samples of {evaluate.count}")
     evaluate.finish(sample)
     return sample
 

@@ -357,6 +357,8 @@ def denoising_loss(
     if np.shape(clock) not in ((), (1,), (count,)):
         raise UsageError(f"t must be one time or {count}, one for each sample, not of shape {np.shape(clock)}")
     clock = np.array(np.broadcast_to(clock, (count,)), dtype=np.float64)
+    if not (np.all(clock >= min(process.t_min, 0.0)) and np.all(clock <= process.t_max)):
+        raise UsageError(f"t must lie from {min(process.t_min, 0.0):g} to {process.t_max:g} on this process, not {t}")
     weights = weights_on(weighting, kind, process, clock)
     if importance is not None:
         density = importance.density(process, clock)
@@ -372,6 +374,9 @@ def denoising_loss(
     told = torch.from_numpy(clock.copy()).to(device=x0.device, dtype=torch.promote_types(x0.dtype, torch.float32))
     state = mix(schedule[:2], x0, noise)
     answer = network(state, told) if condition is None else network(state, told, condition)
+    answer = getattr(answer, "sample", answer)  # diffusers' networks answer with an object of this one tensor
+    if not isinstance(answer, Tensor):
+        raise UsageError(f"the network must answer with a tensor, not {type(answer).__name__}")
     if answer.shape != x0.shape:
         raise UsageError(f"the network answered with shape {tuple(answer.shape)} for a state of {tuple(x0.shape)}")
     error = (answer - mix(row(kind, schedule), x0, noise)).square().flatten(1).mean(1)

@@ -251,7 +251,10 @@ class Path:
         if ledger.replayed is not None:
             drawn = ledger.replayed[len(ledger.draws)].to(mean)
         elif ledger.noise is None:
-            raise UsageError("this path has no noise source, so a stochastic sampler cannot run on it")
+            raise UsageError(
+                "the sampler draws noise, and this path, which follows the probability-flow ODE, has none; turn it "
+                "off, for example with eta=0"
+            )
         else:
             noise = ledger.noise(self.clock(now), self.clock(then), now.rows).to(mean, non_blocking=True)
             one = isinstance(std, float | int | np.floating)

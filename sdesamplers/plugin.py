@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -45,12 +46,14 @@ class Registered:
     function: Callable[..., Any]
 
     def __init__(self, function: Callable[..., Any], name: str, reference: str) -> None:
+        if not isinstance(name, str) or not name.strip():
+            raise PluginError(f"a {self.kind} needs a name, not {name!r}")
         if not function.__doc__:
             raise PluginError(f"{self.kind} {name!r} has no docstring")
         self.function, self.name, self.reference = function, name, reference
         self.options: dict[str, Option] = read_options(function, 2, self.kind)
         self.plugin = ""
-        self.__doc__ = function.__doc__
+        self.__doc__, self.__module__ = function.__doc__, function.__module__
 
     @property
     def summary(self) -> str:
@@ -59,6 +62,21 @@ class Registered:
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name!r}>"
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Pickled, it is its place in its module, as a function is, or in the registry; so results can be pickled."""
+        module = sys.modules.get(self.__module__)
+        place = next((word for word, value in vars(module).items() if value is self), None) if module else None
+        return place or (_registered, (self.kind, self.name))
+
+
+def _registered(kind: str, name: str) -> Registered:
+    """What a pickle of a registered object without a place in its module stands for."""
+    from .registry import default_registry
+
+    registry = default_registry()
+    shelves: tuple[Mapping[str, Registered], ...] = (registry.samplers, registry.spacings, registry.noises)
+    return next(shelf for shelf in shelves if shelf.kind == kind)[name]  # type: ignore[attr-defined]
 
 
 class Sampler(Registered):

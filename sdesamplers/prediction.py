@@ -75,7 +75,7 @@ def linear_map(state: Row, source: Row, target: Row) -> Row:
         raise ConversionError(
             "this prediction cannot be converted here: at this time it carries the same information as the state "
             "(epsilon and score say nothing of x0 where alpha = 0, x0 nothing of epsilon where sigma = 0); "
-            "start later, for example with times=[...]"
+            "take a model that predicts something else (v, flow or x0 at alpha = 0), or a grid that stops short of it"
         )
     return (r * q - s * p) / determinant, (alpha * s - sigma * r) / determinant
 

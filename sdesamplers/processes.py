@@ -262,6 +262,8 @@ class ShiftedFlow(GaussianProcess):
     clean_time = 0.0
 
     def __init__(self, shift: float) -> None:
+        if not shift > 0:
+            raise UsageError(f"the shift must be positive, not {shift}")
         self.shift = shift
         self.t_min = float(self.time_at_ratio(RectifiedFlow.t_min / (1 - RectifiedFlow.t_min)))
 

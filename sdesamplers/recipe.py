@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -84,11 +84,17 @@ def make_recipe(
     if grid_word is None and preset.steps is not None:
         steps, grid_word = preset.steps, "steps"
     require_grid(preset, grid_word)
+    for word, given in (("spacing_options", spacing_options), ("noise_options", noise_options)):
+        if given is not None and not isinstance(given, Mapping):
+            raise UsageError(f"{word} must be a dictionary, not {given!r}")
     if start_time is not None:
         check_start_time(start_time, grid_word)
     spaced = grid_word in ("steps", "nfe")
-    if spacing is not None and not spaced and grid_word is not None:
-        raise UsageError(f"spacing and {grid_word} contradict each other")
+    if spacing is not None and not spaced:
+        free = f"{spec.name} chooses its own steps unless steps= or nfe= is given, so that it takes no spacing"
+        raise UsageError(free if grid_word is None else f"spacing and {grid_word} contradict each other")
+    if sigmas is not None and final is not None and len(sigmas) and (sigmas[-1] == 0) != (final == "zero"):
+        raise UsageError(f"final={final!r} contradicts sigmas, whose last is {sigmas[-1]}")
     grid, own = default_registry().grid(spacing or preset.spacing or preferred_spacing(spec, process))
     kept = preset.spacing_options if spacing in (None, preset.spacing) else {}
     grid_options = check_options({**own, **kept, **(spacing_options or {})}, grid.options, f"spacing {grid.name!r}")

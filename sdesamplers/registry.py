@@ -547,6 +547,10 @@ def register(*items: Sampler | Spacing | NoiseSource) -> None:
     names = [(type(item).__name__, item.name) for item in items]
     if len(set(names)) < len(names):
         raise PluginError("register was given two items of the same name")
+    catalogue = default_registry().catalogue
+    for item in items:
+        if isinstance(item, Sampler) and item.name in {**catalogue.recipes, **catalogue.aliases}:
+            raise PluginError(f"{item.name!r} is a recipe or an alias already, which a sampler of this name would hide")
     for item in items:
         _local[type(item).__name__, item.name] = item
     default_registry().adopt(items)

@@ -17,6 +17,7 @@ from .path import Path
 from .plugin import Sampler
 from .prediction import Prediction
 from .recipe import Recipe
+from .sde import SDE, GaussianProcess
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,6 +37,22 @@ class Trajectory:
     states: Tensor
 
 
+Ends = tuple[tuple[float, float], tuple[float, float]]
+
+
+def process_ends(process: SDE) -> Ends | None:
+    """(alpha, sigma) of a process at t_min and t_max; None where it has none."""
+    if not isinstance(process, GaussianProcess):
+        return None
+    (a, b), (c, d) = ((float(process.alpha(t)), float(process.sigma(t))) for t in (process.t_min, process.t_max))
+    return (a, b), (c, d)
+
+
+def same_ends(one: Ends | None, other: Ends | None) -> bool:
+    """Whether two processes have the same ends, as far as that can be told."""
+    return one is not None and other is not None and bool(np.allclose(one, other, rtol=1e-5, atol=0))
+
+
 @dataclass(eq=False, repr=False)
 class Result:
     """What a run made.
@@ -47,6 +64,7 @@ class Result:
         recipe: what was run.
         seed, indices: sample j is a function of (seed, indices[j]).
         model_name, revision: what it was run on.
+        ends: (alpha, sigma) of the model's process at t_min and t_max; None without alpha and sigma.
         trajectory: with `trajectory=True`.
         accepted, rejected: (N,) steps of an adaptive sampler.
         log_probs: with `log_probs=True`, the log-probability (nats) of every transition, (N, transitions), float64.
@@ -66,6 +84,7 @@ class Result:
     model_name: str
     revision: str | None
     data_range: tuple[float, float] | None
+    ends: Ends | None = None
     trajectory: Trajectory | None = None
     log_probs: Tensor | None = None
     start: Tensor | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import pathlib
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -21,19 +23,22 @@ from .path import Path
 from .plugin import Sampler
 from .recipe import Recipe, check_count, draw_clocks, evaluations, make_path, make_recipe, start_run
 from .registry import default_registry
-from .result import Part, Recorder, Result, join, join_trajectories, stack
+from .result import Part, Recorder, Result, join, join_trajectories, process_ends, same_ends, stack
 from .sde import GaussianProcess, expand, scaled
 
 
-def as_model(model: Model | str) -> Model:
+def as_model(model: Model | str | pathlib.Path) -> Model:
     """A model as it is, or loaded with its defaults; a UsageError for anything else, such as a pipeline."""
-    if isinstance(model, str):
+    if isinstance(model, str | pathlib.Path):
         from .models.loading import load
 
         return load(model)
     if not hasattr(model, "process"):
         kind = type(model).__name__
-        raise UsageError(f"model must be a Model or a name to load, not {kind}; from_pipeline makes one of a pipeline")
+        raise UsageError(
+            f"model must be a Model or a name to load, not {kind}; from_pipeline makes one of a pipeline, such as "
+            "DDPMPipeline(unet, scheduler) around a network of diffusers, and FunctionModel of any function"
+        )
     return model
 
 
@@ -135,13 +140,13 @@ def sample(
     )
     model = prepared.model
     if start is not None:
-        start = torch.as_tensor(start)
-        if not start.is_floating_point():
-            raise UsageError(f"start must hold floating-point numbers in the model's data range, not {start.dtype}")
+        start = as_start(start, check_finite)
     num_samples = num_samples if num_samples is not None else 1 if start is None else len(start)
     check_count("num_samples", num_samples)
     check_count("batch_size", num_samples if batch_size is None else batch_size)
     check_count("first_index", first_index, 0)
+    if first_index + num_samples > 2**63:
+        raise UsageError(f"first_index must lie below 2^63, not at {first_index}")
     if start is not None and tuple(start.shape) != (num_samples, *model.shape):
         raise UsageError(f"start must have shape {(num_samples, *model.shape)}, not {tuple(start.shape)}")
     if start_time is not None and start is None:
@@ -194,6 +199,10 @@ def prepare(
         UsageError: words that do not fit.
     """
     model = as_model(model)
+    if not isinstance(guidance_scale, Real) or not math.isfinite(guidance_scale):
+        raise UsageError(f"guidance_scale must be a number, not {guidance_scale!r}")
+    if callback is not None and not callable(callback):
+        raise UsageError(f"callback must be a function of an Event, not {callback!r}")
     recipe, spec = make_recipe(
         sampler,
         process=model.process,
@@ -231,6 +240,22 @@ def prepare(
         check_finite=check_finite,
         gradients=gradients,
     )
+
+
+def as_start(start: Any, check_finite: bool) -> Tensor:
+    """First states as a tensor (N, ...), checked."""
+    try:
+        start = torch.as_tensor(start)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"start must be a tensor (N, ...), not {type(start).__name__}") from None
+    if not start.is_floating_point() or not start.dim():
+        raise UsageError(
+            f"start must hold floating-point numbers (N, ...) in the model's data range, not {start.dtype} of shape "
+            f"{tuple(start.shape)}"
+        )
+    if check_finite and start.is_cpu and not bool(start.isfinite().all()):
+        raise UsageError("start holds NaN or infinity")
+    return start
 
 
 @dataclass(eq=False)
@@ -318,6 +343,7 @@ class PreparedRun:
             condition=condition,
             guidance_scale=self.guidance_scale,
             sampler=self.spec,
+            ends=process_ends(self.model.process),
             trajectory=join_trajectories(parts) if self.trajectory else None,
             drew_noise=any(part.drew_noise for part in parts),
             decoder=None if type(self.model).decode is Model.decode else self.model.decode,
@@ -428,6 +454,15 @@ def replay_log_probs(model: Model, result: Result, rows: slice = slice(None)) ->
     """
     if result.draws is None or result.start is None:
         raise UsageError("this result was stored without its transitions; sample with log_probs=True")
+    model = as_model(model)
+    shape = tuple(result.start.shape[1:])
+    if shape != model.shape:
+        raise UsageError(f"{model.name!r} has samples of shape {model.shape}, and this result of shape {shape}")
+    if result.ends is not None and not same_ends(process_ends(model.process), result.ends):
+        raise UsageError(
+            f"this result is of {result.model_name!r}, whose process is not that of {model.name!r} (alpha and sigma "
+            "differ at the ends of time)"
+        )
     start, draws, condition = result.start[rows], result.draws[rows], result.condition
     if not len(start):
         raise UsageError(f"{rows} has none of the {len(result.start)} samples of this result")

@@ -330,8 +330,8 @@ def test_states_of_another_shape_or_kind(x):
         ({"steps": 3, "coordinates": "polar"}, "coordinates"),
         ({"sampler": "bdia-ddim", "steps": 3, "gamma": 0.0}, "gamma must lie"),
         ({"sampler": "reversible-midpoint", "steps": 3, "coupling": 1.5}, "coupling must lie"),
-        ({"sampler": "churn", "steps": 3, "s_churn": 5.0}, "no noise source"),
-        ({"sampler": "ddim", "steps": 3, "eta": 1.0}, "no noise source"),
+        ({"sampler": "churn", "steps": 3, "s_churn": 5.0}, "with s_churn=5.0; leave s_churn out"),
+        ({"sampler": "ddim", "steps": 3, "eta": 1.0}, "turn it off, for example with eta=0"),
     ],
 )
 def test_misuse(words, message):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,8 +36,17 @@ def table(title: str, *columns: str) -> Table:
 
 
 def emit(data: Any) -> None:
-    """Print data as JSON."""
-    click.echo(json.dumps(data, indent=2, default=str))
+    """Print data as JSON, which knows neither NaN nor infinity: null stands for them."""
+    click.echo(json.dumps(without_nan(data), indent=2, default=str, allow_nan=False))
+
+
+def without_nan(data: Any) -> Any:
+    """Plain data with None for every float that is not finite."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: without_nan(value) for key, value in data.items()}
+    return [without_nan(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def listing(title: str, *columns: str) -> Table:

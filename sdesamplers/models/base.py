@@ -159,6 +159,10 @@ class FunctionModel(Model):
     ) -> None:
         if null_condition is not None and not conditional:
             raise UsageError("null_condition is for functions of a condition: give conditional=True as well")
+        if not isinstance(process, SDE):
+            raise UsageError(f"process must be a process, such as VP() or RectifiedFlow(), not {process!r}")
+        if data_range is not None and not data_range[0] < data_range[1]:
+            raise UsageError(f"data_range must be (low, high), not {data_range}")
         self.conditional, self.null_condition = conditional, null_condition
         self.function, self.process, self.prediction = function, process, prediction_type(prediction)
         self.shape, self.dtype, self.device = tuple(shape), dtype, torch.device(device)
