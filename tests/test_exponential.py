@@ -295,6 +295,35 @@ def test_one_step_out_of_pure_noise_integrates_polynomials_of_its_order(name, op
     assert float(off.abs()) > 1e-6
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "order"),
+    [
+        ("res-2s", {"c2": 0.3}, 2),
+        ("res-3s", {}, 3),
+        ("etdrk2", {}, 2),
+        ("etdrk3", {}, 3),
+        ("etdrk4", {}, 4),
+        ("etdrk4", {"tableau": "hochbruck-ostermann"}, 4),
+    ],
+)
+def test_one_step_out_of_pure_noise_is_a_classical_runge_kutta_step(name, options, order):
+    # x0 = k x / sigma makes it y' = k y in u = alpha / sigma. With as many stages as its order a step is Taylor's sum.
+    end, u = 0.4, 1.5
+    start = torch.tensor([[0.7]], dtype=torch.float64)
+    words = {"times": [1.0, end], "start": start, "coordinates": "native", **options}
+
+    def grown(k):
+        model = sds.FunctionModel(
+            lambda x, t: k * x / t, sds.RectifiedFlow(), "sample", (1,), dtype=torch.float64, name="linear"
+        )
+        return float(sds.sample(model, name, **words).samples / (end * start))
+
+    errors = [abs(grown(k) - math.exp(k * u)) for k in (0.2, 0.1)]
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order + 1, abs=0.3)
+    if "tableau" not in options:
+        assert grown(0.8) == pytest.approx(sum((0.8 * u) ** j / math.factorial(j) for j in range(order + 1)), rel=1e-12)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_one_step_into_sigma_zero_is_ddims(name):
     same(sampled(sds.VP(), name, steps=1), sampled(sds.VP(), "ddim", steps=1))
