@@ -20,7 +20,7 @@ from .path import Ledger, Path, Point
 from .plugin import Sampler
 from .recipe import Recipe, check_count, make_path, make_recipe, start_run
 from .registry import default_registry
-from .result import Part, Recorder, Result, join, join_trajectories, process_ends, same_ends
+from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends
 from .sampling import as_model, warn_if_far
 from .sde import GaussianProcess, expand
 
@@ -234,11 +234,7 @@ def check_encoding(model: Model, x: Encoding, *, forward: bool) -> None:
     call, back = ("encode", "decode") if forward else ("decode", "encode")
     if x.holds != ("data" if forward else "latents"):
         raise UsageError(f"these are {x.holds} already; {back} is the way from there, or give {call} their .samples")
-    if x.ends is not None and not same_ends(process_ends(model.process), x.ends):
-        raise UsageError(
-            f"this Encoding is of {x.model_name!r}, whose process is not that of {model.name!r} (alpha and sigma "
-            f"differ at the ends of time); {call} it with its own model, or give {call} its .samples"
-        )
+    check_process(x, model, f"; {call} it with its own model, or give {call} its .samples")
 
 
 def check_companion(model: Model, x: Encoding, recipe: Recipe, spec: Sampler, *, forward: bool) -> None:
@@ -276,15 +272,14 @@ def ode_recipe(model: Model, sampler: str | Sampler, options: dict[str, Any], **
         raise UsageError(f"{spec.name} draws noise and has no ODE inside; take an ODE sampler, such as heun or rk45")
     if set(spec.needs) & {"log_density", "stationary"}:
         raise UsageError(f"{spec.name} does not follow the probability-flow ODE; take heun or rk45")
-    noisy = [name for name, value in (spec.noiseless or {}).items() if options.get(name, value) != value]
-    if noisy:
-        name = noisy[0]
-        raise UsageError(
-            f"the probability-flow ODE has no noise, and {spec.name} draws some with {name}={options[name]!r}; leave "
-            f"{name} out, which makes it {(spec.noiseless or {})[name]!r}"
-        )
-    silent = {name: value for name, value in (spec.noiseless or {}).items() if name not in options}
-    return replace(recipe, options={**recipe.options, **silent}), spec
+    noiseless = spec.noiseless or {}
+    for name, value in noiseless.items():
+        if options.get(name, value) != value:
+            raise UsageError(
+                f"the probability-flow ODE has no noise, and {spec.name} draws some with {name}={options[name]!r}; "
+                f"leave {name} out, which makes it {value!r}"
+            )
+    return replace(recipe, options={**recipe.options, **noiseless}), spec
 
 
 def ode_path(model: Model, recipe: Recipe, *, forward: bool, ledger: Ledger | None = None) -> Path:

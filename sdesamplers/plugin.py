@@ -75,8 +75,9 @@ def _registered(kind: str, name: str) -> Registered:
     from .registry import default_registry
 
     registry = default_registry()
-    shelves: tuple[Mapping[str, Registered], ...] = (registry.samplers, registry.spacings, registry.noises)
-    return next(shelf for shelf in shelves if shelf.kind == kind)[name]  # type: ignore[attr-defined]
+    shelves: dict[str, Mapping[str, Registered]]
+    shelves = {"sampler": registry.samplers, "spacing": registry.spacings, "noise source": registry.noises}
+    return shelves[kind][name]
 
 
 class Sampler(Registered):

@@ -299,7 +299,7 @@ class Registry:
                 text, word, owner = name.removeprefix(head), rest.rstrip("}"), head.rstrip(":")
                 option, choices = self._option(pattern), [str(choice) for choice in self._choices(pattern)]
                 if choices and text not in choices:
-                    listing = f" (known: {', '.join(map(str, choices))})"
+                    listing = f" (known: {', '.join(choices)})"
                     raise UnknownNameError(word, text, choices, listing, opening=f"unknown {word} {text!r} of {owner}")
                 value = text if option is None else option.parse(text, owner)
                 filled = {**entry.get("options", {}), word: value}
@@ -549,7 +549,7 @@ def register(*items: Sampler | Spacing | NoiseSource) -> None:
         raise PluginError("register was given two items of the same name")
     catalogue = default_registry().catalogue
     for item in items:
-        if isinstance(item, Sampler) and item.name in {**catalogue.recipes, **catalogue.aliases}:
+        if isinstance(item, Sampler) and (item.name in catalogue.recipes or item.name in catalogue.aliases):
             raise PluginError(f"{item.name!r} is a recipe or an alias already, which a sampler of this name would hide")
     for item in items:
         _local[type(item).__name__, item.name] = item

@@ -22,6 +22,8 @@ from .sde import SDE, GaussianProcess
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from .models.base import Model
+
 
 @dataclass(eq=False)
 class Trajectory:
@@ -48,9 +50,14 @@ def process_ends(process: SDE) -> Ends | None:
     return (a, b), (c, d)
 
 
-def same_ends(one: Ends | None, other: Ends | None) -> bool:
-    """Whether two processes have the same ends, as far as that can be told."""
-    return one is not None and other is not None and bool(np.allclose(one, other, rtol=1e-5, atol=0))
+def check_process(result: Result, model: Model, advice: str = "") -> None:
+    """Raise a UsageError where a model's process has other ends than that of the model that a result is of."""
+    ends = process_ends(model.process)
+    if result.ends is not None and (ends is None or not np.allclose(ends, result.ends, rtol=1e-5, atol=0)):
+        raise UsageError(
+            f"this {type(result).__name__} is of {result.model_name!r}, whose process is not that of {model.name!r} "
+            f"(alpha and sigma differ at the ends of time){advice}"
+        )
 
 
 @dataclass(eq=False, repr=False)

@@ -23,7 +23,7 @@ from .path import Path
 from .plugin import Sampler
 from .recipe import Recipe, check_count, draw_clocks, evaluations, make_path, make_recipe, start_run
 from .registry import default_registry
-from .result import Part, Recorder, Result, join, join_trajectories, process_ends, same_ends, stack
+from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends, stack
 from .sde import GaussianProcess, expand, scaled
 
 
@@ -458,11 +458,7 @@ def replay_log_probs(model: Model, result: Result, rows: slice = slice(None)) ->
     shape = tuple(result.start.shape[1:])
     if shape != model.shape:
         raise UsageError(f"{model.name!r} has samples of shape {model.shape}, and this result of shape {shape}")
-    if result.ends is not None and not same_ends(process_ends(model.process), result.ends):
-        raise UsageError(
-            f"this result is of {result.model_name!r}, whose process is not that of {model.name!r} (alpha and sigma "
-            "differ at the ends of time)"
-        )
+    check_process(result, model)
     start, draws, condition = result.start[rows], result.draws[rows], result.condition
     if not len(start):
         raise UsageError(f"{rows} has none of the {len(result.start)} samples of this result")
