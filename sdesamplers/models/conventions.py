@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from typing import Any
 
@@ -14,6 +13,9 @@ from ..errors import ModelError, UsageError
 from ..prediction import prediction_type
 from ..processes import EDM, VE, DiscreteVP, RectifiedFlow, TrigFlow
 from ..sde import GaussianProcess, Scalar, expand, scaled
+from .configuration import REFUSED as REFUSED
+from .configuration import MakersGrid, grid_of
+from .configuration import class_of as class_of
 
 
 class Convention:
@@ -26,10 +28,12 @@ class Convention:
         prediction: what `read` returns, one of `PREDICTIONS`.
         data_range: (low, high) of pixels that such networks are trained on.
         is_plain: whether `scale_input` and `read` give back what they are given.
+        grid: what the configuration says of its class's grid; None where a convention was not made of one.
     """
 
     data_range = (-1.0, 1.0)
     is_plain = True
+    grid: MakersGrid | None = None
 
     def __init__(self, process: GaussianProcess, prediction: str) -> None:
         self.process, self.prediction = process, prediction
@@ -157,29 +161,14 @@ FLOW = (
     "LTXEulerAncestralRFScheduler",
 )
 PRECONDITIONED = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
-REFUSED = {
-    "AmusedScheduler": "it unmasks tokens, and there is no score to follow",
-    "VQDiffusionScheduler": "it diffuses over tokens, and there is no score to follow",
-    "BlockRefinementScheduler": "it unmasks tokens, and there is no score to follow",
-    "DiscreteDDIMScheduler": "it diffuses over tokens, and there is no score to follow",
-    "EntropyBoundScheduler": "it unmasks tokens, and there is no score to follow",
-    "FlowMapEulerDiscreteScheduler": "a flow map is told two times, where a step begins and where it ends; make a "
-    "sdesamplers.FlowMapModel of its network and take flow-map-euler",
-    "DDPMWuerstchenScheduler": "its timesteps are those of a schedule that its pipeline scales by itself",
-    "HeliosScheduler": "it moves through several resolutions in one run",
-    "HeliosDMDScheduler": "it moves through several resolutions in one run",
-    "KarrasVeScheduler": "diffusers removed its pipeline",
-    "ScoreSdeVpScheduler": "no pipeline of diffusers says which time its network is told",
-}
-"""Schedulers that have no convention here, and why."""
 
 
 def convention_of(config: dict[str, Any]) -> Convention:
     """The convention that a diffusers scheduler's configuration stands for.
 
     A table is computed by the scheduler class itself, so every `beta_schedule` that diffusers knows, `trained_betas`
-    and `rescale_betas_zero_snr` mean what they mean there. What a configuration says of grids and solvers is not
-    read, but for the shift of flow models, which belongs to the model.
+    and `rescale_betas_zero_snr` mean what they mean there. What a configuration says of its grid is kept beside it;
+    what it says of its solver is not read.
 
     Args:
         config: of any diffusers scheduler.
@@ -191,27 +180,33 @@ def convention_of(config: dict[str, Any]) -> Convention:
     if kind in REFUSED:
         raise ModelError(f"models that are sampled with {kind} are not supported: {REFUSED[kind]}")
     try:
-        if kind == "ScoreSdeVeScheduler":
-            return ScoreVE(VE(_number(config, "sigma_min", 0.01), _number(config, "sigma_max", 1348.0)), "score")
-        if kind in PRECONDITIONED:
-            return _preconditioned(config, 0.5, "edm")
-        if kind == "CosineDPMSolverMultistepScheduler":
-            defaults = {"sigma_min": 0.3, "sigma_max": 500.0, "prediction_type": "v_prediction"}
-            return _preconditioned({**defaults, **config}, 1.0, "angle")
-        if kind == "CMStochasticIterativeScheduler":
-            return _preconditioned(config, 0.5, "consistency", boundary=_number(config, "sigma_min", 0.002))
-        if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
-            return _preconditioned({"sigma_max": 700.0, **config}, 1.0, "edm")  # Stable Video Diffusion, CosXL
-        if kind == "SCMScheduler":
-            return Trigonometric(TrigFlow(_number(config, "sigma_data", 0.5)))
-        if kind == "IPNDMScheduler":
-            return Trigonometric(TrigFlow(), 2 / math.pi)
-        if kind in FLOW or config.get("use_flow_sigmas"):
-            return _flow(config)
-        return _table(config, kind)
+        convention = _convention(config, kind)
+        convention.grid = grid_of(config)
+        return convention
     except (UsageError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise ModelError(f"the {kind} configuration is broken: {text[:300]}") from None
+
+
+def _convention(config: dict[str, Any], kind: str) -> Convention:
+    if kind == "ScoreSdeVeScheduler":
+        return ScoreVE(VE(_number(config, "sigma_min", 0.01), _number(config, "sigma_max", 1348.0)), "score")
+    if kind in PRECONDITIONED:
+        return _preconditioned(config, 0.5, "edm")
+    if kind == "CosineDPMSolverMultistepScheduler":
+        defaults = {"sigma_min": 0.3, "sigma_max": 500.0, "prediction_type": "v_prediction"}
+        return _preconditioned({**defaults, **config}, 1.0, "angle")
+    if kind == "CMStochasticIterativeScheduler":
+        return _preconditioned(config, 0.5, "consistency", boundary=_number(config, "sigma_min", 0.002))
+    if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
+        return _preconditioned({"sigma_max": 700.0, **config}, 1.0, "edm")  # Stable Video Diffusion, CosXL
+    if kind == "SCMScheduler":
+        return Trigonometric(TrigFlow(_number(config, "sigma_data", 0.5)))
+    if kind == "IPNDMScheduler":
+        return Trigonometric(TrigFlow(), 2 / math.pi)
+    if kind in FLOW or config.get("use_flow_sigmas"):
+        return _flow(config)
+    return _table(config, kind)
 
 
 def _number(config: dict[str, Any], key: str, default: float) -> float:
@@ -249,25 +244,9 @@ def with_shift(convention: Convention, config: dict[str, Any], mu: float | None)
     if mu is None:
         raise UsageError("this model's shift depends on the resolution (use_dynamic_shifting), so mu is needed")
     shift = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
-    return Flow(RectifiedFlow(shift), convention.train_steps, reverse=convention.reverse)
-
-
-def class_of(config: dict[str, Any]) -> str:
-    """The name of the scheduler class that a configuration is of.
-
-    A scheduler that was not loaded does not name its class in its configuration; it is then the class that takes just
-    these words, or DDPM's.
-    """
-    if "_class_name" in config:
-        return str(config["_class_name"])
-    import diffusers
-
-    words = {key for key in config if not key.startswith("_")}
-    for name in sorted((n for n in dir(diffusers) if n.endswith("Scheduler")), key=lambda n: (n in REFUSED, n)):
-        cls = getattr(diffusers, name)
-        if issubclass(cls, diffusers.SchedulerMixin) and words == {*inspect.signature(cls).parameters} - {"kwargs"}:
-            return name
-    return "DDPMScheduler"
+    made = Flow(RectifiedFlow(shift), convention.train_steps, reverse=convention.reverse)
+    made.grid = convention.grid
+    return made
 
 
 def _table(config: dict[str, Any], kind: str) -> Convention:

@@ -301,7 +301,9 @@ def with_zero_snr(convention: Convention) -> Convention:
         raise UsageError(
             "zero_snr needs a model that predicts v or the sample: at alpha = 0 epsilon is all of the input"
         )
-    return Convention(process.with_zero_terminal_snr(), convention.prediction)
+    made = Convention(process.with_zero_terminal_snr(), convention.prediction)
+    made.grid = convention.grid
+    return made
 
 
 def sample_shape(config: dict[str, Any], size: int | Sequence[int] | None, folder: Path) -> tuple[int, int, int]:
