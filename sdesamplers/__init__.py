@@ -58,8 +58,10 @@ _HOMES = {
         "SubVP",
         "TrigFlow",
     ],
+    "process_check": ["check_process"],
     "registry": ["Registry", "default_registry", "register", "use_registry"],
     "recipe": ["Recipe"],
+    "reversal": ["reversed"],
     "result": ["Result", "Trajectory"],
     "sampling": ["replay_log_probs", "sample"],
     "scheduler": ["Scheduler"],
@@ -137,6 +139,7 @@ if TYPE_CHECKING:
     from .prediction import Prediction as Prediction
     from .prediction import convert as convert
     from .prediction import weighted_sum as weighted_sum
+    from .process_check import check_process as check_process
     from .processes import EDM as EDM
     from .processes import VE as VE
     from .processes import VP as VP
@@ -154,6 +157,7 @@ if TYPE_CHECKING:
     from .registry import use_registry as use_registry
     from .result import Result as Result
     from .result import Trajectory as Trajectory
+    from .reversal import reversed as reversed
     from .sampling import replay_log_probs as replay_log_probs
     from .sampling import sample as sample
     from .scheduler import Scheduler as Scheduler

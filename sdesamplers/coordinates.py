@@ -7,11 +7,13 @@ Multiplying x by a function of time keeps sigma/alpha, so a Gaussian process can
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import Any
 
 import numpy as np
 
 from .errors import UnknownNameError, UsageError
-from .sde import GaussianProcess, Scalar
+from .process_check import check_once, is_foreign
+from .sde import GaussianProcess, Scalar, starts_as_noise
 
 
 class View(GaussianProcess):
@@ -158,6 +160,54 @@ class NativeView(View):
         return self._either(t, tail, self.native.d_sigma(self._inside(t)))
 
 
+class Trimmed(GaussianProcess):
+    """A process of the user's whose ends are 0, made as regular as the library's own.
+
+    Where sigma is 0 at its t_min, t_min moves up to sigma/alpha = `SMALLEST`, where a network can be asked, and the
+    clean end stays where it was. An alpha that is 0 at t_max but for rounding, such as cos(pi/2), is 0 there.
+    """
+
+    SMALLEST = 1e-3  # as in `RectifiedFlow`
+
+    def __init__(self, process: GaussianProcess) -> None:
+        self.process, self.t_min, self.t_max = process, process.t_min, process.t_max
+        self.preferred_spacing, self.clean_time = process.preferred_spacing, process.clean_time
+        self._noise = starts_as_noise(process)
+        if process.sigma(float(process.t_min)) == 0:
+            self.t_min = float(process.time_at_ratio(self.SMALLEST))
+            with np.errstate(divide="ignore"):
+                slope = float(process.d_sigma(float(process.t_min)))
+            self.clean_time = float(process.t_min) if np.isfinite(slope) else None
+
+    @classmethod
+    def of(cls, process: GaussianProcess) -> GaussianProcess:
+        """The process with regular ends, itself if they are."""
+        clean = process.sigma(float(process.t_min)) == 0
+        rounded = starts_as_noise(process) and process.alpha(float(process.t_max)) != 0
+        return cls(process) if is_foreign(process) and (clean or rounded) else process
+
+    @property
+    def grid_process(self) -> GaussianProcess:
+        own = self.process.grid_process
+        return self if own is self.process else own
+
+    def alpha(self, t: Scalar) -> Scalar:
+        alpha = self.process.alpha(t)
+        return np.where(np.asarray(t) == self.t_max, 0.0, alpha) if self._noise else alpha
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return self.process.sigma(t)
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return self.process.d_alpha(t)
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return self.process.d_sigma(t)
+
+    def time_at_ratio(self, ratio: Scalar) -> Scalar:
+        return self.process.time_at_ratio(ratio)
+
+
 VIEWS: dict[str, type[View]] = {"native": NativeView, "ve": VEView, "flow": FlowView, "angle": AngleView}
 
 
@@ -166,12 +216,15 @@ def view(process: GaussianProcess, coordinates: str = "native") -> View:
 
     Raises:
         UnknownNameError: no such coordinates.
-        UsageError: the view does not exist for this process ("ve" where alpha reaches 0).
+        UsageError: the view does not exist for this process ("ve" where alpha reaches 0), or the process is the
+            user's own and `check_process` finds it wrong.
     """
     if coordinates not in VIEWS:
         raise UnknownNameError("coordinates", coordinates, VIEWS, f" (known: {', '.join(VIEWS)})")
+    check_once(process)
     # Kept with the process, so that a view is built once and goes when the process goes.
-    made: dict[str, View] = vars(process).setdefault("_views", {})
-    if coordinates not in made:
-        made[coordinates] = VIEWS[coordinates](process)
-    return made[coordinates]
+    made: dict[Any, View] = vars(process).setdefault("_views", {})
+    key = coordinates, process.t_min, process.t_max
+    if key not in made:
+        made[key] = VIEWS[coordinates](Trimmed.of(process))
+    return made[key]

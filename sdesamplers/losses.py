@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .errors import UnknownNameError, UsageError
 from .prediction import Schedule, prediction_type, row
+from .process_check import check_once
 from .sde import GaussianProcess, Scalar, as_scalar, expand
 
 Network = Callable[..., Tensor]
@@ -329,7 +330,8 @@ def denoising_loss(
     Args:
         network: called as network(x_t, t), or network(x_t, t, condition) where a condition is given; x_t (N, *shape) of
             x0's dtype and t (N,) on the process's clock, float32 at least; returns its prediction, of x_t's shape.
-        process: the Gaussian process.
+        process: the Gaussian process. Of a `reversed` one the network is told the time from noise to data, and its
+            flow is the slope in that time; `t` below stays on the process's own clock.
         x0: data (N, *shape), floating-point.
         prediction: what the network predicts, one of `PREDICTIONS`. It does not change the objective.
         weighting: a name of `WEIGHTINGS` or a `Weighting`.
@@ -349,6 +351,7 @@ def denoising_loss(
         ConversionError: score prediction at sigma = 0.
     """
     kind, count = prediction_type(prediction), len(x0)
+    check_once(process)
     if x0.dim() < 2 or not x0.is_floating_point():
         raise UsageError(f"x0 must be floating-point numbers (N, ...), not {x0.dtype} of shape {tuple(x0.shape)}")
     target_times = times or UniformTimes()
@@ -371,7 +374,9 @@ def denoising_loss(
     if noise.shape != x0.shape:
         raise UsageError(f"noise must have x0's shape {tuple(x0.shape)}, not {tuple(noise.shape)}")
     schedule = process.schedule(clock)
-    told = torch.from_numpy(clock.copy()).to(device=x0.device, dtype=torch.promote_types(x0.dtype, torch.float32))
+    told = torch.from_numpy(np.array(process.network_time(clock))).to(
+        device=x0.device, dtype=torch.promote_types(x0.dtype, torch.float32)
+    )
     state = mix(schedule[:2], x0, noise)
     answer = network(state, told) if condition is None else network(state, told, condition)
     answer = getattr(answer, "sample", answer)  # diffusers' networks answer with an object of this one tensor
@@ -379,6 +384,8 @@ def denoising_loss(
         raise UsageError(f"the network must answer with a tensor, not {type(answer).__name__}")
     if answer.shape != x0.shape:
         raise UsageError(f"the network answered with shape {tuple(answer.shape)} for a state of {tuple(x0.shape)}")
+    if kind == "flow" and process.clock_sign < 0:
+        answer = -answer
     error = (answer - mix(row(kind, schedule), x0, noise)).square().flatten(1).mean(1)
     return torch.from_numpy(weights).to(error) * error
 

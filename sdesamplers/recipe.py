@@ -19,7 +19,7 @@ from .options import check_options
 from .path import Path, path_process
 from .plugin import Sampler
 from .registry import Preset, default_registry
-from .sde import SDE, GaussianProcess
+from .sde import SDE, GaussianProcess, starts_as_noise
 
 
 @dataclass(frozen=True)
@@ -179,11 +179,6 @@ def preferred_coordinates(spec: Sampler, process: SDE) -> str:
     if not isinstance(process, GaussianProcess):
         return "native"
     return "flow" if spec.coordinates == "ve" and starts_as_noise(process) else spec.coordinates
-
-
-def starts_as_noise(process: GaussianProcess) -> bool:
-    """Whether alpha = 0 at the start, where sigma/alpha is infinite."""
-    return bool(np.isinf(process.ratio(process.t_max)))
 
 
 def one_of(word: str, value: str, known: Sequence[str]) -> str:

@@ -1,7 +1,8 @@
 """The `SDE` interface and Gaussian processes, and what follows from them once for all.
 
 Time is a float, or a float64 NumPy array with one time for each sample; schedule values (alpha, sigma and their
-derivatives) come back in the same form, never as device tensors, so that no step waits for a device.
+derivatives) come back in the same form, never as device tensors, so that no step waits for a device. Programs around
+the library may pass tensors too, and get tensors (`forms`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor
+
+from .forms import keep_forms
 
 Scalar: TypeAlias = Any
 """float | np.ndarray: a number for the batch, or a float64 array (N,) with one for each sample. NumPy's own types
@@ -44,7 +47,7 @@ def any_zero(value: Scalar) -> bool:
 def as_scalar(t: Any) -> Scalar:
     """Accept a time as number, or array or tensor (N,) or (N, 1, ..., 1); tensors are read back to the host."""
     if isinstance(t, Tensor):
-        t = t.detach().double().cpu().numpy()
+        t = t.detach().cpu().double().numpy()  # the cast on the CPU: Apple's GPUs have no float64
     array = np.asarray(t, dtype=np.float64)
     return array.reshape(-1) if array.ndim else float(array)
 
@@ -76,6 +79,17 @@ class SDE(ABC):
     preferred_spacing: str = "linspace"
     """The time grid used where neither the call nor the sampler chooses one."""
 
+    clock_sign: float = 1.0
+    """-1 if the clock of its networks runs against its own (`reversed`): their flow is then -dx/dt."""
+
+    def network_time(self, t: Scalar) -> Scalar:
+        """What a network of one's own on this process is told at time t."""
+        return t
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        keep_forms(cls)
+
     @abstractmethod
     def drift(self, x: Tensor, t: Scalar) -> Tensor:
         """f(x, t), of x's shape (N, ...)."""
@@ -95,6 +109,7 @@ class SDE(ABC):
         eta = 1 is the reverse SDE of Anderson (1982), eta = 0 the probability-flow ODE of Song et al. (2021,
         eq. 13); in between and beyond, the diffusion that belongs to it is eta * g.
         """
+        t = as_scalar(t)
         g = self.diffusion(t)
         return self.drift(x, t) - expand(0.5 * (1 + eta**2) * g * g, x) * score
 
@@ -176,6 +191,7 @@ class GaussianProcess(SDE):
         return expand(self.alpha(t), x0) * x0 + expand(self.sigma(t), x0) * noise
 
     def drift(self, x: Tensor, t: Scalar) -> Tensor:
+        t = as_scalar(t)
         return expand(np.divide(self.d_alpha(t), self.alpha(t)), x) * x
 
     def diffusion(self, t: Scalar) -> Scalar:
@@ -189,3 +205,8 @@ class GaussianProcess(SDE):
 def diffusion_squared(alpha: Scalar, sigma: Scalar, d_alpha: Scalar, d_sigma: Scalar) -> Any:
     """g^2 = 2 sigma (sigma' - (alpha'/alpha) sigma) of a Gaussian process (Lu et al. 2022 (DPM-Solver), eq. 2.3)."""
     return 2 * sigma * (d_sigma - d_alpha / alpha * sigma)
+
+
+def starts_as_noise(process: GaussianProcess) -> bool:
+    """Whether alpha = 0 at t_max, if only up to rounding: cos(pi/2) is 6e-17, and float32 states end before that."""
+    return bool(process.ratio(float(process.t_max)) > 1e7)

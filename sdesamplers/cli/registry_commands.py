@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import SdesamplersError, UnknownNameError
+from ..errors import PluginError, SdesamplersError, UnknownNameError, UsageError
 from .group import cli
 from .tables import emit, listing, one_line, show, table
 from .words import pairs
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from ..registry import Preset, Registry
+    from ..sde import SDE
+    from ..testing.report import Report
 
 
 PRESET_WORDS = (
@@ -275,30 +279,70 @@ def models(as_json: bool) -> None:
 @click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; repeat.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ...], as_json: bool) -> None:
-    """Run the conformance kit on samplers; exit code 1 if one fails."""
+    """Run the conformance kit on samplers, and the checks of processes; exit code 1 if one fails.
+
+    A process is named as a plugin registers it, or by the file and the name of its class or factory: process.py:MyVP.
+    """
     from rich.console import Console
 
     from ..registry import default_registry
     from ..testing import check_sampler
 
     reports = []
-    specs = {name: default_registry().resolve(name).sampler for name in names}
-    for name, spec in specs.items():
-        options = pairs(option, spec.options, f"sampler {spec.name!r}")
-        with Console(stderr=True).status(f"checking {name}") as status:
-            report = check_sampler(name, checks=checks or None, options=options, progress=status.update)
+    registry = default_registry()
+    processes = {name: named_process(registry, name) for name in names}
+    specs = {name: registry.resolve(name).sampler for name in names if processes[name] is None}
+    if (checks or option) and len(specs) < len(names):
+        raise UsageError("--check and --option are for samplers, and a process is among the names")
+    for name in names:
+        process = processes[name]
+        if process is not None:
+            report = process_report(name, process)
+        else:
+            options = pairs(option, specs[name].options, f"sampler {specs[name].name!r}")
+            with Console(stderr=True).status(f"checking {name}") as status:
+                report = check_sampler(name, checks=checks or None, options=options, progress=status.update)
         reports.append(report)
         if not as_json:
-            made = table(f"Conformance of {name}", "check", "measured", "required", "verdict")
-            colours = {"pass": "green", "fail": "bold red", "skip": "dim"}
-            for finding in report:
-                colour = colours[finding.verdict]
-                made.add_row(finding.check, finding.measured, finding.required, f"[{colour}]{finding.verdict}[/]")
-            show(made)
+            show(report_table(name, report))
     if as_json:
         emit([report.as_dict() for report in reports])
     if not all(report.passed for report in reports):
         raise click.exceptions.Exit(1)
+
+
+def named_process(registry: Registry, name: str) -> SDE | None:
+    """The process that a name of `check` stands for, or None: then it is a sampler's."""
+    from ..factories import from_file, is_factory
+    from ..sde import SDE
+
+    if is_factory(name):
+        return from_file(name, SDE)  # type: ignore[no-any-return]
+    if name not in registry.sdes or name in registry.samplers:
+        return None
+    made = registry.sdes[name]()
+    if not isinstance(made, SDE):
+        raise PluginError(f"the process {name!r} of a plugin is {type(made).__name__}, not an SDE")
+    return made
+
+
+def process_report(name: str, process: SDE) -> Report:
+    """The checks of a process, as the conformance kit reports those of samplers."""
+    from ..process_check import process_findings
+    from ..testing.report import Finding, Report
+
+    found = process_findings(process)
+    return Report(name, tuple(Finding(c, t or "as it says", want, "fail" if t else "pass") for c, want, t in found))
+
+
+def report_table(name: str, report: Report) -> Table:
+    """A report as it is printed."""
+    made = table(f"Conformance of {name}", "check", "measured", "required", "verdict")
+    colours = {"pass": "green", "fail": "bold red", "skip": "dim"}
+    for finding in report:
+        colour = colours[finding.verdict]
+        made.add_row(finding.check, finding.measured, finding.required, f"[{colour}]{finding.verdict}[/]")
+    return made
 
 
 @cli.command()

@@ -135,7 +135,8 @@ class FunctionModel(Model):
 
     Args:
         function: takes the state (N, *shape) and the time on the process's clock, returns the prediction.
-        process: the process that the function belongs to.
+        process: the process that the function belongs to; a `reversed` one for a function whose time runs from noise to
+            data.
         prediction: its prediction type.
         shape: of one sample.
         conditional: whether the function takes a condition, a tensor (N, ...): labels, embeddings, pictures.
@@ -191,7 +192,17 @@ class FunctionModel(Model):
         return self.condition_for(self.null_condition, count)
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
-        return self.function(x, as_column(t, x), *self._given(condition))
+        return self._in_own_time(self.function(x, self._told(t, x), *self._given(condition)))
+
+    def _told(self, t: Scalar, x: Tensor) -> Tensor:
+        """What the function is given for a time of the process."""
+        return as_column(self.process.network_time(t), x)
+
+    def _in_own_time(self, answer: Tensor | Output) -> Tensor | Output:
+        """An answer with the flow of a `reversed` process turned to the process's own time."""
+        if self.process.clock_sign > 0 or self.prediction != "flow":
+            return answer
+        return answer._replace(value=-answer.value) if isinstance(answer, Output) else -answer
 
     def _given(self, condition: Any) -> tuple[Any, ...]:
         return (condition,) if self.conditional else ()
@@ -224,7 +235,8 @@ class FlowMapModel(FunctionModel):
         self.network = function if isinstance(function, torch.nn.Module) else None
 
     def predict_to(self, x: Tensor, t: Scalar, condition: Any = None, *, end: Scalar) -> Tensor | Output:
-        return self.flow_map(x, as_column(t, x), as_column(end, x), *self._given(condition))
+        answer = self.flow_map(x, self._told(t, x), self._told(end, x), *self._given(condition))
+        return self._in_own_time(answer)
 
 
 def as_column(t: Scalar, x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ModelError, UnknownNameError, UsageError
+from ..factories import from_file, is_factory
 from ..registry import default_registry
 from .base import Model
 
@@ -43,7 +44,9 @@ def load(
     Args:
         source: a name from the registry ("fashion-mnist" is embedded), a local folder in diffusers' layout (a
             pipeline or a bare UNet), or a Hub repository id. Of whole pipelines, those that `from_pipeline` supports;
-            what a model does not use (safety checkers, image encoders) is left out.
+            what a model does not use (safety checkers, image encoders) is left out. "FILE.py:NAME" is a model of your
+            own, made by the function NAME in the Python file, which is run; it is called with those of the options
+            below that are given.
         revision: branch, tag or commit on the Hub.
         subfolder: where the model lies inside the folder or repository.
         variant: weights variant, such as "fp16".
@@ -67,12 +70,17 @@ def load(
         ModelError: not found, not readable or of an unsupported kind, in one line.
         UsageError: options that do not fit the model.
     """
+    given = {key: value for key, value in locals().items() if key != "source"}
     if not isinstance(source, str | Path):
         kind = type(source).__name__
         raise UsageError(f"load takes a name, a folder or a Hub id, not {kind}; from_pipeline takes a loaded pipeline")
     registry = default_registry()
     name = str(source)
     entry = registry.catalogue.models.get(name)
+    wanted = {key: value for key, value in given.items() if value not in (None, False) and key not in _TUNING}
+    if is_factory(name):
+        made: Model = from_file(name, Model, wanted)
+        return tuned(made, compile=compile, channels_last=channels_last)
     options: dict[str, Any] = {
         "dtype": as_dtype(dtype),
         "device": device,
@@ -134,6 +142,10 @@ def load(
 
     model = load_folder(place, name=name, revision=commit, variant=variant, **options)
     return tuned(model, compile=compile, channels_last=channels_last)
+
+
+_TUNING = ("compile", "channels_last")
+"""Options that `load` applies itself, whatever the model."""
 
 
 def tuned(model: Model, *, compile: bool, channels_last: bool) -> Model:

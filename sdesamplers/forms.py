@@ -1,0 +1,89 @@
+"""Functions of time that return what they are given: a float, an array or a tensor."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+OF_TIME = (
+    *("alpha", "sigma", "d_alpha", "d_sigma", "schedule", "diffusion", "ratio", "log_snr"),
+    *("time_at_ratio", "time_at_log_snr", "at_ratio", "d_alpha_d_ratio"),
+    *("beta", "integral", "time_at_integral"),
+)
+"""Methods of processes with one argument, a time or a ratio; subclasses may define any of them."""
+
+FLOATS = (float, np.float64)
+
+
+def keep_forms(cls: type) -> None:
+    """Make the methods of `OF_TIME` that a class defines return what they are given; see `like_given`."""
+    for name in OF_TIME:
+        method = vars(cls).get(name)
+        if inspect.isfunction(method) and _needs_two(method):
+            setattr(cls, name, like_given(method))
+
+
+def _needs_two(method: Callable[..., Any]) -> bool:
+    """Whether a method is called with self and one argument more."""
+    parameters = inspect.signature(method).parameters.values()
+    return sum(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters) == 2
+
+
+def like_given(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """A method of one argument that computes in float64 NumPy and returns its result, or each of a tuple, as it came.
+
+    A float gives a float. An array gives a float64 array of its shape. A tensor gives a tensor of its shape, dtype
+    (torch's default dtype for whole numbers) and device; it is computed in float64 on the CPU, so a device is waited
+    for, and no gradient flows.
+    """
+
+    @wraps(method)
+    def kept(self: Any, t: Any, /) -> Any:
+        if t.__class__ in FLOATS:
+            value = method(self, t)
+            return value if value.__class__ in FLOATS else _each(value, _as_float)
+        if isinstance(t, Tensor):
+            return _each(method(self, _plain(t).reshape(-1)), lambda value: _as_tensor(value, t))
+        array = np.asarray(t, dtype=np.float64)
+        if array.ndim == 1:
+            return _each(method(self, array), lambda value: _as_array(value, array.shape))
+        if array.ndim:
+            return _each(method(self, array.reshape(-1)), lambda value: _as_array(value, array.shape))
+        value = method(self, array[()])
+        return _each(value, np.asarray if isinstance(t, np.ndarray) else _as_float)
+
+    return kept
+
+
+def _each(value: Any, form: Callable[[Any], Any]) -> Any:
+    return tuple(form(item) for item in value) if value.__class__ is tuple else form(value)
+
+
+def _plain(value: Any) -> np.ndarray:
+    """Numbers as a float64 array; the cast is made on the CPU, for not every device has float64."""
+    if isinstance(value, Tensor):
+        return np.asarray(value.detach().cpu().double().numpy())
+    return np.asarray(value, dtype=np.float64)
+
+
+def _as_float(value: Any) -> Any:
+    return value if value.__class__ in FLOATS else _plain(value).reshape(())[()]
+
+
+def _as_array(value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Float64 numbers of a shape; one number stands for all."""
+    array = value if value.__class__ is np.ndarray and value.dtype == np.float64 else _plain(value)
+    if array.shape == shape:
+        return array
+    return array.reshape(shape) if array.size == np.prod(shape) else np.broadcast_to(array, shape).copy()
+
+
+def _as_tensor(value: Any, like: Tensor) -> Tensor:
+    numbers = torch.from_numpy(np.array(_as_array(value, (like.numel(),)))).reshape(like.shape)
+    return numbers.to(like.dtype if like.is_floating_point() else torch.get_default_dtype()).to(like.device)
