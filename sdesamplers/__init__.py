@@ -69,7 +69,8 @@ _HOMES = {
 }
 _MODULES = ("losses",)
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-__all__ = sorted([*_HOME, *_MODULES, "__version__", "noises", "samplers", "sdes", "spacings"])
+_PUBLIC = sorted([*_HOME, *_MODULES, "__version__", "noises", "samplers", "sdes", "spacings"])
+__all__ = [name for name in _PUBLIC if name != "reversed"]  # `import *` leaves Python's own function alone
 
 if TYPE_CHECKING:
     from .catalogue import Catalogue as Catalogue
@@ -206,4 +207,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return _PUBLIC

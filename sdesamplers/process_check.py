@@ -171,8 +171,8 @@ def check_ends(probe: Probe) -> None:
     """At t_max there is noise, at t_min data; the prior has the noise's standard deviation."""
     first, last = float(probe.ratio[-1]), float(probe.ratio[0])
     noisy = (
-        f"sigma/alpha is only {first:.3g} at t_max = {probe.high:g}, where sampling starts from pure noise: the data are "
-        "still there; t_max is the time of the noise (999 for a table of 1000 timesteps)"
+        f"sigma/alpha is only {first:.3g} at t_max = {probe.high:g}, where sampling starts from pure noise: the data "
+        "are still there; t_max is the time of the noise (999 for a table of 1000 timesteps)"
     )
     if first < 0.1:
         raise Trouble(noisy)

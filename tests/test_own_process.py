@@ -1,4 +1,4 @@
-"""Processes of one's own: checked when they are first used, on either clock, with functions that return what they get."""
+"""Processes of one's own: checked at first use, on either clock, with functions that return what they are given."""
 
 from __future__ import annotations
 
