@@ -13,6 +13,7 @@ from .encoding import from_path, ode_recipe
 from .errors import UsageError
 from .loop import Evaluator, drive
 from .models.base import Model
+from .models.running import running
 from .noise import NormalSource
 from .path import Path
 from .plugin import Sampler
@@ -123,7 +124,7 @@ def consistency_error(
         part = Along(guide, recipe, spec, None if spread is None else spread[rows], guidance_scale)
         source = NormalSource(seed, list(range(rows.start, rows.stop)), guide.shape)
         path = make_path(guide.process, recipe)
-        with torch.no_grad():  # not inference mode: a model may differentiate itself
+        with running(guide, model, key=(seed, first)):
             x = start_state(guide, path, source, None if start is None else start[rows], state)
             end, kept = part.run(path, x)
             found = part.x0(kept, None if along is None else model)

@@ -15,6 +15,7 @@ from .datasets import Data, as_states
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, count_evaluations, drive, model_state
 from .models.base import Model
+from .models.running import running
 from .pairs import PairLedger
 from .path import Ledger, Path, Point
 from .plugin import Sampler
@@ -361,7 +362,7 @@ def integrate(
             cancel=cancel,
             record=recorder,
         )
-        with torch.no_grad():  # not inference mode: a model may differentiate itself
+        with running(model, key=(first,)):
             end = drive(start_run(spec, y, path, recipe.options), evaluator)
             end = from_path(end, path.points[-1], data=not forward)
             left = None if ledger.companion is given else ledger.companion

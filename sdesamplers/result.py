@@ -181,7 +181,7 @@ class Part:
 
     @classmethod
     def of(cls, samples: Tensor, nfe: np.ndarray, path: Path, recorder: Recorder | None, start: Tensor) -> Part:
-        """Take what is wanted out of a finished batch; clones leave inference mode."""
+        """Take what is wanted out of a finished batch."""
         part = cls(
             samples.clone().cpu(), nfe, path.ledger.drew_noise, recorder, path.ledger.accepted, path.ledger.rejected
         )

@@ -18,6 +18,7 @@ from torch import Tensor
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, drive, model_state
 from .models.base import Model
+from .models.running import running
 from .noise import START, Noise, NormalSource, check_seed, shortest_step
 from .path import Path
 from .plugin import Sampler
@@ -103,7 +104,8 @@ def sample(
         log_probs: record the exact log-probability of each stochastic transition, and what `replay_log_probs` needs.
         check_finite: raise where the model's output or the sample is NaN or infinite.
         gradients: run with autograd on and keep the graph in `samples` (for guidance that differentiates the model, or
-            for training through the sampler). Off, everything runs in inference mode.
+            for training through the sampler). Off, everything runs under `torch.no_grad()`, inside of which a model or
+            a callback may still differentiate under `torch.enable_grad()`.
         dtype: of the state; float32 by default, float64 on request, never below float32.
         progress: show a progress bar.
         **options: the sampler's own options.
@@ -308,7 +310,6 @@ class PreparedRun:
         path = make_path(model.process, recipe)
         path.ledger.noise = make_noise(recipe, source, self.shortest)
         path.ledger.log_probs = [] if self.log_probs else None
-        x = start_state(model, path, source, start, self.dtype)
         recorder = Recorder(len(indices)) if self.trajectory else None
         evaluator = Evaluator(
             model,
@@ -322,7 +323,8 @@ class PreparedRun:
             cancel=self.cancel,
             record=recorder,
         )
-        with torch.enable_grad() if self.gradients else torch.inference_mode():
+        with running(model, key=(self.seed, indices[0]), gradients=self.gradients):
+            x = start_state(model, path, source, start, self.dtype)
             final_state = drive(start_run(spec, x, path, recipe.options), evaluator)
             clean = model_state(final_state, path.points[-1])
         return Part.of(clean, evaluator.nfe, path, recorder, x)
@@ -439,7 +441,8 @@ def replay_log_probs(model: Model, result: Result, rows: slice = slice(None)) ->
     """Log-probabilities of a stored run's transitions under a model's present weights.
 
     The sampler is run again over the states that were drawn, not over new ones; gradients flow to the model's
-    parameters where they are enabled, which is what policy-gradient fine-tuning needs (DDPO, Black et al. 2024).
+    parameters where they are enabled, which is what policy-gradient fine-tuning needs (DDPO, Black et al. 2024). The
+    network is evaluated as in the run, in evaluation mode, so that under the same weights the ratio to the run is 1.
 
     Args:
         model: the model, with the same or other weights.
@@ -474,5 +477,6 @@ def replay_log_probs(model: Model, result: Result, rows: slice = slice(None)) ->
         guidance_scale=result.guidance_scale,
         both="unguided" in spec.needs,
     )
-    drive(start_run(spec, start.to(model.device), path, recipe.options), evaluator)
+    with running(model, key=(result.seed,), gradients=torch.is_grad_enabled()):
+        drive(start_run(spec, start.to(model.device), path, recipe.options), evaluator)
     return stack(path.ledger.log_probs, len(start))

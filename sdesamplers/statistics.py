@@ -32,6 +32,7 @@ from .errors import ModelError, UsageError
 from .files import write
 from .loop import Evaluator
 from .models.base import Model
+from .models.running import running
 from .noise import AUXILIARY, START, NormalSource
 from .path import Path
 from .prediction import weighted_sum
@@ -213,21 +214,24 @@ def compute_statistics(
         dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         y = source.draw(START).to(model.device, dtype) * points[0].ratio
         states, data = [], []
-        for k, point in enumerate(points):
-            signs = source.draw(AUXILIARY, k).to(model.device, dtype).sign()
-            with torch.enable_grad():
-                x = (point.alpha * y).detach().requires_grad_()
-                eps = evaluate(x, point).eps
-                (pulled,) = torch.autograd.grad((eps * signs).sum(), x)
-            diagonal[k] += (point.sigma * signs * pulled).double().sum(0).cpu().numpy()
-            states.append(y)
-            data.append(torch.add(y, eps.detach(), alpha=-point.ratio))
-            if k + 1 < nodes:
-                last = list(range(k, max(k - 3, -1), -1))
-                weights = lagrange_integrals([lam[j] for j in last], lam[k], lam[k + 1], rate=1.0)
-                y = torch.add(weighted_sum(weights, [data[j] for j in last]), y, alpha=math.exp(lam[k] - lam[k + 1]))
-            if progress is not None:
-                progress(number * nodes + k + 1, len(batches) * nodes)
+        with running(model, key=(seed, rows.start)):
+            for k, point in enumerate(points):
+                signs = source.draw(AUXILIARY, k).to(model.device, dtype).sign()
+                with torch.enable_grad():
+                    x = (point.alpha * y).detach().requires_grad_()
+                    eps = evaluate(x, point).eps
+                    (pulled,) = torch.autograd.grad((eps * signs).sum(), x)
+                diagonal[k] += (point.sigma * signs * pulled).double().sum(0).cpu().numpy()
+                states.append(y)
+                data.append(torch.add(y, eps.detach(), alpha=-point.ratio))
+                if k + 1 < nodes:
+                    last = list(range(k, max(k - 3, -1), -1))
+                    weights = lagrange_integrals([lam[j] for j in last], lam[k], lam[k + 1], rate=1.0)
+                    y = torch.add(
+                        weighted_sum(weights, [data[j] for j in last]), y, alpha=math.exp(lam[k] - lam[k + 1])
+                    )
+                if progress is not None:
+                    progress(number * nodes + k + 1, len(batches) * nodes)
         for j in range(len(rows)):
             trajectory = (torch.stack([part[j] for part in parts]).double().cpu().numpy() for parts in (states, data))
             sums += products(lam, *trajectory)

@@ -145,7 +145,7 @@ class PosteriorSampling(ModelAround):
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         given = condition if isinstance(condition, Measured) else Measured(condition, self._measurements(len(x)))
         graph = torch.is_grad_enabled()  # a caller who differentiates through the run keeps the graph
-        # Sampling runs in inference mode, whose tensors autograd cannot use.
+        # Whatever mode the caller is in: autograd cannot use what is made in inference mode.
         with torch.inference_mode(False), torch.set_grad_enabled(graph or self.method != "projection"):
             z = x if graph else x.detach().clone()
             if not z.requires_grad and self.method != "projection":

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..prediction import prediction_type
 from ..sde import SDE, GaussianProcess, Scalar
+from .running import held_by, networks_in
 
 
 class Output(NamedTuple):
@@ -68,6 +69,10 @@ class Model(ABC):
     def predict_to(self, x: Tensor, t: Scalar, condition: Any = None, *, end: Scalar) -> Tensor | Output:
         """The same for a step from t that ends at `end`: what a flow map needs to know, and other models do not."""
         return self.predict(x, t, condition)
+
+    def networks(self) -> list[torch.nn.Module]:
+        """What is put into evaluation mode while the model runs; by default the modules among its attributes."""
+        return list(held_by(self))
 
     def facts(self) -> dict[str, Any]:
         """What decides the predictions beside process, weights and condition, as plain data, for records."""
@@ -203,6 +208,9 @@ class FunctionModel(Model):
         if self.process.clock_sign > 0 or self.prediction != "flow":
             return answer
         return answer._replace(value=-answer.value) if isinstance(answer, Output) else -answer
+
+    def networks(self) -> list[torch.nn.Module]:
+        return [*networks_in(self.function), *super().networks()]
 
     def _given(self, condition: Any) -> tuple[Any, ...]:
         return (condition,) if self.conditional else ()

@@ -197,7 +197,6 @@ def load_folder(
         convention = with_zero_snr(convention)
     shape, classes = sample_shape(config, size, folder), class_count(config, folder)
     unet = load_unet(unet_folder, variant, dtype, allow_pickle)
-    unet.requires_grad_(False).eval()
     context = autocast_for(mixed_precision)
     move(unet, device)
     return DiffusersModel(

@@ -282,7 +282,7 @@ def pushed_is_pulled(case: Case) -> Outcome:
         made.log_density, made.unguided = output.log_density, unguided
         return made
 
-    with torch.inference_mode():
+    with torch.no_grad():
         generator = start_run(case.spec, start * path.points[0].scale, path, filled)
         try:
             request = next(generator)
@@ -331,7 +331,7 @@ def log_probabilities(case: Case) -> Outcome:
     path = make_path(case.home.process, result.recipe)
     path.ledger.log_probs, path.ledger.replayed = [], list(result.draws.unbind(1))
     evaluator = Evaluator(case.home, len(result.start), case.spec.name, both="unguided" in case.spec.needs)
-    with torch.inference_mode():
+    with torch.no_grad():
         end = drive(start_run(case.spec, result.start, path, result.recipe.options), evaluator)
         ended = largest(model_state(end, path.points[-1]) - result.samples)
     count = result.log_probs.shape[1]

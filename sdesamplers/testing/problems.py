@@ -117,7 +117,7 @@ def run(
     path.points = given_points(path.process, list(times), None)
     evaluator = Evaluator(model, len(x), spec.name, both="unguided" in spec.needs)
     filled = fill_options(Preset(spec, dict(options or {})), {}, "times")
-    with torch.inference_mode():
+    with torch.no_grad():
         state = drive(start_run(spec, x * expand(path.points[0].scale, x), path, filled), evaluator)
         return model_state(state, path.points[-1])
 

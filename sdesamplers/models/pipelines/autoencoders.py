@@ -19,7 +19,7 @@ class Autoencoder:
     """
 
     def __init__(self, module: Any) -> None:
-        self.module = module.requires_grad_(False).eval()
+        self.module = module
         self._lock = threading.Lock()
 
     def decode(self, latents: Tensor) -> Tensor:

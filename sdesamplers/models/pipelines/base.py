@@ -17,6 +17,7 @@ from ...sde import Scalar
 from ..base import Model, Output
 from ..conventions import Convention, convention_of, with_shift
 from ..diffusers import timesteps_for, with_zero_snr, without_variance
+from ..running import evaluating
 from .autoencoders import Autoencoder
 
 
@@ -78,7 +79,7 @@ def _joined(values: list[Tensor], masked: bool) -> Tensor:
 class PipelineModel(Model):
     """A loaded pipeline's network in latent space, with conditions and a decoder; made by `from_pipeline`.
 
-    The network is set to evaluation and its weights stop requiring gradients; gradients still flow to the state. The
+    The pipeline's networks stay as they are: they are put into evaluation mode for a run, and set back after it. The
     pipeline's scheduler says how the network was trained and is not used otherwise.
 
     Args:
@@ -120,7 +121,6 @@ class PipelineModel(Model):
         autocast: Any = nullcontext,
     ) -> None:
         self.pipe, self.network = pipe, part(pipe, self.NETWORK)
-        self.network.requires_grad_(False).eval()
         self.dtype, self.device = self.network.dtype, device_of(pipe, self.network)
         self.name = name or getattr(pipe, "name_or_path", None) or type(pipe).__name__
         self.revision, self.round_timesteps, self.autocast = revision, round_timesteps, autocast
@@ -216,6 +216,11 @@ class PipelineModel(Model):
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         return self.convention.read(output, x.to(output.dtype), t)
 
+    def networks(self) -> list[torch.nn.Module]:
+        """All of the pipeline's: the one that is asked, text encoders, autoencoder."""
+        parts = getattr(self.pipe, "components", {}).values()
+        return [each for each in (self.network, *parts) if isinstance(each, torch.nn.Module)]
+
     def condition_for(self, condition: Any, count: int) -> Any:
         if condition is None:
             condition = self._default
@@ -271,7 +276,7 @@ class PipelineModel(Model):
         return self._autoencoder
 
     def _chunked(self, run: Any, given: Tensor, size: int, gradients: bool) -> Tensor:
-        with torch.set_grad_enabled(gradients):
+        with evaluating(self.networks()), torch.set_grad_enabled(gradients):
             parts = [run(part.to(self.device)).float().to(given.device) for part in torch.split(given, max(1, size))]
         return torch.cat(parts)
 

@@ -216,7 +216,6 @@ def _pixels(
     from ..conventions import convention_of
 
     unet = part(pipe, "unet")
-    unet.requires_grad_(False).eval()
     label = common["name"] or getattr(pipe, "name_or_path", None) or type(pipe).__name__
     if (size[0] is None) != (size[1] is None):
         raise UsageError("give both height and width, or neither")

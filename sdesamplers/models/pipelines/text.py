@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError, UsageError
+from ..running import evaluating
 from .base import Conditioning, PipelineModel, call_defaults
 
 KEPT = 256
@@ -20,11 +21,17 @@ OF_THE_CALL = ("clean_caption", "clip_skip", "complex_human_instruction", "max_s
 """Arguments whose defaults a pipeline's call may set for its `encode_prompt`."""
 
 
+def version_of(tensor: Tensor) -> int:
+    """How often a tensor was written to; inference tensors do not count it."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 class TextModel(PipelineModel):
     """A pipeline that is conditioned on prompts. Each prompt is encoded by itself and once."""
 
     def __init__(self, pipe: Any, **options: Any) -> None:
         self._encoded: dict[tuple[str | None, bool], dict[str, Tensor]] = {}
+        self._encoded_by: tuple[int, ...] = ()
         super().__init__(pipe, **options)
 
     def sort(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
@@ -62,15 +69,23 @@ class TextModel(PipelineModel):
     def _one(self, prompt: str | None, negative: bool) -> dict[str, Tensor]:
         """One prompt's tensors (1, ...)."""
         key = (prompt, negative)
+        weights = self._weights()
+        if weights != self._encoded_by:  # trained since, or another adapter: what they encoded is out of date
+            self._encoded, self._encoded_by = {}, weights
         if key not in self._encoded:
             while len(self._encoded) >= KEPT:
                 self._encoded.pop(next(iter(self._encoded)))
             # Not inference tensors, even where a run asks first: a later run may want gradients.
-            with torch.inference_mode(False), torch.no_grad():
+            with evaluating(self.networks()), torch.inference_mode(False), torch.no_grad():
                 found = self.sort(self._run_encoder(prompt, negative), negative)
                 found = {name: value.to(self.device) for name, value in found.items()}
                 self._encoded[key] = {**found, **self.beside(found["embeds"])}
         return self._encoded[key]
+
+    def _weights(self) -> tuple[int, ...]:
+        """What changes where the text encoders' weights do: which they are, and how often each was written to."""
+        encoders = [each for each in self.networks() if each is not self.network]
+        return tuple(n for each in encoders for p in each.parameters() for n in (id(p), version_of(p)))
 
     def _run_encoder(self, prompt: str | None, negative: bool) -> Sequence[Any]:
         encode = getattr(self.pipe, "encode_prompt", None)

@@ -1,0 +1,157 @@
+"""What a run puts around a model: its networks in evaluation mode, autograd off or on, torch's global state kept.
+
+A network belongs to whoever made it. A run changes nothing of it for good: training flags are set back as they were
+found, and `requires_grad` is left alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import threading
+import types
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.nn import Module
+
+DEPTH = 3
+"""How many functions deep the networks that a function calls are looked for."""
+
+
+@contextmanager
+def running(*models: Any, key: tuple[int, ...] = (), gradients: bool = False) -> Iterator[None]:
+    """Run models: in evaluation mode, with autograd on or off, whatever mode the caller is in.
+
+    Off is `no_grad` and not inference mode, so that a model or a callback may differentiate inside of
+    `torch.enable_grad()`.
+
+    Args:
+        *models: what is evaluated.
+        key: of the run, its seed and its first sample, see `global_state`.
+        gradients: whether autograd is on.
+    """
+    found = [network for model in models for network in networks_of(model)]
+    with evaluating(found), torch.inference_mode(False), torch.set_grad_enabled(gradients), global_state(key):
+        yield
+
+
+@contextmanager
+def evaluating(networks: Iterable[Module]) -> Iterator[None]:
+    """Networks and all their parts in evaluation mode; each part's training flag is set back as it was found.
+
+    Where runs overlap, in threads or inside of one another, the last to end sets the flags back. Flags are set one by
+    one and not by `train()` and `eval()`, which networks overload, and which no second call undoes (merged adapters).
+    """
+    parts = list({id(part): part for network in networks for part in network.modules()}.values())
+    with _LOCK:
+        for part in parts:
+            _ASKED.setdefault(id(part), [0, part.training])[0] += 1
+            if part.training:
+                part.training = False
+    try:
+        yield
+    finally:
+        with _LOCK:
+            for part in parts:
+                entry = _ASKED[id(part)]
+                entry[0] -= 1
+                if not entry[0]:
+                    del _ASKED[id(part)]
+                    if part.training is not entry[1]:
+                        part.training = bool(entry[1])
+
+
+_LOCK = threading.Lock()
+_ASKED: dict[int, list[Any]] = {}
+"""Of each part that some run holds in evaluation mode, by its id: how many runs do, and the flag that was found."""
+
+
+@contextmanager
+def global_state(key: tuple[int, ...]) -> Iterator[None]:
+    """What a network may use or change of the whole program, its default dtype and random state, set back afterwards.
+
+    The library itself draws nothing from torch's global generators. A network that does finds them in a state that
+    belongs to `key`, so that the same run gives the same samples. Threads share the generators, so only a run in the
+    main thread touches them.
+    """
+    dtype = torch.get_default_dtype()
+    alone = threading.current_thread() is threading.main_thread()
+    found = [(generator, generator.get_state()) for generator in generators()] if alone else []
+    for generator, _ in found:
+        generator.manual_seed(seed_of(key))
+    try:
+        yield
+    finally:
+        if torch.get_default_dtype() is not dtype:
+            torch.set_default_dtype(dtype)
+        for generator, state in found:
+            generator.set_state(state)
+
+
+def generators() -> list[torch.Generator]:
+    """torch's global generators: the CPU's, and those of CUDA devices where CUDA is in use."""
+    found = [torch.default_generator]
+    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    if in_use and not torch.cuda.is_current_stream_capturing():
+        found += torch.cuda.default_generators
+    return found
+
+
+def seed_of(key: tuple[int, ...]) -> int:
+    """A seed that other keys do not have, but for one chance in 2^63."""
+    return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
+
+
+def networks_of(model: Any) -> list[Module]:
+    """The networks that a model asks."""
+    found = getattr(model, "networks", None)
+    return list(held_by(model)) if found is None else list(found())
+
+
+def held_by(thing: Any) -> Iterator[Module]:
+    """The networks among an object's attributes, also in lists and dictionaries, and those of models among them."""
+    for value in list(getattr(thing, "__dict__", {}).values()):
+        entries = (
+            value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
+        )
+        for entry in entries:
+            if isinstance(entry, Module):
+                yield entry
+            elif hasattr(entry, "predict") and hasattr(entry, "process") and entry is not thing:
+                yield from networks_of(entry)
+
+
+def networks_in(function: Any, depth: int = DEPTH) -> Iterator[Module]:
+    """The networks that a function is or calls: bound, in its closure or defaults, or global names that it uses."""
+    if isinstance(function, Module):
+        yield function
+    elif isinstance(function, functools.partial):
+        for each in (function.func, *function.args, *function.keywords.values()):
+            yield from networks_in(each, depth)
+    elif isinstance(function, types.MethodType):
+        yield from networks_in(function.__func__, depth)
+        yield from networks_in(function.__self__)
+    elif isinstance(function, types.FunctionType):
+        if depth:
+            for each in names_used(function):
+                yield from networks_in(each, depth - 1)
+    elif not isinstance(function, type | types.ModuleType):
+        yield from held_by(function)
+
+
+def names_used(function: types.FunctionType) -> Iterator[Any]:
+    """What a Python function refers to: its closure, its defaults, and the globals that its code names."""
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+    yield from function.__defaults__ or ()
+    yield from (function.__kwdefaults__ or {}).values()
+    codes = [function.__code__]
+    for code in codes:
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]  # inner functions
+        yield from (function.__globals__[name] for name in code.co_names if name in function.__globals__)
