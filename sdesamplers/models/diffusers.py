@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -18,6 +17,7 @@ from ..processes import DiscreteVP
 from ..sde import Scalar
 from .base import Model, Output
 from .conventions import Convention, convention_of
+from .trust import read_json, refuse_code, refuse_pointer, refuse_words
 
 SUPPORTED = (
     "supported are pixel pipelines around a UNet2DModel (DDPM, DDIM, PNDM, score-SDE-VE, consistency models), in "
@@ -130,19 +130,6 @@ def without_variance(output: Tensor, channels: int) -> Tensor:
     return output if output.shape[1] == channels else output[:, :channels]
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A configuration file, or a one-line error."""
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{file}: {error.strerror}") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ModelError(f"{file}: not a valid JSON file ({error})") from None
-    if not isinstance(data, dict):
-        raise ModelError(f"{file}: not a configuration (a JSON object was expected)")
-    return data
-
-
 def load_folder(
     folder: Path,
     *,
@@ -192,6 +179,7 @@ def load_folder(
             stacklevel=3,
         )
         scheduler = {"_class_name": "DDPMScheduler"}
+    check_unet(unet_folder, scheduler, folder)
     convention = convention_of(scheduler)
     if zero_snr:
         convention = with_zero_snr(convention)
@@ -274,6 +262,7 @@ def find_parts(folder: Path) -> tuple[Path, dict[str, Any] | None]:
         # Early Hub repositories keep all parts in the top folder.
         unet = folder / "unet" if (folder / "unet").is_dir() else folder
         beside = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
+        refuse_foreign(parts, folder)
         return unet, read_json(beside / "scheduler_config.json")
     if (folder / "config.json").is_file():
         kind = read_json(folder / "config.json").get("_class_name")
@@ -285,6 +274,49 @@ def find_parts(folder: Path) -> tuple[Path, dict[str, Any] | None]:
         return folder, None
     held = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
     raise ModelError(f"{folder} has neither model_index.json nor config.json (it holds {held}); {SUPPORTED}")
+
+
+def refuse_foreign(index: dict[str, Any], folder: Path) -> None:
+    """Raise ModelError where the parts of a pipeline of pixels are of classes that come with the model."""
+    from .pipelines.components import component_class
+
+    refuse_words(index, folder / "model_index.json")
+    for key, (library, name) in pipeline_parts(index).items():
+        component_class(key, library, name, str(folder))
+
+
+def check_unet(folder: Path, scheduler: dict[str, Any] | None, label: Path) -> None:
+    """Raise where the configurations of a UNet of pixels and its scheduler are not supported, before weights are read.
+
+    Raises:
+        ModelError: channels, labels, a scheduler or a network that is refused.
+    """
+    refuse_code(folder)
+    if scheduler is not None:
+        convention_of(scheduler)
+    config = read_json(folder / "config.json")
+    check_channels(config, label)
+    class_count(config, label)
+    if config.get("sample_size") is not None:
+        try:
+            sample_shape(config, None, label)
+        except UsageError as error:
+            raise ModelError(f"{label}: the UNet's sample_size cannot be run: {error}") from None
+    refuse_unbuildable("UNet2DModel", config, label)
+
+
+def refuse_unbuildable(name: str, config: dict[str, Any], label: Path | str) -> None:
+    """Raise ModelError where a network cannot be built from its configuration; no memory is taken by the trial."""
+    import accelerate
+    import diffusers
+
+    cls = getattr(diffusers, name)
+    try:
+        with accelerate.init_empty_weights():
+            cls.from_config({key: value for key, value in config.items() if key != "quantization_config"})
+    except Exception as error:  # whatever a network raises, its configuration is what is wrong
+        text = " ".join(str(error).split())
+        raise ModelError(f"{label}: no {name} can be built from its configuration: {text[:300]}") from None
 
 
 def with_zero_snr(convention: Convention) -> Convention:
@@ -323,10 +355,15 @@ def sample_shape(config: dict[str, Any], size: int | Sequence[int] | None, folde
         if isinstance(side, bool) or not isinstance(side, int) or side < factor or side % factor:
             near = max(factor, round(side / factor) * factor) if isinstance(side, int) else factor
             raise UsageError(f"this UNet takes sides that are multiples of {factor}, not {side!r} (nearest: {near})")
+    return check_channels(config, folder), int(height), int(width)
+
+
+def check_channels(config: dict[str, Any], folder: Path) -> int:
+    """The channels of a UNet's samples; a ModelError where it takes pictures beside them."""
     channels, out = whole(config, "in_channels", 3, folder), whole(config, "out_channels", 3, folder)
-    if out not in (channels, 2 * channels):
+    if out not in (channels, 2 * channels) or not channels:
         raise ModelError(f"{folder}: {out} output channels for {channels} input channels; {SUPPORTED}")
-    return channels, int(height), int(width)
+    return channels
 
 
 def size_pair(size: int | Sequence[int]) -> tuple[int, int]:
@@ -366,7 +403,8 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allo
     from safetensors import SafetensorError, safe_open
 
     stem = "diffusion_pytorch_model" + (f".{variant}" if variant else "")
-    safe = [*folder.glob(f"{stem}.safetensors"), *folder.glob(f"{stem}.safetensors.index.json")]
+    index = folder / f"diffusion_pytorch_model.safetensors.index{f'.{variant}' if variant else ''}.json"
+    safe = [*folder.glob(f"{stem}.safetensors"), *folder.glob(index.name)]
     pickled = list(folder.glob(f"{stem}.bin"))
     if not safe and pickled and not allow_pickle:
         raise ModelError(
@@ -378,6 +416,7 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allo
         raise ModelError(f"{folder} has no weights {stem}.safetensors (safetensors files there: {others})")
     try:
         for file in folder.glob(f"{stem}*.safetensors"):
+            refuse_pointer(file)
             with safe_open(file, "pt"):  # checks the header and the length; diffusers hides why it failed
                 pass
         unet, report = UNet2DModel.from_pretrained(

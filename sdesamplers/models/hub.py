@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
-from .diffusers import find_parts
+from .diffusers import check_unet, find_parts
 from .pipelines.loading import Layout, check_configs, layout_of, weight_files, weight_names
+from .trust import refuse_index
 
 CONFIGS = ("model_index.json", "config.json", "scheduler_config.json")
+PART_CONFIGS = ("*config.json", "*.safetensors.index.json", "*.safetensors.index.*.json")
 VOCABULARIES = (
-    "*config.json",
     "tokenizer.json",
-    "vocab.*",
+    "vocab.json",
+    "vocab.txt",
     "merges.txt",
     "added_tokens.json",
     "*tokens_map.json",
     "*.model",
 )
+"""What tokenizers are read from; nothing that can be code, or a pickle."""
+
 WEIGHTS = "diffusion_pytorch_model"
 
 
@@ -46,63 +52,116 @@ def fetch(
         ModelError: no network, no such repository, revision or file, or no permission, in one line.
     """
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
-    configs = [prefix + place + name for place in ("", "unet/", "scheduler/") for name in CONFIGS]
+    endings = ("safetensors", "bin") if allow_pickle else ("safetensors",)
+    indices = [_index(variant, ending) for ending in endings]
+    configs = [prefix + place + name for place in ("", "unet/") for name in (*CONFIGS, *indices)]
+    configs += [f"{prefix}scheduler/{name}" for name in CONFIGS]
     if subfolder:  # a UNet alone, whose scheduler lies beside its folder
         configs.append((PurePosixPath(prefix).parent / "scheduler" / "scheduler_config.json").as_posix())
-    stem = f"{WEIGHTS}.{variant}" if variant else WEIGHTS
-    endings = ["safetensors", "bin"] if allow_pickle else ["safetensors"]
     access: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     folder = _snapshot(repo, configs, revision=revision, **access)
     label, place = f"{repo}@{revision or 'main'}", folder / prefix if prefix else folder
     if not place.is_dir():
         where = f"the folder {subfolder!r}" if subfolder else "the repository"
         raise ModelError(f"{label}: no model_index.json or config.json in {where}")
-    layout = layout_of(place)
-    if layout is not None:
-        _fetch_parts(repo, folder, place, layout, variant, endings, access)
-        return place, folder.name
-    unet, _ = find_parts(place)
-    for ending in endings:
-        names = (f"{stem}.{ending}", f"{stem}-*-of-*.{ending}", f"{stem}.{ending}.index.json")
-        inside = unet.relative_to(folder).as_posix()
-        patterns = [name if inside == "." else f"{inside}/{name}" for name in names]
-        _snapshot(repo, patterns, revision=folder.name, **access)
-        if any(unet.glob(f"{stem}*.{ending}")):
-            return place, folder.name
-    raise ModelError(f"{label}: no weights {stem}.safetensors{_advice(allow_pickle)}")
+    source = Source(repo, label, folder, place, variant, endings, access)
+    try:
+        layout = layout_of(place)
+        source.fetch_unet() if layout is None else source.fetch_parts(layout)
+    except ModelError as error:  # what is wrong is the repository's, not the cache's
+        message = str(error).replace(str(folder), label)
+        raise ModelError(message if label in message else f"{label}: {message}") from None
+    return place, folder.name
 
 
-def _advice(allow_pickle: bool) -> str:
-    pickled = "pickled ones, which can run code when opened, are only read with allow_pickle=True"
-    return "" if allow_pickle else f"; {pickled}"
+def _index(variant: str | None, ending: str) -> str:
+    """The name of the index of a UNet's weights in pieces."""
+    return f"{WEIGHTS}.{ending}.index{f'.{variant}' if variant else ''}.json"
 
 
-def _fetch_parts(
-    repo: str,
-    folder: Path,
-    place: Path,
-    layout: Layout,
-    variant: str | None,
-    endings: Sequence[str],
-    access: dict[str, Any],
-) -> None:
-    """Fetch a pipeline's components: configurations and vocabularies first, then weights where there are none yet."""
+@dataclass(frozen=True)
+class Source:
+    """A repository of which the configurations have been fetched.
 
-    def fetch_names(parts: Sequence[str], names: Sequence[str]) -> None:
-        inside = [(place / part).relative_to(folder).as_posix() for part in parts]
-        _snapshot(repo, [f"{part}/{name}" for part in inside for name in names], revision=folder.name, **access)
+    Attributes:
+        repo, label: its name, and what messages call it.
+        folder: the snapshot's folder, named by its commit.
+        place: the model's folder in it.
+        variant: of the weights.
+        endings: the kinds of weight files that may be read, the preferred one first.
+        access: options of huggingface_hub.
+    """
 
-    fetch_names(list(layout.classes), VOCABULARIES)
-    check_configs(place, layout)
-    missing = layout.weighted
-    for ending in endings:
-        for chosen in dict.fromkeys((variant, None)):
-            if missing:
-                fetch_names(missing, weight_names(chosen, ending))
-                missing = [part for part in missing if not weight_files(place / part, chosen, ending)]
-    if missing:
-        what = f"no weights in safetensors for {', '.join(missing)}"
-        raise ModelError(f"{repo}@{folder.name[:12]}: {what}{_advice('bin' in endings)}")
+    repo: str
+    label: str
+    folder: Path
+    place: Path
+    variant: str | None
+    endings: Sequence[str]
+    access: Mapping[str, Any]
+
+    def fetch_unet(self) -> None:
+        """Fetch the weights of a UNet of pixels, once its configurations are known to be supported."""
+        unet, scheduler = find_parts(self.place)
+        check_unet(unet, scheduler, self.place)
+        stem = f"{WEIGHTS}.{self.variant}" if self.variant else WEIGHTS
+        for ending in self.endings:
+            index = unet / _index(self.variant, ending)
+            self.fetch([unet], refuse_index(index) if index.is_file() else [f"{stem}.{ending}"])
+            if any(unet.glob(f"{stem}*.{ending}")):
+                return
+        raise ModelError(f"{self.label}: no weights {stem}.safetensors{self.advice()}")
+
+    def fetch_parts(self, layout: Layout) -> None:
+        """Fetch a pipeline's components: configurations, then vocabularies, then weights where there are none yet."""
+        parts = [self.place / key for key in layout.classes]
+        self.fetch(parts, PART_CONFIGS)
+        check_configs(self.place, layout)
+        missing = [self.place / key for key in layout.weighted]
+        self.refuse_absent(missing)
+        self.fetch(parts, VOCABULARIES)
+        for ending in self.endings:
+            for chosen in dict.fromkeys((self.variant, None)):
+                if missing:
+                    self.fetch(missing, weight_names(chosen, ending))
+                    missing = [part for part in missing if not weight_files(part, chosen, ending)]
+        self.refuse_unweighted(missing)
+
+    def fetch(self, parts: Sequence[Path], names: Sequence[str]) -> None:
+        """Download files of these names (or patterns) that some folders have."""
+        inside = [part.relative_to(self.folder).as_posix() for part in parts]
+        patterns = [name if part == "." else f"{part}/{name}" for part in inside for name in names]
+        _snapshot(self.repo, patterns, revision=self.folder.name, **self.access)
+
+    def refuse_absent(self, parts: Sequence[Path]) -> None:
+        """Raise ModelError where the repository's listing has no weights for a part, before others' are fetched.
+
+        Nothing is requested where all of them are in the cache, or where the Hub cannot be reached.
+        """
+        choices = [name for end in self.endings for v in {self.variant, None} for name in weight_names(v, end)]
+        absent = [part for part in parts if not any(file for name in choices for file in part.glob(name))]
+        if not absent or self.access["local_files_only"] or _offline():
+            return
+        from huggingface_hub import HfApi
+
+        try:
+            listed = HfApi().list_repo_files(self.repo, revision=self.folder.name, token=self.access["token"])
+        except Exception:  # the download that follows says what is wrong with the connection
+            return
+        found = [self.folder / name for name in listed]
+        held = {file.parent for file in found if any(fnmatch(file.name, choice) for choice in choices)}
+        self.refuse_unweighted([part for part in absent if part not in held])
+
+    def refuse_unweighted(self, parts: Sequence[Path]) -> None:
+        """Raise ModelError where parts have no weights that may be read."""
+        if parts:
+            names = ", ".join(part.name for part in parts)
+            raise ModelError(f"{self.label}: no weights in safetensors for {names}{self.advice()}")
+
+    def advice(self) -> str:
+        """What to do where weights may be pickled."""
+        pickled = "pickled ones, which can run code when opened, are only read with allow_pickle=True"
+        return "" if "bin" in self.endings else f"; {pickled}"
 
 
 def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:

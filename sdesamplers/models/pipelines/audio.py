@@ -19,6 +19,7 @@ class StableAudio(TextModel):
     """
 
     NETWORK: ClassVar[str] = "transformer"
+    AUTOENCODERS: ClassVar[tuple[str, ...]] = ("AutoencoderOobleck",)
 
     def sides(self, height: int | None, width: int | None) -> tuple[int, ...]:
         if height is not None or width is not None:

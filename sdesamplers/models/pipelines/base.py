@@ -101,6 +101,12 @@ class PipelineModel(Model):
 
     NETWORK: ClassVar[str] = "unet"
     AUTOENCODER: ClassVar[str] = "vae"
+    AUTOENCODERS: ClassVar[tuple[str, ...]] = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
+    """diffusers' classes that can take the autoencoder's place."""
+
+    PATCH: ClassVar[int] = 1
+    """How many of the latents' channels and places the network's input joins in one: 4 for patches of 2x2."""
+
     GUIDED_BY_EMBEDDING: ClassVar[str | None] = None
     """The argument of the pipeline's call that holds the embedded guidance, None where the kind has none."""
 
@@ -129,7 +135,7 @@ class PipelineModel(Model):
         self.channels = int(self.network.config.in_channels)
         self.sizes = self.sides(height, width)
         self.shape = self.latent_shape()
-        self.refuse(self.network.config, None if autoencoder is None else autoencoder.config, self.name)
+        self.refuse(configs_of(pipe), self.name)
         self.prepare()
         config = scheduler_config(pipe.scheduler)
         self.convention = self.make_convention(config)
@@ -150,8 +156,30 @@ class PipelineModel(Model):
         raise NotImplementedError
 
     @classmethod
-    def refuse(cls, network: Mapping[str, Any], autoencoder: Mapping[str, Any] | None, name: str) -> None:
-        """Raise ModelError where a network wants more than state, time and condition, by its configuration."""
+    def refuse(cls, configs: Mapping[str, Mapping[str, Any]], name: str) -> None:
+        """Raise ModelError where a network wants more than state, time and condition.
+
+        Args:
+            configs: of the pipeline's networks, by component.
+            name: the model's, for the message.
+        """
+        network, autoencoder = configs[cls.NETWORK], configs.get(cls.AUTOENCODER, {})
+        channels, out = network.get("in_channels"), network.get("out_channels")
+        latent = autoencoder.get("latent_channels") or autoencoder.get("decoder_input_channels")
+        if channels and latent and channels != latent * cls.PATCH:
+            raise ModelError(
+                f"the {cls.NETWORK} of {name!r} takes {channels} channels, {latent * cls.PATCH} of them noised "
+                "latents: it wants pictures beside them (inpainting, filling, editing, control, upscaling), which a "
+                "pipeline must give; set pipe.scheduler = sdesamplers.Scheduler.from_config(...) there"
+            )
+        if channels and out and out not in (channels, 2 * channels):
+            raise ModelError(
+                f"the {cls.NETWORK} of {name!r} takes {channels} channels and predicts {out}: it wants pictures beside "
+                "the noised latents (super-resolution, editing), which a pipeline must give"
+            )
+        decoded = autoencoder.get("out_channels", 3)
+        if autoencoder and decoded not in (1, 3, 4):
+            raise ModelError(f"the {cls.AUTOENCODER} of {name!r} decodes to {decoded} channels, which are no pictures")
 
     def prepare(self) -> None:
         """Make what every call of the network needs."""
@@ -300,6 +328,16 @@ def part(pipe: Any, name: str) -> Any:
     """A pipeline's component, without what torch.compile puts around it; None where it has none."""
     module = getattr(pipe, name, None)
     return getattr(module, "_orig_mod", module)
+
+
+def configs_of(pipe: Any) -> dict[str, Mapping[str, Any]]:
+    """The configurations of a loaded pipeline's networks, by component."""
+    found = {}
+    for key in pipe.components:
+        config = getattr(part(pipe, key), "config", None)
+        if config is not None:
+            found[key] = config.to_dict() if hasattr(config, "to_dict") else config
+    return found
 
 
 def device_of(pipe: Any, network: Any) -> torch.device:

@@ -91,6 +91,8 @@ class PixArt(MaskedText):
 class Sana(MaskedText):
     """Sana (Xie et al. 2024)."""
 
+    AUTOENCODERS: ClassVar[tuple[str, ...]] = ("AutoencoderDC",)
+
     def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
         return super().ask(x, timestep * self.network.config.timestep_scale, condition)
 

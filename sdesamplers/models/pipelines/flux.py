@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ...errors import ModelError
 from .text import TextModel
 
 
@@ -20,17 +19,8 @@ class Flux(TextModel):
     """
 
     NETWORK: ClassVar[str] = "transformer"
+    PATCH: ClassVar[int] = 4
     GUIDED_BY_EMBEDDING: ClassVar[str | None] = "guidance_scale"
-
-    @classmethod
-    def refuse(cls, network: Mapping[str, Any], autoencoder: Mapping[str, Any] | None, name: str) -> None:
-        channels = network.get("in_channels", 64)
-        latent = (autoencoder or {}).get("latent_channels", channels // 4)
-        if channels != 4 * latent:
-            raise ModelError(
-                f"the transformer of {name!r} takes {channels} channels, and 2x2 patches of latents have {4 * latent}: "
-                "it wants pictures beside them (filling, control), which a pipeline must give"
-            )
 
     def prepare(self) -> None:
         rows, columns = (torch.arange(side // 2, device=self.device) for side in self.shape[1:])

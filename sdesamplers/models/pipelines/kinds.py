@@ -52,6 +52,9 @@ class Kind:
         return has and not any(key in classes for key in self.without)
 
 
+VIDEO = ("motion_adapter",)
+"""Components that make a network of pictures one of films."""
+
 UNET, PLAIN = {"unet": ("UNet2DConditionModel",)}, {"unet": ("UNet2DModel",)}
 KINDS = (
     Kind(
@@ -61,8 +64,8 @@ KINDS = (
         without=("vae", "vqvae", "mel"),
         text=False,
     ),
-    Kind("Stable Diffusion XL", StableDiffusionXL, {**UNET, "text_encoder_2": ("CLIPTextModelWithProjection",)}),
-    Kind("Stable Diffusion 1 and 2, LCM", StableDiffusion, {**UNET, "text_encoder": ("CLIPTextModel",)}),
+    Kind("Stable Diffusion XL", StableDiffusionXL, {**UNET, "text_encoder_2": ("CLIPTextModelWithProjection",)}, VIDEO),
+    Kind("Stable Diffusion 1 and 2, LCM", StableDiffusion, {**UNET, "text_encoder": ("CLIPTextModel",)}, VIDEO),
     Kind("Stable Diffusion 3", StableDiffusion3, transformer("SD3Transformer2DModel")),
     Kind("FLUX.1", Flux, transformer("FluxTransformer2DModel")),
     Kind(
@@ -100,9 +103,24 @@ def kind_of(classes: Mapping[str, str], label: str) -> Kind:
     """
     for kind in KINDS:
         if kind.fits(classes):
+            refuse_autoencoder(kind, classes, label)
             return kind
     found = ", ".join(f"{key}: {value}" for key, value in classes.items()) or "no components"
     raise ModelError(f"{label} ({found}) is not supported as a model; supported are {supported()}")
+
+
+def refuse_autoencoder(kind: Kind, classes: Mapping[str, str], label: str) -> None:
+    """Raise ModelError where a kind's latents would be decoded by another of diffusers' autoencoders than it knows."""
+    import diffusers
+
+    key = "" if kind.model is None else kind.model.AUTOENCODER
+    found = classes.get(key)
+    if kind.model is None or found is None or found in kind.model.AUTOENCODERS or not hasattr(diffusers, found):
+        return
+    known = " or ".join(kind.model.AUTOENCODERS)
+    raise ModelError(
+        f"{label} has a {found} for its {key} is not supported as a model: {kind.name} decodes with {known}"
+    )
 
 
 def supported() -> str:

@@ -22,6 +22,14 @@ class LatentDiffusion(PipelineModel):
     """Unconditional latent diffusion (Rombach et al. 2022), over the latents of a vector-quantised autoencoder."""
 
     AUTOENCODER: ClassVar[str] = "vqvae"
+    AUTOENCODERS: ClassVar[tuple[str, ...]] = ("VQModel", "AutoencoderKL")
+
+    @classmethod
+    def refuse(cls, configs: Mapping[str, Mapping[str, Any]], name: str) -> None:
+        super().refuse(configs, name)
+        for word in ("class_embed_type", "num_class_embeds"):
+            if configs[cls.NETWORK].get(word) is not None:
+                raise ModelError(f"the UNet of {name!r} is conditioned on labels ({word}), and its kind takes none")
 
     def scale_factor(self) -> int:
         return halvings(self._coder().module)
@@ -35,6 +43,7 @@ class LatentDiffusionText(TextModel):
     """Latent diffusion with text (Rombach et al. 2022)."""
 
     AUTOENCODER: ClassVar[str] = "vqvae"
+    AUTOENCODERS: ClassVar[tuple[str, ...]] = ("VQModel", "AutoencoderKL")
     WORDS = 77
 
     def scale_factor(self) -> int:
@@ -66,10 +75,12 @@ class Kandinsky(PipelineModel):
     """
 
     AUTOENCODER: ClassVar[str] = "movq"
+    AUTOENCODERS: ClassVar[tuple[str, ...]] = ("VQModel",)
 
     @classmethod
-    def refuse(cls, network: Mapping[str, Any], autoencoder: Mapping[str, Any] | None, name: str) -> None:
-        if network.get("addition_embed_type") != "image":
+    def refuse(cls, configs: Mapping[str, Mapping[str, Any]], name: str) -> None:
+        super().refuse(configs, name)
+        if configs[cls.NETWORK].get("addition_embed_type") != "image":
             raise ModelError(f"the UNet of {name!r} takes more than image embeddings (ControlNet hints, or text)")
 
     def make_autoencoder(self, module: Any) -> Autoencoder:

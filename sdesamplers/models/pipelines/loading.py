@@ -14,10 +14,12 @@ import torch
 from ...errors import ModelError
 from ..base import Model
 from ..conventions import convention_of
-from ..diffusers import autocast_for, is_plain, move, pipeline_parts, read_json, size_pair
-from .kinds import Kind, from_pipeline, kind_of
+from ..diffusers import autocast_for, is_plain, move, pipeline_parts, refuse_unbuildable, size_pair
+from ..trust import closed_prompt, read_json, refuse_code, refuse_index, refuse_pointer, refuse_words
+from .components import component_class, pipeline_class
+from .kinds import CONVERTED, Kind, from_pipeline, kind_of
 
-LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder")
+LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "caption_processor", "caption_generator")
 """Components that a `Model` does not use; they are neither fetched nor loaded."""
 
 WITHOUT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Scheduler", "Processor", "Extractor")
@@ -31,10 +33,14 @@ class Layout:
     Attributes:
         kind: what it becomes.
         classes: the components that are used, and their classes.
+        pipeline: diffusers' class of the whole.
+        types: the components' classes themselves; None for a scheduler of ours.
     """
 
     kind: Kind
     classes: Mapping[str, str]
+    pipeline: Any
+    types: Mapping[str, Any]
 
     @property
     def weighted(self) -> list[str]:
@@ -57,19 +63,23 @@ def layout_of(folder: Path) -> Layout | None:
     if is_plain(classes):
         return None
     title = parts.get("_class_name", "pipeline")
-    kind = kind_of(classes, f"{folder} holds a {title if isinstance(title, str) else 'custom pipeline'}, which")
+    words = title if isinstance(title, str) else "custom pipeline"
     for key, (library, name) in named.items():
-        if not _is_known(library) or (folder / key / f"{library}.py").exists():
+        if (folder / key / f"{library}.py").exists():
             raise ModelError(f"{folder}: {key} is {library}.{name}, and code that comes with a model is not run")
-    if not isinstance(title, str):
-        raise ModelError(f"{folder} is a pipeline with code of its own, and code that comes with a model is not run")
-    return Layout(kind, {key: name for key, name in classes.items() if key not in LEFT_OUT})
+    kind = kind_of(classes, f"{folder} holds a {words}, which")
+    whole = pipeline_class(title, str(folder))
+    types = {key: component_class(key, *named[key], str(folder)) for key in named if key not in LEFT_OUT}
+    return Layout(kind, {key: classes[key] for key in types}, whole, types)
 
 
-def _is_known(library: str) -> bool:
-    import diffusers
+def required_parts(pipeline: Any) -> list[str]:
+    """The components that a pipeline class cannot do without."""
+    import inspect
 
-    return library in ("diffusers", "transformers", "sdesamplers") or hasattr(diffusers.pipelines, library)
+    optional = getattr(pipeline, "_optional_components", [])
+    given = list(inspect.signature(pipeline.__init__).parameters.values())[1:]
+    return [p.name for p in given if p.default is p.empty and p.name not in optional]
 
 
 def weight_names(variant: str | None, ending: str) -> list[str]:
@@ -86,15 +96,53 @@ def weight_files(folder: Path, variant: str | None, ending: str) -> list[Path]:
 
 
 def check_configs(folder: Path, layout: Layout) -> None:
-    """Raise ModelError where a scheduler or a network is of a kind that is refused, before weights are read."""
-    scheduler = folder / "scheduler" / "scheduler_config.json"
+    """Raise ModelError where what the configurations say is refused, before weights are read."""
+    index = folder / "model_index.json"
+    refuse_words(read_json(index), index)
+    for key in pipeline_parts(read_json(index)):
+        refuse_code(folder / key)
+    scheduler = place_of(folder, "scheduler") / "scheduler_config.json"
     if scheduler.is_file() and layout.classes.get("scheduler") != "Scheduler":  # one of ours was checked when made
         convention_of(read_json(scheduler))
+    check_networks(folder, layout)
+    if missing := [key for key in required_parts(layout.pipeline) if key not in {*layout.classes, *LEFT_OUT}]:
+        title = layout.pipeline.__name__
+        raise ModelError(f"{folder}: its model_index.json names no {', '.join(missing)}, which {title} needs")
+    if not scheduler.is_file():
+        raise ModelError(f"{folder}: there is no {scheduler.name}, so it is unknown how the network was trained")
+
+
+def check_networks(folder: Path, layout: Layout) -> None:
+    """Raise ModelError where a network's configuration is not of its kind, or cannot be built."""
     model = layout.kind.model
-    if model is not None:
-        network, autoencoder = (folder / key / "config.json" for key in (model.NETWORK, model.AUTOENCODER))
-        if network.is_file():
-            model.refuse(read_json(network), read_json(autoencoder) if autoencoder.is_file() else None, str(folder))
+    if model is None:
+        return
+    network = model.NETWORK
+    if not (place_of(folder, network) / "config.json").is_file():
+        raise ModelError(f"{folder}: the {network} has no config.json")
+    configs = {key: config for key in layout.weighted if (config := component_config(folder, layout, key)) is not None}
+    model.refuse(configs, str(folder))
+    for key in (network, model.AUTOENCODER):
+        kind: Any = layout.types.get(key)
+        if key in configs and kind.__name__ != CONVERTED and kind.__module__.startswith("diffusers.models."):
+            refuse_unbuildable(kind.__name__, configs[key], str(folder / key))
+
+
+def place_of(folder: Path, key: str) -> Path:
+    """A component's folder, the pipeline's own where it has none, as diffusers has it."""
+    return folder / key if (folder / key).is_dir() else folder
+
+
+def component_config(folder: Path, layout: Layout, key: str) -> dict[str, Any] | None:
+    """A network's configuration with its class's defaults for what it leaves out; None where there is none."""
+    import inspect
+
+    file = place_of(folder, key) / "config.json"
+    if not file.is_file():
+        return None
+    given = inspect.signature(layout.types[key].__init__).parameters.values()
+    usual = {p.name: p.default for p in given if p.default is not p.empty}
+    return {**usual, **read_json(file)}
 
 
 def check_weights(folder: Path, layout: Layout, variant: str | None, allow_pickle: bool) -> bool:
@@ -119,7 +167,9 @@ def check_weights(folder: Path, layout: Layout, variant: str | None, allow_pickl
         if not chosen and not pickled:
             raise ModelError(f"{folder / part} has no weights in safetensors")
         complete &= bool(chosen)
+        refuse_missing_pieces(folder / part, chosen)
         for file in chosen:
+            refuse_pointer(file)
             try:
                 with safe_open(file, "pt"):
                     pass
@@ -128,6 +178,15 @@ def check_weights(folder: Path, layout: Layout, variant: str | None, allow_pickl
     if variant and complete and not found_variant:
         raise ModelError(f"{folder} has no weights of the variant {variant!r}")
     return complete
+
+
+def refuse_missing_pieces(folder: Path, chosen: list[Path]) -> None:
+    """Raise ModelError where weights in pieces are not complete."""
+    present = {file.name for file in chosen}
+    for index in sorted({*folder.glob("*.safetensors.index.json"), *folder.glob("*.safetensors.index.*.json")}):
+        names = refuse_index(index)
+        if present & set(names) and (missing := [name for name in names if name not in present]):
+            raise ModelError(f"{folder} lacks {missing[0]}, one of {len(names)} pieces that {index.name} lists")
 
 
 def load_pipeline(
@@ -155,25 +214,36 @@ def load_pipeline(
 
 
 def read_pipeline(folder: Path, layout: Layout, variant: str | None, dtype: torch.dtype | None, safe: bool) -> Any:
-    """DiffusionPipeline.from_pretrained without the components that are left out, with its failures in one line."""
+    """DiffusionPipeline.from_pretrained without the components that are left out, with its failures in one line.
+
+    Tokenizers are read here, since diffusers does not pass `trust_remote_code` on to transformers, which then asks.
+    """
+    import inspect
+
     from diffusers import DiffusionPipeline
 
-    absent: dict[str, Any] = dict.fromkeys(
-        key for key in LEFT_OUT if key in pipeline_parts(read_json(folder / "model_index.json"))
-    )
-    if "safety_checker" in absent:
-        absent["requires_safety_checker"] = False
+    words = inspect.signature(layout.pipeline.__init__).parameters
+    given: dict[str, Any] = {key: None for key in LEFT_OUT if key in words}
+    if "requires_safety_checker" in words:
+        given["requires_safety_checker"] = False
     try:
-        with _silent():
+        with _silent(), closed_prompt():
+            for key in layout.types:
+                if "tokenizer" in key and key in words:
+                    place = place_of(folder, key)
+                    given[key] = layout.types[key].from_pretrained(
+                        place, trust_remote_code=False, local_files_only=True
+                    )
             pipe = DiffusionPipeline.from_pretrained(
                 folder,
                 torch_dtype=dtype or torch.float32,
                 variant=variant,
                 use_safetensors=True if safe else None,
                 local_files_only=True,
-                **absent,
+                trust_remote_code=False,
+                **given,
             )
-    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError, EOFError) as error:
+    except Exception as error:  # tokenizers, transformers and diffusers each have errors of their own
         text = " ".join(str(error).split())
         raise ModelError(f"{folder}: the pipeline cannot be loaded: {text[:300]}") from None
     return pipe

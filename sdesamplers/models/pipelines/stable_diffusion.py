@@ -22,23 +22,19 @@ class StableDiffusion(TextModel):
     ADDED: ClassVar[str | None] = None
 
     @classmethod
-    def refuse(cls, network: Mapping[str, Any], autoencoder: Mapping[str, Any] | None, name: str) -> None:
-        channels = network.get("in_channels", 4)
-        latent = (autoencoder or {}).get("latent_channels", channels)
-        if channels != latent:
-            raise ModelError(
-                f"the UNet of {name!r} takes {channels} channels, {latent} of them noised latents: it wants pictures "
-                "beside them (inpainting, editing, upscaling), which a pipeline must give; set pipe.scheduler = "
-                "sdesamplers.Scheduler.from_config(...) there"
-            )
+    def refuse(cls, configs: Mapping[str, Mapping[str, Any]], name: str) -> None:
+        super().refuse(configs, name)
+        network = configs[cls.NETWORK]
         allowed = {
             "addition_embed_type": (cls.ADDED,),
             "class_embed_type": (None,),
+            "num_class_embeds": (None,),
             "encoder_hid_dim_type": (None, "text_proj"),
         }
         for word, values in allowed.items():
             if network.get(word) not in values:
                 raise ModelError(f"the UNet of {name!r} has {word} {network[word]!r}, which text alone does not fill")
+        refuse_other_text(configs, network, name)
 
     def takes_embedded_guidance(self) -> bool:
         return self.network.config.get("time_cond_proj_dim") is not None
@@ -93,11 +89,24 @@ class StableDiffusionXL(StableDiffusion):
         numbers = torch.tensor([[*self.sizes, 0, 0, *self.sizes]], dtype=embeds.dtype, device=embeds.device)
         return {**super().beside(embeds), "time_ids": numbers}
 
-    def prepare(self) -> None:
-        told = self.network.add_embedding.linear_1.in_features
-        pooled = self.pipe.text_encoder_2.config.projection_dim
-        if told != pooled + 6 * self.network.config.addition_time_embed_dim:
-            raise ModelError(f"the UNet of {self.name!r} is told other numbers than sizes (SDXL's refiner is): {told}")
+    @classmethod
+    def refuse(cls, configs: Mapping[str, Mapping[str, Any]], name: str) -> None:
+        super().refuse(configs, name)
+        network, pooled = configs[cls.NETWORK], configs.get("text_encoder_2", {}).get("projection_dim")
+        told, each = (
+            network.get(word) for word in ("projection_class_embeddings_input_dim", "addition_time_embed_dim")
+        )
+        if told is not None and pooled is not None and each is not None and told != pooled + 6 * each:
+            raise ModelError(f"the UNet of {name!r} is told other numbers than sizes (SDXL's refiner is): {told}")
 
     def added(self, told: Any) -> dict[str, Tensor] | None:
         return {"text_embeds": told["pooled"], "time_ids": told["time_ids"]}
+
+
+def refuse_other_text(configs: Mapping[str, Mapping[str, Any]], network: Mapping[str, Any], name: str) -> None:
+    """Raise ModelError where the UNet was trained with text encoders of another width."""
+    widths = [configs[key].get("hidden_size") for key in ("text_encoder", "text_encoder_2") if key in configs]
+    known = [width for width in widths if isinstance(width, int)]
+    wanted, given = network.get("encoder_hid_dim") or network.get("cross_attention_dim"), sum(known)
+    if known and known == widths and isinstance(wanted, int) and wanted != given:
+        raise ModelError(f"the UNet of {name!r} takes text {wanted} wide, and its text encoders give {given}")
