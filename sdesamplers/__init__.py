@@ -41,6 +41,7 @@ _HOMES = {
     "models.density": ["DensityModel", "FunnelModel", "LangevinSDE"],
     "models.guidance": ["Guided"],
     "models.loading": ["load"],
+    "models.wrapping": ["WrappedModel", "wrap"],
     "models.pipelines": ["PipelineModel", "from_pipeline"],
     "noise": ["BrownianNoise", "IndependentNoise", "NormalSource"],
     "path": ["Path", "Point"],
@@ -124,6 +125,8 @@ if TYPE_CHECKING:
     from .models.loading import load as load
     from .models.pipelines import PipelineModel as PipelineModel
     from .models.pipelines import from_pipeline as from_pipeline
+    from .models.wrapping import WrappedModel as WrappedModel
+    from .models.wrapping import wrap as wrap
     from .noise import BrownianNoise as BrownianNoise
     from .noise import IndependentNoise as IndependentNoise
     from .noise import NormalSource as NormalSource

@@ -313,6 +313,15 @@ class TrigFlow(GaussianProcess):
         return np.arctan(np.divide(ratio, self.sigma_data))
 
 
+def float_column(values: Any, word: str) -> np.ndarray:
+    """Numbers, an array or a tensor on any device as a float64 array."""
+    try:
+        values = values.detach().cpu() if hasattr(values, "detach") else values
+        return np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise UsageError(f"{word} must be a list of numbers, not {type(values).__name__}") from None
+
+
 class DiscreteVP(VariancePreserving):
     """The process of a DDPM table `alphas_cumprod`; t is the (fractional) timestep, 0 to len - 1.
 
@@ -325,9 +334,11 @@ class DiscreteVP(VariancePreserving):
     def __init__(self, alphas_cumprod: Any) -> None:
         from scipy.interpolate import CubicSpline, PchipInterpolator
 
-        table = np.asarray(alphas_cumprod, dtype=np.float64)
+        table = float_column(alphas_cumprod, "alphas_cumprod")
         if table.ndim != 1 or len(table) < 3 or not np.all(np.diff(table) < 0) or table[0] >= 1 or table[-1] < 0:
-            raise UsageError("alphas_cumprod must be three or more numbers that fall strictly, within [0, 1)")
+            rises = table.ndim == 1 and len(table) > 1 and bool(np.all(np.diff(table) >= 0))
+            hint = "; these rise, as betas do: pass numpy.cumprod(1 - betas)" if rises else ""
+            raise UsageError(f"alphas_cumprod must be three or more numbers that fall strictly, within [0, 1){hint}")
         self.alphas_cumprod = table
         self.t_max = float(len(table) - 1)
         self.zero_terminal_snr = bool(table[-1] == 0)
