@@ -169,7 +169,8 @@ def test_the_same_samples_as_by_hand():
     kept = torch.cumprod(1 - torch.from_numpy(BETAS), 0)
     by_hand = sds.FunctionModel(lambda x, t: network(x, t.flatten()), DiscreteVP(kept), "epsilon", SHAPE)
     words = {"steps": 12, "num_samples": 3, "seed": 4}
-    for model in (sds.wrap(network, SHAPE, betas=torch.from_numpy(BETAS)), sds.wrap(network, SHAPE, alphas_cumprod=kept)):
+    for table in ({"betas": torch.from_numpy(BETAS)}, {"alphas_cumprod": kept}):
+        model = sds.wrap(network, SHAPE, **table)
         torch.testing.assert_close(
             sds.sample(model, "heun", **words).samples, sds.sample(by_hand, "heun", **words).samples, rtol=0, atol=1e-6
         )
@@ -311,7 +312,7 @@ ERRORS = {
     "clock": (Ddpm(), {"betas": BETAS, "clock": -1}, "clock must be a positive number"),
     "sigma_data elsewhere": (Ddpm(), {"process": sds.VP(), "sigma_data": 0.5}, "on EDM"),
     "hardly any timesteps": (Embedded(), {"process": sds.VP(), "prediction": "epsilon"}, "pass clock=999"),
-    "too few embeddings": (Embedded(), {"betas": np.linspace(1e-4, 0.01, 1500)}, "index out of range.*as many timesteps"),
+    "too few embeddings": (Embedded(), {"betas": np.linspace(1e-4, 0.01, 1500)}, "index out of range.*clock= scales"),
     "it raises": (broken, {"betas": BETAS}, "mat1 and mat2.*function of your own"),
     "it needs more": (third, {"betas": BETAS}, "missing 1 required.*conditional='y'"),
     "batch": (beside, {"betas": BETAS}, "depends on the other samples"),
