@@ -5,12 +5,25 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 
 class SdesamplersError(Exception):
     """Base class. The command line prints the message alone and exits with `exit_code`."""
 
     exit_code = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by message and attributes, whatever its constructor takes: a worker's error must reach its parent."""
+        return _error_again, (type(self), self.args, dict(vars(self)))
+
+
+def _error_again(kind: type[SdesamplersError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    """A pickled or copied error."""
+    error = kind.__new__(kind)
+    error.args = arguments
+    vars(error).update(attributes)
+    return error
 
 
 class UsageError(SdesamplersError, ValueError):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import Cancelled, ModelError, NonFiniteError, PluginError, UsageError
+from .forking import prepare_for_forks
 from .models.base import Model, Output
 from .path import Point
 from .prediction import Prediction, ScorePrediction
@@ -275,6 +276,7 @@ def well_formed(request: Any) -> tuple[Tensor, Point]:
 
 def drive(run: Run, evaluate: Evaluator) -> Tensor:
     """Run a sampler's generator to its end and return the final state (path coordinates)."""
+    prepare_for_forks()
     try:
         request = next(run)
         while True:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pluggy
 
-from .errors import PluginError
+from .errors import PluginError, UnknownNameError, UsageError
 from .options import Option, read_options
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from typing_extensions import Self
 
     from .grid import Span
     from .models.base import Model
@@ -64,20 +65,50 @@ class Registered:
         return f"<{self.kind} {self.name!r}>"
 
     def __reduce__(self) -> str | tuple[Any, ...]:
-        """Pickled, it is its place in its module, as a function is, or in the registry; so results can be pickled."""
+        """Pickled, it is its place in its module, as a function is, or in the registry; so results can be pickled.
+
+        Raises:
+            UsageError: it has neither.
+        """
         module = sys.modules.get(self.__module__)
         place = next((word for word, value in vars(module).items() if value is self), None) if module else None
-        return place or (_registered, (self.kind, self.name))
+        if place is not None:
+            return place
+        name = next((name for name, item in _shelf(self.kind).items() if item is self), None)
+        if name is None:
+            raise UsageError(
+                f"{self.kind} {self.name!r} cannot be pickled: it has no name at the top level of its module, and it "
+                "is not registered"
+            )
+        return _registered, (self.kind, name)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Self:
+        return self
 
 
-def _registered(kind: str, name: str) -> Registered:
-    """What a pickle of a registered object without a place in its module stands for."""
+def _shelf(kind: str) -> Mapping[str, Registered]:
+    """What is registered of a kind."""
     from .registry import default_registry
 
     registry = default_registry()
     shelves: dict[str, Mapping[str, Registered]]
     shelves = {"sampler": registry.samplers, "spacing": registry.spacings, "noise source": registry.noises}
-    return shelves[kind][name]
+    return shelves[kind]
+
+
+def _registered(kind: str, name: str) -> Registered:
+    """What a pickle of a registered object without a place in its module stands for.
+
+    Raises:
+        UnknownNameError: the process that reads the pickle has not registered it.
+    """
+    shelf = _shelf(kind)
+    if name not in shelf:
+        raise UnknownNameError(kind, name, shelf, "; the pickle is of a process that had registered it")
+    return shelf[name]
 
 
 class Sampler(Registered):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .forms import keep_forms
+from .pickling import Pickled
 
 Scalar: TypeAlias = Any
 """float | np.ndarray: a number for the batch, or a float64 array (N,) with one for each sample. NumPy's own types
@@ -68,7 +69,7 @@ class Prior:
         return -0.5 * flat.square().sum(1) - flat.shape[1] * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
 
 
-class SDE(ABC):
+class SDE(Pickled, ABC):
     """dx = f(x, t) dt + g(t) dw, noise growing with t from `t_min` to `t_max` (Song et al. 2021, eq. 5).
 
     `t_min` is the smallest time at which the score is asked for; samplers start at `t_max`.

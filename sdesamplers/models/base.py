@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..pickling import Pickled
 from ..prediction import prediction_type
 from ..sde import SDE, GaussianProcess, Scalar
 from .running import held_by, networks_in
@@ -25,7 +26,7 @@ class Output(NamedTuple):
     log_density: Tensor | None = None
 
 
-class Model(ABC):
+class Model(Pickled, ABC):
     """A score model: `process` + `prediction` + a function of state and time.
 
     Attributes:
@@ -237,13 +238,13 @@ class FlowMapModel(FunctionModel):
         shape: Sequence[int],
         **options: Any,
     ) -> None:
-        field = lambda x, t, *condition: function(x, t, t, *condition)  # noqa: E731
-        super().__init__(field, process, "flow", shape, **{"name": "flow map", **options})
-        self.flow_map = function
-        self.network = function if isinstance(function, torch.nn.Module) else None
+        super().__init__(function, process, "flow", shape, **{"name": "flow map", **options})
+
+    def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
+        return self.predict_to(x, t, condition, end=t)
 
     def predict_to(self, x: Tensor, t: Scalar, condition: Any = None, *, end: Scalar) -> Tensor | Output:
-        answer = self.flow_map(x, self._told(t, x), self._told(end, x), *self._given(condition))
+        answer = self.function(x, self._told(t, x), self._told(end, x), *self._given(condition))
         return self._in_own_time(answer)
 
 

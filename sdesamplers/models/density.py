@@ -69,10 +69,13 @@ class DensityModel(Model):
     ) -> None:
         self.log_density, self.gradient = log_density, score
         self.shape, self.dtype, self.device, self.name = tuple(shape), dtype, torch.device(device), name
-        self.process = LangevinSDE(lambda x: self._answer(x).value, duration)
+        self.process = LangevinSDE(self._score, duration)
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         return self._answer(x)
+
+    def _score(self, x: Tensor) -> Tensor:
+        return self._answer(x).value
 
     def _answer(self, x: Tensor) -> Output:
         if self.gradient is not None:

@@ -209,13 +209,28 @@ def autocast_for(mixed_precision: str | None) -> Any:
     """
     if mixed_precision in (None, "no"):
         return nullcontext
-    import accelerate
-
     try:
-        return accelerate.Accelerator(mixed_precision=mixed_precision).autocast
+        return Autocast(mixed_precision)
     except ValueError as error:
         text = " ".join(str(error).split())
         raise UsageError(f"mixed_precision {mixed_precision!r} cannot be used here: {text}") from None
+
+
+class Autocast:
+    """A factory of accelerate's mixed-precision context, pickled by the name of its precision."""
+
+    def __init__(self, mixed_precision: str) -> None:
+        import accelerate
+
+        self.mixed_precision = mixed_precision
+        self._accelerator = accelerate.Accelerator(mixed_precision=mixed_precision)
+
+    def __call__(self) -> AbstractContextManager[Any]:
+        context: AbstractContextManager[Any] = self._accelerator.autocast()
+        return context
+
+    def __reduce__(self) -> Any:
+        return Autocast, (self.mixed_precision,)
 
 
 def move(module: Any, device: torch.device | str | None) -> None:

@@ -22,6 +22,12 @@ class Autoencoder:
         self.module = module
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in vars(self).items() if key != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
+
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures (N, 3, H, W) of the network's latents."""
         with self._precise() as dtype:

@@ -1,0 +1,59 @@
+"""What can be pickled goes through whole; what cannot says in a sentence which part of it and why."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import sys
+import types
+from typing import Any, TypeVar
+
+from .errors import UsageError
+
+T = TypeVar("T", bound="Pickled")
+
+BY_VALUE = ("cloudpickle", "dill")
+"""Picklers that take functions without a name: where one is loaded, it may be the one at work."""
+
+
+class Pickled:
+    """A base of models and processes, which hold functions of their users: pickle finds those by their names alone."""
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        if not any(module.rpartition(".")[2] in BY_VALUE for module in sys.modules):
+            for word, value in vars(self).items():
+                if (nameless := without_name(value)) is not None:
+                    raise UsageError(
+                        f"this {type(self).__name__} cannot be pickled: {word} is {nameless}, which another process "
+                        "cannot find by its name; define it at the top level of a module"
+                    )
+        return super().__reduce_ex__(protocol)
+
+    # Copies stay in this process, where functions need no names.
+    def __copy__(self: T) -> T:
+        made = object.__new__(type(self))
+        vars(made).update(vars(self))
+        return made
+
+    def __deepcopy__(self: T, memo: dict[int, Any]) -> T:
+        made = memo[id(self)] = object.__new__(type(self))
+        vars(made).update(copy.deepcopy(vars(self), memo))
+        return made
+
+
+def without_name(value: Any) -> str | None:
+    """A function or object of a class that lies inside another function, in words; None for all else."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    if isinstance(value, types.FunctionType):
+        return None if is_found(value) else f"the function {value.__qualname__}"
+    kind = type(value)
+    return f"of the class {kind.__qualname__}" if "<locals>" in kind.__qualname__ else None
+
+
+def is_found(function: types.FunctionType) -> bool:
+    """Whether a function is what its module has under its name."""
+    found: Any = sys.modules.get(function.__module__)
+    for part in function.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is function
