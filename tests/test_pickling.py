@@ -157,6 +157,7 @@ class Energy:
         return -0.5 * self.scale * x.square().sum(1)
 
 
+@pytest.mark.filterwarnings("ignore:as a model, .* is its network under a condition alone")
 @pytest.mark.parametrize("name", sorted(tiny.BUILDERS))
 def test_models_of_pipelines(name: str) -> None:
     try:
@@ -170,6 +171,7 @@ def test_models_of_pipelines(name: str) -> None:
     assert copy.copy(model).network is model.network
 
 
+@pytest.mark.slow
 def test_a_loaded_model_goes_to_another_process(tmp_path: Any) -> None:
     model = sds.load("fashion-mnist", mixed_precision="bf16", device="cpu")
     file = tmp_path / "model.pickle"
