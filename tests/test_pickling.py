@@ -111,9 +111,11 @@ def mistyped(seed: int) -> float:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_mistyped_sampler_in_a_worker_reaches_its_parent() -> None:
-    with multiprocessing.get_context("fork").Pool(1) as pool:
-        with pytest.raises(sds.UnknownNameError, match="did you mean 'euler'"):
-            pool.apply_async(mistyped, (0,)).get(60)
+    with (
+        multiprocessing.get_context("fork").Pool(1) as pool,
+        pytest.raises(sds.UnknownNameError, match="did you mean 'euler'"),
+    ):
+        pool.apply_async(mistyped, (0,)).get(60)
 
 
 @each_way
@@ -181,7 +183,7 @@ def test_a_loaded_model_goes_to_another_process(tmp_path: Any) -> None:
         "torch.set_num_threads(1); model = pickle.load(open(sys.argv[1], 'rb')); "
         "print(sds.sample(model, 'ddim', steps=3, seed=5).samples.double().sum().item())"
     )
-    found = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, timeout=120)
+    found = subprocess.run([sys.executable, "-c", code, str(file)], capture_output=True, text=True, timeout=300)
     assert found.returncode == 0, found.stderr
     here = sds.sample(model, "ddim", steps=3, seed=5).samples.double().sum().item()
     assert float(found.stdout) == pytest.approx(here, abs=1e-3)
