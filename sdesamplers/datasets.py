@@ -12,6 +12,8 @@ from torch import Tensor
 
 from .errors import UnknownNameError, UsageError
 from .models.base import Model
+from .reading import pixels, read_array, read_picture, regular, whole_levels
+from .text import one_line, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,7 +25,7 @@ FAR = 16.0
 """Distance from the middle of the data range, in its half widths, beyond which data cannot be meant: pixels from 0 to
 255 go there, noise of the range's own width never does."""
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 EMBEDDED = {"fashion-mnist-test": (Path(__file__).parent / "assets" / "fashion-mnist-test" / "images.png", 28)}
 """Sets that ship with the library: a sheet of pictures, and the side of each."""
 SHOWN = f"a folder or file of pictures ({', '.join(PICTURES)}), .npy, .safetensors, or {', '.join(EMBEDDED)}"
@@ -44,6 +46,8 @@ def as_states(model: Model, x: Any, what: Literal["data", "latents"]) -> Tensor:
         raise UsageError(f"{what} must be {wanted}, not {type(x).__name__}") from None
     if tuple(x.shape[1:]) != model.shape or not x.is_floating_point() or not len(x):
         raise UsageError(f"{what} must be {wanted}, not {x.dtype} of shape {tuple(x.shape)}{advice(model, x, what)}")
+    if not bool(x.detach().isfinite().all()):
+        raise UsageError(f"{what} hold NaN or infinity")
     if what == "data" and model.data_range is not None:
         check_range(x, model.data_range)
     return x
@@ -75,7 +79,8 @@ def read_data(source: str | Path, model: Model, *, limit: int | None = None) -> 
     """Data (N, *shape) for a model, float32 in its range, and a name for each.
 
     Pictures and whole numbers from 0 to 255 are scaled to the model's range; floating-point arrays are taken as they
-    are. Pictures must have the model's size; they are read in its number of channels.
+    are. Pictures must have the model's size; they are read in its number of channels, of 8 or 16 bits, turned as their
+    Exif orientation says. Names that are not UTF-8 are spelt out.
 
     Args:
         source: a folder or file of pictures, an .npy or .safetensors file (its only tensor, or "samples"), or the name
@@ -89,53 +94,90 @@ def read_data(source: str | Path, model: Model, *, limit: int | None = None) -> 
     path = Path(source).expanduser()
     if str(source) in EMBEDDED:
         return _sheet(*EMBEDDED[str(source)], model, limit)
-    if not path.exists():
-        raise UnknownNameError("data set", str(source), EMBEDDED, f"; nor is it {SHOWN}")
+    if not _exists(path):
+        raise UnknownNameError("data set", printable(source), EMBEDDED, f"; nor is it {SHOWN}")
     if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)[:limit]
-        if not files:
-            raise UsageError(f"{path} holds no pictures ({', '.join(PICTURES)})")
-        return _pictures(files, model), [file.name for file in files]
+        files = _listed_pictures(path)[:limit]
+        return _pictures(files, model), [printable(file.name) for file in files]
     if path.suffix.lower() in PICTURES:
-        return _pictures([path], model), [path.name]
-    values = _array(path)[:limit]
-    if tuple(values.shape[1:]) != model.shape:
-        raise UsageError(f"{path} holds {tuple(values.shape)}, and this model takes (N, {_listed(model.shape)})")
-    data = scaled_to(values, model) if not values.is_floating_point() else values.float()
-    return data, [str(k) for k in range(len(values))]
+        return _pictures([path], model), [printable(path.name)]
+    data = _array(regular(path), model, limit)
+    return data, [str(k) for k in range(len(data))]
 
 
-def _array(path: Path) -> Tensor:
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that is too long, or a folder that may not be searched
+        return False
+
+
+def _listed_pictures(folder: Path) -> list[Path]:
+    try:
+        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES)
+    except OSError as error:
+        raise UsageError(f"{printable(folder)} cannot be read: {error.strerror}") from None
+    if not files:
+        raise UsageError(f"{printable(folder)} holds no pictures ({', '.join(PICTURES)})")
+    return files
+
+
+def _array(path: Path, model: Model, limit: int | None) -> Tensor:
+    """The numbers of an .npy or .safetensors file, float32 in the model's range."""
+    name = printable(path)
     if path.suffix == ".npy":
-        try:
-            return torch.from_numpy(np.load(path, allow_pickle=False))
-        except (ValueError, OSError) as error:
-            raise UsageError(f"{path} is not a readable .npy file ({error})") from None
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        found = read_array(path)
+        _check_shape(found.shape, model, name)
+        part = found[:limit]
+        if found.dtype.kind != "f" and part.size:
+            whole_levels(part, name)
+        values = torch.from_numpy(np.array(part, dtype=np.float32))
+        whole = found.dtype.kind != "f"
+    elif path.suffix == ".safetensors":
+        tensor = _only_tensor(path, name)
+        _check_shape(tensor.shape, model, name)
+        tensor = tensor[:limit]
+        whole = not tensor.is_floating_point()
+        if whole and (tensor.dtype == torch.bool or tensor.is_complex()):
+            raise UsageError(f"{name} holds {tensor.dtype}, and real numbers are needed")
+        if whole and len(tensor):
+            whole_levels(tensor, name)
+        values = tensor.float()
+    else:
+        raise UsageError(f"{name} is not {SHOWN}")
+    return scaled_to(values, model) if whole else values
 
-        try:
-            tensors = load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UsageError(f"{path} is not a readable .safetensors file ({error})") from None
-        if len(tensors) != 1 and "samples" not in tensors:
-            raise UsageError(f"{path} holds {', '.join(sorted(tensors))}; one tensor, or one named samples, is needed")
-        return tensors.get("samples", next(iter(tensors.values())))
-    raise UsageError(f"{path} is not {SHOWN}")
+
+def _check_shape(shape: Sequence[int], model: Model, name: str) -> None:
+    if tuple(shape[1:]) != model.shape or not shape[0]:
+        found = tuple(shape) if len(shape) < 10 else f"an array of {len(shape)} dimensions"
+        raise UsageError(f"{name} holds {found}, and this model takes (N, {_listed(model.shape)}), N at least 1")
+
+
+def _only_tensor(path: Path, name: str) -> Tensor:
+    """The only tensor of a .safetensors file, or its "samples"."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
+        raise UsageError(f"{name} is not a readable .safetensors file ({one_line(error)[:200]})") from None
+    if len(tensors) != 1 and "samples" not in tensors:
+        held = printable(", ".join(sorted(tensors)[:6])) or "nothing"
+        raise UsageError(f"{name} holds {held}; one tensor, or one named samples, is needed")
+    return tensors["samples"] if "samples" in tensors else next(iter(tensors.values()))
 
 
 def _pictures(files: list[Path], model: Model) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
+    mode, size = _mode(model, "give an .npy or .safetensors file")
+    found = [read_picture(file, mode, size) for file in files]
+    return _data(found, model)
 
-    mode = _mode(model, "give an .npy or .safetensors file")
-    found = []
-    for file in files:
-        try:
-            found.append(_pixels(Image.open(file), mode, model, str(file)))
-        except (UnidentifiedImageError, OSError) as error:
-            raise UsageError(f"{file} is not a readable picture ({error})") from None
-    return scaled_to(torch.from_numpy(np.stack(found)), model)
+
+def _data(pictures: list[np.ndarray], model: Model) -> Tensor:
+    """Pictures' pixels (H, W, C) as data (N, C, H, W) in the model's range."""
+    return scaled_to(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), model)
 
 
 def pictures_in(x: Any) -> list[Image] | None:
@@ -154,26 +196,16 @@ def from_pictures(pictures: Sequence[Image], model: Model) -> Tensor:
     Raises:
         UsageError: pictures of another size than the model's, or a model that is not one of pictures.
     """
-    mode = _mode(model, "give floating-point numbers of that shape")
-    found = [_pixels(picture, mode, model, f"picture {k}") for k, picture in enumerate(pictures)]
-    return scaled_to(torch.from_numpy(np.stack(found)), model)
+    mode, size = _mode(model, "give floating-point numbers of that shape")
+    return _data([pixels(picture, mode, size, f"picture {k}") for k, picture in enumerate(pictures)], model)
 
 
-def _mode(model: Model, advice: str) -> str:
-    """PIL's name for pictures with a model's number of channels."""
+def _mode(model: Model, advice: str) -> tuple[str, tuple[int, int]]:
+    """PIL's name for pictures with a model's number of channels, and their width and height."""
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(model.shape[0]) if len(model.shape) == 3 else None
     if mode is None:
         raise UsageError(f"this model's samples {model.shape} are no pictures; {advice}")
-    return mode
-
-
-def _pixels(picture: Image, mode: str, model: Model, name: str) -> np.ndarray:
-    """One picture as uint8 (C, H, W) of the model's size."""
-    pixels = np.asarray(picture.convert(mode))
-    if pixels.shape[:2] != model.shape[1:]:
-        size = f"{pixels.shape[1]}x{pixels.shape[0]}"
-        raise UsageError(f"{name} is {size}, and this model takes {model.shape[2]}x{model.shape[1]}")
-    return pixels.reshape(*pixels.shape[:2], -1).transpose(2, 0, 1)
+    return mode, (model.shape[2], model.shape[1])
 
 
 def _sheet(file: Path, side: int, model: Model, limit: int | None) -> tuple[Tensor, list[str]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from .errors import UsageError
 from .images import grid, to_images
+from .text import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -80,7 +81,7 @@ def _scatter_table(comparison: Comparison) -> Image:
                 f"{cell.nfe or budget} NFE" + ("" if cell.error is None else f", error {cell.error:.2g}"), size=9
             )
             if column == 0:
-                plot.set_ylabel(name)
+                plot.set_ylabel(printable(name), parse_math=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     buffer.seek(0)

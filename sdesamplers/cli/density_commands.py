@@ -15,6 +15,7 @@ import click
 import numpy as np
 
 from ..errors import UsageError
+from ..text import one_line, printable
 from .group import cli
 from .tables import emit, show, table
 from .words import grid_words, load_model, model_options, pairs
@@ -148,7 +149,8 @@ def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
     plot = figure.subplots()
     plot.hist(bits, bins=min(40, max(5, round(math.sqrt(len(bits)) * 2))), color="#35618f", edgecolor="white", lw=0.5)
     plot.axvline(float(np.mean(bits)), color="#c1272d", lw=1.5, label=f"mean {np.mean(bits):.3f}")
-    plot.set(xlabel="bits per dimension", ylabel="samples", title=title)
+    plot.set(xlabel="bits per dimension", ylabel="samples")
+    plot.set_title(one_line(title), parse_math=False)  # a file's name may hold $
     plot.spines[["top", "right"]].set_visible(False)
     plot.legend(frameon=False)
     return write(folder / "likelihood.png", lambda path: figure.savefig(path, format="png"))
@@ -178,7 +180,7 @@ def encode(source: str, data: str, **words: Any) -> None:
     with output_folder(out) as folder:
         result = run(model, x, **words)
         back = decode(model, result, **words) if check else None
-        about = {"model": model.name, "names": "\n".join(names), "sdesamplers": __version__}
+        about = {"model": printable(model.name), "names": "\n".join(names), "sdesamplers": __version__}
         tensors = {"samples": result.samples.contiguous()}
         if result.companion is not None:
             tensors["companion"] = result.companion.contiguous()

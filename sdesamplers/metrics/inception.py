@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
+from ..reading import read_picture
 from .distances import frechet_distance, gaussian_statistics
 from .scorer import Score
 
@@ -83,17 +84,15 @@ class InceptionScorer:
             raise ModelError(f"{self.reference}: not an .npz with mu and sigma ({error})") from None
 
     def _reference_features(self) -> Iterator[np.ndarray]:
-        from PIL import Image
-
         files = sorted(file for file in self.reference.rglob("*") if file.suffix.lower() in ENDINGS)
         if len(files) < 2:
             raise ModelError(f"{self.reference}: two pictures or more are needed, and {len(files)} were found")
         for file in files:  # one by one, for they may differ in size
             try:
-                pixels = np.asarray(Image.open(file).convert("RGB"))
-            except OSError as error:
-                raise ModelError(f"{file}: {error}") from None
-            yield self.features(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 127.5 - 1)
+                pixels = read_picture(file, "RGB", None)
+            except UsageError as error:
+                raise ModelError(str(error)) from None
+            yield self.features(torch.from_numpy(pixels).permute(2, 0, 1)[None] / 127.5 - 1)
 
 
 def inception(weights: str | Path | None) -> Any:
