@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
 
 from .errors import SdesamplersError
+
+if TYPE_CHECKING:
+    from .registry import Plugin, Registry
 
 PACKAGES = (
     "torch",
@@ -52,7 +56,22 @@ def _devices() -> list[Finding]:
 def _plugins() -> list[Finding]:
     from .registry import default_registry
 
-    return [(f"plugin {p.name}", p.error or f"from {p.dist}", p.error is None) for p in default_registry().plugins]
+    registry = default_registry()
+    return [
+        (f"plugin {p.name}", p.error or f"from {p.dist}{_renamed(registry, p)}", p.error is None)
+        for p in registry.plugins
+    ]
+
+
+def _renamed(registry: Registry, plugin: Plugin) -> str:
+    """Which of a plugin's names are built in, so that its own are had under others."""
+    notes = [
+        f"; its {shelf.kind} {name!r} has a built-in name and is had as {f'{plugin.dist}:{name}'!r}"
+        for shelf in (registry.samplers, registry.spacings, registry.noises)
+        for name in shelf.renamed_of(plugin.dist)
+        if shelf[f"{plugin.dist}:{name}"].plugin in (plugin.name, f"{plugin.dist}:{plugin.name}")
+    ]
+    return "".join(notes)
 
 
 def _cache() -> Finding:

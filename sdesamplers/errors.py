@@ -40,9 +40,7 @@ class UnknownNameError(UsageError, LookupError):
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "", *, opening: str = "") -> None:
         self.kind, self.name = kind, name
-        near = nearest(name, known)
-        advice = f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-        super().__init__(f"{opening or f'unknown {kind} {name!r}'}{advice}{hint}")
+        super().__init__(f"{opening or f'unknown {kind} {name!r}'}{advice(name, known)}{hint}")
 
 
 class ModelError(SdesamplersError):
@@ -51,6 +49,13 @@ class ModelError(SdesamplersError):
 
 class PluginError(SdesamplersError):
     """A plugin failed to import or registered something invalid."""
+
+
+class UnknownHookError(PluginError):
+    """A plugin implements a hook that there is not; the message offers the nearest ones."""
+
+    def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
+        super().__init__(f"unknown {kind} {name!r}{advice(name, known)}{hint}")
 
 
 class NonFiniteError(SdesamplersError, ArithmeticError):
@@ -63,6 +68,12 @@ class Cancelled(SdesamplersError):
 
 class ConversionError(SdesamplersError, ZeroDivisionError):
     """A prediction that does not exist at this point (for example epsilon at sigma = 0)."""
+
+
+def advice(name: str, known: Iterable[str]) -> str:
+    """ "; did you mean 'euler'?", or "" where nothing is near."""
+    near = nearest(name, known)
+    return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 2) -> list[str]:
@@ -90,6 +101,23 @@ def raised_at(error: BaseException, file: str) -> str:
             return f" ({Path(file).name}, line {lines[-1]})"
         source = source.__cause__ or source.__context__
     return ""
+
+
+def last_place(error: BaseException) -> str:
+    """ " (file.py, line 12)": the last line outside of this library, pluggy and Python's imports that an exception came
+    through; "" where there is none, or the error says it itself."""
+    if isinstance(error, SyntaxError):
+        return ""
+    found, trace = "", error.__traceback__
+    while trace is not None:
+        file, line, trace = trace.tb_frame.f_code.co_filename, trace.tb_lineno, trace.tb_next
+        if not file.startswith(("<frozen", str(Path(__file__).parent))) and Path(file).parent.name not in INSIDE:
+            found = f" ({Path(file).name}, line {line})"
+    return found
+
+
+INSIDE = ("pluggy", "importlib")
+"""Folders of files that a plugin's errors come through on their way."""
 
 
 class SolverError(SdesamplersError):

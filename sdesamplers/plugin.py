@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pluggy
 
-from .errors import PluginError, UnknownNameError, UsageError
+from .errors import PluginError, SdesamplersError, UnknownNameError, UsageError, raised_at
 from .options import Option, read_options
 
 if TYPE_CHECKING:
@@ -63,6 +64,28 @@ class Registered:
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name!r}>"
+
+    @property
+    def is_anothers(self) -> bool:
+        """Whether it comes from a plugin that is neither the library's own nor part of the running program."""
+        return bool(self.plugin) and self.plugin != "local" and not self.plugin.startswith("sdesamplers:")
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """What its function raises names the plugin, file and line, where the plugin is another's."""
+        try:
+            yield
+        except (SdesamplersError, ValueError, MemoryError):  # a ValueError is about options, and said by who gave them
+            raise
+        except Exception as error:
+            if not self.is_anothers:
+                raise
+            raise self.blamed(error) from error
+
+    def blamed(self, error: Exception) -> PluginError:
+        """An error that its function raised, with plugin, file and line."""
+        place = raised_at(error, self.function.__code__.co_filename)
+        return PluginError(f"{self.kind} {self.name!r} of plugin {self.plugin}: {type(error).__name__}: {error}{place}")
 
     def __reduce__(self) -> str | tuple[Any, ...]:
         """Pickled, it is its place in its module, as a function is, or in the registry; so results can be pickled.
@@ -188,7 +211,8 @@ class Spacing(Registered):
         super().__init__(function, name, reference)
 
     def __call__(self, span: Span, count: int, **options: Any) -> np.ndarray:
-        return np.asarray(self.function(span, count, **options), dtype=np.float64)
+        with self.answering():
+            return np.asarray(self.function(span, count, **options), dtype=np.float64)
 
 
 class NoiseSource(Registered):
@@ -207,7 +231,8 @@ class NoiseSource(Registered):
         self.limits = limits
 
     def __call__(self, source: NormalSource, shortest: float, **options: Any) -> Noise:
-        return self.function(source, shortest, **options)
+        with self.answering():
+            return self.function(source, shortest, **options)
 
 
 def sampler(name: str, *, order: int | None, **declared: Any) -> Callable[[SamplerFunction], Sampler]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import UsageError
+from .errors import PluginError, SdesamplersError, UsageError
 from .grid import given_points, spaced_points
 from .loop import Run, count_evaluations
 from .noise import Noise
@@ -102,7 +103,7 @@ def make_recipe(
     kept = preset.noise_options if noise in (None, preset.noise) else {}
     source_options = check_options({**own, **kept, **(noise_options or {})}, source.options, f"noise {source.name!r}")
     recipe = Recipe(
-        sampler=spec.name,
+        sampler=registered_name(spec),
         options=fill_options(preset, options or {}, grid_word),
         steps=None if steps is None else int(steps),
         spacing=grid.name if spaced else None,
@@ -167,6 +168,12 @@ def fill_options(preset: Preset, options: dict[str, Any], grid_word: str | None)
     return {name: value for name, value in merged.items() if name not in control}
 
 
+def registered_name(spec: Sampler) -> str:
+    """The name that stands for a sampler: `dist:name` where its own is another's, and its own where it has none."""
+    samplers = default_registry().samplers
+    return next((name for name, item in samplers.items() if item is spec), spec.name)
+
+
 def preferred_spacing(spec: Sampler, process: SDE) -> str:
     """The sampler's own choice of grid where the process can have it, else the process's."""
     if spec.spacing is not None and isinstance(process, GaussianProcess) and not starts_as_noise(process):
@@ -220,29 +227,62 @@ def make_path(process: SDE, recipe: Recipe, noise: Noise | None = None) -> Path:
 
 def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> Run:
     """A sampler's generator; a ValueError that it raises before it asks the model, so about its options or the grid,
-    becomes a UsageError."""
+    becomes a UsageError, and what another's plugin raises names plugin, file and line. It ends after
+    `evaluation_limit` evaluations."""
 
-    generator = spec(x, path, **options)  # made here, so that the run does not hold on to its first state
+    generator: Any = spec(x, path, **options)  # made here, so that the run does not hold on to its first state
+    limit = evaluation_limit(spec, path, options)
 
     def run() -> Run:
-        asked = False
+        asked = 0
         try:
             request = next(generator)
-            asked = True
             while True:
+                asked += len(request) if request.__class__ is list else 1
+                if asked > limit:
+                    raise endless(spec, path, limit, generator.gi_frame.f_lineno)
                 request = generator.send((yield request))
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         except UsageError as error:
             raise UsageError(f"{spec.name}: {error}") if type(error) is UsageError else error from None
-        except ValueError as error:
-            if asked:
-                raise
-            raise UsageError(f"{spec.name}: {error}") from error
+        except Exception as error:
+            if isinstance(error, ValueError) and not asked and not isinstance(error, SdesamplersError):
+                raise UsageError(f"{spec.name}: {error}") from error
+            if not spec.is_anothers or isinstance(error, SdesamplersError | MemoryError) or "memory" in str(error):
+                raise  # where memory ran out, batches are halved
+            raise spec.blamed(error) from error
         finally:
             generator.close()
 
     return run()
+
+
+FREE_LIMIT = 100_000
+"""Evaluations of a run that chooses its own steps; more where the sampler's own `max_nfe` is larger."""
+
+
+def evaluation_limit(spec: Sampler, path: Path, options: Mapping[str, Any]) -> int:
+    """The number of evaluations after which a sampler is taken never to end: a hundred times what it declares.
+
+    Samplers that do not declare their evaluations may make a thousand a step.
+    """
+    if path.is_free:
+        return max(FREE_LIMIT, int(options.get("max_nfe", 0)) + 100)
+    declared = 10 if spec.evaluations is None else max(spec.evaluations, 1)
+    numbers = [value for value in options.values() if type(value) is int and value > 1]
+    return 1000 + 100 * declared * (len(path.points) - 1) * max([1, *numbers])
+
+
+def endless(spec: Sampler, path: Path, limit: int, line: int) -> PluginError:
+    """What to say of a sampler that does not end."""
+    place = f"{pathlib.Path(spec.function.__code__.co_filename).name}, line {line}"
+    declared = "" if path.is_free else f" on a grid of {len(path.points) - 1} steps"
+    of = f" of plugin {spec.plugin}" if spec.plugin else ""
+    return PluginError(
+        f"sampler {spec.name!r}{of} ({place}) wants more than {limit} evaluations{declared}, as one does that never "
+        "ends; a sampler that needs as many declares evaluations="
+    )
 
 
 def evaluations(process: SDE, recipe: Recipe, spec: Sampler, shape: Sequence[int] = (1,)) -> int:

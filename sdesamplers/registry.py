@@ -8,18 +8,19 @@ import re
 import sys
 import threading
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Generic, Literal, TypeVar
 
 import pluggy
 
 from .catalogue import SHIPPED, Catalogue, load_catalogue
-from .errors import PluginError, UnknownNameError, UsageError, nearest, raised_at
+from .errors import PluginError, SdesamplersError, UnknownHookError, UnknownNameError, UsageError, last_place, nearest
 from .options import Option, check_options
 from .plugin import HookSpecs, NoiseSource, Sampler, Spacing
 
@@ -46,10 +47,20 @@ T = TypeVar("T")
 
 
 class Shelf(Mapping[str, T], Generic[T]):
-    """Name -> item; a name claimed by two distributions for different items answers only as `dist:name`."""
+    """Name -> item. A built-in name stays built in; a name claimed otherwise by two distributions needs `dist:name`.
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    Args:
+        kind: what the items are, in words.
+        reserved: names that are shipped with the library for something else: recipes and other libraries' names.
+
+    Attributes:
+        installed: distributions that were found and not named by the user. What they register under a built-in or
+            reserved name is had as `dist:name` alone, for nobody has asked them to change what a name means.
+    """
+
+    def __init__(self, kind: str, reserved: Collection[str] = ()) -> None:
+        self.kind, self.reserved = kind, reserved
+        self.installed: set[str] = set()
         self._items: dict[str, dict[str, T]] = {}
 
     def put(self, name: str, item: T, dist: str) -> None:
@@ -58,9 +69,10 @@ class Shelf(Mapping[str, T], Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         dist, _, bare = name.rpartition(":")
-        owners = self._items.get(bare) or {}
-        if dist and dist in owners:
-            return owners[dist]
+        everyone = self._items.get(bare) or {}
+        if dist and dist in everyone:
+            return everyone[dist]
+        owners = self._owners(bare)
         if dist or not owners:
             raise KeyError(name)
         if _disagree(owners):
@@ -69,16 +81,46 @@ class Shelf(Mapping[str, T], Generic[T]):
         return next(iter(owners.values()))
 
     def __iter__(self) -> Iterator[str]:
-        for name, owners in sorted(self._items.items()):
-            yield from (f"{dist}:{name}" for dist in sorted(owners)) if _disagree(owners) else [name]
+        for name in sorted(self._items):
+            owners = self._owners(name)
+            if _disagree(owners):
+                yield from (f"{dist}:{name}" for dist in sorted(owners))
+            elif owners:
+                yield name
+            yield from (f"{dist}:{name}" for dist in self.renamed(name))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def _owners(self, name: str) -> dict[str, T]:
+        """The distributions that the bare name may mean."""
+        owners = self._items.get(name) or {}
+        if GROUP not in owners and name not in self.reserved:
+            return owners
+        return {dist: item for dist, item in owners.items() if dist == GROUP or dist not in self.installed}
+
+    def renamed(self, name: str) -> list[str]:
+        """The distributions whose item of this name is had as `dist:name` alone, for the name itself is built in."""
+        owners = self._owners(name)
+        return sorted(dist for dist in self._items.get(name, ()) if dist not in owners)
+
+    def renamed_of(self, dist: str) -> list[str]:
+        """The names of a distribution that are had as `dist:name` alone."""
+        return sorted(name for name, owners in self._items.items() if dist in owners and dist in self.renamed(name))
 
 
 def _disagree(owners: Mapping[str, Any]) -> bool:
     """Whether distributions mean different items by one name."""
     return len({id(item) for item in owners.values()}) > 1
+
+
+def shipped_names(catalogue: Catalogue, sections: Collection[str], kind: str) -> set[str]:
+    """Names that the library's own registry file gives a meaning: in `sections`, and of all peers' `kind`."""
+    return {
+        name
+        for (section, name), file in catalogue.origins.items()
+        if file == SHIPPED and (section in sections or (section.startswith("peers.") and section.endswith(f".{kind}")))
+    }
 
 
 @dataclass(frozen=True)
@@ -111,9 +153,10 @@ class Registry:
         catalogue: Catalogue | None = None,
     ) -> None:
         self.catalogue: Catalogue = load_catalogue(file) if catalogue is None else catalogue
-        self.samplers: Shelf[Sampler] = Shelf("sampler")
-        self.spacings: Shelf[Spacing] = Shelf("spacing")
-        self.noises: Shelf[NoiseSource] = Shelf("noise source")
+        named = partial(shipped_names, self.catalogue)
+        self.samplers: Shelf[Sampler] = Shelf("sampler", named(("recipes", "aliases"), "samplers"))
+        self.spacings: Shelf[Spacing] = Shelf("spacing", named(("spacing_aliases",), "spacings"))
+        self.noises: Shelf[NoiseSource] = Shelf("noise source", named(("noise_aliases",), "noises"))
         self.sdes: Shelf[Callable[..., Any]] = Shelf("process")
         self.plugins: list[Plugin] = []
         self._presets: dict[tuple[str, str], Preset] = {}
@@ -121,6 +164,8 @@ class Registry:
         self._manager.add_hookspecs(HookSpecs)
         for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
             dist = entry.dist.name if entry.dist is not None else entry.value
+            for shelf in (self.samplers, self.spacings, self.noises, self.sdes):
+                shelf.installed.add(dist)
             self._try(entry.name, dist, entry.load)
         for module in self.catalogue.plugins:
             origin = self.catalogue.origins.get(("plugins", module))
@@ -135,7 +180,7 @@ class Registry:
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # a plugin that exits or fails in any way must not take the others down
-            self.plugins.append(Plugin(name, dist, f"{type(error).__name__}: {error}"))
+            self.plugins.append(Plugin(name, dist, f"{type(error).__name__}: {error}{last_place(error)}"))
         else:
             self.plugins.append(Plugin(name, dist))
 
@@ -153,8 +198,7 @@ class Registry:
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:
-            place = "" if file is None or isinstance(error, SyntaxError) else raised_at(error, str(file))
-            raise PluginError(f"plugin {plugin}: {type(error).__name__}: {error}{place}") from error
+            raise PluginError(f"plugin {plugin}: {type(error).__name__}: {error}{last_place(error)}") from error
         self.plugins.append(Plugin(name, name))
         registered_itself = any(item.function.__module__ == module.__name__ for item in _local.values())
         if not self._manager.get_hookcallers(module) and not registered_itself:
@@ -164,8 +208,10 @@ class Registry:
         """Register a plugin object (a module or anything with hook implementations), whole or not at all.
 
         Raises:
-            PluginError: a hook returned something that is not what it is for, or a name twice.
+            PluginError: a hook returned something that is not what it is for, or a name twice; or a function is no
+                hook, for its name is misspelt or it lacks `@hookimpl`.
         """
+        check_hooks(plugin)
         staged: list[tuple[Shelf[Any], str, Any]] = []
         manager = pluggy.PluginManager(GROUP)
         manager.add_hookspecs(HookSpecs)
@@ -202,8 +248,19 @@ class Registry:
             shelves[type(item)].put(item.name, item, "local")
 
     def load_model(self, source: str, options: dict[str, Any]) -> Any:
-        """The first plugin's answer to `sdesamplers_load_model`, or None."""
-        return self._manager.hook.sdesamplers_load_model(source=source, options=options)
+        """The first plugin's answer to `sdesamplers_load_model`, or None.
+
+        Raises:
+            PluginError: a plugin failed, with its file and line.
+        """
+        try:
+            return self._manager.hook.sdesamplers_load_model(source=source, options=options)
+        except SdesamplersError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"a plugin failed to load {source!r}: {type(error).__name__}: {error}{last_place(error)}"
+            ) from error
 
     def resolve(self, name: str) -> Preset:
         """Resolve a name to a sampler and what it is to be run with.
@@ -454,6 +511,21 @@ def _chosen(entry: str | Mapping[str, Any], word: str, shelf: Shelf[T], where: s
         raise UnknownNameError(f"{shelf.kind} of {where}:", name, shelf)
     item: Any = shelf[name]
     return item, check_options(options, item.options, where)
+
+
+def check_hooks(plugin: Any) -> None:
+    """Raise PluginError where a plugin has a hook that nobody would call: misspelt, or without `@hookimpl`."""
+    known = [name for name in vars(HookSpecs) if name.startswith(f"{GROUP}_")]
+    for name in dir(plugin):
+        if name.startswith("__") or not callable(function := getattr(plugin, name, None)):
+            continue
+        marks = getattr(function, f"{GROUP}_impl", None)
+        if isinstance(marks, dict) and not marks["optionalhook"]:
+            meant = marks["specname"] or name
+            if meant not in known:
+                raise UnknownHookError("hook", meant, known, f" (known: {', '.join(known)})")
+        elif name in known and marks is None and isinstance(function, FunctionType):
+            raise PluginError(f"{name} lacks @hookimpl, so that nobody calls it")
 
 
 def _flat(answers: Iterable[Iterable[T]]) -> Iterator[T]:

@@ -306,10 +306,9 @@ def test_a_registry_files_plugins_lie_beside_it(tmp_path: Path) -> None:
 def test_what_is_shipped_means_our_samplers(with_plugins: Any) -> None:
     theirs = [make_sampler(name) for name in ("euler", "ddim", "odeint", "dpmpp-2m")]
     registry = with_plugins(Entry("a", "onedist", make_plugin(*theirs)))
-    for name in ("k-euler", "DDIM", "odeint:rk4", "sample_euler", "DPM++ 2M Karras"):
+    for name in ("k-euler", "DDIM", "odeint:rk4", "sample_euler", "DPM++ 2M Karras", "euler"):
         assert registry.resolve(name).sampler.plugin.startswith("sdesamplers:"), name
-    with pytest.raises(UsageError, match="pick"):
-        registry.resolve("euler")
+    assert registry.resolve("onedist:euler").sampler is theirs[0]
 
 
 def test_peers_are_known_in_any_case() -> None:

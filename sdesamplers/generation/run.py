@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..errors import Cancelled, SdesamplersError, UsageError
+from ..errors import Cancelled, PluginError, SdesamplersError, UsageError
 from ..images import to_bytes
 from ..models.base import Model
 from ..plugin import Sampler
@@ -165,7 +165,7 @@ def generate(
             raise Cancelled(f"stopped{f' by {signals[0]}' if signals else ''}: {work.standing}; {GO_ON}") from None
         except Exception as error:
             log("failed", error=str(error))
-            if isinstance(error, SdesamplersError):
+            if isinstance(error, SdesamplersError) and not isinstance(error, PluginError):  # which fails again
                 error.args = (f"{error}. {work.standing}; {GO_ON}",)
             raise
         log("end", made=made, complete=manifest is not None)
