@@ -4,13 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from .text import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def console(**options: Any) -> Console:
+    """A console of rich's that takes text for text: no markup, no emoji codes, no orders for the terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    class Plain(Console):
+        """Every string that is printed is made printable first."""
+
+        def render_str(self, text: str, **words: Any) -> Text:
+            """Text, without what would be obeyed."""
+            return super().render_str(printable(text), **{**words, "markup": False, "emoji": False})
+
+    return Plain(markup=False, emoji=False, highlight=False, **options)
 
 
 @contextmanager
 def counting_bar(label: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error; what it yields is called with how many units more are done."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -21,15 +40,15 @@ def counting_bar(label: str, total: int | None, unit: str) -> Iterator[Callable[
     )
 
     columns = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     ]
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(label, total=total)
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task(printable(label), total=total)
         yield lambda count: progress.advance(task, count)
 
 
@@ -43,7 +62,6 @@ def evaluation_bar(label: str, total: int | None) -> Iterator[Callable[[Any], No
 @contextmanager
 def samples_bar(label: str, total: int, done: int) -> Iterator[Callable[[float], None]]:
     """A progress bar over samples, with their rate; what it yields is called with how many there are by now."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
     from rich.text import Text
 
@@ -58,7 +76,7 @@ def samples_bar(label: str, total: int, done: int) -> Iterator[Callable[[float],
             return Text(f"{task.speed:.3g} samples/s, {minutes // 60}:{minutes % 60:02d}:{seconds:02d} left")
 
     counter = TextColumn("{task.completed:.0f}/{task.total:.0f}")
-    columns = [TextColumn("{task.description}"), BarColumn(), counter, TimeElapsedColumn(), Rate()]
-    with Progress(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=120.0) as progress:
-        task = progress.add_task(label, total=total, completed=done)
+    columns = [TextColumn("{task.description}", markup=False), BarColumn(), counter, TimeElapsedColumn(), Rate()]
+    with Progress(*columns, console=console(stderr=True), transient=True, speed_estimate_period=120.0) as progress:
+        task = progress.add_task(printable(label), total=total, completed=done)
         yield lambda count: progress.update(task, completed=count)

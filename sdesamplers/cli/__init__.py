@@ -10,8 +10,10 @@ from typing import Any
 import click
 
 from ..errors import SdesamplersError
+from ..text import one_line
 from . import density_commands, registry_commands, run_commands
 from .group import cli
+from .streams import flushed, prepare, say, silence, writing
 
 __all__ = ["cli", "density_commands", "main", "registry_commands", "run_commands"]
 
@@ -19,10 +21,14 @@ __all__ = ["cli", "density_commands", "main", "registry_commands", "run_commands
 def main(arguments: list[str] | None = None) -> None:
     """Entry point: run, and turn every error into one line and an exit code."""
     debug = bool(os.environ.get("SDESAMPLERS_DEBUG"))
+    prepare()
     try:
         with warnings.catch_warnings():
             warnings.showwarning = tell
-            sys.exit(cli.main(args=arguments, prog_name="sdesamplers", standalone_mode=False) or 0)
+            code = cli.main(args=arguments, prog_name="sdesamplers", standalone_mode=False) or 0
+        with writing():
+            pass
+        sys.exit(code)
     except SdesamplersError as error:
         if debug:
             raise
@@ -34,9 +40,12 @@ def main(arguments: list[str] | None = None) -> None:
         fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         fail("stopped", 1)
-    except BrokenPipeError:
-        os._exit(1)
+    except BrokenPipeError:  # as head leaves it
+        silence(sys.stdout)
+        sys.exit(1)
     except Exception as error:
+        if isinstance(error, OSError) and not flushed():
+            fail(f"standard output could not be written: {error.strerror or error}", 1)
         if debug:
             raise
         fail(f"{type(error).__name__}: {error} (a bug of sdesamplers or a plugin; SDESAMPLERS_DEBUG=1 shows where)", 1)
@@ -44,10 +53,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def tell(message: Warning | str, *where: Any, **more: Any) -> None:
     """A warning as one line on standard error."""
-    click.echo(f"warning: {' '.join(str(message).split())}", err=True)
+    say(f"warning: {one_line(message)}", err=True)
 
 
 def fail(message: str, code: int) -> None:
     """One line on standard error, and out."""
-    click.echo(f"error: {' '.join(message.split())}", err=True)
+    say(f"error: {one_line(message)}", err=True)
     sys.exit(code)

@@ -17,7 +17,8 @@ import numpy as np
 from ..errors import UsageError
 from ..text import one_line, printable
 from .group import cli
-from .tables import emit, show, table
+from .streams import say
+from .tables import emit, show, styled, table
 from .words import grid_words, load_model, model_options, pairs
 
 if TYPE_CHECKING:
@@ -111,7 +112,8 @@ def likelihood(source: str, data: str, **words: Any) -> None:
         return
     made = table("", "", "")
     made.show_header = False
-    made.add_row("bits/dim", f"[bold]{bits.mean():.4f}[/] ± {spread:.4f} (standard error over {count} samples)")
+    spread_of = f" ± {spread:.4f} (standard error over {count} samples)"
+    made.add_row("bits/dim", styled(f"{bits.mean():.4f}", "bold").append(spread_of, "not bold"))
     made.add_row("nats", f"{found.nats.mean():.1f}")
     if found.standard_error is not None:
         error = facts["standard_error_of_probes"]
@@ -119,7 +121,7 @@ def likelihood(source: str, data: str, **words: Any) -> None:
     made.add_row("evaluations", f"{found.nfe_per_sample.mean():.0f} a sample, {found.nfe} at most")
     show(made)
     for file in filter(None, files):
-        click.echo(f"  {file}")
+        say(f"  {file}")
 
 
 def write_csv(found: Likelihood, names: list[str], folder: Path) -> Path:
@@ -142,7 +144,7 @@ def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        click.echo("no histogram without matplotlib: pip install 'sdesamplers[report]'", err=True)
+        say("no histogram without matplotlib: pip install 'sdesamplers[report]'", err=True)
         return None
     bits = found.bits_per_dim
     figure = Figure(figsize=(6, 3.4), dpi=120, layout="constrained")
@@ -193,10 +195,10 @@ def encode(source: str, data: str, **words: Any) -> None:
         emit({**facts, "recipe": result.recipe.as_dict()})
         return
     by = f"{result.recipe.sampler}, {result.nfe} NFE each"
-    click.echo(f"{len(x)} latents of {model.name} by {by}, standard deviation {std:.3f}")
+    say(f"{len(x)} latents of {model.name} by {by}, standard deviation {std:.3f}")
     if back is not None:
-        click.echo(f"  decoded again: RMS {facts['round_trip_rms']:.3g} from the data")
-    click.echo(f"  {file}")
+        say(f"  decoded again: RMS {facts['round_trip_rms']:.3g} from the data")
+    say(f"  {file}")
 
 
 def _adaptive(name: str) -> bool:

@@ -9,7 +9,8 @@ import click
 
 from ..errors import PluginError, SdesamplersError, UnknownNameError, UsageError
 from .group import cli
-from .tables import emit, listing, one_line, show, table
+from .streams import say
+from .tables import emit, listing, one_line, show, styled, table
 from .words import pairs
 
 if TYPE_CHECKING:
@@ -103,12 +104,12 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
         for name, s in sorted(samplers.items(), key=lambda pair: (family(pair[1]), pair[0])):
             if family(s) != before:
                 before = family(s)
-                made.add_row(f"[bold]{before}:[/]")
+                made.add_row(styled(f"{before}:", "bold"))
             counts = ("-" if count is None else str(count) for count in (s.order, s.evaluations))
             flags = ("yes" if flag else "" for flag in (s.stochastic, s.adaptive))
             made.add_row(name, *counts, *flags, one_line(s.summary))
         show(made)
-        click.echo()
+        say()
     for title, texts in (
         ("Spacings", {name: grid.summary for name, grid in spacings.items()}),
         ("Noise sources", {name: source.summary for name, source in noises.items()}),
@@ -119,13 +120,11 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
             for name, text in texts.items():
                 made.add_row(name, one_line(text))
             show(made)
-            click.echo()
-    click.echo("sdesamplers info NAME says more, also of names of k-diffusion, diffusers, ComfyUI and A1111")
+            say()
+    say("sdesamplers info NAME says more, also of names of k-diffusion, diffusers, ComfyUI and A1111")
     broken = [p for p in registry.plugins if p.error]
     if broken:
-        click.echo(
-            f"{len(broken)} broken plugin(s): {', '.join(p.name for p in broken)}; see sdesamplers doctor", err=True
-        )
+        say(f"{len(broken)} broken plugin(s): {', '.join(p.name for p in broken)}; see sdesamplers doctor", err=True)
 
 
 def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
@@ -245,7 +244,7 @@ def info(name: str, as_json: bool) -> None:
     made.show_header = False
     doc = inspect.cleandoc(text or "")
     if "runs" in facts:
-        click.echo(f"runs {facts['runs']}")
+        say(f"runs {facts['runs']}")
         rows: Mapping[str, Any] = {key: value for key, value in sampler_rows(registry.resolve(name)).items() if value}
     else:
         options = "\n".join(f"{key}: {value}" for key, value in facts["options"].items())
@@ -253,7 +252,7 @@ def info(name: str, as_json: bool) -> None:
     for key, value in rows.items():
         made.add_row(key, str(value) or "-")
     show(made)
-    click.echo(doc)
+    say(doc)
 
 
 @cli.command()
@@ -283,9 +282,8 @@ def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ..
 
     A process is named as a plugin registers it, or by the file and the name of its class or factory: process.py:MyVP.
     """
-    from rich.console import Console
-
     from ..registry import default_registry
+    from ..terminal import console
     from ..testing import check_sampler
 
     reports = []
@@ -300,8 +298,10 @@ def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ..
             report = process_report(name, process)
         else:
             options = pairs(option, specs[name].options, f"sampler {specs[name].name!r}")
-            with Console(stderr=True).status(f"checking {name}") as status:
-                report = check_sampler(name, checks=checks or None, options=options, progress=status.update)
+            with console(stderr=True).status(styled(f"checking {name}")) as status:
+                report = check_sampler(
+                    name, checks=checks or None, options=options, progress=lambda text: status.update(styled(text))
+                )
         reports.append(report)
         if not as_json:
             show(report_table(name, report))
@@ -358,7 +358,7 @@ def doctor(as_json: bool) -> None:
         made = table("", "", "", "")
         made.show_header = False
         for what, state, good in findings:
-            made.add_row("[green]ok[/]" if good else "[red]broken[/]", what, state)
+            made.add_row(styled("ok", "green") if good else styled("broken", "red"), what, state)
         show(made)
     if not all(good for *_, good in findings):
         raise SdesamplersError("something above is broken")

@@ -10,6 +10,7 @@ import click
 
 from ..errors import Cancelled, UsageError
 from .group import cli
+from .streams import say
 from .tables import comparison_table, emit, show, status_line
 from .words import Numbers, grid_words, load_model, model_options, pairs, run_options
 
@@ -46,7 +47,7 @@ def statistics_command(source: str, **words: Any) -> None:
     if as_json:
         emit({"model": model.name, "revision": model.revision, "file": str(file), **words})
         return
-    click.echo(f"{file}: use it as --sampler dpm-solver-v3 -o statistics={out}")
+    say(f"{file}: use it as --sampler dpm-solver-v3 -o statistics={out}")
 
 
 @cli.command("sample")
@@ -159,7 +160,7 @@ def tell(done: Generated, as_json: bool) -> None:
         if as_json:
             emit({"folder": str(done.folder), "made": done.made, "complete": False})
         else:
-            click.echo(f"{done.made} samples made; other parts of the job in {done.folder} are not finished yet")
+            say(f"{done.made} samples made; other parts of the job in {done.folder} are not finished yet")
         return
     files = [str(file) for file in done.files]
     model, recipe = manifest["model"], manifest["recipe"]
@@ -169,14 +170,14 @@ def tell(done: Generated, as_json: bool) -> None:
         return
     own = "your own grid" if "times" in recipe or "sigmas" in recipe else "steps of its own"
     grid = f"{recipe['steps']} steps, {recipe['spacing']}" if "steps" in recipe else own
-    click.echo(
+    say(
         f"{manifest['num_samples']} samples of {model['name']} by {recipe['sampler']} ({grid}), "
         f"{manifest['nfe']['largest']} NFE each"
     )
     for file in files[:4]:
-        click.echo(f"  {file}")
+        say(f"  {file}")
     if len(files) > 4:
-        click.echo(f"  ... {len(files)} files in all")
+        say(f"  ... {len(files)} files in all")
 
 
 @cli.command("compare")
@@ -231,4 +232,4 @@ def compare_command(source: str, **words: Any) -> None:
         return
     show(comparison_table(result))
     for path in files.values():
-        click.echo(f"  {path}")
+        say(f"  {path}")

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..text import printable
+from .streams import say, writing
+
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
@@ -18,10 +21,11 @@ if TYPE_CHECKING:
 
 def show(table: Table) -> None:
     """Print a table as wide as the terminal or $COLUMNS, else 160 columns wide."""
-    from rich.console import Console
+    from ..terminal import console
 
     known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
-    Console(width=None if known else 160).print(table)
+    with writing():
+        console(width=None if known else 160).print(table)
 
 
 def table(title: str, *columns: str) -> Table:
@@ -37,7 +41,8 @@ def table(title: str, *columns: str) -> Table:
 
 def emit(data: Any) -> None:
     """Print data as JSON, which knows neither NaN nor infinity: null stands for them."""
-    click.echo(json.dumps(without_nan(data), indent=2, default=str, allow_nan=False))
+    with writing():
+        click.echo(json.dumps(without_nan(data), indent=2, default=str, allow_nan=False))
 
 
 def without_nan(data: Any) -> Any:
@@ -61,14 +66,21 @@ def one_line(text: str) -> Text:
     """Text of a cell that is cut off where the table is too narrow for it."""
     from rich.text import Text
 
-    return Text(text, no_wrap=True, overflow="ellipsis")
+    return Text(printable(text), no_wrap=True, overflow="ellipsis")
+
+
+def styled(text: str, style: str = "") -> Text:
+    """Text in a style of ours; a style in the text itself is text."""
+    from rich.text import Text
+
+    return Text(printable(text), style)
 
 
 def status_line() -> Callable[[str], None]:
     """A line on standard error that is overwritten, or lines where it is not a terminal."""
     if not sys.stderr.isatty():
-        return lambda line: click.echo(line, err=True) if line else None
-    return lambda line: click.echo(f"\r\x1b[2K{line}", err=True, nl=False)
+        return lambda line: say(line, err=True) if line else None
+    return lambda line: click.echo(f"\r\x1b[2K{printable(line)}", err=True, nl=False)
 
 
 def comparison_table(result: Any) -> Table:
