@@ -67,6 +67,7 @@ PARTS = (
     Part("startup", "import and start-up time"),
     Part("adaptive", "evaluations of adaptive solvers at equal error"),
     Part("scaling", "images a second on one and two processes"),
+    Part("gpu", "what only a CUDA device shows: samples, noise, synchronisation, memory, time"),
     Part("work_precision", "error against evaluations", before="work_precision", long=True),
 )
 FILES = {"work_precision": "tournament"}

@@ -106,7 +106,9 @@ def stand_ins(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
         pipe = copy.deepcopy(tiny_pipelines.stable_diffusion())
         pipe.set_progress_bar_config(disable=True)
         monkeypatch.setattr(diffusers.DiffusionPipeline, "from_pretrained", classmethod(lambda cls, name: pipe))
-        known = sds.load
+        known, taken = sds.load, sds.from_pipeline
+        # A tiny UNet at 512 x 512 pixels attends to 65,536 places, so the size stays its own.
+        monkeypatch.setattr(sds, "from_pipeline", lambda pipe, height=0, width=0, **words: taken(pipe, **words))
 
         def load(source, **words):
             return sds.from_pipeline(pipe, **words) if "/" in source else known(source, **words)
