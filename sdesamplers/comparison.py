@@ -6,27 +6,34 @@ import csv
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import Cancelled, SdesamplersError, UsageError
+from .checks import count, function, shown
+from .errors import Cancelled, SdesamplersError, UsageError, last_place
 from .files import make_folder, write
-from .metrics import Score, Scorer
+from .metrics import FeatureScorer, Score, Scorer
 from .models.base import Model
-from .recipe import make_recipe
+from .plugin import Sampler
+from .recipe import Recipe, check_count, make_path, make_recipe
 from .registry import default_registry
 from .result import Result
 from .sampling import as_model, sample
+from .sde import GaussianProcess
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 REFERENCE_TOLERANCE = 1e-5
+SCHEMA_VERSION = 1
+"""Of `as_dict` and `as_csv`; another number where a field has changed its meaning or gone."""
 GRID_WORDS = ("spacing", "spacing_options", "coordinates", "final", "noise", "noise_options")
 
 
@@ -41,6 +48,9 @@ class Cell:
         error: root-mean-square difference from the ODE reference, in data units; None for stochastic samplers.
         frechet, sliced_wasserstein: sample quality, None without metrics.
         problem: why nothing was run, where nothing was.
+        scoring_problem: why there is no score, where the scorer failed.
+        recipe: what was run, as `sample` takes it again.
+        times, ratios: the grid, on the model's clock and in sigma/alpha (None without); None for steps of its own.
     """
 
     sampler: str
@@ -52,11 +62,28 @@ class Cell:
     frechet: float | None = None
     sliced_wasserstein: float | None = None
     problem: str | None = None
+    scoring_problem: str | None = None
+    recipe: dict[str, Any] | None = None
+    times: list[float] | None = None
+    ratios: list[float] | None = None
+
+    def as_row(self) -> dict[str, Any]:
+        """The cell as a line of a table: what is nested as JSON."""
+        row = asdict(self)
+        recipe = row.pop("recipe") or {}
+        words = {word: recipe.get(word) for word in ("spacing", "coordinates", "noise", "final")}
+        nested = {"options": recipe.get("options"), "recipe": recipe or None, "times": row.pop("times")}
+        nested["ratios"] = row.pop("ratios")
+        return {**row, **words, **{key: None if v is None else json.dumps(v) for key, v in nested.items()}}
 
 
 @dataclass
 class Comparison:
-    """The cells of a comparison, what they are measured against, and the samples of each."""
+    """The cells of a comparison, what they are measured against, and the samples of each.
+
+    Attributes:
+        facts: what all cells share: the model with a hash of its weights, condition, guidance, batch size, versions.
+    """
 
     model_name: str
     num_samples: int
@@ -68,19 +95,35 @@ class Comparison:
     metrics: str = ""
     reference_count: int = 0
     reference_nfe: int = 0
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON; samples are left out."""
-        facts = {k: v for k, v in vars(self).items() if k not in ("samples", "cells", "floor", "data_range")}
+        left_out = ("samples", "cells", "floor", "data_range", "facts")
+        words = {key: value for key, value in vars(self).items() if key not in left_out}
         floor = None if self.floor is None else asdict(self.floor)
-        return {**facts, "floor": floor, "cells": [asdict(cell) for cell in self.cells]}
+        cells = [asdict(cell) for cell in self.cells]
+        return {"schema_version": SCHEMA_VERSION, **words, **self.facts, "floor": floor, "cells": cells}
 
     def as_csv(self) -> str:
-        """The cells as CSV with a header."""
+        """The cells as CSV with a header; what all share is repeated in each line."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(asdict(self.cells[0])), lineterminator="\n")
+        model = self.facts.get("model", {})
+        versions = self.facts.get("environment", {})
+        shared = {
+            "model": self.model_name,
+            "revision": model.get("revision"),
+            "weights_sha256": model.get("weights_sha256"),
+            "num_samples": self.num_samples,
+            "seed": self.seed,
+            "guidance_scale": self.facts.get("guidance_scale"),
+            "versions": json.dumps(versions),
+            "schema_version": SCHEMA_VERSION,
+        }
+        rows = [{**cell.as_row(), **shared} for cell in self.cells]
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(asdict(cell) for cell in self.cells)
+        writer.writerows(rows)
         return text.getvalue()
 
     def picture(self, each: int = 4) -> Image:
@@ -90,26 +133,34 @@ class Comparison:
         return comparison_picture(self, each)
 
     def save(self, folder: str | Path) -> dict[str, Path]:
-        """Write compare.png, compare.json and compare.csv, each whole or not at all."""
+        """Write compare.json, compare.csv and compare.png, each whole or not at all."""
         out = make_folder(folder)
-        picture = self.picture()
-        return {
-            "png": write(out / "compare.png", lambda path: picture.save(path, format="PNG")),
-            "json": write(out / "compare.json", json.dumps(self.as_dict(), indent=2) + "\n"),
+        files = {
+            "json": write(out / "compare.json", json.dumps(self.as_dict(), indent=2, default=str) + "\n"),
             "csv": write(out / "compare.csv", self.as_csv()),
         }
+        try:
+            picture = self.picture()
+        except UsageError as reason:
+            warnings.warn(f"compare.png is not written: {reason}", stacklevel=2)
+            return files
+        return {"png": write(out / "compare.png", lambda path: picture.save(path, format="PNG")), **files}
+
+
+Compared = str | Sampler | Recipe
+"""What can be compared: a name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`; budgets set the steps."""
 
 
 def compare(
     model: Model | str,
-    samplers: str | Sequence[str],
+    samplers: Compared | Sequence[Compared],
     nfe: int | Sequence[int] = (5, 10, 20, 50),
     *,
     num_samples: int = 64,
     seed: int = 0,
     batch_size: int | None = 64,
     reference_samples: int = 16,
-    scorer: Scorer | None = None,
+    scorer: FeatureScorer | None = None,
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Comparison:
@@ -117,46 +168,54 @@ def compare(
 
     Args:
         model: a `Model`, or what `load` takes.
-        samplers: names of samplers, recipes or aliases, or one.
+        samplers: names of samplers, recipes or aliases, `Sampler` or `Recipe` objects, or one. What a `Recipe` says
+            of its grid's kind, coordinates, noise and options holds; its number of steps follows from the budgets.
         nfe: budgets of model evaluations a sample, or one.
         num_samples: how many; distances need hundreds, and their floor is given for the same number.
         reference_samples: on how many of them the deterministic samplers' error is measured, against rk45 at
             rtol = atol = 1e-5 with a float64 state from the same noise; 0 for none.
-        scorer: metrics; the registry's for this model by default.
+        scorer: metrics, a `FeatureScorer`; the registry's for this model by default. It is tried on two pictures of
+            noise first. One with a method `floor(count)` says what as many real pictures reach. Where it fails later,
+            the cell says so and keeps the rest.
         progress: called with a line before each run.
-        **options: more options of `sample` (spacing, coordinates, condition, ...), for all samplers.
+        **options: more options of `sample` (spacing, coordinates, condition, guidance_scale, ...), for all samplers.
 
     Raises:
-        UsageError: an unknown name, before anything is run.
+        UsageError: an unknown name, or a scorer that does not work, before anything is run.
     """
     model = as_model(model)
-    samplers, nfe = [samplers] if isinstance(samplers, str) else samplers, [nfe] if isinstance(nfe, int) else nfe
+    chosen = listed(samplers)
+    budgets = [count("nfe", budget) for budget in (nfe if isinstance(nfe, Sequence) else [nfe])]
     if {"times", "sigmas", "steps"} & set(options):
         raise UsageError("compare runs every sampler at budgets of evaluations; a grid of your own is for sample")
-    if not samplers or not nfe:
+    if not chosen or not budgets:
         raise UsageError("compare needs at least one sampler and one number of evaluations")
-    for name in samplers:
-        spec = default_registry().resolve(name).sampler
+    check_count("num_samples", num_samples)
+    check_count("reference_samples", reference_samples, 0)
+    stochastic = {}
+    for name, each in chosen.items():
+        spec = make_recipe(each, process=model.process, steps=2)[1]
         known = {k: v for k, v in options.items() if k in spec.options}
         words = {k: options[k] for k in GRID_WORDS if k in options}
-        make_recipe(name, process=model.process, steps=2, options=known, **words)
-    for budget in nfe:
-        if isinstance(budget, bool) or not isinstance(budget, int) or budget < 1:
-            raise UsageError(f"nfe must be whole numbers of 1 or more, not {budget!r}")
-    say = progress or (lambda line: None)
-    scorer = scorer or find_scorer(model.name)
+        make_recipe(each, process=model.process, steps=2, options=known, **words)
+        stochastic[name] = spec.stochastic
+    say = function("progress", progress) or (lambda line: None)
+    scorer = scorer if scorer is not None else find_scorer(model.name)
+    floor = None
+    if scorer is not None and num_samples >= 2:
+        floor = tried(scorer, model, num_samples)
     common = {"seed": seed, "num_samples": num_samples, "batch_size": batch_size, **options}
     reference, reference_nfe = None, 0
-    count = min(reference_samples, num_samples)
-    if count and any(not default_registry().resolve(name).sampler.stochastic for name in samplers):
-        say(f"reference: rk45 at tolerance {REFERENCE_TOLERANCE:g} for {count} samples")
-        truth = ode_reference(model, count, seed, batch_size, options)
+    first = min(reference_samples, num_samples)
+    if first and not all(stochastic.values()):
+        say(f"reference: rk45 at tolerance {REFERENCE_TOLERANCE:g} for {first} samples")
+        truth = ode_reference(model, first, seed, batch_size, options)
         reference, reference_nfe = truth.samples, truth.nfe
     cells, pictures = [], {}
-    for name in samplers:
-        for budget in nfe:
+    for name, each in chosen.items():
+        for budget in budgets:
             say(f"{name}, {budget} evaluations")
-            cell, samples = _run(model, name, budget, common, reference, scorer)
+            cell, samples = _run(model, name, each, budget, common, reference, scorer)
             cells.append(cell)
             if samples is not None:
                 pictures[name, budget] = samples
@@ -167,11 +226,95 @@ def compare(
         cells=cells,
         samples=pictures,
         data_range=model.decoded_range,
-        floor=scorer.floor(num_samples) if scorer is not None and num_samples >= 2 else None,
-        metrics="" if scorer is None else scorer.description,
-        reference_count=count if reference is not None else 0,
+        floor=floor,
+        metrics="" if scorer is None else str(scorer.description),
+        reference_count=first if reference is not None else 0,
         reference_nfe=reference_nfe,
+        facts=shared_facts(model, scorer, common),
     )
+
+
+def listed(samplers: Compared | Sequence[Compared]) -> dict[str, Compared]:
+    """Samplers under different labels.
+
+    Raises:
+        UsageError: something that is no sampler, or a recipe with a grid of its own, which no budget can cut.
+    """
+    each = [samplers] if isinstance(samplers, str | Sampler | Recipe) else samplers
+    if not isinstance(each, Iterable) or isinstance(each, Mapping | Tensor):
+        raise UsageError(f"samplers must be a name, a Sampler, a Recipe or a list of them, not {shown(each)}")
+    found: dict[str, Compared] = {}
+    for item in each:
+        if not isinstance(item, str | Sampler | Recipe):
+            raise UsageError(f"samplers must be names, Samplers or Recipes, not {shown(item)}")
+        if isinstance(item, Recipe) and (item.times is not None or item.sigmas is not None):
+            raise UsageError("compare runs every sampler at budgets of evaluations, and this Recipe has its own grid")
+        label = item if isinstance(item, str) else item.name if isinstance(item, Sampler) else item.sampler
+        if label in found and item == found[label]:
+            continue
+        same = sum(known.partition(" #")[0] == label for known in found)
+        found[f"{label} #{same + 1}" if same else label] = item
+    return found
+
+
+def tried(scorer: FeatureScorer, model: Model, num_samples: int) -> Score | None:
+    """Try a scorer on noise, and give the floor of as many real pictures, where it knows one.
+
+    Raises:
+        UsageError: it does not do what a `FeatureScorer` does.
+    """
+    for word in ("description", "features", "score_features"):
+        if not hasattr(scorer, word):
+            raise UsageError(f"scorer {type(scorer).__name__} lacks {word}; a FeatureScorer has description, features "
+                             "and score_features")  # fmt: skip
+    try:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(2, *model.shape, generator=generator) * 2 - 1
+        if type(model).decode is not Model.decode:
+            noise = model.decode(noise.to(model.device)).cpu()
+        features = np.asarray(scorer.features(noise))
+        if features.ndim != 2 or len(features) != 2 or features.dtype.kind not in "fiu":
+            raise UsageError(f"features of 2 pictures must be numbers of shape (2, D), not {shown(features)}")
+        drawn = np.random.default_rng(0).standard_normal((num_samples, features.shape[1]))
+        numbers_of(scorer.score_features(features.mean(0) + drawn))
+        floor = getattr(scorer, "floor", None)
+    except Exception as error:
+        raise UsageError(
+            f"scorer {type(scorer).__name__} does not work: {type(error).__name__}: {error}{last_place(error)}"
+        ) from error
+    if floor is None:
+        return None
+    try:
+        score: Score = floor(num_samples)
+    except UsageError as unknown:
+        warnings.warn(f"the scores have nothing to be read against: {unknown}", stacklevel=3)
+        return None
+    return score
+
+
+def numbers_of(score: Any) -> tuple[float, float | None]:
+    """The Fréchet and sliced Wasserstein distances of what a scorer returned.
+
+    Raises:
+        UsageError: it is no `Score`.
+    """
+    try:
+        second = score.sliced_wasserstein
+        return float(score.frechet), None if second is None else float(second)
+    except (AttributeError, TypeError, ValueError):
+        raise UsageError(
+            f"score_features must return a Score (count, frechet, sliced_wasserstein), not {shown(score)}"
+        ) from None
+
+
+def shared_facts(model: Model, scorer: FeatureScorer | None, common: Mapping[str, Any]) -> dict[str, Any]:
+    """What all cells of a comparison share, as plain data: the model, the call's words, versions."""
+    from .generation.identity import environment, model_facts, plain
+
+    words = {key: plain(value) for key, value in common.items() if key not in ("seed", "num_samples")}
+    words.setdefault("guidance_scale", 1.0)
+    about = None if scorer is None else {"class": type(scorer).__name__, "description": str(scorer.description)}
+    return {**words, "model": model_facts(model), "scorer": about, "environment": environment(model)}
 
 
 def find_scorer(model_name: str) -> Scorer | None:
@@ -202,11 +345,17 @@ def ode_reference(model: Model, count: int, seed: int, batch_size: int | None, o
 
 
 def _run(
-    model: Model, name: str, budget: int, common: dict[str, Any], reference: Tensor | None, scorer: Scorer | None
+    model: Model,
+    name: str,
+    sampler: Compared,
+    budget: int,
+    common: dict[str, Any],
+    reference: Tensor | None,
+    scorer: FeatureScorer | None,
 ) -> tuple[Cell, Tensor | None]:
     began = time.perf_counter()
     try:
-        result = sample(model, name, nfe=budget, **common)
+        result = sample(model, sampler, nfe=budget, **common)
     except Cancelled:
         raise
     except SdesamplersError as refusal:
@@ -216,7 +365,9 @@ def _run(
     if reference is not None and not result.drew_noise:
         residual = result.samples[: len(reference)].double() - reference
         error = float(residual.square().mean().sqrt())
-    score = scorer.score(result.decoded) if scorer is not None and len(result.samples) >= 2 else None
+    frechet, sliced, scoring_problem = _scored(result, scorer)
+    points = make_path(model.process, result.recipe).points
+    gaussian = isinstance(model.process, GaussianProcess)
     cell = Cell(
         sampler=name,
         budget=budget,
@@ -224,7 +375,26 @@ def _run(
         steps=result.recipe.steps,
         seconds=seconds,
         error=error,
-        frechet=None if score is None else score.frechet,
-        sliced_wasserstein=None if score is None else score.sliced_wasserstein,
+        frechet=frechet,
+        sliced_wasserstein=sliced,
+        scoring_problem=scoring_problem,
+        recipe=result.recipe.as_dict(),
+        times=[float(point.t) for point in points],
+        ratios=[finite_or_none(point.ratio) for point in points] if gaussian else None,
     )
     return cell, result.decoded
+
+
+def finite_or_none(value: Any) -> Any:
+    """A number for JSON, which knows no infinity."""
+    return float(value) if np.isfinite(value) else None
+
+
+def _scored(result: Result, scorer: FeatureScorer | None) -> tuple[float | None, float | None, str | None]:
+    """Both distances of a run's samples, and why there are none where the scorer failed."""
+    if scorer is None or len(result.samples) < 2:
+        return None, None, None
+    try:
+        return *numbers_of(scorer.score_features(np.asarray(scorer.features(result.decoded)))), None
+    except Exception as error:  # a scorer is the user's code, and what was sampled must not be lost to it
+        return None, None, f"{type(error).__name__}: {error}{last_place(error)}"

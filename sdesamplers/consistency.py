@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,7 +62,7 @@ class Consistency:
 
 def consistency_error(
     model: Model | str,
-    sampler: str | Sampler = "heun",
+    sampler: str | Sampler | Recipe | Mapping[str, Any] = "heun",
     *,
     along: Model | str | None = None,
     steps: int | None = None,

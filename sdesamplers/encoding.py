@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -47,7 +47,7 @@ class Encoding(Result):
 def encode(
     model: Model | str,
     x: Data | Encoding,
-    sampler: str | Sampler | None = None,
+    sampler: str | Sampler | Recipe | Mapping[str, Any] | None = None,
     *,
     steps: int | None = None,
     nfe: int | None = None,
@@ -101,7 +101,7 @@ def encode(
 def decode(
     model: Model | str,
     latents: Tensor | np.ndarray | Encoding,
-    sampler: str | Sampler | None = None,
+    sampler: str | Sampler | Recipe | Mapping[str, Any] | None = None,
     *,
     steps: int | None = None,
     nfe: int | None = None,
@@ -186,7 +186,7 @@ def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tenso
 def walk(
     model: Model,
     x: Any,
-    sampler: str | Sampler | None,
+    sampler: str | Sampler | Recipe | Mapping[str, Any] | None,
     options: dict[str, Any],
     words: dict[str, Any],
     shared: dict[str, Any],
@@ -262,7 +262,9 @@ def takes_companion(spec: Sampler, path: Path, recipe: Recipe) -> bool:
     return ledger.companion is not given
 
 
-def ode_recipe(model: Model, sampler: str | Sampler, options: dict[str, Any], **words: Any) -> tuple[Recipe, Sampler]:
+def ode_recipe(
+    model: Model, sampler: str | Sampler | Recipe | Mapping[str, Any], options: dict[str, Any], **words: Any
+) -> tuple[Recipe, Sampler]:
     """A recipe for the ODE: the sampler's noise turned off, the grid ending at the smallest sigma.
 
     Raises:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,7 +68,7 @@ class Likelihood:
 def log_likelihood(
     model: Model | str,
     x: Data,
-    sampler: str | Sampler = "rk45",
+    sampler: str | Sampler | Recipe | Mapping[str, Any] = "rk45",
     *,
     steps: int | None = None,
     nfe: int | None = None,

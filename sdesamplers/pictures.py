@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+import textwrap
+from typing import TYPE_CHECKING, Any
 
 from .errors import UsageError
 from .images import grid, to_images
@@ -49,16 +50,26 @@ def _image_table(comparison: Comparison, each: int) -> Image:
         for column, budget in enumerate(budgets):
             x, cell = left + column * (width + 16), cells[name, budget]
             if (name, budget) not in strips:
-                draw.text((x + width / 2, y + height / 2), "budget too small", "grey", small, "mm")
+                reason = wrapped(cell.problem or "nothing was run", small, width, height)
+                draw.multiline_text((x + width / 2, y + height / 2), reason, "grey", small, "mm", align="center")
                 continue
             sheet.paste(strips[name, budget], (x, y))
             facts = [f"{cell.nfe} NFE"]
             if cell.error is not None:
                 facts.append(f"error {cell.error:.2g}")
             if cell.frechet is not None:
-                facts.append(f"FD {cell.frechet:.3g}")  # Pillow's own font has no accents
+                floor = "" if comparison.floor is None else f" (real {comparison.floor.frechet:.3g})"
+                facts.append(f"FD {cell.frechet:.3g}{floor}")  # Pillow's own font has no accents
             draw.text((x + width / 2, y + height + line / 2), ",  ".join(facts), (70, 70, 70), small, "mm")
     return sheet
+
+
+def wrapped(text: str, font: Any, width: float, height: float) -> str:
+    """A text in lines that fit a box, cut off where there are too many."""
+    across = max(int(width / font.getlength("n")), 8)
+    lines = textwrap.wrap(text, across)
+    most = max(int(height / 17), 1)
+    return "\n".join(lines if len(lines) <= most else [*lines[: most - 1], "..."])
 
 
 def _scatter_table(comparison: Comparison) -> Image:
@@ -77,6 +88,11 @@ def _scatter_table(comparison: Comparison) -> Image:
             points = comparison.samples.get((name, budget))
             if points is not None:
                 plot.scatter(points[:, 0], points[:, 1], s=4, alpha=0.5, linewidths=0)
+            if points is None and cell.problem:
+                reason = textwrap.fill(cell.problem, 34)
+                plot.text(
+                    0.5, 0.5, reason, ha="center", va="center", size=6, transform=plot.transAxes, parse_math=False
+                )
             plot.set_title(
                 f"{cell.nfe or budget} NFE" + ("" if cell.error is None else f", error {cell.error:.2g}"), size=9
             )

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import PluginError, SdesamplersError, UsageError
+from .checks import count, name_of
+from .errors import PluginError, SdesamplersError, UnknownNameError, UsageError
 from .grid import given_points, spaced_points
 from .loop import Run, count_evaluations
 from .noise import Noise
 from .options import check_options
 from .path import Path, path_process
-from .plugin import Sampler
+from .plugin import NoiseSource, Registered, Sampler, Spacing
 from .registry import Preset, default_registry
 from .sde import SDE, GaussianProcess, starts_as_noise
 
@@ -34,6 +35,9 @@ class Recipe:
         times, sigmas: the user's own grid instead.
         coordinates, noise, noise_options, final: as in `sample`.
         start_time: where a partly noised input stands on the model's clock; None for the prior.
+        own: the sampler, spacing and noise source that are not registered, under these words.
+
+    `sample`, `compare` and the others take a recipe in place of a sampler's name, and run it again.
     """
 
     sampler: str
@@ -48,24 +52,68 @@ class Recipe:
     final: str
     start_time: float | None = None
     noise_options: dict[str, Any] = field(default_factory=dict)
+    own: Mapping[str, Registered] = field(default_factory=dict, repr=False, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON and metadata; fields that do not apply are left out."""
-        return {k: v for k, v in vars(self).items() if v not in (None, {}, ())}
+        return {k: v for k, v in vars(self).items() if k != "own" and v not in (None, {}, ())}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
+        """The recipe of `as_dict`, also by way of JSON.
+
+        Raises:
+            UsageError: it has no sampler, or a field that recipes do not have.
+        """
+        known = [entry.name for entry in fields(cls) if entry.name != "own"]
+        for key in data:
+            if key not in known:
+                raise UnknownNameError("field of a recipe", str(key), known, f" (known: {', '.join(known)})")
+        if not isinstance(data.get("sampler"), str):
+            raise UsageError(f"a recipe names its sampler, and this one has {data.get('sampler')!r}")
+        empty: dict[str, Any] = {"options": {}, "spacing_options": {}, "noise_options": {}}
+        open_: dict[str, Any] = {"coordinates": None, "noise": None, "final": None}
+        return cls(**{**dict.fromkeys(known), **empty, **open_, **data})
+
+    def completing(self, **call: Any) -> dict[str, Any]:
+        """A call's words, with this recipe's where the call leaves them open; `own` objects in place of their names.
+
+        A grid of the call's takes the place of the recipe's, and options that steer steps of its own fall away.
+        """
+        spec = self.own.get("sampler") or default_registry().resolve(self.sampler).sampler
+        words = dict(call)
+        if all(call[word] is None for word in GRID):
+            words |= {word: getattr(self, word) for word in GRID if word != "nfe"}
+        listed = words["times"] is not None or words["sigmas"] is not None
+        spaced = words["steps"] is not None or words["nfe"] is not None
+        for word, applies in (("spacing", spaced), ("noise", True)):
+            if applies and call[word] is None:
+                words[word] = self.own.get(word) or getattr(self, word)
+                words[f"{word}_options"] = {**getattr(self, f"{word}_options"), **(call[f"{word}_options"] or {})}
+        words["coordinates"] = call["coordinates"] or self.coordinates
+        if not listed:  # whose ends say both
+            words["final"] = call["final"] or self.final
+            words["start_time"] = self.start_time if call["start_time"] is None else call["start_time"]
+        control = getattr(spec, "control", ()) if listed or spaced else ()
+        kept = {name: value for name, value in self.options.items() if name not in control}
+        return {**words, "sampler": spec, "options": {**kept, **(call["options"] or {})}}
+
+
+GRID = ("steps", "nfe", "times", "sigmas")
 
 
 def make_recipe(
-    sampler: str | Sampler,
+    sampler: str | Sampler | Recipe | Mapping[str, Any],
     *,
     process: SDE,
     steps: int | None = None,
     nfe: int | None = None,
-    spacing: str | None = None,
+    spacing: str | Spacing | None = None,
     spacing_options: dict[str, Any] | None = None,
     times: Sequence[float] | None = None,
     sigmas: Sequence[float] | None = None,
     coordinates: str | None = None,
-    noise: str | None = None,
+    noise: str | NoiseSource | None = None,
     noise_options: dict[str, Any] | None = None,
     final: str | None = None,
     start_time: float | None = None,
@@ -77,10 +125,22 @@ def make_recipe(
     Raises:
         UsageError: a name, number or combination that cannot be run.
     """
+    if isinstance(sampler, Recipe | Mapping):
+        whole = sampler if isinstance(sampler, Recipe) else Recipe.from_dict(sampler)
+        words: dict[str, Any] = {
+            "steps": steps,
+            "nfe": nfe,
+            "spacing": spacing,
+            "spacing_options": spacing_options,
+            "times": times,
+        }
+        words |= {"sigmas": sigmas, "coordinates": coordinates, "noise": noise, "noise_options": noise_options}
+        words |= {"final": final, "start_time": start_time, "options": options}
+        return make_recipe(**whole.completing(**words), process=process, shape=shape)
     preset = default_registry().resolve(sampler) if isinstance(sampler, str) else Preset(sampler)
     spec = preset.sampler
     if not isinstance(spec, Sampler):
-        raise UsageError(f"sampler must be a name or a Sampler, not {sampler!r}")
+        raise UsageError(f"sampler must be a name, a Sampler or a Recipe, not {sampler!r}")
     grid_word = check_grid_words(steps=steps, nfe=nfe, times=times, sigmas=sigmas)
     if grid_word is None and preset.steps is not None:
         steps, grid_word = preset.steps, "steps"
@@ -96,25 +156,26 @@ def make_recipe(
         raise UsageError(free if grid_word is None else f"spacing and {grid_word} contradict each other")
     if sigmas is not None and final is not None and len(sigmas) and (sigmas[-1] == 0) != (final == "zero"):
         raise UsageError(f"final={final!r} contradicts sigmas, whose last is {sigmas[-1]}")
-    grid, own = default_registry().grid(spacing or preset.spacing or preferred_spacing(spec, process))
+    grid, own = chosen_grid(spacing or preset.spacing or preferred_spacing(spec, process))
     kept = preset.spacing_options if spacing in (None, preset.spacing) else {}
     grid_options = check_options({**own, **kept, **(spacing_options or {})}, grid.options, f"spacing {grid.name!r}")
-    source, own = default_registry().noise(noise or preset.noise or "independent")
+    source, own = chosen_noise(noise or preset.noise or "independent")
     kept = preset.noise_options if noise in (None, preset.noise) else {}
     source_options = check_options({**own, **kept, **(noise_options or {})}, source.options, f"noise {source.name!r}")
     recipe = Recipe(
-        sampler=registered_name(spec),
+        sampler=registered_name(spec) or spec.name,
         options=fill_options(preset, options or {}, grid_word),
         steps=None if steps is None else int(steps),
-        spacing=grid.name if spaced else None,
+        spacing=(registered_name(grid) or grid.name) if spaced else None,
         spacing_options=grid_options if spaced else {},
         times=None if times is None else numbers(times, "times"),
         sigmas=None if sigmas is None else numbers(sigmas, "sigmas"),
         coordinates=coordinates or preset.coordinates or preferred_coordinates(spec, process),
-        noise=source.name,
+        noise=registered_name(source) or source.name,
         final=one_of("final", final or preset.final or "zero", ("zero", "min")),
         start_time=start_time,
         noise_options=source_options,
+        own=unregistered(sampler=spec, noise=source, **({"spacing": grid} if spaced else {})),
     )
     if nfe is not None:
         recipe = replace(recipe, steps=steps_for_budget(process, recipe, spec, int(nfe), shape))
@@ -141,8 +202,7 @@ def check_grid_words(**words: Any) -> str | None:
 
 def check_count(word: str, value: Any, least: int = 1) -> None:
     """Raise unless `value` is a whole number of `least` or more."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise UsageError(f"{word} must be a whole number of {least} or more, not {value!r}")
+    count(word, value, least)
 
 
 def check_start_time(value: Any, grid_word: str | None) -> None:
@@ -168,10 +228,44 @@ def fill_options(preset: Preset, options: dict[str, Any], grid_word: str | None)
     return {name: value for name, value in merged.items() if name not in control}
 
 
-def registered_name(spec: Sampler) -> str:
-    """The name that stands for a sampler: `dist:name` where its own is another's, and its own where it has none."""
-    samplers = default_registry().samplers
-    return next((name for name, item in samplers.items() if item is spec), spec.name)
+def chosen_grid(spacing: str | Spacing) -> tuple[Spacing, dict[str, Any]]:
+    """A spacing and the options that its name stands for."""
+    if isinstance(spacing, Spacing):
+        return spacing, {}
+    return default_registry().grid(name_of("spacing", spacing, "a Spacing"))
+
+
+def chosen_noise(noise: str | NoiseSource) -> tuple[NoiseSource, dict[str, Any]]:
+    """A noise source and the options that its name stands for."""
+    if isinstance(noise, NoiseSource):
+        return noise, {}
+    return default_registry().noise(name_of("noise", noise, "a NoiseSource"))
+
+
+def registered_name(item: Registered) -> str | None:
+    """The name that stands for a registered object: `dist:name` where its own is another's. None where none does."""
+    registry = default_registry()
+    shelves: dict[str, Mapping[str, Registered]] = {
+        "sampler": registry.samplers,
+        "spacing": registry.spacings,
+        "noise source": registry.noises,
+    }
+    return next((name for name, found in shelves[item.kind].items() if found is item), None)
+
+
+def unregistered(**items: Registered) -> dict[str, Registered]:
+    """Those that no name stands for."""
+    return {word: item for word, item in items.items() if registered_name(item) is None}
+
+
+def spacing_of(recipe: Recipe) -> Spacing:
+    """The spacing that a recipe means."""
+    return chosen_grid(recipe.own.get("spacing") or recipe.spacing)[0]  # type: ignore[arg-type]
+
+
+def noise_of(recipe: Recipe) -> NoiseSource:
+    """The noise source that a recipe means."""
+    return chosen_noise(recipe.own.get("noise") or recipe.noise)[0]  # type: ignore[arg-type]
 
 
 def preferred_spacing(spec: Sampler, process: SDE) -> str:
@@ -215,7 +309,7 @@ def make_path(process: SDE, recipe: Recipe, noise: Noise | None = None) -> Path:
         return Path(viewed, ends, is_free=True, noise=noise)
     assert recipe.spacing is not None
     try:
-        grid = default_registry().spacing(recipe.spacing)
+        grid = spacing_of(recipe)
         options, begin = recipe.spacing_options, recipe.start_time
         points = spaced_points(viewed, grid, options, recipe.steps, begin, recipe.final)
     except UsageError:

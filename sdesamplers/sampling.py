@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Real
@@ -21,8 +21,8 @@ from .models.base import Model
 from .models.running import running
 from .noise import START, Noise, NormalSource, check_seed, shortest_step
 from .path import Path
-from .plugin import Sampler
-from .recipe import Recipe, check_count, draw_clocks, evaluations, make_path, make_recipe, start_run
+from .plugin import NoiseSource, Sampler, Spacing
+from .recipe import Recipe, check_count, draw_clocks, evaluations, make_path, make_recipe, noise_of, start_run
 from .registry import default_registry
 from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends, stack
 from .sde import GaussianProcess, expand, scaled
@@ -45,11 +45,11 @@ def as_model(model: Model | str | pathlib.Path) -> Model:
 
 def sample(
     model: Model | str,
-    sampler: str | Sampler = "quality",
+    sampler: str | Sampler | Recipe | Mapping[str, Any] = "quality",
     *,
     steps: int | None = None,
     nfe: int | None = None,
-    spacing: str | None = None,
+    spacing: str | Spacing | None = None,
     spacing_options: dict[str, Any] | None = None,
     times: Sequence[float] | None = None,
     sigmas: Sequence[float] | None = None,
@@ -58,7 +58,7 @@ def sample(
     num_samples: int | None = None,
     batch_size: int | None = None,
     first_index: int = 0,
-    noise: str | None = None,
+    noise: str | NoiseSource | None = None,
     noise_options: dict[str, Any] | None = None,
     final: str | None = None,
     start: Tensor | None = None,
@@ -79,8 +79,9 @@ def sample(
 
     Args:
         model: a `Model`, or what `load` takes.
-        sampler: the name of a sampler, recipe or alias; by default `quality`: Adams-Bashforth of order 4, 20
-            evaluations (below about 15, `fast` is more accurate).
+        sampler: the name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`, such as an earlier `result.recipe`
+            or what its `as_dict` gives, which is run again where the call does not say otherwise. By default `quality`:
+            Adams-Bashforth of order 4, 20 evaluations (below about 15, `fast` is more accurate).
         steps: grid intervals. Give exactly one of `steps`, `nfe`, `times` and `sigmas`; adaptive samplers may be
             given none and then choose their own steps.
         nfe: budget of model evaluations a sample: the largest step count that fits is taken.
@@ -151,7 +152,7 @@ def sample(
         raise UsageError(f"first_index must lie below 2^63, not at {first_index}")
     if start is not None and tuple(start.shape) != (num_samples, *model.shape):
         raise UsageError(f"start must have shape {(num_samples, *model.shape)}, not {tuple(start.shape)}")
-    if start_time is not None and start is None:
+    if prepared.recipe.start_time is not None and start is None:
         raise UsageError("start_time says where start stands in time; give start as well")
     spread = model.condition_for(condition, num_samples)
     batch_size = min(batch_size or num_samples, num_samples)
@@ -171,17 +172,17 @@ def sample(
 
 def prepare(
     model: Model | str,
-    sampler: str | Sampler = "quality",
+    sampler: str | Sampler | Recipe | Mapping[str, Any] = "quality",
     *,
     steps: int | None = None,
     nfe: int | None = None,
-    spacing: str | None = None,
+    spacing: str | Spacing | None = None,
     spacing_options: dict[str, Any] | None = None,
     times: Sequence[float] | None = None,
     sigmas: Sequence[float] | None = None,
     coordinates: str | None = None,
     seed: int = 0,
-    noise: str | None = None,
+    noise: str | NoiseSource | None = None,
     noise_options: dict[str, Any] | None = None,
     final: str | None = None,
     start_time: float | None = None,
@@ -222,7 +223,7 @@ def prepare(
         options=options,
         shape=model.shape,
     )
-    limits = default_registry().noise(recipe.noise)[0].limits
+    limits = noise_of(recipe).limits
     if log_probs and limits:
         raise UsageError(f"log_probs are those of independent normal noise, and noise={recipe.noise!r} is coloured")
     if dtype not in (None, torch.float32, torch.float64):
@@ -385,7 +386,7 @@ def shortest_draw(path: Path, recipe: Recipe, spec: Sampler, shape: Sequence[int
 
 def make_noise(recipe: Recipe, source: NormalSource, shortest: float) -> Noise:
     """The noise source that a recipe names, for steps that are `shortest` long at least."""
-    kind, _ = default_registry().noise(recipe.noise)
+    kind = noise_of(recipe)
     try:
         return kind(source, shortest, **recipe.noise_options)
     except UsageError:

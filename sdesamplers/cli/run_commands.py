@@ -193,6 +193,9 @@ def tell(done: Generated, as_json: bool) -> None:
     help="For the ODE error; 0 for none.",
 )
 @click.option("--metrics", type=click.Path(), help="Folder of a feature classifier; the registry's by default.")
+@click.option("--reference", type=click.Path(), help="Score by FID against these pictures, or an .npz of mu and sigma.")
+@click.option("--inception-weights", type=click.Path(), help="torch-fidelity's file, for --reference.")
+@click.option("--guidance-scale", type=float, default=1.0, show_default=True, help="Classifier-free guidance weight.")
 @click.option("--batch-size", type=int, default=64, show_default=True, help="How many at once.")
 @run_options
 @model_options
@@ -200,7 +203,6 @@ def compare_command(source: str, **words: Any) -> None:
     """Run samplers side by side on MODEL: a picture, a table, JSON and CSV."""
     from ..comparison import compare
     from ..files import output_folder
-    from ..metrics import Scorer
     from ..recipe import check_count
     from ..registry import default_registry
 
@@ -214,8 +216,8 @@ def compare_command(source: str, **words: Any) -> None:
         lacking = next(s.name for s in specs if set(options) - set(s.options))
         raise UsageError(f"--option must fit every sampler compared, and {lacking} lacks one; name a recipe instead")
     chosen = grid_words(words)
-    metrics = words.pop("metrics")
-    scorer = Scorer(metrics) if metrics else None
+    ways = {key: words.pop(key) for key in ("metrics", "reference", "inception_weights")}
+    scorer = scorer_for(source, score=False, **ways)
     for word in ("num_samples", "batch_size"):
         check_count(word, words[word])
     model, condition = load_model(source, words)

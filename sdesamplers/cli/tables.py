@@ -114,6 +114,7 @@ def comparison_table(result: Any) -> Table:
             f"{result.reference_count} samples, deterministic samplers"
         )
     problems = dict.fromkeys(cell.problem for cell in result.cells if cell.problem)
+    problems |= dict.fromkeys(f"no score: {cell.scoring_problem}" for cell in result.cells if cell.scoring_problem)
     made.caption = "\n".join([*notes, *problems])
     made.caption_justify = "left"
     return made

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..errors import SdesamplersError, UsageError
 from ..loop import Callback
 from ..models.base import Model
 from ..plugin import Sampler
-from ..recipe import check_count
+from ..recipe import Recipe, check_count
 from ..result import Part, Result
 from ..sampling import PreparedRun, prepare
 from .ranks import Ranks, check_part
@@ -145,7 +145,7 @@ def clear_cache() -> None:
 
 def stream(
     model: Model | str,
-    sampler: str | Sampler = "quality",
+    sampler: str | Sampler | Recipe | Mapping[str, Any] = "quality",
     *,
     num_samples: int,
     batch_size: int | None = None,

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from ..errors import Cancelled, PluginError, SdesamplersError, UsageError
 from ..images import to_bytes
 from ..models.base import Model
 from ..plugin import Sampler
-from ..recipe import check_count
+from ..recipe import Recipe, check_count
 from ..sampling import PreparedRun, prepare
 from . import batches
 from .batches import Batches, Conditions, fitting
@@ -66,7 +66,7 @@ class Generated:
 
 def generate(
     model: Model | str,
-    sampler: str | Sampler = "quality",
+    sampler: str | Sampler | Recipe | Mapping[str, Any] = "quality",
     *,
     out: str | Path,
     num_samples: int,

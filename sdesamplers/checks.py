@@ -1,0 +1,109 @@
+"""Arguments checked by type, each in one line: what was expected, and what was given instead."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Collection
+from typing import Any
+
+from .errors import UnknownNameError, UsageError
+
+
+def shown(value: Any, limit: int = 60) -> str:
+    """A value in few words, whatever its class makes of `repr`."""
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is one number of Python's or NumPy's, and no truth value, text or tensor."""
+    single = getattr(value, "shape", ()) == () and type(value).__name__ not in ("Tensor", "Parameter", *TRUTHS)
+    return single and not isinstance(value, str | bytes) and hasattr(value, "__float__")
+
+
+TRUTHS = ("bool", "bool_")
+"""Names of the types of truth values, Python's and NumPy's."""
+
+
+def count(word: str, value: Any, least: int = 1) -> int:
+    """A whole number of `least` or more, also one of NumPy's.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        found = operator.index(value) if is_plain(value) else None
+    except TypeError:
+        found = None
+    if found is None or found < least:
+        raise UsageError(f"{word} must be a whole number of {least} or more, not {shown(value)}")
+    return found
+
+
+def number(word: str, value: Any) -> float:
+    """A finite number, also one of NumPy's.
+
+    Raises:
+        UsageError: it is none.
+    """
+    try:
+        found = float(value) if is_plain(value) else math.nan
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if not math.isfinite(found):
+        raise UsageError(f"{word} must be a number, not {shown(value)}")
+    return found
+
+
+def flag(word: str, value: Any) -> bool:
+    """True or False, also NumPy's.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if type(value).__name__ not in TRUTHS:
+        raise UsageError(f"{word} must be True or False, not {shown(value)}")
+    return bool(value)
+
+
+def name_of(word: str, value: Any, otherwise: str = "") -> str:
+    """A name; `otherwise` is what may stand in place of one.
+
+    Raises:
+        UsageError: it is no text.
+    """
+    if not isinstance(value, str):
+        raise UsageError(f"{word} must be a name{f' or {otherwise}' if otherwise else ''}, not {shown(value)}")
+    return value
+
+
+def choice(word: str, value: Any, known: Collection[Any]) -> Any:
+    """One of a few values.
+
+    Raises:
+        UsageError: it is another; the nearest name is offered.
+    """
+    if any(type(value) is type(each) and value == each for each in known):
+        return value
+    listing = " or ".join(repr(each) for each in known)
+    if isinstance(value, str):
+        names = [each for each in known if isinstance(each, str)]
+        raise UnknownNameError(word, value, names, opening=f"{word} must be {listing}, not {value!r}")
+    raise UsageError(f"{word} must be {listing}, not {shown(value)}")
+
+
+def function(word: str, value: Any, of: str = "") -> Any:
+    """Something that can be called, or None.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    if value is not None and not callable(value):
+        raise UsageError(f"{word} must be a function{f' of {of}' if of else ''}, not {shown(value)}")
+    return value
