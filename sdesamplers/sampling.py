@@ -152,8 +152,6 @@ def sample(
         raise UsageError(f"first_index must lie below 2^63, not at {first_index}")
     if start is not None and tuple(start.shape) != (num_samples, *model.shape):
         raise UsageError(f"start must have shape {(num_samples, *model.shape)}, not {tuple(start.shape)}")
-    if prepared.recipe.start_time is not None and start is None:
-        raise UsageError("start_time says where start stands in time; give start as well")
     spread = model.condition_for(condition, num_samples)
     batch_size = min(batch_size or num_samples, num_samples)
     parts = []
@@ -307,6 +305,8 @@ class PreparedRun:
             advance: called with an `Event` before each evaluation, beside `callback`.
         """
         model, recipe, spec = self.model, self.recipe, self.spec
+        if start is None and recipe.start_time is not None:
+            raise UsageError("start_time says where start stands in time; give start as well")
         source = NormalSource(self.seed, list(indices), model.shape)
         path = make_path(model.process, recipe)
         path.ledger.noise = make_noise(recipe, source, self.shortest)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file
 
 import sdesamplers as sds
+from sdesamplers.cli import cli
 
 TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 
@@ -125,3 +129,27 @@ def test_other_functions_take_recipes(mixture: sds.MixtureModel, tmp_path: Any) 
 def test_what_is_no_recipe_is_refused(mixture: sds.MixtureModel, data: Any, message: str) -> None:
     with pytest.raises(sds.UsageError, match=message):
         sds.sample(mixture, data)
+
+
+@pytest.mark.slow
+def test_the_command_line_runs_its_own_json_again(tmp_path: Path) -> None:
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(cli, ["sample", "fashion-mnist", "-n", "2", "--quiet", *arguments])
+
+    words = ["--sampler", "ddim", "--steps", "3", "-o", "eta=0.4", "--spacing", "karras", "--format", "safetensors"]
+    first = run(*words, "--out", str(tmp_path / "a"), "--json")
+    assert first.exit_code == 0, first.output
+    (tmp_path / "told.json").write_text(first.stdout)
+    for number, file in enumerate((tmp_path / "told.json", tmp_path / "a" / "manifest.json")):
+        out = tmp_path / f"b{number}"
+        again = run("--recipe", str(file), "--format", "safetensors", "--out", str(out))
+        assert again.exit_code == 0, again.output
+        one, two = (load_file(next(folder.glob("samples*.safetensors"))) for folder in (tmp_path / "a", out))
+        assert torch.equal(one["samples"], two["samples"])
+    assert "leave --sampler out" in str(run("--recipe", str(tmp_path / "told.json"), "--sampler", "heun").exception)
+
+
+def test_a_job_does_not_forget_a_start(mixture: sds.MixtureModel, tmp_path: Path) -> None:
+    recipe = sds.sample(mixture, "heun", steps=4, start=torch.zeros(1, 2), start_time=400.0).recipe
+    with pytest.raises(sds.UsageError, match="give start as well"):
+        sds.generate(mixture, recipe, out=tmp_path, num_samples=2)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +19,8 @@ from .words import Numbers, grid_words, load_model, model_options, pairs, run_op
 if TYPE_CHECKING:
     from ..generation import Generated
     from ..metrics import FeatureScorer
+    from ..recipe import Recipe
+    from ..registry import Preset
 
 
 @cli.command("statistics")
@@ -53,6 +57,7 @@ def statistics_command(source: str, **words: Any) -> None:
 @cli.command("sample")
 @click.argument("source", metavar="MODEL")
 @click.option("--sampler", default="quality", show_default=True, help="Sampler, recipe or alias.")
+@click.option("--recipe", type=click.Path(), help="Run again what this JSON says: a recipe, manifest.json or --json's.")
 @click.option("--steps", type=int, help="Grid intervals; or give --nfe.")
 @click.option("--nfe", type=int, help="Budget of model evaluations a sample.")
 @click.option("--times", type=Numbers(float), help="Your own grid on the model's clock.")
@@ -89,12 +94,15 @@ def sample_command(source: str, **words: Any) -> None:
     from ..registry import default_registry
 
     name, as_json, quiet = words.pop("sampler"), words.pop("as_json"), words.pop("quiet")
-    preset = default_registry().resolve(name)
+    recipe = read_recipe(words.pop("recipe"))
+    preset = default_registry().resolve(name) if recipe is None else preset_of(recipe)
     spec = preset.sampler
     options = pairs(words.pop("option"), spec.options, f"sampler {spec.name!r}")
     chosen = grid_words(words, preset)
     counts = {k: words.pop(k) for k in ("steps", "nfe", "times", "sigmas")}
-    require_grid(preset, check_grid_words(**counts))
+    given = check_grid_words(**counts)
+    if recipe is None:
+        require_grid(preset, given)
     check_count("num_samples", words["num_samples"])
     formats = words.pop("formats")
     if formats is None:
@@ -108,6 +116,7 @@ def sample_command(source: str, **words: Any) -> None:
     ranks = Ranks.here()
     with ranks.one_after_first():
         model, condition = load_model(source, words)
+    name = name if recipe is None else recipe
     make_recipe(name, process=model.process, options=options, **counts, **chosen)  # refuse before a folder is made
     try:
         with output_folder(words["out"]):
@@ -128,6 +137,38 @@ def sample_command(source: str, **words: Any) -> None:
         sys.exit(stopped.exit_code)  # a signal stops all, and one of them says so
     if ranks.is_first:
         tell(done, as_json)
+
+
+def read_recipe(file: str | None) -> Recipe | None:
+    """The recipe in a JSON file: alone, or under "recipe" as in manifest.json and in what --json prints.
+
+    Raises:
+        UsageError: it cannot be read, or holds none; or a sampler is named besides.
+    """
+    from ..recipe import Recipe
+
+    if file is None:
+        return None
+    source = click.get_current_context().get_parameter_source("sampler")
+    if source is not click.core.ParameterSource.DEFAULT:
+        raise UsageError("--recipe names its sampler; leave --sampler out")
+    try:
+        data = json.loads(Path(file).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"--recipe {file}: {error.strerror}") from None
+    except ValueError as error:
+        raise UsageError(f"--recipe {file}: not a JSON file: {error}") from None
+    data = data.get("recipe", data) if isinstance(data, dict) else data
+    if not isinstance(data, dict):
+        raise UsageError(f"--recipe {file}: it holds no recipe")
+    return Recipe.from_dict(data)
+
+
+def preset_of(recipe: Recipe) -> Preset:
+    """A recipe's sampler, spacing and noise, which options on the command line may be for."""
+    from ..registry import Preset, default_registry
+
+    return Preset(default_registry().resolve(recipe.sampler).sampler, spacing=recipe.spacing, noise=recipe.noise)
 
 
 def scorer_for(
