@@ -37,8 +37,8 @@ def as_model(model: Model | str | pathlib.Path) -> Model:
     if not hasattr(model, "process"):
         kind = type(model).__name__
         raise UsageError(
-            f"model must be a Model or a name to load, not {kind}; from_pipeline makes one of a pipeline, such as "
-            "DDPMPipeline(unet, scheduler) around a network of diffusers, and FunctionModel of any function"
+            f"model must be a Model or a name to load, not {kind}; wrap makes one of a network, from_pipeline of a "
+            "pipeline, such as DDPMPipeline(unet, scheduler) around a network of diffusers"
         )
     return model
 

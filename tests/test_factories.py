@@ -89,6 +89,16 @@ def test_no_such_file():
         sds.load("nowhere.py:build")
 
 
+def test_a_file_alone_is_not_enough(file):
+    with pytest.raises(sds.UsageError, match=r"factory_of_tests\.py:NAME"):
+        sds.load(str(file))
+
+
+def test_a_network_in_place_of_a_model_is_told_of_wrap():
+    with pytest.raises(sds.UsageError, match="not Linear; wrap makes one of a network"):
+        sds.sample(torch.nn.Linear(2, 2), "euler", steps=2)
+
+
 def test_a_file_that_cannot_be_imported(tmp_path):
     path = tmp_path / "cannot_be_imported.py"
     path.write_text("x = 1 +\n")

@@ -82,7 +82,7 @@ def statistics_command(source: str, **words: Any) -> None:
 @run_options
 @model_options
 def sample_command(source: str, **words: Any) -> None:
-    """Sample MODEL (registered name, folder or Hub id) and write pictures or data.
+    """Sample MODEL (registered name, folder, Hub id or FILE.py:NAME) and write pictures or data.
 
     Alone, or on many processes: accelerate launch -m sdesamplers.cli sample MODEL ...
     """

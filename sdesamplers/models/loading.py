@@ -81,6 +81,8 @@ def load(
     if is_factory(name):
         made: Model = from_file(name, Model, wanted)
         return tuned(made, compile=compile, channels_last=channels_last)
+    if name.endswith(".py") and Path(name).expanduser().is_file():
+        raise UsageError(f"say what makes the model in this file, as {name}:NAME")
     options: dict[str, Any] = {
         "dtype": as_dtype(dtype),
         "device": device,
