@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import count
 
 import numpy as np
 import torch
@@ -15,6 +17,9 @@ from .plugin import Sampler
 from .prediction import Prediction
 from .recipe import Recipe, make_path, start_run
 from .sde import GaussianProcess
+
+
+_NUMBERS = count()
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class Layout:
         self.points = make_path(process, grid).points
         self.is_free = recipe is not grid
         self.grows = self.is_free or spec.evaluations is None  # where the model is asked depends on what it says
+        self.number = next(_NUMBERS)  # so that a timestep of another layout is not taken for one of this
         self._plans: dict[int, Plan] = {}
         self._known: dict[tuple[str, float], Point] = {}  # so that a step finds the points that the dry run has made
 
@@ -129,3 +135,59 @@ class Layout:
             return self.steps
         lowest = asked[: position + 1].min()
         return begin + int(np.sum(grid > lowest + 1e-9 * abs(lowest)))
+
+    def step_of(self, begin: int, position: int) -> int | None:
+        """The grid step that evaluation `position` of the run from step `begin` is made at; None inside of a step."""
+        if position == 0:
+            return begin
+        asked = self.plan(begin).points
+        if position >= len(asked):
+            return None
+        time = np.max(asked[position].time)
+        near = [k for k, point in enumerate(self.points[:-1]) if np.isclose(point.time, time, rtol=1e-9, atol=0)]
+        return near[0] if near else None
+
+    def position_of(self, step: int) -> int:
+        """The evaluation of the whole run that begins grid step `step`: the last one made there."""
+        if self.grows:
+            return step
+        asked, time = self.plan(0).points, self.points[step].time
+        made = [k for k, point in enumerate(asked) if np.isclose(np.max(point.time), time, rtol=1e-9, atol=0)]
+        return made[-1] if made else step
+
+    @cached_property
+    def forgets(self) -> bool:
+        """Whether a run that begins at a grid step makes of a state there what a run from further up makes of it.
+
+        So it is for methods of one evaluation a step that keep nothing of the steps before. It is found by making all
+        steps twice on numbers: in one run, and each in a run of its own.
+        """
+        if self.grows or self.spec.evaluations != 1 or self.plan(0).waits:
+            return False
+        if len(self.plan(0).points) != self.steps:
+            return False
+        states = self._states(0, torch.tensor([[0.7, -1.3]], dtype=torch.float64), self.steps)
+        for step in range(1, self.steps):
+            alone = self._states(step, states[step], 1)
+            if not torch.allclose(alone[1], states[step + 1], rtol=1e-9, atol=1e-12):
+                return False
+        return True
+
+    def _states(self, begin: int, x: torch.Tensor, count: int) -> list[torch.Tensor]:
+        """The first `count` + 1 states of a run without noise on a model made up, the end's among them."""
+        path = self.path(begin)
+        path.ledger.noise = lambda start, end, rows=None: torch.zeros_like(x)
+        run, states = start_run(self.spec, x, path, self.recipe.options), list[torch.Tensor]()
+        try:
+            state, point = self.single(next(run))
+            while True:
+                states.append(state)
+                if len(states) > count:
+                    break
+                answer = torch.tanh(state + begin + len(states))
+                state, point = self.single(run.send(Prediction(state, point, answer, "v")))
+        except StopIteration as stop:
+            states.append(stop.value)
+        finally:
+            run.close()
+        return states

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -13,22 +14,26 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from torch import Tensor
 
 from .coordinates import view
+from .echo import evaluated, is_own
 from .errors import UsageError
 from .layout import Layout
 from .loop import Run, model_state
 from .models.conventions import class_of, convention_of, with_shift
 from .models.diffusers import without_variance
-from .noise import NormalSource, check_seed
+from .noise import Noise, NormalSource, check_seed
+from .options import check_options
 from .path import Path, Point
 from .plugin import Sampler
 from .prediction import Prediction
-from .processes import DiscreteVP, RectifiedFlow
+from .processes import EDM, VE, DiscreteVP, RectifiedFlow, TrigFlow
 from .recipe import Recipe, make_recipe, start_run
 from .registry import Preset, default_registry
 from .sampling import make_noise, shortest_draw
 from .sde import GaussianProcess, as_scalar, expand
 from .seeding import Generators, seeds_of
-from .timesteps import Timesteps
+from .step_words import check_grid_words, check_step_words
+from .timesteps import Passed, Timesteps, mark, read_timestep
+from .training_schedule import training_schedule
 
 OURS = (
     *("sampler", "options", "spacing", "spacing_options", "coordinates", "noise", "noise_options", "final"),
@@ -48,10 +53,15 @@ MISSING = {
     "sigmas": "an sdesamplers.Scheduler has no sigmas on a DDPM table: its latents are alpha x0 + sigma eps, and a "
     "pipeline that reads sigmas expects them divided by alpha",
     "alphas_cumprod": "this model was not trained on a table of alphas_cumprod",
-    "alphas": "an sdesamplers.Scheduler has alphas_cumprod on a DDPM table, and no alphas of single steps",
+    "betas": "this model was not trained on a table of alphas_cumprod, so that it has no betas",
+    "alphas": "this model was not trained on a table of alphas_cumprod, so that it has no alphas of single steps",
     "_get_variance": "an sdesamplers.Scheduler has no variance of single steps; sample(..., 'paradigms') is parallel",
 }
 """Attributes that some models' schedulers do not have, and why."""
+
+UNSET: Any = object()
+CONSISTENCY = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
+"""Defaults of a consistency model's training grid."""
 
 IN_PAIRS = ("LCMScheduler", "TCDScheduler", "SCMScheduler")
 """Schedulers whose pipelines take (sample, x0) from a `step` that returns a tuple."""
@@ -75,6 +85,8 @@ class Asking:
 
     Attributes:
         x, point: the state and point asked for, in the path's coordinates.
+        begin: the grid step that it started from.
+        count: evaluations that it has made.
         given: the tensor that the pipeline was handed for it, and its version then (None where torch keeps none).
         waits: whether the network's next answer is for the run's start, before the sampler has asked anything.
     """
@@ -83,6 +95,8 @@ class Asking:
     path: Path
     x: Tensor
     point: Point
+    begin: int = 0
+    count: int = 0
     given: Tensor | None = None
     version: int | None = None
     waits: bool = False
@@ -92,6 +106,27 @@ class Asking:
             "a run in progress cannot be copied, as panorama pipelines do with every view's; use their own schedulers "
             "there, and elsewhere a scheduler.clone() for each run"
         )
+
+
+@dataclass
+class History:
+    """What is kept of the run in progress or the one that has ended, for a `step` that does not go on with it.
+
+    Attributes:
+        begin: the grid step that it started from; `offset` is that step's place among the whole run's evaluations.
+        noise: its noise source, which a run that is begun again in its middle goes on with.
+        eta: what `step` was passed.
+        passed: the timestep of the last evaluation; `sample` the state that was handed in with it.
+        output: the finished sample, as handed out.
+    """
+
+    begin: int
+    offset: int
+    noise: Noise | None
+    eta: float
+    passed: Passed
+    sample: weakref.ref[Tensor] | None = None
+    output: weakref.ref[Tensor] | None = None
 
 
 class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
@@ -204,13 +239,19 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """A clone, with the grid laid out where no run has begun on it: pipelines of two modalities copy it then."""
         made = self.clone()
         if self.num_inference_steps is not None and self.step_index is None:
-            laid_out = ("convention", "num_inference_steps", "order", "_layout", "_stride", "_device")
-            made.__dict__.update({name: getattr(self, name) for name in laid_out})
+            laid_out = ("convention", "num_inference_steps", "order", "_layout", "_stride", "_device", "_closed")
+            made.__dict__.update({name: getattr(self, name) for name in (*laid_out, "_grid_words")})
+            made.__dict__.update({"_begin": self._begin, "_begin_index": self._begin_index})
             made.timesteps = made._from_step(0)
         return made
 
+    def __copy__(self) -> Scheduler:
+        return self.__deepcopy__({})
+
     def __reduce__(self) -> Any:
-        return type(self).from_config, (dict(self.config),)
+        laid_out = self.num_inference_steps is not None and self.step_index is None
+        grid = self._grid_words if laid_out else None
+        return _unpickled, (type(self), dict(self.config), grid, self._begin_index if laid_out else None)
 
     def __len__(self) -> int:
         return int(self.trained.get("num_train_timesteps", 1000))
@@ -237,13 +278,17 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _reset(self) -> None:
         self.num_inference_steps: int | None = None
-        self.timesteps: Tensor = torch.zeros(0)
+        self._timesteps: Tensor | None = None
         self.told: list[Tensor] | None = None  # the timesteps so far of a run that has begun and grows
         self._asking: Asking | None = None
+        self._history: History | None = None
         self._ended = False
         self._begin_index: int | None = None
-        self._begin: int | None = None  # the grid step that the loop is known to start from
+        self._begin: int | None = None  # the grid step that `set_begin_index` stands for
         self._evaluation = 0
+        self._counts: set[int] = set()  # numbers of evaluations that a pipeline has counted below a cutoff
+        self._values: dict[int, list[float]] = {}  # the timesteps of the run from a grid step
+        self._closed = False
 
     def set_timesteps(
         self,
@@ -254,27 +299,45 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         mu: float | None = None,
         strength: float = 1.0,
         original_inference_steps: int | None = None,
+        max_timesteps: Any = UNSET,
+        intermediate_timesteps: Any = UNSET,
+        **others: Any,
     ) -> None:
         """Lay out a run.
 
         Args:
             num_inference_steps: grid intervals.
             device: of `timesteps`.
-            timesteps: your own grid, in what the network is told; sigma = 0 follows it.
+            timesteps: your own grid, in what the network is told; sigma = 0 follows it. Whole numbers are indices of
+                the training grid for consistency models (CMStochasticIterativeScheduler), as their pipeline has it.
             sigmas: your own grid of sigma/alpha, or for flow models of times before the shift, as their pipelines
                 give them; a last 0 may be left out. The even grid that such pipelines pass where their caller says
                 nothing is taken for what it is, a number of steps.
             mu: the shift of the resolution, for flow models with `use_dynamic_shifting`.
             strength: start the grid at this share of the model's time (pipelines of consistency models).
             original_inference_steps: of the teacher's grid, which samplers here do not need; not used.
+            max_timesteps, intermediate_timesteps: of TrigFlow models (SCMScheduler): the first time, 1.5708 at most,
+                and the second of two steps. Whoever passes them, or `max_timesteps=None` beside `timesteps`, has the
+                clean end as a last timestep, as Sana-Sprint's pipelines expect.
+            **others: what other schedulers of diffusers take; refused with the reason.
 
         Raises:
             UsageError: no grid, or one that cannot be run.
         """
+        check_grid_words(others)
         self._reset()
         self._device = device
+        self._grid_words = {"num_inference_steps": num_inference_steps, "device": device, "mu": mu}
+        self._grid_words |= {"timesteps": plain_list(timesteps), "sigmas": plain_list(sigmas), "strength": strength}
+        limits = {"max_timesteps": max_timesteps, "intermediate_timesteps": intermediate_timesteps}
+        self._grid_words |= {word: value for word, value in limits.items() if value is not UNSET}
         self.convention = with_shift(self._unshifted, self.trained, mu)
         process = self.convention.process
+        if is_trig(process, **limits):
+            self._closed = True
+            if timesteps is None:
+                timesteps, num_inference_steps = trig_times(num_inference_steps, **limits), None
+            num_inference_steps = None if timesteps is not None else num_inference_steps
         words: dict[str, Any] = {}
         if sigmas is not None:
             levels = numbers(sigmas, "sigmas")
@@ -282,7 +345,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             if num_inference_steps is None:
                 words = {"times": own_times(process, levels)}
         elif timesteps is not None:
-            words = {"times": to_the_end(process, self.convention.time(numbers(timesteps, "timesteps")))}
+            own = consistency_times(self.trained, timesteps)
+            own = self.convention.time(numbers(timesteps, "timesteps")) if own is None else own
+            words = {"times": to_the_end(process, own)}
         elif num_inference_steps is None:
             raise UsageError("set_timesteps needs num_inference_steps, timesteps or sigmas")
         if words:
@@ -304,10 +369,26 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._stride = 0 if counted else self.order
         self.timesteps = self._from_step(0)
 
-    def _from_step(self, begin: int) -> Timesteps:
+    @property
+    def timesteps(self) -> Tensor:
+        """What the network is told at each evaluation; the training schedule before `set_timesteps`."""
+        return training_schedule(self.convention, self.trained)[0] if self._timesteps is None else self._timesteps
+
+    @timesteps.setter
+    def timesteps(self, timesteps: Tensor) -> None:
+        self._timesteps = timesteps
+
+    def _from_step(self, begin: int, origin: tuple[int, int] | None = None) -> Timesteps:
         """The timesteps of the run from a grid step on."""
         told = self._tell(self._layout.plan(begin).points[: 1 if self.grows else None])
-        return Timesteps.of(self, told.to(self._device), begin)
+        if self._closed:
+            told = torch.cat([told, self._tell(self._layout.points[-1:])])
+        return Timesteps.of(self, told.to(self._device), told.tolist(), begin, origin=origin)
+
+    @property
+    def layout_number(self) -> int:
+        """Which of all layouts this one is."""
+        return self._layout.number
 
     @property
     def grows(self) -> bool:
@@ -321,49 +402,70 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             return torch.from_numpy(np.rint(values).astype(np.int64))
         return torch.from_numpy(values.astype(np.float32))
 
+    def _value(self, point: Point) -> float:
+        return float(self._tell([point])[0])
+
     def from_position(self, begin: int, position: int) -> Timesteps:
         """What a slice `timesteps[position:]` of the run from grid step `begin` stands for."""
-        return self._from_step(self._layout.step_at(begin, position, self._stride))
+        evaluations = 1 if self.grows else len(self._layout.plan(begin).points) + self._closed
+        stride = 0 if evaluations - position in self._counts else self._stride
+        return self._from_step(self._layout.step_at(begin, position, stride), (begin, position))
 
-    def counted(self) -> None:
-        """The pipeline counts timesteps, one an evaluation, to find its begin, not grid steps of `order` each."""
-        self._stride = 0
+    def counted_below(self, count: int) -> None:
+        """A pipeline has counted its timesteps below a cutoff, one an evaluation.
 
-    def iterated(self, begin: int, stop: int | None) -> None:
-        """A loop over the timesteps of the run from grid step `begin` has begun, over `stop` of them if not all.
-
-        Raises:
-            UsageError: the run is to be cut short, and how many timesteps it has is not known.
+        A slice that leaves as many is then meant in evaluations, not in grid steps of `order` each. SDXL's refiner
+        adds one for samplers of order 2, so that it begins above the cutoff.
         """
+        self._counts |= {count, count + (self.order == 2)}
+
+    def rest_of_run(self, begin: int, position: int) -> Timesteps | None:
+        """The timesteps that are left of a run in progress, where it has come to `position` from grid step `begin`."""
+        asking = self._asking
+        if asking is None or self.grows or (asking.begin, asking.count) != (begin, position):
+            return None
+        whole = self._from_step(begin)
+        rest = whole.as_subclass(Tensor)[position:]
+        return Timesteps.of(self, rest, whole.values[position:], begin, first=position)
+
+    def check_stop(self, stop: int | None) -> None:
+        """Raise if a loop is to be cut short after `stop` timesteps of a run whose number of them is not known."""
         if stop is not None and self.grows:
             raise UsageError(
                 f"{self.spec.name} chooses its own steps here, so a loop cannot stop after {stop} of them (as with "
                 "denoising_end=); run it on a fixed grid: adaptive=False, and no tolerances"
             )
-        if self._asking is None:
-            self._begin = begin
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say that the loop starts at timesteps[begin_index]."""
-        self._begin_index = begin_index
-        self._begin = self._layout.step_at(0, begin_index, self._stride)
+        """Say that the loop starts at timesteps[begin_index], which is where it does if `step` is passed no other."""
+        evaluations = 1 if self.grows else len(self._layout.plan(0).points)
+        stride = 0 if evaluations - begin_index in self._counts else self._stride
+        self._begin, self._begin_index = self._layout.step_at(0, begin_index, stride), begin_index
 
     @property
     def begin_index(self) -> int | None:
-        """What `set_begin_index` was told."""
+        """What `set_begin_index` was passed."""
         return self._begin_index
 
     @property
     def step_index(self) -> int | None:
         """How many of the timesteps lie behind; None before the first step."""
-        return None if self._asking is None and not self._ended else (self._begin_index or 0) + self._evaluation
+        return None if self._history is None else self._history.offset + self._evaluation
 
     @property
     def init_noise_sigma(self) -> float:
-        """Standard deviation of the latents that a run starts from."""
+        """What standard normal latents are multiplied by where a run starts.
+
+        1 for models whose states are about as large as their data at all times: tables (alpha^2 + sigma^2 = 1) and
+        flows. There it is 1 for a grid that begins in the middle too, where latents that are given have their noise
+        already. sigma where the run starts for EDM and VE, whose pipelines give latents divided by it.
+        """
         process = self.convention.process
-        first = self._layout.points[0] if self.num_inference_steps else None
-        return float(process.prior.std if first is None or first.t == process.t_max else first.native[1])
+        if isinstance(process, DiscreteVP | RectifiedFlow):
+            return 1.0
+        if isinstance(process, EDM | VE) and self.num_inference_steps:
+            return float(self._layout.points[0].native[1])
+        return float(process.prior.std)
 
     @property
     def sigmas(self) -> Tensor:
@@ -374,6 +476,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         """
         if isinstance(self.convention.process, DiscreteVP):
             raise AttributeError(MISSING["sigmas"])
+        if self.num_inference_steps is None:
+            return training_schedule(self.convention, self.trained)[1]
         if self.told is not None:  # of a run that grows, as far as it has come
             times = self.convention.time(as_scalar(torch.stack(self.told)))
             levels = np.atleast_1d(self.convention.process.sigma(times)).tolist()
@@ -397,46 +501,127 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     # The loop.
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """What the network is to be given for `sample`."""
+        """What the network is to be given for `sample` at `timestep`; the run's next one if none is passed."""
         if self.convention.is_plain:
             return sample
-        point = self._start_point(timestep) if self._asking is None else self._asked_at
-        return self.convention.scale_input(sample, point.t)
+        return self.convention.scale_input(sample, self._time_of(read_timestep(timestep)))
 
-    def _start_point(self, timestep: Any) -> Point:
-        begin = self._find_begin(timestep)
-        return self._layout.plan(begin).points[0]
+    def _time_of(self, passed: Passed) -> float:
+        """The model's time that a timestep means: exactly the one of the grid or the run, where it is one of theirs."""
+        if self.num_inference_steps is None:
+            schedule = training_schedule(self.convention, self.trained)[0]
+            if passed.value is None or not any(passed.means(value) for value in schedule.tolist()):
+                raise UsageError("call set_timesteps before step and scale_model_input")
+            return float(self.convention.time(passed.value))
+        known = [] if self._asking is None else [self._asked_at(self._asking)]
+        known += [self._layout.points[self._begin or 0]] if passed.value is None else self._layout.points[:-1]
+        for point in known:
+            if passed.means(self._value(point)):
+                return point.t
+        assert passed.value is not None
+        return float(self.convention.time(passed.value))
 
-    @property
-    def _asked_at(self) -> Point:
-        assert self._asking is not None
-        return self._asking.path.points[0] if self._asking.waits else self._asking.point
+    def _asked_at(self, asking: Asking) -> Point:
+        return asking.path.points[0] if asking.waits else asking.point
 
-    def _find_begin(self, timestep: Any) -> int:
-        """The grid step that a run starts from, by its timestep where nothing else says it."""
+    def _find_begin(self, passed: Passed) -> int:
+        """The grid step that a run starts from, by the timestep that `step` is passed.
+
+        Raises:
+            UsageError: no grid, or no step of it starts there.
+        """
         if self.num_inference_steps is None:
             raise UsageError("call set_timesteps before step")
-        if self._begin is None:
-            told = self._tell(self._layout.points[:-1]).tolist()
-            near = int(np.argmin(np.abs(np.asarray(told) - float(timestep))))
-            if abs(told[near] - float(timestep)) > 1e-3 * max(1.0, abs(told[near])):
-                raise UsageError(
-                    f"no step of this run starts at timestep {float(timestep):g}; the nearest starts at {told[near]:g}"
-                )
-            self._begin = near
-        return self._begin
+        hint = self._begin
+        if passed.value is None:
+            return hint or 0
+        points, place = self._layout.points[:-1], passed.place
+        if place is not None and place.layout == self._layout.number and not (self.grows and place.position):
+            found = self._layout.step_of(place.begin, place.position)
+            if found is not None:
+                return found
+        if hint is not None and hint < len(points) and passed.means(self._value(points[hint])):
+            return hint
+        told = self._tell(points).tolist()
+        near = int(np.argmin(np.abs(np.asarray(told) - passed.value)))
+        if not passed.means(told[near]):
+            raise UsageError(
+                f"no step of this run starts at timestep {passed.value:g}; the nearest starts at {told[near]:g}"
+            )
+        return near
 
-    def _start(self, timestep: Any, sample: Tensor, generator: Generators) -> Asking:
-        begin = self._find_begin(timestep)
-        layout, recipe = self._layout, self._layout.recipe
+    def _asking_for(self, passed: Passed, sample: Tensor, generator: Generators, eta: float) -> Asking:
+        """The run that a `step` belongs to: the one in progress, or a new one that begins at its timestep.
+
+        Raises:
+            UsageError: the timestep is not the one that the run in progress goes on with.
+        """
+        asking, history = self._asking, self._history
+        if asking is None and history is None and not self._ended:
+            return self._start(self._find_begin(passed), sample, generator, eta)
+        if asking is not None and self._is_next(asking, passed):
+            if history is not None and eta != history.eta:
+                raise UsageError(f"eta was {history.eta:g} in this run, and cannot become {eta:g} in its middle")
+            return asking
+        again = self._begun_again(passed, sample, eta)
+        if again is None:
+            raise self._unexpected(passed)
+        return again
+
+    def _is_next(self, asking: Asking, passed: Passed) -> bool:
+        """Whether a timestep is the one that the run in progress expects."""
+        if passed.value is None:
+            return True
+        place, last = passed.place, None if self._history is None else self._history.passed.place
+        if place is not None and place.layout == self._layout.number:
+            if (place.begin, place.position) == (asking.begin, asking.count):
+                return True
+            # Equal numbers at neighbouring evaluations (Heun's method, rounding) are told apart by their places.
+            if last is not None and last[:2] == place[:2] and place.position != last.position + 1:
+                return False
+        return passed.means(self._value(self._asked_at(asking)))
+
+    def _begun_again(self, passed: Passed, sample: Tensor, eta: float) -> Asking | None:
+        """A run from the timestep passed, where that is what diffusers' class of the method makes of it; else None.
+
+        Methods that keep nothing from step to step are begun again at any timestep of the grid, and repeat their last
+        step: so do DDIM and DDPM. The state must not be the one that the run has returned for another timestep.
+        """
+        history = self._history
+        if history is None or not self._layout.forgets:
+            return None
+        if self._asking is None:
+            repeats = passed.place is not None and passed.place == history.passed.place
+            handed = None if history.sample is None else history.sample()
+            repeats |= handed is sample and passed.value is not None and history.passed.means(passed.value)
+            output = None if history.output is None else history.output()
+            if not repeats or output is sample:
+                return None
+        elif is_own(self._asking, sample):
+            return None
+        begin = self._find_begin(passed)
+        self._evaluation = begin - history.begin
+        return self._start(begin, sample, None, eta, history)
+
+    def _unexpected(self, passed: Passed) -> UsageError:
+        if self._asking is None:
+            return UsageError(f"this run ended after {self._evaluation} evaluations; call set_timesteps for another")
+        expected = self._value(self._asked_at(self._asking))
+        return UsageError(
+            f"this run of {self.spec.name} goes on at timestep {expected:g}, and step was passed {passed.value:g}; pass "
+            "each of scheduler.timesteps once and in order, start in the middle with timesteps[begin:], and call "
+            "set_timesteps for another run"
+        )
+
+    def _start(
+        self, begin: int, sample: Tensor, generator: Generators, eta: float, before: History | None = None
+    ) -> Asking:
+        layout, recipe = self._layout, self._with_eta(eta)
         path = layout.path(begin)
-        shape = tuple(sample.shape[1:])
-        if self.seed is None and self.spec.stochastic:
-            seeds, indices = seeds_of(generator, sample)
+        if before is None:
+            path.ledger.noise = self._noise_for(path, recipe, sample, generator)
         else:
-            seeds, indices = [self.seed or 0] * len(sample), list(range(len(sample)))
-        source = NormalSource(seeds, indices, shape)
-        path.ledger.noise = make_noise(recipe, source, shortest_draw(path, recipe, self.spec, (1,)))
+            path.ledger.noise = before.noise
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
         scale = path.points[0].scale
         x = x if isinstance(scale, float) and scale == 1.0 else x * expand(scale, x)
@@ -444,8 +629,33 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         first, point = layout.single(next(run))
         self._check_rows(point, len(sample))
         if self.grows:
-            self.told = [self._tell(path.points[:1])[0].to(self._device)]
-        return Asking(run, path, first, point, waits=layout.plan(begin).waits)
+            self.told = [self._marked(path.points[0], begin, 0)]
+        start, offset = (begin, layout.position_of(begin)) if before is None else (before.begin, before.offset)
+        self._history = History(start, offset, path.ledger.noise, eta, Passed())
+        self._asking = Asking(run, path, first, point, begin, waits=layout.plan(begin).waits)
+        return self._asking
+
+    def _marked(self, point: Point, begin: int, position: int) -> Tensor:
+        told = self._tell([point])[0]
+        return mark(told.to(self._device), self._layout.number, begin, position, float(told))
+
+    def _with_eta(self, eta: float) -> Recipe:
+        """What is run, with DDIM's `eta` for samplers that have this option; 0 leaves them their own."""
+        recipe = self._layout.recipe
+        if eta == 0:
+            return recipe
+        if "eta" not in self.spec.options:
+            raise UsageError(f"{self.spec.name} has no option eta, so eta={eta:g} does not apply; take ddim, or drop it")
+        checked = check_options({"eta": eta}, self.spec.options, f"sampler {self.spec.name!r}")
+        return replace(recipe, options={**recipe.options, **checked})
+
+    def _noise_for(self, path: Path, recipe: Recipe, sample: Tensor, generator: Generators) -> Noise:
+        if self.seed is None and (self.spec.stochastic or recipe is not self._layout.recipe):
+            seeds, indices = seeds_of(generator, sample)
+        else:
+            seeds, indices = [self.seed or 0] * len(sample), list(range(len(sample)))
+        source = NormalSource(seeds, indices, tuple(sample.shape[1:]))
+        return make_noise(recipe, source, shortest_draw(path, recipe, self.spec, (1,)))
 
     def _check_rows(self, point: Point, count: int) -> None:
         if point.rows is not None and count > 1:
@@ -460,28 +670,43 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         model_output: Tensor,
         timestep: Any,
         sample: Tensor,
-        generator: Generators = None,
+        generator: Generators | float = None,
         return_dict: bool = True,
+        eta: float | None = None,
+        prev_timestep: Any = None,
+        **others: Any,
     ) -> StepOutput | tuple[Tensor, ...]:
         """Hand the sampler the network's answer; get the state to ask it at next.
 
+        A run begins at the timestep that the first `step` is passed, and goes on with one timestep of the grid after
+        the other. Samplers that keep nothing from step to step (euler, ddim, ddpm, ...) may be passed the same
+        timestep again, or another one of the grid with a state of the caller's own.
+
         Args:
             model_output: (N, ...) the network's answer, guided where it is, for `sample`.
-            timestep: the timestep that it was told; read at the start of a run, where nothing else says which it is.
-            sample: (N, ...) the state that was evaluated; one that was edited since the last step is respected.
-            generator: of the noise, one or one an image; read once a run, by stochastic samplers.
+            timestep: the timestep that it was told, an element of `timesteps` or its value. Elements cost no wait for
+                the device. None stands for the next one.
+            sample: (N, ...) the state that was evaluated; one that was edited since the last step is respected, and
+                gradients are those of this tensor.
+            generator: of the noise, one or one an image; read once a run, by stochastic samplers. A number in its place
+                is `eta`, as in DDIM's `step`.
             return_dict: return a `StepOutput`, else a tuple with the state (and x0 at the last step, which pipelines
                 of one-step models take, and in pipelines that take it at every step).
+            eta: DDIM's share of noise, for samplers with an option of this name; 0 leaves them their own.
+            prev_timestep: what is passed next, as the pipelines of unCLIP say it; checked.
+            **others: what `step` takes elsewhere in diffusers; ignored or refused for a reason.
 
         Raises:
-            UsageError: the run is over, or cannot be run in a pipeline.
+            UsageError: the run is over, goes on at another timestep, or cannot be run in a pipeline.
         """
-        asking = self._asking
-        if asking is None:
-            if self._ended:
-                raise UsageError(f"this run ended after {self._evaluation} evaluations; call set_timesteps for another")
-            asking = self._asking = self._start(timestep, sample, generator)
+        check_step_words(others)
+        if isinstance(generator, int | float) and not isinstance(generator, bool):
+            eta, generator = (generator if eta is None else eta), others.get("generator")
+        passed = read_timestep(timestep)
+        asking = self._asking_for(passed, sample, generator, float(eta or 0.0))
+        self._note(passed, sample)
         self._evaluation += 1
+        asking.count += 1
         if asking.waits:
             asking.waits, prediction = False, None
         else:
@@ -494,7 +719,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 self._asking, self._ended = None, True
                 raise
         if self.told is not None:
-            self.told.append(self._tell([asking.point])[0].to(self._device))
+            self.told.append(self._marked(asking.point, asking.begin, asking.count))
+        self._check_next(asking, prev_timestep)
         given = model_state(asking.x, asking.point)
         if given.dtype is not sample.dtype:
             given = given.to(sample.dtype)
@@ -503,8 +729,22 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             asking.version = None if given.is_inference() else given._version
         return self._output(given, prediction, sample, return_dict)
 
+    def _note(self, passed: Passed, sample: Tensor) -> None:
+        if self._history is not None:
+            self._history.passed, self._history.sample = passed, weakref.ref(sample)
+
+    def _check_next(self, asking: Asking, timestep: Any) -> None:
+        """Raise where a pipeline means to go on at another timestep than the run does."""
+        if timestep is None:
+            return
+        passed, expected = read_timestep(timestep), self._value(asking.point)
+        if not passed.means(expected):
+            raise UsageError(
+                f"prev_timestep is {passed.value:g}, and this run of {self.spec.name} goes on at {expected:g}"
+            )
+
     def _predicted(self, asking: Asking, model_output: Tensor, sample: Tensor) -> Prediction:
-        x = asking.x if asking.given is None else evaluated(asking, asking.given, sample)
+        x = evaluated(asking, sample)
         output = model_output
         if output.dtype is not x.dtype or output.shape != x.shape:
             output = without_variance(output, x.shape[1]).to(x.dtype)
@@ -521,6 +761,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     ) -> StepOutput | tuple[Tensor, ...]:
         self._asking, self._ended = None, True
         clean = model_state(x, asking.path.points[-1]).to(sample.dtype)
+        if self._history is not None:
+            self._history.output = weakref.ref(clean)
         return self._output(clean, prediction, sample, return_dict)
 
     def _output(
@@ -564,21 +806,14 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return expand(as_scalar(process.alpha(times)), like), expand(as_scalar(process.sigma(times)), like)
 
 
-def evaluated(asking: Asking, given: Tensor, sample: Tensor) -> Tensor:
-    """The state that the network was asked at, in the path's coordinates.
-
-    It is the run's own, unrounded, wherever the pipeline hands back what it was given; where it has edited something
-    the edited values are taken, number by number, so that nothing is read from the device to find out.
-    """
-    x, scale = asking.x, asking.point.scale
-    if sample is x:
-        return x
-    if sample is given and asking.version is not None and sample._version == asking.version:
-        return x
-    theirs = sample.to(x.dtype)
-    theirs = theirs if isinstance(scale, float) and scale == 1.0 else theirs * expand(scale, x)
-    echo = model_state(x, asking.point).to(given.dtype)  # which the pipeline may have cast since
-    return torch.where(sample == echo.to(sample.dtype), x, theirs)
+def _unpickled(cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_index: int | None) -> Scheduler:
+    """A scheduler from its configuration, with its grid laid out as it was."""
+    made: Scheduler = cls.from_config(config)
+    if grid is not None:
+        made.set_timesteps(**grid)
+    if begin_index is not None:
+        made.set_begin_index(begin_index)
+    return made
 
 
 def trained_part(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -597,6 +832,63 @@ def even_steps(sigmas: np.ndarray) -> int | None:
     """N where sigmas are the even grid 1, 1 - 1/N, ..., 1/N, which flow pipelines pass for "N steps"; else None."""
     count = len(sigmas)
     return count if np.allclose(sigmas, np.linspace(1.0, 1.0 / count, count), atol=1e-6) else None
+
+
+def plain_list(values: Any) -> Any:
+    """A grid as a list, so that it can be kept."""
+    return values.tolist() if isinstance(values, Tensor | np.ndarray) else values
+
+
+def is_trig(process: GaussianProcess, **limits: Any) -> bool:
+    """Whether a grid is given in TrigFlow's way.
+
+    Raises:
+        UsageError: its words are for a model of another kind.
+    """
+    given = [word for word, value in limits.items() if value is not UNSET and value is not None]
+    if given and not isinstance(process, TrigFlow):
+        raise UsageError(f"{' and '.join(given)}: these are of TrigFlow models (SCMScheduler), and this is another one")
+    return isinstance(process, TrigFlow) and any(value is not UNSET for value in limits.values())
+
+
+def trig_times(steps: int | None, max_timesteps: Any, intermediate_timesteps: Any) -> list[float]:
+    """The grid of SCMScheduler (Lu & Song 2025, appendix): even from the first time to 0, or of two steps as given.
+
+    Raises:
+        UsageError: no number of steps, or an intermediate time for another number than 2.
+    """
+    if steps is None or isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise UsageError(f"steps must be a whole number of 1 or more, not {steps!r}")
+    first = float(np.pi / 2) if max_timesteps in (None, UNSET) else float(max_timesteps)
+    if intermediate_timesteps in (None, UNSET):
+        return np.linspace(first, 0.0, int(steps) + 1).tolist()
+    if steps != 2:
+        raise UsageError(f"intermediate_timesteps is the second of 2 steps, and there are {steps}; pass None with it")
+    return [first, float(intermediate_timesteps), 0.0]
+
+
+def consistency_times(trained: Mapping[str, Any], timesteps: Any) -> np.ndarray | None:
+    """Times of whole numbers that a consistency model's pipeline gives: indices of its training grid, 0 the noisiest.
+
+    The pipeline of `CMStochasticIterativeScheduler` gives them falling, and the scheduler runs them rising:
+    sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho (Karras et al. 2022, eq. 5).
+
+    Raises:
+        UsageError: they lie outside of the grid or do not fall.
+    """
+    if trained.get("_class_name") != "CMStochasticIterativeScheduler":
+        return None
+    array = np.atleast_1d(np.asarray(plain_list(timesteps)))
+    if not array.size or not np.issubdtype(array.dtype, np.integer):
+        return None
+    count = int(trained.get("num_train_timesteps") or 40)
+    if np.any(np.diff(array) >= 0) or array[0] >= count or array[-1] < 0:
+        raise UsageError(f"timesteps must fall strictly within 0 to {count - 1}, indices of the training grid")
+    low, high, rho = (float(trained.get(word) or value) for word, value in CONSISTENCY.items())
+    share = array[::-1] / (count - 1)
+    ends = high ** (1 / rho), low ** (1 / rho)
+    times: np.ndarray = (ends[0] + share * (ends[1] - ends[0])) ** rho
+    return times
 
 
 def numbers(values: Any, word: str) -> np.ndarray:

@@ -1,15 +1,106 @@
-"""The timesteps that a pipeline loops over: a tensor that knows which part of a run it is, and may grow."""
+"""The timesteps that a pipeline loops over: a tensor that knows which part of a run it is, and may grow.
+
+Its elements carry their value on the host and their place in the run, so that `Scheduler.step` knows which timestep it
+is passed without waiting for the device.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from .errors import UsageError
+from .sde import as_scalar
+
 if TYPE_CHECKING:
     from .scheduler import Scheduler
+
+
+class Place(NamedTuple):
+    """Which timestep an element of `timesteps` is.
+
+    Attributes:
+        layout: the number of the layout that it belongs to.
+        begin, position: it is evaluation `position` of the run that starts at grid step `begin`.
+        value: the timestep.
+        version: of the element, so that one that was written over is noticed.
+    """
+
+    layout: int
+    begin: int
+    position: int
+    value: float
+    version: int
+
+
+def mark(element: Tensor, layout: int, begin: int, position: int, value: float) -> Tensor:
+    """`element`, a timestep on any device, with its place and its value on the host."""
+    element.sdesamplers_place = Place(layout, begin, position, value, _version(element))  # type: ignore[attr-defined]
+    return element
+
+
+def _version(element: Tensor) -> int:
+    return -1 if element.is_inference() else element._version
+
+
+@dataclass
+class Passed:
+    """A timestep that `step` is passed.
+
+    Attributes:
+        value: the number; None where nothing can be read: no timestep, or a tensor without values (meta).
+        place: its place, where it is an element of `timesteps`.
+        slack: how far it may lie from the timestep meant: the rounding of its dtype, and for whole numbers what
+            `int(t)` or `round(t)` takes from a fractional one.
+    """
+
+    value: float | None = None
+    place: Place | None = None
+    slack: float = 0.0
+
+    def means(self, value: float) -> bool:
+        """Whether this may be the timestep `value`."""
+        return self.value is None or abs(self.value - value) <= self.slack
+
+
+def read_timestep(timestep: Any) -> Passed:
+    """Read what `step` is passed. Only a tensor on a device that is no element of `timesteps` makes the host wait.
+
+    Raises:
+        UsageError: it is no number, or several that differ.
+    """
+    place = getattr(timestep, "sdesamplers_place", None)
+    if place is not None and place.version == _version(timestep):
+        return Passed(place.value, place, _rounding(place.value, timestep.dtype))
+    if timestep is None or (isinstance(timestep, Tensor) and timestep.is_meta):
+        return Passed()
+    if isinstance(timestep, str | bool) or not _is_numeric(timestep):
+        raise UsageError(f"timestep must be a number, such as an element of scheduler.timesteps, not {timestep!r}")
+    values = np.atleast_1d(as_scalar(timestep))
+    if not len(values) or np.any(values != values[0]):
+        raise UsageError(f"timestep must be one number for all samples, not {values.tolist()}")
+    value, dtype = float(values[0]), getattr(timestep, "dtype", type(timestep))
+    return Passed(value, None, _rounding(value, dtype))
+
+
+def _is_numeric(timestep: Any) -> bool:
+    return isinstance(timestep, Tensor | np.ndarray | np.number | int | float | list | tuple)
+
+
+def _rounding(value: float, dtype: Any) -> float:
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return max(1e-5, torch.finfo(dtype).eps) * max(1.0, abs(value))
+    whole = (not dtype.is_floating_point) if isinstance(dtype, torch.dtype) else _is_whole(dtype)
+    return 1.0 - 1e-6 if whole else 1e-5 * max(1.0, abs(value))
+
+
+def _is_whole(dtype: Any) -> bool:
+    return dtype is int or (isinstance(dtype, np.dtype | type) and np.issubdtype(dtype, np.integer))
 
 
 class Timesteps(Tensor):
@@ -17,61 +108,113 @@ class Timesteps(Tensor):
 
     Pipelines start in the middle (image-to-image) by slicing, `timesteps[begin:]`. A run that starts there is another
     run than the rest of the whole one: a multistep sampler asks for its starting values again. So a slice is not cut
-    out of the numbers; it is the timesteps of the run that starts there. Everything else is the plain tensor's.
+    out of the numbers; it is the timesteps of the run that starts there. A loop over it goes on with the run in
+    progress instead, if that has come just there. Everything else is the plain tensor's.
 
     The timesteps of an adaptive run follow from the values it meets: then only those are in it that the run has asked
     for so far, and iteration goes on for as long as the loop's `step` calls lead to more.
+
+    Nothing that is done to it changes the scheduler; a run begins where `step` is called.
     """
 
     # What is computed from timesteps is an ordinary tensor.
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     scheduler: Scheduler
+    values: list[float]  # the same numbers on the host
     begin: int  # grid step that the run starts from
+    first: int  # the evaluation of that run that the first entry is
     stop: int | None  # entries that are left, where a slice has cut the end off
+    origin: tuple[int, int] | None  # what a slice was cut out of: the run from a grid step, and the position there
 
     @classmethod
-    def of(cls, scheduler: Scheduler, values: Tensor, begin: int, stop: int | None = None) -> Timesteps:
-        """Timesteps `values` (K,) of a scheduler's run from grid step `begin`."""
-        made: Timesteps = values[:stop].as_subclass(cls)
-        made.scheduler, made.begin, made.stop = scheduler, begin, stop
+    def of(
+        cls,
+        scheduler: Scheduler,
+        told: Tensor,
+        values: list[float],
+        begin: int,
+        stop: int | None = None,
+        *,
+        first: int = 0,
+        origin: tuple[int, int] | None = None,
+    ) -> Timesteps:
+        """Timesteps `told` (K,), `values` on the host, of a scheduler's run from grid step `begin`."""
+        made: Timesteps = told[:stop].as_subclass(cls)
+        made.scheduler, made.values, made.begin, made.stop = scheduler, values[:stop], begin, stop
+        made.first, made.origin = first, origin
         return made
 
     def __len__(self) -> int:
-        return len(self._told)
+        return len(self._standing._told)
+
+    @property
+    def _standing(self) -> Timesteps:
+        """The timesteps that a loop over these meets: of the run in progress where it has come just here."""
+        rest = None if self.origin is None else self.scheduler.rest_of_run(*self.origin)
+        return self if rest is None else rest if self.stop is None else rest._head(self.stop)
+
+    def _head(self, stop: int) -> Timesteps:
+        plain = self.as_subclass(Tensor)
+        left = stop if self.stop is None else min(stop, self.stop)
+        return Timesteps.of(self.scheduler, plain, self.values, self.begin, left, first=self.first, origin=self.origin)
 
     @property
     def _told(self) -> Tensor | list[Tensor]:
         told = self.scheduler.told
         return self.as_subclass(Tensor) if told is None else told[: self.stop]
 
+    def _entry(self, position: int) -> Tensor:
+        told = self._told
+        if isinstance(told, list):  # which the scheduler has marked
+            return told[position]
+        layout = self.scheduler.layout_number
+        return mark(told[position], layout, self.begin, self.first + position, self.values[position])
+
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
-        self.scheduler.iterated(self.begin, self.stop)
+        met = self._standing
+        met.scheduler.check_stop(met.stop)
         position = 0
-        while position < len(self):  # which grows with each step of an adaptive run
-            yield self._told[position]
+        while position < len(met._told):  # which grows with each step of an adaptive run
+            yield met._entry(position)
             position += 1
 
     def __getitem__(self, key: Any) -> Tensor:
         told = self._told
+        if isinstance(key, int | np.integer) and not isinstance(key, bool):
+            count = len(told)
+            if not -count <= key < count:
+                raise IndexError(f"there are {count} timesteps, and no number {key}")
+            return self._entry(int(key) % count)
         if isinstance(told, list):
-            return told[key] if isinstance(key, int) else torch.stack(told)[key]
+            return torch.stack(told)[key]
         if not isinstance(key, slice) or key.step not in (None, 1):
             return told[key]
-        first, stop, _ = key.indices(len(self))
+        first, stop, _ = key.indices(len(told))
         if (key.start or 0) > 0:
             first = key.start  # which may lie behind the last one; by how much says which step is meant
         if self.scheduler.grows and (key.stop or 0) > 0:
             stop = key.stop
         left = None if key.stop is None and self.stop is None else max(stop - first, 0)
         if first == 0 or left == 0:
-            return Timesteps.of(self.scheduler, told, self.begin, left)
-        rest = self.scheduler.from_position(self.begin, first)
-        return rest if left is None else rest[:left]
+            return self if left is None else self._head(left)
+        rest = self.scheduler.from_position(self.begin, self.first + first)
+        return rest if left is None else rest._head(left)
+
+    def to(self, *args: Any, **words: Any) -> Tensor:
+        """These timesteps on another device; with another dtype they are plain numbers."""
+        moved = self.as_subclass(Tensor).to(*args, **words)
+        if moved.dtype is not self.dtype:
+            return moved
+        made = moved.as_subclass(Timesteps)
+        made.__dict__.update(self.__dict__)
+        return made
 
     def __lt__(self, other: Any) -> Tensor:  # type: ignore[override]
-        # Pipelines that stop one model and start another at a cutoff (SDXL) count the timesteps below it.
-        self.scheduler.counted()
+        # Pipelines that stop one model and start another at a cutoff (SDXL) count the timesteps below it, and slice
+        # that many off the end: a position in evaluations, not in grid steps of `order` each.
+        if isinstance(other, int | float):
+            self.scheduler.counted_below(sum(value < other for value in self.values))
         return self.as_subclass(Tensor) < other
 
     def __deepcopy__(self, memo: Any) -> Tensor:

@@ -1,0 +1,60 @@
+"""The schedule that a model was trained on, as training scripts index it before any `set_timesteps`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .grid import spaced_points
+from .models.conventions import Convention, Flow
+from .path import path_process
+from .processes import DiscreteVP, RectifiedFlow
+from .registry import default_registry
+
+
+def training_schedule(convention: Convention, trained: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+    """(timesteps, sigmas) from noise to data, of the lengths that the model's own scheduler class has.
+
+    A table's are N - 1, ..., 0; a flow's N, ..., 1 in N-ths, shifted as the model is. Of other kinds the class's own
+    are taken, and N even steps of the process where it has none.
+    """
+    process = convention.process
+    if isinstance(process, DiscreteVP):
+        return torch.arange(int(process.t_max), -1, -1, device="cpu"), torch.zeros(0, device="cpu")
+    if isinstance(convention, Flow) and isinstance(process, RectifiedFlow):
+        count = int(convention.train_steps)
+        even = np.linspace(1.0, count, count)[::-1] / count
+        sigmas = process.shift * even / (1 + (process.shift - 1) * even)
+        return _single(convention.timestep(sigmas)), _single(sigmas)
+    own = _of_class(trained)
+    return own if own is not None else _even(convention, int(trained.get("num_train_timesteps") or 1000))
+
+
+def _of_class(trained: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
+    """What the scheduler class itself has when it is made."""
+    import diffusers
+
+    cls = getattr(diffusers, str(trained.get("_class_name")), None)
+    if cls is None:
+        return None
+    made = cls.from_config({key: value for key, value in trained.items() if not key.startswith("_")})
+    timesteps, sigmas = (getattr(made, name, None) for name in ("timesteps", "sigmas"))
+    if not isinstance(timesteps, Tensor) or not isinstance(sigmas, Tensor):
+        return None
+    return timesteps.float().cpu(), sigmas.float().cpu()
+
+
+def _even(convention: Convention, count: int) -> tuple[Tensor, Tensor]:
+    process = convention.process
+    grid = default_registry().spacing(process.preferred_spacing)
+    points = spaced_points(path_process(process, "native"), grid, {}, count, None, "zero")[:-1]
+    times = np.array([point.t for point in points])
+    return _single(convention.timestep(times)), _single(process.sigma(times))
+
+
+def _single(values: Any) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
