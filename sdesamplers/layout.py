@@ -18,7 +18,6 @@ from .prediction import Prediction
 from .recipe import Recipe, make_path, start_run
 from .sde import GaussianProcess
 
-
 _NUMBERS = count()
 
 

@@ -32,6 +32,7 @@ from .sampling import make_noise, shortest_draw
 from .sde import GaussianProcess, as_scalar, expand
 from .seeding import Generators, seeds_of
 from .step_words import check_grid_words, check_step_words
+from .table import Table
 from .timesteps import Passed, Timesteps, mark, read_timestep
 from .training_schedule import training_schedule
 
@@ -55,6 +56,7 @@ MISSING = {
     "alphas_cumprod": "this model was not trained on a table of alphas_cumprod",
     "betas": "this model was not trained on a table of alphas_cumprod, so that it has no betas",
     "alphas": "this model was not trained on a table of alphas_cumprod, so that it has no alphas of single steps",
+    "final_alpha_cumprod": "an sdesamplers.Scheduler has no final_alpha_cumprod; its runs end at sigma = 0",
     "_get_variance": "an sdesamplers.Scheduler has no variance of single steps; sample(..., 'paradigms') is parallel",
 }
 """Attributes that some models' schedulers do not have, and why."""
@@ -426,7 +428,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             return None
         whole = self._from_step(begin)
         rest = whole.as_subclass(Tensor)[position:]
-        return Timesteps.of(self, rest, whole.values[position:], begin, first=position)
+        return Timesteps.of(self, rest, whole.host[position:], begin, first=position)
 
     def check_stop(self, stop: int | None) -> None:
         """Raise if a loop is to be cut short after `stop` timesteps of a run whose number of them is not known."""
@@ -487,10 +489,29 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     @property
     def alphas_cumprod(self) -> Tensor:
-        """alpha^2 at a DDPM table's timesteps."""
+        """alpha^2 at a DDPM table's timesteps; fractional ones may be looked up too."""
+        return self._table("alphas_cumprod")
+
+    @property
+    def alphas(self) -> Tensor:
+        """alpha^2 of single steps of a DDPM table: quotients of neighbours."""
+        return 1 - self.betas
+
+    @property
+    def betas(self) -> Tensor:
+        """1 - `alphas`, the variance that each timestep adds."""
+        whole = torch.from_numpy(self._process_table("betas"))
+        return torch.cat([1 - whole[:1], 1 - whole[1:] / whole[:-1]]).float()
+
+    def _process_table(self, name: str) -> np.ndarray:
         if not isinstance(self.convention.process, DiscreteVP):
-            raise AttributeError(MISSING["alphas_cumprod"])
-        return torch.from_numpy(self.convention.process.alphas_cumprod).float()
+            raise AttributeError(MISSING[name])
+        return self.convention.process.alphas_cumprod
+
+    def _table(self, name: str) -> Table:
+        made = torch.from_numpy(self._process_table(name)).float().as_subclass(Table)
+        made.process = self.convention.process  # type: ignore[assignment]  # a table's, or it would have raised
+        return made
 
     def __getattr__(self, name: str) -> Any:
         # Python comes here where a property has raised, and diffusers' own answer does not say why.
@@ -513,7 +534,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             if passed.value is None or not any(passed.means(value) for value in schedule.tolist()):
                 raise UsageError("call set_timesteps before step and scale_model_input")
             return float(self.convention.time(passed.value))
-        known = [] if self._asking is None else [self._asked_at(self._asking)]
+        known = [] if self._asking is None else [self._asked_at]
         known += [self._layout.points[self._begin or 0]] if passed.value is None else self._layout.points[:-1]
         for point in known:
             if passed.means(self._value(point)):
@@ -521,8 +542,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         assert passed.value is not None
         return float(self.convention.time(passed.value))
 
-    def _asked_at(self, asking: Asking) -> Point:
-        return asking.path.points[0] if asking.waits else asking.point
+    @property
+    def _asked_at(self) -> Point:
+        """Where the run in progress is to be asked next."""
+        assert self._asking is not None
+        return self._asking.path.points[0] if self._asking.waits else self._asking.point
 
     def _find_begin(self, passed: Passed) -> int:
         """The grid step that a run starts from, by the timestep that `step` is passed.
@@ -579,7 +603,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             # Equal numbers at neighbouring evaluations (Heun's method, rounding) are told apart by their places.
             if last is not None and last[:2] == place[:2] and place.position != last.position + 1:
                 return False
-        return passed.means(self._value(self._asked_at(asking)))
+        return passed.means(self._value(self._asked_at))
 
     def _begun_again(self, passed: Passed, sample: Tensor, eta: float) -> Asking | None:
         """A run from the timestep passed, where that is what diffusers' class of the method makes of it; else None.
@@ -606,10 +630,10 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def _unexpected(self, passed: Passed) -> UsageError:
         if self._asking is None:
             return UsageError(f"this run ended after {self._evaluation} evaluations; call set_timesteps for another")
-        expected = self._value(self._asked_at(self._asking))
+        expected = self._value(self._asked_at)
         return UsageError(
-            f"this run of {self.spec.name} goes on at timestep {expected:g}, and step was passed {passed.value:g}; pass "
-            "each of scheduler.timesteps once and in order, start in the middle with timesteps[begin:], and call "
+            f"this run of {self.spec.name} goes on at timestep {expected:g}, and step was passed {passed.value:g}; "
+            "pass each of scheduler.timesteps once and in order, start in the middle with timesteps[begin:], and call "
             "set_timesteps for another run"
         )
 
@@ -645,7 +669,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         if eta == 0:
             return recipe
         if "eta" not in self.spec.options:
-            raise UsageError(f"{self.spec.name} has no option eta, so eta={eta:g} does not apply; take ddim, or drop it")
+            raise UsageError(
+                f"{self.spec.name} has no option eta, so eta={eta:g} does not apply; take ddim, or drop it"
+            )
         checked = check_options({"eta": eta}, self.spec.options, f"sampler {self.spec.name!r}")
         return replace(recipe, options={**recipe.options, **checked})
 
@@ -700,8 +726,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             UsageError: the run is over, goes on at another timestep, or cannot be run in a pipeline.
         """
         check_step_words(others)
-        if isinstance(generator, int | float) and not isinstance(generator, bool):
-            eta, generator = (generator if eta is None else eta), others.get("generator")
+        if isinstance(generator, int | float):
+            eta, generator = (generator if eta is None else eta), None
         passed = read_timestep(timestep)
         asking = self._asking_for(passed, sample, generator, float(eta or 0.0))
         self._note(passed, sample)
@@ -778,32 +804,53 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
         """alpha x0 + sigma noise at `timesteps`, one or one for each sample; none leave the samples as they are.
 
-        Whole timesteps of a table are looked up on their device; others are read to the host.
+        Whole timesteps of a table are looked up on their device, and elements of `timesteps` know their values; others
+        are read to the host.
         """
-        alpha, sigma = self._levels(timesteps, original_samples)
-        return original_samples if alpha is None else alpha * original_samples + sigma * noise
+        levels = self._levels(timesteps, original_samples)
+        return original_samples if levels is None else levels[0] * original_samples + levels[1] * noise
 
     def scale_noise(self, sample: Tensor, timestep: Any, noise: Tensor) -> Tensor:
         """`add_noise` by the name and order of flow pipelines."""
         return self.add_noise(sample, noise, timestep)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
-        """alpha noise - sigma x0, the target of v prediction (Salimans & Ho 2022)."""
-        alpha, sigma = self._levels(timesteps, sample)
-        return sample if alpha is None else alpha * noise - sigma * sample
+        """What a network of this kind is to answer at `timesteps` for the state that `add_noise` makes.
 
-    def _levels(self, timesteps: Any, like: Tensor) -> tuple[Any, Any]:
-        process = self.convention.process
-        if isinstance(timesteps, Tensor) and not timesteps.is_floating_point() and isinstance(process, DiscreteVP):
-            table = self.alphas_cumprod.double().to(like.device)[timesteps.to(like.device).long().flatten()]
-            alpha, sigma = (v.sqrt().to(like.dtype) for v in (table, 1 - table))
-            shape = (-1, *(1,) * (like.dim() - 1))
-            return (alpha.view(shape), sigma.view(shape)) if len(table) else (None, None)
-        times = self.convention.time(as_scalar(timesteps))
+        On a table it is alpha noise - sigma x0 (Salimans & Ho 2022), whatever the network predicts, as in diffusers'
+        schedulers of tables; elsewhere the network's own target: noise - x0 for flow models, F of Karras et al. (2022),
+        eq. 7, for EDM's preconditioning, cos(t) noise - sin(t) x0 for TrigFlow, the score for VE.
+        """
+        levels = self._levels(timesteps, sample, target=True)
+        return sample if levels is None else levels[1] * noise + levels[0] * sample
+
+    def _levels(self, timesteps: Any, like: Tensor, *, target: bool = False) -> tuple[Any, Any] | None:
+        """Coefficients (on x0, on noise) of the state, or of the target; None where there are no timesteps."""
+        if whole_on_device(timesteps) and isinstance(self.convention.process, DiscreteVP):
+            table = self._table_levels(like)[:, timesteps.to(like.device).long().flatten()].to(like.dtype)
+            if not table.shape[1]:
+                return None
+            alpha, sigma = table.view(2, -1, *(1,) * (like.dim() - 1))
+            return (-sigma, alpha) if target else (alpha, sigma)
+        place = getattr(timesteps, "sdesamplers_place", None)
+        times = self.convention.time(as_scalar(timesteps) if place is None else read_timestep(timesteps).value)
         if np.ndim(times) and not len(times):
-            return None, None
-        times = np.clip(times, 0.0, process.t_max)
-        return expand(as_scalar(process.alpha(times)), like), expand(as_scalar(process.sigma(times)), like)
+            return None
+        times = np.clip(times, 0.0, self.convention.process.t_max)
+        first, second = (as_scalar(value) for value in self._row(times, target))
+        return expand(first, like), expand(second, like)
+
+    def _row(self, times: Any, target: bool) -> tuple[Any, Any]:
+        process = self.convention.process
+        return self.convention.target(times) if target else (process.alpha(times), process.sigma(times))
+
+    def _table_levels(self, like: Tensor) -> Tensor:
+        """alpha and sigma of a table, (2, T), in the precision of a state, but float32 at least, on its device."""
+        assert isinstance(self.convention.process, DiscreteVP)
+        table = self.convention.process.alphas_cumprod
+        levels = torch.from_numpy(np.sqrt(np.stack([table, 1 - table])))
+        # Some devices have no float64, so that the dtype changes before the device does.
+        return levels.to(torch.promote_types(like.dtype, torch.float32)).to(like.device)
 
 
 def _unpickled(cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_index: int | None) -> Scheduler:
@@ -832,6 +879,11 @@ def even_steps(sigmas: np.ndarray) -> int | None:
     """N where sigmas are the even grid 1, 1 - 1/N, ..., 1/N, which flow pipelines pass for "N steps"; else None."""
     count = len(sigmas)
     return count if np.allclose(sigmas, np.linspace(1.0, 1.0 / count, count), atol=1e-6) else None
+
+
+def whole_on_device(timesteps: Any) -> bool:
+    """Whether timesteps are whole numbers in a tensor, which can be looked up where they are."""
+    return isinstance(timesteps, Tensor) and not timesteps.is_floating_point()
 
 
 def plain_list(values: Any) -> Any:

@@ -30,6 +30,10 @@ def seeds_of(generator: Generators, sample: Tensor) -> tuple[list[int], list[int
         return [seed] * count, list(range(count))
     if isinstance(generator, torch.Generator):
         return [_seed(generator, sample)] * count, list(range(count))
+    if not isinstance(generator, list | tuple) or not all(isinstance(each, torch.Generator) for each in generator):
+        raise UsageError(f"generator must be a torch.Generator, or a list with one for each image, not {generator!r}")
+    if not generator:
+        raise UsageError("generator is an empty list; give one torch.Generator, or one an image")
     if len(generator) == 1:
         return [_seed(generator[0], sample)] * count, list(range(count))
     if count % len(generator):

@@ -51,6 +51,10 @@ GRID_REFUSED = {
 INPUT_USED = ("sample", "timestep")
 
 
+NOISE_REFUSED = {"generator": TOKENS}
+"""Of `add_noise`, by pipelines of tokens alone."""
+
+
 def check_step_words(words: Mapping[str, Any]) -> None:
     """Refuse arguments of `step` that are not ignored; None is as good as nothing.
 

@@ -79,7 +79,11 @@ def read_timestep(timestep: Any) -> Passed:
         return Passed(place.value, place, _rounding(place.value, timestep.dtype))
     if timestep is None or (isinstance(timestep, Tensor) and timestep.is_meta):
         return Passed()
-    if isinstance(timestep, str | bool) or not _is_numeric(timestep):
+    if not _is_numeric(timestep):
+        if hasattr(timestep, "__float__") and not isinstance(
+            timestep, bool
+        ):  # a number that is traced, and has no value yet
+            return Passed()
         raise UsageError(f"timestep must be a number, such as an element of scheduler.timesteps, not {timestep!r}")
     values = np.atleast_1d(as_scalar(timestep))
     if not len(values) or np.any(values != values[0]):
@@ -89,7 +93,8 @@ def read_timestep(timestep: Any) -> Passed:
 
 
 def _is_numeric(timestep: Any) -> bool:
-    return isinstance(timestep, Tensor | np.ndarray | np.number | int | float | list | tuple)
+    kinds = (Tensor, np.ndarray, np.number, int, float, list, tuple)
+    return isinstance(timestep, kinds) and not isinstance(timestep, bool)
 
 
 def _rounding(value: float, dtype: Any) -> float:
@@ -121,7 +126,7 @@ class Timesteps(Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     scheduler: Scheduler
-    values: list[float]  # the same numbers on the host
+    host: list[float]  # the same numbers, where reading them costs nothing
     begin: int  # grid step that the run starts from
     first: int  # the evaluation of that run that the first entry is
     stop: int | None  # entries that are left, where a slice has cut the end off
@@ -141,7 +146,7 @@ class Timesteps(Tensor):
     ) -> Timesteps:
         """Timesteps `told` (K,), `values` on the host, of a scheduler's run from grid step `begin`."""
         made: Timesteps = told[:stop].as_subclass(cls)
-        made.scheduler, made.values, made.begin, made.stop = scheduler, values[:stop], begin, stop
+        made.scheduler, made.host, made.begin, made.stop = scheduler, values[:stop], begin, stop
         made.first, made.origin = first, origin
         return made
 
@@ -157,7 +162,7 @@ class Timesteps(Tensor):
     def _head(self, stop: int) -> Timesteps:
         plain = self.as_subclass(Tensor)
         left = stop if self.stop is None else min(stop, self.stop)
-        return Timesteps.of(self.scheduler, plain, self.values, self.begin, left, first=self.first, origin=self.origin)
+        return Timesteps.of(self.scheduler, plain, self.host, self.begin, left, first=self.first, origin=self.origin)
 
     @property
     def _told(self) -> Tensor | list[Tensor]:
@@ -169,7 +174,7 @@ class Timesteps(Tensor):
         if isinstance(told, list):  # which the scheduler has marked
             return told[position]
         layout = self.scheduler.layout_number
-        return mark(told[position], layout, self.begin, self.first + position, self.values[position])
+        return mark(told[position], layout, self.begin, self.first + position, self.host[position])
 
     def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
         met = self._standing
@@ -214,7 +219,7 @@ class Timesteps(Tensor):
         # Pipelines that stop one model and start another at a cutoff (SDXL) count the timesteps below it, and slice
         # that many off the end: a position in evaluations, not in grid steps of `order` each.
         if isinstance(other, int | float):
-            self.scheduler.counted_below(sum(value < other for value in self.values))
+            self.scheduler.counted_below(sum(value < other for value in self.host))
         return self.as_subclass(Tensor) < other
 
     def __deepcopy__(self, memo: Any) -> Tensor:

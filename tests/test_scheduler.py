@@ -553,9 +553,27 @@ def test_the_latents_of_a_run_begin_as_large_as_diffusers(theirs, tolerance):
     assert found.init_noise_sigma == pytest.approx(expected, abs=tolerance)
     found.set_timesteps(5)
     assert found.init_noise_sigma == pytest.approx(expected, abs=tolerance)
+
+
+def test_latents_that_are_given_with_a_grid_from_the_middle_are_not_scaled():
+    """Pipelines multiply them by init_noise_sigma; diffusers' schedulers of tables and flows have 1 on every grid."""
+    for config in (STABLE_DIFFUSION, {**STABLE_DIFFUSION, "_class_name": "DDIMScheduler"}):
+        theirs = diffusers.DPMSolverMultistepScheduler.from_config(config)
+        found = sds.Scheduler.from_config(config, "dpmpp-2m")
+        for first in (999, 799, 499, 99):
+            theirs.set_timesteps(timesteps=[first, first // 2])
+            found.set_timesteps(timesteps=[first, first // 2])
+            assert found.init_noise_sigma == float(theirs.init_noise_sigma) == 1.0
+    for steps in (2, 4, 20):
+        found = sds.Scheduler.from_config(STABLE_DIFFUSION, "dpmpp-2m", spacing="leading")
+        found.set_timesteps(steps)
+        assert found.init_noise_sigma == 1.0
     flow = sds.Scheduler("euler", trained=FLOW)
     flow.set_timesteps(timesteps=[800.0, 100.0])
-    assert flow.init_noise_sigma == pytest.approx(0.8)
+    assert flow.init_noise_sigma == 1.0
+    edm = sds.Scheduler("euler", trained=EDM)
+    edm.set_timesteps(sigmas=[30.0, 2.0])
+    assert edm.init_noise_sigma == pytest.approx(30.0)
 
 
 # --- steps ------------------------------------------------------------------------------------------------------------

@@ -54,6 +54,10 @@ class Convention:
         """A network's output (N, ...) for the state x at time t, as `prediction`."""
         return output
 
+    def target(self, t: Scalar) -> tuple[Scalar, Scalar]:
+        """(p, q) of p x0 + q noise, what the network is trained to answer at time t: v on a table (get_velocity)."""
+        return -self.process.sigma(t), self.process.alpha(t)
+
 
 class ScoreVE(Convention):
     """Song et al.'s (2021) VE networks: asked at sigma, trained on pixels in [0, 1]."""
@@ -66,6 +70,9 @@ class ScoreVE(Convention):
 
     def time(self, timestep: Scalar) -> Scalar:
         return self.process.time_at_ratio(timestep)
+
+    def target(self, t: Scalar) -> tuple[Scalar, Scalar]:
+        return 0.0 * t, -1.0 / self.process.sigma(t)
 
 
 class Preconditioned(Convention):
@@ -102,10 +109,20 @@ class Preconditioned(Convention):
     def scale_input(self, x: Tensor, t: Scalar) -> Tensor:
         return _times(x, 1 / np.hypot(t, self.sigma_data))
 
-    def read(self, output: Tensor, x: Tensor, t: Scalar) -> Tensor:
+    def target(self, t: Scalar) -> tuple[Scalar, Scalar]:
+        # F = (x0 - c_skip x) / c_out with x = x0 + t noise
+        skip, out = self._weights(t)
+        above = t - self.boundary
+        return above**2 / (above**2 + self.sigma_data**2) / out, -skip * t / out
+
+    def _weights(self, t: Scalar) -> tuple[Scalar, Scalar]:
+        """c_skip and c_out."""
         above = t - self.boundary
         skip = self.sigma_data**2 / (above**2 + self.sigma_data**2)
-        out = self.sign * above * self.sigma_data / np.hypot(t, self.sigma_data)
+        return skip, self.sign * above * self.sigma_data / np.hypot(t, self.sigma_data)
+
+    def read(self, output: Tensor, x: Tensor, t: Scalar) -> Tensor:
+        skip, out = self._weights(t)
         if np.ndim(t):
             return x * expand(skip, x) + output * expand(out, x)
         return torch.add(scaled(x, float(skip)), output, alpha=float(out))
@@ -125,6 +142,10 @@ class Flow(Convention):
         share = np.divide(timestep, self.train_steps)
         return 1 - share if self.reverse else share
 
+    def target(self, t: Scalar) -> tuple[Scalar, Scalar]:
+        one = 0.0 * t + (-1.0 if self.reverse else 1.0)
+        return -one, one
+
     def read(self, output: Tensor, x: Tensor, t: Scalar) -> Tensor:
         return -output if self.reverse else output
 
@@ -133,6 +154,7 @@ class Trigonometric(Convention):
     """v prediction on the circle, x0 = cos(t) x - sin(t) F (Lu & Song 2025, TrigFlow), told `factor` times t."""
 
     is_plain = False
+    process: TrigFlow
 
     def __init__(self, process: TrigFlow, factor: float = 1.0) -> None:
         super().__init__(process, "sample")
@@ -143,6 +165,10 @@ class Trigonometric(Convention):
 
     def time(self, timestep: Scalar) -> Scalar:
         return np.divide(timestep, self.factor)
+
+    def target(self, t: Scalar) -> tuple[Scalar, Scalar]:
+        # x0 = cos(t) x - sin(t) F with x = cos(t) x0 + sin(t) d noise
+        return -np.sin(t), np.cos(t) * self.process.sigma_data
 
     def read(self, output: Tensor, x: Tensor, t: Scalar) -> Tensor:
         if np.ndim(t):
