@@ -171,7 +171,7 @@ def test_eta_is_refused_where_it_means_nothing_or_changes():
     with pytest.raises(sds.UsageError, match=r"eta was 1 in this run, and cannot become 0\.25"):
         scheduler.step(x, scheduler.timesteps[1], x, eta=0.25)
     scheduler, t, x = started("ddim", seed=1)
-    with pytest.raises(sds.UsageError, match="generator must be a torch.Generator"):
+    with pytest.raises(sds.UsageError, match=r"generator must be a torch\.Generator"):
         started("ddpm")[0].step(x, t, x, "seed")
 
 
@@ -180,7 +180,7 @@ def test_eta_is_refused_where_it_means_nothing_or_changes():
 
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 def test_the_ddim_pipeline(eta):
-    """`eta=` and `use_clipped_model_output=`, beside diffusers' own scheduler on the same grid where nothing is random."""
+    """`eta=` and `use_clipped_model_output=`; where nothing is random, diffusers' own scheduler gives the same."""
     theirs = diffusers.DDIMScheduler(**SD, timestep_spacing="trailing", set_alpha_to_one=True)
     pipe = diffusers.DDIMPipeline(unet=tiny.plain_unet(), scheduler=theirs)
     pipe.set_progress_bar_config(disable=True)
