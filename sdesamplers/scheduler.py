@@ -399,13 +399,17 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _tell(self, points: Sequence[Point]) -> Tensor:
         """What the network is told at points, (K,) on the CPU."""
+        return torch.from_numpy(self._numbers_at(points))
+
+    def _numbers_at(self, points: Sequence[Point]) -> np.ndarray:
+        """The same as numbers, rounded as the tensor has them."""
         values = np.asarray(self.convention.timestep(np.array([np.max(point.t) for point in points], dtype=float)))
         if self.round_timesteps and isinstance(self.convention.process, DiscreteVP):
-            return torch.from_numpy(np.rint(values).astype(np.int64))
-        return torch.from_numpy(values.astype(np.float32))
+            return np.rint(values).astype(np.int64)
+        return values.astype(np.float32)
 
     def _value(self, point: Point) -> float:
-        return float(self._tell([point])[0])
+        return float(self._numbers_at([point])[0])
 
     def from_position(self, begin: int, position: int) -> Timesteps:
         """What a slice `timesteps[position:]` of the run from grid step `begin` stands for."""
@@ -566,7 +570,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 return found
         if hint is not None and hint < len(points) and passed.means(self._value(points[hint])):
             return hint
-        told = self._tell(points).tolist()
+        told = self._numbers_at(points).tolist()
         near = int(np.argmin(np.abs(np.asarray(told) - passed.value)))
         if not passed.means(told[near]):
             raise UsageError(
@@ -660,8 +664,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return self._asking
 
     def _marked(self, point: Point, begin: int, position: int) -> Tensor:
-        told = self._tell([point])[0]
-        return mark(told.to(self._device), self._layout.number, begin, position, float(told))
+        told = self._tell([point])[0].to(self._device)
+        return mark(told, self._layout.number, begin, position, self._value(point))
 
     def _with_eta(self, eta: float) -> Recipe:
         """What is run, with DDIM's `eta` for samplers that have this option; 0 leaves them their own."""

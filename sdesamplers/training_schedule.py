@@ -41,7 +41,10 @@ def _of_class(trained: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
     cls = getattr(diffusers, str(trained.get("_class_name")), None)
     if cls is None:
         return None
-    made = cls.from_config({key: value for key, value in trained.items() if not key.startswith("_")})
+    try:
+        made = cls.from_config({key: value for key, value in trained.items() if not key.startswith("_")})
+    except ImportError:  # for noise that is not wanted here
+        return None
     timesteps, sigmas = (getattr(made, name, None) for name in ("timesteps", "sigmas"))
     if not isinstance(timesteps, Tensor) or not isinstance(sigmas, Tensor):
         return None

@@ -6,8 +6,8 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import re
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,47 +26,38 @@ RETRIEVED = {"scheduler", "num_inference_steps", "device", "timesteps", "sigmas"
 """What `retrieve_timesteps` takes itself; it hands the rest on to `set_timesteps`."""
 
 
-def called(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
-    """Calls of a scheduler's methods, as (method, call)."""
-    for node in ast.walk(tree):
-        if not isinstance(node, ast.Call):
+CALL = re.compile(rf"scheduler\w*\.({'|'.join(METHODS)})\(|(?<!def )\bretrieve_timesteps\(")
+KEPT = re.compile(r"""([\w.]+)\["(\w+)"\] = """)
+
+
+def call_at(text: str, begin: int) -> ast.Call:
+    """The call whose opening bracket is at `begin`: up to the first closing one with which it can be read."""
+    end = begin
+    while True:
+        end = text.index(")", end) + 1
+        try:
+            call = ast.parse(f"f{text[begin:end]}", mode="eval").body
+        except SyntaxError:
             continue
-        if isinstance(node.func, ast.Attribute) and node.func.attr in METHODS:
-            if "scheduler" in ast.unparse(node.func.value):
-                yield node.func.attr, node
-        elif isinstance(node.func, ast.Name) and node.func.id == "retrieve_timesteps":
-            yield "set_timesteps", node
-
-
-def keys_of(tree: ast.AST, name: str) -> Iterator[str]:
-    """The words that are put into a dictionary of this name: `name["word"] = ...` or `name = {"word": ...}`."""
-    for node in ast.walk(tree):
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        for target in targets:
-            if isinstance(target, ast.Subscript) and ast.unparse(target.value) == name:
-                if isinstance(target.slice, ast.Constant):
-                    yield str(target.slice.value)
-            elif ast.unparse(target) == name and isinstance(node.value, ast.Dict):
-                yield from (str(key.value) for key in node.value.keys if isinstance(key, ast.Constant))
+        assert isinstance(call, ast.Call)
+        return call
 
 
 @functools.cache
 def passed_by_pipelines() -> dict[str, dict[str, set[str]]]:
-    """method -> argument -> files that pass it."""
+    """method -> argument -> files that pass it, by name or in a dictionary (`words["eta"] = eta`, `**words`)."""
     found: dict[str, dict[str, set[str]]] = defaultdict(lambda: defaultdict(set))
     root = Path(diffusers.__file__).parent
     for file in [*root.glob("pipelines/**/*.py"), *root.glob("modular_pipelines/**/*.py")]:
         text = file.read_text(encoding="utf-8")
-        if not any(f".{method}(" in text for method in METHODS):
-            continue
-        tree = ast.parse(text)
-        for method, call in called(tree):
-            own = RETRIEVED if isinstance(call.func, ast.Name) else set()
-            for keyword in call.keywords:
-                names = [keyword.arg] if keyword.arg else keys_of(tree, ast.unparse(keyword.value))
-                for name in names:
-                    if name not in own:
-                        found[method][name].add(file.name)
+        kept = KEPT.findall(text)
+        for match in CALL.finditer(text):
+            method = match[1] or "set_timesteps"
+            for keyword in call_at(text, match.end() - 1).keywords:
+                spread = ast.unparse(keyword.value)
+                names = [keyword.arg] if keyword.arg else [word for name, word in kept if name == spread]
+                for name in set(names) - (set() if match[1] else RETRIEVED):
+                    found[method][name].add(file.name)
     return found
 
 
