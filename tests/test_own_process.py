@@ -321,3 +321,17 @@ def test_check_on_the_command_line_takes_processes(tmp_path):
     assert bad.exit_code == 1
     assert "sign is wrong" in " ".join(bad.output.split())
     sds.use_registry(None)
+
+
+def test_a_flow_map_on_the_other_clock():
+    """All data at MEAN: along each path dx/du = MEAN - x_0 is constant, so that one step arrives."""
+    times = []
+
+    def mean_velocity(x, u, r):
+        times.append((float(u.flatten()[0]), float(r.flatten()[0])))
+        return MEAN - (x - u * MEAN) / (1 - u)
+
+    model = sds.FlowMapModel(mean_velocity, sds.reversed(sds.RectifiedFlow()), (2,))
+    samples = sds.sample(model, "flow-map-euler", times=[1.0, 0.5, 0.0], num_samples=4).samples
+    torch.testing.assert_close(samples, torch.full((4, 2), MEAN), rtol=0, atol=1e-5)
+    assert times == [(0.0, 0.5), (0.5, 1.0)]
