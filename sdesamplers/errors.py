@@ -66,6 +66,10 @@ class Cancelled(SdesamplersError):
     """The run was stopped from outside; raise it in a callback to stop a run yourself."""
 
 
+class ClaimError(SdesamplersError):
+    """Another run is at work on the same job, or has taken it over."""
+
+
 class ConversionError(SdesamplersError, ZeroDivisionError):
     """A prediction that does not exist at this point (for example epsilon at sigma = 0)."""
 

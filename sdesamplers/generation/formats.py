@@ -6,7 +6,7 @@ import io
 import json
 import tarfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import UnknownNameError, UsageError
-from ..files import write
+from ..files import Draft, draft
 from ..models.base import Model, ModelAround
 from .shards import Batch, Shard
 
@@ -67,8 +67,13 @@ class Format(ABC):
         """A shard's files."""
 
     @abstractmethod
-    def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
-        """Write them, each whole or not at all, and the same bytes for the same samples."""
+    def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
+        """What is in them, one after the other: the same bytes for the same samples."""
+
+    def drafts(self, files: list[Path], batch: Batch, labels: Labels) -> Iterator[Draft]:
+        """Write them beside their names."""
+        for file, content in zip(files, self.contents(batch, labels), strict=True):
+            yield draft(file, content)
 
 
 class Safetensors(Format):
@@ -78,7 +83,7 @@ class Safetensors(Format):
     def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
         return [folder / f"samples{shard.label}.safetensors"]
 
-    def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
+    def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
         from safetensors.torch import save
 
         tensors = {
@@ -87,7 +92,7 @@ class Safetensors(Format):
             "nfe": torch.from_numpy(batch.nfe),
         }
         # One key alone: the library writes several in an order that changes from run to run.
-        write(files[0], save(tensors, {"sdesamplers": labels.facts}))
+        yield save(tensors, {"sdesamplers": labels.facts})
 
 
 class Pictures(Format):
@@ -99,9 +104,8 @@ class Pictures(Format):
     def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
         return [folder / f"sample-{labels.index(row):06d}.png" for row in shard.rows]
 
-    def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
-        for file, pixels in zip(files, pixels_of(batch), strict=True):
-            write(file, png(pixels))
+    def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
+        return map(png, pixels_of(batch))
 
 
 class Grid(Format):
@@ -113,11 +117,12 @@ class Grid(Format):
     def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
         return [folder / f"grid{shard.label}.png"]
 
-    def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
+    def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
         from ..images import grid
 
-        sheet = grid([picture(pixels) for pixels in pixels_of(batch)[:SHOWN]])
-        write(files[0], lambda path: sheet.save(path, format="PNG"))
+        content = io.BytesIO()
+        grid([picture(pixels) for pixels in pixels_of(batch)[:SHOWN]]).save(content, format="PNG")
+        yield content.getvalue()
 
 
 class WebDataset(Format):
@@ -127,11 +132,9 @@ class WebDataset(Format):
     def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
         return [folder / f"samples{shard.label}.tar"]
 
-    def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
-        write(files[0], lambda path: self._fill(path, batch, labels))
-
-    def _fill(self, path: Path, batch: Batch, labels: Labels) -> None:
-        with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+    def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
+        content = io.BytesIO()
+        with tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for k, row in enumerate(batch.rows):
                 name = f"{labels.index(row):09d}"
                 if batch.pixels is None:
@@ -140,6 +143,7 @@ class WebDataset(Format):
                     add(tar, f"{name}.png", png(batch.pixels[k]))
                 facts = {"index": labels.index(row), "seed": labels.seed, "condition": labels.condition(row)}
                 add(tar, f"{name}.json", json.dumps(facts).encode())
+        yield content.getvalue()
 
 
 class Features(Format):
@@ -158,12 +162,12 @@ class Features(Format):
     def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
         return [folder / f"features{shard.label}.safetensors"]
 
-    def write(self, files: list[Path], batch: Batch, labels: Labels) -> None:
+    def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
         from safetensors.torch import save
 
         pictures = torch.from_numpy(pixels_of(batch)).permute(0, 3, 1, 2) / 127.5 - 1
         tensors = {"features": torch.from_numpy(self.scorer.features(pictures))}
-        write(files[0], save(tensors))
+        yield save(tensors)
 
 
 FORMATS: dict[str, type[Format]] = {

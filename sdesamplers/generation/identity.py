@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,17 +17,21 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..errors import UsageError
 from ..models.base import Model
+from ..plugin import Registered
+from ..registry import default_registry
 from ..sampling import PreparedRun
 from ..sde import SDE, GaussianProcess
 from .batches import Conditions
+from .code import code_of, files_in
 
 if TYPE_CHECKING:
     from ..metrics import FeatureScorer
 
 Facts = dict[str, Any]
 
-LAYOUT = 1
+LAYOUT = 2
 """Of a job's files; another number is another layout."""
 TOLD = ("process", "prediction", "shape", "dtype", "device", "name", "revision", "network", "tuning", "autocast")
 """Attributes of a model that a job's facts name by themselves, or that do not decide its samples."""
@@ -40,6 +45,8 @@ def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, firs
         "layout": LAYOUT,
         "model": model_facts(run.model),
         "recipe": run.recipe.as_dict(),
+        "code": code_facts(run),
+        "files": file_facts(run) or None,
         "guidance_scale": run.guidance_scale,
         "condition": plain(conditions.words or conditions.given),
         "seed": run.seed,
@@ -48,8 +55,28 @@ def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, firs
         "state_dtype": str(run.dtype).removeprefix("torch."),
         "environment": environment(run.model),
     }
+    if facts["files"] is None:
+        del facts["files"]
     read_back: Facts = json.loads(json.dumps(facts))  # tuples become lists
     return read_back
+
+
+def code_facts(run: PreparedRun) -> Facts:
+    """Fingerprints of the code of the sampler and of what draws its grid and its noise."""
+    registry, recipe = default_registry(), run.recipe
+    plugins: dict[str, Registered] = {"sampler": run.spec, "noise": registry.noise(recipe.noise)[0]}
+    if recipe.spacing is not None:
+        plugins["spacing"] = registry.grid(recipe.spacing)[0]
+    return {kind: code_of(plugin) for kind, plugin in plugins.items()}
+
+
+def file_facts(run: PreparedRun) -> Facts:
+    """SHA-256 of the files that options name."""
+    registry, recipe = default_registry(), run.recipe
+    found = {**files_in(recipe.options, run.spec.options)}
+    if recipe.spacing is not None:
+        found |= files_in(recipe.spacing_options, registry.grid(recipe.spacing)[0].options)
+    return found | files_in(recipe.noise_options, registry.noise(recipe.noise)[0].options)
 
 
 def model_facts(model: Model) -> Facts:
@@ -153,8 +180,22 @@ def schedule_hash(model: Model) -> str | None:
 
 def scorer_facts(scorer: FeatureScorer) -> Facts:
     """What tells a scorer's numbers from another's, as far as it can be seen: its words, network and reference."""
-    seen = {key: plain(getattr(scorer, key, None)) for key in ("net", "reference")}
+    seen = {key: told(getattr(scorer, key, None)) for key in ("net", "reference")}
     return {"description": scorer.description, **{key: value for key, value in seen.items() if value is not None}}
+
+
+def told(thing: Any) -> Any:
+    """What `plain` says; of a path what is there, of a folder its files' names and sizes."""
+    if not isinstance(thing, os.PathLike):
+        return plain(thing)
+    place = Path(thing)
+    try:
+        if place.is_file():
+            return fingerprint(place.read_bytes())
+        files = sorted(file for file in place.rglob("*") if file.is_file())
+        return fingerprint("".join(f"{f.relative_to(place)} {f.stat().st_size}\n" for f in files).encode())
+    except OSError as error:
+        raise UsageError(f"{thing} cannot be read: {error.strerror}") from None
 
 
 def environment(model: Model) -> Facts:

@@ -1,32 +1,36 @@
-"""The folder of a job: whose it is, which of its shards are finished, and what an interrupted run left behind."""
+"""The folder of a job: which of its shards are finished, what an interrupted run left behind, and what goes in."""
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
-import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ..errors import SdesamplersError, UsageError
-from ..files import make_folder, write
+from ..errors import SdesamplersError
+from ..files import Draft, checksum, make_lasting_folder, names_in, read, remove, sync, sync_folder, telling, write
+from .claims import Claim
 from .formats import FORMATS, SCORES, Format, Labels
 from .identity import Facts, fingerprint
-from .shards import Shard, cut, describe, sha256
+from .shards import Batch, Shard, described_there, sha256
 
 FREE = ("environment",)
 """Facts that may differ where a job is taken up again: they change no more than rounding."""
 MANIFEST = "manifest.json"
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(\.\w+)?")
-"""Names that `files.write` gives a file until it is whole."""
-NUMBER = re.compile(r"\.?(\d+)")
-"""The shard that a record or a kept batch is of, whole or not."""
+"""Names that `files.draft` gives a file until it is whole."""
+RECORD = re.compile(r"(\d+)\.json")
+BATCH = re.compile(r"(\d+)-\d+\.safetensors")
+BEGUN = re.compile(r"(\d+)\.begun")
+CLAIMED = re.compile(r"\.job\.json\.[a-z0-9_]{8}\.json|job-\d+-[0-9a-f]+\.json")
+"""Names that a run gives, or once gave, the job's file until it is the job's."""
+OPENING = 64
+"""Bytes by which a file without a record is known to be a job's, whatever happened to it."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,12 @@ class JobFolder:
     Attributes:
         path: the folder.
         facts: of the job.
+        claim: of this process's run on its part; whoever lost it changes nothing.
     """
 
     path: Path
     facts: Facts
+    claim: Claim | None = None
 
     @property
     def inside(self) -> Path:
@@ -49,7 +55,7 @@ class JobFolder:
     @cached_property
     def key(self) -> str:
         """What is hashed into records and kept batches, so that none counts that another job left."""
-        return fingerprint(json.dumps({k: v for k, v in self.facts.items() if k not in FREE}).encode())
+        return key_of(self.facts)
 
     def record_file(self, shard: Shard) -> Path:
         """Says that a shard is finished."""
@@ -59,44 +65,98 @@ class JobFolder:
         """A finished batch of an unfinished shard."""
         return self.inside / "batches" / f"{shard.number:05d}-{rows.start:09d}.safetensors"
 
+    def begun_file(self, shard: Shard) -> Path:
+        """Says that an unfinished shard's files, if there are any, are the job's."""
+        return self.inside / "batches" / f"{shard.number:05d}.begun"
+
     def make(self) -> None:
         """Make what is not there."""
         for folder in (self.inside / "records", self.inside / "batches"):
-            make_folder(folder)
+            make_lasting_folder(folder)
 
-    def read_record(self, shard: Shard) -> Facts | None:
-        """A finished shard's record; None where it is not finished, or the record is damaged."""
+    def allowed(self) -> None:
+        """Raise ClaimError if this run has lost its claim."""
+        if self.claim is not None:
+            self.claim.check()
+
+    def read_record(self, shard: Shard, *, strict: bool = False) -> Facts | None:
+        """A finished shard's record; None if it is not finished, or the record is damaged.
+
+        Args:
+            shard: the shard.
+            strict: raise a SdesamplersError if there is a record that cannot be read.
+        """
+        file = self.record_file(shard)
         try:
-            stored = json.loads(self.record_file(shard).read_text(encoding="utf-8"))
-            record: Facts = stored["record"]
-            return record if stored["sha256"] == self._sealed(record) else None
-        except (OSError, ValueError, KeyError, TypeError):
+            content = read(file)
+        except FileNotFoundError:
             return None
+        except OSError as error:
+            if strict:
+                raise SdesamplersError(f"{file} could not be read: {error.strerror or error}") from None
+            return None
+        found = unsealed(content)
+        return None if found is None or key_of(found[1]) != self.key else found[0]
 
     def is_whole(self, shard: Shard, formats: dict[str, Format], labels: Labels) -> bool:
-        """Whether a shard was finished and its files are still what they were."""
+        """Whether a shard was finished and its files are still what they were meant to be."""
         record = self.read_record(shard)
-        if record is None:
+        if record is None or list(record["files"]) != list(formats):
             return False
+        return all(
+            described_there(each.files(self.path, shard, labels), record["files"][name]["bytes"])
+            == record["files"][name]
+            for name, each in formats.items()
+        )
+
+    def keep(self, shard: Shard, batch: Batch) -> None:
+        """Keep a finished batch of an unfinished shard."""
+        write(self.batch_file(shard, batch.rows), batch.packed(self.key, self.facts), self.allowed)
+
+    def kept(self, shard: Shard, rows: range) -> Batch | None:
+        """What `keep` kept; None if it is not there, not whole, or another job's."""
         try:
-            found = {name: describe(each.files(self.path, shard, labels)) for name, each in formats.items()}
+            content = read(self.batch_file(shard, rows), 2**40)
         except OSError:
-            return False
-        return bool(found == record["files"])
+            return None
+        return Batch.unpacked(content, rows, self.key)
+
+    def store(self, shard: Shard, drafts: Sequence[Draft]) -> None:
+        """Give a shard's files their names; see `finish`.
+
+        Raises:
+            SdesamplersError: another's file has one of them.
+            ClaimError: this run has lost its claim.
+        """
+        sync(drafts)
+        self._begin(shard, drafts)
+        self.allowed()
+        for each in drafts:
+            each.commit()
+        sync_folder(self.path)
 
     def finish(self, shard: Shard, record: Facts) -> None:
         """Note that a shard is finished."""
-        stored = {"record": record, "sha256": self._sealed(record)}
-        write(self.record_file(shard), json.dumps(stored, indent=1) + "\n")
+        write(self.record_file(shard), sealed(record, self.facts), self.allowed)
+
+    def drop(self, shard: Shard, batches: Sequence[range]) -> None:
+        """Remove what a shard needs only until it is finished."""
+        self.allowed()
+        for rows in batches:
+            remove(self.batch_file(shard, rows))
+        remove(self.begun_file(shard))
 
     def reopen(self, shard: Shard) -> None:
         """A shard is not finished, whatever its record says, and so the job is not."""
-        self.record_file(shard).unlink(missing_ok=True)
-        (self.path / MANIFEST).unlink(missing_ok=True)
+        self.allowed()
+        self.remove_own(MANIFEST, self._manifest_text())
+        if there(self.record_file(shard)):
+            self._mark(shard)
+            remove(self.record_file(shard))
 
     def write_manifest(self, shards: Sequence[Shard]) -> Facts | None:
         """Write `manifest.json` if every shard is finished; whoever finishes last does, and two write the same."""
-        kept = [record for shard in shards if (record := self.read_record(shard)) is not None]
+        kept = [record for shard in shards if (record := self.read_record(shard, strict=True)) is not None]
         if len(kept) < len(shards):
             return None
         total = sum(record["nfe"]["total"] for record in kept)
@@ -112,177 +172,205 @@ class JobFolder:
     def publish(self, name: str, facts: Facts) -> None:
         """Write one of the files that whoever finishes last writes, and remove what a killed one left of it."""
         text = json.dumps(facts, indent=1) + "\n"
+        if there(self.path / name) and not is_ours(self.path / name, text):
+            raise SdesamplersError(foreign(self.path / name))
         try:
-            write(self.path / name, text)
+            write(self.path / name, text, self.allowed)
         except SdesamplersError:  # another, which finished at the same moment, took ours for what a killed one left
-            write(self.path / name, text)
-        remove_half(self.path, {name})
+            self.allowed()
+            write(self.path / name, text, self.allowed)
+        remove_half(self.path, lambda half: half == name)
 
-    def tidy(self, shards: Collection[Shard], whole: Collection[Shard], labels: Labels) -> None:
+    def remove_own(self, name: str, text: str) -> None:
+        """Remove a file that whoever finishes last writes.
+
+        Raises:
+            SdesamplersError: another's file has its name.
+        """
+        file = self.path / name
+        if there(file):
+            if not is_ours(file, text):
+                raise SdesamplersError(foreign(file))
+            remove(file)
+
+    def tidy(self, shards: Collection[Shard], whole: Collection[int], labels: Labels) -> None:
         """Remove what a killed run left half-written, and kept batches that are not needed any more.
 
         Args:
             shards: those that nobody else is at work on now.
-            whole: those of them that are finished.
+            whole: the numbers of those that are finished.
             labels: for the names of files.
         """
-        numbers, done = ({shard.number for shard in some} for some in (shards, whole))
+        numbers, done = {shard.number for shard in shards}, set(whole)
         names = {path.name for shard in shards for path in shard_files(self.path, self.facts, shard, labels)}
-        remove_half(self.path, names)
+        self.allowed()
+        remove_half(self.path, names.__contains__)
         for folder in (self.inside / "records", self.inside / "batches"):
-            for file in folder.iterdir():
-                half, number = file.name.startswith("."), int(NUMBER.match(file.name)[1])  # type: ignore[index]
-                if number in numbers if half else folder.name == "batches" and number in done:
-                    file.unlink(missing_ok=True)
-        for file in self.inside.glob("job-*.json"):  # a claim's, which can do without it, now that there is a job
-            file.unlink(missing_ok=True)
+            remove_half(folder, lambda name: number_of(name) in numbers)
+        for name in names_in(self.inside / "batches"):
+            if number_of(name) in done and RECORD.fullmatch(name) is None:
+                remove_file(self.inside / "batches" / name)
+        for name in names_in(self.inside):  # left by who can do without it, now that there is a job
+            if CLAIMED.fullmatch(name):
+                remove_file(self.inside / name)
 
-    def _sealed(self, record: Facts) -> str:
-        return sha256(self.key.encode() + json.dumps(record).encode())
+    def clear(self, shards: Sequence[Shard], labels: Labels) -> None:
+        """Remove all that the job made, by its records and names, and nothing else that lies in its folder."""
+        self.allowed()
+        self.tidy(shards, (), labels)
+        remove_half(self.path, (MANIFEST, SCORES).__contains__)
+        for file in self.made(shards, labels):
+            remove_file(file)
+        sync_folder(self.path)
+        clear_inside(self.inside)
+
+    def made(self, shards: Sequence[Shard], labels: Labels) -> Iterator[Path]:
+        """The files that the job has made, by its records, or has had a chance to; those that say it is done first."""
+        for name, text in self._last():
+            if is_ours(self.path / name, text):
+                yield self.path / name
+        for shard in shards:
+            if there(self.record_file(shard)) or there(self.begun_file(shard)):
+                yield from shard_files(self.path, self.facts, shard, labels)
+
+    def _manifest_text(self) -> str:
+        return json.dumps(self.facts, indent=1)
+
+    def _last(self) -> Iterator[tuple[str, str]]:
+        """The files that whoever finishes last writes, and how they begin."""
+        yield MANIFEST, self._manifest_text()
+        if "scorer" in self.facts:
+            about = {"count": self.facts["num_samples"], "scorer": self.facts["scorer"]["description"]}
+            yield SCORES, json.dumps(about, indent=1)
+
+    def _begin(self, shard: Shard, drafts: Sequence[Draft]) -> None:
+        """Note that a shard's names are the job's, after a look at who has them."""
+        if there(self.begun_file(shard)):
+            return
+        if not there(self.record_file(shard)):
+            for each in drafts:
+                if there(each.path) and checksum(each.path, each.bytes) != each.sha256:
+                    raise SdesamplersError(foreign(each.path))
+        self._mark(shard)
+
+    def _mark(self, shard: Shard) -> None:
+        file = self.begun_file(shard)
+        self.allowed()
+        with telling(file):
+            os.close(os.open(file, os.O_WRONLY | os.O_CREAT, 0o666))
+        sync_folder(file.parent)
 
 
-def remove_half(folder: Path, names: Collection[str]) -> None:
-    """Remove files that are half-written and were to have these names."""
-    for file in folder.iterdir():
-        if (found := TEMPORARY.fullmatch(file.name)) and found["name"] in names:
-            file.unlink(missing_ok=True)
+def key_of(facts: Facts) -> str:
+    """A fingerprint of the facts that may not differ."""
+    return fingerprint(json.dumps({k: v for k, v in facts.items() if k not in FREE}).encode())
 
 
-def stored_facts(folder: Path) -> Facts | None:
-    """The facts of the job that a folder holds; None where it holds none.
+def sealed(record: Facts, facts: Facts) -> str:
+    """A shard's record, the job's facts and a checksum of both."""
+    stored = {"record": record, "job": facts}
+    return json.dumps({**stored, "sha256": sha256(json.dumps(stored).encode())}, indent=1) + "\n"
 
-    Raises:
-        SdesamplersError: they cannot be read.
-    """
-    file = folder / ".job" / "job.json"
+
+def unsealed(content: bytes) -> tuple[Facts, Facts] | None:
+    """A record and its job's facts; None if they are damaged."""
     try:
-        facts = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(facts, dict):
-            raise ValueError("not a job's facts")
-    except FileNotFoundError:
+        stored = json.loads(content)
+        seal = stored.pop("sha256")
+        whole = seal == sha256(json.dumps(stored).encode())
+        return (stored["record"], stored["job"]) if whole else None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    except (OSError, ValueError) as error:
-        raise SdesamplersError(f"{file} cannot be read: {error}; choose another --out, or remove {folder}") from None
-    return facts
 
 
-def claim(folder: Path, facts: Facts, *, resume: bool, adopted: Collection[str] = ()) -> JobFolder:
-    """Make a folder this job's, or take up the same job in it again.
-
-    Args:
-        folder: where.
-        facts: the job's.
-        resume: whether the same job may be there already.
-        adopted: facts that are taken from the job that is there, for nobody asked for a value.
-
-    Raises:
-        UsageError: the folder holds another job, or the same one and `resume` was not asked for.
-    """
-    make_folder(folder / ".job")
-    file = folder / ".job" / "job.json"
-    if not resume and file.exists():
-        raise UsageError(taken(folder, facts))
-    if not file.exists():
-        begin(file, facts)
-    stored = stored_facts(folder) or {}
-    wanted = {**facts, **{key: stored[key] for key in adopted if key in stored}}
-    if changes := list(differences(stored, wanted)):
-        raise UsageError(another(folder, changes))
-    job = JobFolder(folder, stored)
-    job.make()
-    return job
+def there(path: Path) -> bool:
+    """Whether anything has this name."""
+    with telling(path, "could not be looked up"):
+        try:
+            os.lstat(path)
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+    return True
 
 
-def begin(file: Path, facts: Facts) -> None:
-    """Make a job's file of facts; of several parts that begin at once, one makes it."""
-    fresh = file.with_name(f"job-{os.getpid()}-{os.urandom(4).hex()}.json")
+def is_ours(path: Path, text: str) -> bool:
+    """Whether a file begins as `text` does, but for some damage, or is empty."""
     try:
-        fresh.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        with suppress(FileExistsError):
-            os.link(fresh, file)
-    except OSError as error:
-        if not (fresh.exists() and error.errno in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)):
-            if file.exists():  # another's, which has tidied
-                return
-            raise SdesamplersError(f"{file} could not be written: {error.strerror}") from None
-        os.replace(fresh, file)  # a file system without links
-    finally:
-        fresh.unlink(missing_ok=True)
+        content = read(path)
+    except OSError:
+        return False
+    pairs = list(zip(content, text.encode()[:OPENING], strict=False))
+    return not content or sum(a == b for a, b in pairs) > len(pairs) / 2
 
 
-def taken(folder: Path, facts: Facts) -> str:
-    """What to tell of a folder that holds a job already."""
-    stored = stored_facts(folder) or {}
-    if changes := list(differences(stored, facts)):
-        return another(folder, changes)
-    job = JobFolder(folder, stored)
-    shards = cut(stored["num_samples"], stored["shard_size"])
-    done = sum(job.read_record(shard) is not None for shard in shards)
-    return (
-        f"{folder} holds this job already, {done} of {len(shards)} shards done: --resume goes on, --overwrite begins "
-        "anew"
-    )
+def foreign(path: Path) -> str:
+    """What to tell of a file in the way that no job made."""
+    return f"{path} is there and is not this job's, which would replace it: move it away, or choose another --out"
 
 
-def another(folder: Path, changes: Sequence[str]) -> str:
-    """What to tell of a folder that holds another job."""
-    return f"{folder} holds another job: {'; '.join(changes)}. Choose another --out, or --overwrite it"
+def number_of(name: str) -> int | None:
+    """The shard that a record, a kept batch or a mark is of; None for any other name."""
+    match = RECORD.fullmatch(name) or BATCH.fullmatch(name) or BEGUN.fullmatch(name)
+    return int(match[1]) if match else None
 
 
-def differences(there: Facts, here: Facts, prefix: str = "") -> Iterator[str]:
-    """How two jobs differ, a line each."""
-    for key in dict.fromkeys((*there, *here)):
-        if key in FREE or there.get(key) == here.get(key):
-            continue
-        old, new = there.get(key), here.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            yield from differences(old, new, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key} is {shown(old)} there and {shown(new)} here"
+def remove_half(folder: Path, meant: Callable[[str], bool]) -> None:
+    """Remove files that are half-written and were to have names that `meant` is true of."""
+    for name in names_in(folder):
+        if (found := TEMPORARY.fullmatch(name)) and meant(found["name"]):
+            remove_file(folder / name)
 
 
-def shown(value: Any) -> str:
-    """A fact's value, not too long."""
-    text = "none" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:37]}..."
+def remove_file(path: Path) -> None:
+    """Remove what is there, unless it is a folder, which no job made."""
+    if not (path.is_dir() and not path.is_symlink()):
+        remove(path)
 
 
-def discard(folder: Path) -> None:
-    """Remove an earlier job's files, by the names that it gave them, and nothing else that lies in its folder.
-
-    Raises:
-        SdesamplersError: what the folder holds cannot be read, or removed.
-    """
-    facts = stored_facts(folder)
-    if facts is None:
-        return
-    try:
-        files, labels = list(written_by(folder, facts)), Labels(facts["first_index"], facts["seed"], "", ())
-    except (KeyError, TypeError):
-        raise SdesamplersError(f"{folder / '.job'} is damaged; choose another --out, or remove {folder}") from None
-    job = JobFolder(folder, facts)
-    try:
-        job.make()
-        job.tidy(cut(facts["num_samples"], facts["shard_size"]), (), labels)
-        remove_half(folder, {MANIFEST, SCORES})
-        for file in files:
-            file.unlink(missing_ok=True)
-        shutil.rmtree(job.inside)
-    except OSError as error:
-        raise SdesamplersError(f"{folder}: an earlier job's files could not be removed: {error.strerror}") from None
+def clear_inside(inside: Path) -> None:
+    """Remove a job's own files, but for its claims, and its folders where nothing else is in them; its facts last."""
+    for part in ("records", "batches"):
+        for name in names_in(inside / part):
+            half = TEMPORARY.fullmatch(name)
+            if number_of(half["name"] if half else name) is not None:
+                remove_file(inside / part / name)
+    for name in names_in(inside / "progress"):
+        if re.fullmatch(r"\d+-of-\d+-rank\d+", name):
+            remove_file(inside / "progress" / name)
+    for name in names_in(inside):
+        if CLAIMED.fullmatch(name):
+            remove_file(inside / name)
+    for part in ("records", "batches", "progress"):
+        with suppress(OSError):
+            (inside / part).rmdir()
+    remove(inside / "job.json")
+    with telling(inside, "could not be looked up"):
+        if inside.is_dir():
+            sync_folder(inside)
 
 
-def written_by(folder: Path, facts: Facts) -> Iterator[Path]:
+def written_by(folder: Path, facts: Facts, shards: Sequence[Shard]) -> Iterator[Path]:
     """The files of a job, made or not."""
-    labels = Labels(facts["first_index"], facts["seed"], "", ())
-    for shard in cut(facts["num_samples"], facts["shard_size"]):
+    labels = labels_of(facts)
+    for shard in shards:
         yield from shard_files(folder, facts, shard, labels)
     if "scorer" in facts:
         yield folder / SCORES
     yield folder / MANIFEST
 
 
+def labels_of(facts: Facts) -> Labels:
+    """What names files."""
+    return Labels(facts["first_index"], facts["seed"], "", ())
+
+
 def shard_files(folder: Path, facts: Facts, shard: Shard, labels: Labels) -> Iterator[Path]:
     """A shard's files."""
     for name in facts["formats"]:
         yield from FORMATS[name].files(folder, shard, labels)
+
+
+def shown(value: Any) -> str:
+    """A fact's value, not too long."""
+    text = "none" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."

@@ -9,14 +9,15 @@ import threading
 import time
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..errors import Cancelled, PluginError, SdesamplersError, UsageError
+from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, UsageError
+from ..files import make_lasting_folder
 from ..images import to_bytes
 from ..models.base import Model
 from ..plugin import Sampler
@@ -24,9 +25,11 @@ from ..recipe import Recipe, check_count
 from ..sampling import PreparedRun, prepare
 from . import batches
 from .batches import Batches, Conditions, fitting
+from .claims import Claim, acquire, refuse_if_busy
+from .facts import discard, stored_facts, take
 from .formats import SHOWN, Format, Labels, formats_for, makes_pictures
 from .identity import Facts, facts_of, scorer_facts
-from .job import JobFolder, claim, discard, stored_facts, written_by
+from .job import JobFolder, written_by
 from .progress import Log
 from .ranks import Ranks, check_part
 from .shards import cut
@@ -61,7 +64,10 @@ class Generated:
     @property
     def files(self) -> list[Path]:
         """The files of a finished job."""
-        return [] if self.manifest is None else list(written_by(self.folder, self.manifest))
+        if self.manifest is None:
+            return []
+        shards = cut(self.manifest["num_samples"], self.manifest["shard_size"])
+        return list(written_by(self.folder, self.manifest, shards))
 
 
 def generate(
@@ -116,7 +122,9 @@ def generate(
             `callback`: `stream` takes these.
 
     Raises:
-        UsageError: words that do not fit, or a folder that holds another job.
+        UsageError: words that do not fit, a folder that holds another job, or files that no job made and this one would
+            replace.
+        ClaimError: another run is at work on the same part of the job, or has taken it over.
         Cancelled: stopped by SIGINT, SIGTERM or `cancel`; what is finished is kept.
         SdesamplersError: a file could not be written; what is finished is kept.
     """
@@ -134,7 +142,7 @@ def generate(
     conditions = Conditions(run.model, condition, num_samples)
     ranks, folder = Ranks.here(), Path(out)
     with closing(Log(json_log, ranks.rank)) as log, stopped_by_signals(stop) as signals:
-        there = ranks.from_first(lambda: None if overwrite else stored_facts(folder)) or {}
+        there = ranks.from_first(lambda: peek(folder, part, overwrite)) or {}
         adopted = [key for key, value in (("batch_size", batch_size), ("shard_size", shard_size)) if value is None]
         batch_size, shard_size = batch_size or there.get("batch_size"), shard_size or there.get("shard_size")
         if batch_size is None:
@@ -148,28 +156,73 @@ def generate(
             facts |= {"formats": list(styles), "batch_size": batch_size, "shard_size": shard_size}
             if scorer is not None:
                 facts["scorer"] = scorer_facts(scorer)
-            if overwrite:
-                discard(folder)
-            return claim(folder, facts, resume=resume, adopted=adopted)
+            with claimed(folder, part, overwrite) as claim:
+                if overwrite:
+                    discard(folder, facts, claim)
+                return take(folder, facts, claim, resume=resume, adopted=adopted)
 
         job = ranks.from_first(begin)
         if not job.inside.is_dir():
             raise UsageError(f"{folder} is not here what it is to the first process; all need one shared folder")
         labels = Labels(first_index, run.seed, json.dumps(job.facts), conditions.words)
-        work = work_on(job, styles, labels, run, conditions, log)
-        try:
-            made = work.run(ranks, part, progress, stop)
-            manifest = work.finish(scorer)
-        except Cancelled:
-            log("stopped", by=signals)
-            raise Cancelled(f"stopped{f' by {signals[0]}' if signals else ''}: {work.standing}; {GO_ON}") from None
-        except Exception as error:
-            log("failed", error=str(error))
-            if isinstance(error, SdesamplersError) and not isinstance(error, PluginError):  # which fails again
-                error.args = (f"{error}. {work.standing}; {GO_ON}",)
-            raise
+        with joined(job, ranks.rank) as job:
+            work = work_on(job, styles, labels, run, conditions, log)
+            try:
+                made = work.run(ranks, part, progress, stop)
+                manifest = work.finish(scorer)
+            except Cancelled:
+                log("stopped", by=signals)
+                raise Cancelled(f"stopped{f' by {signals[0]}' if signals else ''}: {work.standing}; {GO_ON}") from None
+            except Exception as error:
+                log("failed", error=str(error))
+                if isinstance(error, SdesamplersError) and not isinstance(error, ClaimError | PluginError):
+                    refuse_if_lost(job)  # whoever takes a job over removes what is half-written, and much else may fail
+                    error.args = (f"{error}. {work.standing}; {GO_ON}",)
+                raise
         log("end", made=made, complete=manifest is not None)
     return Generated(folder, made, manifest)
+
+
+def peek(folder: Path, part: tuple[int, int], overwrite: bool) -> Facts | None:
+    """The facts of the job that is there, if it is to be taken up; before work is spent on one that is not free."""
+    refuse_if_busy(folder, part, overwrite)
+    return None if overwrite else stored_facts(folder)
+
+
+@contextmanager
+def claimed(folder: Path, part: tuple[int, int], overwrite: bool) -> Iterator[Claim]:
+    """A claim on a part of the job in a folder, to be kept; given back if the job cannot be taken."""
+    make_lasting_folder(folder / ".job")
+    claim = None
+    try:
+        claim = acquire(folder, part, overwrite=overwrite)
+        yield claim
+    except BaseException:
+        if claim is not None:
+            claim.release()
+        with suppress(OSError):  # a folder that holds something stays
+            (folder / ".job").rmdir()
+        raise
+
+
+@contextmanager
+def joined(job: JobFolder, rank: int) -> Iterator[JobFolder]:
+    """The job as it is to this process, which holds its claim for so long."""
+    if job.claim is None:
+        yield job
+        return
+    with job.claim.joined(rank) as claim:
+        yield replace(job, claim=claim)
+
+
+def refuse_if_lost(job: JobFolder) -> None:
+    """Raise ClaimError if the claim is known to be lost."""
+    try:
+        job.allowed()
+    except ClaimError:
+        raise
+    except SdesamplersError:
+        return
 
 
 GO_ON = "the same call with resume (--resume) goes on from there"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import write
+from ..files import Draft, checksum
 
 
 @dataclass(frozen=True)
@@ -76,38 +76,43 @@ class Batch:
             min(part.size for part in parts),
         )
 
-    def save(self, file: Path, key: str) -> None:
-        """Keep an unfinished shard's batch, with a checksum of what is in it and of `key`, the job's."""
+    def packed(self, key: str, facts: dict[str, Any]) -> bytes:
+        """As bytes to keep, with the job's facts and a checksum of all that and of `key`, the job's."""
         from safetensors.torch import save
 
         tensors = {"samples": self.samples.contiguous(), "nfe": torch.from_numpy(self.nfe)}
         if self.pixels is not None:
             tensors["pixels"] = torch.from_numpy(self.pixels)
-        content = save(tensors, {"size": str(self.size)})
-        write(file, hashlib.sha256(key.encode() + content).digest() + content)
+        content = save(tensors, {"sdesamplers": json.dumps({"size": self.size, "job": facts})})
+        return hashlib.sha256(content).digest() + hashlib.sha256(key.encode() + content).digest() + content
 
     @classmethod
-    def load(cls, file: Path, rows: range, key: str) -> Batch | None:
-        """What `save` kept; None where it is not there, not whole, or another job's."""
+    def unpacked(cls, whole: bytes, rows: range, key: str) -> Batch | None:
+        """What was packed; None where it is not whole, or another job's."""
         from safetensors.torch import load
 
-        try:
-            whole = file.read_bytes()
-        except OSError:
-            return None
-        content = whole[32:]
-        if hashlib.sha256(key.encode() + content).digest() != whole[:32]:
+        about, content = about_batch(whole), whole[64:]
+        if about is None or hashlib.sha256(key.encode() + content).digest() != whole[32:64]:
             return None
         tensors = load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
         pixels = tensors.get("pixels")
         return cls(
             rows,
             tensors["samples"],
             tensors["nfe"].numpy(),
             None if pixels is None else pixels.numpy(),
-            int(header["__metadata__"]["size"]),
+            int(about["size"]),
         )
+
+
+def about_batch(whole: bytes) -> dict[str, Any] | None:
+    """The size of a packed batch and the facts of its job; None where it is not whole."""
+    content = whole[64:]
+    if hashlib.sha256(content).digest() != whole[:32]:
+        return None
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    about: dict[str, Any] = json.loads(header["__metadata__"]["sdesamplers"])
+    return about
 
 
 def sha256(content: bytes) -> str:
@@ -115,16 +120,32 @@ def sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def digest(files: list[Path]) -> str:
+def digest(names: Sequence[str], sums: Sequence[str]) -> str:
     """SHA-256 of a file; of several, that of the listing that sha256sum prints of them."""
-    sums = [sha256(file.read_bytes()) for file in files]
-    if len(files) == 1:
+    if len(sums) == 1:
         return sums[0]
-    listing = "".join(f"{each}  {file.name}\n" for each, file in zip(sums, files, strict=True))
-    return sha256(listing.encode())
+    return sha256("".join(f"{each}  {name}\n" for each, name in zip(sums, names, strict=True)).encode())
 
 
-def describe(files: list[Path]) -> dict[str, Any]:
-    """What a record says of a format's files."""
-    name = files[0].name if len(files) == 1 else f"{files[0].name} ... {files[-1].name}"
-    return {"name": name, "files": len(files), "bytes": sum(f.stat().st_size for f in files), "sha256": digest(files)}
+def described(drafts: Sequence[Draft]) -> dict[str, Any]:
+    """What a record says of a format's files: what they were meant to be, not what a disk made of it."""
+    names = [each.path.name for each in drafts]
+    name = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+    size = sum(each.bytes for each in drafts)
+    return {"name": name, "files": len(names), "bytes": size, "sha256": digest(names, [d.sha256 for d in drafts])}
+
+
+def described_there(files: Sequence[Path], size: int) -> dict[str, Any] | None:
+    """The same of files as they are now; None where one cannot be read, or they are not `size` bytes together."""
+    try:
+        sizes = [file.stat().st_size for file in files]
+    except OSError:
+        return None
+    if sum(sizes) != size:
+        return None
+    drafts = []
+    for file, its in zip(files, sizes, strict=True):
+        if (found := checksum(file, its)) is None:
+            return None
+        drafts.append(Draft(file, file, its, found))
+    return described(drafts)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from ..errors import Cancelled
+from ..errors import Cancelled, SdesamplersError
+from ..files import Draft, read, telling
 from ..loop import Event
 from ..sampling import warn_if_far
 from .batches import Batches
@@ -21,7 +22,7 @@ from .identity import Facts, environment
 from .job import JobFolder
 from .progress import EVERY, Log, Progress
 from .ranks import Ranks
-from .shards import Batch, Shard, describe
+from .shards import Batch, Shard, described, sha256
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -85,11 +86,11 @@ class Work:
             if stop.is_set():
                 raise Cancelled("stopped while the files were checked")
             if self.job.is_whole(shard, self.formats, self.labels):
-                whole.append(shard)
+                whole.append(shard.number)
             else:
                 self.job.reopen(shard)
         self.job.tidy(shards, whole, self.labels)
-        return [shard.number for shard in whole]
+        return whole
 
     @property
     def standing(self) -> str:
@@ -99,7 +100,7 @@ class Work:
 
     def finish(self, scorer: FeatureScorer | None) -> Facts | None:
         """Score and sum up, where every shard is finished."""
-        if any(self.job.read_record(shard) is None for shard in self.shards):
+        if any(self.job.read_record(shard, strict=True) is None for shard in self.shards):
             return None
         if scorer is not None:
             self.job.publish(SCORES, self._score(scorer))
@@ -109,13 +110,12 @@ class Work:
         """Make a shard's samples and have them written; returns how many were not kept from an earlier run."""
         parts, made = [], 0
         for rows in shard.batches(self.size):
-            kept = self.job.batch_file(shard, rows)
-            batch = Batch.load(kept, rows, self.job.key)
+            batch = self.job.kept(shard, rows)
             if batch is None:
                 batch = self._sample(rows, bar)
                 made += len(rows)
                 if rows.stop < shard.rows.stop:
-                    writer.put(partial(batch.save, kept, self.job.key))
+                    writer.put(partial(self.job.keep, shard, batch))
             else:
                 bar.advance(len(rows))
             parts.append(batch)
@@ -154,23 +154,28 @@ class Work:
     def _store(self, shard: Shard, parts: list[Batch]) -> None:
         """Write a shard, note that it is finished, and drop what was kept of it; in the writer's thread."""
         whole = Batch.join(parts)
-        files = {name: each.files(self.job.path, shard, self.labels) for name, each in self.formats.items()}
-        for name, each in self.formats.items():
-            each.write(files[name], whole, self.labels)
+        drafts: dict[str, list[Draft]] = {name: [] for name in self.formats}
+        try:
+            for name, each in self.formats.items():
+                for made in each.drafts(each.files(self.job.path, shard, self.labels), whole, self.labels):
+                    drafts[name].append(made)
+            self.job.store(shard, [made for several in drafts.values() for made in several])
+        finally:
+            for made in (made for several in drafts.values() for made in several):
+                made.drop()
         record: Facts = {
             "shard": shard.number,
             "first_index": self.labels.index(shard.rows.start),
             "count": len(shard.rows),
             "nfe": {"total": int(whole.nfe.sum()), "largest": int(whole.nfe.max())},
-            "files": {name: describe(those) for name, those in files.items()},
+            "files": {name: described(those) for name, those in drafts.items()},
         }
         if halved := [batch.size for batch in parts if batch.size < len(batch.rows)]:
             record["batch_size"] = min(halved)
         if self._environment != self.job.facts["environment"]:
             record["environment"] = self._environment
         self.job.finish(shard, record)
-        for batch in parts[:-1]:
-            self.job.batch_file(shard, batch.rows).unlink(missing_ok=True)
+        self.job.drop(shard, [batch.rows for batch in parts[:-1]])
         self.log("shard", shard=shard.number, count=len(shard.rows))
 
     def _await(self, todo: Sequence[Shard], bar: Progress, stop: threading.Event) -> None:
@@ -182,15 +187,23 @@ class Work:
 
     def _score(self, scorer: FeatureScorer) -> Facts:
         """The whole job's features against the reference; they are joined in the samples' order, whoever made them."""
-        from safetensors.torch import load_file
-
-        files = [self.formats["features"].files(self.job.path, shard, self.labels)[0] for shard in self.shards]
-        score = scorer.score_features(torch.cat([load_file(file)["features"] for file in files]).numpy())
+        score = scorer.score_features(torch.cat([self._features(shard) for shard in self.shards]).numpy())
         numbers = {"frechet": score.frechet, "sliced_wasserstein": score.sliced_wasserstein}
         # Six digits: the last ones depend on how many threads there are.
         return {"count": score.count, "scorer": scorer.description} | {
             k: float(f"{v:.6g}") for k, v in numbers.items() if v is not None
         }
+
+    def _features(self, shard: Shard) -> torch.Tensor:
+        from safetensors.torch import load
+
+        (file,) = self.formats["features"].files(self.job.path, shard, self.labels)
+        with telling(file, "could not be read"):
+            content = read(file, 2**40)
+        record = self.job.read_record(shard, strict=True)
+        if record is None or sha256(content) != record["files"]["features"]["sha256"]:
+            raise SdesamplersError(f"{file} is not what was written to it")
+        return load(content)["features"]
 
 
 def count(shards: Sequence[Shard]) -> int:

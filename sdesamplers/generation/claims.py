@@ -1,0 +1,421 @@
+"""Who is at work on a part of a job: one run at a time, found out without waiting for what died.
+
+A claim is a folder in `.job/claims`, named after the part, with a file for each process of the run. A prepared folder
+is renamed to that name, which fails while another one is there, on file systems of any kind; locks of the operating
+system do not work on all of them and may outlive their owner in its children. Whoever takes a claim over moves the
+folder away. So a process holds its claim if and only if its own file is still there, and one that slept finds out by
+looking, which it does before it gives any file its name.
+"""
+
+from __future__ import annotations
+
+import errno
+import getpass
+import json
+import math
+import os
+import re
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from ..errors import ClaimError, SdesamplersError
+from ..files import names_in, read, telling
+
+Owner = dict[str, Any]
+
+BEAT = 15.0
+"""Seconds between signs of life, which processes on other machines look for."""
+LOST = 120.0
+"""Seconds without one after which a process that cannot be looked up is taken to be gone."""
+TRIES = 50
+"""Times that a claim is tried for while others come and go."""
+PART = re.compile(r"(\d+)-of-(\d+)")
+MEMBER = re.compile(r"\.[0-9a-f]{16}-\d+\.json")
+ALIVE, STOPPED, GONE = "alive", "stopped", "gone"
+_held: set[str] = set()  # by this process: a file that it could not remove when it left does not keep it out
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A run's claim on a part of a job, as seen by one of its processes.
+
+    Attributes:
+        folder: of the claim.
+        nonce: the run's.
+        rank: of the process.
+    """
+
+    folder: Path
+    nonce: str
+    rank: int = 0
+
+    @property
+    def file(self) -> Path:
+        """Is there as long as the claim holds."""
+        return self.folder / f".{self.nonce}-{self.rank}.json"
+
+    @property
+    def job(self) -> Path:
+        """The job's folder."""
+        return self.folder.parents[2]
+
+    def check(self) -> None:
+        """Raise unless the claim still holds.
+
+        Raises:
+            ClaimError: another run has taken it over.
+        """
+        try:
+            read(self.file)
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR):
+                raise ClaimError(self._lost()) from None
+            raise SdesamplersError(f"{self.file} could not be read: {error.strerror or error}") from None
+
+    @contextmanager
+    def joined(self, rank: int) -> Iterator[Claim]:
+        """This process as one of the run's; gives signs of life and, in the end, leaves.
+
+        Raises:
+            ClaimError: another run has taken the claim over already.
+        """
+        mine, over = replace(self, rank=rank), threading.Event()
+        try:
+            if rank:
+                mine._write()
+                self.check()
+            threading.Thread(target=mine._live, args=(over,), name="sdesamplers-claim", daemon=True).start()
+            yield mine
+        finally:
+            over.set()
+            mine.release()
+
+    def release(self) -> None:
+        """Leave; the run's last process removes the claim."""
+        _held.discard(self.nonce)
+        with suppress(OSError):
+            self.file.unlink(missing_ok=True)
+        for place in (self.folder, self.folder.parent):
+            with suppress(OSError):  # others are there
+                place.rmdir()
+
+    def _live(self, over: threading.Event) -> None:
+        while not over.wait(BEAT):
+            with suppress(OSError):
+                os.utime(self.file)
+
+    def _write(self) -> None:
+        _held.add(self.nonce)
+        with telling(self.file), self.file.open("x", encoding="utf-8") as out:
+            out.write(json.dumps(here(self.job)))
+
+    def _lost(self) -> str:
+        others = [owner for each in members(self.folder) if (owner := read_owner(each)) is not None]
+        taker = f" {described(others[0])}" if others else ""
+        return (
+            f"this run has lost its claim on {self.job}, which another run{taker} has taken over while this one was "
+            "stopped or gave no sign of life; it has stopped and changed nothing since"
+        )
+
+
+def acquire(job: Path, part: tuple[int, int], *, overwrite: bool = False) -> Claim:
+    """Claim a part of a job for this process and those that it speaks for.
+
+    Args:
+        job: the job's folder, whose `.job` is there.
+        part: (k, n).
+        overwrite: claim all of the job, and take it from processes that are stopped.
+
+    Raises:
+        ClaimError: another run is at work on samples of this part.
+    """
+    claims = job / ".job" / "claims"
+    claim = prepare(claims)
+    target = claims / f"{part[0] + 1}-of-{part[1]}"
+    try:
+        for _ in range(TRIES):
+            clear(claims, part, claim, overwrite)
+            try:
+                os.rename(claim.folder, target)
+                break
+            except FileExistsError:
+                continue
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+        claim = replace(claim, folder=target)
+        claim.check()
+        clear(claims, part, claim, overwrite)  # another part, cut otherwise, may have come at the same moment
+    except OSError as error:
+        claim.release()
+        raise SdesamplersError(f"{target} could not be written: {error.strerror or error}") from None
+    except BaseException:
+        claim.release()
+        raise
+    return claim
+
+
+def refuse_if_busy(job: Path, part: tuple[int, int], overwrite: bool) -> None:
+    """Raise ClaimError if a process that can be looked up is at work on samples of this part; `acquire` does the rest.
+
+    Raises:
+        ClaimError: it is.
+    """
+    for folder in rivals(job / ".job" / "claims", part, overwrite):
+        for file in members(folder):
+            owner = read_owner(file)
+            if owner is not None and looked_up(owner, file, job) in (ALIVE, STOPPED)[: 1 if overwrite else 2]:
+                raise ClaimError(busy(job, owner, looked_up(owner, file, job) or ALIVE))
+
+
+def prepare(claims: Path) -> Claim:
+    """A claim that has no part's name yet."""
+    nonce = os.urandom(8).hex()
+    claim = Claim(claims / f".{nonce}", nonce)
+    for chance in range(TRIES):
+        try:
+            claim.folder.mkdir(parents=True)
+            claim._write()
+            return claim
+        except FileExistsError:
+            continue
+        except OSError as error:
+            reason = error.strerror or str(error)
+            if isinstance(error, FileNotFoundError) and chance + 1 < TRIES:  # another run has just left, and tidied
+                continue
+            claim.release()
+            raise SdesamplersError(f"{claim.folder} could not be written: {reason}") from None
+        except BaseException:
+            claim.release()
+            raise
+    raise SdesamplersError(f"{claims} could not be written: other runs come and go")
+
+
+def clear(claims: Path, part: tuple[int, int], own: Claim, overwrite: bool) -> None:
+    """Move away what dead runs left.
+
+    Raises:
+        ClaimError: a run that is alive is at work on samples of this part.
+    """
+    wanted = set(rivals(claims, part, overwrite))
+    for name in names_in(claims):
+        folder = claims / name
+        if own.folder == folder or not folder.is_dir():
+            continue
+        found, rival = members(folder), folder in wanted
+        state, owner = GONE, None
+        for file in found:
+            owner = read_owner(file)
+            state = standing(owner, file, own, wait=rival)
+            if state != GONE:
+                break
+        if state == GONE or (state == STOPPED and overwrite and rival):
+            evict(folder, found)
+        elif rival:
+            raise ClaimError(busy(own.job, owner, state))
+
+
+def rivals(claims: Path, part: tuple[int, int], overwrite: bool) -> list[Path]:
+    """The claims of parts that share samples with this one: shards k, k + n, ... and j, j + m, ... do where
+    k = j modulo gcd(n, m). Whoever overwrites a job has all parts for rivals."""
+    found = []
+    for name in names_in(claims):
+        if (match := PART.fullmatch(name)) is None:
+            continue
+        k, n = int(match[1]) - 1, int(match[2])
+        if overwrite or (k - part[0]) % math.gcd(n, part[1]) == 0:
+            found.append(claims / name)
+    return found
+
+
+def members(folder: Path) -> list[Path]:
+    """The files of a claim's processes."""
+    with suppress(SdesamplersError):
+        return [folder / name for name in names_in(folder) if MEMBER.fullmatch(name)]
+    return []
+
+
+def evict(folder: Path, found: list[Path]) -> None:
+    """Move a dead claim away; one that has changed hands meanwhile is moved back."""
+    if not found:
+        with suppress(OSError):
+            if time.time() - folder.stat().st_mtime > LOST or PART.fullmatch(folder.name):
+                folder.rmdir()  # one without the name of a part may be about to be filled
+        return
+    away = folder.with_name(f".{os.urandom(8).hex()}")
+    try:
+        os.rename(folder, away)
+    except FileNotFoundError:
+        return  # another run has done it
+    except OSError as error:
+        raise SdesamplersError(f"{folder} could not be removed: {error.strerror}") from None
+    now = members(away)
+    if {file.name for file in now} <= {file.name for file in found}:
+        with telling(away, "could not be removed"):
+            for file in now:
+                file.unlink(missing_ok=True)
+            away.rmdir()
+    else:
+        with suppress(OSError):
+            os.rename(away, folder)
+
+
+def standing(owner: Owner | None, file: Path, own: Claim, *, wait: bool) -> str:
+    """Whether a claim's process is alive, by looking it up or else by its signs of life.
+
+    Args:
+        owner: the process.
+        file: of the process, which its signs of life touch.
+        own: whose file tells the file system's own time, whatever the clocks of machines say.
+        wait: for a sign of life, until it is too late for one; without, an open case counts as alive.
+    """
+    if owner is not None and (state := looked_up(owner, file, own.job)) is not None:
+        return state
+    first: float | None = None
+    while True:
+        try:
+            os.utime(own.file)
+            now, last = touched(own.file), touched(file)
+        except FileNotFoundError:
+            return GONE
+        except OSError as error:
+            raise SdesamplersError(f"{file} could not be read: {error.strerror}") from None
+        if first is not None and last != first:
+            return ALIVE
+        first = last
+        if now - last > LOST:
+            return GONE
+        if not wait:
+            return ALIVE
+        time.sleep(min(1.0, LOST / 10))
+
+
+def touched(file: Path) -> float:
+    """When a file was last changed; it is opened, for network file systems then ask their server."""
+    handle = os.open(file, os.O_RDONLY)
+    try:
+        return os.fstat(handle).st_mtime
+    finally:
+        os.close(handle)
+
+
+# Processes
+
+
+def here(job: Path) -> Owner:
+    """What others are told of this process."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        user = str(os.getuid()) if hasattr(os, "getuid") else "unknown"
+    return {
+        "host": socket.gethostname(),
+        "user": user,
+        "pid": os.getpid(),
+        "start": start_of(os.getpid()),
+        "world": world(),
+        "since": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
+        "job": os.path.realpath(job),
+        "device": os.stat(job).st_dev,
+    }
+
+
+def read_owner(file: Path) -> Owner | None:
+    """The process that a claim's file is of; None if it cannot be read."""
+    try:
+        owner = json.loads(read(file, 2**16))
+        return owner if isinstance(owner, dict) and isinstance(owner["pid"], int) else None
+    except (OSError, ValueError, KeyError, RecursionError):
+        return None
+
+
+@cache
+def world() -> str | None:
+    """What processes that see each other by their numbers share: a boot and a namespace; None if it is not known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        if sys.platform == "linux":  # a container that hides it
+            return None
+        import psutil
+
+        return f"{socket.gethostname()} {psutil.boot_time():.0f}"
+
+
+def looked_up(owner: Owner, file: Path, job: Path) -> str | None:
+    """Whether a process is alive, stopped or gone; None if it cannot be seen from here."""
+    if owner.get("world") is None or owner.get("world") != world():
+        return None
+    with suppress(OSError):
+        if owner.get("job") != os.path.realpath(job) and owner.get("device") != os.stat(job).st_dev:
+            return GONE  # a copy of a folder: the process is at work on the original
+    if owner["pid"] == os.getpid():
+        return ALIVE if file.name[1:17] in _held and owner.get("start") == start_of(os.getpid()) else GONE
+    if owner.get("start") is None or start_of(owner["pid"]) != owner["start"]:
+        return GONE
+    return state_of(owner["pid"])
+
+
+def start_of(pid: int) -> float | None:
+    """When a process began, in the system's own units; None if there is none."""
+    if (fields := proc(pid)) is not None:
+        return float(fields[19])
+    if os.path.isdir("/proc/self"):
+        return None
+    import psutil
+
+    with suppress(psutil.Error):
+        return round(psutil.Process(pid).create_time(), 2)
+    return None
+
+
+def state_of(pid: int) -> str:
+    """Whether a process that is there is alive, stopped, or gone but for its parent's notice."""
+    import psutil
+
+    try:
+        state = psutil.Process(pid).status()
+    except psutil.NoSuchProcess:
+        return GONE
+    except psutil.Error:
+        return ALIVE
+    if state in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD):
+        return GONE
+    return STOPPED if state in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP) else ALIVE
+
+
+def proc(pid: int) -> list[bytes] | None:
+    """Linux's facts of a process behind its name, the state first; None if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+
+
+# Messages
+
+
+def described(owner: Owner) -> str:
+    """A process for people."""
+    return f"(process {owner['pid']} of {owner.get('user')} on {owner.get('host')}, since {owner.get('since')})"
+
+
+def busy(job: Path, owner: Owner | None, state: str) -> str:
+    """What to tell whoever comes second."""
+    who = "another run" if owner is None else f"another run {described(owner)}"
+    if state == STOPPED and owner is not None:
+        return (
+            f"{job} is held by {who}, which is stopped: let it go on (kill -CONT {owner['pid']}), end it, or take the "
+            "folder from it by --overwrite"
+        )
+    return f"{job} is held by {who}, which is at work on it; wait until it has ended, or choose another --out"
