@@ -14,6 +14,7 @@ from .encoding import from_path, ode_recipe
 from .errors import UsageError
 from .loop import Evaluator, drive
 from .models.base import Model
+from .models.conditions import cut
 from .models.running import running
 from .noise import NormalSource
 from .path import Path
@@ -122,7 +123,7 @@ def consistency_error(
     clock, squared, ends = np.empty(0), list[np.ndarray](), list[Tensor]()
     for first in range(0, count, batch_size or count):
         rows = slice(first, min(first + (batch_size or count), count))
-        part = Along(guide, recipe, spec, None if spread is None else spread[rows], guidance_scale)
+        part = Along(guide, recipe, spec, cut(spread, rows), guidance_scale)
         source = NormalSource(seed, list(range(rows.start, rows.stop)), guide.shape)
         path = make_path(guide.process, recipe)
         with running(guide, model, key=(seed, first)):

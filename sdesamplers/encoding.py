@@ -15,6 +15,7 @@ from .datasets import Data, as_states
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, count_evaluations, drive, model_state
 from .models.base import Model
+from .models.conditions import cut
 from .models.running import running
 from .pairs import PairLedger
 from .path import Ledger, Path, Point
@@ -356,7 +357,7 @@ def integrate(
             model,
             len(y),
             f"{spec.name} on {model.name}",
-            condition=None if spread is None else spread[rows],
+            condition=cut(spread, rows),
             guidance_scale=guidance_scale,
             check_finite=check_finite,
             both="unguided" in spec.needs,

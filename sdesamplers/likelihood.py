@@ -16,6 +16,8 @@ from .encoding import check_walkable, integrate, ode_path, ode_recipe
 from .errors import ModelError, UsageError
 from .loop import Flag
 from .models.base import Model, Output
+from .models.calling import isolated
+from .models.conditions import cut
 from .noise import AUXILIARY, NormalSource
 from .path import Point
 from .plugin import Sampler
@@ -157,7 +159,7 @@ def log_likelihood(
         if dequantize == "uniform":
             data = data + (width or 0.0) * (torch.special.ndtr(source.draw(AUXILIARY).double()) - 0.5).to(data)
         vectors = None if divergence == "exact" else draw_probes(source, probes, probe).to(model.device)
-        inside = Probed(None if spread is None else spread[rows.start : rows.stop], vectors)
+        inside = Probed(cut(spread, slice(rows.start, rows.stop)), vectors)
         state = torch.cat([data.flatten(1), data.new_zeros(len(data), columns)], 1)
         run = integrate(flow, recipe, spec, state, forward=True, condition=inside, cancel=cancel)
         latent, losses = run.samples[:, :size].view(-1, *model.shape), run.samples[:, size:]
@@ -183,8 +185,7 @@ class Probed:
     vectors: Tensor | None
 
     def __getitem__(self, rows: Any) -> Probed:
-        condition = None if self.condition is None else self.condition[rows]
-        return Probed(condition, None if self.vectors is None else self.vectors[rows])
+        return Probed(cut(self.condition, rows), None if self.vectors is None else self.vectors[rows])
 
 
 class DensityFlow(Model):
@@ -194,6 +195,7 @@ class DensityFlow(Model):
     """
 
     dtype = torch.float64
+    pure = True
 
     def __init__(self, model: Model, columns: int) -> None:
         self.inner, self.columns = model, columns
@@ -210,7 +212,7 @@ class DensityFlow(Model):
         state = x[:, : self.size].view(-1, *self.inner.shape)
         with torch.inference_mode(False), torch.enable_grad():
             z = state.clone().to(self.inner.dtype).requires_grad_()
-            answer = self.inner.predict(z, t, condition.condition)
+            answer = isolated(self.inner)(z, t, condition.condition)
             value = answer.value if isinstance(answer, Output) else answer
             if not value.requires_grad:
                 raise ModelError(f"model {self.name!r} cannot be differentiated: its output has no autograd graph")

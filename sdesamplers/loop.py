@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +14,8 @@ from torch import Tensor
 from .errors import Cancelled, ModelError, NonFiniteError, PluginError, UsageError
 from .forking import prepare_for_forks
 from .models.base import Model, Output
+from .models.calling import isolated, isolated_to
+from .models.conditions import cut
 from .path import Point
 from .prediction import Prediction, ScorePrediction
 from .sde import GaussianProcess, Scalar, expand, scaled
@@ -95,7 +96,7 @@ class Evaluator:
         self._kind, self._watched = self.model.prediction, self.cancel is not None or self.callback is not None
         self._guided = self.guidance_scale != 1.0 or (self.both and self.condition is not None)
         self._unconditional = self.model.unconditional(self.count) if self.guidance_scale != 1.0 else None
-        self._predict, self._tensor_only = self.model.predict, False
+        self._predict, self._tensor_only = isolated(self.model), False
 
     @property
     def nfe(self) -> np.ndarray:
@@ -112,9 +113,10 @@ class Evaluator:
         state = model_state(x, point)
         if rows is None and self._tensor_only and point.end is None:  # the plain case, which is what a step costs
             raw: Any = self._predict(state, point.t, self.condition)
-            if raw.__class__ is not Tensor or raw.shape != state.shape:
-                raw = self._checked(raw, state).value
-            prediction = self._prediction(x, point, raw, self._kind)
+            if raw.__class__ is Tensor and raw.shape == state.shape and raw.dtype is state.dtype:
+                prediction = self._prediction(x, point, raw, self._kind)
+            else:  # what was found at an earlier evaluation does not bind a model
+                prediction = self._wrap(x, point, self._finished(raw, state))
         else:
             prediction = self._wrap(x, point, self._ask(state, point.t, rows, point.end))
         self.evaluations += 1
@@ -174,8 +176,8 @@ class Evaluator:
         return predictions
 
     def _ask(self, state: Tensor, t: Scalar, rows: np.ndarray | None, end: Scalar | None = None) -> Output:
-        predict = self._predict if end is None else partial(self.model.predict_to, end=end)
-        condition = self.condition if rows is None or self.condition is None else self.condition[rows]
+        predict = self._predict if end is None else isolated_to(self.model, end)
+        condition = self.condition if rows is None else cut(self.condition, rows)
         inside = state.to(self.model.dtype)
         answer = predict(inside, t, condition)
         # A model that has answered once with a tensor of the state's dtype and shape is taken to go on so.
@@ -188,23 +190,23 @@ class Evaluator:
             # Classifier-free guidance (Ho & Salimans 2022, eq. 6, with w + 1 = guidance_scale); it commutes with
             # the linear map between prediction types.
             everyone = self._unconditional
-            unconditional = everyone if rows is None or everyone is None else everyone[rows]
+            unconditional = everyone if rows is None else cut(everyone, rows)
             plain = predict(inside, t, unconditional)
             plain = plain.value if isinstance(plain, Output) else plain
             output = Output(plain + self.guidance_scale * (output.value - plain), plain, output.log_density)
+        return self._finished(output, state)
+
+    def _finished(self, answer: Any, state: Tensor) -> Output:
+        """A model's answer, checked, in the state's dtype."""
+        output = answer if isinstance(answer, Output) else Output(answer)
         self._check_shape(output.value, state)
         unguided = None if output.unguided is None else output.unguided.to(state.dtype)
         return Output(output.value.to(state.dtype), unguided, output.log_density)
 
-    def _checked(self, answer: Any, state: Tensor) -> Output:
-        output = answer if isinstance(answer, Output) else Output(answer)
-        self._check_shape(output.value, state)
-        return output
-
     def _check_shape(self, value: Tensor, state: Tensor) -> None:
         if value.shape != state.shape:
             raise ModelError(
-                f"{self.label}: the model answered with shape {tuple(value.shape)} for a state of {tuple(state.shape)}"
+                f"{self.label}: the model returned shape {tuple(value.shape)} for a state of {tuple(state.shape)}"
             )
 
     def _wrap(self, x: Tensor, point: Point, output: Output) -> Prediction:

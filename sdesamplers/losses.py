@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 
 from .errors import UnknownNameError, UsageError
+from .models.calling import TimedNetwork
+from .models.output import Output
 from .prediction import Schedule, prediction_type, row
 from .process_check import check_once
 from .sde import GaussianProcess, Scalar, as_scalar, expand
@@ -328,8 +330,10 @@ def denoising_loss(
     """w(t) ||error||^2 / D of each sample, whose mean estimates the objective E_{t ~ times} [w(t) E ||error||^2 / D].
 
     Args:
-        network: called as network(x_t, t), or network(x_t, t, condition) where a condition is given; x_t (N, *shape) of
-            x0's dtype and t (N,) on the process's clock, float32 at least; returns its prediction, of x_t's shape.
+        network: called as network(x_t, t), or network(x_t, t, condition) if a condition is given, as `FunctionModel`
+            does, so that what trains can be sampled as it is: x_t (N, *shape) of x0's dtype, and t on the process's
+            clock, float32 at least, (N, 1, ..., 1), or (N,) if the network does not take that. It returns its
+            prediction, of x_t's shape, alone in a tuple, or as `sample` of an object or dictionary.
         process: the Gaussian process. Of a `reversed` one the network is told the time from noise to data, and its
             flow is the slope in that time; `t` below stays on the process's own clock.
         x0: data (N, *shape), floating-point.
@@ -348,6 +352,7 @@ def denoising_loss(
 
     Raises:
         UsageError: words that do not fit, or an infinite weight at a given time.
+        ModelError: the network does not return one tensor of x_t's shape.
         ConversionError: score prediction at sigma = 0.
     """
     kind, count = prediction_type(prediction), len(x0)
@@ -374,16 +379,10 @@ def denoising_loss(
     if noise.shape != x0.shape:
         raise UsageError(f"noise must have x0's shape {tuple(x0.shape)}, not {tuple(noise.shape)}")
     schedule = process.schedule(clock)
-    told = torch.from_numpy(np.array(process.network_time(clock))).to(
-        device=x0.device, dtype=torch.promote_types(x0.dtype, torch.float32)
-    )
-    state = mix(schedule[:2], x0, noise)
-    answer = network(state, told) if condition is None else network(state, told, condition)
-    answer = getattr(answer, "sample", answer)  # diffusers' networks answer with an object of this one tensor
-    if not isinstance(answer, Tensor):
-        raise UsageError(f"the network must answer with a tensor, not {type(answer).__name__}")
-    if answer.shape != x0.shape:
-        raise UsageError(f"the network answered with shape {tuple(answer.shape)} for a state of {tuple(x0.shape)}")
+    state, ask = mix(schedule[:2], x0, noise), TimedNetwork(network, "denoising_loss")
+    answer = ask(state, (process.network_time(clock),), *(() if condition is None else (condition,)))
+    if isinstance(answer, Output):
+        answer = answer.value
     if kind == "flow" and process.clock_sign < 0:
         answer = -answer
     error = (answer - mix(row(kind, schedule), x0, noise)).square().flatten(1).mean(1)

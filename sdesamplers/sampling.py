@@ -18,6 +18,7 @@ from torch import Tensor
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, drive, model_state
 from .models.base import Model
+from .models.conditions import cut
 from .models.running import running
 from .noise import START, Noise, NormalSource, check_seed, shortest_step
 from .path import Path
@@ -160,7 +161,7 @@ def sample(
             rows = slice(first, min(first + batch_size, num_samples))
             part = prepared.run(
                 range(first_index + rows.start, first_index + rows.stop),
-                None if spread is None else spread[rows],
+                cut(spread, rows),
                 None if start is None else start[rows],
                 advance,
             )
@@ -474,7 +475,7 @@ def replay_log_probs(model: Model, result: Result, rows: slice = slice(None)) ->
         model,
         len(start),
         f"replay of {spec.name} on {model.name}",
-        condition=None if condition is None else condition[rows],
+        condition=cut(condition, rows),
         guidance_scale=result.guidance_scale,
         both="unguided" in spec.needs,
     )

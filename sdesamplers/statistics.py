@@ -32,6 +32,7 @@ from .errors import ModelError, UsageError
 from .files import write
 from .loop import Evaluator
 from .models.base import Model
+from .models.conditions import cut
 from .models.running import running
 from .noise import AUXILIARY, START, NormalSource
 from .path import Path
@@ -207,7 +208,7 @@ def compute_statistics(
             model,
             len(rows),
             f"statistics of {model.name}",
-            condition=None if spread is None else spread[rows.start : rows.stop],
+            condition=cut(spread, slice(rows.start, rows.stop)),
             guidance_scale=guidance_scale,
         )
         source = NormalSource(seed, rows, model.shape)

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import SdesamplersError, UsageError
 from ..loop import Callback
 from ..models.base import Model
+from ..models.conditions import each, is_structure, lengths
 from ..plugin import Sampler
 from ..recipe import Recipe, check_count
 from ..result import Part, Result
@@ -41,10 +42,9 @@ class Conditions:
 
     def __init__(self, model: Model, condition: Any, count: int) -> None:
         self.model, self.given = model, in_words(condition)
-        length = len(self.given) if hasattr(self.given, "__len__") and not isinstance(self.given, str) else None
-        if length not in (None, 1, count):
-            raise UsageError(f"condition must be one for all or {count}, one a sample, not {length}")
-        self._each = length == count
+        self._count = count
+        if wrong := sorted(lengths_of(self.given) - {1, count}):
+            raise UsageError(f"condition must be one for all or {count}, one a sample, not {wrong[0]}")
         if isinstance(self.given, list):
             labels = list(dict.fromkeys(word for word in self.given if isinstance(word, int)))
             if labels:  # one out of range is told before the first sample is made; prompts are in no range
@@ -54,8 +54,21 @@ class Conditions:
 
     def of(self, rows: range) -> Any:
         """These samples' conditions, as the model takes them."""
-        mine = self.given[rows.start : rows.stop] if self._each else self.given
+        mine = each(self.given, lambda entry: self._part(entry, rows))
         return self.model.condition_for(mine, len(rows))
+
+    def _part(self, given: Any, rows: range) -> Any:
+        """These samples' part of a condition, or all of one that is for all samples."""
+        return given[rows.start : rows.stop] if lengths_of(given) == {self._count} else given
+
+
+def lengths_of(condition: Any) -> set[int]:
+    """Of how many samples a user's condition is, each entry of a dictionary or tuple by itself; none of a word."""
+    if is_structure(condition):
+        return lengths(condition)
+    axes: int = getattr(condition, "ndim", 1)
+    sized = hasattr(condition, "__len__") and not isinstance(condition, str) and axes > 0
+    return {len(condition)} if sized else set()
 
 
 def in_words(condition: Any) -> Any:
@@ -63,7 +76,8 @@ def in_words(condition: Any) -> Any:
     if isinstance(condition, Tensor | np.ndarray | np.generic):
         kind = condition.cpu().numpy() if isinstance(condition, Tensor) else np.asarray(condition)
         return kind.tolist() if kind.ndim <= 1 and not np.issubdtype(kind.dtype, np.floating) else condition
-    return list(condition) if isinstance(condition, tuple | range) else condition
+    plain = isinstance(condition, tuple | range) and not is_structure(condition)
+    return list(condition) if plain else condition
 
 
 def words_of(condition: Any) -> list[Any]:

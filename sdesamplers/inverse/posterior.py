@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..models.base import Model, ModelAround, Output
-from ..models.guidance import clean_map, cut, wide
+from ..models.calling import isolated
+from ..models.conditions import cut, listed
+from ..models.guidance import clean_map, wide
 from ..sde import GaussianProcess, Scalar, as_scalar, expand
 from .operators import LinearOperator
 
@@ -40,7 +42,7 @@ class Measured:
 
     def tolist(self) -> Any:
         """The prior's condition, for records."""
-        return None if self.condition is None else self.condition.tolist()
+        return listed(self.condition)
 
 
 class PosteriorSampling(ModelAround):
@@ -85,6 +87,8 @@ class PosteriorSampling(ModelAround):
     Raises:
         UsageError: an argument out of its range, a measurement that does not fit, or a model without alpha and sigma.
     """
+
+    pure = True
 
     def __init__(
         self,
@@ -150,7 +154,7 @@ class PosteriorSampling(ModelAround):
             z = x if graph else x.detach().clone()
             if not z.requires_grad and self.method != "projection":
                 z = z.detach().requires_grad_()
-            answer = self.model.predict(z, t, given.condition)
+            answer = isolated(self.model)(z, t, given.condition)
             value = wide(answer)
             a, b, back = clean_map(self.prediction, self._process, t)
             x0 = expand(a, value) * z.to(value.dtype) + expand(b, value) * value

@@ -29,6 +29,8 @@ class MixtureModel(Model):
         prediction: what the model is to predict, any of `PREDICTIONS`.
     """
 
+    pure = True
+
     def __init__(
         self,
         weights: Any,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,15 +14,10 @@ from ..errors import UsageError
 from ..pickling import Pickled
 from ..prediction import prediction_type
 from ..sde import SDE, GaussianProcess, Scalar
+from .calling import TimedNetwork, isolated
+from .conditions import each
+from .output import Output as Output
 from .running import held_by, networks_in
-
-
-class Output(NamedTuple):
-    """A model's answer where it is more than one tensor."""
-
-    value: Tensor
-    unguided: Tensor | None = None
-    log_density: Tensor | None = None
 
 
 class Model(Pickled, ABC):
@@ -39,6 +33,9 @@ class Model(Pickled, ABC):
         network: the module behind `predict`, None where there is none; its weights tell models apart in records.
         tuning: what was done to it that changes rounding ("compile", "channels_last").
         autocast: makes the mixed-precision context that the network is asked in.
+        pure: whether `predict` leaves its arguments as they are and returns tensors that nothing else holds or will
+            write to. Where it is not said, states and predictions are copied around each call, so that nothing that a
+            network does can change samples.
     """
 
     process: SDE
@@ -52,6 +49,13 @@ class Model(Pickled, ABC):
     network: Any = None
     tuning: tuple[str, ...] = ()
     autocast: Any = nullcontext
+    pure: bool = False
+
+    def __init_subclass__(cls, **words: Any) -> None:
+        """A class with a `predict` of its own says for itself whether it is pure."""
+        super().__init_subclass__(**words)
+        if {"predict", "predict_to"} & vars(cls).keys() and "pure" not in vars(cls):
+            cls.pure = False
 
     def __repr__(self) -> str:
         process = type(self.process).__name__
@@ -69,7 +73,8 @@ class Model(Pickled, ABC):
 
     def predict_to(self, x: Tensor, t: Scalar, condition: Any = None, *, end: Scalar) -> Tensor | Output:
         """The same for a step from t that ends at `end`: what a flow map needs to know, and other models do not."""
-        return self.predict(x, t, condition)
+        answer: Tensor | Output = isolated(self)(x, t, condition)
+        return answer
 
     def networks(self) -> list[torch.nn.Module]:
         """What is put into evaluation mode while the model runs; by default the modules among its attributes."""
@@ -137,18 +142,31 @@ class ModelAround(Model):
 
 
 class FunctionModel(Model):
-    """Any function `f(x, t)` or `f(x, t, condition)` as a model; t is a tensor (N, 1, ..., 1) like x.
+    """Any function `f(x, t)` or `f(x, t, condition)` as a model.
+
+    It is called with tensors of its own, which it may change, and what it returns is copied, so it may reuse that. t is
+    a tensor (N, 1, ..., 1), or (N,) if the function raises an error for that or returns another shape than x's; it is
+    float32 at least, whatever the dtype of x. The networks that the function is or names are in evaluation mode.
 
     Args:
-        function: takes the state (N, *shape) and the time on the process's clock, returns the prediction.
+        function: takes the state (N, *shape) and the time on the process's clock, returns the prediction: a
+            floating-point tensor (N, *shape), alone in a tuple, or as `sample` of an object or dictionary.
         process: the process that the function belongs to; a `reversed` one for a function whose time runs from noise to
             data.
         prediction: its prediction type.
         shape: of one sample.
-        conditional: whether the function takes a condition, a tensor (N, ...): labels, embeddings, pictures.
+        dtype, device: of its input; by default those of the function's own weights where it is a module, else float32
+            and the CPU.
+        conditional: whether the function takes a condition, a tensor (N, ...): labels, embeddings, pictures; or a
+            dictionary or tuple of them.
         null_condition: of a conditional function, what stands for no condition; guidance needs it, and where it is
             given a call may leave the condition out.
+
+    Raises:
+        UsageError: an argument that does not fit, such as a complex dtype.
     """
+
+    pure = True
 
     def __init__(
         self,
@@ -157,8 +175,8 @@ class FunctionModel(Model):
         prediction: str,
         shape: Sequence[int],
         *,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
         data_range: tuple[float, float] | None = None,
         name: str = "function",
         conditional: bool = False,
@@ -172,18 +190,28 @@ class FunctionModel(Model):
             raise UsageError(f"data_range must be (low, high), not {data_range}")
         self.conditional, self.null_condition = conditional, null_condition
         self.function, self.process, self.prediction = function, process, prediction_type(prediction)
-        self.shape, self.dtype, self.device = tuple(shape), dtype, torch.device(device)
+        own_dtype, own_device = home_of(function)
+        self.dtype = own_dtype if dtype is None else floating(dtype)
+        self.shape, self.device = tuple(shape), own_device if device is None else torch.device(device)
         self.data_range, self.name = data_range, name
+        self._timed = TimedNetwork(function, name)
         self.network = function if isinstance(function, torch.nn.Module) else None
 
     def condition_for(self, condition: Any, count: int) -> Any:
-        """One condition for all, a number or (1, ...), or one a sample, (N, ...), as a tensor (N, ...)."""
+        """One condition for all, a number or (1, ...), or one a sample, (N, ...), as a tensor (N, ...).
+
+        Of a dictionary or tuple each entry is spread by itself.
+        """
         if not self.conditional:
             return super().condition_for(condition, count)
         if condition is None and self.null_condition is None:
             raise UsageError(f"model {self.name!r} is conditional: give condition=, one for all or one a sample")
+        whole = self.null_condition if condition is None else condition
+        return each(whole, lambda entry: self._spread(entry, count))
+
+    def _spread(self, condition: Any, count: int) -> Tensor:
         try:
-            given = torch.as_tensor(self.null_condition if condition is None else condition, device=self.device)
+            given = torch.as_tensor(condition, device=self.device)
         except (TypeError, ValueError, RuntimeError):
             raise UsageError(f"condition must be a tensor or numbers, not {condition!r}") from None
         given = given.to(self.dtype) if given.is_floating_point() else given
@@ -198,11 +226,12 @@ class FunctionModel(Model):
         return self.condition_for(self.null_condition, count)
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
-        return self._in_own_time(self.function(x, self._told(t, x), *self._given(condition)))
+        return self._in_own_time(self._called(x, (t,), *self._given(condition)))
 
-    def _told(self, t: Scalar, x: Tensor) -> Tensor:
-        """What the function is given for a time of the process."""
-        return as_column(self.process.network_time(t), x)
+    def _called(self, x: Tensor, times: tuple[Scalar, ...], *given: Any) -> Tensor | Output:
+        """What the function returns at one or several times of the process."""
+        answer: Tensor | Output = self._timed(x, tuple(self.process.network_time(t) for t in times), *given)
+        return answer
 
     def _in_own_time(self, answer: Tensor | Output) -> Tensor | Output:
         """An answer with the flow of a `reversed` process turned to the process's own time."""
@@ -224,12 +253,14 @@ class FlowMapModel(FunctionModel):
     samplers that do not say where a step ends are given. `flow-map-euler` does.
 
     Args:
-        function: takes the state (N, *shape) and two times, tensors (N, 1, ..., 1) on the process's clock, and the
-            condition of a conditional one, and returns the mean velocity.
+        function: takes the state (N, *shape) and two times, tensors (N, 1, ..., 1) or (N,) on the process's clock, and
+            the condition of a conditional one, and returns the mean velocity.
         process: the process that the flow belongs to.
         shape: of one sample.
         **options: the others of `FunctionModel`.
     """
+
+    pure = True
 
     def __init__(
         self,
@@ -244,13 +275,26 @@ class FlowMapModel(FunctionModel):
         return self.predict_to(x, t, condition, end=t)
 
     def predict_to(self, x: Tensor, t: Scalar, condition: Any = None, *, end: Scalar) -> Tensor | Output:
-        answer = self.function(x, self._told(t, x), self._told(end, x), *self._given(condition))
-        return self._in_own_time(answer)
+        return self._in_own_time(self._called(x, (t, end), *self._given(condition)))
 
 
-def as_column(t: Scalar, x: Tensor) -> Tensor:
-    """A time, or one for each sample of x (N, ...), as a tensor (N, 1, ..., 1) of x's dtype on its device."""
-    shape = (len(x), *(1,) * (x.dim() - 1))
-    if isinstance(t, np.ndarray):
-        return torch.from_numpy(t).to(x, non_blocking=True).view(shape)
-    return torch.full(shape, float(t), dtype=x.dtype, device=x.device)
+def home_of(function: Any) -> tuple[torch.dtype, torch.device]:
+    """The dtype and device of a network's input: its first floating-point weight's, else float32 on the CPU."""
+    owner = getattr(function, "__self__", function)  # of a bound method
+    if isinstance(owner, torch.nn.Module):
+        weights = [*owner.parameters(), *owner.buffers()]
+        for weight in weights:
+            if weight.is_floating_point():
+                return weight.dtype, weight.device
+        for weight in weights:
+            return torch.float32, weight.device
+    return torch.float32, torch.device("cpu")
+
+
+def floating(dtype: Any) -> torch.dtype:
+    """A floating-point dtype, checked."""
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        complex_ = isinstance(dtype, torch.dtype) and dtype.is_complex
+        advice = "; complex states are not supported, take real and imaginary parts as channels" if complex_ else ""
+        raise UsageError(f"dtype must be a floating-point dtype of torch, such as torch.float32, not {dtype!r}{advice}")
+    return dtype

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..sde import SDE, Prior, Scalar
 from .base import Model, Output
+from .calling import call, kept
 
 
 class LangevinSDE(SDE):
@@ -55,6 +56,7 @@ class DensityModel(Model):
     """
 
     prediction = "score"
+    pure = True
 
     def __init__(
         self,
@@ -79,12 +81,13 @@ class DensityModel(Model):
 
     def _answer(self, x: Tensor) -> Output:
         if self.gradient is not None:
-            return Output(self.gradient(x), None, self._checked(self.log_density(x), x))
+            score = call(self.gradient, x.clone(), name=self.name)
+            return Output(score, None, kept(self._checked(self.log_density(x.clone()), x)))
         with torch.inference_mode(False), torch.enable_grad():  # samplers run without autograd
             inside = x.clone().requires_grad_(True)
-            value = self._checked(self.log_density(inside), x)
+            value = self._checked(self.log_density(inside.clone()), x)
             (score,) = torch.autograd.grad(value.sum(), inside)
-        return Output(score, None, value.detach())
+        return Output(score, None, value.detach().clone())
 
     def _checked(self, value: Tensor, x: Tensor) -> Tensor:
         if value.shape != (len(x),):

@@ -16,6 +16,8 @@ from ..errors import ModelError, UsageError
 from ..processes import DiscreteVP
 from ..sde import Scalar
 from .base import Model, Output
+from .calling import in_modes, kept
+from .conditions import own
 from .conventions import Convention, convention_of
 from .trust import read_json, refuse_code, refuse_pointer, refuse_words
 
@@ -37,6 +39,8 @@ class DiffusersModel(Model):
         null_condition: the label that means "no label", for classifier-free guidance.
         autocast: a factory of the mixed-precision context.
     """
+
+    pure = True
 
     def __init__(
         self,
@@ -74,8 +78,9 @@ class DiffusersModel(Model):
         context: AbstractContextManager[Any] = self.autocast()
         with context:
             given = self.convention.scale_input(x, t)
-            output: Tensor = self.unet(given, timestep, class_labels=condition, return_dict=False)[0]
-        return self.convention.read(without_variance(output, self.shape[0]), x, t)
+            given = given.clone() if given is x else given
+            output = in_modes(self.unet, given, timestep, class_labels=own(condition), return_dict=False)[0]
+        return self.convention.read(kept(without_variance(output, self.shape[0])), x, t)
 
     def condition_for(self, condition: Any, count: int) -> Any:
         if condition is None:

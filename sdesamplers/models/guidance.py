@@ -15,6 +15,8 @@ from ..errors import UsageError
 from ..prediction import row
 from ..sde import GaussianProcess, Scalar, as_scalar, expand
 from .base import Model, ModelAround, Output
+from .calling import isolated
+from .conditions import cut, join, listed
 
 Combine = Callable[[Tensor, Tensor, float], Tensor]
 """(conditional, unconditional, scale) -> guided, all (n, *shape) in the model's own prediction type."""
@@ -32,7 +34,7 @@ class GuidedCondition:
 
     def tolist(self) -> Any:
         """The condition itself, for records."""
-        return None if self.condition is None else self.condition.tolist()
+        return listed(self.condition)
 
 
 class Guided(ModelAround):
@@ -72,6 +74,8 @@ class Guided(ModelAround):
             without a data range.
     """
 
+    pure = True
+
     def __init__(
         self,
         model: Model,
@@ -103,6 +107,11 @@ class Guided(ModelAround):
         self._plain = self.scale == 1.0 and combine is None
         self._short_of_memory = False
 
+    @property
+    def _ask(self) -> Any:
+        """The inner model's `predict`, of whose calls none changes what another was given or returned."""
+        return isolated(self.model)
+
     def condition_for(self, condition: Any, count: int) -> Any:
         if isinstance(condition, GuidedCondition):  # of an earlier result
             condition = condition.condition
@@ -126,7 +135,7 @@ class Guided(ModelAround):
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         if self._plain:
             own = condition.condition if isinstance(condition, GuidedCondition) else condition
-            answer = self.model.predict(x, t, own)
+            answer = self._ask(x, t, own)
             return answer if self.threshold is None else self._clipped(wide(answer), x, t)
         pair = condition
         if not isinstance(pair, GuidedCondition):
@@ -136,7 +145,7 @@ class Guided(ModelAround):
             conditional, unguided = self._both(x, t, pair, None)
             value = self._guide(conditional, unguided)
         elif not len(rows):
-            value = unguided = wide(self.model.predict(x, t, pair.condition))
+            value = unguided = wide(self._ask(x, t, pair.condition))
         else:
             conditional, plain = self._both(x, t, pair, rows)
             index = torch.from_numpy(rows).to(x.device, non_blocking=True)
@@ -162,19 +171,19 @@ class Guided(ModelAround):
             joined = self._at_once(part, x, np.concatenate([times, t]) if np.ndim(t) else t, away, pair.condition)
             if joined is not None:
                 return joined[len(part) :], joined[: len(part)]
-        conditional = wide(self.model.predict(x, t, pair.condition))
-        return conditional, wide(self.model.predict(part, times, away))
+        conditional = wide(self._ask(x, t, pair.condition))
+        return conditional, wide(self._ask(part, times, away))
 
     def _at_once(self, part: Tensor, x: Tensor, t: Scalar, away: Any, condition: Any) -> Tensor | None:
         """Both predictions in one call, (n + N, *shape); None where two calls have to do."""
         try:
-            joined = join_conditions(away, condition)
+            joined = join(away, condition)
         except UsageError:
             if self.batched:
                 raise
             return None
         try:
-            return wide(self.model.predict(torch.cat([part, x]), t, joined))
+            return wide(self._ask(torch.cat([part, x]), t, joined))
         except torch.cuda.OutOfMemoryError:
             if self.batched:
                 raise
@@ -217,35 +226,6 @@ def wide(answer: Tensor | Output) -> Tensor:
     """A prediction in float32 at least, so that guidance adds no rounding to that of a half-precision network."""
     value = answer.value if isinstance(answer, Output) else answer
     return value.to(torch.promote_types(value.dtype, torch.float32))
-
-
-def cut(condition: Any, rows: Any) -> Any:
-    """The part of a condition that belongs to some samples."""
-    return None if condition is None else condition[rows]
-
-
-def join_conditions(a: Any, b: Any) -> Any:
-    """Two batches' conditions as one batch's.
-
-    Args:
-        a, b: tensors (N, ...) and (M, ...), objects of one class that has a class method `cat(list)`, or both None.
-
-    Raises:
-        UsageError: they are of other kinds, or do not fit each other.
-    """
-    if a is None and b is None:
-        return None
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.shape[1:] != b.shape[1:]:
-            shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-            raise UsageError(f"conditions of shapes {shapes} cannot be joined in one batch")
-        return torch.cat([a, b])
-    if type(a) is type(b) and hasattr(a, "cat"):
-        return type(a).cat([a, b])
-    raise UsageError(
-        f"conditions {type(a).__name__} and {type(b).__name__} cannot be joined in one batch: they must be tensors, or "
-        "of one class with a class method cat(list); with batched=False the model is asked twice instead"
-    )
 
 
 def rescaled(guided: Tensor, conditional: Tensor, phi: float) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ModelError
 from ..sde import GaussianProcess
 from .asking import Asking, has_variance, read_answer, told
+from .conditions import cut
 
 if TYPE_CHECKING:
     from .wrapping import WrappedModel
@@ -62,7 +63,7 @@ class Trial:
         around = model.preconditioning
         given = x if around is None else around.scale_input(x, t)
         times = told(model.network_clock(t), x) if times is None else times
-        condition = () if self.condition is None else (self.condition[rows],)
+        condition = () if self.condition is None else (cut(self.condition, rows),)
         if asking.time_shape == "one":
             times = times[-1:].expand(len(x))
         return self.read(asking.call(given, times, *condition), x)

@@ -17,6 +17,8 @@ from ..reversal import Reversed
 from ..sde import GaussianProcess, Scalar
 from .asking import Asking, told, ways
 from .base import FunctionModel, Output
+from .calling import call
+from .conditions import cut, own
 from .conventions import Preconditioned
 from .trial import Trial, undisturbed
 
@@ -33,6 +35,7 @@ class WrappedModel(FunctionModel):
         channels: how many channels it returns, where they are not the state's.
     """
 
+    pure = True
     asking: Asking
     channels: int | None = None
 
@@ -65,8 +68,10 @@ class WrappedModel(FunctionModel):
         t = self.process.network_time(t)
         return self.clock(t) if callable(self.clock) else self.clock * t
 
-    def _told(self, t: Scalar, x: Tensor) -> Tensor:
-        return told(self.network_clock(t), x)
+    def _called(self, x: Tensor, times: tuple[Scalar, ...], *given: Any) -> Tensor | Output:
+        now = (told(self.network_clock(t), x) for t in times)
+        answer: Tensor | Output = call(self.function, x.clone(), *now, *map(own, given), name=self.name)
+        return answer
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         if self.asking.time_shape == "one" and np.ndim(t) and np.any(t != t[0]):
@@ -83,7 +88,7 @@ class WrappedModel(FunctionModel):
         whole = torch.empty_like(x)
         for time in np.unique(t):
             rows = np.flatnonzero(t == time)
-            answer = self.predict(x[rows], float(time), None if condition is None else condition[rows])
+            answer = self.predict(x[rows], float(time), cut(condition, rows))
             assert isinstance(answer, Tensor)
             whole[rows] = answer.to(whole.dtype)
         return whole

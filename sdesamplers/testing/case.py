@@ -14,6 +14,7 @@ from torch import Tensor
 from ..errors import raised_at
 from ..models.analytic import GaussianModel, grid_mixture
 from ..models.base import Model, Output
+from ..models.calling import isolated
 from ..models.density import FunnelModel, LangevinSDE
 from ..plugin import Sampler
 from ..processes import EDM, VE, VP, DiscreteVP, RectifiedFlow, SubVP
@@ -43,6 +44,7 @@ class StationaryModel(Model):
 
     prediction = "score"
     name = "stationary Gaussian"
+    pure = True
 
     def __init__(self, shape: tuple[int, ...] = (2,), dtype: torch.dtype = torch.float64) -> None:
         self.shape, self.dtype = shape, dtype
@@ -55,6 +57,8 @@ class StationaryModel(Model):
 class CountingModel(Model):
     """Another model, counting the samples that it is asked about."""
 
+    pure = True
+
     def __init__(self, inner: Model) -> None:
         self.inner, self.asked = inner, 0
         self.process, self.prediction, self.shape = inner.process, inner.prediction, inner.shape
@@ -62,7 +66,7 @@ class CountingModel(Model):
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         self.asked += len(x)
-        return self.inner.predict(x, t, condition)
+        return isolated(self.inner)(x, t, condition)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,8 @@ from torch import Tensor
 from ...errors import ModelError, UsageError
 from ...sde import Scalar
 from ..base import Model, Output
+from ..calling import in_modes, kept
+from ..conditions import own
 from ..conventions import Convention, convention_of, with_shift
 from ..diffusers import timesteps_for, with_zero_snr, without_variance
 from ..running import evaluating
@@ -40,6 +42,10 @@ class Conditioning:
         """The part that belongs to some samples, a slice or an array of their numbers."""
         words = self.words[rows] if isinstance(rows, slice) else tuple(self.words[k] for k in rows)
         return Conditioning({name: value[rows] for name, value in self.tensors.items()}, words)
+
+    def of_its_own(self) -> Conditioning:
+        """The same in tensors of its own."""
+        return Conditioning({name: value.clone() for name, value in self.tensors.items()}, self.words)
 
     def tolist(self) -> list[Any]:
         """The words, for records."""
@@ -99,6 +105,7 @@ class PipelineModel(Model):
         UsageError: an argument that does not fit.
     """
 
+    pure = True
     NETWORK: ClassVar[str] = "unet"
     AUTOENCODER: ClassVar[str] = "vae"
     AUTOENCODERS: ClassVar[tuple[str, ...]] = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
@@ -238,9 +245,10 @@ class PipelineModel(Model):
         timestep = timesteps_for(self.convention, t, x, rounded=self.round_timesteps)
         context: AbstractContextManager[Any] = self.autocast()
         with context:
-            output = self.ask(self.convention.scale_input(x, t), timestep, condition)
+            given = self.convention.scale_input(x, t)
+            output = in_modes(self.ask, given.clone() if given is x else given, timestep, own(condition))
         # Guidance and preconditioning add large multiples of it, which half precision has no digits for.
-        output = without_variance(output, self.shape[0])
+        output = kept(without_variance(output, self.shape[0]))
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         return self.convention.read(output, x.to(output.dtype), t)
 

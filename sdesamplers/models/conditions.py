@@ -1,0 +1,85 @@
+"""Conditions: one tensor, or a dictionary or tuple of them, each with the samples first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
+
+from ..errors import UsageError
+
+
+def is_structure(condition: Any) -> bool:
+    """Whether a condition is a dictionary or tuple of tensors, and not one object for all or a sequence of words."""
+    if isinstance(condition, dict):
+        return True
+    if not isinstance(condition, tuple):
+        return False
+    given = [entry for entry in condition if entry is not None]
+    return bool(given) and all(isinstance(entry, Tensor | np.ndarray | dict | tuple) for entry in given)
+
+
+def each(condition: Any, change: Callable[[Any], Any]) -> Any:
+    """A condition with every tensor of a structure changed, or itself where it is none."""
+    if condition is None:
+        return None
+    if is_structure(condition):
+        return tree_map(lambda leaf: None if leaf is None else change(leaf), condition)
+    return change(condition)
+
+
+def cut(condition: Any, rows: Any) -> Any:
+    """The part of a condition that belongs to some samples, a slice or an array of their numbers."""
+    return each(condition, lambda leaf: leaf[rows])
+
+
+def own(condition: Any) -> Any:
+    """A condition whose tensors share no memory with those given; objects of other classes as they are."""
+    if hasattr(condition, "of_its_own"):
+        return condition.of_its_own()
+    return each(condition, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+
+
+def lengths(condition: Any) -> set[int]:
+    """Of how many samples the tensors of a structure are."""
+    return {len(leaf) if np.ndim(leaf) else 1 for leaf in tree_leaves(condition) if leaf is not None}
+
+
+def listed(condition: Any) -> Any:
+    """A condition in plain words, for records."""
+    return each(condition, lambda leaf: leaf.tolist() if hasattr(leaf, "tolist") else leaf)
+
+
+def join(a: Any, b: Any) -> Any:
+    """Two batches' conditions as one batch's.
+
+    Args:
+        a, b: tensors (N, ...) and (M, ...), dictionaries or tuples of them, objects of one class that has a class
+            method `cat(list)`, or both None.
+
+    Raises:
+        UsageError: they are of other kinds, or do not fit each other.
+    """
+    if a is None and b is None:
+        return None
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.shape[1:] != b.shape[1:]:
+            shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
+            raise UsageError(f"conditions of shapes {shapes} cannot be joined in one batch")
+        return torch.cat([a, b])
+    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
+        return type(a)((key, join(a[key], b[key])) for key in a)
+    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
+        parts = [join(x, y) for x, y in zip(a, b, strict=True)]
+        return type(a)(*parts) if hasattr(a, "_fields") else tuple(parts)
+    if type(a) is type(b) and hasattr(a, "cat"):
+        return type(a).cat([a, b])
+    raise UsageError(
+        f"conditions {type(a).__name__} and {type(b).__name__} cannot be joined in one batch: they must be tensors, "
+        "dictionaries or tuples of them with the same entries, or of one class with a class method cat(list); with "
+        "batched=False the model is asked twice instead"
+    )

@@ -1,0 +1,21 @@
+"""A model's answer where it is more than one tensor."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Output(NamedTuple):
+    """A prediction, and what belongs to it.
+
+    Attributes:
+        value: the prediction (N, *shape).
+        unguided: the prediction without guidance.
+        log_density: (N,), in nats.
+    """
+
+    value: Tensor
+    unguided: Tensor | None = None
+    log_density: Tensor | None = None
