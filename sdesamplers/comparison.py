@@ -19,10 +19,9 @@ from torch import Tensor
 from .checks import count, function, shown
 from .errors import Cancelled, SdesamplersError, UsageError, last_place
 from .files import make_folder, write
-from .generation.batches import lengths_of
+from .generation.batches import first_of
 from .metrics import FeatureScorer, Score, Scorer
 from .models.base import Model
-from .models.conditions import each
 from .plugin import Sampler
 from .recipe import Recipe, check_count, make_path, make_recipe
 from .registry import default_registry
@@ -330,7 +329,7 @@ def ode_reference(model: Model, count: int, seed: int, batch_size: int | None, o
     words = ("condition", "guidance_scale", "final", "first_index", "start_time")
     kept = {k: v for k, v in options.items() if k in words}
     if "condition" in kept:  # one a sample is that of the first samples here
-        kept["condition"] = each(kept["condition"], lambda own: own[:count] if lengths_of(own) - {1} else own)
+        kept["condition"] = first_of(kept["condition"], count)
     if options.get("start") is not None:
         kept["start"] = options["start"][:count]
     common: dict[str, Any] = {"rtol": REFERENCE_TOLERANCE, "atol": REFERENCE_TOLERANCE, "max_nfe": 100_000}

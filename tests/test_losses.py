@@ -485,7 +485,7 @@ def test_condition_dtype_device_and_gradients():
     assert torch.equal(x0, kept)
     losses.denoising_loss(network, process, x0.bfloat16(), condition=labels)
     assert [entry[:2] for entry in told] == [(torch.float32, torch.float32), (torch.bfloat16, torch.float32)]
-    assert all(entry[2] is labels for entry in told)
+    assert all(torch.equal(entry[2], labels) for entry in told)
 
 
 def test_a_generator_decides_everything_and_nothing_else_moves():

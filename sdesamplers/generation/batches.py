@@ -71,6 +71,11 @@ def lengths_of(condition: Any) -> set[int]:
     return {len(condition)} if sized else set()
 
 
+def first_of(condition: Any, count: int) -> Any:
+    """A user's condition for the first `count` samples alone."""
+    return each(condition, lambda entry: entry[:count] if lengths_of(entry) - {1} else entry)
+
+
 def in_words(condition: Any) -> Any:
     """Arrays of labels and other sequences of words as lists; all else (a word, embeddings) as it is."""
     if isinstance(condition, Tensor | np.ndarray | np.generic):

@@ -16,8 +16,12 @@ from torch import Tensor
 
 from ..errors import ModelError, SdesamplersError
 from ..sde import Scalar
-from .conditions import own
+from .conditions import cut, own
 from .output import Output
+from .running import evaluating, networks_in
+
+LARGE = 32
+"""A first call with more samples than this is tried on a few of them."""
 
 TRIED = (RuntimeError, TypeError, ValueError, IndexError, AssertionError, ModelError)
 """What a network raises that does not take times of a shape."""
@@ -165,6 +169,8 @@ class TimedNetwork:
         """The network's output for a state (N, *shape), which is copied, at one or several times."""
         if self.flat is None:
             self.flat = remembered(self.network)
+        if self.flat is None and len(x) > LARGE and x.dim() > 1:
+            self._try_a_few(x, times, given)
         shapes = (False, True) if self.flat is None and x.dim() > 1 else (bool(self.flat),)
         failure: Exception | None = None
         for flat in shapes:
@@ -181,6 +187,13 @@ class TimedNetwork:
                 remember(self.network, flat)
             return answer
         raise AssertionError
+
+    def _try_a_few(self, x: Tensor, times: tuple[Scalar, ...], given: tuple[Any, ...]) -> None:
+        """Find the shape on a few samples: many, given times of the other shape, may come out as many times as many."""
+        few = slice(0, next(n for n in range(2, LARGE) if n not in x.shape))
+        part = tuple(t[few] if np.ndim(t) else t for t in times)
+        with evaluating(networks_in(self.network)), torch.no_grad():
+            self(x[few], part, *(cut(each, few) for each in given))
 
 
 def is_final(error: Exception) -> bool:

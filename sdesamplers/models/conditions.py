@@ -54,7 +54,7 @@ def listed(condition: Any) -> Any:
     return each(condition, lambda leaf: leaf.tolist() if hasattr(leaf, "tolist") else leaf)
 
 
-def join(a: Any, b: Any) -> Any:
+def join_conditions(a: Any, b: Any) -> Any:
     """Two batches' conditions as one batch's.
 
     Args:
@@ -72,9 +72,9 @@ def join(a: Any, b: Any) -> Any:
             raise UsageError(f"conditions of shapes {shapes} cannot be joined in one batch")
         return torch.cat([a, b])
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return type(a)((key, join(a[key], b[key])) for key in a)
+        return type(a)((key, join_conditions(a[key], b[key])) for key in a)
     if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
-        parts = [join(x, y) for x, y in zip(a, b, strict=True)]
+        parts = [join_conditions(x, y) for x, y in zip(a, b, strict=True)]
         return type(a)(*parts) if hasattr(a, "_fields") else tuple(parts)
     if type(a) is type(b) and hasattr(a, "cat"):
         return type(a).cat([a, b])

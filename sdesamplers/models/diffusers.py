@@ -150,10 +150,13 @@ def load_folder(
     mixed_precision: str | None = None,
     round_timesteps: bool = False,
     zero_snr: bool = False,
+    scheduler: Any = None,
+    prediction: str | None = None,
     **text: Any,
 ) -> Model:
     """A `Model` from a local folder in pipeline layout or of a bare UNet; see `load` for the options."""
     from .pipelines.loading import layout_of, load_pipeline
+    from .trained import checked_convention, trained_config
 
     layout = layout_of(folder)
     if layout is not None:
@@ -172,20 +175,23 @@ def load_folder(
             mixed_precision=mixed_precision,
             round_timesteps=round_timesteps,
             zero_snr=zero_snr,
+            scheduler=scheduler,
+            prediction=prediction,
             **text,
         )
     if given := [word for word, value in text.items() if value is not None]:
         raise UsageError(f"{', '.join(given)}: model {name!r} is a UNet of pixels, which takes no text")
-    unet_folder, scheduler = find_parts(folder)
+    unet_folder, found = find_parts(folder)
     config = read_json(unet_folder / "config.json")
-    if scheduler is None:
+    if found is None and scheduler is None:
         warnings.warn(
-            f"{name} is a bare UNet without a scheduler_config.json; DDPM's linear table with epsilon is assumed",
+            f"{name} is a bare UNet without a scheduler_config.json; DDPM's linear table with "
+            f"{prediction or 'epsilon'} is assumed (scheduler= and prediction= say otherwise)",
             stacklevel=3,
         )
-        scheduler = {"_class_name": "DDPMScheduler"}
-    check_unet(unet_folder, scheduler, folder)
-    convention = convention_of(scheduler)
+    told = trained_config(found or {"_class_name": "DDPMScheduler"}, scheduler, prediction)
+    check_unet(unet_folder, told, folder)
+    convention = checked_convention(told, prediction)
     if zero_snr:
         convention = with_zero_snr(convention)
     shape, classes = sample_shape(config, size, folder), class_count(config, folder)
@@ -288,12 +294,25 @@ def find_parts(folder: Path) -> tuple[Path, dict[str, Any] | None]:
         kind = read_json(folder / "config.json").get("_class_name")
         if kind != "UNet2DModel":
             raise ModelError(f"{folder} holds a {kind or 'configuration without a class name'}; {SUPPORTED}")
-        for candidate in (folder / "scheduler_config.json", folder.parent / "scheduler" / "scheduler_config.json"):
-            if candidate.is_file():
-                return folder, read_json(candidate)
-        return folder, None
+        file = scheduler_beside(folder)
+        return folder, None if file is None else read_json(file)
     held = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
-    raise ModelError(f"{folder} has neither model_index.json nor config.json (it holds {held}); {SUPPORTED}")
+    networks = sorted(p.name for p in folder.iterdir() if (p / "config.json").is_file())
+    advice = f"its folders {' and '.join(networks)} hold networks; load one of them" if networks else SUPPORTED
+    raise ModelError(f"{folder} has neither model_index.json nor config.json (it holds {held}); {advice}")
+
+
+LEVELS = 3
+"""How far above a network's folder the pipeline may lie that it belongs to; checkpoint-500/unet_ema lies two below."""
+
+
+def scheduler_beside(folder: Path) -> Path | None:
+    """The scheduler_config.json that belongs to a bare network: in its folder, beside it, or of a pipeline above it."""
+    place = folder.resolve()
+    above = list(place.parents)[:LEVELS]
+    pipelines = [each for each in above if each == place.parent or (each / "model_index.json").is_file()]
+    files = [each / "scheduler" / "scheduler_config.json" for each in pipelines]
+    return next((file for file in (folder / "scheduler_config.json", *files) if file.is_file()), None)
 
 
 def refuse_foreign(index: dict[str, Any], folder: Path) -> None:

@@ -16,7 +16,7 @@ from ..prediction import row
 from ..sde import GaussianProcess, Scalar, as_scalar, expand
 from .base import Model, ModelAround, Output
 from .calling import isolated
-from .conditions import cut, join, listed
+from .conditions import cut, join_conditions, listed
 
 Combine = Callable[[Tensor, Tensor, float], Tensor]
 """(conditional, unconditional, scale) -> guided, all (n, *shape) in the model's own prediction type."""
@@ -177,7 +177,7 @@ class Guided(ModelAround):
     def _at_once(self, part: Tensor, x: Tensor, t: Scalar, away: Any, condition: Any) -> Tensor | None:
         """Both predictions in one call, (n + N, *shape); None where two calls have to do."""
         try:
-            joined = join(away, condition)
+            joined = join_conditions(away, condition)
         except UsageError:
             if self.batched:
                 raise

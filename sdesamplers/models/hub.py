@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
-from .diffusers import check_unet, find_parts
+from .diffusers import LEVELS, check_unet, find_parts
 from .pipelines.loading import Layout, check_configs, layout_of, weight_files, weight_names
 from .trust import refuse_index
 
@@ -27,6 +27,7 @@ VOCABULARIES = (
 """What tokenizers are read from; nothing that can be code, or a pickle."""
 
 WEIGHTS = "diffusion_pytorch_model"
+SCHEDULER = "scheduler/scheduler_config.json"
 
 
 def fetch(
@@ -56,8 +57,9 @@ def fetch(
     indices = [_index(variant, ending) for ending in endings]
     configs = [prefix + place + name for place in ("", "unet/") for name in (*CONFIGS, *indices)]
     configs += [f"{prefix}scheduler/{name}" for name in CONFIGS]
-    if subfolder:  # a UNet alone, whose scheduler lies beside its folder
-        configs.append((PurePosixPath(prefix).parent / "scheduler" / "scheduler_config.json").as_posix())
+    if subfolder:  # a UNet alone, whose scheduler lies beside its folder, or in a pipeline above it
+        above = list(PurePosixPath(prefix).parents)[:LEVELS]
+        configs += [(each / name).as_posix() for each in above for name in (SCHEDULER, "model_index.json")]
     access: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     folder = _snapshot(repo, configs, revision=revision, **access)
     label, place = f"{repo}@{revision or 'main'}", folder / prefix if prefix else folder

@@ -36,6 +36,8 @@ def load(
     mixed_precision: str | None = None,
     round_timesteps: bool = False,
     zero_snr: bool = False,
+    scheduler: Any = None,
+    prediction: str | None = None,
     compile: bool = False,
     channels_last: bool = False,
 ) -> Model:
@@ -62,6 +64,10 @@ def load(
         round_timesteps: ask the network at whole timesteps only, as schedulers usually do.
         zero_snr: rescale its table to zero terminal signal-to-noise ratio (Lin et al. 2024), for a model that was
             trained so and whose configuration does not say it (`rescale_betas_zero_snr`).
+        scheduler: how the network was trained, in place of what is found with it: a scheduler of diffusers or ours, its
+            configuration, or a folder or file that holds it. A bare UNet below a pipeline's folder, such as
+            checkpoint-500/unet_ema, takes the pipeline's by itself.
+        prediction: what the network predicts, in place of what the scheduler's configuration says.
         compile: run the network through torch.compile, which takes a while at the first call of each batch size.
         channels_last: lay the network's weights out channels last, which some devices convolve faster. Both change
             results by rounding.
@@ -93,6 +99,8 @@ def load(
         "mixed_precision": mixed_precision,
         "round_timesteps": round_timesteps,
         "zero_snr": zero_snr,
+        "scheduler": scheduler,
+        "prediction": prediction,
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "embedded_guidance": embedded_guidance,

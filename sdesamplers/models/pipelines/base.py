@@ -20,6 +20,7 @@ from ..conditions import own
 from ..conventions import Convention, convention_of, with_shift
 from ..diffusers import timesteps_for, with_zero_snr, without_variance
 from ..running import evaluating
+from ..trained import checked_convention, trained_config
 from .autoencoders import Autoencoder
 
 
@@ -98,6 +99,7 @@ class PipelineModel(Model):
         name, revision: for records.
         round_timesteps: ask at whole timesteps, as most schedulers do, instead of at the exact ones.
         zero_snr: rescale its table to zero terminal signal-to-noise ratio (Lin et al. 2024).
+        scheduler, prediction: how the network was trained, in place of what the pipeline's scheduler says.
         autocast: a factory of the mixed-precision context.
 
     Raises:
@@ -131,6 +133,8 @@ class PipelineModel(Model):
         revision: str | None = None,
         round_timesteps: bool = False,
         zero_snr: bool = False,
+        scheduler: Any = None,
+        prediction: str | None = None,
         autocast: Any = nullcontext,
     ) -> None:
         self.pipe, self.network = pipe, part(pipe, self.NETWORK)
@@ -144,7 +148,8 @@ class PipelineModel(Model):
         self.shape = self.latent_shape()
         self.refuse(configs_of(pipe), self.name)
         self.prepare()
-        config = scheduler_config(pipe.scheduler)
+        config = trained_config(scheduler_config(pipe.scheduler), scheduler, prediction)
+        checked_convention(config, prediction)
         self.convention = self.make_convention(config)
         if zero_snr:
             self.convention = with_zero_snr(self.convention)

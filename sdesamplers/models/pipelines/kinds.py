@@ -151,6 +151,8 @@ def from_pipeline(
     null_condition: int | None = None,
     round_timesteps: bool = False,
     zero_snr: bool = False,
+    scheduler: Any = None,
+    prediction: str | None = None,
     autocast: Any = nullcontext,
 ) -> Model:
     """A loaded diffusers pipeline as a `Model`: its network in latent space, with prompts or labels as conditions.
@@ -175,6 +177,9 @@ def from_pipeline(
         null_condition: for class-conditional UNets of pixels, the label that means "no label".
         round_timesteps: ask at whole timesteps, as most schedulers do, instead of at the exact ones.
         zero_snr: rescale its table to zero terminal signal-to-noise ratio (Lin et al. 2024).
+        scheduler: how the network was trained, in place of the pipeline's scheduler: another one, its configuration, or
+            a folder or file that holds it.
+        prediction: what the network predicts, in place of what the scheduler's configuration says.
         autocast: a factory of a mixed-precision context.
 
     Raises:
@@ -200,6 +205,7 @@ def from_pipeline(
         "round_timesteps": round_timesteps,
         "autocast": autocast,
     }
+    trained = {"scheduler": scheduler, "prediction": prediction}
     given: dict[str, Any] = {
         "negative_prompt": negative_prompt,
         "embedded_guidance": embedded_guidance,
@@ -208,7 +214,7 @@ def from_pipeline(
     if not kind.text and (unfit := [word for word, value in given.items() if value is not None]):
         raise UsageError(f"{kind.name}: {', '.join(unfit)} applies to kinds with text")
     if kind.model is None:
-        return _pixels(pipe, (height, width), condition, null_condition, zero_snr, common)
+        return _pixels(pipe, (height, width), condition, null_condition, zero_snr, trained, common)
     if null_condition is not None:
         raise UsageError(f"null_condition applies to class-conditional UNets of pixels, not to {kind.name}")
     return kind.model(
@@ -217,6 +223,7 @@ def from_pipeline(
         width=width,
         condition=prompt if condition is None else condition,
         zero_snr=zero_snr,
+        **trained,
         **given,
         **common,
     )
@@ -228,16 +235,17 @@ def _pixels(
     condition: Any,
     null: int | None,
     zero_snr: bool,
+    trained: dict[str, Any],
     common: dict[str, Any],
 ) -> DiffusersModel:
     """A pipeline around a UNet of pixels."""
-    from ..conventions import convention_of
+    from ..trained import checked_convention, trained_config
 
     unet = part(pipe, "unet")
     label = common["name"] or getattr(pipe, "name_or_path", None) or type(pipe).__name__
     if (size[0] is None) != (size[1] is None):
         raise UsageError("give both height and width, or neither")
-    convention = convention_of(scheduler_config(pipe.scheduler))
+    convention = checked_convention(trained_config(scheduler_config(pipe.scheduler), **trained), trained["prediction"])
     config = dict(unet.config)
     return DiffusersModel(
         unet,
