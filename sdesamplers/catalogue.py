@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 
 from .errors import UsageError
+from .plain_yaml import Loader, compose, parse, read_text
 
 SHIPPED = Path(__file__).with_name("registry.yaml")
 PEER_KINDS = ("samplers", "spacings")
@@ -157,7 +159,7 @@ class Catalogue:
         """`file:line: section.name`, for errors about an entry that only show when it is used."""
         file = self.origins[section, name]
         try:
-            line = str(_line(file.read_text(encoding="utf-8"), [*section.split("."), name]))
+            line = str(_line(read_text(file), [*section.split("."), name]))
         except (OSError, ValueError, yaml.YAMLError):
             line = "?"
         return f"{file}:{line}: {section}.{name}"
@@ -173,16 +175,8 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
     Raises:
         UsageError: unreadable, not YAML, or not of the schema; with file, line and key.
     """
-    try:
-        text = file.read_text(encoding="utf-8")
-        data = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{mark.line + 1}" if mark else "?"
-        text = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UsageError(f"{file}:{where}: not valid YAML: {text}") from None
+    text = read_text(file)
+    data = parse(text, file) if check else yaml.load(text, Loader=Loader)
     data = {} if data is None else data
     if check:
         _validate(data, text, file)
@@ -222,7 +216,7 @@ def _validate(data: Any, text: str, file: Path) -> None:
 
 @lru_cache(maxsize=8)
 def _tree(text: str) -> Any:
-    return yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    return compose(text)
 
 
 def _line(text: str, keys: list[str]) -> int:
@@ -246,8 +240,17 @@ def user_file() -> tuple[Path, bool] | None:
     if named:
         return Path(named), True
     config = os.environ.get("XDG_CONFIG_HOME") or (os.environ.get("APPDATA") if os.name == "nt" else None)
-    found = Path(config or Path.home() / ".config") / "sdesamplers" / "registry.yaml"
-    return (found, False) if found.is_file() else None
+    try:
+        found = Path(config or Path.home() / ".config") / "sdesamplers" / "registry.yaml"
+        if found.is_file():
+            with found.open("rb"):
+                return found, False
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: there is no home
+        reason = getattr(error, "strerror", None) or error
+        warnings.warn(
+            f"your registry.yaml is left out, since your configuration cannot be read: {reason}", stacklevel=2
+        )
+    return None
 
 
 def load_catalogue(named: str | Path | None = None) -> Catalogue:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
+import re
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,25 +62,56 @@ class Option:
         raise UsageError(f"{owner}: option {self.name!r} must be {self.type_name}, not {value!r}")
 
     def parse(self, text: str, owner: str) -> Any:
-        """Read the option from the command line."""
-        import yaml
+        """Read the option from the command line: numbers are decimal, flags are true or false, None is none or null.
 
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
-            value = text
-        if isinstance(value, str):  # YAML 1.1 reads 1e-3 as text
+        Raises:
+            UsageError: the text is no value of the option's type.
+        """
+        refusal: UsageError | None = None
+        for value in _meanings(text):
             try:
-                value = float(value)
-            except ValueError:
-                pass
+                return self.check(value, owner)
+            except UsageError as error:
+                refusal = refusal or error
+        assert refusal is not None
+        raise refusal
+
+
+WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None, "null": None}
+NUMBER = re.compile(r"[-+]?(?:inf|nan|\d+|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.ASCII | re.IGNORECASE)
+
+
+def _meanings(text: str) -> Iterator[Any]:
+    """What a word of the command line may stand for, in the order in which it is tried; the text itself is last."""
+    word = text.strip().lower()
+    if word in WORDS:
+        yield WORDS[word]
+    elif (number := _number(word)) is not None:
+        yield number
+    elif "," in word or word.startswith("["):
         try:
-            return self.check(value, owner)
-        except UsageError as refusal:
-            try:
-                return self.check(text, owner)
-            except UsageError:
-                raise refusal from None
+            found = json.loads(NUMBER.sub(_in_json, word if word.startswith("[") else f"[{word}]"))
+        except (ValueError, RecursionError):
+            found = None
+        if found is not None:
+            yield found
+    yield text
+
+
+def _number(word: str) -> int | float | None:
+    """A decimal number: 010 is ten; 1:30, 0x10 and 1_000 are none."""
+    if not NUMBER.fullmatch(word):
+        return None
+    try:
+        return int(word)
+    except ValueError:  # not whole, or of more digits than Python reads
+        return float(word)
+
+
+def _in_json(match: re.Match[str]) -> str:
+    """A decimal number in JSON's spelling, which knows no leading zeros, plus signs or bare points."""
+    number = _number(match[0].lower())
+    return {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}.get(text := repr(number), text)
 
 
 SEQUENCES = (Sequence, list, tuple)

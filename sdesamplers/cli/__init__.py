@@ -44,11 +44,20 @@ def main(arguments: list[str] | None = None) -> None:
         silence(sys.stdout)
         sys.exit(1)
     except Exception as error:
+        if is_out_of_memory(error):
+            fail("there is not enough memory; make fewer at once (--batch-size), or smaller ones (--size, --dtype)", 1)
         if isinstance(error, OSError) and not flushed():
             fail(f"standard output could not be written: {error.strerror or error}", 1)
         if debug:
             raise
         fail(f"{type(error).__name__}: {error} (a bug of sdesamplers or a plugin; SDESAMPLERS_DEBUG=1 shows where)", 1)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether a machine's or a device's memory was too small; torch says so of the machine's in words alone."""
+    return isinstance(error, MemoryError) or any(
+        word in str(error) for word in ("out of memory", "not enough memory", "can't allocate memory")
+    )
 
 
 def tell(message: Warning | str, *where: Any, **more: Any) -> None:

@@ -26,6 +26,9 @@ SUPPORTED = (
     "pipeline layout or as a bare UNet, and text-to-image and latent pipelines in pipeline layout"
 )
 
+LARGEST_SIDE = 2**16
+"""Of a picture, in pixels."""
+
 
 class DiffusersModel(Model):
     """A UNet2DModel at fractional timesteps.
@@ -391,6 +394,8 @@ def sample_shape(config: dict[str, Any], size: int | Sequence[int] | None, folde
         raise ModelError(f"{folder}: the UNet's configuration has block_out_channels {blocks!r}")
     factor = 2 ** (len(blocks) - 1)
     for side in (height, width):
+        if isinstance(side, int) and side > LARGEST_SIDE:
+            raise UsageError(f"sides reach to {LARGEST_SIDE} pixels, not {side!r:.40}")
         if isinstance(side, bool) or not isinstance(side, int) or side < factor or side % factor:
             near = max(factor, round(side / factor) * factor) if isinstance(side, int) else factor
             raise UsageError(f"this UNet takes sides that are multiples of {factor}, not {side!r} (nearest: {near})")

@@ -18,7 +18,7 @@ from ..base import Model, Output
 from ..calling import in_modes, kept
 from ..conditions import own
 from ..conventions import Convention, convention_of, with_shift
-from ..diffusers import timesteps_for, with_zero_snr, without_variance
+from ..diffusers import LARGEST_SIDE, timesteps_for, with_zero_snr, without_variance
 from ..running import evaluating
 from ..trained import checked_convention, trained_config
 from .autoencoders import Autoencoder
@@ -232,6 +232,8 @@ class PipelineModel(Model):
         chosen = (height or usual[0], width or usual[1])
         step = self.multiple()
         for word, side in zip(("height", "width"), chosen, strict=True):
+            if isinstance(side, int) and side > LARGEST_SIDE:
+                raise UsageError(f"{word} reaches to {LARGEST_SIDE} pixels, not {side!r:.40}")
             if isinstance(side, bool) or not isinstance(side, int) or side < step or side % step:
                 near = max(step, round(side / step) * step) if isinstance(side, int) else step
                 raise UsageError(f"{word} must be a multiple of {step} pixels, not {side!r} (nearest: {near})")

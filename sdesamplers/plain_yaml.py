@@ -1,0 +1,151 @@
+"""YAML that nobody vouches for: bounded in size, depth and nodes, without duplicate keys, and numbers are numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+from .errors import UsageError
+
+LARGEST = 4 * 2**20
+"""Bytes of a file. The shipped registry has 24 thousand."""
+
+DEEPEST = 32
+MOST_NODES = 100_000
+"""Nodes with every alias written out. The shipped registry has three thousand."""
+
+BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+INTEGER = re.compile(r"[-+]?[0-9]+\Z")
+FLOAT = re.compile(
+    r"(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
+)
+
+
+class Loader(BASE):  # type: ignore[misc]
+    """YAML with the scalars of version 1.2's core schema: 010 is ten, 1:30 is text, so are yes and off and dates."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+
+
+def _integer(loader: Any, node: Any) -> int:
+    try:
+        return int(loader.construct_scalar(node))
+    except ValueError:  # Python reads no number of more than 4300 digits
+        raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark) from None
+
+
+def _float(loader: Any, node: Any) -> float:
+    return float(loader.construct_scalar(node).lower().replace(".inf", "inf").replace(".nan", "nan"))
+
+
+for tag, pattern, first in (
+    ("bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)\Z"), "tTfF"),
+    ("int", INTEGER, "-+0123456789"),
+    ("float", FLOAT, "-+0123456789."),
+    ("merge", re.compile(r"<<\Z"), "<"),
+    ("null", re.compile(r"(?:~|null|Null|NULL|)\Z"), "~nN\0"),
+):
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", pattern, [*first, ""] if tag == "null" else list(first))
+Loader.add_constructor("tag:yaml.org,2002:int", _integer)
+Loader.add_constructor("tag:yaml.org,2002:float", _float)
+
+
+def read_text(file: Path) -> str:
+    """A file's text.
+
+    Raises:
+        UsageError: it cannot be read, is not a regular file or not UTF-8, or is too large.
+    """
+    try:
+        if file.exists() and not file.is_file():
+            raise UsageError(f"{file}: cannot be read: not a regular file")
+        if file.stat().st_size > LARGEST:
+            raise UsageError(f"{file}: cannot be read: larger than {LARGEST >> 20} MiB")
+        return file.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UsageError):
+            raise
+        raise UsageError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def parse(text: str, file: Path) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        UsageError: it is not valid, or too deep or large once its aliases are written out, or has a key twice; with
+            file and line.
+    """
+    try:
+        _measure(text, file)
+        tree = compose(text)
+        _refuse_twins(tree, file)
+        return yaml.load(text, Loader=Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{mark.line + 1}" if mark else "?"
+        reason = " ".join(str(getattr(error, "problem", None) or error).split())
+        raise UsageError(f"{file}:{where}: not valid YAML: {reason}") from None
+
+
+def compose(text: str) -> Any:
+    """The tree of nodes of a text that has been measured."""
+    return yaml.compose(text, Loader=Loader)
+
+
+def _measure(text: str, file: Path) -> None:
+    """Raise UsageError where a text is too deep or has too many nodes. Events come one by one, without recursion."""
+    open_nodes: list[tuple[str | None, int]] = []  # the anchor of each open collection, and the nodes before it
+    sizes: dict[str, int] = {}
+    count = 0
+    for event in yaml.parse(text, Loader=BASE):
+        line = event.start_mark.line + 1 if event.start_mark else 1
+        anchor = getattr(event, "anchor", None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            open_nodes.append((anchor, count))
+            count += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            name, before = open_nodes.pop()
+            if name is not None:
+                sizes[name] = count - before
+        elif isinstance(event, yaml.AliasEvent):
+            if event.anchor not in sizes:
+                raise UsageError(
+                    f"{file}:{line}: not valid YAML: the alias *{event.anchor} stands for nothing before it"
+                )
+            count += sizes[event.anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            count += 1
+            if anchor is not None:
+                sizes[anchor] = 1
+        if len(open_nodes) > DEEPEST:
+            raise UsageError(f"{file}:{line}: not valid YAML here: nested more than {DEEPEST} deep")
+        if count > MOST_NODES:
+            raise UsageError(
+                f"{file}:{line}: not valid YAML here: more than {MOST_NODES} nodes with aliases written out"
+            )
+
+
+def _refuse_twins(tree: Any, file: Path) -> None:
+    """Raise UsageError where a mapping has a key twice."""
+    waiting, seen = [tree], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            waiting.extend(node.value)
+        if isinstance(node, yaml.MappingNode):
+            lines: dict[tuple[str, str], int] = {}
+            for key, value in node.value:
+                line = key.start_mark.line + 1
+                if not isinstance(key, yaml.ScalarNode):
+                    raise UsageError(f"{file}:{line}: a key is a name, not a list or a mapping")
+                if (same := (key.tag, key.value)) in lines:
+                    raise UsageError(f"{file}:{line}: the key {key.value!r} is there already, in line {lines[same]}")
+                lines[same] = line
+                waiting.append(value)
