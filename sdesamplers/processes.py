@@ -335,10 +335,10 @@ class DiscreteVP(VariancePreserving):
         from scipy.interpolate import CubicSpline, PchipInterpolator
 
         table = float_column(alphas_cumprod, "alphas_cumprod")
-        if table.ndim != 1 or len(table) < 3 or not np.all(np.diff(table) < 0) or table[0] >= 1 or table[-1] < 0:
+        if table.ndim != 1 or len(table) < 2 or not np.all(np.diff(table) < 0) or table[0] >= 1 or table[-1] < 0:
             rises = table.ndim == 1 and len(table) > 1 and bool(np.all(np.diff(table) >= 0))
             hint = "; these rise, as betas do: pass numpy.cumprod(1 - betas)" if rises else ""
-            raise UsageError(f"alphas_cumprod must be three or more numbers that fall strictly, within [0, 1){hint}")
+            raise UsageError(f"alphas_cumprod must be two or more numbers that fall strictly, within [0, 1){hint}")
         self.alphas_cumprod = table
         self.t_max = float(len(table) - 1)
         self.zero_terminal_snr = bool(table[-1] == 0)

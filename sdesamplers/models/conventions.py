@@ -288,9 +288,18 @@ def _table(config: dict[str, Any], kind: str) -> Convention:
     # diffusers would put its own defaults for the words that this lists, which may be another class's.
     config = {key: value for key, value in config.items() if key != "_use_default_values"}
     try:
-        table = getattr(cls.from_config(config), "alphas_cumprod", None)
+        theirs = cls.from_config(config)
     except Exception as error:  # whatever a scheduler raises, its configuration is what is wrong
         raise ValueError(str(error)) from None
-    if table is None:
+    if getattr(theirs, "alphas_cumprod", None) is None:
         raise ModelError(f"scheduler {kind} has no alphas_cumprod table, so its process is unknown")
-    return Convention(DiscreteVP(table.double().numpy()), prediction_type(config.get("prediction_type", "epsilon")))
+    return Convention(DiscreteVP(_alphas_cumprod(theirs)), prediction_type(config.get("prediction_type", "epsilon")))
+
+
+def _alphas_cumprod(scheduler: Any) -> np.ndarray:
+    """A scheduler's table; from its betas in float64 where the products have become 0 or equal in its float32."""
+    table: np.ndarray = scheduler.alphas_cumprod.double().numpy()
+    betas = getattr(scheduler, "betas", None)
+    if betas is None or np.all(np.diff(table) < 0):
+        return table
+    return np.cumprod(1.0 - betas.double().numpy())
