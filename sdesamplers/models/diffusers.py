@@ -292,7 +292,7 @@ def find_parts(folder: Path) -> tuple[Path, dict[str, Any] | None]:
         unet = folder / "unet" if (folder / "unet").is_dir() else folder
         beside = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
         refuse_foreign(parts, folder)
-        return unet, read_json(beside / "scheduler_config.json")
+        return unet, as_class(read_json(beside / "scheduler_config.json"), kinds["scheduler"])
     if (folder / "config.json").is_file():
         kind = read_json(folder / "config.json").get("_class_name")
         if kind != "UNet2DModel":
@@ -325,6 +325,16 @@ def refuse_foreign(index: dict[str, Any], folder: Path) -> None:
     refuse_words(index, folder / "model_index.json")
     for key, (library, name) in pipeline_parts(index).items():
         component_class(key, library, name, str(folder))
+
+
+def as_class(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """A scheduler's configuration as of the class that its pipeline names, which is the one that is built of it.
+
+    The folder may have been saved with another class. One of ours names the model's own class itself.
+    """
+    import diffusers
+
+    return {**config, "_class_name": name} if hasattr(diffusers, name) else config
 
 
 def check_unet(folder: Path, scheduler: dict[str, Any] | None, label: Path) -> None:

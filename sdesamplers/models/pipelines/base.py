@@ -362,8 +362,15 @@ def device_of(pipe: Any, network: Any) -> torch.device:
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
     """The configuration that the model came with, also where one of our own schedulers has taken its place."""
+    import diffusers
+
     trained = getattr(scheduler, "trained", None)
-    return dict(trained) if trained else {**scheduler.config, "_class_name": type(scheduler).__name__}
+    if trained:
+        return dict(trained)
+    kind = type(scheduler)  # the class that the pipeline has, or the one of diffusers that somebody's is made from
+    names = [each.__name__ for each in kind.__mro__ if getattr(diffusers, each.__name__, None) is each]
+    names = [name for name in names if name.endswith("Scheduler")] or [kind.__name__]
+    return {**scheduler.config, "_class_name": names[0]}
 
 
 def call_defaults(pipe: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 from ...errors import ModelError
 from ..base import Model
 from ..conventions import convention_of
-from ..diffusers import autocast_for, is_plain, move, pipeline_parts, refuse_unbuildable, size_pair
+from ..diffusers import as_class, autocast_for, is_plain, move, pipeline_parts, refuse_unbuildable, size_pair
 from ..trust import closed_prompt, read_json, refuse_code, refuse_index, refuse_pointer, refuse_words
 from .components import component_class, pipeline_class
 from .kinds import CONVERTED, Kind, from_pipeline, kind_of
@@ -103,7 +103,7 @@ def check_configs(folder: Path, layout: Layout) -> None:
         refuse_code(folder / key)
     scheduler = place_of(folder, "scheduler") / "scheduler_config.json"
     if scheduler.is_file() and layout.classes.get("scheduler") != "Scheduler":  # one of ours was checked when made
-        convention_of(read_json(scheduler))
+        convention_of(as_class(read_json(scheduler), str(layout.classes.get("scheduler"))))
     check_networks(folder, layout)
     if missing := [key for key in required_parts(layout.pipeline) if key not in {*layout.classes, *LEFT_OUT}]:
         title = layout.pipeline.__name__
