@@ -78,7 +78,9 @@ class Option:
 
 
 WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None, "null": None}
-NUMBER = re.compile(r"[-+]?(?:inf|nan|\d+|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.ASCII | re.IGNORECASE)
+NUMBER = re.compile(r"[-+]?(?:inf|nan|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.ASCII)
+ITEM = re.compile(r"[^\[\],\s]+")
+"""What stands between the brackets and commas of a list."""
 
 
 def _meanings(text: str) -> Iterator[Any]:
@@ -90,7 +92,7 @@ def _meanings(text: str) -> Iterator[Any]:
         yield number
     elif "," in word or word.startswith("["):
         try:
-            found = json.loads(NUMBER.sub(_in_json, word if word.startswith("[") else f"[{word}]"))
+            found = json.loads(ITEM.sub(_in_json, word if word.startswith("[") else f"[{word}]"))
         except (ValueError, RecursionError):
             found = None
         if found is not None:
@@ -109,9 +111,15 @@ def _number(word: str) -> int | float | None:
 
 
 def _in_json(match: re.Match[str]) -> str:
-    """A decimal number in JSON's spelling, which knows no leading zeros, plus signs or bare points."""
-    number = _number(match[0].lower())
-    return {"inf": "Infinity", "-inf": "-Infinity", "nan": "NaN"}.get(text := repr(number), text)
+    """An item of a list in JSON's spelling, which knows no leading zeros, plus signs or bare points.
+
+    Raises:
+        ValueError: it is no number.
+    """
+    number = _number(match[0])
+    if number is None:
+        raise ValueError(match[0])
+    return json.dumps(number)
 
 
 SEQUENCES = (Sequence, list, tuple)

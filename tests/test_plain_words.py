@@ -149,6 +149,7 @@ def test_so_is_one_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monk
         (Literal["auto", 3], "auto", "auto"),
         (Sequence[float], "[1, 010, .5]", [1, 10, 0.5]),
         (Sequence[float], "3,2,1", [3, 2, 1]),
+        (Sequence[float], "[12.75,-0.5e1, 2., +4]", [12.75, -5.0, 2.0, 4]),
         (Sequence[Sequence[float]], "[[1,2],[3,+4]]", [[1, 2], [3, 4]]),
     ],
 )
@@ -168,7 +169,10 @@ def test_words_of_the_command_line(kind: Any, text: str, value: Any) -> None:
         *((int, text) for text in ("1.5", "1e3", "true", "0b1")),
         *((bool, text) for text in ("1", "yes", "on", "y")),
         (Sequence[float], "[" * 100_000),
-        (Sequence[float], "[1, true]"),
+        *(
+            (Sequence[float], f"[1, {text}]")
+            for text in ("true", "3+4", "3-4", "1.2.3", "1_0", "0x1", "1 2", "1:30", "")
+        ),
         (Literal["auto", 3], "4"),
     ],
 )
