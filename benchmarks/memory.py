@@ -94,6 +94,7 @@ class Unit(sds.Model):
     """Standard normal data under a DDPM table, whose epsilon is sigma(t) x: an exact model that makes one tensor."""
 
     prediction, shape, name = "epsilon", SHAPE[1:], "unit normal"
+    pure = True  # so that no copies are made around it; docs/design.md says what they cost
 
     def __init__(self) -> None:
         self.process = sds.DiscreteVP(diffusers.DDIMScheduler(**TABLE).alphas_cumprod.numpy())

@@ -201,6 +201,8 @@ class KDiffusion:
 class Answering(sds.Model):
     """A model that costs nothing: it always gives the same answer."""
 
+    pure = True  # so that no copies are made around it; docs/design.md says what they cost
+
     def __init__(self, answer, process, prediction):
         self.answer, self.process, self.prediction = answer, process, prediction
         self.shape = tuple(answer.shape[1:])
