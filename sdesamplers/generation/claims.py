@@ -209,8 +209,9 @@ def clear(claims: Path, part: tuple[int, int], own: Claim, overwrite: bool) -> N
     wanted = set(rivals(claims, part, overwrite))
     for name in names_in(claims):
         folder = claims / name
-        if own.folder == folder or not folder.is_dir():
-            continue
+        with telling(folder, "could not be looked up"):
+            if own.folder == folder or not folder.is_dir():
+                continue
         found, rival = members(folder), folder in wanted
         state, owner = GONE, None
         for file in found:

@@ -23,6 +23,7 @@ from .job import (
     clear_inside,
     labels_of,
     shown,
+    there,
     unsealed,
     written_by,
 )
@@ -164,7 +165,7 @@ def check_free(folder: Path, facts: Facts, replaced: Collection[Path] = ()) -> N
 
 def begin(file: Path, facts: Facts) -> None:
     """Make a job's file of facts; of several parts that begin at once, one makes it."""
-    damaged = file.exists() and not is_stored(file)
+    damaged = there(file) and not is_stored(file)
     fresh = draft(file, closed(facts))
     try:
         sync([fresh])

@@ -323,7 +323,9 @@ def remove_half(folder: Path, meant: Callable[[str], bool]) -> None:
 
 def remove_file(path: Path) -> None:
     """Remove what is there, unless it is a folder, which no job made."""
-    if not (path.is_dir() and not path.is_symlink()):
+    with telling(path, "could not be removed"):
+        is_folder = path.is_dir() and not path.is_symlink()
+    if not is_folder:
         remove(path)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, UsageError
-from ..files import make_lasting_folder
+from ..files import make_lasting_folder, telling
 from ..images import to_bytes
 from ..models.base import Model
 from ..plugin import Sampler
@@ -162,7 +162,9 @@ def generate(
                 return take(folder, facts, claim, resume=resume, adopted=adopted)
 
         job = ranks.from_first(begin)
-        if not job.inside.is_dir():
+        with telling(job.inside, "could not be looked up"):
+            shared = job.inside.is_dir()
+        if not shared:
             raise UsageError(f"{folder} is not here what it is to the first process; all need one shared folder")
         labels = Labels(first_index, run.seed, json.dumps(job.facts), conditions.words)
         with joined(job, ranks.rank) as job:
