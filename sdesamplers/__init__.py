@@ -38,6 +38,7 @@ _HOMES = {
     "grid": ["Span"],
     "models.analytic": ["GaussianModel", "MixtureModel", "grid_mixture"],
     "models.base": ["FlowMapModel", "FunctionModel", "Model", "Output"],
+    "models.clipping": ["Clip"],
     "models.density": ["DensityModel", "FunnelModel", "LangevinSDE"],
     "models.guidance": ["Guided"],
     "models.loading": ["load"],
@@ -118,6 +119,7 @@ if TYPE_CHECKING:
     from .models.base import FunctionModel as FunctionModel
     from .models.base import Model as Model
     from .models.base import Output as Output
+    from .models.clipping import Clip as Clip
     from .models.density import DensityModel as DensityModel
     from .models.density import FunnelModel as FunnelModel
     from .models.density import LangevinSDE as LangevinSDE

@@ -21,6 +21,7 @@ class View(GaussianProcess):
 
     def __init__(self, native: GaussianProcess) -> None:
         self.native = native
+        self.latest = native.t_max  # the native time of its noisiest point
         self.t_min = float(self.time_at_ratio(native.ratio(native.t_min)))
         self.t_max = float(self.clock(native.t_max, native.ratio(native.t_max)))
 
@@ -33,16 +34,21 @@ class View(GaussianProcess):
 
 
 class VEView(View):
-    """alpha = 1, sigma = time: the coordinates of EDM and k-diffusion; Euler here is DDIM."""
+    """alpha = 1, sigma = time: the coordinates of EDM and k-diffusion; Euler here is DDIM.
+
+    A table that ends in alpha = 0 begins at its `largest_ratio` here.
+    """
 
     clean_time = 0.0
 
     def __init__(self, native: GaussianProcess) -> None:
-        if np.isinf(native.ratio(native.t_max)):
+        if np.isinf(native.largest_ratio):
             raise UsageError(
                 "coordinates 've' need alpha > 0 and this model starts at alpha = 0; use 'flow', 'angle' or 'native'"
             )
         super().__init__(native)
+        if np.isinf(self.t_max):
+            self.t_max, self.latest = native.largest_ratio, float(native.time_at_ratio(native.largest_ratio))
 
     def clock(self, t: Scalar, ratio: Scalar) -> Scalar:
         return ratio

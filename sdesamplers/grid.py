@@ -39,9 +39,11 @@ class Span:
         """sigma/alpha at start and end.
 
         Raises:
-            UsageError: `finite` and the start has alpha = 0.
+            UsageError: `finite` and the start has alpha = 0, on a process that has no `largest_ratio`.
         """
         first, last = float(self.gaussian.ratio(self.start)), float(self.gaussian.ratio(self.end))
+        if finite:
+            first = min(first, self.gaussian.largest_ratio)
         if finite and np.isinf(first):
             raise UsageError(
                 "this spacing needs a finite sigma/alpha and the model starts at alpha = 0; use 'angle', 'linspace' "
@@ -69,13 +71,19 @@ def spaced_points(
     if times.shape != (count,):
         raise UsageError(f"spacing {spacing.name!r} returned {times.shape} times where {count} were asked for")
     check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
-    if start is not None and abs(times[0] - start) > 1e-9 * process_span(native):
+    if start is not None and not begins_at(float(times[0]), start, native):
         raise UsageError(
             f"spacing {spacing.name!r} begins at {times[0]:g} here and start stands at start_time={start:g}; use one "
             "that begins where it is told (linspace, karras, angle, ...), another start_time, or times=[...]"
         )
     check_range(times, native, f"spacing {spacing.name!r}")
     return _with_end(make_points(process, times), process, ends_clean)
+
+
+def begins_at(first: float, start: float, process: SDE) -> bool:
+    """Whether a grid begins at the start or, where that is alpha = 0, at the noisiest point that it can have."""
+    noisiest = float(process.time_at_ratio(process.largest_ratio)) if isinstance(process, GaussianProcess) else start
+    return min(abs(first - start), abs(first - min(start, noisiest))) <= 1e-9 * process_span(process)
 
 
 def divided(process: SDE, spacing: Spacing, options: dict[str, Any], count: int, start: float | None) -> np.ndarray:

@@ -15,6 +15,7 @@ from .errors import Cancelled, ModelError, NonFiniteError, PluginError, UsageErr
 from .forking import prepare_for_forks
 from .models.base import Model, Output
 from .models.calling import isolated, isolated_to
+from .models.clipping import Clip, clipped
 from .models.conditions import cut
 from .path import Point
 from .prediction import Prediction, ScorePrediction
@@ -58,8 +59,8 @@ class Evaluator:
     """One batch's connection to the model: makes `Prediction`s, counts them and checks them.
 
     `nfe` counts evaluations of each sample of the batch; a guided one, which asks the network twice, counts once.
-    With `both`, predictions carry the unguided one at any guidance scale. Finiteness is read at once on the CPU, and
-    at the end of the run elsewhere, so that no step waits for the device.
+    With `both`, predictions carry the unguided one at any guidance scale; `clip` bounds their x0. Finiteness is read at
+    once on the CPU, and at the end of the run elsewhere, so that no step waits for the device.
     """
 
     model: Model
@@ -72,6 +73,7 @@ class Evaluator:
     callback: Callback | None = None
     cancel: Flag | None = None
     record: Callable[[Prediction], None] | None = None
+    clip: Clip | None = None
     evaluations: int = 0
     _partial: int = 0  # evaluations of a part of the batch, and how many of them each sample had
     _single: np.ndarray = field(init=False)
@@ -127,6 +129,8 @@ class Evaluator:
             total = prediction.raw.sum()  # NaN and infinity survive a sum
             if not total.is_cpu or not math.isfinite(total.item()):
                 self._suspect(total, prediction)
+        if self.clip is not None and point.end is None:  # what a flow map says of a whole step is no x0
+            prediction = clipped(prediction, self.clip)
         if self.record is not None:
             self.record(prediction)
         return prediction
@@ -171,6 +175,8 @@ class Evaluator:
         for prediction in predictions:
             if self.check_finite:
                 self._suspect(prediction.raw.sum(), prediction)
+        predictions = [clipped(prediction, self.clip) for prediction in predictions]
+        for prediction in predictions:
             if self.record is not None:
                 self.record(prediction)
         return predictions

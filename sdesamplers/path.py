@@ -337,6 +337,7 @@ def make_points(process: SDE, times: np.ndarray, ratios: np.ndarray | None = Non
     """Points at native times (and sigma/alpha ratios, where these are what was given), computed in one sweep."""
     if not isinstance(process, View):
         return [_sde_point(process, float(t)) for t in times]
+    times = np.minimum(times, process.latest)
     ratio = process.native.ratio(times) if ratios is None else ratios
     fields = _fields(process, process.clock(times, ratio), times, ratio)
     columns = [np.broadcast_to(f, times.shape).tolist() for f in fields]

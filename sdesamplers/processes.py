@@ -380,6 +380,11 @@ class DiscreteVP(VariancePreserving):
     def ratio(self, t: Scalar) -> Scalar:
         return np.exp(self._log_ratio(t))
 
+    @property
+    def largest_ratio(self) -> float:
+        # Zero terminal SNR: alphas_cumprod = 2^-24 there, as in diffusers' Euler, DPM-Solver and UniPC.
+        return math.sqrt(2.0**24 - 1) if self.zero_terminal_snr else super().largest_ratio
+
     def schedule(self, t: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
         if self.zero_terminal_snr:
             return super().schedule(t)

@@ -324,6 +324,7 @@ class PreparedRun:
             callback=_both(self.callback, advance),
             cancel=self.cancel,
             record=recorder,
+            clip=model.clip,
         )
         with running(model, key=(self.seed, indices[0]), gradients=self.gradients):
             x = start_state(model, path, source, start, self.dtype)
@@ -478,6 +479,7 @@ def replay_log_probs(model: Model, result: Result, rows: slice = slice(None)) ->
         condition=cut(condition, rows),
         guidance_scale=result.guidance_scale,
         both="unguided" in spec.needs,
+        clip=model.clip,
     )
     with running(model, key=(result.seed,), gradients=torch.is_grad_enabled()):
         drive(start_run(spec, start.to(model.device), path, recipe.options), evaluator)

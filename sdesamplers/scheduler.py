@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,12 +14,25 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 from torch import Tensor
 
+from .configuration import (
+    KEY,
+    OURS,
+    Configuration,
+    changed,
+    explicit,
+    own_part,
+    split_words,
+    trained_part,
+    updated,
+)
 from .coordinates import view
 from .echo import evaluated, is_own
 from .errors import UsageError
 from .layout import Layout
 from .loop import Run, model_state
-from .models.conventions import class_of, convention_of, with_shift
+from .models.clipping import Clip, ClipLike, clipped
+from .models.configuration import completed
+from .models.conventions import convention_of, with_shift
 from .models.diffusers import without_variance
 from .noise import Noise, NormalSource, check_seed
 from .options import check_options
@@ -35,12 +49,6 @@ from .step_words import check_grid_words, check_step_words
 from .table import Table
 from .timesteps import Passed, Timesteps, mark, read_timestep
 from .training_schedule import training_schedule
-
-OURS = (
-    *("sampler", "options", "spacing", "spacing_options", "coordinates", "noise", "noise_options", "final"),
-    *("seed", "adaptive", "round_timesteps"),
-)
-"""What our configuration says beside what the model came with."""
 
 REFUSED = {
     "unguided": "needs the unguided prediction beside the guided one, and a pipeline passes on the guided one alone; "
@@ -64,6 +72,12 @@ MISSING = {
 UNSET: Any = object()
 CONSISTENCY = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 """Defaults of a consistency model's training grid."""
+
+ANSWERS = {
+    *("prediction_type", "clip_sample", "clip_sample_range", "clip_denoised"),
+    *("thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
+}
+"""Words of a configuration that say what a network's answer means, and nothing of time."""
 
 IN_PAIRS = ("LCMScheduler", "TCDScheduler", "SCMScheduler")
 """Schedulers whose pipelines take (sample, x0) from a `step` that returns a tuple."""
@@ -148,6 +162,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         adaptive: let an adaptive sampler choose its own steps; `num_inference_steps` then only says where
             image-to-image starts. On by default where one of its control options (rtol, ...) is given.
         round_timesteps: tell networks of DDPM tables whole timesteps, as diffusers mostly does.
+        clip: bounds of x0 at each evaluation. By default what `trained` says (`clip_sample`, `thresholding` and kin),
+            whatever the sampler; False for none, (low, high), or an `sds.Clip`.
         recipe: another word for `sampler`.
         **options: the sampler's own options.
 
@@ -157,6 +173,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """
 
     config_name = "scheduler_config.json"
+    _internal_dict: Any
     _compatibles: ClassVar[list[str]] = []
     order = 1
 
@@ -174,6 +191,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         seed: int | None = None,
         adaptive: bool | None = None,
         round_timesteps: bool = False,
+        clip: ClipLike = None,
         recipe: str | Recipe | None = None,
         **options: Any,
     ) -> None:
@@ -191,19 +209,62 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise UsageError(f"sampler must be a name, a Sampler or a Recipe, not {chosen!r}")
         self._sampler: str | Sampler = chosen
         self._words, self._options = words, options
-        self.trained = trained_part(trained or {"_class_name": "DDPMScheduler"})
-        self.trained["_class_name"] = class_of(self.trained)
-        self._in_pairs = self.trained["_class_name"] in IN_PAIRS
-        self.convention = self._unshifted = convention_of(self.trained)
+        self._clip = clip
+        self._follow(trained_part(trained or {"_class_name": "DDPMScheduler", "clip_sample": False}))
         self.spec, self._is_free = self._checked(adaptive)
         self.seed, self.round_timesteps = None if seed is None else check_seed(seed), round_timesteps
         self._reset()
         name = chosen.name if isinstance(chosen, Sampler) else chosen
-        ours = {"sampler": name, "options": options, **words, "seed": seed, "adaptive": adaptive}
-        kept = {key: value for key, value in self.trained.items() if not key.startswith("_")}
-        self.register_to_config(
-            **kept, **ours, round_timesteps=round_timesteps, trained_class=self.trained["_class_name"]
-        )
+        kept_clip = vars(clip) if isinstance(clip, Clip) else clip
+        ours = {"sampler": name, "options": options, **words, "seed": seed, "adaptive": adaptive, "clip": kept_clip}
+        ours["round_timesteps"] = round_timesteps
+        self.register_to_config(**{**self._models_words(), KEY: ours})
+
+    # The configuration.
+
+    def _follow(self, trained: Mapping[str, Any]) -> None:
+        """Take the model to be what these words say of it."""
+        self.trained = completed(trained)
+        self._in_pairs = self.trained["_class_name"] in IN_PAIRS
+        self.convention = self._unshifted = convention_of(self.trained)
+        self.clip = Clip.of(self._clip, self.convention.clip)
+
+    def _models_words(self) -> dict[str, Any]:
+        """The model's words, with the list of those that were left at their class's defaults."""
+        return {word: value for word, value in self.trained.items() if word != "_class_name"}
+
+    def register_to_config(self, **words: Any) -> None:
+        """Set words of the configuration; the model is what they say from then on.
+
+        A run that was laid out before begins anew, with `set_timesteps`, unless only the meaning of the network's
+        answer has changed (`prediction_type`, `clip_sample` and kin).
+        """
+        super().register_to_config(**words)
+        self._read_config()
+
+    def _read_config(self) -> None:
+        """Follow what has been written to the configuration, as pipelines do past `register_to_config` too."""
+        anew = changed(self.trained, self._internal_dict)
+        if anew:
+            past = self.convention
+            self._follow(updated(self.trained, anew))
+            if type(past) is type(self.convention) and not set(anew) - ANSWERS:
+                self.convention = self.convention.on(past.process)
+            else:
+                self._reset()
+        words = self._models_words()
+        defaults = {word: words[word] for word in words["_use_default_values"]}
+        ours = {**self._internal_dict.get(KEY, {}), "trained_class": self.trained["_class_name"], "defaults": defaults}
+        self._internal_dict = Configuration({**self._internal_dict, **words, KEY: ours})
+
+    def to_json_string(self) -> str:
+        """The configuration as a file holds it; words that were left at their class's defaults are left out."""
+        kept = self._internal_dict
+        self._internal_dict = Configuration(explicit(kept))
+        try:
+            return str(super().to_json_string())
+        finally:
+            self._internal_dict = kept
 
     @classmethod
     def from_config(
@@ -218,6 +279,12 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
         Where `config` is ours, what it says of sampler and grid holds unless a sampler is given. A scheduler stands for
         its configuration, and says of which class it is where two have the same words.
+
+        Words of the model's own class (`prediction_type=`, `timestep_spacing=`, `shift=`, ...) change the
+        configuration, as in diffusers.
+
+        Raises:
+            UsageError: a word of diffusers that is written otherwise here; the message says how.
         """
         if isinstance(config, SchedulerMixin):
             config = {"_class_name": type(config).__name__, **config.config}  # type: ignore[attr-defined]
@@ -225,16 +292,19 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             kind = type(config).__name__
             raise UsageError(f"config must be a scheduler's configuration, such as pipe.scheduler.config, not {kind}")
         words = {key: value for key, value in words.items() if not key.startswith("_")}
-        if "trained_class" in config and sampler is None and "recipe" not in words:
-            kept = {key: config[key] for key in OURS if key in config}
-            sampler = kept.pop("sampler", None)
-            words = {**(kept.pop("options", None) or {}), **kept, **words}
-        made = cls(sampler, trained=config, **words)
+        own, trained = own_part(config), trained_part(config)
+        if own and sampler is None and "recipe" not in words:
+            own = {word: value for word, value in own.items() if word in OURS}
+            sampler = own.pop("sampler", None)
+            words = {**(own.pop("options", None) or {}), **own, **words}
+        models = split_words(words, known_words(sampler or words.get("recipe")), trained)
+        rest = {word: value for word, value in words.items() if word not in models}
+        made = cls(sampler, trained=updated(trained, models) if models else trained, **rest)
         return (made, {}) if return_unused_kwargs else made
 
     def clone(self) -> Scheduler:
         """A scheduler of the same configuration with no run of its own: each thread's pipeline needs one."""
-        rest = {key: self.config[key] for key in ("seed", "adaptive", "round_timesteps")}
+        rest = {key: self.config[key] for key in ("seed", "adaptive", "round_timesteps", "clip")}
         return type(self)(self._sampler, trained=self.trained, **self._words, **rest, **self._options)
 
     def __deepcopy__(self, memo: Any) -> Scheduler:
@@ -327,6 +397,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             UsageError: no grid, or one that cannot be run.
         """
         check_grid_words(others)
+        self._read_config()
         self._reset()
         self._device = device
         self._grid_words = {"num_inference_steps": num_inference_steps, "device": device, "mu": mu}
@@ -784,7 +855,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 )
         if not self.convention.is_plain:
             output = self.convention.read(output, model_state(x, asking.point), asking.point.t)
-        return Prediction(x, asking.point, output, self.convention.prediction)
+        return clipped(Prediction(x, asking.point, output, self.convention.prediction), self.clip)
 
     def _end(
         self, x: Tensor, asking: Asking, prediction: Prediction, sample: Tensor, return_dict: bool
@@ -867,16 +938,11 @@ def _unpickled(cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_in
     return made
 
 
-def trained_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration says of the model, without what ours adds to it.
-
-    Nor does it keep the list of its words that were left at their defaults: diffusers drops these words when it builds
-    a scheduler of another class, and that class's defaults are another table.
-    """
-    trained = {key: value for key, value in config.items() if key not in OURS and not key.startswith("_")}
-    kind = config.get("trained_class", config.get("_class_name"))
-    trained.pop("trained_class", None)
-    return trained if kind is None else {**trained, "_class_name": kind}
+def known_words(sampler: str | Sampler | Recipe | None) -> set[str]:
+    """The names of our own arguments and of a sampler's options."""
+    chosen = sampler.sampler if isinstance(sampler, Recipe) else sampler or "quality"
+    spec = default_registry().resolve(chosen).sampler if isinstance(chosen, str) else chosen
+    return {*inspect.signature(Scheduler.__init__).parameters, *getattr(spec, "options", ())}
 
 
 def even_steps(sigmas: np.ndarray) -> int | None:

@@ -166,6 +166,11 @@ class GaussianProcess(SDE):
         with np.errstate(divide="ignore"):
             return np.divide(self.sigma(t), self.alpha(t))
 
+    @property
+    def largest_ratio(self) -> float:
+        """sigma/alpha where grids and coordinates that cannot have alpha = 0 begin; infinite if there is none."""
+        return float(self.ratio(self.t_max))
+
     def log_snr(self, t: Scalar) -> Scalar:
         """log(alpha^2 / sigma^2), which is 2 lambda in the notation of DPM-Solver (Lu et al. 2022)."""
         with np.errstate(divide="ignore"):

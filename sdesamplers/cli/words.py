@@ -49,6 +49,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--local-files-only", is_flag=True, help="Never use the network."),
             click.option("--allow-pickle", is_flag=True, help="Also read pickled weights, which can run code."),
             click.option("--zero-snr", is_flag=True, help="Rescale the table to zero terminal SNR (Lin et al. 2024)."),
+            click.option("--no-clip", is_flag=True, help="Leave x0 as it is, whatever the model's configuration says."),
             click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), help="Autocast."),
             click.option("--compile", is_flag=True, help="Run the network through torch.compile."),
             click.option("--channels-last", is_flag=True, help="Lay the network's weights out channels last."),
@@ -95,6 +96,7 @@ def load_model(source: str, words: dict[str, Any]) -> tuple[Model, Any]:
     keys = "revision subfolder variant dtype device size token cache_dir local_files_only allow_pickle mixed_precision"
     options = {key: words.pop(key) for key in [*keys.split(), "null_condition", "zero_snr", "compile", "channels_last"]}
     options |= {key: words.pop(key) for key in ("prompt", "negative_prompt", "embedded_guidance")}
+    options["clip"] = False if words.pop("no_clip") else None
     return load(source, **options), words.pop("condition")
 
 

@@ -15,6 +15,7 @@ from ..pickling import Pickled
 from ..prediction import prediction_type
 from ..sde import SDE, GaussianProcess, Scalar
 from .calling import TimedNetwork, isolated
+from .clipping import Clip, ClipLike
 from .conditions import each
 from .output import Output as Output
 from .running import held_by, networks_in
@@ -36,6 +37,8 @@ class Model(Pickled, ABC):
         pure: whether `predict` leaves its arguments as they are and returns tensors that nothing else holds or will
             write to. Where it is not said, states and predictions are copied around each call, so that nothing that a
             network does can change samples.
+        clip: bounds of x0, which samplers meet at each evaluation; None for none. Encodings, likelihoods and the like
+            follow the network's own ODE, without.
     """
 
     process: SDE
@@ -56,6 +59,8 @@ class Model(Pickled, ABC):
         super().__init_subclass__(**words)
         if {"predict", "predict_to"} & vars(cls).keys() and "pure" not in vars(cls):
             cls.pure = False
+
+    clip: Clip | None = None
 
     def __repr__(self) -> str:
         process = type(self.process).__name__
@@ -123,7 +128,7 @@ class ModelAround(Model):
         self.process, self.prediction, self.shape = model.process, model.prediction, model.shape
         self.dtype, self.device, self.data_range = model.dtype, model.device, model.data_range
         self.name, self.revision, self.network = model.name, model.revision, model.network
-        self.tuning, self.autocast = model.tuning, model.autocast
+        self.tuning, self.autocast, self.clip = model.tuning, model.autocast, model.clip
 
     def facts(self) -> dict[str, Any]:
         return {**self.model.facts(), "around": type(self).__name__}
@@ -161,6 +166,9 @@ class FunctionModel(Model):
             dictionary or tuple of them.
         null_condition: of a conditional function, what stands for no condition; guidance needs it, and where it is
             given a call may leave the condition out.
+        data_range: (low, high) of the data, for pictures.
+        clip: bounds that x0 is clipped to at each evaluation of a sampler: True for `data_range`, which is the default
+            where there is one, False for none, (low, high), or a `Clip` for dynamic thresholding.
 
     Raises:
         UsageError: an argument that does not fit, such as a complex dtype.
@@ -181,6 +189,7 @@ class FunctionModel(Model):
         name: str = "function",
         conditional: bool = False,
         null_condition: Any = None,
+        clip: ClipLike = None,
     ) -> None:
         if null_condition is not None and not conditional:
             raise UsageError("null_condition is for functions of a condition: give conditional=True as well")
@@ -195,7 +204,14 @@ class FunctionModel(Model):
         self.shape, self.device = tuple(shape), own_device if device is None else torch.device(device)
         self.data_range, self.name = data_range, name
         self._timed = TimedNetwork(function, name)
+        self.clip = Clip.of(clip, self._bounds())
         self.network = function if isinstance(function, torch.nn.Module) else None
+
+    def _bounds(self) -> Clip | None:
+        """The data's range, where x0 is defined."""
+        if self.data_range is None or not isinstance(self.process, GaussianProcess):
+            return None
+        return Clip(*self.data_range)
 
     def condition_for(self, condition: Any, count: int) -> Any:
         """One condition for all, a number or (1, ...), or one a sample, (N, ...), as a tensor (N, ...).

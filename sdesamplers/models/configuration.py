@@ -1,13 +1,16 @@
-"""A diffusers scheduler's configuration: its class, its words with that class's defaults, what it says of grids."""
+"""A diffusers scheduler's configuration: its class, its words with that class's defaults, its clipping, its grid."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from ..errors import UsageError
+from .clipping import Clip
+from .scheduler_words import word_of
 
 REFUSED = {
     "AmusedScheduler": "it unmasks tokens, and there is no score to follow",
@@ -24,6 +27,38 @@ REFUSED = {
     "ScoreSdeVpScheduler": "no pipeline of diffusers says which time its network is told",
 }
 """Schedulers that have no convention here, and why."""
+
+WITHOUT_TORCHSDE: dict[str, dict[str, Any]] = {
+    "CosineDPMSolverMultistepScheduler": {
+        "sigma_min": 0.3,
+        "sigma_max": 500,
+        "sigma_data": 1.0,
+        "sigma_schedule": "exponential",
+        "num_train_timesteps": 1000,
+        "solver_order": 2,
+        "prediction_type": "v_prediction",
+        "rho": 7.0,
+        "solver_type": "midpoint",
+        "lower_order_final": True,
+        "euler_at_final": False,
+        "final_sigmas_type": "zero",
+    },
+    "DPMSolverSDEScheduler": {
+        "num_train_timesteps": 1000,
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "linear",
+        "trained_betas": None,
+        "prediction_type": "epsilon",
+        "use_karras_sigmas": False,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": False,
+        "noise_sampler_seed": None,
+        "timestep_spacing": "linspace",
+        "steps_offset": 0,
+    },
+}
+"""Defaults of the classes that diffusers hides where torchsde, which is for noise alone, is not installed."""
 
 SIGMAS = {
     "use_karras_sigmas": "karras",
@@ -42,25 +77,34 @@ def class_of(config: Mapping[str, Any]) -> str:
     """
     if "_class_name" in config:
         return str(config["_class_name"])
+    words = {key for key in config if not key.startswith("_")}
+    return next((kind for kind, known in _classes() if words == known), "DDPMScheduler")
+
+
+@cache
+def _classes() -> list[tuple[str, set[str]]]:
+    """diffusers' scheduler classes and their words; refused ones come last, since two classes may have the same."""
     import diffusers
 
-    words = {key for key in config if not key.startswith("_")}
-    for name in sorted((n for n in dir(diffusers) if n.endswith("Scheduler")), key=lambda n: (n in REFUSED, n)):
-        cls = getattr(diffusers, name)
-        if issubclass(cls, diffusers.SchedulerMixin) and words == {*inspect.signature(cls).parameters} - {"kwargs"}:
-            return name
-    return "DDPMScheduler"
+    names = sorted((n for n in dir(diffusers) if n.endswith("Scheduler")), key=lambda n: (n in REFUSED, n))
+    found = [(name, getattr(diffusers, name)) for name in names]
+    return [(n, {*_signature(n)} - {"kwargs"}) for n, cls in found if issubclass(cls, diffusers.SchedulerMixin)]
+
+
+@cache
+def _signature(kind: str) -> dict[str, Any]:
+    """A class's parameters and their defaults (`inspect.Parameter.empty` if there is none)."""
+    import diffusers
+
+    cls = getattr(diffusers, kind, None)
+    return {p.name: p.default for p in inspect.signature(cls).parameters.values()} if isinstance(cls, type) else {}
 
 
 def defaults_of(kind: str) -> dict[str, Any]:
     """The defaults of a scheduler class of diffusers, by word; none where diffusers has no such class."""
-    import diffusers
-
-    cls = getattr(diffusers, kind, None)
-    if not isinstance(cls, type):
-        return {}
-    found = inspect.signature(cls).parameters.values()
-    return {p.name: p.default for p in found if p.default is not p.empty}
+    if kind in WITHOUT_TORCHSDE:
+        return dict(WITHOUT_TORCHSDE[kind])
+    return {word: default for word, default in _signature(kind).items() if default is not inspect.Parameter.empty}
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,13 +125,30 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
 def words_read(config: Mapping[str, Any]) -> dict[str, Any]:
     """The words of a configuration that its class reads, with that class's defaults.
 
-    Words that another class has left behind are no part of it. Where the class is not named, or its parameters cannot
-    be seen (diffusers has stand-ins for classes whose requirements are not installed), all words count.
+    Words that another class has left behind are no part of it. Where the class is not named all words count.
     """
     words, known = completed(config), defaults_of(class_of(config))
-    if not known or "_class_name" not in config:
+    if "_class_name" not in config:
         return words
     return {word: value for word, value in words.items() if word in known or word.startswith("_")}
+
+
+def clip_of(config: Mapping[str, Any]) -> Clip | None:
+    """What a diffusers scheduler's configuration does to x0: as in its own class, thresholding goes before clipping.
+
+    Raises:
+        UsageError: a bound or a percentile that means nothing.
+    """
+    words = words_read(config)
+    kind = words["_class_name"]
+    said = {word: value for word, value in words.items() if (row := word_of(kind, word)) and row.role == "clip"}
+    if said.get("thresholding"):
+        ratio, most = said.get("dynamic_thresholding_ratio"), said.get("sample_max_value")
+        return Clip(percentile=0.995 if ratio is None else float(ratio), most=1.0 if most is None else float(most))
+    if said.get("clip_sample"):
+        bound = said.get("clip_sample_range")
+        return Clip.of(1.0 if bound is None else float(bound))
+    return Clip() if said.get("clip_denoised") else None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,11 @@ from ..errors import ModelError, UsageError
 from ..prediction import prediction_type
 from ..processes import EDM, VE, DiscreteVP, RectifiedFlow, TrigFlow
 from ..sde import GaussianProcess, Scalar, expand, scaled
+from .clipping import Clip
 from .configuration import REFUSED as REFUSED
-from .configuration import MakersGrid, grid_of
+from .configuration import MakersGrid, clip_of, completed, defaults_of, grid_of
 from .configuration import class_of as class_of
+from .scheduler_words import refused_words
 
 
 class Convention:
@@ -28,15 +32,22 @@ class Convention:
         prediction: what `read` returns, one of `PREDICTIONS`.
         data_range: (low, high) of pixels that such networks are trained on.
         is_plain: whether `scale_input` and `read` give back what they are given.
-        grid: what the configuration says of its class's grid; None where a convention was not made of one.
+        grid, clip: what the configuration says of its class's grid and of x0; None where it says nothing.
     """
 
     data_range = (-1.0, 1.0)
     is_plain = True
     grid: MakersGrid | None = None
+    clip: Clip | None = None
 
     def __init__(self, process: GaussianProcess, prediction: str) -> None:
         self.process, self.prediction = process, prediction
+
+    def on(self, process: GaussianProcess) -> Convention:
+        """The same convention on another process of its kind."""
+        made = copy(self)
+        made.process = process
+        return made
 
     def timestep(self, t: Scalar) -> Scalar:
         """What the network is told at time t of the process."""
@@ -205,9 +216,12 @@ def convention_of(config: dict[str, Any]) -> Convention:
     kind = class_of(config)
     if kind in REFUSED:
         raise ModelError(f"models that are sampled with {kind} are not supported: {REFUSED[kind]}")
+    unsupported = refused_words(kind, config, defaults_of(kind))
+    if unsupported:
+        raise ModelError(f"{kind}: {'; '.join(unsupported)}")
     try:
-        convention = _convention(config, kind)
-        convention.grid = grid_of(config)
+        convention = _convention(completed(config), kind)
+        convention.grid, convention.clip = grid_of(config), clip_of(config)
         return convention
     except (UsageError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
@@ -220,18 +234,17 @@ def _convention(config: dict[str, Any], kind: str) -> Convention:
     if kind in PRECONDITIONED:
         return _preconditioned(config, 0.5, "edm")
     if kind == "CosineDPMSolverMultistepScheduler":
-        defaults = {"sigma_min": 0.3, "sigma_max": 500.0, "prediction_type": "v_prediction"}
-        return _preconditioned({**defaults, **config}, 1.0, "angle")
+        return _preconditioned(config, 1.0, "angle")
     if kind == "CMStochasticIterativeScheduler":
         return _preconditioned(config, 0.5, "consistency", boundary=_number(config, "sigma_min", 0.002))
     if config.get("timestep_type") == "continuous" and config.get("prediction_type") == "v_prediction":
-        return _preconditioned({"sigma_max": 700.0, **config}, 1.0, "edm")  # Stable Video Diffusion, CosXL
+        return _continuous(config, kind)
     if kind == "SCMScheduler":
         return Trigonometric(TrigFlow(_number(config, "sigma_data", 0.5)))
     if kind == "IPNDMScheduler":
         return Trigonometric(TrigFlow(), 2 / math.pi)
     if kind in FLOW or config.get("use_flow_sigmas"):
-        return _flow(config)
+        return _flow(config, kind)
     return _table(config, kind)
 
 
@@ -249,9 +262,18 @@ def _preconditioned(config: dict[str, Any], sigma_data: float, clock: str, *, bo
     return Preconditioned(process, _number(config, "sigma_data", sigma_data), clock=clock, sign=sign, boundary=boundary)
 
 
-def _flow(config: dict[str, Any]) -> Flow:
+def _continuous(config: dict[str, Any], kind: str) -> Preconditioned:
+    """Stable Video Diffusion, CosXL: EDM's network between two sigmas, by default those of the class's table."""
+    if config.get("sigma_min") is None or config.get("sigma_max") is None:
+        table = _table(config, kind).process
+        ends = {"sigma_min": float(table.ratio(table.t_min)), "sigma_max": float(table.ratio(table.t_max))}
+        config = {**config, **{word: value for word, value in ends.items() if config.get(word) is None}}
+    return _preconditioned({**config, "sigma_data": 1.0}, 1.0, "edm")
+
+
+def _flow(config: dict[str, Any], kind: str) -> Flow:
     dynamic = bool(config.get("use_dynamic_shifting"))
-    shift = 1.0 if dynamic else _number(config, "flow_shift" if "flow_shift" in config else "shift", 1.0)
+    shift = 1.0 if dynamic else _number(config, "shift" if kind in FLOW else "flow_shift", 1.0)
     steps = _number(config, "num_train_timesteps", 1000)
     return Flow(RectifiedFlow(shift), steps, reverse=bool(config.get("invert_sigmas")))
 
@@ -270,9 +292,7 @@ def with_shift(convention: Convention, config: dict[str, Any], mu: float | None)
     if mu is None:
         raise UsageError("this model's shift depends on the resolution (use_dynamic_shifting), so mu is needed")
     shift = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
-    made = Flow(RectifiedFlow(shift), convention.train_steps, reverse=convention.reverse)
-    made.grid = convention.grid
-    return made
+    return convention.on(RectifiedFlow(shift))
 
 
 def _table(config: dict[str, Any], kind: str) -> Convention:
@@ -285,8 +305,8 @@ def _table(config: dict[str, Any], kind: str) -> Convention:
         raise ModelError(f"the scheduler configuration names {kind!r}, which diffusers {diffusers.__version__} lacks")
     if not hasattr(cls, "from_config"):
         raise ModelError(f"scheduler {kind} cannot be built from a configuration")
-    # diffusers would put its own defaults for the words that this lists, which may be another class's.
-    config = {key: value for key, value in config.items() if key != "_use_default_values"}
+    # Words of other classes make diffusers warn, and those that `_use_default_values` lists it would replace.
+    config = {word: value for word, value in config.items() if word in inspect.signature(cls).parameters}
     try:
         theirs = cls.from_config(config)
     except Exception as error:  # whatever a scheduler raises, its configuration is what is wrong

@@ -17,6 +17,7 @@ from ..processes import DiscreteVP
 from ..sde import Scalar
 from .base import Model, Output
 from .calling import in_modes, kept
+from .clipping import Clip, ClipLike
 from .conditions import own
 from .conventions import Convention, convention_of
 from .trust import read_json, refuse_code, refuse_pointer, refuse_words
@@ -41,6 +42,7 @@ class DiffusersModel(Model):
         condition: labels used where a call gives none.
         null_condition: the label that means "no label", for classifier-free guidance.
         autocast: a factory of the mixed-precision context.
+        clip: bounds of x0; by default the convention's own, False for none.
     """
 
     pure = True
@@ -58,6 +60,7 @@ class DiffusersModel(Model):
         null_condition: int | None = None,
         round_timesteps: bool = False,
         autocast: Any = nullcontext,
+        clip: ClipLike = None,
     ) -> None:
         self.unet, self.network, self.convention = unet, unet, convention
         self.process, self.prediction, self.data_range = (
@@ -69,6 +72,7 @@ class DiffusersModel(Model):
         self.dtype, self.device = unet.dtype, unet.device
         self.num_classes, self.null_condition = num_classes, null_condition
         self.round_timesteps, self.autocast = round_timesteps, autocast
+        self.clip = Clip.of(clip, convention.clip)
         self._default = None
         if condition is not None:
             self.condition_for(condition, class_labels(condition, num_classes).size if num_classes else 1)
@@ -155,6 +159,7 @@ def load_folder(
     zero_snr: bool = False,
     scheduler: Any = None,
     prediction: str | None = None,
+    clip: ClipLike = None,
     **text: Any,
 ) -> Model:
     """A `Model` from a local folder in pipeline layout or of a bare UNet; see `load` for the options."""
@@ -180,6 +185,7 @@ def load_folder(
             zero_snr=zero_snr,
             scheduler=scheduler,
             prediction=prediction,
+            clip=clip,
             **text,
         )
     if given := [word for word, value in text.items() if value is not None]:
@@ -192,7 +198,7 @@ def load_folder(
             f"{prediction or 'epsilon'} is assumed (scheduler= and prediction= say otherwise)",
             stacklevel=3,
         )
-    told = trained_config(found or {"_class_name": "DDPMScheduler"}, scheduler, prediction)
+    told = trained_config(found or {"_class_name": "DDPMScheduler", "clip_sample": False}, scheduler, prediction)
     check_unet(unet_folder, told, folder)
     convention = checked_convention(told, prediction)
     if zero_snr:
@@ -212,6 +218,7 @@ def load_folder(
         null_condition=null_condition,
         round_timesteps=round_timesteps,
         autocast=context,
+        clip=clip,
     )
 
 
@@ -384,9 +391,7 @@ def with_zero_snr(convention: Convention) -> Convention:
         raise UsageError(
             "zero_snr needs a model that predicts v or the sample: at alpha = 0 epsilon is all of the input"
         )
-    made = Convention(process.with_zero_terminal_snr(), convention.prediction)
-    made.grid = convention.grid
-    return made
+    return convention.on(process.with_zero_terminal_snr())
 
 
 def sample_shape(config: dict[str, Any], size: int | Sequence[int] | None, folder: Path) -> tuple[int, int, int]:

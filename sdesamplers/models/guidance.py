@@ -16,6 +16,7 @@ from ..prediction import row
 from ..sde import GaussianProcess, Scalar, as_scalar, expand
 from .base import Model, ModelAround, Output
 from .calling import isolated
+from .clipping import thresholded
 from .conditions import cut, join_conditions, listed
 
 Combine = Callable[[Tensor, Tensor, float], Tensor]
@@ -234,22 +235,6 @@ def rescaled(guided: Tensor, conditional: Tensor, phi: float) -> Tensor:
     wanted, found = (v.std(dims, correction=0, keepdim=True) for v in (conditional, guided))
     ratio = torch.where(found > 0, wanted / found, torch.ones_like(found))
     return guided * (phi * ratio + (1 - phi))
-
-
-def thresholded(x0: Tensor, percentile: float) -> Tensor:
-    """Clip to [-s, s] and divide by s = max(1, percentile of |x0| in each sample) (Saharia et al. 2022, section 2.3).
-
-    Args:
-        x0: (N, ...), data being in [-1, 1].
-        percentile: from 0 to 1; between two values it is interpolated.
-    """
-    size = x0.abs().flatten(1)
-    position = percentile * (size.shape[1] - 1)
-    below = math.floor(position)
-    largest = size.topk(size.shape[1] - below, 1).values  # not torch.quantile, which old versions limit in size
-    level = torch.lerp(largest[:, -1], largest[:, max(largest.shape[1] - 2, 0)], position - below)
-    s = level.clamp(min=1).view(-1, *(1,) * (x0.dim() - 1))
-    return x0.clamp(-s, s) / s
 
 
 def clean_map(kind: str, process: GaussianProcess, t: Scalar) -> tuple[Scalar, Scalar, Scalar]:

@@ -10,6 +10,7 @@ from ..errors import ModelError, UnknownNameError, UsageError
 from ..factories import from_file, is_factory
 from ..registry import default_registry
 from .base import Model
+from .clipping import Clip, ClipLike
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,7 @@ def load(
     zero_snr: bool = False,
     scheduler: Any = None,
     prediction: str | None = None,
+    clip: ClipLike = None,
     compile: bool = False,
     channels_last: bool = False,
 ) -> Model:
@@ -68,6 +70,8 @@ def load(
             configuration, or a folder or file that holds it. A bare UNet below a pipeline's folder, such as
             checkpoint-500/unet_ema, takes the pipeline's by itself.
         prediction: what the network predicts, in place of what the scheduler's configuration says.
+        clip: bounds of x0, which samplers meet at each evaluation. By default what the scheduler's configuration says
+            (`clip_sample`, `thresholding` and kin), False for none, (low, high), or an `sds.Clip`.
         compile: run the network through torch.compile, which takes a while at the first call of each batch size.
         channels_last: lay the network's weights out channels last, which some devices convolve faster. Both change
             results by rounding.
@@ -80,6 +84,7 @@ def load(
     if not isinstance(source, str | Path):
         kind = type(source).__name__
         raise UsageError(f"load takes a name, a folder or a Hub id, not {kind}; from_pipeline takes a loaded pipeline")
+    Clip.of(clip)  # a word that means nothing is refused before weights are read
     registry = default_registry()
     name = str(source)
     entry = registry.catalogue.models.get(name)
@@ -101,6 +106,7 @@ def load(
         "zero_snr": zero_snr,
         "scheduler": scheduler,
         "prediction": prediction,
+        "clip": clip,
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "embedded_guidance": embedded_guidance,

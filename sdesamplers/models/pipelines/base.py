@@ -16,6 +16,7 @@ from ...errors import ModelError, UsageError
 from ...sde import Scalar
 from ..base import Model, Output
 from ..calling import in_modes, kept
+from ..clipping import Clip, ClipLike
 from ..conditions import own
 from ..conventions import Convention, convention_of, with_shift
 from ..diffusers import LARGEST_SIDE, timesteps_for, with_zero_snr, without_variance
@@ -101,6 +102,7 @@ class PipelineModel(Model):
         zero_snr: rescale its table to zero terminal signal-to-noise ratio (Lin et al. 2024).
         scheduler, prediction: how the network was trained, in place of what the pipeline's scheduler says.
         autocast: a factory of the mixed-precision context.
+        clip: bounds of x0; by default what the scheduler's configuration says, False for none.
 
     Raises:
         ModelError: the pipeline lacks what its kind needs.
@@ -136,6 +138,7 @@ class PipelineModel(Model):
         scheduler: Any = None,
         prediction: str | None = None,
         autocast: Any = nullcontext,
+        clip: ClipLike = None,
     ) -> None:
         self.pipe, self.network = pipe, part(pipe, self.NETWORK)
         self.dtype, self.device = self.network.dtype, device_of(pipe, self.network)
@@ -154,6 +157,7 @@ class PipelineModel(Model):
         if zero_snr:
             self.convention = with_zero_snr(self.convention)
         self.process, self.prediction = self.convention.process, self.convention.prediction
+        self.clip = Clip.of(clip, self.convention.clip)
         self.negative_prompt, self.encode_options = negative_prompt, dict(encode_options or {})
         self.embedded_guidance = self._embedded(embedded_guidance)
         self._default: Any = None

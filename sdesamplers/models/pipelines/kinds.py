@@ -11,6 +11,7 @@ from typing import Any
 
 from ...errors import ModelError, UsageError
 from ..base import Model
+from ..clipping import ClipLike
 from ..diffusers import DiffusersModel, class_count, sample_shape, with_zero_snr
 from .audio import StableAudio
 from .base import PipelineModel, part, scheduler_config
@@ -154,6 +155,7 @@ def from_pipeline(
     scheduler: Any = None,
     prediction: str | None = None,
     autocast: Any = nullcontext,
+    clip: ClipLike = None,
 ) -> Model:
     """A loaded diffusers pipeline as a `Model`: its network in latent space, with prompts or labels as conditions.
 
@@ -181,6 +183,8 @@ def from_pipeline(
             a folder or file that holds it.
         prediction: what the network predicts, in place of what the scheduler's configuration says.
         autocast: a factory of a mixed-precision context.
+        clip: bounds of x0, which samplers meet at each evaluation. By default what the scheduler's configuration says
+            (`clip_sample`, `thresholding` and kin), False for none, (low, high), or an `sds.Clip`.
 
     Raises:
         ModelError: a pipeline of another kind; the message lists what is supported.
@@ -204,6 +208,7 @@ def from_pipeline(
         "revision": revision,
         "round_timesteps": round_timesteps,
         "autocast": autocast,
+        "clip": clip,
     }
     trained = {"scheduler": scheduler, "prediction": prediction}
     given: dict[str, Any] = {
