@@ -160,7 +160,12 @@ def meaning(config: dict[str, Any]) -> list[Any]:
     return [*facts, mu_for(config, 1000) if config.get("use_dynamic_shifting") else None]
 
 
-@pytest.mark.parametrize("kind", supported())
+QUICK = ("DDIMScheduler", "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler", "DPMSolverMultistepScheduler")
+
+
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[] if kind in QUICK else [pytest.mark.slow]) for kind in supported()]
+)
 def test_words_change_what_their_rows_say(kind):
     """Words of the model, of x0 and of the grid change what a configuration means, and all others nothing."""
     for word in sorted(parameters(kind) - {"kwargs"}):
