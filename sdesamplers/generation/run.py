@@ -162,10 +162,7 @@ def generate(
                 return take(folder, facts, claim, resume=resume, adopted=adopted)
 
         job = ranks.from_first(begin)
-        with telling(job.inside, "could not be looked up"):
-            shared = job.inside.is_dir()
-        if not shared:
-            raise UsageError(f"{folder} is not here what it is to the first process; all need one shared folder")
+        check_shared(job, ranks)
         labels = Labels(first_index, run.seed, json.dumps(job.facts), conditions.words)
         with joined(job, ranks.rank) as job:
             work = work_on(job, styles, labels, run, conditions, log)
@@ -204,6 +201,19 @@ def claimed(folder: Path, part: tuple[int, int], overwrite: bool) -> Iterator[Cl
             claim.release()
         with suppress(OSError):  # a folder that holds something stays
             (folder / ".job").rmdir()
+        raise
+
+
+def check_shared(job: JobFolder, ranks: Ranks) -> None:
+    """Raise unless the job's folder is here; the first process gives its claim back then."""
+    try:
+        with telling(job.inside, "could not be looked up"):
+            shared = job.inside.is_dir()
+        if not shared:
+            raise UsageError(f"{job.path} is not here what it is to the first process; all need one shared folder")
+    except BaseException:
+        if job.claim is not None and ranks.is_first:
+            job.claim.release()
         raise
 
 
