@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping, Set
+from typing import TYPE_CHECKING, Any
 
 from .errors import UnknownNameError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 
 def shown(value: Any, limit: int = 60) -> str:
@@ -31,8 +35,8 @@ TRUTHS = ("bool", "bool_")
 """Names of the types of truth values, Python's and NumPy's."""
 
 
-def count(word: str, value: Any, least: int = 1) -> int:
-    """A whole number of `least` or more, also one of NumPy's.
+def count(word: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """A whole number of `least` or more (and `most` or less), also one of NumPy's.
 
     Raises:
         UsageError: it is none.
@@ -43,6 +47,8 @@ def count(word: str, value: Any, least: int = 1) -> int:
         found = None
     if found is None or found < least:
         raise UsageError(f"{word} must be a whole number of {least} or more, not {shown(value)}")
+    if most is not None and found > most:
+        raise UsageError(f"{word} must be a whole number from {least} to {most}, not {shown(value)}")
     return found
 
 
@@ -59,6 +65,76 @@ def number(word: str, value: Any) -> float:
     if not math.isfinite(found):
         raise UsageError(f"{word} must be a number, not {shown(value)}")
     return found
+
+
+def numbers(word: str, values: Any, *shapes: str, dims: tuple[int, ...]) -> Tensor:
+    """Numbers as a float64 tensor of one of the numbers of dimensions `dims`; `shapes` are these in words.
+
+    Raises:
+        UsageError: they are none.
+    """
+    import torch
+
+    complexes = (torch.complex64, torch.complex128)
+    try:
+        found = torch.as_tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        found = None
+    if found is None or found.dim() not in dims or getattr(values, "dtype", None) in complexes:
+        raise UsageError(f"{word} must be numbers of shape {' or '.join(shapes)}, not {shown(values)}")
+    return found
+
+
+def range_of(word: str, value: Any) -> tuple[float, float]:
+    """Two numbers, (low, high).
+
+    Raises:
+        UsageError: they are not, or do not rise.
+    """
+    unordered = isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable)
+    if unordered or getattr(value, "ndim", 1) != 1 or len(ends := list(value)) != 2:
+        raise UsageError(f"{word} must be (low, high), not {shown(value)}")
+    low, high = (number(f"each of {word}", end) for end in ends)
+    if not low < high:
+        raise UsageError(f"{word} must be (low, high), not {shown(value)}")
+    return low, high
+
+
+def shape_of(word: str, value: Any) -> tuple[int, ...]:
+    """A shape: a sequence of whole numbers of 1 or more.
+
+    Raises:
+        UsageError: it is none.
+    """
+    unordered = isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable)
+    if unordered or getattr(value, "ndim", 1) != 1:
+        raise UsageError(f"{word} must be a sequence of whole numbers, such as (3, 32, 32), not {shown(value)}")
+    return tuple(count(f"each of {word}", side) for side in value)
+
+
+def device_of(word: str, value: Any) -> torch.device:
+    """A device of torch's.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    import torch
+
+    try:
+        return torch.device(value)
+    except (TypeError, RuntimeError, ValueError):
+        raise UsageError(f"{word} must be a device, such as 'cpu' or 'cuda:0', not {shown(value)}") from None
+
+
+def one_of_types(word: str, value: Any, kinds: type | tuple[type, ...], expected: str) -> Any:
+    """A value of a class; `expected` says which, in words.
+
+    Raises:
+        UsageError: it is of another.
+    """
+    if not isinstance(value, kinds):
+        raise UsageError(f"{word} must be {expected}, not {shown(value)}")
+    return value
 
 
 def flag(word: str, value: Any) -> bool:

@@ -10,18 +10,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import number
 from .encoding import from_path, ode_recipe
 from .errors import UsageError
 from .loop import Evaluator, drive
 from .models.base import Model
 from .models.conditions import cut
 from .models.running import running
-from .noise import NormalSource
+from .noise import NormalSource, check_seed
 from .path import Path
 from .plugin import Sampler
 from .prediction import Prediction
 from .recipe import Recipe, check_count, make_path, start_run
-from .sampling import as_model, start_state
+from .sampling import as_model, as_start, check_run_words, start_state
 
 
 @dataclass(eq=False, repr=False)
@@ -109,6 +110,10 @@ def consistency_error(
     recipe = replace(recipe, final="zero")
     if recipe.steps is None and recipe.times is None:
         raise UsageError(f"{spec.name} would choose its own steps; the errors are given on a grid: steps= or times=")
+    start = None if start is None else as_start(start, True)
+    guidance_scale = number("guidance_scale", guidance_scale)
+    check_run_words(dtype=dtype)
+    check_seed(seed)
     if start is not None and tuple(start.shape[1:]) != guide.shape:
         raise UsageError(f"start must have shape (N, {', '.join(map(str, guide.shape))}), not {tuple(start.shape)}")
     count = num_samples if num_samples is not None else 1 if start is None else len(start)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from .checks import name_of, one_of_types
 from .errors import UnknownNameError, UsageError
 from .process_check import check_once, is_foreign
 from .sde import GaussianProcess, Scalar, starts_as_noise
@@ -225,7 +226,8 @@ def view(process: GaussianProcess, coordinates: str = "native") -> View:
         UsageError: the view does not exist for this process ("ve" where alpha reaches 0), or the process is the
             user's own and `check_process` finds it wrong.
     """
-    if coordinates not in VIEWS:
+    one_of_types("process", process, GaussianProcess, "a GaussianProcess such as VP()")
+    if name_of("coordinates", coordinates) not in VIEWS:
         raise UnknownNameError("coordinates", coordinates, VIEWS, f" (known: {', '.join(VIEWS)})")
     check_once(process)
     # Kept with the process, so that a view is built once and goes when the process goes.

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import flag, number, numbers, shown
 from .datasets import Data, as_states
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, count_evaluations, drive, model_state
@@ -23,7 +24,7 @@ from .plugin import Sampler
 from .recipe import Recipe, check_count, make_path, make_recipe, start_run
 from .registry import default_registry
 from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends
-from .sampling import as_model, warn_if_far
+from .sampling import as_model, check_run_words, warn_if_far
 from .sde import GaussianProcess, expand
 
 NOISIEST = 1e5
@@ -168,9 +169,9 @@ def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tenso
     lengths = first.norm(), last.norm()
     if not float(lengths[0]) * float(lengths[1]):
         raise UsageError("a latent of zeros has no direction; give latents of noise")
-    share = torch.as_tensor(shares, dtype=torch.float64, device=first.device)
-    if share.dim() != 1 or not bool(share.isfinite().all()):
-        raise UsageError(f"shares must be a list of numbers, such as [0, 0.5, 1], not {shares!r}")
+    share = numbers("shares", shares, "(K,), such as [0, 0.5, 1]", dims=(1,)).to(first.device)
+    if not bool(share.isfinite().all()):
+        raise UsageError(f"shares must be finite numbers, such as [0, 0.5, 1], not {shown(shares)}")
     share = share[:, None]
     u, v = first / lengths[0], last / lengths[1]
     # 2 atan2(|u - v|, |u + v|): exact where the angle is small, unlike acos of the scalar product.
@@ -204,7 +205,7 @@ def walk(
         for word in ("condition", "guidance_scale"):
             shared[word] = getattr(x, word) if shared[word] is None else shared[word]
     else:
-        recipe, spec = ode_recipe(model, sampler or "heun", options, **words)
+        recipe, spec = ode_recipe(model, "heun" if sampler is None else sampler, options, **words)
     if shared["guidance_scale"] is None:
         shared["guidance_scale"] = 1.0
     check_walkable(model, recipe, spec, forward=forward)
@@ -335,8 +336,10 @@ def integrate(
     """Solve the ODE from x (N, *shape), data or latents, to the other end, on a recipe that can be walked this way."""
     companion = x.companion if isinstance(x, Encoding) else None
     x = as_states(model, x.samples if isinstance(x, Encoding) else x, "data" if forward else "latents")
-    if dtype not in (None, torch.float32, torch.float64):
-        raise UsageError(f"dtype is that of the state and must be torch.float32 or torch.float64, not {dtype}")
+    check_run_words(callback=callback, cancel=cancel, dtype=dtype)
+    guidance_scale = number("guidance_scale", guidance_scale)
+    for word, value in (("trajectory", trajectory), ("check_finite", check_finite)):
+        flag(word, value)
     count = len(x)
     check_count("batch_size", count if batch_size is None else batch_size)
     batch_size = min(batch_size or count, count)

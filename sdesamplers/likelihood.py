@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import choice, function
+from .checks import count as whole
 from .datasets import Data, as_states
 from .encoding import check_walkable, integrate, ode_path, ode_recipe
 from .errors import ModelError, UsageError
@@ -23,7 +26,7 @@ from .path import Point
 from .plugin import Sampler
 from .prediction import linear_map, row
 from .recipe import Recipe, check_count
-from .sampling import as_model
+from .sampling import as_model, check_run_words
 from .sde import SDE, GaussianProcess, Prior, Scalar, as_scalar, expand
 
 Divergence = Literal["hutchinson", "exact"]
@@ -126,8 +129,9 @@ def log_likelihood(
     check_choice("divergence", divergence, ("hutchinson", "exact"))
     check_choice("probe", probe, ("rademacher", "gaussian"))
     check_choice("dequantize", dequantize, (None, "uniform"))
-    check_count("probes", probes)
-    check_count("first_index", first_index, 0)
+    probes, first_index = whole("probes", probes), whole("first_index", first_index, 0, 2**63 - 1)
+    function("advance", advance, "a number of samples")
+    check_run_words(cancel=cancel)
     x = as_states(model, x, "data")
     check_count("batch_size", len(x) if batch_size is None else batch_size)
     width = level_width(model, levels)
@@ -173,8 +177,27 @@ def log_likelihood(
     mean = each.mean(1)
     error = each.std(1, ddof=1) / math.sqrt(columns) if columns > 1 else None
     bits = -(mean / size + math.log(width or 1.0)) / math.log(2)
+    warn_if_impossible(bits, width, model.data_range is not None, recipe)
     probed = 0 if divergence == "exact" else probes
     return Likelihood(mean, bits, error, torch.cat(latents), np.concatenate(made), probed, recipe)
+
+
+def warn_if_impossible(bits: np.ndarray, width: float | None, in_a_range: bool, recipe: Recipe) -> None:
+    """Warn where whole levels cost less than nothing, or numbers are not finite: too few steps, not good data.
+
+    A density of data spread over levels of width w is a probability over w at most, so that its mean over the levels
+    is 0 bits or more (Theis et al. 2016, section 3.1); a numerical solution that leaves it further is none.
+    """
+    few = f"{recipe.sampler} with {recipe.steps} steps" if recipe.steps else recipe.sampler
+    advice = "take more steps, or rk45 with small tolerances"
+    if not np.all(np.isfinite(bits)):
+        warnings.warn(f"{few} does not solve the ODE here, and some likelihoods are not finite; {advice}", stacklevel=3)
+    elif width is not None and in_a_range and float(bits.mean()) < 0:
+        warnings.warn(
+            f"{few} does not solve the ODE here: {bits.mean():.3g} bits per dimension, where data of whole levels have "
+            f"0 or more; {advice}, and give data with their levels spread (dequantize)",
+            stacklevel=3,
+        )
 
 
 @dataclass(frozen=True)
@@ -295,5 +318,4 @@ def level_width(model: Model, levels: int) -> float | None:
 
 def check_choice(word: str, value: Any, known: tuple[Any, ...]) -> None:
     """Raise unless `value` is one of those known."""
-    if value not in known:
-        raise UsageError(f"{word} must be {' or '.join(repr(k) for k in known)}, not {value!r}")
+    choice(word, value, known)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import count, shape_of, shown
 from .errors import UsageError
 
 START, PATH, BROWNIAN, AUXILIARY = range(STREAMS := 4)
@@ -37,8 +38,13 @@ class NormalSource:
     START, PATH, BROWNIAN, AUXILIARY = START, PATH, BROWNIAN, AUXILIARY
 
     def __init__(self, seed: int | Sequence[int], indices: Sequence[int], shape: Sequence[int]) -> None:
-        self.seed, self.indices, self.shape = seed, list(indices), tuple(shape)
-        seeds = seed if isinstance(seed, Sequence) else [seed] * len(self.indices)
+        if isinstance(indices, str | bytes) or not isinstance(indices, Sequence | np.ndarray):
+            raise UsageError(f"indices must be a sequence of whole numbers, not {shown(indices)}")
+        self.seed, self.indices = seed, [count("each of indices", index, 0) for index in indices]
+        self.shape = shape_of("shape", shape)
+        seeds = seed if isinstance(seed, list | tuple | range) else [seed] * len(self.indices)
+        if len(seeds) != len(self.indices):
+            raise UsageError(f"there are {len(seeds)} seeds for {len(self.indices)} samples; give one, or one a sample")
         self._keys = [(check_seed(each), index) for each, index in zip(seeds, self.indices, strict=True)]
         self._size = math.prod(self.shape)
         self._pairs = (self._size + 1) // 2
@@ -74,9 +80,7 @@ class NormalSource:
 
 def check_seed(seed: Any) -> int:
     """A seed, or an error that says what one is."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise UsageError(f"seed must be a whole number from 0 to 2^64 - 1, not {seed!r}")
-    return int(seed)
+    return count("seed", seed, 0, 2**64 - 1)
 
 
 def box_muller(first: Tensor, second: Tensor) -> Tensor:

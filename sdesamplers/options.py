@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .errors import PluginError, UnknownNameError, UsageError
+from .foreign import said_here
 
 
 @dataclass(frozen=True)
@@ -197,6 +198,15 @@ def check_options(values: Mapping[str, Any], known: Mapping[str, Option], owner:
     """
     for name in values:
         if name not in known:
-            listing = f" (it takes {', '.join(known)})" if known else " (it takes none)"
-            raise UnknownNameError("option", name, known, listing, opening=f"{owner} has no option {name!r}")
+            raise unknown_option(name, known, owner)
     return {name: known[name].check(value, owner) for name, value in values.items()}
+
+
+def unknown_option(name: str, known: Mapping[str, Option], owner: str) -> UnknownNameError:
+    """The error about an option that `owner` does not have: how one of diffusers is said here, or near names."""
+    listing = f" (it takes {', '.join(known)})" if known else " (it takes none)"
+    here = said_here(name)
+    opening = f"{owner} has no option {name!r}"
+    if here is None:
+        return UnknownNameError("option", name, known, listing, opening=opening)
+    return UnknownNameError("option", name, (), f"; what diffusers calls so is here {here}", opening=opening)

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import name_of
 from .errors import ConversionError, UnknownNameError, UsageError
 from .sde import GaussianProcess, Scalar, any_zero, as_scalar, expand, scaled
 
@@ -33,7 +34,7 @@ def prediction_type(name: str) -> str:
     Raises:
         UnknownNameError: not a prediction type.
     """
-    canonical = _ALIASES.get(name, name)
+    canonical = _ALIASES.get(name_of("prediction", name), name)
     if canonical not in PREDICTIONS:
         raise UnknownNameError("prediction type", name, PREDICTIONS, f" (known: {', '.join(PREDICTIONS)})")
     return canonical

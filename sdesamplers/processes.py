@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from .checks import number
 from .errors import UsageError
 from .sde import GaussianProcess, Scalar
 
@@ -64,6 +65,7 @@ class VP(BetaProcess):
     """Variance-preserving SDE with linear beta (Song et al. 2021, eq. 32): beta_min + (beta_max - beta_min) t/T."""
 
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, T: float = 1.0) -> None:
+        beta_min, beta_max, T = number("beta_min", beta_min), number("beta_max", beta_max), number("T", T)
         if not (0 < beta_min <= beta_max and T > 0):
             raise UsageError(f"VP needs 0 < beta_min <= beta_max and T > 0, not {beta_min}, {beta_max}, {T}")
         self.beta_min, self.beta_max, self.t_max = beta_min, beta_max, float(T)
@@ -85,13 +87,14 @@ class ConstantVP(VP):
     """Variance-preserving SDE with constant beta, the Ornstein-Uhlenbeck process: alpha = exp(-beta t / 2)."""
 
     def __init__(self, beta: float = 1.0, T: float = 1.0) -> None:
-        super().__init__(beta, beta, T)
+        super().__init__(number("beta", beta), beta, T)
 
 
 class CosineVP(BetaProcess):
     """The cosine schedule in continuous time (Nichol & Dhariwal 2021, eq. 17), reaching alpha = 0 at t = 1."""
 
     def __init__(self, s: float = 0.008) -> None:
+        s = number("s", s)
         if s <= 0:
             raise UsageError(f"CosineVP needs s > 0, not {s}")
         self.s = s
@@ -160,6 +163,7 @@ class VE(GaussianProcess):
     """Variance-exploding SDE (Song et al. 2021, eq. 30): alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t."""
 
     def __init__(self, sigma_min: float = 0.01, sigma_max: float = 50.0) -> None:
+        sigma_min, sigma_max = number("sigma_min", sigma_min), number("sigma_max", sigma_max)
         if not 0 < sigma_min < sigma_max:
             raise UsageError(f"VE needs 0 < sigma_min < sigma_max, not {sigma_min} and {sigma_max}")
         self.sigma_min, self.sigma_max = sigma_min, sigma_max
@@ -195,6 +199,7 @@ class EDM(GaussianProcess):
     preferred_spacing = "karras"
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
+        sigma_min, sigma_max = number("sigma_min", sigma_min), number("sigma_max", sigma_max)
         if not 0 < sigma_min < sigma_max:
             raise UsageError(f"EDM needs 0 < sigma_min < sigma_max, not {sigma_min} and {sigma_max}")
         self.t_min, self.t_max = sigma_min, sigma_max
@@ -227,6 +232,7 @@ class RectifiedFlow(GaussianProcess):
     t_min = 1e-3
 
     def __init__(self, shift: float = 1.0) -> None:
+        shift = number("shift", shift)
         if not 0 < shift < math.inf:
             raise UsageError(f"the shift must be positive, not {shift}")
         self.shift = float(shift)
@@ -262,6 +268,7 @@ class ShiftedFlow(GaussianProcess):
     clean_time = 0.0
 
     def __init__(self, shift: float) -> None:
+        shift = number("shift", shift)
         if not shift > 0:
             raise UsageError(f"the shift must be positive, not {shift}")
         self.shift = shift
@@ -292,6 +299,7 @@ class TrigFlow(GaussianProcess):
     t_min, t_max = 2e-3, 0.5 * math.pi
 
     def __init__(self, sigma_data: float = 1.0) -> None:
+        sigma_data = number("sigma_data", sigma_data)
         if not sigma_data > 0:
             raise UsageError(f"sigma_data must be positive, not {sigma_data}")
         self.sigma_data = float(sigma_data)

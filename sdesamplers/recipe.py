@@ -8,11 +8,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import count, name_of
+from .checks import count, name_of, number
 from .errors import PluginError, SdesamplersError, UnknownNameError, UsageError
 from .grid import given_points, spaced_points
 from .loop import Run, count_evaluations
@@ -141,6 +140,10 @@ def make_recipe(
     spec = preset.sampler
     if not isinstance(spec, Sampler):
         raise UsageError(f"sampler must be a name, a Sampler or a Recipe, not {sampler!r}")
+    for word, text in (("spacing", spacing), ("coordinates", coordinates), ("noise", noise), ("final", final)):
+        if text is not None and not isinstance(text, Spacing | NoiseSource):
+            name_of(word, text)
+    check_options(options or {}, spec.options, f"sampler {spec.name!r}")
     grid_word = check_grid_words(steps=steps, nfe=nfe, times=times, sigmas=sigmas)
     if grid_word is None and preset.steps is not None:
         steps, grid_word = preset.steps, "steps"
@@ -216,8 +219,7 @@ def check_start_time(value: Any, grid_word: str | None) -> None:
     """Raise unless `value` is a number and the grid is not the user's own."""
     if grid_word in ("times", "sigmas"):
         raise UsageError(f"start_time and {grid_word} contradict each other: the grid's first entry is the start")
-    if isinstance(value, bool) or not isinstance(value, float | int | np.number):
-        raise UsageError(f"start_time must be a number on the model's clock, not {value!r}")
+    number("start_time", value)
 
 
 def fill_options(preset: Preset, options: dict[str, Any], grid_word: str | None) -> dict[str, Any]:

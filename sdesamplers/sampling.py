@@ -8,13 +8,13 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import flag, function, number, shown
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, drive, model_state
 from .models.base import Model
@@ -146,6 +146,7 @@ def sample(
     if start is not None:
         start = as_start(start, check_finite)
     num_samples = num_samples if num_samples is not None else 1 if start is None else len(start)
+    flag("progress", progress)
     check_count("num_samples", num_samples)
     check_count("batch_size", num_samples if batch_size is None else batch_size)
     check_count("first_index", first_index, 0)
@@ -201,10 +202,10 @@ def prepare(
         UsageError: words that do not fit.
     """
     model = as_model(model)
-    if not isinstance(guidance_scale, Real) or not math.isfinite(guidance_scale):
-        raise UsageError(f"guidance_scale must be a number, not {guidance_scale!r}")
-    if callback is not None and not callable(callback):
-        raise UsageError(f"callback must be a function of an Event, not {callback!r}")
+    guidance_scale = number("guidance_scale", guidance_scale)
+    check_run_words(callback=callback, cancel=cancel, dtype=dtype)
+    trajectory, log_probs = flag("trajectory", trajectory), flag("log_probs", log_probs)
+    check_finite, gradients = flag("check_finite", check_finite), flag("gradients", gradients)
     recipe, spec = make_recipe(
         sampler,
         process=model.process,
@@ -225,8 +226,6 @@ def prepare(
     limits = noise_of(recipe).limits
     if log_probs and limits:
         raise UsageError(f"log_probs are those of independent normal noise, and noise={recipe.noise!r} is coloured")
-    if dtype not in (None, torch.float32, torch.float64):
-        raise UsageError(f"dtype is that of the state and must be torch.float32 or torch.float64, not {dtype}")
     return PreparedRun(
         model=model,
         recipe=recipe,
@@ -242,6 +241,15 @@ def prepare(
         check_finite=check_finite,
         gradients=gradients,
     )
+
+
+def check_run_words(*, callback: Any = None, cancel: Any = None, dtype: Any = None) -> None:
+    """Raise UsageError unless these are what every run takes under their names."""
+    function("callback", callback, "an Event")
+    if cancel is not None and (isinstance(cancel, type) or not callable(getattr(cancel, "is_set", None))):
+        raise UsageError(f"cancel must be a threading.Event, or have its is_set(), not {shown(cancel)}")
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in (torch.float32, torch.float64)):
+        raise UsageError(f"dtype is that of the state and must be torch.float32 or torch.float64, not {shown(dtype)}")
 
 
 def as_start(start: Any, check_finite: bool) -> Tensor:

@@ -14,6 +14,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 from torch import Tensor
 
+from .checks import flag, shown
 from .configuration import (
     KEY,
     OURS,
@@ -197,7 +198,12 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     ) -> None:
         if sampler is not None and recipe is not None:
             raise UsageError("sampler and recipe are two words for the same thing; give one of them")
-        chosen: Any = sampler or recipe or "quality"
+        if trained is not None and not isinstance(trained, Mapping):
+            raise UsageError(f"trained must be a scheduler's configuration, not {shown(trained)}")
+        if adaptive is not None:
+            flag("adaptive", adaptive)
+        given = sampler if sampler is not None else recipe
+        chosen: Any = "quality" if given is None else given
         words: dict[str, Any] = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates}
         words |= {"noise": noise, "noise_options": noise_options, "final": final}
         if isinstance(chosen, Recipe):

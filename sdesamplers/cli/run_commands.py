@@ -84,7 +84,7 @@ def statistics_command(source: str, **words: Any) -> None:
 def sample_command(source: str, **words: Any) -> None:
     """Sample MODEL (registered name, folder, Hub id or FILE.py:NAME) and write pictures or data.
 
-    Alone, or on many processes: accelerate launch -m sdesamplers.cli sample MODEL ...
+    Alone, or on many processes: accelerate launch -m sdesamplers sample MODEL ...
     """
     from ..files import output_folder
     from ..generation import generate

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UnknownNameError, UsageError
+from ..errors import UsageError
+from ..options import unknown_option
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -130,8 +131,7 @@ def pairs(texts: tuple[str, ...], known: Mapping[str, Option], owner: str) -> di
         if not equals:
             raise UsageError(f"options are given as KEY=VALUE, not {text!r}")
         if key not in known:
-            listing = f" (it takes {', '.join(known) or 'none'})"
-            raise UnknownNameError("option", key, known, listing, opening=f"{owner} has no option {key!r}")
+            raise unknown_option(key, known, owner)
         values[key] = known[key].parse(value, owner)
     return values
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import count
 from ..errors import SdesamplersError, UsageError
 from ..loop import Callback
 from ..models.base import Model
@@ -198,7 +199,9 @@ def stream(
         SdesamplersError: there is not enough memory for one sample at a time.
     """
     check_count("num_samples", num_samples)
-    check_count("first_index", first_index, 0)
+    first_index = count("first_index", first_index, 0, 2**63 - 1)
+    if memory_limit is not None:
+        count("memory_limit", memory_limit)
     if batch_size is not None:
         check_count("batch_size", batch_size)
     if part is not None and batch_size is None:

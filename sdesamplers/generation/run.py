@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..checks import count
 from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, UsageError
 from ..files import make_lasting_folder, telling
 from ..images import to_bytes
@@ -130,7 +131,9 @@ def generate(
     """
     stop = cancel or threading.Event()
     check_count("num_samples", num_samples)
-    check_count("first_index", first_index, 0)
+    first_index = count("first_index", first_index, 0, 2**63 - 1)
+    if memory_limit is not None:
+        count("memory_limit", memory_limit)
     if batch_size is not None:
         check_count("batch_size", batch_size)
     part = check_part(part)

@@ -7,6 +7,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from ..checks import count, number, shown
 from ..errors import UsageError
 from ..models.base import Model
 from ..noise import START, NormalSource
@@ -43,8 +44,12 @@ def noised(model: Model | str, x: Tensor, time: float, *, seed: int = 0, first_i
     """
     model = as_model(model)
     process: GaussianProcess = model.gaussian
-    x = torch.as_tensor(x)
-    if tuple(x.shape[1:]) != model.shape or not x.is_floating_point():
+    time, first_index = number("time", time), count("first_index", first_index, 0, 2**63 - 1)
+    try:
+        x = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError):
+        raise UsageError(f"x must be a tensor (N, ...), not {shown(x)}") from None
+    if not x.dim() or tuple(x.shape[1:]) != model.shape or not x.is_floating_point():
         raise UsageError(f"x must be floating-point numbers of shape (N, {', '.join(map(str, model.shape))})")
     if not process.t_min <= time <= process.t_max:
         raise UsageError(f"time must lie from t_min = {process.t_min:g} to t_max = {process.t_max:g}, not {time}")

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
+from ..checks import count, numbers, shape_of
 from ..errors import UsageError
 from ..sde import Scalar, expand
 
@@ -61,8 +62,8 @@ class Mask(LinearOperator):
     gain = 1.0
 
     def __init__(self, keep: Any, shape: Sequence[int] | None = None) -> None:
-        kept = torch.as_tensor(keep) != 0
-        self.shape = tuple(kept.shape if shape is None else shape)
+        kept = numbers("keep", keep, "that of the samples, or of their last dimensions", dims=tuple(range(1, 9))) != 0
+        self.shape = tuple(kept.shape) if shape is None else shape_of("shape", shape)
         try:
             kept = kept.expand(self.shape)
         except RuntimeError:
@@ -99,8 +100,7 @@ class Downsample(LinearOperator):
     """
 
     def __init__(self, factor: int) -> None:
-        if isinstance(factor, bool) or not isinstance(factor, int) or factor < 1:
-            raise UsageError(f"factor must be a whole number, 1 or more, not {factor!r}")
+        factor = count("factor", factor)
         self.factor, self.gain = factor, 1.0 / factor**2
 
     def apply(self, x: Tensor) -> Tensor:
@@ -123,8 +123,7 @@ class Grey(LinearOperator):
     """
 
     def __init__(self, channels: int = 3) -> None:
-        if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-            raise UsageError(f"channels must be a whole number, 1 or more, not {channels!r}")
+        channels = count("channels", channels)
         self.channels, self.gain = channels, 1.0 / channels
 
     def apply(self, x: Tensor) -> Tensor:
@@ -144,7 +143,7 @@ class Matrix(LinearOperator):
     """
 
     def __init__(self, matrix: Any) -> None:
-        a = torch.as_tensor(matrix, dtype=torch.float64)
+        a = numbers("matrix", matrix, "(measurements, dimensions)", dims=(0, 1, 2, 3))
         if a.dim() != 2:
             raise UsageError(f"matrix must have shape (measurements, dimensions), not {tuple(a.shape)}")
         self.matrix = a

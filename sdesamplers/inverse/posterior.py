@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import function, name_of, number, one_of_types, shown
 from ..errors import UsageError
 from ..models.base import Model, ModelAround, Output
 from ..models.calling import isolated
@@ -103,8 +104,15 @@ class PosteriorSampling(ModelAround):
     ) -> None:
         if not isinstance(model, Model) or isinstance(model, PosteriorSampling):
             raise UsageError(f"model must be a Model that is not conditioned on a measurement yet, not {model!r}")
+        name_of("method", method)
+        if operator is None:
+            raise UsageError("operator must be a LinearOperator or a function of x0, not None")
+        if not isinstance(operator, LinearOperator):
+            function("operator", operator, "x0, or a LinearOperator")
         if method not in METHODS:
             raise UsageError(f"method must be {', '.join(map(repr, METHODS[:-1]))} or {METHODS[-1]!r}, not {method!r}")
+        noise_std, scale = number("noise_std", noise_std), number("scale", scale)
+        data_std = number("data_std", data_std)
         if not 0 <= noise_std < math.inf:
             raise UsageError(f"noise_std must be 0 or more and finite, not {noise_std}")
         if not (0 <= scale < math.inf and 0 < data_std < math.inf):
@@ -122,8 +130,12 @@ class PosteriorSampling(ModelAround):
 
     def _checked(self, y: Tensor) -> Tensor:
         """The measurement as (1 or N, *measured), in float32 at least, on the model's device."""
-        measured = tuple(self._measure(torch.zeros(1, *self.shape, device=self.device)).shape[1:])
-        y = torch.as_tensor(y)
+        seen = self._measure(torch.zeros(1, *self.shape, device=self.device))
+        measured = tuple(one_of_types("what operator returns", seen, Tensor, "a tensor (N, ...)").shape[1:])
+        try:
+            y = torch.as_tensor(y)
+        except (TypeError, ValueError, RuntimeError):
+            raise UsageError(f"y must be a tensor of numbers, not {shown(y)}") from None
         batched = y[None] if tuple(y.shape) == measured else y
         if tuple(batched.shape[1:]) != measured or not len(batched) or not y.is_floating_point():
             raise UsageError(

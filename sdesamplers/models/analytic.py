@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import count as whole
+from ..checks import numbers, one_of_types
 from ..errors import UsageError
 from ..prediction import prediction_type, row
 from ..sde import GaussianProcess, Scalar, as_scalar, expand
@@ -42,19 +44,21 @@ class MixtureModel(Model):
         dtype: torch.dtype = torch.float64,
         name: str = "mixture",
     ) -> None:
-        self.process: GaussianProcess = process
+        self.process: GaussianProcess = one_of_types(
+            "process", process, GaussianProcess, "a GaussianProcess such as VP()"
+        )
         self.prediction = prediction_type(prediction)
         self.dtype, self.name = dtype, name
-        self.means = torch.as_tensor(means, dtype=torch.float64)
+        self.means = numbers("means", means, "(components, dimensions)", dims=(0, 1, 2, 3))
         if self.means.dim() != 2:
             raise UsageError(f"means must have shape (components, dimensions), not {tuple(self.means.shape)}")
         count, dimension = self.means.shape
         self.shape = (dimension,)
-        w = torch.as_tensor(weights, dtype=torch.float64)
+        w = numbers("weights", weights, f"({count},)", dims=(0, 1, 2))
         if w.shape != (count,) or not bool((w > 0).all()):
             raise UsageError(f"weights must be {count} positive numbers, one for each mean")
         self.weights = w / w.sum()
-        c = torch.as_tensor(covariances, dtype=torch.float64)
+        c = numbers("covariances", covariances, "(K,)", "(K, D)", "(K, D, D)", dims=(0, 1, 2, 3))
         if c.shape == (count,):
             c = c[:, None].expand(count, dimension)
         if c.shape == (count, dimension):
@@ -124,12 +128,14 @@ class GaussianModel(MixtureModel):
 
     def __init__(self, mean: Any, covariance: Any, process: GaussianProcess, **options: Any) -> None:
         options.setdefault("name", "gaussian")
-        mean, covariance = (torch.as_tensor(v, dtype=torch.float64)[None] for v in (mean, covariance))
+        mean = numbers("mean", mean, "(D,)", dims=(1,))[None]
+        covariance = numbers("covariance", covariance, "()", "(D,)", "(D, D)", dims=(0, 1, 2))[None]
         super().__init__([1.0], mean, covariance, process, **options)
 
 
 def grid_mixture(process: GaussianProcess, dimension: int = 2, **options: Any) -> MixtureModel:
     """A fixed, lopsided mixture of five components for tests, docs and comparisons."""
+    dimension = whole("dimension", dimension, most=10_000)
     generator = torch.Generator().manual_seed(5)
     means = 0.9 * torch.randn(5, dimension, dtype=torch.float64, generator=generator)
     factors = 0.25 * torch.randn(5, dimension, dimension, dtype=torch.float64, generator=generator)

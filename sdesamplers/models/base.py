@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..checks import device_of, range_of, shape_of
 from ..errors import UsageError
 from ..pickling import Pickled
 from ..prediction import prediction_type
@@ -195,13 +196,13 @@ class FunctionModel(Model):
             raise UsageError("null_condition is for functions of a condition: give conditional=True as well")
         if not isinstance(process, SDE):
             raise UsageError(f"process must be a process, such as VP() or RectifiedFlow(), not {process!r}")
-        if data_range is not None and not data_range[0] < data_range[1]:
-            raise UsageError(f"data_range must be (low, high), not {data_range}")
+        data_range = None if data_range is None else range_of("data_range", data_range)
         self.conditional, self.null_condition = conditional, null_condition
         self.function, self.process, self.prediction = function, process, prediction_type(prediction)
         own_dtype, own_device = home_of(function)
         self.dtype = own_dtype if dtype is None else floating(dtype)
-        self.shape, self.device = tuple(shape), own_device if device is None else torch.device(device)
+        self.shape = shape_of("shape", shape)
+        self.device = own_device if device is None else device_of("device", device)
         self.data_range, self.name = data_range, name
         self._timed = TimedNetwork(function, name)
         self.clip = Clip.of(clip, self._bounds())

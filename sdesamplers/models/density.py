@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import count, device_of, function, number, shape_of
 from ..errors import UsageError
 from ..sde import SDE, Prior, Scalar
 from .base import Model, Output
@@ -28,6 +29,7 @@ class LangevinSDE(SDE):
     """
 
     def __init__(self, score: Any, duration: float = 10.0) -> None:
+        duration = number("duration", duration)
         if not duration > 0:
             raise UsageError(f"duration must be positive, not {duration}")
         self.score, self.t_max = score, float(duration)
@@ -70,7 +72,10 @@ class DensityModel(Model):
         name: str = "density",
     ) -> None:
         self.log_density, self.gradient = log_density, score
-        self.shape, self.dtype, self.device, self.name = tuple(shape), dtype, torch.device(device), name
+        function("log_density", log_density, "the state")
+        function("score", score, "the state")
+        self.shape, self.dtype, self.name = shape_of("shape", shape), dtype, name
+        self.device = device_of("device", device)
         self.process = LangevinSDE(self._score, duration)
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
@@ -102,6 +107,7 @@ class FunnelModel(DensityModel):
     """
 
     def __init__(self, dimension: int = 10, scale: float = 3.0, duration: float = 10.0) -> None:
+        dimension, scale = count("dimension", dimension), number("scale", scale)
         if dimension < 2 or scale <= 0:
             raise UsageError(f"the funnel needs dimension >= 2 and scale > 0, not {dimension} and {scale}")
         self.scale = scale

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import function, number
 from ..errors import UsageError
 from ..prediction import row
 from ..sde import GaussianProcess, Scalar, as_scalar, expand
@@ -91,8 +92,9 @@ class Guided(ModelAround):
     ) -> None:
         if not isinstance(model, Model) or isinstance(model, Guided):
             raise UsageError(f"model must be a Model that is not guided yet, not {type(model).__name__}")
-        if not math.isfinite(scale):
-            raise UsageError(f"scale must be a finite number, not {scale}")
+        scale, rescale = number("scale", scale), number("rescale", rescale)
+        threshold = None if threshold is None else number("threshold", threshold)
+        function("combine", combine, "two predictions and a scale")
         if not 0 <= rescale <= 1:
             raise UsageError(f"rescale must be from 0 to 1, not {rescale}")
         if threshold is not None and not 0.5 < threshold <= 1:

@@ -1,0 +1,57 @@
+"""Arguments of diffusers under their names there, and how the same is said here."""
+
+from __future__ import annotations
+
+MODELS = "it belongs to the model: Scheduler.from_config(config) reads it, and load(), wrap() or a process take it"
+GRIDS = {
+    "use_karras_sigmas": 'spacing="karras"',
+    "use_exponential_sigmas": 'spacing="exponential"',
+    "use_beta_sigmas": 'spacing="beta"',
+    "use_lu_lambdas": 'spacing="logsnr"',
+    "timestep_spacing": 'spacing="leading", "trailing" or "linspace"',
+    "rho": 'spacing="karras", spacing_options={"rho": 7.0}',
+    "final_sigmas_type": 'final="zero" or final="min"',
+    "interpolation_type": "spacing=",
+    "sigma_schedule": 'spacing="karras" or "exponential"',
+}
+CALLS = {
+    "num_inference_steps": "steps=",
+    "timesteps": "times=",
+    "generator": "seed=",
+    "num_images_per_prompt": "num_samples=",
+    "prompt": "condition=",
+    "negative_prompt": "load(..., negative_prompt=), or Guided(model, scale, negative=)",
+    "latents": "start= and start_time=",
+    "strength": "start= and start_time=, which noised(model, x, time) gives",
+    "height": "load(..., size=)",
+    "width": "load(..., size=)",
+    "output_type": "result.images or result.samples",
+    "callback_on_step_end": "callback=",
+    "guidance_rescale": "Guided(model, scale, rescale=)",
+    "cfg_scale": "guidance_scale=",
+}
+SOLVERS = {
+    "algorithm_type": 'the sampler: "dpmpp-2m" (dpmsolver++), "dpm-solver-2m" (dpmsolver), "dpmpp-2m-sde" (sde-...)',
+    "solver_order": 'the sampler, such as "dpmpp-2m" or "dpmpp-3m", or the order= of "unipc" and "deis"',
+    "solver_type": 'the sampler: "dpmpp-2m" is midpoint, "dpmpp-2s" and "dpm-solver-2" are of one step',
+    "eta": 'of samplers that draw noise, such as "ddim", "euler-ancestral" or "dpmpp-2m-sde"',
+    "s_churn": 'the sampler "churn"',
+    "s_noise": 'the sampler "churn"',
+    "stochastic_sampling": 'a stochastic sampler, such as "euler-ancestral"',
+    "predict_x0": 'the sampler "unipc", or "dpm-solver-2m" for the noise',
+    "lower_order_final": "no argument: samplers take the order that the grid's end allows",
+    "euler_at_final": "no argument: samplers take the order that the grid's end allows",
+}
+OF_MODELS = (
+    *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type"),
+    *("clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
+    *("rescale_betas_zero_snr", "set_alpha_to_one", "steps_offset", "sigma_min", "sigma_max", "sigma_data", "shift"),
+    *("use_dynamic_shifting", "base_shift", "max_shift", "shift_terminal", "flow_shift", "use_flow_sigmas"),
+    *("invert_sigmas", "time_shift_type", "variance_type"),
+)
+HERE = {**GRIDS, **CALLS, **SOLVERS, **dict.fromkeys(OF_MODELS, MODELS)}
+
+
+def said_here(word: str) -> str | None:
+    """How an argument of diffusers is written here; None for a word that is none of theirs."""
+    return HERE.get(word.replace("-", "_"))
