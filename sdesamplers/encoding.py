@@ -171,7 +171,7 @@ def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tenso
         raise UsageError("a latent of zeros has no direction; give latents of noise")
     share = numbers("shares", shares, "(K,), such as [0, 0.5, 1]", dims=(1,)).to(first.device)
     if not bool(share.isfinite().all()):
-        raise UsageError(f"shares must be finite numbers, such as [0, 0.5, 1], not {shown(shares)}")
+        raise UsageError(f"shares must be a list of numbers, such as [0, 0.5, 1], not {shown(shares)}")
     share = share[:, None]
     u, v = first / lengths[0], last / lengths[1]
     # 2 atan2(|u - v|, |u + v|): exact where the angle is small, unlike acos of the scalar product.

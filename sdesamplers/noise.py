@@ -80,7 +80,10 @@ class NormalSource:
 
 def check_seed(seed: Any) -> int:
     """A seed, or an error that says what one is."""
-    return count("seed", seed, 0, 2**64 - 1)
+    try:
+        return count("seed", seed, 0, 2**64 - 1)
+    except UsageError:
+        raise UsageError(f"seed must be a whole number from 0 to 2^64 - 1, not {shown(seed)}") from None
 
 
 def box_muller(first: Tensor, second: Tensor) -> Tensor:

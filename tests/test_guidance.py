@@ -477,7 +477,7 @@ def test_nothing_is_read_back_from_a_device(t):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"scale": math.nan}, "scale must be a finite number"),
+        ({"scale": math.nan}, "scale must be a number"),
         ({"rescale": 1.5}, "rescale must be from 0 to 1, not 1.5"),
         ({"rescale": -0.1}, "rescale must be from 0 to 1"),
         ({"interval": (2.0, 0.5)}, "0 <= low < high"),
