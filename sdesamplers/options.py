@@ -89,7 +89,7 @@ def _meanings(text: str) -> Iterator[Any]:
     word = text.strip().lower()
     if word in WORDS:
         yield WORDS[word]
-    elif (number := _number(word)) is not None:
+    elif (number := as_number(word)) is not None:
         yield number
     elif "," in word or word.startswith("["):
         try:
@@ -101,7 +101,7 @@ def _meanings(text: str) -> Iterator[Any]:
     yield text
 
 
-def _number(word: str) -> int | float | None:
+def as_number(word: str) -> int | float | None:
     """A decimal number: 010 is ten; 1:30, 0x10 and 1_000 are none."""
     if not NUMBER.fullmatch(word):
         return None
@@ -117,7 +117,7 @@ def _in_json(match: re.Match[str]) -> str:
     Raises:
         ValueError: it is no number.
     """
-    number = _number(match[0])
+    number = as_number(match[0])
     if number is None:
         raise ValueError(match[0])
     return json.dumps(number)

@@ -11,6 +11,7 @@ import click
 
 from ..errors import UsageError
 from ..options import unknown_option
+from .conditions import Condition, once, settle
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -55,9 +56,24 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
             click.option("--compile", is_flag=True, help="Run the network through torch.compile."),
             click.option("--channels-last", is_flag=True, help="Lay the network's weights out channels last."),
             click.option("--null-condition", type=int, help="The label that means no label, for guidance."),
-            click.option("--condition", type=Numbers(int), help="Class label, or one a sample."),
-            click.option("--prompt", help="For pipelines with text."),
-            click.option("--negative-prompt", help="What guidance leads away from."),
+            click.option(
+                "--condition",
+                type=Condition(),
+                multiple=True,
+                help="Class label or other number, one for all or one a sample; or an .npy file, one row a sample.",
+            ),
+            click.option(
+                "--prompt", multiple=True, help="For pipelines with text; repeat for one a sample, in their order."
+            ),
+            click.option(
+                "--prompts", type=click.Path(), metavar="FILE", help="UTF-8, one prompt a line, one a sample."
+            ),
+            click.option(
+                "--negative-prompt",
+                multiple=True,
+                callback=once,
+                help="What guidance leads away from, for all samples.",
+            ),
             click.option("--embedded-guidance", type=float, help="The scale that FLUX.1-dev and LCM are told."),
         ]
     ):
@@ -82,6 +98,7 @@ def speaking(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def run(*arguments: Any, **words: Any) -> Any:
         try:
+            settle(words)
             return command(*arguments, **words)
         except UsageError as error:
             error.args = (in_options(str(error)),)
@@ -91,14 +108,19 @@ def speaking(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load_model(source: str, words: dict[str, Any]) -> tuple[Model, Any]:
-    """Load with the options of `model_options`, which are taken out of `words`; the model and its condition."""
+    """Load with the options of `model_options`, which are taken out of `words`; the model and its condition.
+
+    Several prompts are the condition itself, so that each is counted, cut and recorded with its sample.
+    """
     from ..models.loading import load
 
     keys = "revision subfolder variant dtype device size token cache_dir local_files_only allow_pickle mixed_precision"
     options = {key: words.pop(key) for key in [*keys.split(), "null_condition", "zero_snr", "compile", "channels_last"]}
     options |= {key: words.pop(key) for key in ("prompt", "negative_prompt", "embedded_guidance")}
     options["clip"] = False if words.pop("no_clip") else None
-    return load(source, **options), words.pop("condition")
+    several = isinstance(options["prompt"], list)
+    condition = words.pop("condition")
+    return load(source, **options), options["prompt"] if several else condition
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
