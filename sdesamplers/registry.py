@@ -20,6 +20,7 @@ from typing import Any, Generic, Literal, TypeVar
 import pluggy
 
 from .catalogue import SHIPPED, Catalogue, load_catalogue
+from .checks import one_of_types
 from .errors import PluginError, SdesamplersError, UnknownHookError, UnknownNameError, UsageError, last_place, nearest
 from .options import Option, check_options
 from .plugin import HookSpecs, NoiseSource, Sampler, Spacing
@@ -600,6 +601,9 @@ def use_registry(file: str | Path | None, *, plugins: Sequence[str | Path] = ())
     `plugins` are modules or Python files (`folder/file.py`), which are imported.
     """
     global _default
+    one_of_types("file", file, (str, Path, type(None)), "a registry file or None")
+    for plugin in one_of_types("plugins", plugins, (list, tuple), "a list of modules and files"):
+        one_of_types("plugins", plugin, (str, Path), "a list of modules and files")
     fresh = Registry(file, plugins=plugins)
     fresh.adopt(_local.values())
     with _lock:

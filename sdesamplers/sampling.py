@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import flag, function, number, shown
+from .checks import flag, function, number, one_of_types, shown
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, drive, model_state
 from .models.base import Model
@@ -466,6 +466,8 @@ def replay_log_probs(model: Model, result: Result, rows: slice = slice(None)) ->
     Raises:
         UsageError: the result was stored without its transitions, or `rows` has none of its samples.
     """
+    one_of_types("result", result, Result, "a Result of sample")
+    one_of_types("rows", rows, slice, "a slice, such as slice(0, 16)")
     if result.draws is None or result.start is None:
         raise UsageError("this result was stored without its transitions; sample with log_probs=True")
     model = as_model(model)

@@ -122,3 +122,16 @@ def test_on_the_command_line(file, tmp_path):
     samples = torch.cat([load_file(found)["samples"] for found in sorted(out.glob("*.safetensors"))])
     assert samples.shape == (32, 2)
     assert float(samples.mean()) == pytest.approx(2.0, abs=0.4)  # six standard errors
+
+
+def test_a_label_of_zero_is_an_option_that_is_given(tmp_path):
+    (tmp_path / "net.py").write_text(
+        "import sdesamplers as sds\n\n\n"
+        "def build(null_condition=None, zero_snr=None):\n"
+        "    assert zero_snr is None\n"
+        "    model = sds.grid_mixture(sds.VP())\n"
+        "    model.name = repr(null_condition)\n"
+        "    return model\n"
+    )
+    assert sds.load(f"{tmp_path}/net.py:build", null_condition=0).name == "0"
+    assert sds.load(f"{tmp_path}/net.py:build").name == "None"

@@ -158,7 +158,7 @@ def faults(name: str, share: float) -> list[str]:
 
 @pytest.mark.parametrize("name", sorted(cases()))
 def test_a_part_of_all_tries(name: str) -> None:
-    assert faults(name, 0.08) == []
+    assert faults(name, 0.02 if name == "load" else 0.08) == []  # each load that works reads a network
 
 
 @pytest.mark.slow

@@ -68,7 +68,8 @@ def lengths_of(condition: Any) -> set[int]:
     if is_structure(condition):
         return lengths(condition)
     axes: int = getattr(condition, "ndim", 1)
-    sized = hasattr(condition, "__len__") and not isinstance(condition, str) and axes > 0
+    sized = hasattr(condition, "__len__") and hasattr(condition, "__getitem__") and axes > 0
+    sized = sized and not isinstance(condition, str)
     return {len(condition)} if sized else set()
 
 

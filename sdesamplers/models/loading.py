@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checks import TRUTHS, flag, one_of_types
 from ..errors import ModelError, UnknownNameError, UsageError
 from ..factories import from_file, is_factory
 from ..registry import default_registry
@@ -81,6 +82,7 @@ def load(
         UsageError: options that do not fit the model.
     """
     given = {key: value for key, value in locals().items() if key != "source"}
+    check_words(given)
     if not isinstance(source, str | Path):
         kind = type(source).__name__
         raise UsageError(f"load takes a name, a folder or a Hub id, not {kind}; from_pipeline takes a loaded pipeline")
@@ -88,7 +90,7 @@ def load(
     registry = default_registry()
     name = str(source)
     entry = registry.catalogue.models.get(name)
-    wanted = {key: value for key, value in given.items() if value not in (None, False) and key not in _TUNING}
+    wanted = {key: value for key, value in given.items() if is_given(value) and key not in _TUNING}
     if is_factory(name):
         made: Model = from_file(name, Model, wanted)
         return tuned(made, compile=compile, channels_last=channels_last)
@@ -158,6 +160,25 @@ def load(
 
     model = load_folder(place, name=name, revision=commit, variant=variant, **options)
     return tuned(model, compile=compile, channels_last=channels_last)
+
+
+def is_given(value: Any) -> bool:
+    """Whether an option is neither None nor off; 0, a label, is given."""
+    return not (value is None or (type(value).__name__ in TRUTHS and not value))
+
+
+TEXTS = ("revision", "subfolder", "variant", "mixed_precision", "prediction", "negative_prompt")
+FLAGS = ("local_files_only", "allow_pickle", "round_timesteps", "zero_snr", "compile", "channels_last")
+
+
+def check_words(given: Mapping[str, Any]) -> None:
+    """Raise UsageError where an option of `load` is of a wrong type."""
+    for word in TEXTS:
+        one_of_types(word, given[word], (str, type(None)), "text")
+    one_of_types("token", given["token"], (str, bool, type(None)), "text, True or False")
+    one_of_types("cache_dir", given["cache_dir"], (str, Path, type(None)), "a folder")
+    for word in FLAGS:
+        flag(word, given[word])
 
 
 _TUNING = ("compile", "channels_last")
