@@ -418,9 +418,17 @@ class Registry:
             found = self._own(head) or self._peers_sampler(head)
             if found is not None:
                 spacing, options = self.grid(tail)
-                note = f"{label} on the grid {tail}" + (f"; {found.description}" if found.description else "")
-                return replace(found, spacing=spacing.name, spacing_options=options, description=note)
+                made = replace(found, spacing=spacing.name, spacing_options=options)
+                return replace(made, description=self._regridded(label, tail, found, made))
         return None
+
+    def _regridded(self, label: str, tail: str, before: Preset, after: Preset) -> str:
+        """The description of `SAMPLER GRID`. A recipe's own tells of its grid, and is false on another."""
+        moved = (before.spacing, before.spacing_options) != (after.spacing, after.spacing_options)
+        of_recipes = {recipe.get("description") for recipe in self.catalogue.recipes.values()}
+        note = "" if moved and before.description in of_recipes else before.description
+        place = f", in place of {before.spacing}" if before.spacing not in (None, after.spacing) else ""
+        return f"{label} on the grid {tail}{place}" + (f"; {note}" if note else "")
 
     def grid_names(self) -> list[str]:
         """Every name that `grid` knows, ours first."""

@@ -546,7 +546,7 @@ def test_a_peers_name_that_stands_for_nothing_says_why(peers: Registry) -> None:
 def test_a_sampler_on_a_grid_by_both_names(peers: Registry) -> None:
     found = peers.resolve("Sharp Wide Grid")
     assert (found.sampler.name, found.options, found.spacing) == ("ddim", {"eta": 0.5}, "linspace")
-    assert (found.spacing_options, found.description) == ({}, "Sharp on the grid Wide Grid; sharp")
+    assert (found.spacing_options, found.description) == ({}, "Sharp on the grid Wide Grid, in place of karras; sharp")
     assert peers.resolve("heun karras").spacing == "karras"
     assert peers.resolve("mine dense").spacing_options == {"rho": 9.0}
     with pytest.raises(UsageError, match="it is secret"):
@@ -930,3 +930,39 @@ def test_every_recipe_and_peers_name_runs(name):
     preset = sds.default_registry().resolve(name)
     words = {} if preset.steps or preset.sampler.adaptive else {"steps": 6}
     assert torch.isfinite(sds.sample(model, name, num_samples=1, **words).samples).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "description"),
+    [
+        (
+            "Euler Karras",
+            "Euler on the grid Karras, in place of linspace",
+        ),  # once: "; Euler in sigma on equal timesteps"
+        ("k-euler exponential", "k-euler on the grid exponential, in place of karras"),
+        ("DPM2 Karras", "DPM2 on the grid Karras; the last sigma but one is left out there"),
+        (
+            "DPM2 exponential",
+            "DPM2 on the grid exponential, in place of karras; the last sigma but one is left out there",
+        ),
+    ],
+)
+def test_a_sampler_on_another_grid_is_not_described_by_the_grid_that_it_left(name: str, description: str) -> None:
+    assert Registry().resolve(name).description == description
+
+
+def test_no_composite_is_described_by_two_grids() -> None:
+    """Every recipe and every A1111 name on a grid that is not its own keeps no sentence of the recipe's."""
+    registry = Registry()
+    sentences = {name: recipe["description"] for name, recipe in registry.catalogue.recipes.items()}
+    names = [name for name in sentences if "{" not in name] + list(registry.catalogue.peers["a1111"]["samplers"])
+    tried = 0
+    for name in names:
+        try:
+            found, alone = registry.resolve(f"{name} kl-optimal"), registry.resolve(name)
+        except SdesamplersError:
+            continue
+        tried += 1
+        assert (found.spacing, found.sampler.name) == ("kl-optimal", alone.sampler.name)
+        assert not any(sentence in found.description for sentence in sentences.values())
+    assert tried > 40
