@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
+from sdesamplers.coefficients import apart
 
 from ._shared import check_noise
 
@@ -86,7 +87,8 @@ def dpmpp_2m_cfgpp(x: Tensor, path: Path) -> Run:
         x = out.compose(then.alpha, 0.0) + out.unguided.compose(0.0, then.sigma)
         if last is not None and not then.is_clean:
             h, earlier = then.lam - now.lam, now.lam - last[1]
-            x = torch.add(x, clean - last[0], alpha=-then.alpha * math.expm1(-h) * h / (2 * earlier))
+            if len(apart([now.lam, last[1]], h)) == 2:
+                x = torch.add(x, clean - last[0], alpha=-then.alpha * math.expm1(-h) * h / (2 * earlier))
         last = None if now.is_pure_noise else (clean, now.lam)
     return x
 

@@ -10,6 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler, weighted_sum
+from sdesamplers.coefficients import apart
 
 # phi(r)/r for the noise scale functions phi of Cui et al. 2023, appendix A.8, with r = sigma/alpha. The noise is
 # sqrt(d log(phi/r) / d log r) times the reverse SDE's, so phi/r must grow, which number 4 does up to r = 1000.
@@ -76,8 +77,8 @@ def er_sde(
             x = path.draw(out.compose(then.alpha, kept * then.sigma), std, now, then)
             continue
         history = [(now.ratio, out.x0), *history][:order]
-        nodes, data = zip(*history, strict=True)
         size = now.ratio - then.ratio
+        nodes, data = zip(*(history[j] for j in apart([ratio for ratio, _ in history], size)), strict=True)
         moments = taylor_integrals(scale, now.ratio, then.ratio, len(nodes)) / size ** np.arange(len(nodes))
         basis = np.vander((np.array(nodes) - now.ratio) / size, increasing=True).T
         weights = [then.alpha * float(w) for w in np.linalg.solve(basis, moments)]

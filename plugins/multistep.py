@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, weighted_sum
-from sdesamplers.coefficients import lagrange, lagrange_integrals, quadrature
+from sdesamplers.coefficients import apart, lagrange, lagrange_integrals, quadrature
 
 Weights = Callable[[Sequence[Point], Point], list[float]]
 """From the points of the kept noises (newest first) and the step's end to the weights of the noises."""
@@ -266,8 +266,11 @@ def pndm(x: Tensor, path: Path) -> Run:
 def interpolated_in_time(path: Path, points: Sequence[Point], then: Point) -> list[float]:
     """w_j = int l_j(t) drho over the step, by quadrature in lambda = -log rho, which is smooth up to both ends."""
     lam, shares = quadrature(float(points[0].lam), float(then.lam))
-    basis = lagrange([float(p.time) for p in points], path.at_lambda(lam).time)  # type: ignore[arg-type]
-    return [-float(np.sum(shares * np.exp(-lam) * values)) for values in basis]
+    times = [float(p.time) for p in points]
+    kept = apart(times, float(then.time) - times[0])
+    basis = lagrange([times[j] for j in kept], path.at_lambda(lam).time)  # type: ignore[arg-type]
+    weights = {j: -float(np.sum(shares * np.exp(-lam) * values)) for j, values in zip(kept, basis, strict=True)}
+    return [weights.get(j, 0.0) for j in range(len(times))]
 
 
 @sampler("deis", order=3, needs=["marginals"], reference="Zhang & Chen 2023, eq. 14-15 (tAB) and proposition 3 (rhoAB)")

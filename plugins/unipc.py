@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Prediction, Run, Sampler, UsageError, hookimpl, sampler, samplers, weighted_sum
-from sdesamplers.coefficients import lagrange_integrals, semilinear
+from sdesamplers.coefficients import apart, lagrange_integrals, semilinear
 
 Variant = Literal["bh1", "bh2", "vary_coeff"]
 Kind = Literal["data", "noise"]
@@ -23,9 +23,9 @@ Kind = Literal["data", "noise"]
 
 def weights(nodes: Sequence[float], now: float, then: float, rate: float, variant: str) -> list[float]:
     """Weights of the predictions at `nodes`, one of which is `now`, for a step to `then`."""
-    if len(nodes) != 2 or variant == "vary_coeff" or not rate:
-        return lagrange_integrals(nodes, now, then, rate=rate)
     h = then - now
+    if len(apart(nodes, h)) != 2 or len(nodes) != 2 or variant == "vary_coeff" or not rate:
+        return lagrange_integrals(nodes, now, then, rate=rate)
     total = -math.expm1(-rate * h) / rate
     (other,) = (node for node in nodes if node != now)
     slope = (h if variant == "bh1" else total) * 0.5 * h / (other - now)

@@ -51,17 +51,35 @@ def lagrange_integrals(nodes: Sequence[float], start: float, end: float, *, rate
     """w_j = int_start^end e^{rate (u - end)} l_j(u) du, with l_j the Lagrange polynomials of `nodes`.
 
     rate = 0 gives the Adams weights, rate = 1 in lambda the exponential ones of data prediction and rate = -1 those of
-    noise prediction.
+    noise prediction. A node that all but coincides with one before it in `nodes` has weight 0 (`apart`).
     """
     return list(_lagrange_integrals(tuple(nodes), start, end, rate))
+
+
+NEAREST = 0.01
+"""The least distance of two nodes, in steps, whose difference still says something about the slope over a step."""
+
+
+def apart(nodes: Sequence[float], h: float) -> list[int]:
+    """Indices of the nodes to use for a step of length h: each lies `NEAREST` steps or more from all before it.
+
+    The weights of two nodes d apart are of size h/d, so what is kept of the last evaluations, which is known at
+    slightly other states than the ODE's own, would be amplified without bound. The newest node comes first.
+    """
+    kept: list[int] = []
+    for j, node in enumerate(nodes):
+        if all(abs(node - nodes[k]) >= NEAREST * abs(h) for k in kept):
+            kept.append(j)
+    return kept
 
 
 @lru_cache(4096)  # the batches of a run, and the runs of a scheduler, ask for those of the same grid
 def _lagrange_integrals(nodes: tuple[float, ...], start: float, end: float, rate: float) -> tuple[float, ...]:
     h = end - start
-    u = (np.asarray(nodes, dtype=np.float64) - start) / h
-    weights = np.linalg.solve(np.vander(u, increasing=True).T, np.array(_moments(rate * h, len(u))))
-    return tuple(h * float(w) for w in weights)
+    kept = apart(nodes, h)
+    u = (np.asarray(nodes, dtype=np.float64)[kept] - start) / h
+    weights = dict(zip(kept, np.linalg.solve(np.vander(u, increasing=True).T, _moments(rate * h, len(u))), strict=True))
+    return tuple(h * float(weights.get(j, 0.0)) for j in range(len(nodes)))
 
 
 def quadrature(start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
@@ -113,8 +131,11 @@ def constant_integral(h: Any, rate: float) -> Any:
 
 def midpoint_integrals(h: Any, rate: float, r: float) -> list[Any]:
     """Weights of predictions at 0 and r h for int_0^h e^{rate (u - h)} f du, where the line through them is taken at
-    the middle of the step: the rule of DPM-Solver-2 and DPM-Solver++(2M). r is below 0 in a multistep method."""
+    the middle of the step: the rule of DPM-Solver-2 and DPM-Solver++(2M). r is below 0 in a multistep method, where a
+    prediction from all but the same place has weight 0 (`apart`)."""
     total = constant_integral(h, rate)
+    if -NEAREST < r < 0:
+        return [total, 0.0]
     return [total * (1 - 0.5 / r), total * (0.5 / r)]
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .coefficients import derivative_weights, lagrange_integrals
+from .coefficients import apart, derivative_weights, lagrange_integrals
 from .coordinates import view
 from .errors import ModelError, UsageError
 from .files import write
@@ -109,6 +109,8 @@ class Statistics:
         nodes (the paper's pseudo-order), not that of the polynomial through all of them.
         """
         _, big_l, rise, shift = self._curves
+        kept = apart(nodes, end - start)
+        given, nodes = len(nodes), [nodes[j] for j in kept]
         h, base_l, base_s, base_b = end - start, big_l(start), rise(start), shift(start)
         at = start + h * 0.5 * (_NODES + 1)
         grow = np.exp(big_l(at) - base_l + rise(at) - base_s)
@@ -123,10 +125,10 @@ class Statistics:
         moments = [np.tensordot(measure * (at - center) ** k, grow, 1) for k in range(len(nodes))]
         decay = np.exp(base_l - big_l(end))
         offset = -np.tensordot(measure, grow * drift(at), 1)
-        weights = []
+        weights = [0.0 * decay] * given
         for j, node in enumerate(nodes):
             on_g = sum(powers[k, j] * moment for k, moment in enumerate(moments))
-            weights.append(decay * on_g * np.exp(base_s - rise(node)))
+            weights[kept[j]] = decay * on_g * np.exp(base_s - rise(node))
             offset = offset + on_g * drift(node)
         return Step(decay, weights, decay * offset)
 
