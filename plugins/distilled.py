@@ -26,6 +26,7 @@ def native(path: Path) -> GaussianProcess:
     order=None,
     stochastic=True,
     needs=("marginals",),
+    spacing="distilled",
     limits="needs a consistency model, whose x0 prediction is its consistency function",
     reference="Song, Dhariwal, Chen & Sutskever 2023, algorithm 1",
 )
@@ -58,6 +59,7 @@ def consistency(x: Tensor, path: Path, *, boundary: float | None = None) -> Run:
     order=None,
     stochastic=True,
     needs=("marginals",),
+    spacing="distilled",
     limits="needs a latent consistency model, distilled with these boundary scalings on a table of timesteps",
     reference="Luo et al. 2023, eq. 9 and algorithm 3",
 )
@@ -88,6 +90,7 @@ def lcm(x: Tensor, path: Path, *, timestep_scaling: float = 10.0, sigma_data: fl
     noiseless={"gamma": 0.0},
     ode_order=1,
     needs=("marginals",),
+    spacing="distilled",
     limits="gamma above 0 needs a trajectory consistency model",
     reference="Zheng et al. 2024, algorithm 4 (strategic stochastic sampling)",
 )

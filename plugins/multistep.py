@@ -9,6 +9,7 @@ evaluations as there are. Noise predicted at alpha = 0 has no place in sigma/alp
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, weighted_sum
-from sdesamplers.coefficients import apart, lagrange, lagrange_integrals, quadrature
+from sdesamplers.coefficients import apart, lagrange, lagrange_integrals, midpoint_integrals, quadrature
 
 Weights = Callable[[Sequence[Point], Point], list[float]]
 """From the points of the kept noises (newest first) and the step's end to the weights of the noises."""
@@ -81,6 +82,69 @@ def ab(x: Tensor, path: Path, *, order: int = 4) -> Run:
     return x
 
 
+STABLE = 0.3
+"""The end of the stability interval of the Adams-Bashforth method of order 4 (Hairer & Wanner 1996, V.1)."""
+BEYOND, FEW = 1.2, 3
+"""How long a step outside of it may be, and how many of them: a disturbance does not grow far in so few."""
+LARGEST = 0.2
+"""The largest change of alpha in a step that a polynomial through the last velocities is still good for."""
+
+
+def is_short(now: Point, then: Point, noise: float) -> bool:
+    """Whether a step changes log sigma by no more than `noise` and alpha by no more than `LARGEST`.
+
+    Both are judged by the schedule itself and by its tangent, which is steeper than it next to a singular end.
+    """
+    if then.is_clean:
+        return False
+    h = then.time - now.time
+    in_alpha = max(abs(then.alpha - now.alpha), abs(h * now.d_alpha))
+    in_sigma = max(abs(math.log(then.sigma / now.sigma)), abs(h * now.d_sigma / now.sigma))
+    return bool(in_alpha <= LARGEST and in_sigma <= noise)
+
+
+@sampler(
+    "ab-2m",
+    order=2,
+    needs=["marginals"],
+    reference="Hairer, Norsett & Wanner 1993, III.5; Hairer & Wanner 1996, V.1; Lu et al. 2022b, algorithm 2",
+)
+def ab_2m(x: Tensor, path: Path, *, order: int = 4) -> Run:
+    """Adams-Bashforth inside its region of stability, DPM-Solver++(2M) outside.
+
+    A step is that of `ab`, through the last `order` velocities (1 to 5), if it changes log sigma by no more than the
+    method's stability interval (0.3 for order 4), else x_s = (sigma_s/sigma_t) x_t + alpha_s (1 - e^{-h}) [(1 + 1/(2r))
+    x0_t - x0_r/(2r)] with r the last step of lambda in units of this one, h, which is stable for steps of any length.
+    Where the data are narrow the ODE is dx/dt = (sigma'/sigma) x: in the native clock of VE every step of few is too
+    long for Adams, on DDPM tables the last ones are. Of these, three are still taken by Adams, if it has all of its
+    velocities, for the order's sake. The step into sigma = 0 is DDIM's.
+    """
+    check_order(order, 5)
+    beyond = 0
+    points: list[Point] = []
+    slopes: list[Tensor] = []
+    last: Prediction | None = None
+    for now, then in path.steps:
+        out = yield x, now
+        is_stable = is_short(now, then, STABLE)
+        if not is_stable and len(points) == order and beyond < FEW:
+            is_stable = is_short(now, then, BEYOND)
+            beyond += is_stable
+        if is_stable:
+            points, slopes = [now, *points][:order], [out.velocity, *slopes][:order]
+            times = [float(p.time) for p in points]
+            x = out.x + weighted_sum(lagrange_integrals(times, times[0], float(then.time)), slopes)
+        elif last is None or then.is_clean:
+            points, slopes, x = [], [], out.step_to(then)
+        else:
+            points, slopes = [], []
+            h = then.lam - now.lam
+            c = then.alpha * midpoint_integrals(h, 1.0, (last.point.lam - now.lam) / h)[1]
+            x = out.compose(then.alpha - c, then.sigma, (last, c, 0.0))
+        last = None if now.is_pure_noise else out
+    return x
+
+
 ORDER_FROM = (0, 10, 18, 60)
 """Steps from which each order pays, by benchmarks/work_precision.py on a trained network."""
 
@@ -92,13 +156,22 @@ ORDER_FROM = (0, 10, 18, 60)
     spacing="angle",
     reference="Hairer, Norsett & Wanner 1993, III.1 and III.5, modes PEC and PECE",
 )
-def abm(x: Tensor, path: Path, *, order: int | None = None, mode: Literal["pec", "pece"] = "pec") -> Run:
+def abm(
+    x: Tensor,
+    path: Path,
+    *,
+    order: int | None = None,
+    mode: Literal["pec", "pece"] = "pec",
+    longest: float = math.inf,
+) -> Run:
     """Adams-Bashforth-Moulton predictor and corrector on the probability-flow ODE.
 
     Predict x* by Adams-Bashforth through `order` velocities (1 to 5), evaluate v* there, correct: x <- x + int p(u) du
     over the step, with p through v* and the last order - 1 velocities. mode="pec" keeps v* as the next step's velocity
     (one evaluation a step), "pece" evaluates again at the corrected state (two). The last step is the predictor's.
-    Long steps cannot use a high order: without `order` it is 1 below 10 steps, then 2, 3 from 18 and 4 from 60.
+    Long steps cannot use a high order: without `order` it is 1 below 10 steps, then 2, 3 from 18 and 4 from 60. A step
+    that changes log sigma by more than `longest` is not corrected: there the corrector, which is implicit in the
+    velocity, overshoots on data that are narrower than sigma.
     """
     order = bisect.bisect_right(ORDER_FROM, len(path.steps)) if order is None else order
     check_order(order, 5)
@@ -115,7 +188,9 @@ def abm(x: Tensor, path: Path, *, order: int | None = None, mode: Literal["pec",
             continue
         out = yield x, then
         nodes, values = [end, *times][:order], [out.velocity, *slopes][:order]
-        x = out.x + (weighted_sum(lagrange_integrals(nodes, start, end), values) - step)
+        x = out.x
+        if longest == math.inf or abs(math.log(then.sigma / now.sigma)) <= longest:
+            x = x + (weighted_sum(lagrange_integrals(nodes, start, end), values) - step)
         if mode == "pec":
             times, slopes = [end, *times][:order], [out.velocity, *slopes][:order]
     return x
@@ -300,4 +375,4 @@ def deis(x: Tensor, path: Path, *, order: int = 3, kind: Literal["tab", "rhoab",
 @hookimpl
 def sdesamplers_samplers() -> Sequence[Sampler]:
     """The samplers of this file."""
-    return [ab, abm, lms, ipndm, ipndm_v, pndm, plms, deis]
+    return [ab, ab_2m, abm, lms, ipndm, ipndm_v, pndm, plms, deis]

@@ -21,6 +21,73 @@ def linspace(span: Span, count: int) -> np.ndarray:
     return np.linspace(span.start, span.end, count)
 
 
+@spacing("even", reference="Lin et al. 2024, table 2; in sigma^(1/7), Karras et al. 2022, eq. 5")
+def even_strides(span: Span, count: int) -> np.ndarray:
+    """Equal strides from the noise end, one more of which leads to sigma = 0: no evaluation is spent next to it.
+
+    They are strides of the model's own time, or of sigma^(1/7) where that time is sigma itself (EDM). A run that ends
+    at the smallest sigma has both ends, as `linspace` has them.
+    """
+    exponent = 7.0 if isinstance(span.process, EDM) else 1.0
+    start, end = span.start ** (1 / exponent), span.end ** (1 / exponent) if exponent != 1 else span.end
+    if not span.ends_clean:
+        times = np.linspace(start, end, count) ** exponent
+        times[-1] = span.end
+    else:
+        clean = end if exponent != 1 else clean_end(span)
+        clean = end if start - (count - 1) * (start - clean) / count < end else clean
+        times = (start - np.arange(count) * (start - clean) / count) ** exponent
+    times[0] = span.start
+    return np.asarray(times)
+
+
+@spacing("own", reference="the configuration of the scheduler that the model came with")
+def own(span: Span, count: int) -> np.ndarray:
+    """The grid of the model's makers: what its configuration says of spacing, offset and sigmas.
+
+    The default of samplers without a grid of their own. Where the model came without a configuration, or its makers
+    have no grid of so many steps (more than there are timesteps, say), it is `even`.
+    """
+    makers = getattr(span.model, "own_grid", None)
+    times = None if makers is None else makers.times(count if span.ends_clean else count - 1)
+    if times is None or (not span.ends_clean and times[-1] <= span.end):
+        return even_strides(span, count)
+    if span.process is not span.model:
+        times = span.gaussian.time_at_ratio(span.model.ratio(times))  # type: ignore[attr-defined]
+    return np.asarray(times) if span.ends_clean else np.append(times, span.end)
+
+
+@spacing("distilled", reference="Luo et al. 2023, section 4.3 (skipping steps); diffusers' LCMScheduler")
+def distilled(span: Span, count: int, *, teacher_steps: int | None = None) -> np.ndarray:
+    """Timesteps that a model was distilled at: every (teacher_steps / count)-th of k - 1, 2k - 1, ..., N - 1.
+
+    k = N // teacher_steps on a table of N timesteps. 4 of 50 on a table of 1000 are 999, 759, 499 and 259. More steps
+    than teacher_steps are `even`. Models on other processes have no such timesteps; they are run on the grid of their
+    makers where these distilled them, else on `even`.
+
+    Args:
+        teacher_steps: how many timesteps it was distilled at (diffusers' original_inference_steps); by default what
+            the model's configuration says, or 50.
+    """
+    makers = getattr(span.model, "own_grid", None)
+    if not isinstance(span.process, DiscreteVP):
+        return own(span, count) if makers is not None and makers.is_distilled else even_strides(span, count)
+    total = round(span.process.t_max) + 1
+    if teacher_steps is None:
+        teacher_steps = min(total, (makers.teacher_steps if makers is not None else None) or 50)
+    if not 1 <= teacher_steps <= total:
+        raise ValueError(f"teacher_steps must lie between 1 and the table's {total} timesteps, not {teacher_steps}")
+    stride = total // teacher_steps
+    known = min(teacher_steps, math.floor((span.start + 1) / stride))
+    wanted = count if span.ends_clean else count - 1
+    if not 0 < wanted <= known:
+        return even_strides(span, count)
+    skipped = np.floor(np.linspace(0, known, wanted, endpoint=False))
+    times = (known - skipped) * stride - 1
+    times[0] = span.start
+    return times if span.ends_clean else np.append(times, span.end)
+
+
 @spacing("leading", reference="Ho et al. 2020; Lin et al. 2024, table 2")
 def leading(span: Span, count: int, *, offset: int | None = None) -> np.ndarray:
     """Equal strides counted from the data end, t_i = i * stride + offset; the last, noisiest stride is left out.
@@ -416,6 +483,6 @@ def clean_end(span: Span) -> float:
 @hookimpl
 def sdesamplers_spacings() -> Sequence[Spacing]:
     """The spacings of this file."""
-    even = [linspace, leading, trailing, simple, sgm_uniform, quadratic]
+    even = [linspace, even_strides, own, distilled, leading, trailing, simple, sgm_uniform, quadratic]
     by_ratio = [logsnr, angle, kl_optimal, karras, power, flow_power, exponential, polyexponential, edm]
     return [*even, *by_ratio, beta, linear_quadratic, laplace, flow_shift, ays_sd1, ays_sdxl, ays_svd]

@@ -272,7 +272,8 @@ def ode_recipe(
     Raises:
         UsageError: the sampler follows no ODE, or needs what only sampling gives.
     """
-    recipe, spec = make_recipe(sampler, process=model.process, options=options, final="min", shape=model.shape, **words)
+    words |= {"process": model.process, "shape": model.shape, "end_to_end": True}
+    recipe, spec = make_recipe(sampler, options=options, final="min", **words)
     if spec.stochastic and spec.noiseless is None:
         raise UsageError(f"{spec.name} draws noise and has no ODE inside; take an ODE sampler, such as heun or rk45")
     if set(spec.needs) & {"log_density", "stationary"}:

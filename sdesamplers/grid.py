@@ -15,10 +15,18 @@ from .sde import SDE, GaussianProcess
 
 
 class Span:
-    """The stretch of time that a spacing divides: from `start` (noise) down to `end` on the model's clock."""
+    """The stretch of time that a spacing divides: from `start` (noise) down to `end` on the model's clock.
 
-    def __init__(self, process: SDE, start: float | None = None) -> None:
-        self.process, self.end = process, float(process.t_min)
+    Attributes:
+        ends_clean: whether the run steps on from the last point to sigma = 0.
+        model: the model's process; `process` is the same, unless its makers divide another clock.
+    """
+
+    def __init__(
+        self, process: SDE, start: float | None = None, *, ends_clean: bool = False, model: SDE | None = None
+    ) -> None:
+        self.process, self.end, self.ends_clean = process, float(process.t_min), ends_clean
+        self.model = process if model is None else model
         self.start = float(process.t_max if start is None else start)
         if not self.end < self.start <= process.t_max:
             raise UsageError(
@@ -67,7 +75,7 @@ def spaced_points(
     ends_clean = final == "zero" and isinstance(process, View)
     native = process.native if isinstance(process, View) else process
     count = steps if ends_clean else steps + 1
-    times = divided(native, spacing, options, count, start)
+    times = divided(native, spacing, options, count, start, ends_clean=ends_clean)
     if times.shape != (count,):
         raise UsageError(f"spacing {spacing.name!r} returned {times.shape} times where {count} were asked for")
     check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
@@ -86,14 +94,16 @@ def begins_at(first: float, start: float, process: SDE) -> bool:
     return min(abs(first - start), abs(first - min(start, noisiest))) <= 1e-9 * process_span(process)
 
 
-def divided(process: SDE, spacing: Spacing, options: dict[str, Any], count: int, start: float | None) -> np.ndarray:
+def divided(
+    process: SDE, spacing: Spacing, options: dict[str, Any], count: int, start: float | None, *, ends_clean: bool
+) -> np.ndarray:
     """A spacing's times, from the clock on which its makers divide a process back to the process's own."""
     clock = process.grid_process if isinstance(process, GaussianProcess) else process
     if not isinstance(process, GaussianProcess) or clock is process:
-        return spacing(Span(process, start), count, **options)
+        return spacing(Span(process, start, ends_clean=ends_clean), count, **options)
     assert isinstance(clock, GaussianProcess)
     begin = process.t_max if start is None else float(start)
-    span = Span(clock, float(clock.time_at_ratio(process.ratio(begin))))
+    span = Span(clock, float(clock.time_at_ratio(process.ratio(begin))), ends_clean=ends_clean, model=process)
     times = spacing(span, count, **options)
     native = np.asarray(process.time_at_ratio(clock.ratio(times)), dtype=np.float64)
     for mine, theirs in ((begin, span.start), (process.t_min, span.end)):

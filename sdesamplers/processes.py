@@ -196,7 +196,6 @@ class EDM(GaussianProcess):
     """Karras et al. (2022): alpha = 1, sigma = t, from `sigma_max` down to `sigma_min`."""
 
     clean_time = 0.0
-    preferred_spacing = "karras"
 
     def __init__(self, sigma_min: float = 0.002, sigma_max: float = 80.0) -> None:
         sigma_min, sigma_max = number("sigma_min", sigma_min), number("sigma_max", sigma_max)
@@ -236,9 +235,6 @@ class RectifiedFlow(GaussianProcess):
         if not 0 < shift < math.inf:
             raise UsageError(f"the shift must be positive, not {shift}")
         self.shift = float(shift)
-        if shift != 1:
-            # Makers of shifted models count their grids from the noise end.
-            self.preferred_spacing = "trailing"
 
     @property
     def grid_process(self) -> GaussianProcess:

@@ -17,6 +17,7 @@ from .grid import given_points, spaced_points
 from .loop import Run, count_evaluations
 from .noise import Noise
 from .options import check_options
+from .own_grid import OwnGrid
 from .path import Path, path_process
 from .plugin import NoiseSource, Registered, Sampler, Spacing
 from .registry import Preset, default_registry
@@ -118,8 +119,13 @@ def make_recipe(
     start_time: float | None = None,
     options: dict[str, Any] | None = None,
     shape: Sequence[int] = (1,),
+    end_to_end: bool = False,
 ) -> tuple[Recipe, Sampler]:
     """Check a call's words and fill in what it leaves open; see `sample` for them.
+
+    Args:
+        end_to_end: whether the default grid must reach from one end of the model's time to the other, as runs from
+            data to noise must; makers' own grids often do not.
 
     Raises:
         UsageError: a name, number or combination that cannot be run.
@@ -159,7 +165,12 @@ def make_recipe(
         raise UsageError(free if grid_word is None else f"spacing and {grid_word} contradict each other")
     if sigmas is not None and final is not None and len(sigmas) and (sigmas[-1] == 0) != (final == "zero"):
         raise UsageError(f"final={final!r} contradicts sigmas, whose last is {sigmas[-1]}")
-    grid, own = chosen_grid(spacing or preset.spacing or preferred_spacing(spec, process))
+    makers = None if end_to_end or start_time is not None else own_grid(process)
+    if isinstance(sampler, str) and makers is not None and sampler == makers.kind and spacing is None:
+        # A class's name on a model whose configuration is of that class is that configuration.
+        preset = replace(preset, spacing=None, spacing_options={}, final=None)
+    chosen = spacing or preset.spacing or preferred_spacing(spec, process, makers)
+    grid, own = chosen_grid(chosen)
     kept = preset.spacing_options if spacing in (None, preset.spacing) else {}
     grid_options = check_options({**own, **kept, **(spacing_options or {})}, grid.options, f"spacing {grid.name!r}")
     source, own = chosen_noise(noise or preset.noise or "independent")
@@ -175,7 +186,7 @@ def make_recipe(
         sigmas=None if sigmas is None else numbers(sigmas, "sigmas"),
         coordinates=coordinates or preset.coordinates or preferred_coordinates(spec, process),
         noise=registered_name(source) or source.name,
-        final=one_of("final", final or preset.final or "zero", ("zero", "min")),
+        final=one_of("final", final or preset.final or usual_final(grid.name, makers), ("zero", "min")),
         start_time=start_time,
         noise_options=source_options,
         own=unregistered(sampler=spec, noise=source, **({"spacing": grid} if spaced else {})),
@@ -277,11 +288,23 @@ def noise_of(recipe: Recipe) -> NoiseSource:
     return chosen_noise(recipe.own.get("noise") or recipe.noise)[0]  # type: ignore[arg-type]
 
 
-def preferred_spacing(spec: Sampler, process: SDE) -> str:
-    """The sampler's own choice of grid where the process can have it, else the process's."""
-    if spec.spacing is not None and isinstance(process, GaussianProcess) and not starts_as_noise(process):
-        return spec.spacing
-    return process.preferred_spacing
+def own_grid(process: SDE) -> OwnGrid | None:
+    """The grid of the model's makers, where it is known."""
+    return process.own_grid if isinstance(process, GaussianProcess) else None
+
+
+def preferred_spacing(spec: Sampler, process: SDE, makers: OwnGrid | None = None) -> str:
+    """The sampler's own choice of grid where the process can have it, else the makers', else the process's."""
+    if spec.spacing is not None and isinstance(process, GaussianProcess):
+        if spec.spacing == "distilled" or not starts_as_noise(process):
+            return spec.spacing
+    return process.preferred_spacing if makers is None else "own"
+
+
+def usual_final(spacing: str, makers: OwnGrid | None) -> str:
+    """Where a run ends on a grid: where the makers end theirs, on theirs."""
+    theirs = spacing == "own" or (spacing == "distilled" and makers is not None and makers.is_distilled)
+    return makers.final if theirs and makers is not None else "zero"
 
 
 def preferred_coordinates(spec: Sampler, process: SDE) -> str:

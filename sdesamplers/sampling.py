@@ -82,7 +82,7 @@ def sample(
         model: a `Model`, or what `load` takes.
         sampler: the name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`, such as an earlier `result.recipe`
             or what its `as_dict` gives, which is run again where the call does not say otherwise. By default `quality`:
-            Adams-Bashforth of order 4, 20 evaluations (below about 15, `fast` is more accurate).
+            Adams-Bashforth where it is stable, DPM-Solver++(2M) elsewhere, 20 evaluations (docs/defaults.md).
         steps: grid intervals. Give exactly one of `steps`, `nfe`, `times` and `sigmas`; adaptive samplers may be
             given none and then choose their own steps.
         nfe: budget of model evaluations a sample: the largest step count that fits is taken.

@@ -33,7 +33,7 @@ from .layout import Layout
 from .loop import Run, model_state
 from .models.clipping import Clip, ClipLike, clipped
 from .models.configuration import completed
-from .models.conventions import convention_of, with_shift
+from .models.conventions import Convention, convention_of, with_shift
 from .models.diffusers import without_variance
 from .noise import Noise, NormalSource, check_seed
 from .options import check_options
@@ -389,11 +389,12 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             timesteps: your own grid, in what the network is told; sigma = 0 follows it. Whole numbers are indices of
                 the training grid for consistency models (CMStochasticIterativeScheduler), as their pipeline has it.
             sigmas: your own grid of sigma/alpha, or for flow models of times before the shift, as their pipelines
-                give them; a last 0 may be left out. The even grid that such pipelines pass where their caller says
-                nothing is taken for what it is, a number of steps.
+                give them; a last 0 may be left out. It is run as it is. Where `spacing=` names another grid, the even
+                one that such pipelines pass if their caller says nothing counts as a number of steps.
             mu: the shift of the resolution, for flow models with `use_dynamic_shifting`.
             strength: start the grid at this share of the model's time (pipelines of consistency models).
-            original_inference_steps: of the teacher's grid, which samplers here do not need; not used.
+            original_inference_steps: how many timesteps the model was distilled at, for samplers on the grid
+                `distilled`; by default what its configuration says.
             max_timesteps, intermediate_timesteps: of TrigFlow models (SCMScheduler): the first time, 1.5708 at most,
                 and the second of two steps. Whoever passes them, or `max_timesteps=None` beside `timesteps`, has the
                 clean end as a last timestep, as Sana-Sprint's pipelines expect.
@@ -408,6 +409,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self._device = device
         self._grid_words = {"num_inference_steps": num_inference_steps, "device": device, "mu": mu}
         self._grid_words |= {"timesteps": plain_list(timesteps), "sigmas": plain_list(sigmas), "strength": strength}
+        self._grid_words["original_inference_steps"] = original_inference_steps
         limits = {"max_timesteps": max_timesteps, "intermediate_timesteps": intermediate_timesteps}
         self._grid_words |= {word: value for word, value in limits.items() if value is not UNSET}
         self.convention = with_shift(self._unshifted, self.trained, mu)
@@ -420,9 +422,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         words: dict[str, Any] = {}
         if sigmas is not None:
             levels = numbers(sigmas, "sigmas")
-            num_inference_steps = even_steps(levels) if isinstance(process, RectifiedFlow) else None
+            num_inference_steps = even_steps(levels) if self._replaces_even_grids() else None
             if num_inference_steps is None:
-                words = {"times": own_times(process, levels)}
+                words = {"times": own_times(self.convention, levels)}
         elif timesteps is not None:
             own = consistency_times(self.trained, timesteps)
             own = self.convention.time(numbers(timesteps, "timesteps")) if own is None else own
@@ -431,8 +433,10 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             raise UsageError("set_timesteps needs num_inference_steps, timesteps or sigmas")
         if words:
             words |= {"spacing": None, "spacing_options": None}
+        else:
+            words |= self._distilled_words(original_inference_steps)
         if strength != 1.0:
-            words["start_time"] = process.t_min + strength * (process.t_max - process.t_min)
+            words["start_time"] = self._start_time(strength, words.get("spacing_options") or {})
         grid = make_recipe(
             "euler" if self._is_free else self._sampler,
             steps=num_inference_steps,
@@ -456,6 +460,35 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     @timesteps.setter
     def timesteps(self, timesteps: Tensor) -> None:
         self._timesteps = timesteps
+
+    def _replaces_even_grids(self) -> bool:
+        """Whether an even grid of a flow model stands for a number of steps: where a grid is named that is to replace
+        it, or its class would lay out other sigmas in its place."""
+        if not isinstance(self.convention.process, RectifiedFlow):
+            return False
+        name = self._sampler if isinstance(self._sampler, str) else ""
+        label = " " in name and any(name.endswith(f" {grid}") for grid in default_registry().grid_names())
+        grid = self.convention.grid
+        return self._words["spacing"] is not None or label or (grid is not None and grid.sigmas is not None)
+
+    def _distilled_words(self, teacher_steps: int | None) -> dict[str, Any]:
+        """The word of the grid `distilled` that a pipeline may pass, where the sampler runs on that grid."""
+        named = self._words["spacing"]
+        if teacher_steps is None or self.spec.spacing != "distilled" or named not in (None, "distilled"):
+            return {}
+        if self.trained["_class_name"] == "TCDScheduler":  # whose timesteps may then be any
+            teacher_steps = len(self)
+        options = {**(self._words["spacing_options"] or {}), "teacher_steps": teacher_steps}
+        return {"spacing": "distilled", "spacing_options": options}
+
+    def _start_time(self, strength: float, options: Mapping[str, Any]) -> float:
+        """Where a run begins that has this share of the model's time before it."""
+        process = self.convention.process
+        if self.spec.spacing != "distilled" or not isinstance(process, DiscreteVP):
+            return process.t_min + strength * (process.t_max - process.t_min)
+        makers = process.own_grid
+        teacher = options.get("teacher_steps") or (makers.teacher_steps if makers is not None else None) or 50
+        return float(int(teacher * strength) * (round(process.t_max + 1) // teacher) - 1)
 
     def _from_step(self, begin: int, origin: tuple[int, int] | None = None) -> Timesteps:
         """The timesteps of the run from a grid step on."""
@@ -952,7 +985,7 @@ def known_words(sampler: str | Sampler | Recipe | None) -> set[str]:
 
 
 def even_steps(sigmas: np.ndarray) -> int | None:
-    """N where sigmas are the even grid 1, 1 - 1/N, ..., 1/N, which flow pipelines pass for "N steps"; else None."""
+    """N where sigmas are the even grid 1, 1 - 1/N, ..., 1/N, which flow pipelines pass if they are told nothing."""
     count = len(sigmas)
     return count if np.allclose(sigmas, np.linspace(1.0, 1.0 / count, count), atol=1e-6) else None
 
@@ -1037,11 +1070,17 @@ def clean_time(process: GaussianProcess) -> float:
     return time
 
 
-def own_times(process: GaussianProcess, sigmas: np.ndarray) -> list[float]:
-    """Times of a grid of sigma/alpha, or of a flow's times before its shift, ended by the clean end."""
-    body = sigmas[:-1] if sigmas[-1] == 0 else sigmas
+def own_times(convention: Convention, sigmas: np.ndarray) -> list[float]:
+    """Times of a grid of sigma/alpha, or of a flow's times before its shift, ended by the clean end.
+
+    A flow whose makers stretch their grids to a terminal time (`shift_terminal`) has this grid stretched too.
+    """
+    process, body = convention.process, sigmas[:-1] if sigmas[-1] == 0 else sigmas
     if isinstance(process, RectifiedFlow):
         times = process.shift * body / (1 + (process.shift - 1) * body)
+        terminal = None if convention.grid is None else convention.grid.shift_terminal
+        if terminal:
+            times = 1 - (1 - times) * (1 - terminal) / (1 - times[-1])
     else:
         times = process.time_at_ratio(body)
     return to_the_end(process, np.asarray(times, dtype=float))

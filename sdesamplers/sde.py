@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .forms import keep_forms
+from .own_grid import OwnGrid
 from .pickling import Pickled
 
 Scalar: TypeAlias = Any
@@ -130,6 +131,9 @@ class GaussianProcess(SDE):
 
     clean_time: float | None = None
     """Time at which sigma = 0 is reached with finite slope, or None: then the path continues the clock there."""
+    preferred_spacing = "even"
+    own_grid: OwnGrid | None = None
+    """The grid of the model's makers, where the model was loaded from a configuration that says something of it."""
 
     @property
     def grid_process(self) -> GaussianProcess:

@@ -19,6 +19,7 @@ from .clipping import Clip
 from .configuration import REFUSED as REFUSED
 from .configuration import MakersGrid, clip_of, completed, defaults_of, grid_of
 from .configuration import class_of as class_of
+from .grids import attach
 from .scheduler_words import refused_words
 
 
@@ -222,7 +223,7 @@ def convention_of(config: dict[str, Any]) -> Convention:
     try:
         convention = _convention(completed(config), kind)
         convention.grid, convention.clip = grid_of(config), clip_of(config)
-        return convention
+        return attach(convention, config)
     except (UsageError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise ModelError(f"the {kind} configuration is broken: {text[:300]}") from None
@@ -292,7 +293,7 @@ def with_shift(convention: Convention, config: dict[str, Any], mu: float | None)
     if mu is None:
         raise UsageError("this model's shift depends on the resolution (use_dynamic_shifting), so mu is needed")
     shift = mu if config.get("time_shift_type") == "linear" else math.exp(mu)
-    return convention.on(RectifiedFlow(shift))
+    return attach(convention.on(RectifiedFlow(shift)), config, mu)
 
 
 def _table(config: dict[str, Any], kind: str) -> Convention:

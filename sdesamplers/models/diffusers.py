@@ -391,7 +391,9 @@ def with_zero_snr(convention: Convention) -> Convention:
         raise UsageError(
             "zero_snr needs a model that predicts v or the sample: at alpha = 0 epsilon is all of the input"
         )
-    return convention.on(process.with_zero_terminal_snr())
+    made = convention.on(process.with_zero_terminal_snr())
+    made.process.own_grid = process.own_grid
+    return made
 
 
 def sample_shape(config: dict[str, Any], size: int | Sequence[int] | None, folder: Path) -> tuple[int, int, int]:
