@@ -59,9 +59,9 @@ def registry() -> Iterator[None]:
 
 
 def with_sampler(name: str, sampler: str, pipe: Any = None, **words: Any) -> Any:
-    """A tiny pipeline that runs one of our samplers."""
+    """A tiny pipeline that runs one of our samplers, into sigma = 0 wherever the makers' own grid ends."""
     pipe = tiny.BUILDERS[name]() if pipe is None else pipe
-    pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, sampler, **words)
+    pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, sampler, **{"final": "zero", **words})
     return pipe
 
 
@@ -631,7 +631,9 @@ def test_other_kinds_come_back_too(name: str, tmp_path: Path) -> None:
     loaded = diffusers.DiffusionPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
     assert options_of(loaded.scheduler) == options_of(pipe.scheduler)
-    torch.testing.assert_close(tiny.run(name, loaded), tiny.run(name, pipe))
+    before = tiny.run(name, pipe)
+    pipe.scheduler = loaded.scheduler  # with the same weights: some CPUs round by their alignment
+    torch.testing.assert_close(tiny.run(name, pipe), before)
 
 
 def test_a_scheduler_that_is_passed_in_counts(saved: Path) -> None:
