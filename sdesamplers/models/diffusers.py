@@ -20,6 +20,7 @@ from .calling import in_modes, kept
 from .clipping import Clip, ClipLike
 from .conditions import own
 from .conventions import Convention, convention_of
+from .quiet import in_dtype, quiet_loading, warn_of_unknown_words
 from .trust import read_json, refuse_code, refuse_pointer, refuse_words
 
 SUPPORTED = (
@@ -371,7 +372,7 @@ def refuse_unbuildable(name: str, config: dict[str, Any], label: Path | str) -> 
 
     cls = getattr(diffusers, name)
     try:
-        with accelerate.init_empty_weights():
+        with accelerate.init_empty_weights(), quiet_loading():
             cls.from_config({key: value for key, value in config.items() if key != "quantization_config"})
     except Exception as error:  # whatever a network raises, its configuration is what is wrong
         text = " ".join(str(error).split())
@@ -480,15 +481,16 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allo
             refuse_pointer(file)
             with safe_open(file, "pt"):  # checks the header and the length; diffusers hides why it failed
                 pass
-        unet, report = UNet2DModel.from_pretrained(
-            folder,
-            variant=variant,
-            torch_dtype=dtype or torch.float32,
-            use_safetensors=bool(safe),
-            local_files_only=True,
-            low_cpu_mem_usage=True,
-            output_loading_info=True,
-        )
+        with quiet_loading():
+            unet, report = UNet2DModel.from_pretrained(
+                folder,
+                variant=variant,
+                use_safetensors=bool(safe),
+                local_files_only=True,
+                low_cpu_mem_usage=True,
+                output_loading_info=True,
+                **in_dtype(dtype or torch.float32),
+            )
     except SafetensorError as error:
         raise ModelError(f"{folder}: the weights are truncated or corrupt ({error})") from None
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError) as error:
@@ -497,4 +499,5 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allo
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{folder}: {len(report['missing_keys'])} weights are missing from the file ({some}, ...)")
+    warn_of_unknown_words(UNet2DModel, read_json(folder / "config.json"), folder)
     return unet

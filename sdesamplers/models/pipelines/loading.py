@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ from ...errors import ModelError
 from ..base import Model
 from ..conventions import convention_of
 from ..diffusers import as_class, autocast_for, is_plain, move, pipeline_parts, refuse_unbuildable, size_pair
+from ..quiet import in_dtype, quiet_loading
 from ..trust import closed_prompt, read_json, refuse_code, refuse_index, refuse_pointer, refuse_words
 from .components import component_class, pipeline_class
 from .kinds import CONVERTED, Kind, from_pipeline, kind_of
@@ -227,7 +226,7 @@ def read_pipeline(folder: Path, layout: Layout, variant: str | None, dtype: torc
     if "requires_safety_checker" in words:
         given["requires_safety_checker"] = False
     try:
-        with _silent(), closed_prompt():
+        with quiet_loading(), closed_prompt():
             for key in layout.types:
                 if "tokenizer" in key and key in words:
                     place = place_of(folder, key)
@@ -236,7 +235,7 @@ def read_pipeline(folder: Path, layout: Layout, variant: str | None, dtype: torc
                     )
             pipe = DiffusionPipeline.from_pretrained(
                 folder,
-                torch_dtype=dtype or torch.float32,
+                **in_dtype(dtype or torch.float32),
                 variant=variant,
                 use_safetensors=True if safe else None,
                 local_files_only=True,
@@ -247,19 +246,3 @@ def read_pipeline(folder: Path, layout: Layout, variant: str | None, dtype: torc
         text = " ".join(str(error).split())
         raise ModelError(f"{folder}: the pipeline cannot be loaded: {text[:300]}") from None
     return pipe
-
-
-@contextmanager
-def _silent() -> Any:
-    """Without the progress bars and remarks of loading."""
-    from diffusers.utils import logging as theirs
-
-    before, bar = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    theirs.set_verbosity(logging.ERROR)
-    theirs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        theirs.set_verbosity(before)
-        if bar:
-            theirs.enable_progress_bar()

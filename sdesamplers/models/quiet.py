@@ -1,0 +1,66 @@
+"""Loading through diffusers and transformers without their bars and remarks, which no user of ours can act upon."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Without the progress bars, remarks and deprecation warnings of loading; errors come through."""
+    from diffusers.utils import logging as theirs
+
+    with ExitStack() as stack:
+        stack.enter_context(_without_remarks(theirs))
+        if importlib.util.find_spec("transformers") is not None:
+            from transformers.utils import logging as of_transformers
+
+            stack.enter_context(_without_remarks(of_transformers))
+        stack.enter_context(warnings.catch_warnings())
+        for kind in (FutureWarning, DeprecationWarning):
+            warnings.simplefilter("ignore", kind)
+        yield
+
+
+@contextmanager
+def _without_remarks(theirs: Any) -> Iterator[None]:
+    before, bar = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
+    theirs.set_verbosity(logging.ERROR)
+    theirs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        theirs.set_verbosity(before)
+        if bar:
+            theirs.enable_progress_bar()
+
+
+def in_dtype(dtype: Any) -> dict[str, Any]:
+    """The keyword by which `from_pretrained` takes a dtype: `dtype`, or `torch_dtype` where diffusers is older."""
+    import diffusers
+    from diffusers.utils import deprecation_utils
+
+    new = int(diffusers.__version__.partition(".")[0]) >= 1 or hasattr(deprecation_utils, "_resolve_dtype")
+    return {"dtype" if new else "torch_dtype": dtype}
+
+
+def warn_of_unknown_words(cls: type, config: Mapping[str, Any], folder: Path) -> None:
+    """Warn once, in a sentence, where a configuration sets what its class does not know and leaves out."""
+    known = inspect.signature(cls).parameters
+    words = [word for word, value in config.items() if not (word.startswith("_") or word in known or value is None)]
+    words = [word for word in words if word != "quantization_config"]
+    if words:
+        import diffusers
+
+        warnings.warn(
+            f"{folder}: {cls.__name__} of diffusers {diffusers.__version__} does not know {', '.join(words)} of its "
+            "configuration and leaves them out; if samples look wrong, use the diffusers version that it was saved by",
+            stacklevel=2,
+        )
