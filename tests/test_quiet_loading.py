@@ -39,7 +39,7 @@ def loaded(folder: Path, **words: object) -> tuple[sds.Model, list[str]]:
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
         model = sds.load(folder, device="cpu", **words)  # type: ignore[arg-type]
-        sds.sample(model, "euler", steps=1)
+        sds.sample(model, "euler", steps=1, spacing="trailing")
     return model, [str(warning.message) for warning in found]
 
 
