@@ -58,3 +58,18 @@ def test_pages_are_written_where_one_says(tmp_path):
     files = write_pages(tmp_path)
     assert [file.name for file in files] == list(PAGES)
     assert all(file.read_text(encoding="utf-8").startswith("# ") for file in files)
+
+
+def test_the_readme_counts_what_there_is() -> None:
+    import re
+    from pathlib import Path
+
+    from sdesamplers.registry import Registry
+
+    text = (Path(__file__).parents[1] / "README.md").read_text()
+    registry = Registry()
+    for words, shelf in (("Samplers", registry.samplers), ("Time grids", registry.spacings)):
+        own = [item for item in shelf.values() if str(item.plugin).startswith("sdesamplers:")]
+        found = re.search(rf"\| {words}, (\d+) \|", text)
+        assert found is not None
+        assert int(found[1]) == len(own)
