@@ -442,6 +442,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             steps=num_inference_steps,
             **{"process": process, **self._words, **words},
             options={} if self._is_free else self._options,
+            end_to_end=self._is_free,  # it starts where `sample` does; a makers' grid may begin in the middle
         )[0]
         recipe = self._recipe(None) if self._is_free else grid
         self._layout = Layout(process, self.spec, recipe, grid)
