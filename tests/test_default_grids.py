@@ -50,8 +50,17 @@ def told_by_its_class(config, steps):
     return np.unique(own.timesteps.double().numpy())[::order]
 
 
-@pytest.mark.parametrize("steps", [2, 4, 8, 20])
-@pytest.mark.parametrize("name", CONFIGURATIONS)
+SLOW_TO_MAKE = [name for name, config in CONFIGURATIONS.items() if config["_class_name"].startswith("KDPM2")]
+"""Whose classes lay out all training steps, one by one, when they are made."""
+
+
+def slow_to_make(names):
+    """The names, those that take seconds each in the slow suite."""
+    return [pytest.param(name, marks=pytest.mark.slow) if name in SLOW_TO_MAKE else name for name in names]
+
+
+@pytest.mark.parametrize("steps", [2, 4, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (8, 20))])
+@pytest.mark.parametrize("name", slow_to_make(CONFIGURATIONS))
 def test_the_default_grid_is_that_of_the_configurations_class(name, steps):
     config = CONFIGURATIONS[name]
     ours = scheduler(name)
@@ -70,7 +79,8 @@ def test_the_default_grid_is_that_of_the_configurations_class(name, steps):
     np.testing.assert_allclose(found, right, rtol=2e-5, atol=2e-4 * max(1e-3, np.abs(right).max() / 1000))
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGURATIONS if name != "ve"])  # its makers' last sigma is 0.01
+# Of "ve" the makers' last sigma is 0.01.
+@pytest.mark.parametrize("name", slow_to_make(name for name in CONFIGURATIONS if name != "ve"))
 def test_every_evaluation_of_a_default_grid_moves_the_sample(name):
     """The answer at the last timestep is changed by 1; sigma is 1e-3 at the least of all these classes' last ones."""
     ours = scheduler(name, "lcm" if CONFIGURATIONS[name]["_class_name"] in ("LCMScheduler", "TCDScheduler") else "ddim")

@@ -48,11 +48,11 @@ class Widths(sds.Model):
     prediction, dtype, name, shape = "sample", torch.float64, "widths", (len(SPREADS),)
 
     def __init__(self, process):
-        self.process = process
+        self.process, self.variances = process, torch.tensor(SPREADS**2)
 
     def predict(self, x: Tensor, t, condition=None):
-        alpha, sigma, variance = float(self.process.alpha(t)), float(self.process.sigma(t)), torch.tensor(SPREADS**2)
-        return x * (alpha * variance / (alpha**2 * variance + sigma**2))
+        alpha, sigma = float(self.process.alpha(t)), float(self.process.sigma(t))
+        return x * (alpha * self.variances / (alpha**2 * self.variances + sigma**2))
 
 
 @functools.cache
@@ -73,7 +73,7 @@ def check(name: str, sampler: str, steps: int) -> None:
 @pytest.mark.parametrize("sampler", ["quality", "fast"])
 @pytest.mark.parametrize("name", CASES)
 def test_the_defaults_are_stable_at_few_and_many_steps(name, sampler):
-    for steps in (1, 2, 3, 5, 7, 10, 20, 50):
+    for steps in (1, 2, 3, 5, 10, 20):
         check(name, sampler, steps)
 
 

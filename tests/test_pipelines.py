@@ -744,9 +744,8 @@ def pushed_and_pulled(
         call["latents"] = start
         start = start if flow else start * pipe.scheduler.init_noise_sigma
     out = tiny.run(name, pipe, **call)
-    result = sds.sample(
-        model, sampler, steps=steps, seed=7, start=start, condition=condition, guidance_scale=guidance, **words
-    )
+    words = {"final": "zero", "guidance_scale": guidance, **words}
+    result = sds.sample(model, sampler, steps=steps, seed=7, start=start, condition=condition, **words)
     if name == "dit":
         return out, (model.decode(result.samples) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1)
     return out, result.samples
