@@ -505,15 +505,15 @@ def test_an_out_that_cannot_be(run: Any, pipeline: Path, out: str) -> None:
 
 def test_a_target_that_cannot_be_replaced_leaves_nothing_half_written(run: Any, pipeline: Path) -> None:
     Path("out/grid.png").mkdir(parents=True)
-    check_refused(run("sample", pipeline, *STEPS, "-n", "1", "--quiet"), 1, "grid.png could not be written")
+    check_refused(run("sample", pipeline, *STEPS, "-n", "1", "--quiet"), 2, "out holds grid.png")
     assert not [path for path in leftovers() if Path(path).name.startswith(".grid")]
 
 
 def test_a_writer_that_fails_leaves_nothing_half_written(
     run: Any, pipeline: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def full(self: Any, path: Path, **_: Any) -> None:
-        Path(path).write_bytes(b"half")
+    def full(self: Any, file: Any, *_: Any, **__: Any) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)

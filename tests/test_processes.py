@@ -365,7 +365,7 @@ def test_rectified_flow_runs_between_data_and_pure_noise():
         lambda: sds.CosineVP(s=-1.0),
         lambda: sds.DiscreteVP([0.9, 0.95, 0.5]),
         lambda: sds.DiscreteVP([1.0, 0.9, 0.5]),
-        lambda: sds.DiscreteVP([0.9, 0.5]),
+        lambda: sds.DiscreteVP([0.9]),
         lambda: sds.DiscreteVP([[0.9, 0.5, 0.1]]),
         lambda: sds.DiscreteVP([0.9, 0.5, -0.1]),
         lambda: sds.DiscreteVP([0.9, math.nan, 0.1]),

@@ -198,9 +198,15 @@ def test_start_time_begins_an_adaptive_run_there(mixture, start):
 
 
 @pytest.mark.parametrize("final", ["zero", "min"])
-@pytest.mark.parametrize("start_time", [1.5, -1.0, 1e-4, float("nan")])
-def test_a_start_time_outside_the_models_range_is_refused(mixture, start, start_time, final):
-    with pytest.raises(sds.UsageError, match="start time must lie above"):
+@pytest.mark.parametrize(
+    ("start_time", "message"),
+    [
+        *((time, "start time must lie above") for time in (1.5, -1.0, 1e-4)),
+        (float("nan"), "start_time must be a number, not nan"),
+    ],
+)
+def test_a_start_time_outside_the_models_range_is_refused(mixture, start, start_time, message, final):
+    with pytest.raises(sds.UsageError, match=message):
         sds.sample(mixture, "rk45", start=start, num_samples=COUNT, start_time=start_time, final=final)
 
 
