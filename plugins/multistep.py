@@ -105,7 +105,7 @@ def is_short(now: Point, then: Point, noise: float) -> bool:
 
 @sampler(
     "ab-2m",
-    order=2,
+    order=None,  # that of `ab` on grids fine enough, 2 next to singular ends
     needs=["marginals"],
     reference="Hairer, Norsett & Wanner 1993, III.5; Hairer & Wanner 1996, V.1; Lu et al. 2022b, algorithm 2",
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -512,11 +513,14 @@ def test_a_target_that_cannot_be_replaced_leaves_nothing_half_written(run: Any, 
 def test_a_writer_that_fails_leaves_nothing_half_written(
     run: Any, pipeline: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def full(self: Any, file: Any, *_: Any, **__: Any) -> None:
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
+    replace = os.replace
 
-    monkeypatch.setattr(Image.Image, "save", full)
+    def full(source: Any, target: Any, **where: Any) -> None:
+        if Path(target).name == "grid.png":
+            raise OSError(28, "No space left on device")
+        replace(source, target, **where)
+
+    monkeypatch.setattr(os, "replace", full)
     words = ("sample", pipeline, *STEPS, "-n", "1", "--quiet")
     check_refused(run(*words), 1, "No space left on device")
     assert [path.name for path in Path("out").iterdir()] == [".job"]

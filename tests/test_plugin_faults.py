@@ -136,7 +136,7 @@ def undecorated() -> Any:
 
 def for_a_later_version() -> Any:
     made = plugin_of(standing_still("there"))
-    made.sdesamplers_widgets = sds.hookimpl(optionalhook=True)(lambda: [])
+    made.sdesamplers_widgets = sds.hookimpl(optionalhook=True)(list)
     return made
 
 

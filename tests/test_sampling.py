@@ -664,7 +664,7 @@ def test_a_result_says_how_it_was_made(mixture):
         "sampler": "ddim",
         "options": {"eta": 0.3},
         "steps": 5,
-        "spacing": "linspace",
+        "spacing": "even",
         "coordinates": "native",
         "noise": "independent",
         "final": "zero",
