@@ -27,7 +27,7 @@ test: lint
 	$(BIN)/pytest -q -n 2 --dist worksteal
 
 test-slow: $(STAMP)
-	$(BIN)/pytest -q -m slow
+	$(BIN)/pytest -q -m slow -n 2 --dist worksteal
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/suite.py --out out/benchmarks $(BENCH)

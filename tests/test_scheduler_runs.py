@@ -61,6 +61,7 @@ class Asked(sds.Model):
     def __init__(self, convention: Convention, function: Callable[..., Tensor] = network, **fields: Any) -> None:
         self.convention, self.function = convention, function
         self.process, self.prediction, self.shape = convention.process, convention.prediction, SHAPE
+        self.clip = convention.clip
         vars(self).update(fields)
 
     def predict(self, x: Tensor, t: Any, condition: Any = None) -> Tensor:
