@@ -147,7 +147,8 @@ def embedded() -> Any:
 
 @pytest.mark.parametrize("sampler", ["euler", "heun", "rk4", "dpmpp-2m", "dpmpp-2m-sde", "unipc", "pndm", "restart"])
 def test_the_embedded_network_in_a_loop_is_sample(embedded, sampler):
-    config = {"trained_betas": (1 - table_ratio(embedded.process.alphas_cumprod)).tolist()}
+    config: dict[str, Any] = {"trained_betas": (1 - table_ratio(embedded.process.alphas_cumprod)).tolist()}
+    config |= {"clip_sample": False, "timestep_spacing": embedded.convention.grid.spacing}
     scheduler = sds.Scheduler(sampler, trained={"_class_name": "DDPMScheduler", **config}, seed=2)
     scheduler.set_timesteps(3)
     x = torch.randn(2, *embedded.shape, generator=torch.Generator().manual_seed(1))
