@@ -333,11 +333,16 @@ ZERO = {**SD, "rescale_betas_zero_snr": True, "prediction_type": "v_prediction",
 @pytest.mark.parametrize("name", ["DPM++ 2M Karras", "DPM++ 2M SDE Karras", "Euler", "Euler a", "ddim", "exponential"])
 @pytest.mark.parametrize("kind", ["DDIMScheduler", "EulerDiscreteScheduler", "UniPCMultistepScheduler"])
 def test_zero_snr_tables_run_under_every_class_and_name(kind, name):
-    """Data N(0.3, 0.3^2) come out whichever class the configuration names."""
+    """Data N(0.3, 0.3^2) come out whichever class the configuration names.
+
+    Methods of order 1 need more steps: at 30, diffusers' DDIM and Euler have standard deviations of 0.255 and 0.254,
+    too. 250 divides 1,000, so that the `leading` grid of DDIM's class begins next to the last timestep.
+    """
+    steps = 250 if name in ("Euler", "Euler a", "ddim") else 30
     words = {word: value for word, value in ZERO.items() if kind == "DDIMScheduler" or word != "clip_sample"}
     sampler, spacing = ("dpmpp-2m", "exponential") if name == "exponential" else (name, None)
     made = sds.Scheduler.from_config({"_class_name": kind, **words}, sampler, spacing=spacing, seed=0)
-    made.set_timesteps(30)
+    made.set_timesteps(steps)
     process = made.convention.process
     x = torch.randn(4000, 1, generator=torch.Generator().manual_seed(0))
     for t in made.timesteps:
@@ -346,14 +351,14 @@ def test_zero_snr_tables_run_under_every_class_and_name(kind, name):
         x0 = 0.3 + gain * (x - alpha * 0.3)
         eps = (x - alpha * x0) / sigma
         x = made.step(alpha * eps - sigma * x0, t, x).prev_sample
-    # standard errors of 4,000 samples: 0.0047 and 0.0034; the methods' own error at 30 steps is about as large
+    # standard errors of 4,000 samples: 0.0047 and 0.0034; the methods' own error is up to 0.02 in these steps
     assert x.mean().item() == pytest.approx(0.3, abs=0.025)
     assert x.std().item() == pytest.approx(0.3, abs=0.03)
 
 
 def test_zero_snr_tables_run_from_sample_too():
     table = diffusers.DDIMScheduler(**ZERO).alphas_cumprod.double().numpy()
-    model = sds.GaussianModel([0.3], [0.3], sds.DiscreteVP(table), prediction="v")
+    model = sds.GaussianModel([0.3], [0.3**2], sds.DiscreteVP(table), prediction="v")
     for words in ({"spacing": "karras"}, {"coordinates": "ve"}, {"spacing": "logsnr", "coordinates": "ve"}):
         samples = sds.sample(model, "dpmpp-2m", steps=40, num_samples=4000, **words).samples
         assert samples.mean().item() == pytest.approx(0.3, abs=0.025)

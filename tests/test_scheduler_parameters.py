@@ -124,6 +124,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "dynamic_thresholding_ratio": {"thresholding": True},
     "sample_max_value": {"thresholding": True},
     "flow_shift": {"use_flow_sigmas": True},
+    "shift_terminal": {"use_flow_sigmas": True},
     "timestep_type": {"prediction_type": "v_prediction"},
     **{word: {"use_dynamic_shifting": True} for word in ("base_shift", "max_shift")},
     **{word: {"use_dynamic_shifting": True} for word in ("base_image_seq_len", "max_image_seq_len")},
