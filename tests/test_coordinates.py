@@ -150,10 +150,16 @@ def test_processes_that_reach_the_data_regularly_keep_their_own_clock(name):
     np.testing.assert_array_equal(view.sigma(t), PROCESSES[name].sigma(t))
 
 
-@pytest.mark.parametrize("name", REACH_ALPHA_ZERO)
+@pytest.mark.parametrize("name", ["cosine", "flow"])
 def test_ve_is_refused_where_alpha_is_zero(name):
     with pytest.raises(sds.UsageError, match="alpha = 0; use 'flow', 'angle' or 'native'"):
         sds.view(PROCESSES[name], "ve")
+
+
+def test_ve_of_a_table_that_ends_in_noise_begins_at_a_finite_sigma():
+    point = make_points(sds.view(PROCESSES["zero-SNR table"], "ve"), np.array([PROCESSES["zero-SNR table"].t_max]))[0]
+    assert point.alpha == 1.0
+    assert 1e3 < point.sigma < math.inf
 
 
 @pytest.mark.parametrize("name", REACH_ALPHA_ZERO)

@@ -88,7 +88,7 @@ def test_tcd_is_algorithm_4(gamma):
 def test_tcd_without_noise_is_ddim(name, coordinates):
     model = sds.grid_mixture(PROCESSES[name], prediction="v")
     for final in ("zero", "min"):
-        words = {"steps": 7, "num_samples": 4, "coordinates": coordinates, "final": final}
+        words = {"steps": 7, "num_samples": 4, "spacing": "linspace", "coordinates": coordinates, "final": final}
         found = sds.sample(model, "tcd", gamma=0.0, **words)
         assert torch.equal(found.samples, sds.sample(model, "ddim", **words).samples)
         assert not found.drew_noise
