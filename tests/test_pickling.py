@@ -84,7 +84,10 @@ def error_classes() -> list[type[errors.SdesamplersError]]:
 @each_way
 @pytest.mark.parametrize("kind", error_classes(), ids=lambda kind: kind.__name__)
 def test_an_error_keeps_its_message_and_attributes(kind: type[errors.SdesamplersError], way: Any) -> None:
-    made = {"UnknownNameError": lambda: errors.UnknownNameError("sampler", "eulr", ["euler", "heun"])}
+    made = {
+        "UnknownNameError": lambda: errors.UnknownNameError("sampler", "eulr", ["euler", "heun"]),
+        "UnknownHookError": lambda: errors.UnknownHookError("hook", "sdesamplers_sampler", ["sdesamplers_samplers"]),
+    }
     error = made.get(kind.__name__, lambda: kind("what was wrong"))()
     again = way(error)
     assert type(again) is kind

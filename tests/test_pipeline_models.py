@@ -693,10 +693,9 @@ def test_configurations_are_judged_before_weights(saved: dict[str, Path], tmp_pa
     folder = spoilt(saved, tmp_path)
     for file in folder.rglob("*.safetensors"):
         file.unlink()
-    unet, scheduler = folder / "unet" / "config.json", folder / "scheduler" / "scheduler_config.json"
     for file, change, words in (
-        (unet, {"in_channels": 9}, "pictures beside them"),
-        (scheduler, {"_class_name": "VQDiffusionScheduler"}, "tokens"),
+        (folder / "unet" / "config.json", {"in_channels": 9}, "pictures beside them"),
+        (folder / "model_index.json", {"scheduler": ["diffusers", "VQDiffusionScheduler"]}, "tokens"),
     ):
         kept = file.read_text()
         file.write_text(json.dumps({**json.loads(kept), **change}))
