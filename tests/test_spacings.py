@@ -52,7 +52,8 @@ def cases():
 @pytest.mark.parametrize(("name", "process"), list(cases()))
 def test_every_grid_falls_strictly_between_its_ends(name, process):
     process = edm(0.0005, 1000.0) if process == "wide" else PROCESSES[process]
-    if name in NEED_FINITE and np.isinf(process.ratio(process.t_max)):
+    # A table that ends in pure noise has a largest ratio below its end to begin from.
+    if name in NEED_FINITE and np.isinf(process.ratio(process.t_max)) and not isinstance(process, sds.DiscreteVP):
         with pytest.raises(sds.UsageError, match="starts at alpha = 0"):
             grid(name, process, 10)
         return

@@ -98,7 +98,9 @@ def test_a_saved_pipeline_loads_and_gives_the_same(name: str, tmp_path: Any) -> 
     loaded = diffusers.DiffusionPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
 
-    torch.testing.assert_close(tiny.run(name, loaded), tiny.run(name))
+    # In float64: some CPUs round by how weights are aligned, which is otherwise where they are read in place.
+    theirs, ours = (tiny.run(name, pipe.to(torch.float64)) for pipe in (loaded, tiny.own(name)))
+    torch.testing.assert_close(theirs, ours)
 
 
 def test_building_leaves_the_random_state_and_the_verbosity_alone() -> None:
