@@ -266,9 +266,9 @@ def test_a_network_of_diffusers_goes_into_loss_and_model_as_it_is() -> None:
     torch.testing.assert_close(
         sds.losses.denoising_loss(unet, TABLE, x0, t=t, noise=noise), by_hand, rtol=1e-5, atol=1e-6
     )
-    piped = sds.from_pipeline(DDPMPipeline(unet, DDPMScheduler()))
+    piped = sds.from_pipeline(DDPMPipeline(unet, DDPMScheduler(clip_sample=False, timestep_spacing="trailing")))
     model = sds.FunctionModel(unet, piped.process, "epsilon", (1, 8, 8))
-    words: dict[str, Any] = {"steps": 4, "num_samples": 2, "seed": 5}
+    words: dict[str, Any] = {"steps": 4, "spacing": "trailing", "num_samples": 2, "seed": 5}
     assert torch.equal(sds.sample(model, "ddim", **words).samples, sds.sample(piped, "ddim", **words).samples)
 
 

@@ -73,7 +73,8 @@ class ClassGrid:
         times = np.where(np.isclose(times, high, rtol=1e-5, atol=0), high, times)
         times = np.where(np.isclose(times, low, rtol=1e-5, atol=1e-7 * high), low, times)
         fits = len(times) == steps and bool(np.all(np.diff(times) < 0)) and low <= times[-1] and times[0] <= high
-        return times if fits else None
+        # One step of a `leading` grid would start from pure noise next to the data; no sampler makes a sample of that.
+        return times if fits and (steps > 1 or times[0] > high / 2) else None
 
     def _laid_out(self, steps: int) -> np.ndarray:
         kind, convention = self.kind, self.convention
