@@ -500,7 +500,8 @@ def test_resampling_brings_the_rest_into_line_with_the_known_part():
     model = sds.PosteriorSampling(prior, sds.Mask([1, 0]), torch.tensor([y]), method="projection")
     gaps = []
     for resamples in (1, 4, 12):
-        found = sds.sample(model, "repaint", steps=20, resamples=resamples, num_samples=count, seed=5).samples[:, 1]
+        words = {"steps": 20, "spacing": "linspace", "resamples": resamples, "num_samples": count, "seed": 5}
+        found = sds.sample(model, "repaint", **words).samples[:, 1]
         gaps.append(abs(float(found.mean()) - rho * y))
     assert gaps[0] > 0.1
     assert gaps[1] < 0.6 * gaps[0]
