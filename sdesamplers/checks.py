@@ -35,8 +35,19 @@ TRUTHS = ("bool", "bool_")
 """Names of the types of truth values, Python's and NumPy's."""
 
 
-def count(word: str, value: Any, least: int = 1, most: int | None = None) -> int:
-    """A whole number of `least` or more (and `most` or less), also one of NumPy's.
+MOST = {
+    **dict.fromkeys(("steps", "nfe", "nodes"), 10**5),
+    **dict.fromkeys(("first_index", "memory_limit"), 2**63 - 1),
+    **dict.fromkeys(("seed", "each of indices"), 2**64 - 1),
+    "probes": 10**6,
+    "levels": 2**16,
+    "dimension": 10_000,
+}
+"""The largest counts that have a meaning; of what is not named here 10^9. A grid has a point a step in memory."""
+
+
+def whole(word: str, value: Any, least: int = 1) -> int:
+    """A whole number of `least` or more, also one of NumPy's, up to what MOST says.
 
     Raises:
         UsageError: it is none.
@@ -47,7 +58,8 @@ def count(word: str, value: Any, least: int = 1, most: int | None = None) -> int
         found = None
     if found is None or found < least:
         raise UsageError(f"{word} must be a whole number of {least} or more, not {shown(value)}")
-    if most is not None and found > most:
+    most = MOST.get(word, 10**9)
+    if found > most:
         raise UsageError(f"{word} must be a whole number from {least} to {most}, not {shown(value)}")
     return found
 
@@ -109,7 +121,7 @@ def shape_of(word: str, value: Any) -> tuple[int, ...]:
     unordered = isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable)
     if unordered or getattr(value, "ndim", 1) != 1:
         raise UsageError(f"{word} must be a sequence of whole numbers, such as (3, 32, 32), not {shown(value)}")
-    return tuple(count(f"each of {word}", side) for side in value)
+    return tuple(whole(f"each of {word}", side) for side in value)
 
 
 def device_of(word: str, value: Any) -> torch.device:

@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import count, function, shown
+from .checks import function, shown, whole
 from .errors import Cancelled, SdesamplersError, UsageError, last_place
 from .files import make_folder, write
 from .generation.batches import first_of
 from .metrics import FeatureScorer, Score, Scorer
 from .models.base import Model
 from .plugin import Sampler
-from .recipe import Recipe, check_count, make_path, make_recipe
+from .recipe import Recipe, make_path, make_recipe
 from .registry import default_registry
 from .result import Result
 from .sampling import as_model, sample
@@ -186,13 +186,13 @@ def compare(
     """
     model = as_model(model)
     chosen = listed(samplers)
-    budgets = [count("nfe", budget) for budget in (nfe if isinstance(nfe, Sequence) else [nfe])]
+    budgets = [whole("nfe", budget) for budget in (nfe if isinstance(nfe, Sequence) else [nfe])]
     if {"times", "sigmas", "steps"} & set(options):
         raise UsageError("compare runs every sampler at budgets of evaluations; a grid of your own is for sample")
     if not chosen or not budgets:
         raise UsageError("compare needs at least one sampler and one number of evaluations")
-    check_count("num_samples", num_samples)
-    check_count("reference_samples", reference_samples, 0)
+    whole("num_samples", num_samples)
+    whole("reference_samples", reference_samples, 0)
     stochastic = {}
     for name, each in chosen.items():
         spec = make_recipe(each, process=model.process, steps=2)[1]

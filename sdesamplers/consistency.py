@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import number
+from .checks import number, whole
 from .encoding import from_path, ode_recipe
 from .errors import UsageError
 from .loop import Evaluator, drive
@@ -21,7 +21,7 @@ from .noise import NormalSource, check_seed
 from .path import Path
 from .plugin import Sampler
 from .prediction import Prediction
-from .recipe import Recipe, check_count, make_path, start_run
+from .recipe import Recipe, make_path, start_run
 from .sampling import as_model, as_start, check_run_words, start_state
 
 
@@ -117,8 +117,8 @@ def consistency_error(
     if start is not None and tuple(start.shape[1:]) != guide.shape:
         raise UsageError(f"start must have shape (N, {', '.join(map(str, guide.shape))}), not {tuple(start.shape)}")
     count = num_samples if num_samples is not None else 1 if start is None else len(start)
-    check_count("num_samples", count)
-    check_count("batch_size", count if batch_size is None else batch_size)
+    whole("num_samples", count)
+    whole("batch_size", count if batch_size is None else batch_size)
     if start is not None and len(start) != count:
         raise UsageError(f"start holds {len(start)} states, not num_samples={count}")
     state = dtype or (torch.float64 if guide.dtype == torch.float64 else torch.float32)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import flag, number, numbers, shown
+from .checks import flag, number, numbers, shown, whole
 from .datasets import Data, as_states
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, count_evaluations, drive, model_state
@@ -21,7 +21,7 @@ from .models.running import running
 from .pairs import PairLedger
 from .path import Ledger, Path, Point
 from .plugin import Sampler
-from .recipe import Recipe, check_count, make_path, make_recipe, start_run
+from .recipe import Recipe, make_path, make_recipe, start_run
 from .registry import default_registry
 from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends
 from .sampling import as_model, check_run_words, warn_if_far
@@ -342,7 +342,7 @@ def integrate(
     for word, value in (("trajectory", trajectory), ("check_finite", check_finite)):
         flag(word, value)
     count = len(x)
-    check_count("batch_size", count if batch_size is None else batch_size)
+    whole("batch_size", count if batch_size is None else batch_size)
     batch_size = min(batch_size or count, count)
     state = dtype or torch.promote_types(torch.promote_types(x.dtype, torch.float32), model.dtype)
     spread = model.condition_for(condition, count)

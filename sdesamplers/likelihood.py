@@ -12,8 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import choice, function
-from .checks import count as whole
+from .checks import choice, function, whole
 from .datasets import Data, as_states
 from .encoding import check_walkable, integrate, ode_path, ode_recipe
 from .errors import ModelError, UsageError
@@ -25,7 +24,7 @@ from .noise import AUXILIARY, NormalSource
 from .path import Point
 from .plugin import Sampler
 from .prediction import linear_map, row
-from .recipe import Recipe, check_count
+from .recipe import Recipe
 from .sampling import as_model, check_run_words
 from .sde import SDE, GaussianProcess, Prior, Scalar, as_scalar, expand
 
@@ -129,11 +128,11 @@ def log_likelihood(
     check_choice("divergence", divergence, ("hutchinson", "exact"))
     check_choice("probe", probe, ("rademacher", "gaussian"))
     check_choice("dequantize", dequantize, (None, "uniform"))
-    probes, first_index = whole("probes", probes), whole("first_index", first_index, 0, 2**63 - 1)
+    probes, first_index = whole("probes", probes), whole("first_index", first_index, 0)
     function("advance", advance, "a number of samples")
     check_run_words(cancel=cancel)
     x = as_states(model, x, "data")
-    check_count("batch_size", len(x) if batch_size is None else batch_size)
+    whole("batch_size", len(x) if batch_size is None else batch_size)
     width = level_width(model, levels)
     if dequantize is not None and width is None:
         raise UsageError("dequantize needs data of whole levels in a known range; this model has no data_range")
@@ -307,7 +306,7 @@ def draw_probes(source: NormalSource, count: int, kind: Probe) -> Tensor:
 
 def level_width(model: Model, levels: int) -> float | None:
     """The width of one of the data's levels in the model's range; None for continuous data."""
-    check_count("levels", levels, 0)
+    whole("levels", levels, 0)
     if model.data_range is None or levels == 0:
         return None
     if levels == 1:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import count, shape_of, shown
+from .checks import shape_of, shown, whole
 from .errors import UsageError
 
 START, PATH, BROWNIAN, AUXILIARY = range(STREAMS := 4)
@@ -40,7 +40,7 @@ class NormalSource:
     def __init__(self, seed: int | Sequence[int], indices: Sequence[int], shape: Sequence[int]) -> None:
         if isinstance(indices, str | bytes) or not isinstance(indices, Sequence | np.ndarray):
             raise UsageError(f"indices must be a sequence of whole numbers, not {shown(indices)}")
-        self.seed, self.indices = seed, [count("each of indices", index, 0) for index in indices]
+        self.seed, self.indices = seed, [whole("each of indices", index, 0) for index in indices]
         self.shape = shape_of("shape", shape)
         seeds = seed if isinstance(seed, list | tuple | range) else [seed] * len(self.indices)
         if len(seeds) != len(self.indices):
@@ -81,7 +81,7 @@ class NormalSource:
 def check_seed(seed: Any) -> int:
     """A seed, or an error that says what one is."""
     try:
-        return count("seed", seed, 0, 2**64 - 1)
+        return whole("seed", seed, 0)
     except UsageError:
         raise UsageError(f"seed must be a whole number from 0 to 2^64 - 1, not {shown(seed)}") from None
 

@@ -209,4 +209,4 @@ def unknown_option(name: str, known: Mapping[str, Option], owner: str) -> Unknow
     opening = f"{owner} has no option {name!r}"
     if here is None:
         return UnknownNameError("option", name, known, listing, opening=opening)
-    return UnknownNameError("option", name, (), f"; what diffusers calls so is here {here}{listing}", opening=opening)
+    return UnknownNameError("option", name, (), f"{listing}; what diffusers calls so is here {here}", opening=opening)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import count, name_of, number
+from .checks import name_of, number, whole
 from .errors import PluginError, SdesamplersError, UnknownNameError, UsageError
 from .grid import given_points, spaced_points
 from .loop import Run, count_evaluations
@@ -210,20 +210,8 @@ def check_grid_words(**words: Any) -> str | None:
         raise UsageError(f"give one of steps, nfe, times and sigmas, not {' and '.join(given)}")
     for word in ("steps", "nfe"):
         if words[word] is not None:
-            check_count(word, words[word])
+            whole(word, words[word])
     return given[0] if given else None
-
-
-MOST = {"steps": 10**5, "nfe": 10**5, "first_index": 2**64 - 1, "probes": 10**6, "levels": 2**16}
-"""The largest counts that have a meaning; of what is not named here 10^9. A grid has a point a step in memory."""
-
-
-def check_count(word: str, value: Any, least: int = 1) -> None:
-    """Raise unless `value` is a whole number of `least` or more, up to what MOST says."""
-    count(word, value, least)
-    most = MOST.get(word, 10**9)
-    if value > most:
-        raise UsageError(f"{word} must be a whole number from {least} to {most}, not {value!r:.40}")
 
 
 def check_start_time(value: Any, grid_word: str | None) -> None:

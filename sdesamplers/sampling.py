@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import flag, function, number, one_of_types, shown
+from .checks import flag, function, number, one_of_types, shown, whole
 from .errors import UsageError
 from .loop import Callback, Evaluator, Flag, drive, model_state
 from .models.base import Model
@@ -23,7 +23,7 @@ from .models.running import running
 from .noise import START, Noise, NormalSource, check_seed, shortest_step
 from .path import Path
 from .plugin import NoiseSource, Sampler, Spacing
-from .recipe import Recipe, check_count, draw_clocks, evaluations, make_path, make_recipe, noise_of, start_run
+from .recipe import Recipe, draw_clocks, evaluations, make_path, make_recipe, noise_of, start_run
 from .registry import default_registry
 from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends, stack
 from .sde import GaussianProcess, expand, scaled
@@ -147,9 +147,9 @@ def sample(
         start = as_start(start, check_finite)
     num_samples = num_samples if num_samples is not None else 1 if start is None else len(start)
     flag("progress", progress)
-    check_count("num_samples", num_samples)
-    check_count("batch_size", num_samples if batch_size is None else batch_size)
-    check_count("first_index", first_index, 0)
+    whole("num_samples", num_samples)
+    whole("batch_size", num_samples if batch_size is None else batch_size)
+    whole("first_index", first_index, 0)
     if first_index + num_samples > 2**63:
         raise UsageError(f"first_index must lie below 2^63, not at {first_index}")
     if start is not None and tuple(start.shape) != (num_samples, *model.shape):
@@ -416,8 +416,8 @@ def start_state(model: Model, path: Path, source: NormalSource, start: Tensor | 
     if isinstance(model.process, GaussianProcess):
         if first.t == model.process.t_max:
             return scaled(model.process.prior.sample(normal), first.scale)
-        whole = float(model.process.ratio(model.process.t_max))
-        if first.ratio < min(3.0, 0.5 * whole):
+        noisiest = float(model.process.ratio(model.process.t_max))
+        if first.ratio < min(3.0, 0.5 * noisiest):
             warnings.warn(
                 f"the grid starts at t = {first.t:g}, where much of the signal should still be there, but from pure "
                 "noise; give start= (a partly noised input), or begin nearer to t_max",

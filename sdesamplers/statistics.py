@@ -26,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import whole
 from .coefficients import apart, derivative_weights, lagrange_integrals
 from .coordinates import view
 from .errors import ModelError, UsageError
@@ -192,8 +193,8 @@ def compute_statistics(
         seed, condition, guidance_scale: as in `sample`; statistics belong to the guidance they were made with.
         progress: called with (nodes done, nodes in all).
     """
-    if samples < 2 or nodes < 8:
-        raise UsageError(f"statistics need 2 or more samples and 8 or more nodes, not {samples} and {nodes}")
+    samples, nodes = whole("samples", samples, 2), whole("nodes", nodes, 8)
+    batch_size = whole("batch_size", batch_size)
     native = model.gaussian
     ends = [float(0.5 * native.log_snr(t)) for t in (native.t_max, native.t_min)]
     lam = np.linspace(max(ends[0], LOWEST), ends[1], nodes)

@@ -9,6 +9,8 @@ import torch
 from hub_server import HubServer
 from huggingface_hub import constants, hf_api
 
+from sdesamplers import registry
+
 pytest_plugins = "pytester"
 
 
@@ -16,6 +18,18 @@ pytest_plugins = "pytester"
 def one_thread():
     """The same arithmetic on every machine, and no fighting over cores under xdist."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def own_registry() -> Iterator[None]:
+    """What a test registers ends with it, in whatever order the tests run."""
+    whole, local = registry.default_registry(), dict(registry._local)
+    yield
+    if registry._local != local:  # `whole` may hold what was registered
+        registry._local.clear()
+        registry._local.update(local)
+        whole = None
+    registry._default = whole
 
 
 @pytest.fixture(scope="module")

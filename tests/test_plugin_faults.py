@@ -135,8 +135,12 @@ def undecorated() -> Any:
 
 
 def for_a_later_version() -> Any:
+    @sds.hookimpl(optionalhook=True)
+    def sdesamplers_widgets() -> Any:
+        return []
+
     made = plugin_of(standing_still("there"))
-    made.sdesamplers_widgets = sds.hookimpl(optionalhook=True)(list)
+    made.sdesamplers_widgets = sdesamplers_widgets
     return made
 
 

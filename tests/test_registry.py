@@ -710,7 +710,10 @@ def test_info_explains_names_of_every_kind() -> None:
     registry = Registry()
     facts, text = explain(registry, "DPM++ 2M SDE Karras")
     assert (facts["asked for"], facts["sampler"], facts["spacing"]) == ("DPM++ 2M SDE Karras", "dpmpp-2m-sde", "karras")
-    assert (facts["noise"], facts["description"]) == ("brownian", "DPM++ 2M SDE on the grid Karras")
+    assert (facts["noise"], facts["description"]) == (
+        "brownian",
+        "DPM++ 2M SDE on the grid Karras, in place of exponential",
+    )
     assert text == registry.samplers["dpmpp-2m-sde"].__doc__
     facts, text = explain(registry, "odeint:dopri8")
     assert (facts["sampler"], facts["recipe options"]) == ("odeint", {"method": "dopri8"})

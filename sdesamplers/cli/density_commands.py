@@ -55,8 +55,8 @@ def ode_options(sampler: str) -> Callable[[Callable[..., Any]], Callable[..., An
 
 def prepared(source: str, data: str, words: dict[str, Any]) -> tuple[Any, Any, list[str], dict[str, Any]]:
     """The model, its data with their names, and the words for the ODE."""
+    from ..checks import whole
     from ..datasets import read_data
-    from ..recipe import check_count
     from ..registry import default_registry
 
     preset = default_registry().resolve(words["sampler"])
@@ -65,7 +65,7 @@ def prepared(source: str, data: str, words: dict[str, Any]) -> tuple[Any, Any, l
     limit = words.pop("limit")
     for word, value in (("limit", limit), ("batch_size", words["batch_size"])):
         if value is not None:
-            check_count(word, value)
+            whole(word, value)
     model, condition = load_model(source, words)
     x, names = read_data(data, model, limit=limit)
     return model, x, names, {**words, **options, "condition": condition}

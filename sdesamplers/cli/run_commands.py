@@ -86,11 +86,12 @@ def sample_command(source: str, **words: Any) -> None:
 
     Alone, or on many processes: accelerate launch -m sdesamplers sample MODEL ...
     """
+    from ..checks import whole
     from ..files import output_folder
     from ..generation import generate
     from ..generation.memory import parse_bytes
     from ..generation.ranks import Ranks, parse_part
-    from ..recipe import check_count, check_grid_words, make_recipe, require_grid
+    from ..recipe import check_grid_words, make_recipe, require_grid
     from ..registry import default_registry
 
     name, as_json, quiet = words.pop("sampler"), words.pop("as_json"), words.pop("quiet")
@@ -103,7 +104,7 @@ def sample_command(source: str, **words: Any) -> None:
     given = check_grid_words(**counts)
     if recipe is None:
         require_grid(preset, given)
-    check_count("num_samples", words["num_samples"])
+    whole("num_samples", words["num_samples"])
     formats = words.pop("formats")
     if formats is None:
         formats = "grid" if words["num_samples"] <= 256 else "safetensors"
@@ -242,9 +243,9 @@ def tell(done: Generated, as_json: bool) -> None:
 @model_options
 def compare_command(source: str, **words: Any) -> None:
     """Run samplers side by side on MODEL: a picture, a table, JSON and CSV."""
+    from ..checks import whole
     from ..comparison import compare
     from ..files import output_folder
-    from ..recipe import check_count
     from ..registry import default_registry
 
     as_json, quiet, out = words.pop("as_json"), words.pop("quiet"), words.pop("out")
@@ -260,7 +261,7 @@ def compare_command(source: str, **words: Any) -> None:
     ways = {key: words.pop(key) for key in ("metrics", "reference", "inception_weights")}
     scorer = scorer_for(source, score=False, **ways)
     for word in ("num_samples", "batch_size"):
-        check_count(word, words[word])
+        whole(word, words[word])
     model, condition = load_model(source, words)
     say = (lambda line: None) if quiet or as_json else status_line()
     budgets = words.pop("nfe")

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import count
+from ..checks import whole
 from ..errors import SdesamplersError, UsageError
 from ..loop import Callback
 from ..models.base import Model
 from ..models.conditions import each, is_structure, lengths
 from ..plugin import Sampler
-from ..recipe import Recipe, check_count
+from ..recipe import Recipe
 from ..result import Part, Result
 from ..sampling import PreparedRun, prepare
 from .ranks import Ranks, check_part
@@ -199,12 +199,12 @@ def stream(
         UsageError: words that do not fit, before the first batch is made.
         SdesamplersError: there is not enough memory for one sample at a time.
     """
-    check_count("num_samples", num_samples)
-    first_index = count("first_index", first_index, 0, 2**63 - 1)
+    whole("num_samples", num_samples)
+    first_index = whole("first_index", first_index, 0)
     if memory_limit is not None:
-        count("memory_limit", memory_limit)
+        whole("memory_limit", memory_limit)
     if batch_size is not None:
-        check_count("batch_size", batch_size)
+        whole("batch_size", batch_size)
     if part is not None and batch_size is None:
         raise UsageError("part needs batch_size, which all parts must share")
     ranks = Ranks.here()

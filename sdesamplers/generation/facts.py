@@ -27,10 +27,7 @@ from .job import (
     unsealed,
     written_by,
 )
-from .shards import about_batch, cut, sha256
-
-HEADER = 2**24
-"""Bytes of a safetensors header that are read at most."""
+from .shards import HEADER, about_batch, cut, read_batch, sha256
 
 
 def stored_facts(folder: Path) -> Facts | None:
@@ -94,7 +91,8 @@ def others_facts(folder: Path) -> Iterator[Any]:
     for name in names_in(inside / "batches"):
         if BATCH.fullmatch(name):
             with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
-                yield (about_batch(read(inside / "batches" / name, 2**40)) or {}).get("job")
+                if (kept := read_batch(inside / "batches" / name)) is not None:
+                    yield (about_batch(kept) or {}).get("job")
     with suppress(OSError, ValueError, AttributeError, RecursionError):
         manifest = json.loads(read(folder / MANIFEST))
         yield {key: value for key, value in manifest.items() if key not in ("nfe", "shards")}

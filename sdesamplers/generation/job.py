@@ -17,7 +17,7 @@ from ..files import Draft, checksum, make_lasting_folder, names_in, read, remove
 from .claims import Claim
 from .formats import FORMATS, SCORES, Format, Labels
 from .identity import Facts, fingerprint
-from .shards import Batch, Shard, described_there, sha256
+from .shards import Batch, Shard, described_there, read_batch, sha256
 
 FREE = ("environment",)
 """Facts that may differ where a job is taken up again: they change no more than rounding."""
@@ -116,10 +116,10 @@ class JobFolder:
     def kept(self, shard: Shard, rows: range) -> Batch | None:
         """What `keep` kept; None if it is not there, not whole, or another job's."""
         try:
-            content = read(self.batch_file(shard, rows), 2**40)
+            content = read_batch(self.batch_file(shard, rows))
         except OSError:
             return None
-        return Batch.unpacked(content, rows, self.key)
+        return None if content is None else Batch.unpacked(content, rows, self.key)
 
     def store(self, shard: Shard, drafts: Sequence[Draft]) -> None:
         """Give a shard's files their names; see `finish`.

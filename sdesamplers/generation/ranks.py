@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+from ..checks import whole
 from ..errors import SdesamplersError, UsageError
-from ..recipe import check_count
 
 T = TypeVar("T")
 
@@ -115,8 +115,8 @@ def check_part(part: tuple[int, int]) -> tuple[int, int]:
     """
     if not (isinstance(part, tuple | list) and len(part) == 2):
         raise UsageError(f"part must be (k, n), the k-th of n parts counted from 0, not {part!r}")
-    check_count("part[1]", part[1])
-    check_count("part[0]", part[0], 0)
+    whole("part[1]", part[1])
+    whole("part[0]", part[0], 0)
     if part[0] >= part[1]:
         raise UsageError(f"part must be (k, n) with k from 0 to n - 1, not {tuple(part)}")
     return int(part[0]), int(part[1])

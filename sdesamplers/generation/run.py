@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..checks import count
+from ..checks import whole
 from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, UsageError
 from ..files import make_lasting_folder, telling
 from ..images import to_bytes
 from ..models.base import Model
 from ..plugin import Sampler
-from ..recipe import Recipe, check_count
+from ..recipe import Recipe
 from ..sampling import PreparedRun, prepare
 from . import batches
 from .batches import Batches, Conditions, fitting
@@ -130,12 +130,11 @@ def generate(
         SdesamplersError: a file could not be written; what is finished is kept.
     """
     stop = cancel or threading.Event()
-    check_count("num_samples", num_samples)
-    first_index = count("first_index", first_index, 0, 2**63 - 1)
-    if memory_limit is not None:
-        count("memory_limit", memory_limit)
-    if batch_size is not None:
-        check_count("batch_size", batch_size)
+    whole("num_samples", num_samples)
+    first_index = whole("first_index", first_index, 0)
+    for word, value in (("memory_limit", memory_limit), ("batch_size", batch_size), ("shard_size", shard_size)):
+        if value is not None:
+            whole(word, value)
     part = check_part(part)
     if resume and overwrite:
         raise UsageError("resume goes on with a job and overwrite discards it; give one of them")
@@ -271,14 +270,13 @@ def work_on(
 
 def checked_shard(size: int | None, batch_size: int, count: int, model: Model, formats: Collection[str]) -> int:
     """A shard's size that fits, or the one taken by default."""
-    check_count("batch_size", batch_size)
+    whole("batch_size", batch_size)
     if size is None and "grid" in formats and count <= SHOWN:
         return count  # one picture
     if size is None:
         sample = 4 * math.prod(model.shape)
         most = max(SHARD_BYTES // (sample * batch_size), 1)
         return batch_size * min(-(-count // (SHARDS * batch_size)), most)
-    check_count("shard_size", size)
     if size % batch_size and size < count:
         raise UsageError(f"shard_size must be a multiple of batch_size, {batch_size}, not {size}")
     return size

@@ -13,7 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import Draft, checksum
+from ..files import Draft, checksum, regular_file
+
+HEADER = 2**24
+"""The longest header of a safetensors file that is read, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,26 @@ class Batch:
             None if pixels is None else pixels.numpy(),
             int(about["size"]),
         )
+
+
+def read_batch(path: Path) -> bytes | None:
+    """What `packed` made and a file keeps; None if the file is not as long as its own header says.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with regular_file(path) as (file, size):
+        head = file.read(72)
+        length = int.from_bytes(head[64:], "little")
+        if len(head) < 72 or length > HEADER:
+            return None
+        head += file.read(length)
+        try:
+            ends = [each["data_offsets"][1] for name, each in json.loads(head[72:]).items() if name != "__metadata__"]
+            whole = size == len(head) + max(ends)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+            return None
+        return head + file.read() if whole else None
 
 
 def about_batch(whole: bytes) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
-from ..checks import count, number, shown
+from ..checks import number, shown, whole
 from ..errors import UsageError
 from ..models.base import Model
 from ..noise import START, NormalSource
@@ -44,7 +44,7 @@ def noised(model: Model | str, x: Tensor, time: float, *, seed: int = 0, first_i
     """
     model = as_model(model)
     process: GaussianProcess = model.gaussian
-    time, first_index = number("time", time), count("first_index", first_index, 0, 2**63 - 1)
+    time, first_index = number("time", time), whole("first_index", first_index, 0)
     try:
         x = torch.as_tensor(x)
     except (TypeError, ValueError, RuntimeError):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
-from ..checks import count, numbers, shape_of
+from ..checks import numbers, shape_of, whole
 from ..errors import UsageError
 from ..sde import Scalar, expand
 
@@ -100,7 +100,7 @@ class Downsample(LinearOperator):
     """
 
     def __init__(self, factor: int) -> None:
-        factor = count("factor", factor)
+        factor = whole("factor", factor)
         self.factor, self.gain = factor, 1.0 / factor**2
 
     def apply(self, x: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class Grey(LinearOperator):
     """
 
     def __init__(self, channels: int = 3) -> None:
-        channels = count("channels", channels)
+        channels = whole("channels", channels)
         self.channels, self.gain = channels, 1.0 / channels
 
     def apply(self, x: Tensor) -> Tensor:

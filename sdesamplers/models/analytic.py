@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import count as whole
-from ..checks import numbers, one_of_types
+from ..checks import numbers, one_of_types, whole
 from ..errors import UsageError
 from ..prediction import prediction_type, row
 from ..sde import GaussianProcess, Scalar, as_scalar, expand
@@ -135,7 +134,7 @@ class GaussianModel(MixtureModel):
 
 def grid_mixture(process: GaussianProcess, dimension: int = 2, **options: Any) -> MixtureModel:
     """A fixed, lopsided mixture of five components for tests, docs and comparisons."""
-    dimension = whole("dimension", dimension, most=10_000)
+    dimension = whole("dimension", dimension)
     generator = torch.Generator().manual_seed(5)
     means = 0.9 * torch.randn(5, dimension, dtype=torch.float64, generator=generator)
     factors = 0.25 * torch.randn(5, dimension, dimension, dtype=torch.float64, generator=generator)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import count, device_of, function, number, shape_of
+from ..checks import device_of, function, number, shape_of, whole
 from ..errors import UsageError
 from ..sde import SDE, Prior, Scalar
 from .base import Model, Output
@@ -107,7 +107,7 @@ class FunnelModel(DensityModel):
     """
 
     def __init__(self, dimension: int = 10, scale: float = 3.0, duration: float = 10.0) -> None:
-        dimension, scale = count("dimension", dimension), number("scale", scale)
+        dimension, scale = whole("dimension", dimension), number("scale", scale)
         if dimension < 2 or scale <= 0:
             raise UsageError(f"the funnel needs dimension >= 2 and scale > 0, not {dimension} and {scale}")
         self.scale = scale
