@@ -1,5 +1,6 @@
 """Shared by every test."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +17,9 @@ pytest_plugins = "pytester"
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread():
-    """The same arithmetic on every machine, and no fighting over cores under xdist."""
+    """No fighting over cores under xdist, and the same sums here as in the processes that tests start."""
     torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)

@@ -254,11 +254,7 @@ class JobFolder:
         self._mark(shard)
 
     def _mark(self, shard: Shard) -> None:
-        file = self.begun_file(shard)
-        self.allowed()
-        with telling(file):
-            os.close(os.open(file, os.O_WRONLY | os.O_CREAT, 0o666))
-        sync_folder(file.parent)
+        write(self.begun_file(shard), b"", self.allowed)
 
 
 def key_of(facts: Facts) -> str:

@@ -47,8 +47,9 @@ def evaluating(networks: Iterable[Module]) -> Iterator[None]:
     """
     parts = list({id(part): part for network in networks for part in network.modules()}.values())
     with _LOCK:
-        for part in parts:
+        for part in parts:  # all flags are read before one is set: a compiled network's is that of what it compiles
             _ASKED.setdefault(id(part), [0, part.training])[0] += 1
+        for part in parts:
             if part.training:
                 part.training = False
     try:
