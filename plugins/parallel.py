@@ -57,8 +57,10 @@ def paradigms(x: Tensor, path: Path, *, window: int = 16, tolerance: float = 1e-
             states[i + 1][pick] = new
             moved[i, pick] = change[pick].detach().square().flatten(1).mean(1).sqrt()
         moving = moved.double().cpu().numpy() > limits
+        unclean = moving[-1] & (limits[-1] == 0) & (begin < last - 1)
         moving[end[live] - 1, live] = False  # the window moves to its end where all before that rests
         reach = np.where(moving.any(0), moving.argmax(0) + 1, end)
+        reach = np.where(unclean, np.minimum(reach, last - 1), reach)  # no noise would cover what is left of an error
         for i in range(begin[live].min(), last + 1):  # states that the window newly covers start from its old end
             rows = live[(end[live] < i) & (i <= reach[live] + window)]
             pick, source = (torch.from_numpy(index).to(x.device) for index in (rows, end[rows]))

@@ -219,12 +219,14 @@ def test_dtype_is_the_networks_and_the_state_stays_float32_at_least(pipeline: Pa
     assert model.dtype == expected.get(dtype, dtype)
     assert next(model.unet.parameters()).dtype == model.dtype
     seen = []
-    result = sds.sample(model, "heun", steps=2, callback=lambda event: seen.append(event.x.dtype))
+    result = sds.sample(model, "euler", steps=4, callback=lambda event: seen.append(event.x.dtype))
     wanted = torch.float64 if dtype == "float64" else torch.float32
     assert set(seen) == {wanted}
     assert result.samples.dtype == wanted
-    reference = sds.sample(sds.load(pipeline), "heun", steps=2).samples
-    torch.testing.assert_close(result.samples.float(), reference, rtol=0.1, atol=0.3)
+    # Samples of size 1, clipped, from a network that is not trained: a few roundings of its numbers, on the whole.
+    error = result.samples.float() - sds.sample(sds.load(pipeline), "euler", steps=4).samples
+    unit = torch.finfo(torch.float32 if model.dtype == torch.float64 else model.dtype).eps
+    assert float(error.square().mean().sqrt()) < 8 * unit
 
 
 @pytest.mark.parametrize("dtype", ["int8", "floaty", torch.int64, 3, "nn", ""])
@@ -375,7 +377,7 @@ def test_a_label_is_asked_for_and_only_taken_where_it_means_something(labelled: 
 
 
 def test_guidance_is_the_combination_by_hand(labelled: Path) -> None:
-    model, unet = sds.load(labelled, null_condition=4), tiny_unet(num_class_embeds=5)
+    model, unet = sds.load(labelled, null_condition=4, clip=False), tiny_unet(num_class_embeds=5)
     alphas = DDPMScheduler().alphas_cumprod.double()
     seen: list[Any] = []
     result = sds.sample(
@@ -513,8 +515,8 @@ def test_scheduler_configurations_that_make_no_sense(copy: Path, changes: dict[s
 
 def test_a_scheduler_without_a_table(tmp_path: Path) -> None:
     folder = save_pipeline(tmp_path, FlowMatchEulerDiscreteScheduler())
-    config = folder / "scheduler" / "scheduler_config.json"
-    config.write_text(config.read_text().replace("FlowMatchEulerDiscreteScheduler", "PiflowScheduler"))
+    for file in (folder / "scheduler" / "scheduler_config.json", folder / "model_index.json"):
+        file.write_text(file.read_text().replace("FlowMatchEulerDiscreteScheduler", "PiflowScheduler"))
     message = refusal(folder)
     assert "PiflowScheduler" in message
     assert "no alphas_cumprod table" in message
