@@ -510,6 +510,8 @@ def test_network_configurations_that_make_no_sense(copy: Path, changes: dict[str
 )
 def test_scheduler_configurations_that_make_no_sense(copy: Path, changes: dict[str, Any], word: str) -> None:
     edit_json(copy / "scheduler" / "scheduler_config.json", **changes)
+    if "_class_name" in changes:  # which the index decides
+        edit_json(copy / "model_index.json", scheduler=["diffusers", changes["_class_name"]])
     assert word in refusal(copy)
 
 
