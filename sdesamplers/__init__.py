@@ -204,6 +204,10 @@ def __getattr__(name: str) -> Any:
     """Import a public name's module when it is first used."""
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
+    if name == "SchedulerMixin":  # diffusers asks a component's library for the base class that says how it is loaded
+        from diffusers import SchedulerMixin
+
+        return SchedulerMixin
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)

@@ -14,6 +14,7 @@ import yaml
 
 from .errors import UsageError
 from .plain_yaml import Loader, compose, parse, read_text
+from .public import public
 
 SHIPPED = Path(__file__).with_name("registry.yaml")
 PEER_KINDS = ("samplers", "spacings")
@@ -117,6 +118,7 @@ SCHEMA: dict[str, Any] = {
 }
 
 
+@public
 @dataclass
 class Catalogue:
     """The merged catalogue. `models` carry the folder of the file that named them under "base".

@@ -23,6 +23,7 @@ from .generation.batches import first_of
 from .metrics import FeatureScorer, Score, Scorer
 from .models.base import Model
 from .plugin import Sampler
+from .public import public
 from .recipe import Recipe, make_path, make_recipe
 from .registry import default_registry
 from .result import Result
@@ -78,6 +79,7 @@ class Cell:
         return {**row, **words, **{key: None if v is None else json.dumps(v) for key, v in nested.items()}}
 
 
+@public
 @dataclass
 class Comparison:
     """The cells of a comparison, what they are measured against, and the samples of each.
@@ -152,6 +154,7 @@ Compared = str | Sampler | Recipe
 """What can be compared: a name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`; budgets set the steps."""
 
 
+@public
 def compare(
     model: Model | str,
     samplers: Compared | Sequence[Compared],

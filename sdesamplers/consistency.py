@@ -21,10 +21,12 @@ from .noise import NormalSource, check_seed
 from .path import Path
 from .plugin import Sampler
 from .prediction import Prediction
+from .public import public
 from .recipe import Recipe, make_path, start_run
 from .sampling import as_model, as_start, check_run_words, start_state
 
 
+@public
 @dataclass(eq=False, repr=False)
 class Consistency:
     """What `consistency_error` found.
@@ -62,6 +64,7 @@ class Consistency:
         )
 
 
+@public
 def consistency_error(
     model: Model | str,
     sampler: str | Sampler | Recipe | Mapping[str, Any] = "heun",

@@ -14,9 +14,11 @@ import numpy as np
 from .checks import name_of, one_of_types
 from .errors import UnknownNameError, UsageError
 from .process_check import check_once, is_foreign
+from .public import public
 from .sde import GaussianProcess, Scalar, starts_as_noise
 
 
+@public
 class View(GaussianProcess):
     """A process in other coordinates. `native` is the process that the model was trained on."""
 
@@ -218,6 +220,7 @@ class Trimmed(GaussianProcess):
 VIEWS: dict[str, type[View]] = {"native": NativeView, "ve": VEView, "flow": FlowView, "angle": AngleView}
 
 
+@public
 def view(process: GaussianProcess, coordinates: str = "native") -> View:
     """`process` in the coordinates "native", "ve", "flow" or "angle".
 

@@ -21,6 +21,7 @@ from .models.running import running
 from .pairs import PairLedger
 from .path import Ledger, Path, Point
 from .plugin import Sampler
+from .public import public
 from .recipe import Recipe, make_path, make_recipe, start_run
 from .registry import default_registry
 from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends
@@ -32,6 +33,7 @@ NOISIEST = 1e5
 a hundred-thousandth of the latent, so that a likelihood misses 1e-5 nats a dimension and standard deviation."""
 
 
+@public
 @dataclass(eq=False, repr=False)
 class Encoding(Result):
     """What `encode` and `decode` return: a `Result` whose samples are the other end of the ODE.
@@ -46,6 +48,7 @@ class Encoding(Result):
     holds: Literal["data", "latents"] = "latents"
 
 
+@public
 def encode(
     model: Model | str,
     x: Data | Encoding,
@@ -100,6 +103,7 @@ def encode(
     return walk(as_model(model), x, sampler, options, words, {**shared, "dtype": dtype}, forward=True)
 
 
+@public
 def decode(
     model: Model | str,
     latents: Tensor | np.ndarray | Encoding,
@@ -146,6 +150,7 @@ def decode(
     return walk(as_model(model), latents, sampler, options, words, {**shared, "dtype": dtype}, forward=False)
 
 
+@public
 def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tensor:
     """Points between latents on the great circle through them (slerp; Shoemake 1985), their lengths interpolated too.
 

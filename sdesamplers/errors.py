@@ -7,7 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from .public import public
 
+
+@public
 class SdesamplersError(Exception):
     """Base class. The command line prints the message alone and exits with `exit_code`."""
 
@@ -26,12 +29,14 @@ def _error_again(kind: type[SdesamplersError], arguments: tuple[Any, ...], attri
     return error
 
 
+@public
 class UsageError(SdesamplersError, ValueError):
     """The call itself is wrong: an unknown name, a bad option, contradictory arguments."""
 
     exit_code = 2
 
 
+@public
 class UnknownNameError(UsageError, LookupError):
     """A name that is not registered; the message offers the nearest ones.
 
@@ -43,10 +48,12 @@ class UnknownNameError(UsageError, LookupError):
         super().__init__(f"{opening or f'unknown {kind} {name!r}'}{advice(name, known)}{hint}")
 
 
+@public
 class ModelError(SdesamplersError):
     """A model could not be found, read or understood."""
 
 
+@public
 class PluginError(SdesamplersError):
     """A plugin failed to import or registered something invalid."""
 
@@ -58,10 +65,12 @@ class UnknownHookError(PluginError):
         super().__init__(f"unknown {kind} {name!r}{advice(name, known)}{hint}")
 
 
+@public
 class NonFiniteError(SdesamplersError, ArithmeticError):
     """The model or the solver produced NaN or infinity."""
 
 
+@public
 class Cancelled(SdesamplersError):
     """The run was stopped from outside; raise it in a callback to stop a run yourself."""
 
@@ -70,6 +79,7 @@ class ClaimError(SdesamplersError):
     """Another run is at work on the same job, or has taken it over."""
 
 
+@public
 class ConversionError(SdesamplersError, ZeroDivisionError):
     """A prediction that does not exist at this point (for example epsilon at sigma = 0)."""
 
@@ -124,5 +134,6 @@ INSIDE = ("pluggy", "importlib")
 """Folders of files that a plugin's errors come through on their way."""
 
 
+@public
 class SolverError(SdesamplersError):
     """A solver gave up: a budget used up, or a step size that shrank to nothing."""

@@ -11,9 +11,11 @@ from .coordinates import View, view
 from .errors import UsageError
 from .path import Point, clean_point, make_points
 from .plugin import Spacing
+from .public import public
 from .sde import SDE, GaussianProcess
 
 
+@public
 class Span:
     """The stretch of time that a spacing divides: from `start` (noise) down to `end` on the model's clock.
 

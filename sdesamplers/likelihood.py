@@ -24,6 +24,7 @@ from .noise import AUXILIARY, NormalSource
 from .path import Point
 from .plugin import Sampler
 from .prediction import linear_map, row
+from .public import public
 from .recipe import Recipe
 from .sampling import as_model, check_run_words
 from .sde import SDE, GaussianProcess, Prior, Scalar, as_scalar, expand
@@ -32,6 +33,7 @@ Divergence = Literal["hutchinson", "exact"]
 Probe = Literal["rademacher", "gaussian"]
 
 
+@public
 @dataclass(eq=False, repr=False)
 class Likelihood:
     """What `log_likelihood` found.
@@ -69,6 +71,7 @@ class Likelihood:
         )
 
 
+@public
 def log_likelihood(
     model: Model | str,
     x: Data,

@@ -19,9 +19,11 @@ from .models.clipping import Clip, clipped
 from .models.conditions import cut
 from .path import Point
 from .prediction import Prediction, ScorePrediction
+from .public import public
 from .sde import GaussianProcess, Scalar, expand, scaled
 
 
+@public
 @dataclass
 class Event:
     """What a callback sees before each model evaluation.
@@ -54,6 +56,7 @@ class Flag(Protocol):
     def is_set(self) -> bool: ...
 
 
+@public
 @dataclass(slots=True)
 class Evaluator:
     """One batch's connection to the model: makes `Prediction`s, counts them and checks them.
@@ -282,6 +285,7 @@ def well_formed(request: Any) -> tuple[Tensor, Point]:
     return request
 
 
+@public
 def drive(run: Run, evaluate: Evaluator) -> Tensor:
     """Run a sampler's generator to its end and return the final state (path coordinates)."""
     prepare_for_forks()

@@ -18,11 +18,13 @@ from torch import Tensor
 
 from .checks import shape_of, shown, whole
 from .errors import UsageError
+from .public import public
 
 START, PATH, BROWNIAN, AUXILIARY = range(STREAMS := 4)
 """Streams of a sample: its starting noise, its steps' noise, its Brownian motion, and everything else."""
 
 
+@public
 class NormalSource:
     """Standard normal tensors for the samples `indices` of the run `seed`.
 
@@ -104,6 +106,7 @@ class Noise(Protocol):
     def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor: ...
 
 
+@public
 class IndependentNoise:
     """A fresh standard normal for every draw of a run."""
 
@@ -122,6 +125,7 @@ class IndependentNoise:
 MIN_LEVELS = 5
 
 
+@public
 class BrownianNoise:
     """Increments of one Brownian motion a sample, over an interval of lambda, scaled to unit variance.
 

@@ -16,11 +16,13 @@ from .coordinates import View, view
 from .errors import UsageError
 from .noise import Noise
 from .prediction import Schedule
+from .public import public
 from .sde import SDE, GaussianProcess, Scalar, any_zero, diffusion_squared, expand
 
 NO_MARGINALS = "this sampler needs alpha(t) and sigma(t),"
 
 
+@public
 class Point:
     """One place on the path. Numbers are floats, or float64 arrays with one entry for each sample evaluated.
 
@@ -137,6 +139,7 @@ class Ledger:
     rejected: np.ndarray | None = None
 
 
+@public
 class Path:
     """What a sampler is given: the points to visit, and the only source of random numbers.
 

@@ -13,6 +13,7 @@ import pluggy
 
 from .errors import PluginError, SdesamplersError, UnknownNameError, UsageError, raised_at
 from .options import Option, read_options
+from .public import public
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -134,6 +135,7 @@ def _registered(kind: str, name: str) -> Registered:
     return shelf[name]
 
 
+@public
 class Sampler(Registered):
     """A registered sampler: the generator function and what it declares about itself.
 
@@ -202,6 +204,7 @@ class Sampler(Registered):
         return self.function(x, path, **options)
 
 
+@public
 class Spacing(Registered):
     """A registered time grid: a function of a `Span` and a number of points, returning native times."""
 
@@ -215,6 +218,7 @@ class Spacing(Registered):
             return np.asarray(self.function(span, count, **options), dtype=np.float64)
 
 
+@public
 class NoiseSource(Registered):
     """A registered source of the noise that steps draw: a function of a `NormalSource` that makes a `Noise`.
 
@@ -235,6 +239,7 @@ class NoiseSource(Registered):
             return self.function(source, shortest, **options)
 
 
+@public
 def sampler(name: str, *, order: int | None, **declared: Any) -> Callable[[SamplerFunction], Sampler]:
     """Make a generator function `f(x, path, *, options...)` a sampler; keywords as in `Sampler`.
 
@@ -244,11 +249,13 @@ def sampler(name: str, *, order: int | None, **declared: Any) -> Callable[[Sampl
     return lambda function: Sampler(function, name, order=order, **declared)
 
 
+@public
 def spacing(name: str, *, reference: str = "") -> Callable[[Callable[..., Any]], Spacing]:
     """Make `f(span, count, *, options...)` a spacing: `count` native times, falling from span.start to span.end."""
     return lambda function: Spacing(function, name, reference)
 
 
+@public
 def noise_source(name: str, *, limits: str = "", reference: str = "") -> Callable[[Callable[..., Noise]], NoiseSource]:
     """Make `f(source, shortest, *, options...)` a noise source.
 

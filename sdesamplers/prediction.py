@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .checks import name_of
 from .errors import ConversionError, UnknownNameError, UsageError
+from .public import public
 from .sde import GaussianProcess, Scalar, any_zero, as_scalar, expand, scaled
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def combine(a: Scalar, x: Tensor, b: Scalar, y: Tensor) -> Tensor:
     return (expand(a, x) * x).add_(expand(b, x) * y)
 
 
+@public
 def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
     """sum_j weights_j tensors_j, skipping weights of 0; a tensor of its own, whatever the weights."""
     if len(weights) > 1 and weights[0] == 1.0 and weights[1]:  # one pass for the first two
@@ -102,6 +104,7 @@ def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
     return total
 
 
+@public
 def convert(value: Tensor, source: str, target: str, x: Tensor, process: GaussianProcess, t: Any) -> Tensor:
     """Turn a prediction of type `source` at state `x` and time `t` into type `target`.
 
@@ -124,6 +127,7 @@ def convert(value: Tensor, source: str, target: str, x: Tensor, process: Gaussia
     return combine(a, x, b, value)
 
 
+@public
 class Prediction:
     """What the model said at one point, in whichever form a sampler asks for.
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .errors import UsageError
+from .public import public
 from .reversal import Reversed
 from .sde import SDE, GaussianProcess
 
@@ -296,6 +297,7 @@ def process_findings(process: SDE) -> Iterator[tuple[str, str, str | None]]:
         yield name, required, None
 
 
+@public
 def check_process(process: SDE) -> None:
     """Compare the functions of a Gaussian process with each other.
 

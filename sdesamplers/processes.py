@@ -11,6 +11,7 @@ import numpy as np
 
 from .checks import number
 from .errors import UsageError
+from .public import public
 from .sde import GaussianProcess, Scalar
 
 
@@ -61,6 +62,7 @@ class BetaProcess(VariancePreserving):
         return self.time_at_integral(np.log1p(np.square(ratio)))
 
 
+@public
 class VP(BetaProcess):
     """Variance-preserving SDE with linear beta (Song et al. 2021, eq. 32): beta_min + (beta_max - beta_min) t/T."""
 
@@ -83,6 +85,7 @@ class VP(BetaProcess):
         return 2 * integral / (self.beta_min + np.sqrt(self.beta_min**2 + 2 * self.slope * integral))
 
 
+@public
 class ConstantVP(VP):
     """Variance-preserving SDE with constant beta, the Ornstein-Uhlenbeck process: alpha = exp(-beta t / 2)."""
 
@@ -90,6 +93,7 @@ class ConstantVP(VP):
         super().__init__(number("beta", beta), beta, T)
 
 
+@public
 class CosineVP(BetaProcess):
     """The cosine schedule in continuous time (Nichol & Dhariwal 2021, eq. 17), reaching alpha = 0 at t = 1."""
 
@@ -133,6 +137,7 @@ class CosineVP(BetaProcess):
         return 1 - np.arcsin(np.exp(-0.5 * np.asarray(integral)) * self._cos0) / self.rate
 
 
+@public
 class SubVP(GaussianProcess):
     """The sub-VP SDE (Song et al. 2021, eq. 29): alpha = exp(-B/2), sigma = 1 - exp(-B), with VP's linear beta."""
 
@@ -159,6 +164,7 @@ class SubVP(GaussianProcess):
         return self.vp.time_at_integral(2 * np.arcsinh(0.5 * np.asarray(ratio)))
 
 
+@public
 class VE(GaussianProcess):
     """Variance-exploding SDE (Song et al. 2021, eq. 30): alpha = 1, sigma = sigma_min (sigma_max/sigma_min)^t."""
 
@@ -192,6 +198,7 @@ class VE(GaussianProcess):
         return np.zeros_like(ratio)
 
 
+@public
 class EDM(GaussianProcess):
     """Karras et al. (2022): alpha = 1, sigma = t, from `sigma_max` down to `sigma_min`."""
 
@@ -219,6 +226,7 @@ class EDM(GaussianProcess):
         return ratio
 
 
+@public
 class RectifiedFlow(GaussianProcess):
     """The straight path of flow matching (Liu et al. 2022; Lipman et al. 2023): alpha = 1 - t, sigma = t.
 
@@ -258,6 +266,7 @@ class RectifiedFlow(GaussianProcess):
             return 1 / (1 + np.divide(1.0, ratio))
 
 
+@public
 class ShiftedFlow(GaussianProcess):
     """A rectified flow on the clock u with sigma = s u / (1 + (s - 1) u) (Esser et al. 2024, eq. 23)."""
 
@@ -288,6 +297,7 @@ class ShiftedFlow(GaussianProcess):
             return 1 / (1 + np.divide(self.shift, ratio))
 
 
+@public
 class TrigFlow(GaussianProcess):
     """x_t = cos(t) x_0 + sin(t) d eps on [0, pi/2] (Lu & Song 2025, eq. 7), d the data's standard deviation."""
 
@@ -326,6 +336,7 @@ def float_column(values: Any, word: str) -> np.ndarray:
         raise UsageError(f"{word} must be a list of numbers, not {type(values).__name__}") from None
 
 
+@public
 class DiscreteVP(VariancePreserving):
     """The process of a DDPM table `alphas_cumprod`; t is the (fractional) timestep, 0 to len - 1.
 

@@ -20,10 +20,12 @@ from .options import check_options
 from .own_grid import OwnGrid
 from .path import Path, path_process
 from .plugin import NoiseSource, Registered, Sampler, Spacing
+from .public import public
 from .registry import Preset, default_registry
 from .sde import SDE, GaussianProcess, starts_as_noise
 
 
+@public
 @dataclass(frozen=True)
 class Recipe:
     """Everything that determines a run but the model and the seed; checked, with nothing left open.

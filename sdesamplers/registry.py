@@ -24,6 +24,7 @@ from .checks import one_of_types
 from .errors import PluginError, SdesamplersError, UnknownHookError, UnknownNameError, UsageError, last_place, nearest
 from .options import Option, check_options
 from .plugin import HookSpecs, NoiseSource, Sampler, Spacing
+from .public import public
 
 GROUP = "sdesamplers"
 
@@ -133,6 +134,7 @@ class Plugin:
     error: str | None = None
 
 
+@public
 class Registry:
     """Everything that installed plugins and registry files offer.
 
@@ -593,6 +595,7 @@ _default: Registry | None = None
 _local: dict[tuple[str, str], Sampler | Spacing | NoiseSource] = {}
 
 
+@public
 def default_registry() -> Registry:
     """The process-wide registry, built on first use."""
     global _default
@@ -603,6 +606,7 @@ def default_registry() -> Registry:
         return _default
 
 
+@public
 def use_registry(file: str | Path | None, *, plugins: Sequence[str | Path] = ()) -> Registry:
     """Rebuild the process-wide registry with a registry file and plugins on top; None alone brings the plain one back.
 
@@ -619,6 +623,7 @@ def use_registry(file: str | Path | None, *, plugins: Sequence[str | Path] = ())
     return fresh
 
 
+@public
 def register(*items: Sampler | Spacing | NoiseSource) -> None:
     """Register samplers, spacings and noise sources of this program, without packaging a plugin.
 

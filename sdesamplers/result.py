@@ -16,6 +16,7 @@ from .loop import model_state
 from .path import Path
 from .plugin import Sampler
 from .prediction import Prediction
+from .public import public
 from .recipe import Recipe
 from .sde import SDE, GaussianProcess
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .models.base import Model
 
 
+@public
 @dataclass(eq=False)
 class Trajectory:
     """States at the evaluations of a run, and the sample last.
@@ -60,6 +62,7 @@ def check_process(result: Result, model: Model, advice: str = "") -> None:
         )
 
 
+@public
 @dataclass(eq=False, repr=False)
 class Result:
     """What a run made.

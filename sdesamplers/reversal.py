@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .errors import UsageError
+from .public import public
 from .sde import GaussianProcess, Scalar
 
 
@@ -82,6 +83,7 @@ def falls(process: GaussianProcess) -> bool:
     return bool(process.ratio(float(process.t_max)) < process.ratio(float(process.t_min)))
 
 
+@public
 def reversed(process: GaussianProcess) -> Reversed:
     """The process of a network whose time runs from noise (its smallest) to data (its largest).
 

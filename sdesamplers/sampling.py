@@ -23,6 +23,7 @@ from .models.running import running
 from .noise import START, Noise, NormalSource, check_seed, shortest_step
 from .path import Path
 from .plugin import NoiseSource, Sampler, Spacing
+from .public import public
 from .recipe import Recipe, draw_clocks, evaluations, make_path, make_recipe, noise_of, start_run
 from .registry import default_registry
 from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends, stack
@@ -44,6 +45,7 @@ def as_model(model: Model | str | pathlib.Path) -> Model:
     return model
 
 
+@public
 def sample(
     model: Model | str,
     sampler: str | Sampler | Recipe | Mapping[str, Any] = "quality",
@@ -448,6 +450,7 @@ def _progress(show: bool, prepared: PreparedRun, count: int, batch_size: int) ->
     return evaluation_bar(f"{prepared.spec.name} on {prepared.model.name}", total)
 
 
+@public
 def replay_log_probs(model: Model, result: Result, rows: slice = slice(None)) -> Tensor:
     """Log-probabilities of a stored run's transitions under a model's present weights.
 

@@ -15,17 +15,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from torch import Tensor
 
 from .checks import flag, shown
-from .configuration import (
-    KEY,
-    OURS,
-    Configuration,
-    changed,
-    explicit,
-    own_part,
-    split_words,
-    trained_part,
-    updated,
-)
+from .configuration import Configuration, changed, explicit, split_words, updated
 from .coordinates import view
 from .echo import evaluated, is_own
 from .errors import UsageError
@@ -35,12 +25,14 @@ from .models.clipping import Clip, ClipLike, clipped
 from .models.configuration import completed
 from .models.conventions import Convention, convention_of, with_shift
 from .models.diffusers import without_variance
+from .models.saved_words import KEY, OURS, own_part, trained_part
 from .noise import Noise, NormalSource, check_seed
 from .options import check_options
 from .path import Path, Point
 from .plugin import Sampler
 from .prediction import Prediction
 from .processes import EDM, VE, DiscreteVP, RectifiedFlow, TrigFlow
+from .public import public
 from .recipe import Recipe, make_recipe, start_run
 from .registry import Preset, default_registry
 from .sampling import make_noise, shortest_draw
@@ -146,6 +138,7 @@ class History:
     output: weakref.ref[Tensor] | None = None
 
 
+@public
 class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
     """A diffusers scheduler that runs a sampler of this library.
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from .forms import keep_forms
 from .own_grid import OwnGrid
 from .pickling import Pickled
+from .public import public
 
 Scalar: TypeAlias = Any
 """float | np.ndarray: a number for the batch, or a float64 array (N,) with one for each sample. NumPy's own types
@@ -54,6 +55,7 @@ def as_scalar(t: Any) -> Scalar:
     return array.reshape(-1) if array.ndim else float(array)
 
 
+@public
 @dataclass(frozen=True)
 class Prior:
     """The distribution that sampling starts from: N(0, std^2 I)."""
@@ -70,6 +72,7 @@ class Prior:
         return -0.5 * flat.square().sum(1) - flat.shape[1] * (math.log(self.std) + 0.5 * math.log(2 * math.pi))
 
 
+@public
 class SDE(Pickled, ABC):
     """dx = f(x, t) dt + g(t) dw, noise growing with t from `t_min` to `t_max` (Song et al. 2021, eq. 5).
 
@@ -120,6 +123,7 @@ class SDE(Pickled, ABC):
         return self.reverse_drift(x, t, score, eta=0.0)
 
 
+@public
 class GaussianProcess(SDE):
     """x_t = alpha(t) x_0 + sigma(t) eps: a linear SDE given by its two schedule functions.
 

@@ -16,6 +16,7 @@ from ..loop import Callback
 from ..models.base import Model
 from ..models.conditions import each, is_structure, lengths
 from ..plugin import Sampler
+from ..public import public
 from ..recipe import Recipe
 from ..result import Part, Result
 from ..sampling import PreparedRun, prepare
@@ -164,6 +165,7 @@ def clear_cache() -> None:
     clear_device_cache(garbage_collection=True)
 
 
+@public
 def stream(
     model: Model | str,
     sampler: str | Sampler | Recipe | Mapping[str, Any] = "quality",

@@ -111,7 +111,7 @@ def settings(thing: Any) -> Facts | None:
     Other libraries' classes, and users', may keep what changes from run to run in theirs; theirs are told by
     `Model.facts`.
     """
-    if not type(thing).__module__.startswith("sdesamplers."):
+    if type(thing).__module__.partition(".")[0] != "sdesamplers":
         return None
     network = getattr(thing, "network", None)
     found = {

@@ -22,6 +22,7 @@ from ..files import make_lasting_folder, telling
 from ..images import to_bytes
 from ..models.base import Model
 from ..plugin import Sampler
+from ..public import public
 from ..recipe import Recipe
 from ..sampling import PreparedRun, prepare
 from . import batches
@@ -48,6 +49,7 @@ SHARD_BYTES = 2**28
 """A shard's samples are in memory together; by default they take no more than this."""
 
 
+@public
 @dataclass(frozen=True)
 class Generated:
     """What `generate` did.
@@ -71,6 +73,7 @@ class Generated:
         return list(written_by(self.folder, self.manifest, shards))
 
 
+@public
 def generate(
     model: Model | str,
     sampler: str | Sampler | Recipe | Mapping[str, Any] = "quality",

@@ -11,6 +11,7 @@ from ..checks import number, shown, whole
 from ..errors import UsageError
 from ..models.base import Model
 from ..noise import START, NormalSource
+from ..public import public
 from ..sampling import as_model
 from ..sde import GaussianProcess
 
@@ -22,6 +23,7 @@ class Start(TypedDict):
     start_time: float
 
 
+@public
 def noised(model: Model | str, x: Tensor, time: float, *, seed: int = 0, first_index: int = 0) -> Start:
     """Data noised part of the way: x_t = alpha(t) x + sigma(t) z (SDEdit; Meng et al. 2022, section 3).
 

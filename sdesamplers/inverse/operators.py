@@ -12,9 +12,11 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from ..checks import numbers, shape_of, whole
 from ..errors import UsageError
+from ..public import public
 from ..sde import Scalar, expand
 
 
+@public
 class LinearOperator(ABC):
     """A linear map from samples (N, *shape) to measurements (N, *measured), the same for every sample of a batch.
 
@@ -47,6 +49,7 @@ class LinearOperator(ABC):
         return self.adjoint(self.solve(y, 1.0, 0.0))
 
 
+@public
 class Mask(LinearOperator):
     """Keeps some entries of a sample and drops the others (inpainting). Measurements are (N, K), the K entries kept.
 
@@ -92,6 +95,7 @@ class Mask(LinearOperator):
         return whole.index_copy(1, self._entries(y), y).view(-1, *self.shape)
 
 
+@public
 class Downsample(LinearOperator):
     """The mean of every `factor` x `factor` block of pixels (super-resolution): (N, C, H, W) to (N, C, H/f, W/f).
 
@@ -115,6 +119,7 @@ class Downsample(LinearOperator):
         return interpolate(y, scale_factor=self.factor, mode="nearest") / self.factor**2
 
 
+@public
 class Grey(LinearOperator):
     """The mean over channels (colourisation): (N, C, *size) to (N, 1, *size).
 
@@ -135,6 +140,7 @@ class Grey(LinearOperator):
         return (y / self.channels).expand(-1, self.channels, *y.shape[2:])
 
 
+@public
 class Matrix(LinearOperator):
     """Any linear map of vectors, (N, D) to (N, M), by its matrix.
 

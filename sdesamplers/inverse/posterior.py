@@ -17,6 +17,7 @@ from ..models.base import Model, ModelAround, Output
 from ..models.calling import isolated
 from ..models.conditions import cut, listed
 from ..models.guidance import clean_map, wide
+from ..public import public
 from ..sde import GaussianProcess, Scalar, as_scalar, expand
 from .operators import LinearOperator
 
@@ -46,6 +47,7 @@ class Measured:
         return listed(self.condition)
 
 
+@public
 class PosteriorSampling(ModelAround):
     """A model of p(x | y) for y = A x + noise_std z, made of a model of p(x), for any sampler.
 

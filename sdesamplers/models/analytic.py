@@ -12,10 +12,12 @@ from torch import Tensor
 from ..checks import numbers, one_of_types, whole
 from ..errors import UsageError
 from ..prediction import prediction_type, row
+from ..public import public
 from ..sde import GaussianProcess, Scalar, as_scalar, expand
 from .base import Model, Output
 
 
+@public
 class MixtureModel(Model):
     """A Gaussian mixture noised by a process: score, epsilon and x0 in closed form, in float64 unless said otherwise.
 
@@ -117,6 +119,7 @@ class MixtureModel(Model):
         return self.process.perturb(self.means[which] + spread, t, noise)
 
 
+@public
 class GaussianModel(MixtureModel):
     """A single Gaussian N(mean, covariance): every marginal and the whole flow map are known.
 
@@ -132,6 +135,7 @@ class GaussianModel(MixtureModel):
         super().__init__([1.0], mean, covariance, process, **options)
 
 
+@public
 def grid_mixture(process: GaussianProcess, dimension: int = 2, **options: Any) -> MixtureModel:
     """A fixed, lopsided mixture of five components for tests, docs and comparisons."""
     dimension = whole("dimension", dimension)

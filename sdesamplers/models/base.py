@@ -14,6 +14,7 @@ from ..checks import device_of, range_of, shape_of
 from ..errors import UsageError
 from ..pickling import Pickled
 from ..prediction import prediction_type
+from ..public import public
 from ..sde import SDE, GaussianProcess, Scalar
 from .calling import TimedNetwork, isolated
 from .clipping import Clip, ClipLike
@@ -22,6 +23,7 @@ from .output import Output as Output
 from .running import held_by, networks_in
 
 
+@public
 class Model(Pickled, ABC):
     """A score model: `process` + `prediction` + a function of state and time.
 
@@ -147,6 +149,7 @@ class ModelAround(Model):
         return self.model.decode(samples, **options)
 
 
+@public
 class FunctionModel(Model):
     """Any function `f(x, t)` or `f(x, t, condition)` as a model.
 
@@ -263,6 +266,7 @@ class FunctionModel(Model):
         return (condition,) if self.conditional else ()
 
 
+@public
 class FlowMapModel(FunctionModel):
     """A flow map `f(x, t, r)`: the mean velocity (x_t - x_r) / (t - r) of the flow from time t to time r.
 

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..prediction import Prediction
+from ..public import public
 
 ClipLike: TypeAlias = "Clip | bool | float | Sequence[float] | Mapping[str, Any] | None"
 
 
+@public
 @dataclass(frozen=True)
 class Clip:
     """Bounds of a model's estimate of x0, applied at each evaluation; noise, score and velocity follow from it.

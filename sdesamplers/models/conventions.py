@@ -20,6 +20,7 @@ from .configuration import REFUSED as REFUSED
 from .configuration import MakersGrid, clip_of, completed, defaults_of, grid_of
 from .configuration import class_of as class_of
 from .grids import attach
+from .saved_words import own_part, trained_part
 from .scheduler_words import refused_words
 
 
@@ -209,11 +210,12 @@ def convention_of(config: dict[str, Any]) -> Convention:
     what it says of its solver is not read.
 
     Args:
-        config: of any diffusers scheduler.
+        config: of any diffusers scheduler, or of one of ours.
 
     Raises:
         ModelError: a scheduler of another kind, or a broken configuration.
     """
+    config = config if own_part(config) is None else trained_part(config)
     kind = class_of(config)
     if kind in REFUSED:
         raise ModelError(f"models that are sampled with {kind} are not supported: {REFUSED[kind]}")

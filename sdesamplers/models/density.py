@@ -12,11 +12,13 @@ from torch import Tensor
 
 from ..checks import device_of, function, number, shape_of, whole
 from ..errors import UsageError
+from ..public import public
 from ..sde import SDE, Prior, Scalar
 from .base import Model, Output
 from .calling import call, kept
 
 
+@public
 class LangevinSDE(SDE):
     """Overdamped Langevin dynamics on a density: dx = s(x)/2 dt + dw, which leaves the density as it is.
 
@@ -46,6 +48,7 @@ class LangevinSDE(SDE):
         return Prior(1.0)
 
 
+@public
 class DensityModel(Model):
     """A log-density, known up to a constant, as a model that Langevin samplers run on.
 
@@ -100,6 +103,7 @@ class DensityModel(Model):
         return value
 
 
+@public
 class FunnelModel(DensityModel):
     """Neal's funnel: v ~ N(0, scale^2), x_1..x_{D-1} ~ N(0, e^v), the state being (v, x) (Neal 2003, section 8).
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checks import function, number
 from ..errors import UsageError
 from ..prediction import row
+from ..public import public
 from ..sde import GaussianProcess, Scalar, as_scalar, expand
 from .base import Model, ModelAround, Output
 from .calling import isolated
@@ -39,6 +40,7 @@ class GuidedCondition:
         return listed(self.condition)
 
 
+@public
 class Guided(ModelAround):
     """A conditional model with classifier-free guidance, for any sampler.
 

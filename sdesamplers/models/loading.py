@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..checks import TRUTHS, flag, one_of_types
 from ..errors import ModelError, UnknownNameError, UsageError
 from ..factories import from_file, is_factory
+from ..public import public
 from ..registry import default_registry
 from .base import Model
 from .clipping import Clip, ClipLike
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 
+@public
 def load(
     source: str | Path,
     *,

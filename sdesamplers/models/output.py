@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from ..public import public
 
+
+@public
 class Output(NamedTuple):
     """A prediction, and what belongs to it.
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import UsageError
 from ..process_check import check_process
 from ..processes import EDM, DiscreteVP, RectifiedFlow, float_column
+from ..public import public
 from ..reversal import Reversed
 from ..sde import GaussianProcess, Scalar
 from .asking import Asking, told, ways
@@ -25,6 +26,7 @@ from .trial import Trial, undisturbed
 Clock = float | Callable[[Any], Any]
 
 
+@public
 class WrappedModel(FunctionModel):
     """A network of the user's as a model; `wrap` makes it.
 
@@ -94,6 +96,7 @@ class WrappedModel(FunctionModel):
         return whole
 
 
+@public
 def wrap(
     network: Any,
     shape: Sequence[int] | None = None,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError, UsageError
+from ...public import public
 from ...sde import Scalar
 from ..base import Model, Output
 from ..calling import in_modes, kept
@@ -84,6 +85,7 @@ def _joined(values: list[Tensor], masked: bool) -> Tensor:
     return out
 
 
+@public
 class PipelineModel(Model):
     """A loaded pipeline's network in latent space, with conditions and a decoder; made by `from_pipeline`.
 

@@ -25,6 +25,10 @@ def pipeline_class(name: Any, label: str) -> Any:
     return found
 
 
+OWN = (("sdesamplers", "Scheduler"), ("sdesamplers.scheduler", "Scheduler"))
+"""Components of ours, as pipelines with one of them name it; the second is how 0.1 wrote it."""
+
+
 def component_class(key: str, library: str, name: str, label: str) -> Any:
     """The class of a component.
 
@@ -34,7 +38,7 @@ def component_class(key: str, library: str, name: str, label: str) -> Any:
     """
     import diffusers
 
-    if library == "sdesamplers":
+    if (library, name) in OWN:
         return None
     home = {"diffusers": diffusers, "transformers": _transformers()}.get(library)
     if home is None and library == "transformers":

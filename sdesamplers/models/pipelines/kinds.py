@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ModelError, UsageError
+from ...public import public
 from ..base import Model
 from ..clipping import ClipLike
 from ..diffusers import DiffusersModel, class_count, sample_shape, with_zero_snr
@@ -137,6 +138,7 @@ def classes_of(pipe: Any) -> dict[str, str]:
     return {key: type(part(pipe, key)).__name__ for key, value in components.items() if value is not None}
 
 
+@public
 def from_pipeline(
     pipe: Any,
     *,

@@ -101,7 +101,7 @@ def check_configs(folder: Path, layout: Layout) -> None:
     for key in pipeline_parts(read_json(index)):
         refuse_code(folder / key)
     scheduler = place_of(folder, "scheduler") / "scheduler_config.json"
-    if scheduler.is_file() and layout.classes.get("scheduler") != "Scheduler":  # one of ours was checked when made
+    if scheduler.is_file():
         convention_of(as_class(read_json(scheduler), str(layout.classes.get("scheduler"))))
     check_networks(folder, layout)
     if missing := [key for key in required_parts(layout.pipeline) if key not in {*layout.classes, *LEFT_OUT}]:
