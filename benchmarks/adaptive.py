@@ -38,8 +38,7 @@ from scipy.integrate import solve_ivp
 from torch import Tensor
 
 import sdesamplers as sds
-from sdesamplers.loop import model_state
-from sdesamplers.path import points_at
+from sdesamplers.path.points import model_state, points_at
 from sdesamplers.recipe import make_path, make_recipe
 
 Solver = Callable[[float], tuple[Tensor, float]]

@@ -43,8 +43,8 @@ from step_cost import Passes
 
 import sdesamplers as sds
 from sdesamplers.loop import Evaluator
-from sdesamplers.noise import brownian_levels
-from sdesamplers.path import points_at
+from sdesamplers.path.noise import brownian_levels
+from sdesamplers.path.points import points_at
 from sdesamplers.recipe import make_path, make_recipe, start_run
 
 Shape = tuple[int, ...]

@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
-from sdesamplers.coefficients import fresh_share
+from sdesamplers.path.points import fresh_share
 
 
 @sampler("ddim", order=1, needs=("marginals",), reference="Song, Meng & Ermon 2021, eq. 12 and 16")

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sdesamplers import GaussianProcess, Path, Run, Sampler, View, hookimpl, sampler
-from sdesamplers.coefficients import fresh_share
+from sdesamplers.path.points import fresh_share
 
 
 def native(path: Path) -> GaussianProcess:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Run, Sampler, hookimpl, sampler
-from sdesamplers.pairs import leave_companion, take_companion
+from sdesamplers.path.pairs import leave_companion, take_companion
 
 
 def towards_noise(path: Path) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Run, Sampler, hookimpl, sampler
-from sdesamplers.coefficients import fresh_share
+from sdesamplers.path.points import fresh_share
 
 
 def for_rows(point: Point, rows: np.ndarray) -> Point:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, samplers
-from sdesamplers.coefficients import fresh_share
+from sdesamplers.path.points import fresh_share
 
 
 def forward_step(now: Point, then: Point) -> tuple[float, float]:

@@ -18,7 +18,7 @@ _HOMES = {
     "catalogue": ["Catalogue"],
     "comparison": ["Comparison", "compare"],
     "consistency": ["Consistency", "consistency_error"],
-    "coordinates": ["View", "view"],
+    "processes.coordinates": ["View", "view"],
     "encoding": ["Encoding", "decode", "encode", "interpolate"],
     "inverse": ["Downsample", "Grey", "LinearOperator", "Mask", "Matrix", "PosteriorSampling", "noised"],
     "likelihood": ["Likelihood", "log_likelihood"],
@@ -35,7 +35,7 @@ _HOMES = {
         "UsageError",
     ],
     "generation": ["Generated", "generate", "stream"],
-    "grid": ["Span"],
+    "path.span": ["Span"],
     "models.analytic": ["GaussianModel", "MixtureModel", "grid_mixture"],
     "models.base": ["FlowMapModel", "FunctionModel", "Model", "Output"],
     "models.clipping": ["Clip"],
@@ -44,10 +44,10 @@ _HOMES = {
     "models.loading": ["load"],
     "models.wrapping": ["WrappedModel", "wrap"],
     "models.pipelines": ["PipelineModel", "from_pipeline"],
-    "noise": ["BrownianNoise", "IndependentNoise", "NormalSource"],
+    "path.noise": ["BrownianNoise", "IndependentNoise", "NormalSource"],
     "path": ["Path", "Point"],
     "plugin": ["NoiseSource", "Sampler", "Spacing", "hookimpl", "noise_source", "sampler", "spacing"],
-    "prediction": ["PREDICTIONS", "Prediction", "convert", "weighted_sum"],
+    "path.prediction": ["Prediction"],
     "processes": [
         "EDM",
         "VE",
@@ -60,14 +60,15 @@ _HOMES = {
         "SubVP",
         "TrigFlow",
     ],
-    "process_check": ["check_process"],
+    "processes.predictions": ["PREDICTIONS", "convert", "weighted_sum"],
+    "processes.check": ["check_process"],
     "registry": ["Registry", "default_registry", "register", "use_registry"],
     "recipe": ["Recipe"],
-    "reversal": ["reversed"],
+    "processes.reversal": ["reversed"],
     "result": ["Result", "Trajectory"],
     "sampling": ["replay_log_probs", "sample"],
     "scheduler": ["Scheduler"],
-    "sde": ["SDE", "GaussianProcess", "Prior"],
+    "processes.sde": ["SDE", "GaussianProcess", "Prior"],
 }
 _MODULES = ("losses",)
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -80,8 +81,6 @@ if TYPE_CHECKING:
     from .comparison import compare as compare
     from .consistency import Consistency as Consistency
     from .consistency import consistency_error as consistency_error
-    from .coordinates import View as View
-    from .coordinates import view as view
     from .encoding import Encoding as Encoding
     from .encoding import decode as decode
     from .encoding import encode as encode
@@ -98,7 +97,6 @@ if TYPE_CHECKING:
     from .generation import Generated as Generated
     from .generation import generate as generate
     from .generation import stream as stream
-    from .grid import Span as Span
     from .inverse import Downsample as Downsample
     from .inverse import Grey as Grey
     from .inverse import LinearOperator as LinearOperator
@@ -129,11 +127,13 @@ if TYPE_CHECKING:
     from .models.pipelines import from_pipeline as from_pipeline
     from .models.wrapping import WrappedModel as WrappedModel
     from .models.wrapping import wrap as wrap
-    from .noise import BrownianNoise as BrownianNoise
-    from .noise import IndependentNoise as IndependentNoise
-    from .noise import NormalSource as NormalSource
-    from .path import Path as Path
-    from .path import Point as Point
+    from .path.noise import BrownianNoise as BrownianNoise
+    from .path.noise import IndependentNoise as IndependentNoise
+    from .path.noise import NormalSource as NormalSource
+    from .path.path import Path as Path
+    from .path.points import Point as Point
+    from .path.prediction import Prediction as Prediction
+    from .path.span import Span as Span
     from .plugin import NoiseSource as NoiseSource
     from .plugin import Sampler as Sampler
     from .plugin import Spacing as Spacing
@@ -141,21 +141,26 @@ if TYPE_CHECKING:
     from .plugin import noise_source as noise_source
     from .plugin import sampler as sampler
     from .plugin import spacing as spacing
-    from .prediction import PREDICTIONS as PREDICTIONS
-    from .prediction import Prediction as Prediction
-    from .prediction import convert as convert
-    from .prediction import weighted_sum as weighted_sum
-    from .process_check import check_process as check_process
-    from .processes import EDM as EDM
-    from .processes import VE as VE
-    from .processes import VP as VP
-    from .processes import ConstantVP as ConstantVP
-    from .processes import CosineVP as CosineVP
-    from .processes import DiscreteVP as DiscreteVP
-    from .processes import RectifiedFlow as RectifiedFlow
-    from .processes import ShiftedFlow as ShiftedFlow
-    from .processes import SubVP as SubVP
-    from .processes import TrigFlow as TrigFlow
+    from .processes.check import check_process as check_process
+    from .processes.coordinates import View as View
+    from .processes.coordinates import view as view
+    from .processes.predictions import PREDICTIONS as PREDICTIONS
+    from .processes.predictions import convert as convert
+    from .processes.predictions import weighted_sum as weighted_sum
+    from .processes.reversal import reversed as reversed
+    from .processes.schedules import EDM as EDM
+    from .processes.schedules import VE as VE
+    from .processes.schedules import VP as VP
+    from .processes.schedules import ConstantVP as ConstantVP
+    from .processes.schedules import CosineVP as CosineVP
+    from .processes.schedules import RectifiedFlow as RectifiedFlow
+    from .processes.schedules import ShiftedFlow as ShiftedFlow
+    from .processes.schedules import SubVP as SubVP
+    from .processes.schedules import TrigFlow as TrigFlow
+    from .processes.sde import SDE as SDE
+    from .processes.sde import GaussianProcess as GaussianProcess
+    from .processes.sde import Prior as Prior
+    from .processes.table import DiscreteVP as DiscreteVP
     from .recipe import Recipe as Recipe
     from .registry import Registry as Registry
     from .registry import default_registry as default_registry
@@ -163,13 +168,9 @@ if TYPE_CHECKING:
     from .registry import use_registry as use_registry
     from .result import Result as Result
     from .result import Trajectory as Trajectory
-    from .reversal import reversed as reversed
     from .sampling import replay_log_probs as replay_log_probs
     from .sampling import sample as sample
     from .scheduler import Scheduler as Scheduler
-    from .sde import SDE as SDE
-    from .sde import GaussianProcess as GaussianProcess
-    from .sde import Prior as Prior
 
 
 def samplers() -> dict[str, Sampler]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from .path import Point
+    from .path.points import Point
 
 _RADIUS = 8.0
 """Up to here moments are summed by quadrature, whose terms all have one sign; beyond it their recurrence is stable."""
@@ -114,14 +114,6 @@ def semilinear_sde(now: Point, then: Point, prediction: str, tau: float) -> tupl
         std = then.sigma * math.sqrt(-math.expm1(-2 * tau**2 * h))
         return then.sigma / now.sigma * decay, (1 + tau**2) * then.alpha, 1 + tau**2, std
     return then.alpha / now.alpha, -(1 + tau**2) * then.sigma, -1.0, tau * then.sigma * math.sqrt(math.expm1(2 * h))
-
-
-def fresh_share(now: Point, then: Point) -> float:
-    """1 - (sigma_s alpha_t / (sigma_t alpha_s))^2: how much of the variance of x_t's noise came in after s.
-
-    None did where s is the noisier of the two, on a path from data to noise.
-    """
-    return max(0.0, -math.expm1(2 * (now.lam - then.lam)))
 
 
 def constant_integral(h: Any, rate: float) -> Any:

@@ -17,10 +17,10 @@ from .loop import Evaluator, drive
 from .models.base import Model
 from .models.conditions import cut
 from .models.running import running
-from .noise import NormalSource, check_seed
-from .path import Path
+from .path.noise import NormalSource, check_seed
+from .path.path import Path
+from .path.prediction import Prediction
 from .plugin import Sampler
-from .prediction import Prediction
 from .public import public
 from .recipe import Recipe, make_path, start_run
 from .sampling import as_model, as_start, check_run_words, start_state

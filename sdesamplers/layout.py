@@ -9,14 +9,15 @@ from itertools import count
 import numpy as np
 import torch
 
-from .coordinates import view
 from .errors import UsageError
 from .loop import well_formed
-from .path import Path, Point
+from .path.path import Path
+from .path.points import Point
+from .path.prediction import Prediction
 from .plugin import Sampler
-from .prediction import Prediction
+from .processes.coordinates import view
+from .processes.sde import GaussianProcess
 from .recipe import Recipe, make_path, start_run
-from .sde import GaussianProcess
 
 _NUMBERS = count()
 

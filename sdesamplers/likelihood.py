@@ -20,14 +20,15 @@ from .loop import Flag
 from .models.base import Model, Output
 from .models.calling import isolated
 from .models.conditions import cut
-from .noise import AUXILIARY, NormalSource
-from .path import Point
+from .path.noise import AUXILIARY, NormalSource
+from .path.points import Point
 from .plugin import Sampler
-from .prediction import linear_map, row
+from .processes.predictions import linear_map, row
+from .processes.scalars import Scalar, as_scalar, expand
+from .processes.sde import SDE, GaussianProcess, Prior
 from .public import public
 from .recipe import Recipe
 from .sampling import as_model, check_run_words
-from .sde import SDE, GaussianProcess, Prior, Scalar, as_scalar, expand
 
 Divergence = Literal["hutchinson", "exact"]
 Probe = Literal["rademacher", "gaussian"]

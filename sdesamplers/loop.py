@@ -17,10 +17,11 @@ from .models.base import Model, Output
 from .models.calling import isolated, isolated_to
 from .models.clipping import Clip, clipped
 from .models.conditions import cut
-from .path import Point
-from .prediction import Prediction, ScorePrediction
+from .path.points import Point, model_state
+from .path.prediction import Prediction, ScorePrediction
+from .processes.scalars import Scalar
+from .processes.sde import GaussianProcess
 from .public import public
-from .sde import GaussianProcess, Scalar, expand, scaled
 
 
 @public
@@ -263,14 +264,6 @@ class Evaluator:
 
 DIVERGED = 1e6
 """No state of a sampler that works is as large; where a model answers one with NaN, it is not the model's fault."""
-
-
-def model_state(x: Tensor, point: Point) -> Tensor:
-    """The state in the model's own coordinates."""
-    scale = point.scale
-    if isinstance(scale, float):
-        return x if scale == 1.0 else scaled(x, 1 / scale)
-    return x / expand(scale, x)
 
 
 Run = Generator[Any, Any, Tensor]

@@ -20,9 +20,10 @@ from torch import Tensor
 from .errors import UnknownNameError, UsageError
 from .models.calling import TimedNetwork
 from .models.output import Output
-from .prediction import Schedule, prediction_type, row
-from .process_check import check_once
-from .sde import GaussianProcess, Scalar, as_scalar, expand
+from .processes.check import check_once
+from .processes.predictions import Schedule, prediction_type, row
+from .processes.scalars import Scalar, as_scalar, expand
+from .processes.sde import GaussianProcess
 
 Network = Callable[..., Tensor]
 

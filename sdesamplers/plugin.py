@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
-    from .grid import Span
     from .models.base import Model
-    from .noise import Noise, NormalSource
-    from .path import Path
-    from .sde import SDE
+    from .path.noise import Noise, NormalSource
+    from .path.path import Path
+    from .path.span import Span
+    from .processes.sde import SDE
 
 hookspec = pluggy.HookspecMarker("sdesamplers")
 hookimpl = pluggy.HookimplMarker("sdesamplers")

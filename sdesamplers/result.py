@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from .errors import UsageError
-from .loop import model_state
-from .path import Path
+from .path.path import Path
+from .path.points import model_state
+from .path.prediction import Prediction
 from .plugin import Sampler
-from .prediction import Prediction
+from .processes.sde import SDE, GaussianProcess
 from .public import public
 from .recipe import Recipe
-from .sde import SDE, GaussianProcess
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -16,18 +16,20 @@ from torch import Tensor
 
 from .checks import flag, function, number, one_of_types, shown, whole
 from .errors import UsageError
-from .loop import Callback, Evaluator, Flag, drive, model_state
+from .loop import Callback, Evaluator, Flag, drive
 from .models.base import Model
 from .models.conditions import cut
 from .models.running import running
-from .noise import START, Noise, NormalSource, check_seed, shortest_step
-from .path import Path
+from .path.noise import START, Noise, NormalSource, check_seed, shortest_step
+from .path.path import Path
+from .path.points import model_state
 from .plugin import NoiseSource, Sampler, Spacing
+from .processes.scalars import expand, scaled
+from .processes.sde import GaussianProcess
 from .public import public
 from .recipe import Recipe, draw_clocks, evaluations, make_path, make_recipe, noise_of, start_run
 from .registry import default_registry
 from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends, stack
-from .sde import GaussianProcess, expand, scaled
 
 
 def as_model(model: Model | str | pathlib.Path) -> Model:

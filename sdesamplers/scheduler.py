@@ -16,27 +16,30 @@ from torch import Tensor
 
 from .checks import flag, shown
 from .configuration import Configuration, changed, explicit, split_words, updated
-from .coordinates import view
 from .echo import evaluated, is_own
 from .errors import UsageError
 from .layout import Layout
-from .loop import Run, model_state
+from .loop import Run
 from .models.clipping import Clip, ClipLike, clipped
 from .models.configuration import completed
 from .models.conventions import Convention, convention_of, with_shift
 from .models.diffusers import without_variance
 from .models.saved_words import KEY, OURS, own_part, trained_part
-from .noise import Noise, NormalSource, check_seed
 from .options import check_options
-from .path import Path, Point
+from .path.noise import Noise, NormalSource, check_seed
+from .path.path import Path
+from .path.points import Point, model_state
+from .path.prediction import Prediction
 from .plugin import Sampler
-from .prediction import Prediction
-from .processes import EDM, VE, DiscreteVP, RectifiedFlow, TrigFlow
+from .processes.coordinates import view
+from .processes.scalars import as_scalar, expand
+from .processes.schedules import EDM, VE, RectifiedFlow, TrigFlow
+from .processes.sde import GaussianProcess
+from .processes.table import DiscreteVP
 from .public import public
 from .recipe import Recipe, make_recipe, start_run
 from .registry import Preset, default_registry
 from .sampling import make_noise, shortest_draw
-from .sde import GaussianProcess, as_scalar, expand
 from .seeding import Generators, seeds_of
 from .step_words import check_grid_words, check_step_words
 from .table import Table

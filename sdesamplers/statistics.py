@@ -28,16 +28,16 @@ from torch import Tensor
 
 from .checks import whole
 from .coefficients import apart, derivative_weights, lagrange_integrals
-from .coordinates import view
 from .errors import ModelError, UsageError
 from .files import write
 from .loop import Evaluator
 from .models.base import Model
 from .models.conditions import cut
 from .models.running import running
-from .noise import AUXILIARY, START, NormalSource
-from .path import Path
-from .prediction import weighted_sum
+from .path.noise import AUXILIARY, START, NormalSource
+from .path.path import Path
+from .processes.coordinates import view
+from .processes.predictions import weighted_sum
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 STEEP = 20.0

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .errors import UsageError
-from .sde import as_scalar
+from .processes.scalars import as_scalar
 
 if TYPE_CHECKING:
     from .scheduler import Scheduler

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .grid import spaced_points
 from .models.conventions import Convention, Flow
-from .path import path_process
-from .processes import DiscreteVP, RectifiedFlow
+from .path.grid import spaced_points
+from .path.points import path_process
+from .processes.schedules import RectifiedFlow
+from .processes.table import DiscreteVP
 from .registry import default_registry
 
 

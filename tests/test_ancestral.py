@@ -10,7 +10,7 @@ import torch
 from diffusers.schedulers import scheduling_euler_ancestral_discrete, scheduling_k_dpm_2_ancestral_discrete
 
 import sdesamplers as sds
-from sdesamplers.noise import PATH
+from sdesamplers.path.noise import PATH
 from sdesamplers.testing.problems import PROCESSES, Counter, gaussian_moments, run
 
 TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))

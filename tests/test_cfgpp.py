@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import sdesamplers as sds
-from sdesamplers.noise import PATH
+from sdesamplers.path.noise import PATH
 
 PLAIN = {"euler-cfgpp": "ddim", "euler-ancestral-cfgpp": "euler-ancestral", "dpmpp-2m-cfgpp": "dpmpp-2m"}
 PROCESSES = {

@@ -12,7 +12,7 @@ from sdesamplers_plugins import churn
 
 import sdesamplers as sds
 from sdesamplers.loop import drive
-from sdesamplers.noise import PATH
+from sdesamplers.path.noise import PATH
 from sdesamplers.testing.problems import PROCESSES, Counter, gaussian_moments, run
 
 TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))

@@ -10,7 +10,6 @@ from sdesamplers import VP, RectifiedFlow, view
 from sdesamplers.coefficients import (
     constant_integral,
     derivative_weights,
-    fresh_share,
     lagrange,
     lagrange_integrals,
     midpoint_integrals,
@@ -20,7 +19,7 @@ from sdesamplers.coefficients import (
     semilinear,
     semilinear_sde,
 )
-from sdesamplers.path import make_points
+from sdesamplers.path.points import fresh_share, make_points
 
 
 def integral(function, start, end):

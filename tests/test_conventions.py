@@ -16,8 +16,8 @@ import torch
 
 from sdesamplers.errors import ModelError
 from sdesamplers.models.conventions import REFUSED, Convention, convention_of
-from sdesamplers.prediction import convert
-from sdesamplers.processes import DiscreteVP
+from sdesamplers.processes.predictions import convert
+from sdesamplers.processes.table import DiscreteVP
 
 SHAPE = (2, 3, 4, 4)
 STEPS = 6

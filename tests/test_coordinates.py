@@ -8,7 +8,8 @@ import torch
 from process_cases import PROCESSES
 
 import sdesamplers as sds
-from sdesamplers.path import Path, clean_point, make_points
+from sdesamplers.path.path import Path
+from sdesamplers.path.points import clean_point, make_points
 
 REACH_ALPHA_ZERO = ("cosine", "flow", "zero-SNR table")
 STOP_ABOVE_ZERO_SIGMA = ("vp", "constant vp", "cosine", "ve", "table", "zero-SNR table")

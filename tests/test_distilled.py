@@ -17,7 +17,7 @@ from process_cases import PROCESSES as ALL
 from process_cases import TABLE
 
 import sdesamplers as sds
-from sdesamplers.noise import PATH, NormalSource
+from sdesamplers.path.noise import PATH, NormalSource
 
 PROCESSES = {name: ALL[name] for name in ("vp", "sub-vp", "edm", "ve", "table", "flow")}
 

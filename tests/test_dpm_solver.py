@@ -12,7 +12,7 @@ from sdesamplers_plugins.dpm_solver import groups, third_order_weights
 
 import sdesamplers as sds
 from sdesamplers.coefficients import midpoint_integrals
-from sdesamplers.noise import NormalSource
+from sdesamplers.path.noise import NormalSource
 from sdesamplers.testing.problems import PROCESSES, Transport, graded, measure_order, run
 
 ALL = [

@@ -8,8 +8,8 @@ import torch
 from exact_models import gaussian
 
 import sdesamplers as sds
-from sdesamplers.pairs import PairLedger, leave_companion, take_companion
-from sdesamplers.path import Path
+from sdesamplers.path.pairs import PairLedger, leave_companion, take_companion
+from sdesamplers.path.path import Path
 
 RUNS = [
     ("bdia-ddim", {}),

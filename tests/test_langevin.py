@@ -8,7 +8,7 @@ import torch
 from scipy.linalg import expm
 
 import sdesamplers as sds
-from sdesamplers.noise import PATH, NormalSource
+from sdesamplers.path.noise import PATH, NormalSource
 from sdesamplers.testing.problems import Counter, run
 
 MEAN, VARIANCE = 0.7, 0.36

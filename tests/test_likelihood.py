@@ -13,7 +13,7 @@ from torch.distributions import Normal
 
 import sdesamplers as sds
 from sdesamplers import encoding
-from sdesamplers.prediction import PREDICTIONS
+from sdesamplers.processes.predictions import PREDICTIONS
 
 TIGHT = {"rtol": 1e-6, "atol": 1e-6}
 

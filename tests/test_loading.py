@@ -33,7 +33,8 @@ from tiny_models import WEIGHTS, save_pipeline, tiny_unet
 import sdesamplers as sds
 from sdesamplers.errors import ModelError, SdesamplersError, UnknownNameError, UsageError
 from sdesamplers.models.diffusers import DiffusersModel
-from sdesamplers.processes import VE, DiscreteVP
+from sdesamplers.processes.schedules import VE
+from sdesamplers.processes.table import DiscreteVP
 
 SCHEDULES = sorted(set(re.findall(r'beta_schedule == "(\w+)"', inspect.getsource(DDPMScheduler))))
 

@@ -9,7 +9,7 @@ import torch
 from sdesamplers_plugins.multistep import EQUAL_STEPS, adams_bashforth
 
 import sdesamplers as sds
-from sdesamplers.noise import NormalSource
+from sdesamplers.path.noise import NormalSource
 from sdesamplers.testing.problems import Transport, measure_order, run
 
 NAMES = ("ab", "abm", "lms", "ipndm", "ipndm-v", "pndm", "plms", "deis")

@@ -9,7 +9,7 @@ import torch
 from scipy import stats
 
 import sdesamplers as sds
-from sdesamplers.noise import AUXILIARY, BROWNIAN, PATH, START, brownian_levels
+from sdesamplers.path.noise import AUXILIARY, BROWNIAN, PATH, START, brownian_levels
 
 STREAMS = (START, PATH, BROWNIAN, AUXILIARY)
 

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 
 import sdesamplers as sds
-from sdesamplers.noise import START
+from sdesamplers.path.noise import START
 from sdesamplers.registry import register, use_registry
 
 SHAPE = (2, 8, 12)

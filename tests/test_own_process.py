@@ -26,7 +26,7 @@ from test_processes import PROCESSES
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
-from sdesamplers.process_check import check_once
+from sdesamplers.processes.check import check_once
 
 
 def refusal(process):
@@ -145,7 +145,7 @@ def test_a_process_is_checked_when_it_is_first_used(use):
 
 def test_a_check_is_made_once_and_again_for_another_range(monkeypatch):
     made = []
-    monkeypatch.setattr("sdesamplers.process_check.check_process", made.append)
+    monkeypatch.setattr("sdesamplers.processes.check.check_process", made.append)
     process = Circle()
     check_once(process)
     check_once(process)

@@ -7,7 +7,7 @@ import torch
 from diffusers.schedulers import scheduling_ddpm
 
 import sdesamplers as sds
-from sdesamplers.noise import PATH, NormalSource
+from sdesamplers.path.noise import PATH, NormalSource
 
 STEPS, COUNT, SEED = 20, 2, 11
 LIMIT = 1e-4 * 2  # of the data range, which is 2 wide

@@ -8,7 +8,7 @@ import torch
 from process_cases import PROCESSES
 
 import sdesamplers as sds
-from sdesamplers.path import Path
+from sdesamplers.path.path import Path
 
 KINDS = ("epsilon", "sample", "v", "score", "flow")
 FRACTIONS = (0.05, 0.3, 0.62, 0.9)

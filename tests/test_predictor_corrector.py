@@ -11,10 +11,11 @@ from process_cases import PROCESSES as ALL
 from process_cases import TABLE
 
 import sdesamplers as sds
-from sdesamplers.grid import given_points
 from sdesamplers.loop import Evaluator, drive
-from sdesamplers.noise import PATH, NormalSource
-from sdesamplers.path import Path, path_process
+from sdesamplers.path.grid import given_points
+from sdesamplers.path.noise import PATH, NormalSource
+from sdesamplers.path.path import Path
+from sdesamplers.path.points import path_process
 from sdesamplers.testing import measure_weak_order
 
 PROCESSES = {name: ALL[name] for name in ("vp", "sub-vp", "edm", "ve", "table", "flow")}

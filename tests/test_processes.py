@@ -8,8 +8,8 @@ import torch
 from scipy.integrate import solve_ivp
 
 import sdesamplers as sds
-from sdesamplers.path import Path
-from sdesamplers.prediction import Prediction
+from sdesamplers.path.path import Path
+from sdesamplers.path.prediction import Prediction
 
 
 def cumulative(betas):

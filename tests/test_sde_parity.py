@@ -14,7 +14,7 @@ from diffusers.schedulers import scheduling_sasolver
 from scipy.integrate import quad
 
 import sdesamplers as sds
-from sdesamplers.noise import PATH, NormalSource
+from sdesamplers.path.noise import PATH, NormalSource
 from sdesamplers.testing.problems import graded, run
 
 COUNT, SEED = 2, 11

@@ -13,9 +13,10 @@ from scipy.integrate import quad, solve_ivp
 
 import sdesamplers as sds
 from sdesamplers.coefficients import semilinear
-from sdesamplers.path import Path as Grid
-from sdesamplers.prediction import PREDICTIONS, Prediction, row
-from sdesamplers.processes import TrigFlow
+from sdesamplers.path.path import Path as Grid
+from sdesamplers.path.prediction import Prediction
+from sdesamplers.processes.predictions import PREDICTIONS, row
+from sdesamplers.processes.schedules import TrigFlow
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGE = (DOCS / "theory.md").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ import torch
 from sdesamplers_plugins.unipc import weights
 
 import sdesamplers as sds
-from sdesamplers.noise import NormalSource
+from sdesamplers.path.noise import NormalSource
 from sdesamplers.testing.problems import PROCESSES, Transport, run
 
 VARIANTS = ["bh1", "bh2", "vary_coeff"]

@@ -12,7 +12,7 @@ from own_processes import MEAN, STD, Forwards, mean_and_std, velocity_from_noise
 from torch import nn
 
 import sdesamplers as sds
-from sdesamplers.processes import DiscreteVP
+from sdesamplers.processes.table import DiscreteVP
 
 BETAS = np.linspace(1e-4, 0.02, 1000)
 KEPT = torch.from_numpy(np.cumprod(1 - BETAS))

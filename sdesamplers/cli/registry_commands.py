@@ -16,8 +16,8 @@ from .words import pairs
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from ..processes.sde import SDE
     from ..registry import Preset, Registry
-    from ..sde import SDE
     from ..testing.report import Report
 
 
@@ -314,7 +314,7 @@ def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ..
 def named_process(registry: Registry, name: str) -> SDE | None:
     """The process that a name of `check` stands for, or None: then it is a sampler's."""
     from ..factories import from_file, is_factory
-    from ..sde import SDE
+    from ..processes.sde import SDE
 
     if is_factory(name):
         return from_file(name, SDE)  # type: ignore[no-any-return]
@@ -328,7 +328,7 @@ def named_process(registry: Registry, name: str) -> SDE | None:
 
 def process_report(name: str, process: SDE) -> Report:
     """The checks of a process, as the conformance kit reports those of samplers."""
-    from ..process_check import process_findings
+    from ..processes.check import process_findings
     from ..testing.report import Finding, Report
 
     found = process_findings(process)

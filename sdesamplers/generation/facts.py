@@ -14,19 +14,7 @@ from ..errors import SdesamplersError, UsageError
 from ..files import Draft, draft, names_in, read, regular_file, sync, sync_folder, write
 from .claims import Claim
 from .identity import Facts
-from .job import (
-    BATCH,
-    FREE,
-    MANIFEST,
-    RECORD,
-    JobFolder,
-    clear_inside,
-    labels_of,
-    shown,
-    there,
-    unsealed,
-    written_by,
-)
+from .job import BATCH, FREE, MANIFEST, RECORD, JobFolder, clear_inside, labels_of, shown, there, unsealed, written_by
 from .shards import HEADER, about_batch, cut, read_batch, sha256
 
 

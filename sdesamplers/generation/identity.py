@@ -20,9 +20,9 @@ from .. import __version__
 from ..errors import UsageError
 from ..models.base import Model
 from ..plugin import Registered
+from ..processes.sde import SDE, GaussianProcess
 from ..registry import default_registry
 from ..sampling import PreparedRun
-from ..sde import SDE, GaussianProcess
 from .batches import Conditions
 from .code import code_of, files_in
 

@@ -10,10 +10,10 @@ from torch import Tensor
 from ..checks import number, shown, whole
 from ..errors import UsageError
 from ..models.base import Model
-from ..noise import START, NormalSource
+from ..path.noise import START, NormalSource
+from ..processes.sde import GaussianProcess
 from ..public import public
 from ..sampling import as_model
-from ..sde import GaussianProcess
 
 
 class Start(TypedDict):

@@ -12,8 +12,8 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from ..checks import numbers, shape_of, whole
 from ..errors import UsageError
+from ..processes.scalars import Scalar, expand
 from ..public import public
-from ..sde import Scalar, expand
 
 
 @public

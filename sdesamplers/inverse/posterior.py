@@ -16,9 +16,11 @@ from ..errors import UsageError
 from ..models.base import Model, ModelAround, Output
 from ..models.calling import isolated
 from ..models.conditions import cut, listed
-from ..models.guidance import clean_map, wide
+from ..models.guidance import wide
+from ..processes.predictions import clean_map
+from ..processes.scalars import Scalar, as_scalar, expand
+from ..processes.sde import GaussianProcess
 from ..public import public
-from ..sde import GaussianProcess, Scalar, as_scalar, expand
 from .operators import LinearOperator
 
 METHODS = ("dps", "pigdm", "projection")

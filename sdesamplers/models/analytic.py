@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ..checks import numbers, one_of_types, whole
 from ..errors import UsageError
-from ..prediction import prediction_type, row
+from ..processes.predictions import prediction_type, row
+from ..processes.scalars import Scalar, as_scalar, expand
+from ..processes.sde import GaussianProcess
 from ..public import public
-from ..sde import GaussianProcess, Scalar, as_scalar, expand
 from .base import Model, Output
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..sde import Scalar
+from ..processes.scalars import Scalar
 
 TIME_WORDS = frozenset(
     (

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..checks import device_of, range_of, shape_of
 from ..errors import UsageError
-from ..pickling import Pickled
-from ..prediction import prediction_type
+from ..processes.pickling import Pickled
+from ..processes.predictions import prediction_type
+from ..processes.scalars import Scalar
+from ..processes.sde import SDE, GaussianProcess
 from ..public import public
-from ..sde import SDE, GaussianProcess, Scalar
 from .calling import TimedNetwork, isolated
 from .clipping import Clip, ClipLike
 from .conditions import each

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, SdesamplersError
-from ..sde import Scalar
+from ..processes.scalars import Scalar
 from .conditions import cut, own
 from .output import Output
 from .running import evaluating, networks_in

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 from torch import Tensor
 
 from ..errors import UsageError
-from ..prediction import Prediction
+from ..path.prediction import Prediction
 from ..public import public
 
 ClipLike: TypeAlias = "Clip | bool | float | Sequence[float] | Mapping[str, Any] | None"

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
-from ..prediction import prediction_type
-from ..processes import EDM, VE, DiscreteVP, RectifiedFlow, TrigFlow
-from ..sde import GaussianProcess, Scalar, expand, scaled
+from ..processes.predictions import prediction_type
+from ..processes.scalars import Scalar, expand, scaled
+from ..processes.schedules import EDM, VE, RectifiedFlow, TrigFlow
+from ..processes.sde import GaussianProcess
+from ..processes.table import DiscreteVP
 from .clipping import Clip
 from .configuration import REFUSED as REFUSED
 from .configuration import MakersGrid, clip_of, completed, defaults_of, grid_of

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..checks import device_of, function, number, shape_of, whole
 from ..errors import UsageError
+from ..processes.scalars import Scalar
+from ..processes.sde import SDE, Prior
 from ..public import public
-from ..sde import SDE, Prior, Scalar
 from .base import Model, Output
 from .calling import call, kept
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
-from ..processes import DiscreteVP
-from ..sde import Scalar
+from ..processes.scalars import Scalar
+from ..processes.table import DiscreteVP
 from .base import Model, Output
 from .calling import in_modes, kept
 from .clipping import Clip, ClipLike

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..checks import function, number
 from ..errors import UsageError
-from ..prediction import row
+from ..processes.predictions import clean_map
+from ..processes.scalars import Scalar, expand
+from ..processes.sde import GaussianProcess
 from ..public import public
-from ..sde import GaussianProcess, Scalar, as_scalar, expand
 from .base import Model, ModelAround, Output
 from .calling import isolated
 from .clipping import thresholded
@@ -239,21 +240,3 @@ def rescaled(guided: Tensor, conditional: Tensor, phi: float) -> Tensor:
     wanted, found = (v.std(dims, correction=0, keepdim=True) for v in (conditional, guided))
     ratio = torch.where(found > 0, wanted / found, torch.ones_like(found))
     return guided * (phi * ratio + (1 - phi))
-
-
-def clean_map(kind: str, process: GaussianProcess, t: Scalar) -> tuple[Scalar, Scalar, Scalar]:
-    """(a, b, c): x0 = a x + b prediction, and a change of x0 at a fixed state changes the prediction by c times it.
-
-    All are 0 where the prediction and x0 do not determine each other.
-    """
-    if kind == "sample":
-        return 0.0, 1.0, 1.0
-    with np.errstate(all="ignore"):
-        alpha, sigma, *slopes = (np.asarray(v, dtype=np.float64) for v in process.schedule(t))
-        sigma = np.where(sigma == 0, np.nan, sigma)  # x0 is the state there, whatever is predicted
-        p, q = row(kind, (alpha, sigma, *slopes))  # type: ignore[arg-type]
-        determinant = alpha * q - sigma * p
-        found = [q / determinant, -sigma / determinant, -determinant / sigma]
-    known = np.logical_and.reduce([np.isfinite(v) for v in found])
-    a, b, c = (as_scalar(np.where(known, v, 0.0)) for v in found)
-    return a, b, c

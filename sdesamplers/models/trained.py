@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
-from ..prediction import prediction_type
+from ..processes.predictions import prediction_type
 from .conventions import Convention, Preconditioned, convention_of
 from .trust import read_json
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
-from ..sde import GaussianProcess
+from ..processes.sde import GaussianProcess
 from .asking import Asking, has_variance, read_answer, told
 from .conditions import cut
 

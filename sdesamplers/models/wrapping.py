@@ -11,11 +11,13 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..process_check import check_process
-from ..processes import EDM, DiscreteVP, RectifiedFlow, float_column
+from ..processes.check import check_process
+from ..processes.reversal import Reversed
+from ..processes.scalars import Scalar
+from ..processes.schedules import EDM, RectifiedFlow, float_column
+from ..processes.sde import GaussianProcess
+from ..processes.table import DiscreteVP
 from ..public import public
-from ..reversal import Reversed
-from ..sde import GaussianProcess, Scalar
 from .asking import Asking, told, ways
 from .base import FunctionModel, Output
 from .calling import call

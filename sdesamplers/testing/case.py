@@ -17,10 +17,12 @@ from ..models.base import Model, Output
 from ..models.calling import isolated
 from ..models.density import FunnelModel, LangevinSDE
 from ..plugin import Sampler
-from ..processes import EDM, VE, VP, DiscreteVP, RectifiedFlow, SubVP
+from ..processes.scalars import Scalar
+from ..processes.schedules import EDM, VE, VP, RectifiedFlow, SubVP
+from ..processes.sde import GaussianProcess
+from ..processes.table import DiscreteVP
 from ..result import Result
 from ..sampling import sample
-from ..sde import GaussianProcess, Scalar
 
 GRID_WORDS = {"steps", "nfe", "times", "sigmas"}
 _TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))

@@ -9,7 +9,7 @@ import torch
 
 from ..metrics.distances import sliced_wasserstein
 from ..models.analytic import GaussianModel, grid_mixture
-from ..processes import VP
+from ..processes.schedules import VP
 from ..sampling import sample
 from .case import Case
 from .invariants import Outcome, clipped

@@ -19,18 +19,20 @@ import torch
 from torch import Tensor
 
 from ..errors import SdesamplersError, SolverError, UsageError
-from ..loop import Evaluator, drive, model_state
+from ..loop import Evaluator, drive
 from ..models.analytic import GaussianModel, MixtureModel, grid_mixture
 from ..models.base import FunctionModel, Model, Output
 from ..models.density import FunnelModel
-from ..noise import NormalSource
 from ..options import Option
-from ..prediction import PREDICTIONS, Prediction, ScorePrediction
-from ..processes import VP
+from ..path.noise import NormalSource
+from ..path.points import model_state
+from ..path.prediction import Prediction, ScorePrediction
+from ..processes.predictions import PREDICTIONS
+from ..processes.schedules import VP
+from ..processes.sde import GaussianProcess
 from ..recipe import fill_options, make_path, start_run
 from ..registry import Preset
 from ..sampling import make_noise, replay_log_probs, sample
-from ..sde import GaussianProcess
 from .case import Case, CountingModel, StationaryModel, processes
 
 Outcome = tuple[str, str, bool] | None

@@ -19,15 +19,17 @@ import torch
 from scipy.special import ndtr
 from torch import Tensor
 
-from ..grid import given_points
-from ..loop import Evaluator, drive, model_state
+from ..loop import Evaluator, drive
 from ..models.analytic import GaussianModel, MixtureModel
-from ..path import Path, path_process
+from ..path.grid import given_points
+from ..path.path import Path
+from ..path.points import model_state, path_process
 from ..plugin import Sampler
-from ..processes import VP, RectifiedFlow
+from ..processes.scalars import expand
+from ..processes.schedules import VP, RectifiedFlow
+from ..processes.sde import GaussianProcess
 from ..recipe import fill_options, start_run
 from ..registry import Preset
-from ..sde import GaussianProcess, expand
 
 WEIGHTS, MEANS, DEVIATIONS = (0.3, 0.5, 0.2), (-1.2, 0.3, 1.5), (0.5, 0.4, 0.6)
 

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError, UsageError
+from ...processes.scalars import Scalar
 from ...public import public
-from ...sde import Scalar
 from ..base import Model, Output
 from ..calling import in_modes, kept
 from ..clipping import Clip, ClipLike

@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from .errors import UsageError
-from .public import public
+from ..errors import UsageError
+from ..public import public
 from .reversal import Reversed
 from .sde import SDE, GaussianProcess
 

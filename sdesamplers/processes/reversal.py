@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .errors import UsageError
-from .public import public
-from .sde import GaussianProcess, Scalar
+from ..errors import UsageError
+from ..public import public
+from .scalars import Scalar
+from .sde import GaussianProcess
 
 
 class Reversed(GaussianProcess):

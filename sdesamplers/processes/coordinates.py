@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from .checks import name_of, one_of_types
-from .errors import UnknownNameError, UsageError
-from .process_check import check_once, is_foreign
-from .public import public
-from .sde import GaussianProcess, Scalar, starts_as_noise
+from ..checks import name_of, one_of_types
+from ..errors import UnknownNameError, UsageError
+from ..public import public
+from .check import check_once, is_foreign
+from .scalars import Scalar
+from .sde import GaussianProcess, starts_as_noise
 
 
 @public

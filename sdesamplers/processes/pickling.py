@@ -8,7 +8,7 @@ import sys
 import types
 from typing import Any, TypeVar
 
-from .errors import UsageError
+from ..errors import UsageError
 
 T = TypeVar("T", bound="Pickled")
 

@@ -10,49 +10,16 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from ..public import public
 from .forms import keep_forms
 from .own_grid import OwnGrid
 from .pickling import Pickled
-from .public import public
-
-Scalar: TypeAlias = Any
-"""float | np.ndarray: a number for the batch, or a float64 array (N,) with one for each sample. NumPy's own types
-do not carry "float in, float out" through arithmetic, so a checker sees Any."""
-
-
-def expand(value: Scalar, like: Tensor) -> Any:
-    """Make `value` multiply `like` (N, ...) sample by sample: floats pass, arrays become (N, 1, ..., 1)."""
-    if isinstance(value, np.ndarray) and value.ndim:
-        tensor = torch.from_numpy(value).to(device=like.device, dtype=like.dtype, non_blocking=True)
-        return tensor.view(-1, *(1,) * (like.dim() - 1))
-    return float(value)
-
-
-_ZERO = torch.zeros((), device="cpu")
-
-
-def scaled(x: Tensor, factor: float) -> Tensor:
-    """factor * x. `x * float` first wraps its float in a tensor; `add` takes it as it is and is twice as fast."""
-    return torch.add(_ZERO, x, alpha=factor)
-
-
-def any_zero(value: Scalar) -> bool:
-    """Whether a number, or any entry of an array, is 0."""
-    return value == 0.0 if isinstance(value, float) else bool(np.any(value == 0.0))
-
-
-def as_scalar(t: Any) -> Scalar:
-    """Accept a time as number, or array or tensor (N,) or (N, 1, ..., 1); tensors are read back to the host."""
-    if isinstance(t, Tensor):
-        t = t.detach().cpu().double().numpy()  # the cast on the CPU: Apple's GPUs have no float64
-    array = np.asarray(t, dtype=np.float64)
-    return array.reshape(-1) if array.ndim else float(array)
+from .scalars import Scalar, as_scalar, expand
 
 
 @public

@@ -6,125 +6,21 @@ parallel determine x0 and eps, so any type follows from x and any other by solvi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import name_of
-from .errors import ConversionError, UnknownNameError, UsageError
-from .public import public
-from .sde import GaussianProcess, Scalar, any_zero, as_scalar, expand, scaled
+from ..errors import UsageError
+from ..processes.predictions import _ALIASES, Row, combine, linear_map, row, weighted_sum
+from ..processes.scalars import Scalar
+from ..public import public
 
 if TYPE_CHECKING:
-    from .path import Point
+    from .points import Point
 
-PREDICTIONS = ("epsilon", "sample", "v", "score", "flow")
-"""epsilon; sample (x0); v = alpha eps - sigma x0 (Salimans & Ho 2022); score = -eps / sigma (Song et al. 2021);
-flow = alpha' x0 + sigma' eps, the velocity in the process's own time (eps - x0 for rectified flow)."""
 
-_ALIASES = {"eps": "epsilon", "noise": "epsilon", "x0": "sample", "v_prediction": "v", "velocity": "flow"}
 _ALIASES |= {"flow_prediction": "flow", "x_start": "sample"}
-
-
-def prediction_type(name: str) -> str:
-    """The canonical name of a prediction type; accepts diffusers' and papers' names.
-
-    Raises:
-        UnknownNameError: not a prediction type.
-    """
-    canonical = _ALIASES.get(name_of("prediction", name), name)
-    if canonical not in PREDICTIONS:
-        raise UnknownNameError("prediction type", name, PREDICTIONS, f" (known: {', '.join(PREDICTIONS)})")
-    return canonical
-
-
-Schedule = tuple[Scalar, Scalar, Scalar, Scalar]
-"""(alpha, sigma, alpha', sigma') at one point."""
-
-
-Row = tuple[Scalar, Scalar]
-"""Coefficients (on x0, on eps)."""
-
-
-def row(kind: str, schedule: Schedule) -> Row:
-    """The coefficients (on x0, on eps) of a canonical prediction type."""
-    alpha, sigma, d_alpha, d_sigma = schedule
-    if kind == "epsilon":
-        return 0.0, 1.0
-    if kind == "sample":
-        return 1.0, 0.0
-    if kind == "v":
-        return -sigma, alpha
-    if kind == "flow":
-        return d_alpha, d_sigma
-    if any_zero(sigma):
-        raise ConversionError("the score of the data itself (sigma = 0) is not determined by a prediction")
-    return 0.0, -1.0 / sigma
-
-
-def linear_map(state: Row, source: Row, target: Row) -> Row:
-    """Coefficients (a, b) with target = a state + b source, all three given as rows (on x0, on eps).
-
-    Raises:
-        ConversionError: state and source are parallel, so that they do not determine the target.
-    """
-    (alpha, sigma), (p, q), (r, s) = state, source, target
-    determinant = alpha * q - sigma * p
-    if determinant == 0.0 if isinstance(determinant, float) else any_zero(determinant):
-        raise ConversionError(
-            "this prediction cannot be converted here: at this time it carries the same information as the state "
-            "(epsilon and score say nothing of x0 where alpha = 0, x0 nothing of epsilon where sigma = 0); "
-            "take a model that predicts something else (v, flow or x0 at alpha = 0), or a grid that stops short of it"
-        )
-    return (r * q - s * p) / determinant, (alpha * s - sigma * r) / determinant
-
-
-def combine(a: Scalar, x: Tensor, b: Scalar, y: Tensor) -> Tensor:
-    """a x + b y, with one coefficient for the batch or one for each sample."""
-    if isinstance(a, float) and isinstance(b, float):
-        if a == 0.0:
-            return y if b == 1.0 else scaled(y, b)
-        return torch.add(x, y, alpha=b) if a == 1.0 else scaled(x, a).add_(y, alpha=b)
-    return (expand(a, x) * x).add_(expand(b, x) * y)
-
-
-@public
-def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
-    """sum_j weights_j tensors_j, skipping weights of 0; a tensor of its own, whatever the weights."""
-    if len(weights) > 1 and weights[0] == 1.0 and weights[1]:  # one pass for the first two
-        total, done = torch.add(tensors[0], tensors[1], alpha=weights[1]), 2
-    else:
-        total, done = scaled(tensors[0], weights[0]), 1
-    for weight, tensor in zip(weights[done:], tensors[done:], strict=True):
-        if weight:
-            total.add_(tensor, alpha=weight)
-    return total
-
-
-@public
-def convert(value: Tensor, source: str, target: str, x: Tensor, process: GaussianProcess, t: Any) -> Tensor:
-    """Turn a prediction of type `source` at state `x` and time `t` into type `target`.
-
-    Args:
-        value: the prediction, of x's shape (N, ...).
-        x: the state that it was made at.
-        t: one time, or one for each sample.
-
-    Raises:
-        ConversionError: the conversion does not exist at this alpha and sigma.
-    """
-    source, target, t = prediction_type(source), prediction_type(target), as_scalar(t)
-    if source == target:
-        return value
-    with np.errstate(divide="ignore"):
-        schedule = tuple(as_scalar(f(t)) for f in (process.alpha, process.sigma, process.d_alpha, process.d_sigma))
-    if "flow" in (source, target) and not np.all(np.isfinite(schedule[3])):
-        raise ConversionError("the velocity is infinite here: this process reaches sigma = 0 with infinite slope")
-    a, b = linear_map(schedule[:2], row(source, schedule), row(target, schedule))  # type: ignore[arg-type]
-    return combine(a, x, b, value)
 
 
 @public

@@ -5,117 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from .coefficients import fresh_share
-from .coordinates import View, view
-from .errors import UsageError
+from ..errors import UsageError
+from ..processes.coordinates import View
+from ..processes.scalars import Scalar, expand
+from ..processes.sde import SDE, GaussianProcess
+from ..public import public
 from .noise import Noise
-from .prediction import Schedule
-from .public import public
-from .sde import SDE, GaussianProcess, Scalar, any_zero, diffusion_squared, expand
-
-NO_MARGINALS = "this sampler needs alpha(t) and sigma(t),"
-
-
-@public
-class Point:
-    """One place on the path. Numbers are floats, or float64 arrays with one entry for each sample evaluated.
-
-    Attributes:
-        time: the path's clock (decreasing while sampling).
-        t: the model's own time, what the network is asked at.
-        alpha, sigma, d_alpha, d_sigma: the schedule and its derivatives on the path's clock and coordinates.
-        native: the same four in the model's own coordinates.
-        scale: path state = scale * model state.
-        rows: indices of the samples that are evaluated here, or None for all of them.
-        is_clean: whether this is the noiseless end, sigma = 0, where the model is never asked.
-        ratio: sigma / alpha, the same in all coordinates; infinite where alpha = 0.
-        lam: lambda = log(alpha / sigma), half the log signal-to-noise ratio, the same in all coordinates.
-        is_pure_noise: whether alpha = 0 here: the start of flow models and of tables with zero terminal SNR.
-        end: the model's time where the step from here ends, for flow maps, which are told both; see `towards`.
-    """
-
-    __slots__ = (
-        *("alpha", "d_alpha", "d_sigma", "is_clean", "native", "process", "rows", "scale", "sigma", "t", "time"),
-        *("is_pure_noise", "lam", "ratio"),
-    )
-
-    time: Scalar
-    t: Scalar
-    alpha: Scalar
-    sigma: Scalar
-    d_alpha: Scalar
-    d_sigma: Scalar
-    native: Schedule
-    scale: Scalar
-    process: SDE
-    rows: np.ndarray | None
-    is_clean: bool
-    ratio: Scalar
-    lam: Scalar
-    is_pure_noise: bool
-    end: Scalar | None = None
-
-    def towards(self, then: Point) -> Point:
-        """This point with the end of the step from it: what a flow map is asked at. Other models answer as ever."""
-        leap = Leap()
-        for slot in Point.__slots__:
-            setattr(leap, slot, getattr(self, slot))
-        leap.end = then.t
-        return leap
-
-    @property
-    def has_own_time(self) -> bool:
-        """Whether the model's own time leads here; not to the clean end of VP, VE and tables, which stop above it."""
-        return not self.is_clean or not isinstance(self.process, View) or self.process.native.clean_time is not None
-
-    @property
-    def diffusion_squared(self) -> Scalar:
-        """g^2 of the forward SDE on the path's clock and coordinates."""
-        if not isinstance(self.process, GaussianProcess):
-            return np.square(self.process.diffusion(self.time))
-        if self.is_pure_noise:
-            raise UsageError(
-                "the reverse SDE has infinite diffusion where alpha = 0, where this path starts; take an ODE "
-                "step there, use ddim or ddpm, or start later with times=..."
-            )
-        return diffusion_squared(self.alpha, self.sigma, self.d_alpha, self.d_sigma)  # type: ignore[no-any-return]
-
-    @property
-    def diffusion(self) -> Scalar:
-        """g of the forward SDE on the path's clock and coordinates."""
-        return np.sqrt(self.diffusion_squared)
-
-    def __repr__(self) -> str:
-        return f"Point(time={self.time!r}, t={self.t!r})"
-
-
-def _refuse(point: Point) -> NoReturn:
-    raise UsageError(
-        f"{NO_MARGINALS} and {type(point.process).__name__} has no closed-form marginals; use one "
-        "that reads score or velocity alone (euler-maruyama, euler, heun)"
-    )
-
-
-class Leap(Point):
-    """A point with the end of the step from it."""
-
-    __slots__ = ("end",)
-
-
-class TimePoint(Point):
-    """A point on an SDE without closed-form marginals: a time, and an error for a sampler that needs more.
-
-    It is a class of its own because a `Point` with a `__getattr__` would be slower to read where nothing is missing.
-    """
-
-    __slots__ = ()
-    alpha = sigma = d_alpha = d_sigma = ratio = lam = property(_refuse)
+from .points import NO_MARGINALS, Point, _fields, _item, _point, clean_point, fresh_share, points_at
 
 
 @dataclass
@@ -285,83 +187,3 @@ def normal_log_prob(x: Tensor, mean: Tensor, std: Scalar) -> Tensor:
     residual = ((x - mean) / width).double().flatten(1)
     log_std = torch.log(width.double()).flatten() if isinstance(width, Tensor) else math.log(width)
     return -0.5 * residual.square().sum(1) - residual.shape[1] * (log_std + 0.5 * math.log(2 * math.pi))
-
-
-def points_at(process: SDE, time: Scalar) -> Point:
-    """The point of `process` (in the path's coordinates) at a time of its clock."""
-    if not isinstance(process, View):
-        return make_points(process, np.atleast_1d(time))[0] if not np.ndim(time) else _sde_point(process, time)
-    ratio = process.ratio(time)
-    fields = _fields(process, np.asarray(time, dtype=float), process.native.time_at_ratio(ratio), ratio)
-    return _point(process, [_item(f) for f in fields])
-
-
-def _item(value: Scalar) -> Scalar:
-    return float(value) if np.ndim(value) == 0 else value
-
-
-def _sde_point(process: SDE, time: Scalar) -> Point:
-    point = TimePoint()
-    point.process, point.time, point.t, point.rows, point.scale = process, time, time, None, 1.0
-    point.is_clean = point.is_pure_noise = False
-    return point
-
-
-def _fields(process: View, time: Scalar, t: Scalar, ratio: Scalar) -> list[Scalar]:
-    """time, t, the four schedule values, the four native ones and the scale, vectorised."""
-    native = process.native
-    alpha, sigma, *slopes = process.schedule(time)
-    native_alpha, native_sigma = native.at_ratio(ratio)
-    native_slopes = native.schedule(t)[2:]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(native_alpha != 0, alpha / native_alpha, sigma / native_sigma)
-    return [time, t, alpha, sigma, *slopes, native_alpha, native_sigma, *native_slopes, scale]
-
-
-def _point(process: View, fields: Sequence[Any]) -> Point:
-    point = Point()
-    point.process, point.rows = process, None
-    point.time, point.t, point.alpha, point.sigma, point.d_alpha, point.d_sigma = fields[:6]
-    point.native, point.scale = tuple(fields[6:10]), fields[10]  # type: ignore[assignment]
-    alpha, sigma = point.alpha, point.sigma
-    if isinstance(alpha, float):
-        point.is_clean, point.is_pure_noise = sigma == 0.0, alpha == 0.0
-        point.ratio = ratio = sigma / alpha if alpha else math.inf
-        point.lam = -math.log(ratio) if ratio > 0.0 else math.inf if ratio == 0.0 else math.nan
-    else:
-        point.is_clean, point.is_pure_noise = bool(np.all(sigma == 0.0)), any_zero(alpha)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            point.ratio = np.divide(sigma, alpha)
-            point.lam = -np.log(point.ratio)
-    return point
-
-
-def make_points(process: SDE, times: np.ndarray, ratios: np.ndarray | None = None) -> list[Point]:
-    """Points at native times (and sigma/alpha ratios, where these are what was given), computed in one sweep."""
-    if not isinstance(process, View):
-        return [_sde_point(process, float(t)) for t in times]
-    times = np.minimum(times, process.latest)
-    ratio = process.native.ratio(times) if ratios is None else ratios
-    fields = _fields(process, process.clock(times, ratio), times, ratio)
-    columns = [np.broadcast_to(f, times.shape).tolist() for f in fields]
-    return [_point(process, values) for values in zip(*columns, strict=True)]
-
-
-def clean_point(process: View) -> Point:
-    """The noiseless end, sigma = 0 and alpha = 1, at the time where the view's clock reaches it."""
-    assert process.clean_time is not None
-    t = min(process.native.t_min, max(process.clean_time, 0.0))
-    nan = math.nan
-    return _point(process, [float(process.clean_time), t, 1.0, 0.0, nan, nan, 1.0, 0.0, nan, nan, 1.0])
-
-
-def path_process(process: SDE, coordinates: str) -> SDE:
-    """The process that a path runs on: the view named, or the SDE itself where it has no marginals."""
-    if isinstance(process, GaussianProcess):
-        return view(process, coordinates)
-    if coordinates != "native":
-        raise UsageError(
-            f"coordinates {coordinates!r} need alpha(t) and sigma(t), and {type(process).__name__} has no closed-form "
-            "marginals; use coordinates='native'"
-        )
-    return process

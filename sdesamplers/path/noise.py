@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import shape_of, shown, whole
-from .errors import UsageError
-from .public import public
+from ..checks import shape_of, shown, whole
+from ..errors import UsageError
+from ..public import public
 
 START, PATH, BROWNIAN, AUXILIARY = range(STREAMS := 4)
 """Streams of a sample: its starting noise, its steps' noise, its Brownian motion, and everything else."""

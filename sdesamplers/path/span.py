@@ -1,0 +1,76 @@
+"""What a grid is laid out over: the span of a run."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..errors import UsageError
+from ..processes.sde import SDE, GaussianProcess
+from ..public import public
+
+
+@public
+class Span:
+    """The stretch of time that a spacing divides: from `start` (noise) down to `end` on the model's clock.
+
+    Attributes:
+        ends_clean: whether the run steps on from the last point to sigma = 0.
+        model: the model's process; `process` is the same, unless its makers divide another clock.
+    """
+
+    def __init__(
+        self, process: SDE, start: float | None = None, *, ends_clean: bool = False, model: SDE | None = None
+    ) -> None:
+        self.process, self.end, self.ends_clean = process, float(process.t_min), ends_clean
+        self.model = process if model is None else model
+        self.start = float(process.t_max if start is None else start)
+        if not self.end < self.start <= process.t_max:
+            raise UsageError(
+                f"the start time must lie above {self.end:g} and at or below {process.t_max:g}, not at {self.start:g}"
+            )
+
+    @property
+    def gaussian(self) -> GaussianProcess:
+        """The process as a Gaussian one, for spacings that are defined by alpha and sigma."""
+        if not isinstance(self.process, GaussianProcess):
+            raise UsageError(
+                f"this spacing is defined by sigma/alpha, and {type(self.process).__name__} has no closed-form "
+                "marginals; use spacing='linspace' or times=[...]"
+            )
+        return self.process
+
+    def ratios(self, *, finite: bool = True) -> tuple[float, float]:
+        """sigma/alpha at start and end.
+
+        Raises:
+            UsageError: `finite` and the start has alpha = 0, on a process that has no `largest_ratio`.
+        """
+        first, last = float(self.gaussian.ratio(self.start)), float(self.gaussian.ratio(self.end))
+        if finite:
+            first = min(first, self.gaussian.largest_ratio)
+        if finite and np.isinf(first):
+            raise UsageError(
+                "this spacing needs a finite sigma/alpha and the model starts at alpha = 0; use 'angle', 'linspace' "
+                "or 'trailing'"
+            )
+        return first, last
+
+    def at_ratios(self, ratios: np.ndarray) -> np.ndarray:
+        """Native times of sigma/alpha ratios, the ends exactly `start` and `end` where the ratios are theirs."""
+        times = np.array(self.gaussian.time_at_ratio(ratios), dtype=np.float64)
+        ends = self.ratios(finite=False)
+        for value, time in zip(ends, (self.start, self.end), strict=True):
+            times[np.isclose(ratios, value, rtol=1e-13, atol=0)] = time
+        return times
+
+
+class Divides(Protocol):
+    """What the grid needs of a spacing."""
+
+    name: str
+
+    def __call__(self, span: Span, count: int, **options: Any) -> np.ndarray:
+        """`count` times over the span, falling."""
+        ...
