@@ -256,7 +256,7 @@ def compiled(bench: Bench) -> None:
         inner = bench.model()
         graphed = sds.wrap(
             Replayed(inner.network), inner.shape, process=inner.process, prediction=inner.prediction,
-            dtype=inner.dtype, device=inner.device,
+            dtype=inner.dtype, device=inner.device, clip=inner.clip,
         )  # fmt: skip
         got = sds.sample(graphed, name, **words).samples
         bench.require(f"CUDA graph, {name}: largest difference", float((got - plain).abs().max()) / scale, 1e-5)

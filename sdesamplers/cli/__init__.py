@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         if is_out_of_memory(error):
             fail("there is not enough memory; make fewer at once (--batch-size), or smaller ones (--size, --dtype)", 1)
-        if isinstance(error, OSError) and not flushed():
+        if isinstance(error, OSError) and (not flushed() or is_of_echo(error)):
             fail(f"standard output could not be written: {error.strerror or error}", 1)
         if debug:
             raise
@@ -58,6 +58,14 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(
         word in str(error) for word in ("out of memory", "not enough memory", "can't allocate memory")
     )
+
+
+def is_of_echo(error: OSError) -> bool:
+    """Whether click was printing, as it does a help page by itself; unbuffered, nothing is left then to be flushed."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code is not click.echo.__code__:
+        trace = trace.tb_next
+    return trace is not None
 
 
 def tell(message: Warning | str, *where: Any, **more: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import device_of
 from ..errors import ModelError, UsageError
 from ..processes.scalars import Scalar
 from ..processes.table import DiscreteVP
@@ -263,8 +264,9 @@ def move(module: Any, device: torch.device | str | None) -> None:
     """
     import accelerate
 
+    place = accelerate.PartialState().device if device is None else device_of("device", device)
     try:
-        module.to(accelerate.PartialState().device if device is None else torch.device(device))
+        module.to(place)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
 
