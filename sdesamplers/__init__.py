@@ -15,14 +15,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "catalogue": ["Catalogue"],
     "comparison": ["Comparison", "compare"],
     "consistency": ["Consistency", "consistency_error"],
-    "processes.coordinates": ["View", "view"],
     "encoding": ["Encoding", "decode", "encode", "interpolate"],
-    "inverse": ["Downsample", "Grey", "LinearOperator", "Mask", "Matrix", "PosteriorSampling", "noised"],
-    "likelihood": ["Likelihood", "log_likelihood"],
-    "loop": ["Evaluator", "Event", "Run", "drive"],
     "errors": [
         "Cancelled",
         "ConversionError",
@@ -35,40 +30,47 @@ _HOMES = {
         "UsageError",
     ],
     "generation": ["Generated", "generate", "stream"],
-    "path.span": ["Span"],
+    "inverse": ["Downsample", "Grey", "LinearOperator", "Mask", "Matrix", "PosteriorSampling", "noised"],
+    "likelihood": ["Likelihood", "log_likelihood"],
+    "loop": ["Evaluator", "Event", "Run", "drive"],
     "models.analytic": ["GaussianModel", "MixtureModel", "grid_mixture"],
     "models.base": ["FlowMapModel", "FunctionModel", "Model", "Output"],
     "models.clipping": ["Clip"],
     "models.density": ["DensityModel", "FunnelModel", "LangevinSDE"],
     "models.guidance": ["Guided"],
     "models.loading": ["load"],
-    "models.wrapping": ["WrappedModel", "wrap"],
     "models.pipelines": ["PipelineModel", "from_pipeline"],
+    "models.wrapping": ["WrappedModel", "wrap"],
     "path.noise": ["BrownianNoise", "IndependentNoise", "NormalSource"],
-    "path": ["Path", "Point"],
-    "plugin": ["NoiseSource", "Sampler", "Spacing", "hookimpl", "noise_source", "sampler", "spacing"],
+    "path.path": ["Path"],
+    "path.points": ["Point"],
     "path.prediction": ["Prediction"],
-    "processes": [
-        "EDM",
-        "VE",
-        "VP",
+    "path.span": ["Span"],
+    "processes.check": ["check_process"],
+    "processes.coordinates": ["View", "view"],
+    "processes.predictions": ["PREDICTIONS", "convert", "weighted_sum"],
+    "processes.reversal": ["reversed"],
+    "processes.schedules": [
         "ConstantVP",
         "CosineVP",
-        "DiscreteVP",
+        "EDM",
         "RectifiedFlow",
         "ShiftedFlow",
         "SubVP",
         "TrigFlow",
+        "VE",
+        "VP",
     ],
-    "processes.predictions": ["PREDICTIONS", "convert", "weighted_sum"],
-    "processes.check": ["check_process"],
-    "registry": ["Registry", "default_registry", "register", "use_registry"],
+    "processes.sde": ["GaussianProcess", "Prior", "SDE"],
+    "processes.table": ["DiscreteVP"],
     "recipe": ["Recipe"],
-    "processes.reversal": ["reversed"],
+    "registry.catalogue": ["Catalogue"],
+    "registry.hooks": ["hookimpl"],
+    "registry.plugin": ["NoiseSource", "Sampler", "Spacing", "noise_source", "sampler", "spacing"],
+    "registry.registry": ["Registry", "default_registry", "register", "use_registry"],
     "result": ["Result", "Trajectory"],
     "sampling": ["replay_log_probs", "sample"],
     "scheduler": ["Scheduler"],
-    "processes.sde": ["SDE", "GaussianProcess", "Prior"],
 }
 _MODULES = ("losses",)
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -76,7 +78,6 @@ _PUBLIC = sorted([*_HOME, *_MODULES, "__version__", "noises", "samplers", "sdes"
 __all__ = [name for name in _PUBLIC if name != "reversed"]  # `import *` leaves Python's own function alone
 
 if TYPE_CHECKING:
-    from .catalogue import Catalogue as Catalogue
     from .comparison import Comparison as Comparison
     from .comparison import compare as compare
     from .consistency import Consistency as Consistency
@@ -134,13 +135,6 @@ if TYPE_CHECKING:
     from .path.points import Point as Point
     from .path.prediction import Prediction as Prediction
     from .path.span import Span as Span
-    from .plugin import NoiseSource as NoiseSource
-    from .plugin import Sampler as Sampler
-    from .plugin import Spacing as Spacing
-    from .plugin import hookimpl as hookimpl
-    from .plugin import noise_source as noise_source
-    from .plugin import sampler as sampler
-    from .plugin import spacing as spacing
     from .processes.check import check_process as check_process
     from .processes.coordinates import View as View
     from .processes.coordinates import view as view
@@ -162,10 +156,18 @@ if TYPE_CHECKING:
     from .processes.sde import Prior as Prior
     from .processes.table import DiscreteVP as DiscreteVP
     from .recipe import Recipe as Recipe
-    from .registry import Registry as Registry
-    from .registry import default_registry as default_registry
-    from .registry import register as register
-    from .registry import use_registry as use_registry
+    from .registry.catalogue import Catalogue as Catalogue
+    from .registry.hooks import hookimpl as hookimpl
+    from .registry.plugin import NoiseSource as NoiseSource
+    from .registry.plugin import Sampler as Sampler
+    from .registry.plugin import Spacing as Spacing
+    from .registry.plugin import noise_source as noise_source
+    from .registry.plugin import sampler as sampler
+    from .registry.plugin import spacing as spacing
+    from .registry.registry import Registry as Registry
+    from .registry.registry import default_registry as default_registry
+    from .registry.registry import register as register
+    from .registry.registry import use_registry as use_registry
     from .result import Result as Result
     from .result import Trajectory as Trajectory
     from .sampling import replay_log_probs as replay_log_probs
@@ -175,28 +177,28 @@ if TYPE_CHECKING:
 
 def samplers() -> dict[str, Sampler]:
     """Every registered sampler by name, with its order, options, plugin and reference."""
-    from .registry import default_registry
+    from .registry.registry import default_registry
 
     return dict(default_registry().samplers)
 
 
 def spacings() -> dict[str, Spacing]:
     """Every registered time grid by name."""
-    from .registry import default_registry
+    from .registry.registry import default_registry
 
     return dict(default_registry().spacings)
 
 
 def noises() -> dict[str, NoiseSource]:
     """Every registered noise source by name; `limits` says which change the distribution sampled, and how."""
-    from .registry import default_registry
+    from .registry.registry import default_registry
 
     return dict(default_registry().noises)
 
 
 def sdes() -> dict[str, Any]:
     """Processes that plugins register, by name: classes or factories of `SDE`."""
-    from .registry import default_registry
+    from .registry.registry import default_registry
 
     return dict(default_registry().sdes)
 

@@ -22,11 +22,11 @@ from .files import make_folder, write
 from .generation.batches import first_of
 from .metrics import FeatureScorer, Score, Scorer
 from .models.base import Model
-from .plugin import Sampler
 from .processes.sde import GaussianProcess
 from .public import public
 from .recipe import Recipe, make_path, make_recipe
-from .registry import default_registry
+from .registry.plugin import Sampler
+from .registry.registry import default_registry
 from .result import Result
 from .sampling import as_model, sample
 

@@ -20,9 +20,9 @@ from .models.running import running
 from .path.noise import NormalSource, check_seed
 from .path.path import Path
 from .path.prediction import Prediction
-from .plugin import Sampler
 from .public import public
 from .recipe import Recipe, make_path, start_run
+from .registry.plugin import Sampler
 from .sampling import as_model, as_start, check_run_words, start_state
 
 

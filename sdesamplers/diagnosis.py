@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from .errors import SdesamplersError
 
 if TYPE_CHECKING:
-    from .registry import Plugin, Registry
+    from .registry.discovery import Plugin
+    from .registry.registry import Registry
 
 PACKAGES = (
     "torch",
@@ -54,7 +55,7 @@ def _devices() -> list[Finding]:
 
 
 def _plugins() -> list[Finding]:
-    from .registry import default_registry
+    from .registry.registry import default_registry
 
     registry = default_registry()
     return [

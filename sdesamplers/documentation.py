@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .catalogue import SHIPPED, read
-from .registry import Preset, Registry
+from .registry.catalogue import SHIPPED, read
+from .registry.names import Preset
+from .registry.registry import Registry
 
 PEERS = {"k-diffusion": "k-diffusion", "diffusers": "diffusers", "comfyui": "ComfyUI", "a1111": "A1111 and Forge"}
 MADE = "<!-- Made by `python -m sdesamplers.documentation` from the registry; do not edit. -->\n"

@@ -21,12 +21,12 @@ from .models.running import running
 from .path.pairs import PairLedger
 from .path.path import Ledger, Path
 from .path.points import Point, model_state
-from .plugin import Sampler
 from .processes.scalars import expand
 from .processes.sde import GaussianProcess
 from .public import public
 from .recipe import Recipe, make_path, make_recipe, start_run
-from .registry import default_registry
+from .registry.plugin import Sampler
+from .registry.registry import default_registry
 from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends
 from .sampling import as_model, check_run_words, warn_if_far
 

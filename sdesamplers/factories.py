@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ModelError, UnknownNameError, UsageError, raised_at
-from .registry import _import_file
+from .registry.discovery import import_file
 
 
 def is_factory(name: str) -> bool:
@@ -35,7 +35,7 @@ def from_file(name: str, kind: type, options: Mapping[str, Any] | None = None) -
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise UsageError(f"{name}: there is no file {path}")
-    module = _run(name, file, lambda: _import_file(file))
+    module = _run(name, file, lambda: import_file(file))
     found = vars(module).get(word)
     if found is None:
         public = [key for key in vars(module) if not key.startswith("_")]

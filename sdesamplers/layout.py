@@ -14,10 +14,10 @@ from .loop import well_formed
 from .path.path import Path
 from .path.points import Point
 from .path.prediction import Prediction
-from .plugin import Sampler
 from .processes.coordinates import view
 from .processes.sde import GaussianProcess
 from .recipe import Recipe, make_path, start_run
+from .registry.plugin import Sampler
 
 _NUMBERS = count()
 

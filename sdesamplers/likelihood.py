@@ -22,12 +22,12 @@ from .models.calling import isolated
 from .models.conditions import cut
 from .path.noise import AUXILIARY, NormalSource
 from .path.points import Point
-from .plugin import Sampler
 from .processes.predictions import linear_map, row
 from .processes.scalars import Scalar, as_scalar, expand
 from .processes.sde import SDE, GaussianProcess, Prior
 from .public import public
 from .recipe import Recipe
+from .registry.plugin import Sampler
 from .sampling import as_model, check_run_words
 
 Divergence = Literal["hutchinson", "exact"]

@@ -15,10 +15,10 @@ from .errors import UsageError
 from .path.path import Path
 from .path.points import model_state
 from .path.prediction import Prediction
-from .plugin import Sampler
 from .processes.sde import SDE, GaussianProcess
 from .public import public
 from .recipe import Recipe
+from .registry.plugin import Sampler
 
 if TYPE_CHECKING:
     from PIL.Image import Image

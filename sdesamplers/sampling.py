@@ -23,12 +23,12 @@ from .models.running import running
 from .path.noise import START, Noise, NormalSource, check_seed, shortest_step
 from .path.path import Path
 from .path.points import model_state
-from .plugin import NoiseSource, Sampler, Spacing
 from .processes.scalars import expand, scaled
 from .processes.sde import GaussianProcess
 from .public import public
 from .recipe import Recipe, draw_clocks, evaluations, make_path, make_recipe, noise_of, start_run
-from .registry import default_registry
+from .registry.plugin import NoiseSource, Sampler, Spacing
+from .registry.registry import default_registry
 from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends, stack
 
 

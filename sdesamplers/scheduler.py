@@ -25,12 +25,10 @@ from .models.configuration import completed
 from .models.conventions import Convention, convention_of, with_shift
 from .models.diffusers import without_variance
 from .models.saved_words import KEY, OURS, own_part, trained_part
-from .options import check_options
 from .path.noise import Noise, NormalSource, check_seed
 from .path.path import Path
 from .path.points import Point, model_state
 from .path.prediction import Prediction
-from .plugin import Sampler
 from .processes.coordinates import view
 from .processes.scalars import as_scalar, expand
 from .processes.schedules import EDM, VE, RectifiedFlow, TrigFlow
@@ -38,7 +36,10 @@ from .processes.sde import GaussianProcess
 from .processes.table import DiscreteVP
 from .public import public
 from .recipe import Recipe, make_recipe, start_run
-from .registry import Preset, default_registry
+from .registry.names import Preset
+from .registry.options import check_options
+from .registry.plugin import Sampler
+from .registry.registry import default_registry
 from .sampling import make_noise, shortest_draw
 from .seeding import Generators, seeds_of
 from .step_words import check_grid_words, check_step_words

@@ -14,7 +14,7 @@ from .path.grid import spaced_points
 from .path.points import path_process
 from .processes.schedules import RectifiedFlow
 from .processes.table import DiscreteVP
-from .registry import default_registry
+from .registry.registry import default_registry
 
 
 def training_schedule(convention: Convention, trained: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -10,7 +10,7 @@ import torch
 from hub_server import HubServer
 from huggingface_hub import constants, hf_api
 
-from sdesamplers import registry
+from sdesamplers.registry import registry
 
 pytest_plugins = "pytester"
 

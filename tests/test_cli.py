@@ -20,7 +20,7 @@ from tiny_models import WEIGHTS, save_pipeline, tiny_unet
 
 import sdesamplers as sds
 from sdesamplers.cli import main
-from sdesamplers.registry import default_registry, use_registry
+from sdesamplers.registry.registry import default_registry, use_registry
 
 
 class Ran(NamedTuple):
@@ -491,7 +491,7 @@ def test_a_bad_registry(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     expected = f"{file}:4: recipes.mine.stepz: unknown key"
     check_refused(run("--registry", file, command, *words), 2, expected)
     monkeypatch.setenv("SDESAMPLERS_REGISTRY", str(file))
-    monkeypatch.setattr("sdesamplers.registry._default", None)
+    monkeypatch.setattr("sdesamplers.registry.registry._default", None)
     check_refused(run(command, *words), 2, expected)
 
 

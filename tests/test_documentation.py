@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from sdesamplers import catalogue
 from sdesamplers.documentation import PAGES, write_pages
-from sdesamplers.registry import Registry
+from sdesamplers.registry import catalogue
+from sdesamplers.registry.registry import Registry
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -64,7 +64,7 @@ def test_the_readme_counts_what_there_is() -> None:
     import re
     from pathlib import Path
 
-    from sdesamplers.registry import Registry
+    from sdesamplers.registry.registry import Registry
 
     text = (Path(__file__).parents[1] / "README.md").read_text()
     registry = Registry()

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
-from sdesamplers.foreign import HERE
+from sdesamplers.registry.foreign import HERE
 
 IN_SPACE = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta"}
 IN_SPACE |= {"use_lu_lambdas": "logsnr"}

@@ -14,10 +14,10 @@ from PIL import Image
 from tiny_models import save_pipeline
 
 import sdesamplers as sds
-from sdesamplers.catalogue import SHIPPED, read
 from sdesamplers.cli import main
 from sdesamplers.datasets import read_data
 from sdesamplers.errors import SdesamplersError
+from sdesamplers.registry.catalogue import SHIPPED, read
 
 pytestmark = pytest.mark.slow
 SECONDS = 20.0

@@ -7,7 +7,7 @@ from scipy import stats
 
 import sdesamplers as sds
 from sdesamplers.path.noise import START
-from sdesamplers.registry import register, use_registry
+from sdesamplers.registry.registry import register, use_registry
 
 SHAPE = (2, 8, 12)
 COLOURED = ("pyramid", "coloured", "offset")
@@ -69,7 +69,7 @@ def test_a_noise_source_of_ones_own():
         assert moved.recipe.noise_options == {"level": 1.0}
         assert not torch.equal(still.samples, moved.samples)
     finally:
-        sds.registry._local.clear()
+        sds.registry.registry._local.clear()
         use_registry(None)
 
 

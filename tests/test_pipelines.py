@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 import sdesamplers as sds
 from sdesamplers.errors import UsageError
 from sdesamplers.path.noise import PATH, NormalSource
-from sdesamplers.registry import use_registry
+from sdesamplers.registry.registry import use_registry
 
 PLUGIN = Path(__file__).parents[1] / "examples" / "third_party_plugin" / "sdesamplers_two_stage.py"
 

@@ -11,10 +11,10 @@ from typing import Any, Literal
 import pytest
 
 import sdesamplers as sds
-from sdesamplers.catalogue import load_catalogue, read
 from sdesamplers.cli import main
 from sdesamplers.errors import UsageError
-from sdesamplers.options import Option
+from sdesamplers.registry.catalogue import load_catalogue, read
+from sdesamplers.registry.options import Option
 
 BOMB = "a: &a0 [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"b{k}: &a{k} [{', '.join([f'*a{k - 1}'] * 9)}]\n" for k in range(1, 12)

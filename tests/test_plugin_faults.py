@@ -16,7 +16,7 @@ import sdesamplers as sds
 from sdesamplers.cli import cli
 from sdesamplers.diagnosis import _plugins
 from sdesamplers.errors import PluginError, UnknownHookError
-from sdesamplers.registry import Registry
+from sdesamplers.registry.registry import Registry
 from sdesamplers.testing import check_sampler
 
 
@@ -34,12 +34,12 @@ class Entry:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that installs plugins beside the built-in ones, and makes the process's registry of all."""
-    real = sds.registry.entry_points
+    real = sds.registry.registry.entry_points
 
     def build(*entries: Entry) -> Registry:
-        monkeypatch.setattr(sds.registry, "entry_points", lambda group: [*real(group=group), *entries])
+        monkeypatch.setattr(sds.registry.registry, "entry_points", lambda group: [*real(group=group), *entries])
         registry = Registry()
-        monkeypatch.setattr(sds.registry, "_default", registry)
+        monkeypatch.setattr(sds.registry.registry, "_default", registry)
         return registry
 
     return build
@@ -228,7 +228,7 @@ def sdesamplers_load_model(source, options):
 @pytest.fixture
 def faulty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     registry = Registry(plugins=[write(tmp_path, "faulty_plugin", FAULTY)])
-    monkeypatch.setattr(sds.registry, "_default", registry)
+    monkeypatch.setattr(sds.registry.registry, "_default", registry)
     return registry
 
 

@@ -19,11 +19,11 @@ from click.testing import CliRunner
 from jsonschema import Draft202012Validator
 
 import sdesamplers as sds
-from sdesamplers import catalogue
 from sdesamplers.cli import cli
 from sdesamplers.cli.registry_commands import explain
 from sdesamplers.errors import PluginError, SdesamplersError, UnknownNameError, UsageError
-from sdesamplers.registry import Registry, default_registry, register, use_registry
+from sdesamplers.registry import catalogue
+from sdesamplers.registry.registry import Registry, default_registry, register, use_registry
 
 BUILT_IN = {"ddim", "ddpm", "euler", "euler-maruyama", "heun", "rk45"}
 
@@ -90,10 +90,10 @@ class Entry:
 @pytest.fixture
 def with_plugins(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that builds a registry of the built-in plugins and the entries given."""
-    real = sds.registry.entry_points
+    real = sds.registry.registry.entry_points
 
     def build(*entries: Entry) -> Registry:
-        monkeypatch.setattr(sds.registry, "entry_points", lambda group: [*real(group=group), *entries])
+        monkeypatch.setattr(sds.registry.registry, "entry_points", lambda group: [*real(group=group), *entries])
         return Registry()
 
     return build
@@ -262,7 +262,7 @@ def test_a_loose_file_is_a_plugin(tmp_path: Path) -> None:
     register(make_sampler("lab"))
     with pytest.raises(UsageError, match="lab_file"):
         default_registry().resolve("lab")
-    del sds.registry._local["Sampler", "lab"]
+    del sds.registry.registry._local["Sampler", "lab"]
     sys.modules.pop("beside_it")
 
 
@@ -271,7 +271,7 @@ def test_a_loose_file_may_register_by_itself_and_have_a_modules_name(tmp_path: P
     file.write_text(LAB.partition("@sds.hookimpl")[0] + "sds.register(lab)\n")
     assert "lab" in use_registry(None, plugins=[file]).samplers
     assert sys.modules["json"] is json
-    del sds.registry._local["Sampler", "lab"]
+    del sds.registry.registry._local["Sampler", "lab"]
 
 
 @pytest.mark.parametrize(

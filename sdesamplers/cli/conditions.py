@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..errors import SdesamplersError, UsageError
-from ..options import as_number
+from ..registry.options import as_number
 from ..text import printable
 
 LONGEST = 64 << 20

@@ -57,7 +57,7 @@ def prepared(source: str, data: str, words: dict[str, Any]) -> tuple[Any, Any, l
     """The model, its data with their names, and the words for the ODE."""
     from ..checks import whole
     from ..datasets import read_data
-    from ..registry import default_registry
+    from ..registry.registry import default_registry
 
     preset = default_registry().resolve(words["sampler"])
     options = pairs(words.pop("option"), preset.sampler.options, f"sampler {preset.sampler.name!r}")
@@ -202,7 +202,7 @@ def encode(source: str, data: str, **words: Any) -> None:
 
 
 def _adaptive(name: str) -> bool:
-    from ..registry import default_registry
+    from ..registry.registry import default_registry
 
     preset = default_registry().resolve(name)
     return preset.sampler.adaptive or preset.steps is not None

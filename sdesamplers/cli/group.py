@@ -27,7 +27,7 @@ class Suggesting(click.Group):
 )
 def cli(registry_file: str | None, plugins: tuple[str, ...]) -> None:
     """Diffusion samplers as plugins, on every diffusers model."""
-    from ..registry import use_registry
+    from ..registry.registry import use_registry
 
     if registry_file is not None or plugins:
         use_registry(registry_file, plugins=plugins)

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from ..processes.sde import SDE
-    from ..registry import Preset, Registry
+    from ..registry.names import Preset
+    from ..registry.registry import Registry
     from ..testing.report import Report
 
 
@@ -65,7 +66,7 @@ def family(item: Any) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
     """List samplers, spacings, noise sources and recipes: all, or those with NAME-PART in their name."""
-    from ..registry import default_registry
+    from ..registry.registry import default_registry
 
     registry = default_registry()
     shelves: tuple[Mapping[str, Any], ...] = (registry.samplers, registry.spacings, registry.noises)
@@ -231,7 +232,7 @@ def sampler_rows(preset: Preset) -> dict[str, str]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(name: str, as_json: bool) -> None:
     """Explain a sampler, recipe, spacing or noise source, by its own name, an alias or another library's name."""
-    from ..registry import default_registry
+    from ..registry.registry import default_registry
 
     registry = default_registry()
     facts, text = explain(registry, name)
@@ -259,7 +260,7 @@ def info(name: str, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(as_json: bool) -> None:
     """List the models of the registry."""
-    from ..registry import default_registry
+    from ..registry.registry import default_registry
 
     entries = default_registry().catalogue.models
     if as_json:
@@ -282,7 +283,7 @@ def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ..
 
     A process is named as a plugin registers it, or by the file and the name of its class or factory: process.py:MyVP.
     """
-    from ..registry import default_registry
+    from ..registry.registry import default_registry
     from ..terminal import console
     from ..testing import check_sampler
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..generation import Generated
     from ..metrics import FeatureScorer
     from ..recipe import Recipe
-    from ..registry import Preset
+    from ..registry.names import Preset
 
 
 @cli.command("statistics")
@@ -92,7 +92,7 @@ def sample_command(source: str, **words: Any) -> None:
     from ..generation.memory import parse_bytes
     from ..generation.ranks import Ranks, parse_part
     from ..recipe import check_grid_words, make_recipe, require_grid
-    from ..registry import default_registry
+    from ..registry.registry import default_registry
 
     name, as_json, quiet = words.pop("sampler"), words.pop("as_json"), words.pop("quiet")
     recipe = read_recipe(words.pop("recipe"))
@@ -167,7 +167,8 @@ def read_recipe(file: str | None) -> Recipe | None:
 
 def preset_of(recipe: Recipe) -> Preset:
     """A recipe's sampler, spacing and noise, which options on the command line may be for."""
-    from ..registry import Preset, default_registry
+    from ..registry.names import Preset
+    from ..registry.registry import default_registry
 
     return Preset(default_registry().resolve(recipe.sampler).sampler, spacing=recipe.spacing, noise=recipe.noise)
 
@@ -246,7 +247,7 @@ def compare_command(source: str, **words: Any) -> None:
     from ..checks import whole
     from ..comparison import compare
     from ..files import output_folder
-    from ..registry import default_registry
+    from ..registry.registry import default_registry
 
     as_json, quiet, out = words.pop("as_json"), words.pop("quiet"), words.pop("out")
     names = [name.strip() for name in words.pop("samplers").split(",")]

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..options import unknown_option
+from ..registry.options import unknown_option
 from .conditions import Condition, once, settle
 
 if TYPE_CHECKING:
     from ..models.base import Model
-    from ..options import Option
-    from ..registry import Preset
+    from ..registry.names import Preset
+    from ..registry.options import Option
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]
@@ -163,7 +163,7 @@ def grid_words(words: dict[str, Any], preset: Preset | None = None) -> dict[str,
 
     Options of a spacing or noise source that is not given are for the preset's.
     """
-    from ..registry import default_registry
+    from ..registry.registry import default_registry
 
     texts, noise_texts = words.pop("spacing_option"), words.pop("noise_option", ())
     chosen = {k: v for k in ("spacing", "coordinates", "final", "noise") if (v := words.pop(k, None)) is not None}

@@ -15,9 +15,9 @@ from ..errors import SdesamplersError, UsageError
 from ..loop import Callback
 from ..models.base import Model
 from ..models.conditions import each, is_structure, lengths
-from ..plugin import Sampler
 from ..public import public
 from ..recipe import Recipe
+from ..registry.plugin import Sampler
 from ..result import Part, Result
 from ..sampling import PreparedRun, prepare
 from .ranks import Ranks, check_part

@@ -17,8 +17,8 @@ from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from ..errors import UsageError
-from ..options import Option
-from ..plugin import Registered
+from ..registry.options import Option
+from ..registry.plugin import Registered
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None))
 

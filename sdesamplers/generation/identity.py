@@ -19,9 +19,9 @@ from torch import Tensor
 from .. import __version__
 from ..errors import UsageError
 from ..models.base import Model
-from ..plugin import Registered
 from ..processes.sde import SDE, GaussianProcess
-from ..registry import default_registry
+from ..registry.plugin import Registered
+from ..registry.registry import default_registry
 from ..sampling import PreparedRun
 from .batches import Conditions
 from .code import code_of, files_in

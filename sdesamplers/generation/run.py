@@ -21,9 +21,9 @@ from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, Usage
 from ..files import make_lasting_folder, telling
 from ..images import to_bytes
 from ..models.base import Model
-from ..plugin import Sampler
 from ..public import public
 from ..recipe import Recipe
+from ..registry.plugin import Sampler
 from ..sampling import PreparedRun, prepare
 from . import batches
 from .batches import Batches, Conditions, fitting

@@ -10,7 +10,7 @@ from ..checks import TRUTHS, flag, one_of_types
 from ..errors import ModelError, UnknownNameError, UsageError
 from ..factories import from_file, is_factory
 from ..public import public
-from ..registry import default_registry
+from ..registry.registry import default_registry
 from .base import Model
 from .clipping import Clip, ClipLike
 

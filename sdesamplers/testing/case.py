@@ -16,11 +16,11 @@ from ..models.analytic import GaussianModel, grid_mixture
 from ..models.base import Model, Output
 from ..models.calling import isolated
 from ..models.density import FunnelModel, LangevinSDE
-from ..plugin import Sampler
 from ..processes.scalars import Scalar
 from ..processes.schedules import EDM, VE, VP, RectifiedFlow, SubVP
 from ..processes.sde import GaussianProcess
 from ..processes.table import DiscreteVP
+from ..registry.plugin import Sampler
 from ..result import Result
 from ..sampling import sample
 

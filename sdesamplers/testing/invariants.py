@@ -23,7 +23,6 @@ from ..loop import Evaluator, drive
 from ..models.analytic import GaussianModel, MixtureModel, grid_mixture
 from ..models.base import FunctionModel, Model, Output
 from ..models.density import FunnelModel
-from ..options import Option
 from ..path.noise import NormalSource
 from ..path.points import model_state
 from ..path.prediction import Prediction, ScorePrediction
@@ -31,7 +30,8 @@ from ..processes.predictions import PREDICTIONS
 from ..processes.schedules import VP
 from ..processes.sde import GaussianProcess
 from ..recipe import fill_options, make_path, start_run
-from ..registry import Preset
+from ..registry.names import Preset
+from ..registry.options import Option
 from ..sampling import make_noise, replay_log_probs, sample
 from .case import Case, CountingModel, StationaryModel, processes
 

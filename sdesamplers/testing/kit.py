@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ..errors import UnknownNameError
-from ..options import check_options
-from ..plugin import Sampler
-from ..registry import Preset, default_registry
+from ..registry.names import Preset
+from ..registry.options import check_options
+from ..registry.plugin import Sampler
+from ..registry.registry import default_registry
 from . import convergence, invariants
 from .case import Case
 from .invariants import Outcome

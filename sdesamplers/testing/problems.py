@@ -24,12 +24,12 @@ from ..models.analytic import GaussianModel, MixtureModel
 from ..path.grid import given_points
 from ..path.path import Path
 from ..path.points import model_state, path_process
-from ..plugin import Sampler
 from ..processes.scalars import expand
 from ..processes.schedules import VP, RectifiedFlow
 from ..processes.sde import GaussianProcess
 from ..recipe import fill_options, start_run
-from ..registry import Preset
+from ..registry.names import Preset
+from ..registry.plugin import Sampler
 
 WEIGHTS, MEANS, DEVIATIONS = (0.3, 0.5, 0.2), (-1.2, 0.3, 1.5), (0.5, 0.4, 0.6)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from ..registry import Preset
+    from ..registry.names import Preset
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -34,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if not plugins:
         return
     from ..errors import SdesamplersError
-    from ..registry import use_registry
+    from ..registry.registry import use_registry
 
     try:
         use_registry(None, plugins=plugins)
@@ -81,7 +81,7 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     if not names:
         return
     from ..errors import SdesamplersError
-    from ..registry import default_registry
+    from ..registry.registry import default_registry
     from . import CHECKS
 
     for name in names:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .errors import PluginError, UnknownNameError, UsageError
+from ..errors import PluginError, UnknownNameError, UsageError
 from .foreign import said_here
 
 

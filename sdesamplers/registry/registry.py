@@ -2,136 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import re
+import copyreg
 import sys
 import threading
 import typing
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import FunctionType, ModuleType
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import pluggy
 
+from ..checks import one_of_types
+from ..errors import PluginError, SdesamplersError, UnknownNameError, UsageError, last_place, nearest
+from ..public import public
 from .catalogue import SHIPPED, Catalogue, load_catalogue
-from .checks import one_of_types
-from .errors import PluginError, SdesamplersError, UnknownHookError, UnknownNameError, UsageError, last_place, nearest
+from .discovery import Plugin, check_hooks, flattened, import_file, import_named
+from .hooks import GROUP, HookSpecs
+from .names import Preset, chosen_entry
 from .options import Option, check_options
-from .plugin import HookSpecs, NoiseSource, Sampler, Spacing
-from .public import public
-
-GROUP = "sdesamplers"
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A sampler with everything it is to be run with; what is None is left to the call or to defaults."""
-
-    sampler: Sampler
-    options: Mapping[str, Any] = field(default_factory=dict)
-    spacing: str | None = None
-    spacing_options: Mapping[str, Any] = field(default_factory=dict)
-    coordinates: str | None = None
-    steps: int | None = None
-    noise: str | None = None
-    noise_options: Mapping[str, Any] = field(default_factory=dict)
-    final: str | None = None
-    description: str = ""
-
-
-T = TypeVar("T")
-
-
-class Shelf(Mapping[str, T], Generic[T]):
-    """Name -> item. A built-in name stays built in; a name claimed otherwise by two distributions needs `dist:name`.
-
-    Args:
-        kind: what the items are, in words.
-        reserved: names that are shipped with the library for something else: recipes and other libraries' names.
-
-    Attributes:
-        installed: distributions that were found and not named by the user. What they register under a built-in or
-            reserved name is had as `dist:name` alone, for nobody has asked them to change what a name means.
-    """
-
-    def __init__(self, kind: str, reserved: Collection[str] = ()) -> None:
-        self.kind, self.reserved = kind, reserved
-        self.installed: set[str] = set()
-        self._items: dict[str, dict[str, T]] = {}
-
-    def put(self, name: str, item: T, dist: str) -> None:
-        """Register `item`, or replace what `dist` had under this name."""
-        self._items.setdefault(name, {})[dist] = item
-
-    def __getitem__(self, name: str) -> T:
-        dist, _, bare = name.rpartition(":")
-        everyone = self._items.get(bare) or {}
-        if dist and dist in everyone:
-            return everyone[dist]
-        owners = self._owners(bare)
-        if dist or not owners:
-            raise KeyError(name)
-        if _disagree(owners):
-            picks = " or ".join(repr(f"{d}:{bare}") for d in sorted(owners))
-            raise UsageError(f"{self.kind} {bare!r} is registered by {' and by '.join(sorted(owners))}; pick {picks}")
-        return next(iter(owners.values()))
-
-    def __iter__(self) -> Iterator[str]:
-        for name in sorted(self._items):
-            owners = self._owners(name)
-            if _disagree(owners):
-                yield from (f"{dist}:{name}" for dist in sorted(owners))
-            elif owners:
-                yield name
-            yield from (f"{dist}:{name}" for dist in self.renamed(name))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def _owners(self, name: str) -> dict[str, T]:
-        """The distributions that the bare name may mean."""
-        owners = self._items.get(name) or {}
-        if GROUP not in owners and name not in self.reserved:
-            return owners
-        return {dist: item for dist, item in owners.items() if dist == GROUP or dist not in self.installed}
-
-    def renamed(self, name: str) -> list[str]:
-        """The distributions whose item of this name is had as `dist:name` alone, for the name itself is built in."""
-        owners = self._owners(name)
-        return sorted(dist for dist in self._items.get(name, ()) if dist not in owners)
-
-    def renamed_of(self, dist: str) -> list[str]:
-        """The names of a distribution that are had as `dist:name` alone."""
-        return sorted(name for name, owners in self._items.items() if dist in owners and dist in self.renamed(name))
-
-
-def _disagree(owners: Mapping[str, Any]) -> bool:
-    """Whether distributions mean different items by one name."""
-    return len({id(item) for item in owners.values()}) > 1
-
-
-def shipped_names(catalogue: Catalogue, sections: Collection[str], kind: str) -> set[str]:
-    """Names that the library's own registry file gives a meaning: in `sections`, and of all peers' `kind`."""
-    return {
-        name
-        for (section, name), file in catalogue.origins.items()
-        if file == SHIPPED and (section in sections or (section.startswith("peers.") and section.endswith(f".{kind}")))
-    }
-
-
-@dataclass(frozen=True)
-class Plugin:
-    """One plugin that was found: its name, distribution and, where it is broken, the error."""
-
-    name: str
-    dist: str
-    error: str | None = None
+from .plugin import NoiseSource, Registered, Sampler, Spacing
+from .shelf import Shelf, shipped_names
 
 
 @public
@@ -173,7 +66,7 @@ class Registry:
         for module in self.catalogue.plugins:
             origin = self.catalogue.origins.get(("plugins", module))
             folder = None if origin is None else origin.resolve().parent
-            self._try(module, module, lambda module=module, folder=folder: _import(module, folder))  # type: ignore[misc]
+            self._try(module, module, lambda module=module, folder=folder: import_named(module, folder))  # type: ignore[misc]
         for plugin in dict.fromkeys(str(plugin) for plugin in plugins):
             self._add_named(plugin)
 
@@ -194,7 +87,7 @@ class Registry:
             raise UsageError(f"plugin {plugin}: there is no such file")
         name = plugin if file is None else file.stem
         try:
-            module = _import(plugin, None) if file is None else _import_file(file)
+            module = import_named(plugin, None) if file is None else import_file(file)
             if self._manager.is_registered(module):
                 return
             self.register(module, name, name)
@@ -225,7 +118,7 @@ class Registry:
             (hooks.sdesamplers_spacings(), Spacing, self.spacings),
             (hooks.sdesamplers_noises(), NoiseSource, self.noises),
         ):
-            for item in _flat(items):
+            for item in flattened(items):
                 if not isinstance(item, cls):
                     decorator = shelf.kind.replace(" ", "_")
                     raise PluginError(f"a hook returned {item!r}, not a {shelf.kind}; is @{decorator} missing?")
@@ -488,9 +381,9 @@ class Registry:
             return self.spacings[name], {}
         if name in self.catalogue.spacing_aliases:
             entry = self.catalogue.spacing_aliases[name]
-            return _chosen(entry, "spacing", self.spacings, self.catalogue.where("spacing_aliases", name))
+            return chosen_entry(entry, "spacing", self.spacings, self.catalogue.where("spacing_aliases", name))
         for peer, own, entry in self._peers_entries("spacings", name):
-            return _chosen(entry, "spacing", self.spacings, self._place(peer, "spacings", own))
+            return chosen_entry(entry, "spacing", self.spacings, self._place(peer, "spacings", own))
         return None
 
     def noise(self, name: str) -> tuple[NoiseSource, dict[str, Any]]:
@@ -511,83 +404,8 @@ class Registry:
             return self.noises[name], {}
         if name in self.catalogue.noise_aliases:
             entry = self.catalogue.noise_aliases[name]
-            return _chosen(entry, "noise", self.noises, self.catalogue.where("noise_aliases", name))
+            return chosen_entry(entry, "noise", self.noises, self.catalogue.where("noise_aliases", name))
         return None
-
-
-def _chosen(entry: str | Mapping[str, Any], word: str, shelf: Shelf[T], where: str) -> tuple[T, dict[str, Any]]:
-    """The spacing or noise source that an alias stands for, and its options, checked."""
-    name, options = (entry, {}) if isinstance(entry, str) else (entry[word], entry.get("options", {}))
-    if name not in shelf:
-        raise UnknownNameError(f"{shelf.kind} of {where}:", name, shelf)
-    item: Any = shelf[name]
-    return item, check_options(options, item.options, where)
-
-
-def check_hooks(plugin: Any) -> None:
-    """Raise PluginError where a plugin has a hook that nobody would call: misspelt, or without `@hookimpl`."""
-    known = [name for name in vars(HookSpecs) if name.startswith(f"{GROUP}_")]
-    for name in dir(plugin):
-        if name.startswith("__") or not callable(function := getattr(plugin, name, None)):
-            continue
-        marks = getattr(function, f"{GROUP}_impl", None)
-        if isinstance(marks, dict) and not marks["optionalhook"]:
-            meant = marks["specname"] or name
-            if meant not in known:
-                raise UnknownHookError("hook", meant, known, f" (known: {', '.join(known)})")
-        elif name in known and marks is None and isinstance(function, FunctionType):
-            raise PluginError(f"{name} lacks @hookimpl, so that nobody calls it")
-
-
-def _flat(answers: Iterable[Iterable[T]]) -> Iterator[T]:
-    for answer in answers:
-        yield from answer
-
-
-@contextmanager
-def _importable_from(folder: Path | None) -> Iterator[None]:
-    """Let modules that lie in a folder be imported, as those beside a script are."""
-    if folder is None:
-        yield
-        return
-    sys.path.insert(0, str(folder))
-    try:
-        yield
-    finally:
-        if str(folder) in sys.path:
-            sys.path.remove(str(folder))
-
-
-def _import(module: str, folder: Path | None) -> ModuleType:
-    """Import a module by name, also from `folder`."""
-    with _importable_from(folder):
-        return importlib.import_module(module)
-
-
-def _import_file(file: Path) -> ModuleType:
-    """Import a Python file, once, under its own name unless that is another module's."""
-    name = re.sub(r"\W", "_", file.stem)
-    if (there := sys.modules.get(name)) is not None:
-        own = getattr(there, "__file__", None) == str(file)
-    else:
-        found = importlib.util.find_spec(name)
-        own = found is None or found.origin == str(file)
-    if not own:
-        name = f"sdesamplers_file_{name}"
-        there = sys.modules.get(name)
-    if there is not None and getattr(there, "__file__", None) == str(file):
-        return there
-    spec = importlib.util.spec_from_file_location(name, file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
-    try:
-        with _importable_from(file.parent):
-            spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return module
 
 
 _lock = threading.RLock()  # a plugin that is being imported may call `register`
@@ -645,4 +463,47 @@ def register(*items: Sampler | Spacing | NoiseSource) -> None:
     default_registry().adopt(items)
 
 
-__all__ = ["Plugin", "Preset", "Registry", "default_registry", "register", "use_registry"]
+# Pickles
+
+
+def _shelf(kind: str) -> Mapping[str, Registered]:
+    """What is registered of a kind."""
+    registry = default_registry()
+    shelves: dict[str, Mapping[str, Registered]]
+    shelves = {"sampler": registry.samplers, "spacing": registry.spacings, "noise source": registry.noises}
+    return shelves[kind]
+
+
+def _reduced(item: Registered) -> str | tuple[Any, ...]:
+    """A pickled object is its place in its module, as a function is, or in the registry; so results can be pickled.
+
+    Raises:
+        UsageError: it has neither.
+    """
+    module = sys.modules.get(item.__module__)
+    place = next((word for word, value in vars(module).items() if value is item), None) if module else None
+    if place is not None:
+        return place
+    name = next((name for name, other in _shelf(item.kind).items() if other is item), None)
+    if name is None:
+        raise UsageError(
+            f"{item.kind} {item.name!r} cannot be pickled: it has no name at the top level of its module, and it "
+            "is not registered"
+        )
+    return _registered, (item.kind, name)
+
+
+def _registered(kind: str, name: str) -> Registered:
+    """What a pickle of a registered object without a place in its module stands for.
+
+    Raises:
+        UnknownNameError: the process that reads the pickle has not registered it.
+    """
+    shelf = _shelf(kind)
+    if name not in shelf:
+        raise UnknownNameError(kind, name, shelf, "; the pickle is of a process that had registered it")
+    return shelf[name]
+
+
+for _kind in (Sampler, Spacing, NoiseSource):
+    copyreg.pickle(_kind, _reduced)

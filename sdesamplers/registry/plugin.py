@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import pluggy
 
-from .errors import PluginError, SdesamplersError, UnknownNameError, UsageError, raised_at
+from ..errors import PluginError, SdesamplersError, raised_at
+from ..public import public
 from .options import Option, read_options
-from .public import public
 
 if TYPE_CHECKING:
     from torch import Tensor
     from typing_extensions import Self
 
-    from .models.base import Model
-    from .path.noise import Noise, NormalSource
-    from .path.path import Path
-    from .path.span import Span
-    from .processes.sde import SDE
+    from ..path.noise import Noise, NormalSource
+    from ..path.path import Path
+    from ..path.span import Span
 
-hookspec = pluggy.HookspecMarker("sdesamplers")
-hookimpl = pluggy.HookimplMarker("sdesamplers")
 
 NEEDS = ("unguided", "log_density", "marginals", "stationary")
 """What a sampler may need beyond a prediction at a point."""
@@ -88,51 +82,11 @@ class Registered:
         place = raised_at(error, self.function.__code__.co_filename)
         return PluginError(f"{self.kind} {self.name!r} of plugin {self.plugin}: {type(error).__name__}: {error}{place}")
 
-    def __reduce__(self) -> str | tuple[Any, ...]:
-        """Pickled, it is its place in its module, as a function is, or in the registry; so results can be pickled.
-
-        Raises:
-            UsageError: it has neither.
-        """
-        module = sys.modules.get(self.__module__)
-        place = next((word for word, value in vars(module).items() if value is self), None) if module else None
-        if place is not None:
-            return place
-        name = next((name for name, item in _shelf(self.kind).items() if item is self), None)
-        if name is None:
-            raise UsageError(
-                f"{self.kind} {self.name!r} cannot be pickled: it has no name at the top level of its module, and it "
-                "is not registered"
-            )
-        return _registered, (self.kind, name)
-
     def __copy__(self) -> Self:
         return self
 
     def __deepcopy__(self, memo: Any) -> Self:
         return self
-
-
-def _shelf(kind: str) -> Mapping[str, Registered]:
-    """What is registered of a kind."""
-    from .registry import default_registry
-
-    registry = default_registry()
-    shelves: dict[str, Mapping[str, Registered]]
-    shelves = {"sampler": registry.samplers, "spacing": registry.spacings, "noise source": registry.noises}
-    return shelves[kind]
-
-
-def _registered(kind: str, name: str) -> Registered:
-    """What a pickle of a registered object without a place in its module stands for.
-
-    Raises:
-        UnknownNameError: the process that reads the pickle has not registered it.
-    """
-    shelf = _shelf(kind)
-    if name not in shelf:
-        raise UnknownNameError(kind, name, shelf, "; the pickle is of a process that had registered it")
-    return shelf[name]
 
 
 @public
@@ -265,27 +219,3 @@ def noise_source(name: str, *, limits: str = "", reference: str = "") -> Callabl
     that the run starts from; else it is the source's standard normal.
     """
     return lambda function: NoiseSource(function, name, limits=limits, reference=reference)
-
-
-class HookSpecs:
-    """The hooks of the group `sdesamplers`."""
-
-    @hookspec
-    def sdesamplers_samplers(self) -> list[Sampler]:  # type: ignore[empty-body]
-        """Samplers to register."""
-
-    @hookspec
-    def sdesamplers_spacings(self) -> list[Spacing]:  # type: ignore[empty-body]
-        """Spacings to register."""
-
-    @hookspec
-    def sdesamplers_noises(self) -> list[NoiseSource]:  # type: ignore[empty-body]
-        """Noise sources to register."""
-
-    @hookspec
-    def sdesamplers_sdes(self) -> dict[str, Callable[..., SDE]]:  # type: ignore[empty-body]
-        """Processes to register: name -> class or factory."""
-
-    @hookspec(firstresult=True)
-    def sdesamplers_load_model(self, source: str, options: dict[str, Any]) -> Model | None:
-        """Load a model that the library itself does not know; return None to leave it to others."""

@@ -12,11 +12,11 @@ from typing import Any
 
 import yaml
 
-from .errors import UsageError
+from ..errors import UsageError
+from ..public import public
 from .plain_yaml import Loader, compose, parse, read_text
-from .public import public
 
-SHIPPED = Path(__file__).with_name("registry.yaml")
+SHIPPED = Path(__file__).parent.parent / "registry.yaml"
 PEER_KINDS = ("samplers", "spacings")
 
 _NAME = {"type": "string", "minLength": 1}

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import yaml
 
-from .errors import UsageError
+from ..errors import UsageError
 
 LARGEST = 4 * 2**20
 """Bytes of a file. The shipped registry has 24 thousand."""

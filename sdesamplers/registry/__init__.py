@@ -1,0 +1,34 @@
+"""Samplers, grids and noise sources by name, whoever made them.
+
+options.py     the options of a registered function, checked
+foreign.py     how diffusers' words are said here
+plugin.py      `@sampler`, `@spacing`, `@noise_source`, and what they make of a function
+hooks.py       what a plugin implements
+catalogue.py   registry.yaml: models, recipes and names
+plain_yaml.py  YAML without what a file of data has no use for, and bounded
+shelf.py       the registered things of one kind
+names.py       what a name stands for
+discovery.py   plugins as they are found
+registry.py    `Registry`, and the one that the process has
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..public import lazily
+
+if TYPE_CHECKING:
+    from .discovery import Plugin
+    from .names import Preset
+    from .registry import Registry, default_registry, register, use_registry
+
+__all__ = ["Plugin", "Preset", "Registry", "default_registry", "register", "use_registry"]
+__getattr__ = lazily(
+    __name__,
+    {
+        "discovery": ["Plugin"],
+        "names": ["Preset"],
+        "registry": ["Registry", "default_registry", "register", "use_registry"],
+    },
+)

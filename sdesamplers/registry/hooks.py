@@ -1,0 +1,47 @@
+"""What plugins implement: the hooks, by which pluggy asks them for what they register."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from .plugin import NoiseSource, Sampler, Spacing
+
+if TYPE_CHECKING:
+    from ..models.base import Model
+    from ..processes.sde import SDE
+
+
+GROUP = "sdesamplers"
+"""The entry points of installed plugins, and the name of their hooks."""
+
+hookspec = pluggy.HookspecMarker("sdesamplers")
+
+
+hookimpl = pluggy.HookimplMarker("sdesamplers")
+
+
+class HookSpecs:
+    """The hooks of the group `sdesamplers`."""
+
+    @hookspec
+    def sdesamplers_samplers(self) -> list[Sampler]:  # type: ignore[empty-body]
+        """Samplers to register."""
+
+    @hookspec
+    def sdesamplers_spacings(self) -> list[Spacing]:  # type: ignore[empty-body]
+        """Spacings to register."""
+
+    @hookspec
+    def sdesamplers_noises(self) -> list[NoiseSource]:  # type: ignore[empty-body]
+        """Noise sources to register."""
+
+    @hookspec
+    def sdesamplers_sdes(self) -> dict[str, Callable[..., SDE]]:  # type: ignore[empty-body]
+        """Processes to register: name -> class or factory."""
+
+    @hookspec(firstresult=True)
+    def sdesamplers_load_model(self, source: str, options: dict[str, Any]) -> Model | None:
+        """Load a model that the library itself does not know; return None to leave it to others."""
