@@ -38,14 +38,14 @@ _HOMES = {
     "models.clipping": ["Clip"],
     "models.density": ["DensityModel", "FunnelModel", "LangevinSDE"],
     "models.guidance": ["Guided"],
-    "models.loading": ["load"],
-    "models.pipelines": ["PipelineModel", "from_pipeline"],
-    "models.wrapping": ["WrappedModel", "wrap"],
     "path.noise": ["BrownianNoise", "IndependentNoise", "NormalSource"],
     "path.path": ["Path"],
     "path.points": ["Point"],
     "path.prediction": ["Prediction"],
     "path.span": ["Span"],
+    "pretrained.loading": ["load"],
+    "pretrained.pipelines": ["PipelineModel", "from_pipeline"],
+    "pretrained.wrapping": ["WrappedModel", "wrap"],
     "processes.check": ["check_process"],
     "processes.coordinates": ["View", "view"],
     "processes.predictions": ["PREDICTIONS", "convert", "weighted_sum"],
@@ -123,11 +123,6 @@ if TYPE_CHECKING:
     from .models.density import FunnelModel as FunnelModel
     from .models.density import LangevinSDE as LangevinSDE
     from .models.guidance import Guided as Guided
-    from .models.loading import load as load
-    from .models.pipelines import PipelineModel as PipelineModel
-    from .models.pipelines import from_pipeline as from_pipeline
-    from .models.wrapping import WrappedModel as WrappedModel
-    from .models.wrapping import wrap as wrap
     from .path.noise import BrownianNoise as BrownianNoise
     from .path.noise import IndependentNoise as IndependentNoise
     from .path.noise import NormalSource as NormalSource
@@ -135,6 +130,11 @@ if TYPE_CHECKING:
     from .path.points import Point as Point
     from .path.prediction import Prediction as Prediction
     from .path.span import Span as Span
+    from .pretrained.loading import load as load
+    from .pretrained.pipelines import PipelineModel as PipelineModel
+    from .pretrained.pipelines import from_pipeline as from_pipeline
+    from .pretrained.wrapping import WrappedModel as WrappedModel
+    from .pretrained.wrapping import wrap as wrap
     from .processes.check import check_process as check_process
     from .processes.coordinates import View as View
     from .processes.coordinates import view as view

@@ -9,9 +9,9 @@ import numpy as np
 from diffusers.configuration_utils import FrozenDict
 
 from .errors import UsageError
-from .models.configuration import class_of, defaults_of
-from .models.saved_words import KEY
-from .models.scheduler_words import WORDS
+from .pretrained.configuration import class_of, defaults_of
+from .pretrained.saved_words import KEY
+from .pretrained.scheduler_words import WORDS
 
 
 class Configuration(FrozenDict):  # type: ignore[misc]

@@ -83,7 +83,7 @@ def _cache() -> Finding:
 
 
 def _embedded() -> Finding:
-    from .models.loading import load
+    from .pretrained.loading import load
     from .sampling import sample
 
     try:

@@ -35,7 +35,7 @@ from .result import Part, Recorder, Result, check_process, join, join_trajectori
 def as_model(model: Model | str | pathlib.Path) -> Model:
     """A model as it is, or loaded with its defaults; a UsageError for anything else, such as a pipeline."""
     if isinstance(model, str | pathlib.Path):
-        from .models.loading import load
+        from .pretrained.loading import load
 
         return load(model)
     if not hasattr(model, "process"):

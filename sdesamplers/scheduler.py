@@ -21,14 +21,13 @@ from .errors import UsageError
 from .layout import Layout
 from .loop import Run
 from .models.clipping import Clip, ClipLike, clipped
-from .models.configuration import completed
-from .models.conventions import Convention, convention_of, with_shift
-from .models.diffusers import without_variance
-from .models.saved_words import KEY, OURS, own_part, trained_part
 from .path.noise import Noise, NormalSource, check_seed
 from .path.path import Path
 from .path.points import Point, model_state
 from .path.prediction import Prediction
+from .pretrained.configuration import completed
+from .pretrained.conventions import Convention, convention_of, with_shift, without_variance
+from .pretrained.saved_words import KEY, OURS, own_part, trained_part
 from .processes.coordinates import view
 from .processes.scalars import as_scalar, expand
 from .processes.schedules import EDM, VE, RectifiedFlow, TrigFlow

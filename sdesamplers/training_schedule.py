@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .models.conventions import Convention, Flow
 from .path.grid import spaced_points
 from .path.points import path_process
+from .pretrained.conventions import Convention, Flow
 from .processes.schedules import RectifiedFlow
 from .processes.table import DiscreteVP
 from .registry.registry import default_registry

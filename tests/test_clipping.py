@@ -16,7 +16,7 @@ from torch import Tensor
 
 import sdesamplers as sds
 from sdesamplers.models.clipping import Clip
-from sdesamplers.models.configuration import clip_of
+from sdesamplers.pretrained.configuration import clip_of
 
 COSINE = {"beta_schedule": "squaredcos_cap_v2"}
 THRESHOLD = {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 1.5}

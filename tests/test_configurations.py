@@ -17,8 +17,8 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils import logging as diffusers_logging
 
 import sdesamplers as sds
-from sdesamplers.models.configuration import MakersGrid, completed, grid_of
-from sdesamplers.models.conventions import convention_of
+from sdesamplers.pretrained.configuration import MakersGrid, completed, grid_of
+from sdesamplers.pretrained.conventions import convention_of
 
 
 def test_a_configuration_is_completed_with_its_classs_defaults():

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from sdesamplers.errors import ModelError
-from sdesamplers.models.conventions import REFUSED, Convention, convention_of
+from sdesamplers.pretrained.conventions import REFUSED, Convention, convention_of
 from sdesamplers.processes.predictions import convert
 from sdesamplers.processes.table import DiscreteVP
 

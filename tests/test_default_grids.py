@@ -279,7 +279,7 @@ def test_a_sampler_with_a_grid_of_its_own_and_a_named_grid_leave_the_makers_alon
 
 def test_encoding_goes_from_end_to_end_where_the_makers_grid_does_not():
     """The makers' leading grid begins at timestep 751 of 4, where much of the signal is left."""
-    from sdesamplers.models.conventions import convention_of
+    from sdesamplers.pretrained.conventions import convention_of
 
     process = convention_of(CONFIGURATIONS["ddim leading"]).process
     model = sds.GaussianModel([0.2, -0.1], 0.3, process)
@@ -291,7 +291,7 @@ def test_encoding_goes_from_end_to_end_where_the_makers_grid_does_not():
 
 
 def test_makers_grids_are_shown_in_the_recipe_and_can_be_named():
-    from sdesamplers.models.conventions import convention_of
+    from sdesamplers.pretrained.conventions import convention_of
 
     process = convention_of(CONFIGURATIONS["ddim leading"]).process
     model = sds.GaussianModel([0.0], 1.0, process)

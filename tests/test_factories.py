@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
-from sdesamplers.factories import is_factory
+from sdesamplers.pretrained.factories import is_factory
 
 FILE = """
 import torch

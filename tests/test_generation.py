@@ -767,7 +767,7 @@ STOPPED = """
 import itertools, os, signal, sys
 import sdesamplers as sds
 from sdesamplers.cli import main
-from sdesamplers.models import diffusers
+from sdesamplers.pretrained import unets as diffusers
 
 calls, ask = itertools.count(1), diffusers.DiffusersModel.predict
 def predict(self, x, t, condition=None):

@@ -32,7 +32,7 @@ from tiny_models import WEIGHTS, save_pipeline, tiny_unet
 
 import sdesamplers as sds
 from sdesamplers.errors import ModelError, SdesamplersError, UnknownNameError, UsageError
-from sdesamplers.models.diffusers import DiffusersModel
+from sdesamplers.pretrained.unets import DiffusersModel
 from sdesamplers.processes.schedules import VE
 from sdesamplers.processes.table import DiscreteVP
 
@@ -590,7 +590,7 @@ def test_a_compiled_network_is_asked_through_torch_compile(pipeline: Path, monke
 
 
 def test_only_networks_are_tuned() -> None:
-    from sdesamplers.models.loading import tuned
+    from sdesamplers.pretrained.loading import tuned
 
     with pytest.raises(UsageError, match="compile and channels_last are for networks, and 'mixture' has none"):
         tuned(sds.grid_mixture(sds.VP()), compile=True, channels_last=False)

@@ -19,9 +19,9 @@ from PIL import Image
 
 import sdesamplers as sds
 from sdesamplers.errors import ModelError, UsageError
-from sdesamplers.models.conventions import convention_of
 from sdesamplers.models.guidance import Guided
-from sdesamplers.models.pipelines.base import Conditioning, scheduler_config
+from sdesamplers.pretrained.conventions import convention_of
+from sdesamplers.pretrained.pipelines.base import Conditioning, scheduler_config
 
 SHORT = {"max_sequence_length": tiny.TOKENS}
 SMALL = {"height": 16, "width": 16}

@@ -12,7 +12,7 @@ import tiny_pipelines as tiny
 import torch
 
 import sdesamplers as sds
-from sdesamplers.models.pipelines.base import scheduler_config
+from sdesamplers.pretrained.pipelines.base import scheduler_config
 
 
 def saved(folder: Path, scheduler: Any) -> Path:

@@ -14,7 +14,7 @@ import torch
 from tiny_models import save_pipeline
 
 import sdesamplers as sds
-from sdesamplers.models.quiet import quiet_loading
+from sdesamplers.pretrained.quiet import quiet_loading
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 import sdesamplers as sds
-from sdesamplers.models.conventions import convention_of
+from sdesamplers.pretrained.conventions import convention_of
 
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
 EDM = {"_class_name": "EDMEulerScheduler"}

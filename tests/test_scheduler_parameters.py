@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import sdesamplers as sds
-from sdesamplers.models.configuration import WITHOUT_TORCHSDE, defaults_of
-from sdesamplers.models.conventions import REFUSED, convention_of, with_shift
-from sdesamplers.models.pipelines.base import mu_for
-from sdesamplers.models.scheduler_words import IN_CLASS, WORDS, word_of
+from sdesamplers.pretrained.configuration import WITHOUT_TORCHSDE, defaults_of
+from sdesamplers.pretrained.conventions import REFUSED, convention_of, with_shift
+from sdesamplers.pretrained.pipelines.base import mu_for
+from sdesamplers.pretrained.scheduler_words import IN_CLASS, WORDS, word_of
 
 NO_TABLE = ("MiniMaxH3Scheduler", "PiflowScheduler", "RFD4ProteinaScheduler")
 """Refused by name, since they have neither a table nor a convention."""

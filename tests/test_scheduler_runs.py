@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import sdesamplers as sds
-from sdesamplers.models.conventions import Convention, convention_of, with_shift
+from sdesamplers.pretrained.conventions import Convention, convention_of, with_shift
 from sdesamplers.processes.coordinates import view
 from sdesamplers.recipe import make_path, make_recipe
 

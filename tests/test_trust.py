@@ -20,7 +20,7 @@ from tiny_models import save_pipeline
 
 import sdesamplers as sds
 from sdesamplers.errors import ModelError
-from sdesamplers.models.trust import closed_prompt, read_json
+from sdesamplers.pretrained.trust import closed_prompt, read_json
 
 TRAP = """
 from pathlib import Path

@@ -314,7 +314,7 @@ def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ..
 
 def named_process(registry: Registry, name: str) -> SDE | None:
     """The process that a name of `check` stands for, or None: then it is a sampler's."""
-    from ..factories import from_file, is_factory
+    from ..pretrained.factories import from_file, is_factory
     from ..processes.sde import SDE
 
     if is_factory(name):

@@ -112,7 +112,7 @@ def load_model(source: str, words: dict[str, Any]) -> tuple[Model, Any]:
 
     Several prompts are the condition itself, so that each is counted, cut and recorded with its sample.
     """
-    from ..models.loading import load
+    from ..pretrained.loading import load
 
     keys = "revision subfolder variant dtype device size token cache_dir local_files_only allow_pickle mixed_precision"
     options = {key: words.pop(key) for key in [*keys.split(), "null_condition", "zero_snr", "compile", "channels_last"]}

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..checks import TRUTHS, flag, one_of_types
 from ..errors import ModelError, UnknownNameError, UsageError
-from ..factories import from_file, is_factory
+from ..models.base import Model
+from ..models.clipping import Clip, ClipLike
 from ..public import public
 from ..registry.registry import default_registry
-from .base import Model
-from .clipping import Clip, ClipLike
+from .factories import from_file, is_factory
 
 if TYPE_CHECKING:
     import torch
@@ -158,7 +158,7 @@ def load(
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-    from .diffusers import load_folder
+    from .unets import load_folder
 
     model = load_folder(place, name=name, revision=commit, variant=variant, **options)
     return tuned(model, compile=compile, channels_last=channels_last)

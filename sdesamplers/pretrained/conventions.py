@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
+from ..models.clipping import Clip
 from ..processes.predictions import prediction_type
 from ..processes.scalars import Scalar, expand, scaled
 from ..processes.schedules import EDM, VE, RectifiedFlow, TrigFlow
 from ..processes.sde import GaussianProcess
 from ..processes.table import DiscreteVP
-from .clipping import Clip
 from .configuration import REFUSED as REFUSED
 from .configuration import MakersGrid, clip_of, completed, defaults_of, grid_of
 from .configuration import class_of as class_of
@@ -328,3 +328,35 @@ def _alphas_cumprod(scheduler: Any) -> np.ndarray:
     if betas is None or np.all(np.diff(table) < 0):
         return table
     return np.cumprod(1.0 - betas.double().numpy())
+
+
+def timesteps_for(convention: Convention, t: Scalar, x: Tensor, *, rounded: bool = False) -> Tensor:
+    """What a network is told at time t, one float32 number for each sample of x (N, ...)."""
+    time = convention.timestep(t)
+    time = np.round(time) if rounded and isinstance(convention.process, DiscreteVP) else time
+    if np.ndim(time):
+        return torch.from_numpy(np.asarray(time, dtype=np.float32)).to(x.device, non_blocking=True)
+    return torch.full((len(x),), float(time), dtype=torch.float32, device=x.device)
+
+
+def without_variance(output: Tensor, channels: int) -> Tensor:
+    """A prediction (N, channels, ...) without the variance in the channels behind it (Nichol & Dhariwal 2021)."""
+    return output if output.shape[1] == channels else output[:, :channels]
+
+
+def with_zero_snr(convention: Convention) -> Convention:
+    """A table that ends in pure noise, for a network that says something there.
+
+    Raises:
+        UsageError: there is no table, or epsilon is predicted, from which x0 does not follow where alpha = 0.
+    """
+    process = convention.process
+    if not isinstance(process, DiscreteVP):
+        raise UsageError(f"zero_snr changes a table of alphas_cumprod, and {type(process).__name__} has none")
+    if convention.prediction == "epsilon":
+        raise UsageError(
+            "zero_snr needs a model that predicts v or the sample: at alpha = 0 epsilon is all of the input"
+        )
+    made = convention.on(process.with_zero_terminal_snr())
+    made.process.own_grid = process.own_grid
+    return made

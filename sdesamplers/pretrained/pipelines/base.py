@@ -13,15 +13,15 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError, UsageError
+from ...models.base import Model, Output
+from ...models.calling import in_modes, kept
+from ...models.clipping import Clip, ClipLike
+from ...models.conditions import own
+from ...models.running import evaluating
 from ...processes.scalars import Scalar
 from ...public import public
-from ..base import Model, Output
-from ..calling import in_modes, kept
-from ..clipping import Clip, ClipLike
-from ..conditions import own
-from ..conventions import Convention, convention_of, with_shift
-from ..diffusers import LARGEST_SIDE, timesteps_for, with_zero_snr, without_variance
-from ..running import evaluating
+from ..conventions import Convention, convention_of, timesteps_for, with_shift, with_zero_snr, without_variance
+from ..folders import LARGEST_SIDE
 from ..trained import checked_convention, trained_config
 from .autoencoders import Autoencoder
 

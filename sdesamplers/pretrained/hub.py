@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
-from .diffusers import LEVELS, check_unet, find_parts
+from .folders import LEVELS, check_unet, find_parts
 from .pipelines.loading import Layout, check_configs, layout_of, weight_files, weight_names
 from .trust import refuse_index
 

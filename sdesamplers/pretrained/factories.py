@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .errors import ModelError, UnknownNameError, UsageError, raised_at
-from .registry.discovery import import_file
+from ..errors import ModelError, UnknownNameError, UsageError, raised_at
+from ..registry.discovery import import_file
 
 
 def is_factory(name: str) -> bool:

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import ModelError, UsageError
+from ...models.base import Model
+from ...models.clipping import ClipLike
 from ...public import public
-from ..base import Model
-from ..clipping import ClipLike
-from ..diffusers import DiffusersModel, class_count, sample_shape, with_zero_snr
+from ..conventions import with_zero_snr
+from ..folders import class_count, sample_shape
+from ..unets import DiffusersModel
 from .audio import StableAudio
 from .base import PipelineModel, part, scheduler_config
 from .diffusion_transformers import AuraFlow, DiT, Lumina, Lumina2, PixArt, Sana, StableDiffusion3

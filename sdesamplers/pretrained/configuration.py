@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from ..errors import UsageError
-from .clipping import Clip
+from ..models.clipping import Clip
 from .scheduler_words import word_of
 
 REFUSED = {

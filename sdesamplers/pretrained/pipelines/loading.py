@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from ...errors import ModelError
-from ..base import Model
+from ...models.base import Model
 from ..conventions import convention_of
-from ..diffusers import as_class, autocast_for, is_plain, move, pipeline_parts, refuse_unbuildable, size_pair
+from ..folders import as_class, is_plain, pipeline_parts, refuse_unbuildable, size_pair
+from ..placement import autocast_for, move
 from ..quiet import in_dtype, quiet_loading
 from ..trust import closed_prompt, read_json, refuse_code, refuse_index, refuse_pointer, refuse_words
 from .components import component_class, pipeline_class

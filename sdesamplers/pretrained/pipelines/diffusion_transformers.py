@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ...errors import UsageError
 from ..conventions import Convention, Flow
-from ..diffusers import class_labels
+from ..unets import class_labels
 from .base import Conditioning, PipelineModel
 from .text import TextModel
 

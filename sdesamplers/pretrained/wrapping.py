@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..models.base import FunctionModel, Output
+from ..models.calling import call
+from ..models.conditions import cut, own
 from ..processes.check import check_process
 from ..processes.reversal import Reversed
 from ..processes.scalars import Scalar
@@ -19,9 +22,6 @@ from ..processes.sde import GaussianProcess
 from ..processes.table import DiscreteVP
 from ..public import public
 from .asking import Asking, told, ways
-from .base import FunctionModel, Output
-from .calling import call
-from .conditions import cut, own
 from .conventions import Preconditioned
 from .trial import Trial, undisturbed
 

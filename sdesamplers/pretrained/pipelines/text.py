@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...errors import ModelError, UsageError
-from ..running import evaluating
+from ...models.running import evaluating
 from .base import Conditioning, PipelineModel, call_defaults
 
 KEPT = 256

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..models.conditions import cut
 from ..processes.sde import GaussianProcess
 from .asking import Asking, has_variance, read_answer, told
-from .conditions import cut
 
 if TYPE_CHECKING:
     from .wrapping import WrappedModel

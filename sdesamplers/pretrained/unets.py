@@ -1,0 +1,246 @@
+"""The diffusers adapter: a UNet2DModel and its scheduler's configuration as a `Model`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import ModelError, UsageError
+from ..models.base import Model, Output
+from ..models.calling import in_modes, kept
+from ..models.clipping import Clip, ClipLike
+from ..models.conditions import own
+from ..processes.scalars import Scalar
+from .conventions import Convention, timesteps_for, with_zero_snr, without_variance
+from .folders import check_unet, class_count, find_parts, sample_shape
+from .placement import autocast_for, move
+from .quiet import in_dtype, quiet_loading, warn_of_unknown_words
+from .trust import read_json, refuse_pointer
+
+
+class DiffusersModel(Model):
+    """A UNet2DModel at fractional timesteps.
+
+    Args:
+        unet: the network, on its device and in its dtype.
+        convention: its process, and how it is asked.
+        num_classes: how many labels it takes; 0 for unconditional ones.
+        round_timesteps: ask at whole timesteps, as most schedulers do, instead of at the exact ones.
+        condition: labels used where a call gives none.
+        null_condition: the label that means "no label", for classifier-free guidance.
+        autocast: a factory of the mixed-precision context.
+        clip: bounds of x0; by default the convention's own, False for none.
+    """
+
+    pure = True
+
+    def __init__(
+        self,
+        unet: Any,
+        convention: Convention,
+        *,
+        shape: Sequence[int],
+        name: str = "unet",
+        revision: str | None = None,
+        num_classes: int = 0,
+        condition: Any = None,
+        null_condition: int | None = None,
+        round_timesteps: bool = False,
+        autocast: Any = nullcontext,
+        clip: ClipLike = None,
+    ) -> None:
+        self.unet, self.network, self.convention = unet, unet, convention
+        self.process, self.prediction, self.data_range = (
+            convention.process,
+            convention.prediction,
+            convention.data_range,
+        )
+        self.shape, self.name, self.revision = tuple(shape), name, revision
+        self.dtype, self.device = unet.dtype, unet.device
+        self.num_classes, self.null_condition = num_classes, null_condition
+        self.round_timesteps, self.autocast = round_timesteps, autocast
+        self.clip = Clip.of(clip, convention.clip)
+        self._default = None
+        if condition is not None:
+            self.condition_for(condition, class_labels(condition, num_classes).size if num_classes else 1)
+            self._default = condition
+        if null_condition is not None:
+            self.condition_for(null_condition, 1)
+
+    def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
+        timestep = timesteps_for(self.convention, t, x, rounded=self.round_timesteps)
+        context: AbstractContextManager[Any] = self.autocast()
+        with context:
+            given = self.convention.scale_input(x, t)
+            given = given.clone() if given is x else given
+            output = in_modes(self.unet, given, timestep, class_labels=own(condition), return_dict=False)[0]
+        return self.convention.read(kept(without_variance(output, self.shape[0])), x, t)
+
+    def condition_for(self, condition: Any, count: int) -> Any:
+        if condition is None:
+            condition = self._default
+        if not self.num_classes:
+            return super().condition_for(condition, count)
+        if condition is None:
+            raise UsageError(
+                f"model {self.name!r} is class-conditional: give condition=, a label from 0 to {self.num_classes - 1}"
+            )
+        labels = class_labels(condition, self.num_classes)
+        if labels.shape not in ((1,), (count,)):
+            raise UsageError(f"condition must be one label or {count}, one a sample, not {labels.size}")
+        return torch.from_numpy(np.broadcast_to(labels, (count,)).astype(np.int64)).to(self.device)
+
+    def unconditional(self, count: int) -> Any:
+        if not self.num_classes:
+            return super().unconditional(count)
+        if self.null_condition is None:
+            raise UsageError(
+                f"guidance needs to know which label means none to model {self.name!r}; load it with null_condition="
+            )
+        return self.condition_for(self.null_condition, count)
+
+
+def class_labels(condition: Any, classes: int) -> np.ndarray:
+    """A user's labels as a vector of whole numbers.
+
+    Raises:
+        UsageError: they are not labels from 0 to `classes` - 1.
+    """
+    try:
+        labels = np.atleast_1d(np.asarray(condition.cpu() if isinstance(condition, Tensor) else condition))
+    except ValueError:  # lists of unequal lengths
+        labels = np.empty(0)
+    if not np.issubdtype(labels.dtype, np.integer) or np.any((labels < 0) | (labels >= classes)):
+        raise UsageError(f"condition must be labels from 0 to {classes - 1}, not {condition!r}")
+    return labels
+
+
+def load_folder(
+    folder: Path,
+    *,
+    name: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    size: int | Sequence[int] | None = None,
+    condition: Any = None,
+    null_condition: int | None = None,
+    allow_pickle: bool = False,
+    mixed_precision: str | None = None,
+    round_timesteps: bool = False,
+    zero_snr: bool = False,
+    scheduler: Any = None,
+    prediction: str | None = None,
+    clip: ClipLike = None,
+    **text: Any,
+) -> Model:
+    """A `Model` from a local folder in pipeline layout or of a bare UNet; see `load` for the options."""
+    from .pipelines.loading import layout_of, load_pipeline
+    from .trained import checked_convention, trained_config
+
+    layout = layout_of(folder)
+    if layout is not None:
+        return load_pipeline(
+            folder,
+            layout,
+            name=name,
+            revision=revision,
+            variant=variant,
+            dtype=dtype,
+            device=device,
+            size=size,
+            condition=condition,
+            null_condition=null_condition,
+            allow_pickle=allow_pickle,
+            mixed_precision=mixed_precision,
+            round_timesteps=round_timesteps,
+            zero_snr=zero_snr,
+            scheduler=scheduler,
+            prediction=prediction,
+            clip=clip,
+            **text,
+        )
+    if given := [word for word, value in text.items() if value is not None]:
+        raise UsageError(f"{', '.join(given)}: model {name!r} is a UNet of pixels, which takes no text")
+    unet_folder, found = find_parts(folder)
+    config = read_json(unet_folder / "config.json")
+    if found is None and scheduler is None:
+        warnings.warn(
+            f"{name} is a bare UNet without a scheduler_config.json; DDPM's linear table with "
+            f"{prediction or 'epsilon'} is assumed (scheduler= and prediction= say otherwise)",
+            stacklevel=3,
+        )
+    told = trained_config(found or {"_class_name": "DDPMScheduler", "clip_sample": False}, scheduler, prediction)
+    check_unet(unet_folder, told, folder)
+    convention = checked_convention(told, prediction)
+    if zero_snr:
+        convention = with_zero_snr(convention)
+    shape, classes = sample_shape(config, size, folder), class_count(config, folder)
+    unet = load_unet(unet_folder, variant, dtype, allow_pickle)
+    context = autocast_for(mixed_precision)
+    move(unet, device)
+    return DiffusersModel(
+        unet,
+        convention,
+        shape=shape,
+        name=name,
+        revision=revision,
+        num_classes=classes,
+        condition=condition,
+        null_condition=null_condition,
+        round_timesteps=round_timesteps,
+        autocast=context,
+        clip=clip,
+    )
+
+
+def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allow_pickle: bool) -> Any:
+    """UNet2DModel.from_pretrained, with its failures in one line each."""
+    from diffusers import UNet2DModel
+    from safetensors import SafetensorError, safe_open
+
+    stem = "diffusion_pytorch_model" + (f".{variant}" if variant else "")
+    index = folder / f"diffusion_pytorch_model.safetensors.index{f'.{variant}' if variant else ''}.json"
+    safe = [*folder.glob(f"{stem}.safetensors"), *folder.glob(index.name)]
+    pickled = list(folder.glob(f"{stem}.bin"))
+    if not safe and pickled and not allow_pickle:
+        raise ModelError(
+            f"{folder} has only pickled weights ({pickled[0].name}), which can run code when opened; if you trust "
+            "their author, pass allow_pickle=True"
+        )
+    if not safe and not pickled:
+        others = ", ".join(sorted(p.name for p in folder.glob("*.safetensors"))) or "none"
+        raise ModelError(f"{folder} has no weights {stem}.safetensors (safetensors files there: {others})")
+    try:
+        for file in folder.glob(f"{stem}*.safetensors"):
+            refuse_pointer(file)
+            with safe_open(file, "pt"):  # checks the header and the length; diffusers hides why it failed
+                pass
+        with quiet_loading():
+            unet, report = UNet2DModel.from_pretrained(
+                folder,
+                variant=variant,
+                use_safetensors=bool(safe),
+                local_files_only=True,
+                low_cpu_mem_usage=True,
+                output_loading_info=True,
+                **in_dtype(dtype or torch.float32),
+            )
+    except SafetensorError as error:
+        raise ModelError(f"{folder}: the weights are truncated or corrupt ({error})") from None
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, EOFError) as error:
+        text = " ".join(str(error).split())
+        raise ModelError(f"{folder}: the UNet cannot be loaded: {text[:300]}") from None
+    if report["missing_keys"]:
+        some = ", ".join(sorted(report["missing_keys"])[:3])
+        raise ModelError(f"{folder}: {len(report['missing_keys'])} weights are missing from the file ({some}, ...)")
+    warn_of_unknown_words(UNet2DModel, read_json(folder / "config.json"), folder)
+    return unet
