@@ -27,10 +27,10 @@ from torch import Tensor
 
 import sdesamplers as sds
 from sdesamplers.generation.memory import Meter
-from sdesamplers.loop import Evaluator
 from sdesamplers.models.base import Output
 from sdesamplers.processes.scalars import expand
-from sdesamplers.recipe import make_path, make_recipe, start_run
+from sdesamplers.sampling.loop import Evaluator
+from sdesamplers.sampling.recipe import make_path, make_recipe, start_run
 from sdesamplers.testing.case import StationaryModel
 
 SHAPE, STEPS = (4, 4, 64, 64), 10

@@ -42,10 +42,10 @@ from machine import target
 from step_cost import Passes
 
 import sdesamplers as sds
-from sdesamplers.loop import Evaluator
 from sdesamplers.path.noise import brownian_levels
 from sdesamplers.path.points import points_at
-from sdesamplers.recipe import make_path, make_recipe, start_run
+from sdesamplers.sampling.loop import Evaluator
+from sdesamplers.sampling.recipe import make_path, make_recipe, start_run
 
 Shape = tuple[int, ...]
 IMAGE: Shape = (1, 3, 32, 32)

@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 import sdesamplers as sds
-from sdesamplers.images import grid
+from sdesamplers.io.images import grid
 
 EMBEDDED = Path(sds.__file__).parent / "assets" / "fashion-mnist"
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 import sdesamplers as sds
-from sdesamplers.images import grid, to_images
+from sdesamplers.io.images import grid, to_images
 
 # method, its options, the sampler and its steps; any other sampler would run too
 METHODS: dict[str, tuple[str, dict[str, float], str, dict[str, float]]] = {

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 import sdesamplers as sds
-from sdesamplers.datasets import read_data
-from sdesamplers.images import grid, to_images
+from sdesamplers.io.datasets import read_data
+from sdesamplers.io.images import grid, to_images
 
 
 def walk(latents: Tensor, frames: int) -> Tensor:

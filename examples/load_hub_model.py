@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 import sdesamplers as sds
-from sdesamplers.images import grid
+from sdesamplers.io.images import grid
 
 
 def main() -> None:

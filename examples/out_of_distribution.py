@@ -32,8 +32,8 @@ import torch
 from PIL import Image
 
 import sdesamplers as sds
-from sdesamplers.datasets import read_data, scaled_to
-from sdesamplers.images import to_bytes
+from sdesamplers.io.datasets import read_data, scaled_to
+from sdesamplers.io.images import to_bytes
 
 SCORES = ("bits", "distance from the test mean", "bits less PNG", "latent's mean square")
 COLOURS = {"test": "#35618f", "flipped": "#e08e0b", "digits": "#3a8f4f", "noise": "#c1272d"}

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
-from sdesamplers.statistics import Statistics, to_tensor
+from sdesamplers.ode.statistics import Statistics, to_tensor
 
 
 @lru_cache(maxsize=4)

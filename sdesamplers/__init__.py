@@ -15,9 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "comparison": ["Comparison", "compare"],
-    "consistency": ["Consistency", "consistency_error"],
-    "encoding": ["Encoding", "decode", "encode", "interpolate"],
+    "comparison.comparison": ["Comparison", "compare"],
     "errors": [
         "Cancelled",
         "ConversionError",
@@ -31,13 +29,14 @@ _HOMES = {
     ],
     "generation": ["Generated", "generate", "stream"],
     "inverse": ["Downsample", "Grey", "LinearOperator", "Mask", "Matrix", "PosteriorSampling", "noised"],
-    "likelihood": ["Likelihood", "log_likelihood"],
-    "loop": ["Evaluator", "Event", "Run", "drive"],
     "models.analytic": ["GaussianModel", "MixtureModel", "grid_mixture"],
     "models.base": ["FlowMapModel", "FunctionModel", "Model", "Output"],
     "models.clipping": ["Clip"],
     "models.density": ["DensityModel", "FunnelModel", "LangevinSDE"],
     "models.guidance": ["Guided"],
+    "ode.consistency": ["Consistency", "consistency_error"],
+    "ode.encoding": ["Encoding", "decode", "encode", "interpolate"],
+    "ode.likelihood": ["Likelihood", "log_likelihood"],
     "path.noise": ["BrownianNoise", "IndependentNoise", "NormalSource"],
     "path.path": ["Path"],
     "path.points": ["Point"],
@@ -63,14 +62,15 @@ _HOMES = {
     ],
     "processes.sde": ["GaussianProcess", "Prior", "SDE"],
     "processes.table": ["DiscreteVP"],
-    "recipe": ["Recipe"],
     "registry.catalogue": ["Catalogue"],
     "registry.hooks": ["hookimpl"],
     "registry.plugin": ["NoiseSource", "Sampler", "Spacing", "noise_source", "sampler", "spacing"],
     "registry.registry": ["Registry", "default_registry", "register", "use_registry"],
-    "result": ["Result", "Trajectory"],
-    "sampling": ["replay_log_probs", "sample"],
-    "scheduler": ["Scheduler"],
+    "sampling.loop": ["Evaluator", "Event", "Run", "drive"],
+    "sampling.recipe": ["Recipe"],
+    "sampling.result": ["Result", "Trajectory"],
+    "sampling.sample": ["replay_log_probs", "sample"],
+    "scheduler.scheduler": ["Scheduler"],
 }
 _MODULES = ("losses",)
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
@@ -78,14 +78,8 @@ _PUBLIC = sorted([*_HOME, *_MODULES, "__version__", "noises", "samplers", "sdes"
 __all__ = [name for name in _PUBLIC if name != "reversed"]  # `import *` leaves Python's own function alone
 
 if TYPE_CHECKING:
-    from .comparison import Comparison as Comparison
-    from .comparison import compare as compare
-    from .consistency import Consistency as Consistency
-    from .consistency import consistency_error as consistency_error
-    from .encoding import Encoding as Encoding
-    from .encoding import decode as decode
-    from .encoding import encode as encode
-    from .encoding import interpolate as interpolate
+    from .comparison.comparison import Comparison as Comparison
+    from .comparison.comparison import compare as compare
     from .errors import Cancelled as Cancelled
     from .errors import ConversionError as ConversionError
     from .errors import ModelError as ModelError
@@ -105,12 +99,6 @@ if TYPE_CHECKING:
     from .inverse import Matrix as Matrix
     from .inverse import PosteriorSampling as PosteriorSampling
     from .inverse import noised as noised
-    from .likelihood import Likelihood as Likelihood
-    from .likelihood import log_likelihood as log_likelihood
-    from .loop import Evaluator as Evaluator
-    from .loop import Event as Event
-    from .loop import Run as Run
-    from .loop import drive as drive
     from .models.analytic import GaussianModel as GaussianModel
     from .models.analytic import MixtureModel as MixtureModel
     from .models.analytic import grid_mixture as grid_mixture
@@ -123,6 +111,14 @@ if TYPE_CHECKING:
     from .models.density import FunnelModel as FunnelModel
     from .models.density import LangevinSDE as LangevinSDE
     from .models.guidance import Guided as Guided
+    from .ode.consistency import Consistency as Consistency
+    from .ode.consistency import consistency_error as consistency_error
+    from .ode.encoding import Encoding as Encoding
+    from .ode.encoding import decode as decode
+    from .ode.encoding import encode as encode
+    from .ode.encoding import interpolate as interpolate
+    from .ode.likelihood import Likelihood as Likelihood
+    from .ode.likelihood import log_likelihood as log_likelihood
     from .path.noise import BrownianNoise as BrownianNoise
     from .path.noise import IndependentNoise as IndependentNoise
     from .path.noise import NormalSource as NormalSource
@@ -155,7 +151,6 @@ if TYPE_CHECKING:
     from .processes.sde import GaussianProcess as GaussianProcess
     from .processes.sde import Prior as Prior
     from .processes.table import DiscreteVP as DiscreteVP
-    from .recipe import Recipe as Recipe
     from .registry.catalogue import Catalogue as Catalogue
     from .registry.hooks import hookimpl as hookimpl
     from .registry.plugin import NoiseSource as NoiseSource
@@ -168,11 +163,16 @@ if TYPE_CHECKING:
     from .registry.registry import default_registry as default_registry
     from .registry.registry import register as register
     from .registry.registry import use_registry as use_registry
-    from .result import Result as Result
-    from .result import Trajectory as Trajectory
-    from .sampling import replay_log_probs as replay_log_probs
-    from .sampling import sample as sample
-    from .scheduler import Scheduler as Scheduler
+    from .sampling.loop import Evaluator as Evaluator
+    from .sampling.loop import Event as Event
+    from .sampling.loop import Run as Run
+    from .sampling.loop import drive as drive
+    from .sampling.recipe import Recipe as Recipe
+    from .sampling.result import Result as Result
+    from .sampling.result import Trajectory as Trajectory
+    from .sampling.sample import replay_log_probs as replay_log_probs
+    from .sampling.sample import sample as sample
+    from .scheduler.scheduler import Scheduler as Scheduler
 
 
 def samplers() -> dict[str, Sampler]:

@@ -11,8 +11,8 @@ from diffusers.schedulers import scheduling_edm_euler, scheduling_euler_discrete
 from sdesamplers_plugins import churn
 
 import sdesamplers as sds
-from sdesamplers.loop import drive
 from sdesamplers.path.noise import PATH
+from sdesamplers.sampling.loop import drive
 from sdesamplers.testing.problems import PROCESSES, Counter, gaussian_moments, run
 
 TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))

@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 import sdesamplers as sds
-from sdesamplers import comparison
 from sdesamplers.cli import cli
+from sdesamplers.comparison import comparison
 from sdesamplers.metrics import Score
 
 

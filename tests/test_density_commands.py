@@ -17,8 +17,8 @@ from tiny_models import save_pipeline, tiny_unet
 import sdesamplers as sds
 from sdesamplers.cli import cli
 from sdesamplers.cli.words import in_options
-from sdesamplers.datasets import read_data
 from sdesamplers.errors import UsageError
+from sdesamplers.io.datasets import read_data
 
 
 @pytest.fixture(scope="module")

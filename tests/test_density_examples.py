@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 import sdesamplers as sds
-from sdesamplers.datasets import read_data
+from sdesamplers.io.datasets import read_data
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 F64 = torch.float64

@@ -10,7 +10,7 @@ import torch
 
 import sdesamplers as sds
 from sdesamplers.coefficients import lagrange_integrals
-from sdesamplers.statistics import Statistics, compute_statistics, divided_differences
+from sdesamplers.ode.statistics import Statistics, compute_statistics, divided_differences
 from sdesamplers.testing import measure_order
 from sdesamplers.testing.problems import DEVIATIONS, MEANS, WEIGHTS, Transport, run
 

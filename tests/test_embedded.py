@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sdesamplers as sds
-from sdesamplers.comparison import find_scorer
+from sdesamplers.comparison.comparison import find_scorer
 from sdesamplers.metrics import frechet_distance, sliced_wasserstein
 
 ASSETS = Path(sds.__file__).parent / "assets"

@@ -12,8 +12,8 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from tiny_models import tiny_unet
 
 import sdesamplers as sds
-from sdesamplers.loop import Evaluator
 from sdesamplers.models.base import Output
+from sdesamplers.sampling.loop import Evaluator
 
 TABLE = sds.DiscreteVP(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
 WORDS: dict[str, Any] = {"num_samples": 3, "seed": 1}

@@ -78,7 +78,7 @@ def test_the_help_names_a_module_that_runs() -> None:
 
 def test_a_likelihood_of_too_few_steps_warns() -> None:
     model = sds.load("fashion-mnist")
-    from sdesamplers.datasets import read_data
+    from sdesamplers.io.datasets import read_data
 
     x, _ = read_data("fashion-mnist-test", model, limit=2)
     with pytest.warns(UserWarning, match=r"does not solve the ODE here.*(bits per dimension|not finite)"):

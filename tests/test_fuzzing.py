@@ -15,8 +15,8 @@ from tiny_models import save_pipeline
 
 import sdesamplers as sds
 from sdesamplers.cli import main
-from sdesamplers.datasets import read_data
 from sdesamplers.errors import SdesamplersError
+from sdesamplers.io.datasets import read_data
 from sdesamplers.registry.catalogue import SHIPPED, read
 
 pytestmark = pytest.mark.slow

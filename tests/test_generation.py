@@ -30,15 +30,15 @@ from tiny_models import save_pipeline, tiny_unet
 
 import sdesamplers as sds
 from sdesamplers.cli import main
-from sdesamplers.comparison import find_scorer
+from sdesamplers.comparison.comparison import find_scorer
 from sdesamplers.errors import Cancelled, SdesamplersError, UsageError
 from sdesamplers.generation import memory, progress
 from sdesamplers.generation import run as generation_run
 from sdesamplers.generation.job import JobFolder
 from sdesamplers.generation.memory import Meter, batch_size_for, parse_bytes
 from sdesamplers.generation.ranks import Ranks, parse_part
-from sdesamplers.images import to_images
-from sdesamplers.sampling import prepare
+from sdesamplers.io.images import to_images
+from sdesamplers.sampling.sample import prepare
 
 PICTURE = (1, 4, 4)
 

@@ -23,10 +23,10 @@ import pytest
 import torch
 
 import sdesamplers as sds
-from sdesamplers import files
 from sdesamplers.cli import main
 from sdesamplers.errors import Cancelled, SdesamplersError, UsageError
 from sdesamplers.generation.job import JobFolder
+from sdesamplers.io import files
 
 ALL = ("safetensors", "png", "webdataset", "grid")
 JOB: dict[str, Any] = {"steps": 2, "num_samples": 11, "batch_size": 3, "shard_size": 6, "seed": 5, "formats": ALL}

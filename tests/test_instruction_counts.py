@@ -5,8 +5,8 @@ import pytest
 import torch
 
 import sdesamplers as sds
-from sdesamplers.loop import Evaluator
 from sdesamplers.models.base import Output
+from sdesamplers.sampling.loop import Evaluator
 
 pytestmark = pytest.mark.usefixtures("benchmarks")
 

@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from torch.distributions import Normal
 
 import sdesamplers as sds
-from sdesamplers import encoding
+from sdesamplers.ode import encoding
 from sdesamplers.processes.predictions import PREDICTIONS
 
 TIGHT = {"rtol": 1e-6, "atol": 1e-6}

@@ -255,7 +255,7 @@ def test_absurd_numbers_in_python(word: str, number: Any) -> None:
 
 
 def test_too_little_memory_is_said(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    from sdesamplers import diagnosis
+    from sdesamplers.cli import doctor as diagnosis
 
     def starved() -> Any:
         import torch

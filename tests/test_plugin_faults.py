@@ -14,7 +14,7 @@ from click.testing import CliRunner
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
-from sdesamplers.diagnosis import _plugins
+from sdesamplers.cli.doctor import _plugins
 from sdesamplers.errors import PluginError, UnknownHookError
 from sdesamplers.registry.registry import Registry
 from sdesamplers.testing import check_sampler
@@ -272,7 +272,7 @@ def test_a_sampler_that_never_ends_is_stopped(mixture: sds.MixtureModel) -> None
 
 
 def test_no_sampler_of_ours_comes_near_the_limit(mixture: sds.MixtureModel) -> None:
-    from sdesamplers.recipe import evaluation_limit, evaluations, make_path, make_recipe
+    from sdesamplers.sampling.recipe import evaluation_limit, evaluations, make_path, make_recipe
 
     for name, spec in sds.samplers().items():
         if "stationary" in spec.needs or spec.evaluations is None:

@@ -11,11 +11,11 @@ from process_cases import PROCESSES as ALL
 from process_cases import TABLE
 
 import sdesamplers as sds
-from sdesamplers.loop import Evaluator, drive
 from sdesamplers.path.grid import given_points
 from sdesamplers.path.noise import PATH, NormalSource
 from sdesamplers.path.path import Path
 from sdesamplers.path.points import path_process
+from sdesamplers.sampling.loop import Evaluator, drive
 from sdesamplers.testing import measure_weak_order
 
 PROCESSES = {name: ALL[name] for name in ("vp", "sub-vp", "edm", "ve", "table", "flow")}

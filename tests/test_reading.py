@@ -23,8 +23,8 @@ from safetensors.torch import save_file
 
 import sdesamplers as sds
 from sdesamplers.cli import main
-from sdesamplers.datasets import as_states, read_data
 from sdesamplers.errors import UsageError
+from sdesamplers.io.datasets import as_states, read_data
 
 SIDE = 8
 RAMP = np.arange(SIDE * SIDE, dtype=np.float64).reshape(SIDE, SIDE) / (SIDE * SIDE - 1)

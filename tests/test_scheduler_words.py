@@ -18,7 +18,7 @@ import tiny_pipelines as tiny
 import torch
 
 import sdesamplers as sds
-from sdesamplers import step_words
+from sdesamplers.scheduler import step_words
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 METHODS = ("step", "set_timesteps", "scale_model_input", "add_noise", "scale_noise", "get_velocity")

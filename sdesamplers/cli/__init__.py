@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import SdesamplersError
-from ..text import one_line
+from ..io.text import one_line
 from . import density_commands, registry_commands, run_commands
 from .group import cli
 from .streams import flushed, prepare, say, silence, writing

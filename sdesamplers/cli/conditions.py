@@ -9,8 +9,8 @@ from typing import Any
 import click
 
 from ..errors import SdesamplersError, UsageError
+from ..io.text import printable
 from ..registry.options import as_number
-from ..text import printable
 
 LONGEST = 64 << 20
 """Bytes of a file of prompts."""
@@ -43,7 +43,7 @@ def read_rows(file: Path) -> Any:
     """An array with one row a sample; fractions in float32, as networks have their weights."""
     import numpy as np
 
-    from ..reading import read_array
+    from ..io.reading import read_array
 
     found = read_array(file)
     if not found.ndim or not found.size:
@@ -59,7 +59,7 @@ def read_prompts(file: str) -> list[str]:
     Raises:
         UsageError: it cannot be read, is not UTF-8, or has a blank line or none at all.
     """
-    from ..reading import regular
+    from ..io.reading import regular
 
     path = regular(Path(file).expanduser(), "--prompts: ")
     try:

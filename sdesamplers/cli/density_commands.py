@@ -15,14 +15,14 @@ import click
 import numpy as np
 
 from ..errors import UsageError
-from ..text import one_line, printable
+from ..io.text import one_line, printable
 from .group import cli
 from .streams import say
 from .tables import emit, show, styled, table
 from .words import grid_words, load_model, model_options, pairs
 
 if TYPE_CHECKING:
-    from ..likelihood import Likelihood
+    from ..ode.likelihood import Likelihood
 
 
 def ode_options(sampler: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -56,7 +56,7 @@ def ode_options(sampler: str) -> Callable[[Callable[..., Any]], Callable[..., An
 def prepared(source: str, data: str, words: dict[str, Any]) -> tuple[Any, Any, list[str], dict[str, Any]]:
     """The model, its data with their names, and the words for the ODE."""
     from ..checks import whole
-    from ..datasets import read_data
+    from ..io.datasets import read_data
     from ..registry.registry import default_registry
 
     preset = default_registry().resolve(words["sampler"])
@@ -87,9 +87,9 @@ def likelihood(source: str, data: str, **words: Any) -> None:
 
     DATA is a folder or file of pictures, an .npy or .safetensors file, or fashion-mnist-test, which is embedded.
     """
-    from ..files import output_folder
-    from ..likelihood import log_likelihood
-    from ..terminal import counting_bar
+    from ..io.files import output_folder
+    from ..io.terminal import counting_bar
+    from ..ode.likelihood import log_likelihood
 
     out, as_json = words.pop("out"), words.pop("as_json")
     silent = words.pop("quiet") or as_json or not sys.stderr.isatty()
@@ -126,7 +126,7 @@ def likelihood(source: str, data: str, **words: Any) -> None:
 
 def write_csv(found: Likelihood, names: list[str], folder: Path) -> Path:
     """A line for each sample."""
-    from ..files import write
+    from ..io.files import write
 
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
@@ -139,7 +139,7 @@ def write_csv(found: Likelihood, names: list[str], folder: Path) -> Path:
 
 def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
     """A histogram of bits per dimension; nothing, and a line that says so, where matplotlib is not installed."""
-    from ..files import write
+    from ..io.files import write
 
     try:
         from matplotlib.figure import Figure
@@ -170,9 +170,9 @@ def encode(source: str, data: str, **words: Any) -> None:
     from safetensors.torch import save_file
 
     from .. import __version__
-    from ..encoding import decode
-    from ..encoding import encode as run
-    from ..files import output_folder, write
+    from ..io.files import output_folder, write
+    from ..ode.encoding import decode
+    from ..ode.encoding import encode as run
 
     out, as_json, check = words.pop("out"), words.pop("as_json"), words.pop("check")
     words.pop("quiet")

@@ -283,8 +283,8 @@ def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ..
 
     A process is named as a plugin registers it, or by the file and the name of its class or factory: process.py:MyVP.
     """
+    from ..io.terminal import console
     from ..registry.registry import default_registry
-    from ..terminal import console
     from ..testing import check_sampler
 
     reports = []
@@ -350,7 +350,7 @@ def report_table(name: str, report: Report) -> Table:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
     """Check versions, devices, plugins, the cache and the embedded model."""
-    from ..diagnosis import diagnose
+    from .doctor import diagnose
 
     findings = diagnose()
     if as_json:

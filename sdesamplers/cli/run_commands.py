@@ -19,8 +19,8 @@ from .words import Numbers, grid_words, load_model, model_options, pairs, run_op
 if TYPE_CHECKING:
     from ..generation import Generated
     from ..metrics import FeatureScorer
-    from ..recipe import Recipe
     from ..registry.names import Preset
+    from ..sampling.recipe import Recipe
 
 
 @cli.command("statistics")
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 @model_options
 def statistics_command(source: str, **words: Any) -> None:
     """Measure MODEL's statistics for dpm-solver-v3 (Zheng et al. 2023) and keep them in a file."""
-    from ..statistics import compute_statistics
-    from ..terminal import evaluation_bar
+    from ..io.terminal import evaluation_bar
+    from ..ode.statistics import compute_statistics
 
     out, nodes, as_json = words.pop("out"), words["nodes"], words.pop("as_json")
     silent = words.pop("quiet") or as_json or not sys.stderr.isatty()  # where it is no terminal, a bar is an empty line
@@ -87,12 +87,12 @@ def sample_command(source: str, **words: Any) -> None:
     Alone, or on many processes: accelerate launch -m sdesamplers sample MODEL ...
     """
     from ..checks import whole
-    from ..files import output_folder
     from ..generation import generate
     from ..generation.memory import parse_bytes
     from ..generation.ranks import Ranks, parse_part
-    from ..recipe import check_grid_words, make_recipe, require_grid
+    from ..io.files import output_folder
     from ..registry.registry import default_registry
+    from ..sampling.recipe import check_grid_words, make_recipe, require_grid
 
     name, as_json, quiet = words.pop("sampler"), words.pop("as_json"), words.pop("quiet")
     recipe = read_recipe(words.pop("recipe"))
@@ -146,7 +146,7 @@ def read_recipe(file: str | None) -> Recipe | None:
     Raises:
         UsageError: it cannot be read, or holds none; or a sampler is named besides.
     """
-    from ..recipe import Recipe
+    from ..sampling.recipe import Recipe
 
     if file is None:
         return None
@@ -177,7 +177,7 @@ def scorer_for(
     source: str, score: bool, metrics: str | None, reference: str | None, inception_weights: str | None
 ) -> FeatureScorer | None:
     """The metrics that --score and its options ask for."""
-    from ..comparison import find_scorer
+    from ..comparison.comparison import find_scorer
     from ..metrics import InceptionScorer, Scorer
 
     if reference:
@@ -245,8 +245,8 @@ def tell(done: Generated, as_json: bool) -> None:
 def compare_command(source: str, **words: Any) -> None:
     """Run samplers side by side on MODEL: a picture, a table, JSON and CSV."""
     from ..checks import whole
-    from ..comparison import compare
-    from ..files import output_folder
+    from ..comparison.comparison import compare
+    from ..io.files import output_folder
     from ..registry.registry import default_registry
 
     as_json, quiet, out = words.pop("as_json"), words.pop("quiet"), words.pop("out")

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..errors import SdesamplersError
-from ..text import printable
+from ..io.text import printable
 
 
 def prepare() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..text import printable
+from ..io.text import printable
 from .streams import say, writing
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def show(table: Table) -> None:
     """Print a table as wide as the terminal or $COLUMNS, else 160 columns wide."""
-    from ..terminal import console
+    from ..io.terminal import console
 
     known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
     with writing():

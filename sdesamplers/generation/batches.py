@@ -12,14 +12,14 @@ from torch import Tensor
 
 from ..checks import whole
 from ..errors import SdesamplersError, UsageError
-from ..loop import Callback
 from ..models.base import Model
 from ..models.conditions import each, is_structure, lengths
 from ..public import public
-from ..recipe import Recipe
 from ..registry.plugin import Sampler
-from ..result import Part, Result
-from ..sampling import PreparedRun, prepare
+from ..sampling.loop import Callback
+from ..sampling.recipe import Recipe
+from ..sampling.result import Part, Result
+from ..sampling.sample import PreparedRun, prepare
 from .ranks import Ranks, check_part
 
 ELSEWHERE = {"start": "sample", "start_time": "sample", "gradients": "sample", "progress": "your own loop"}

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ClaimError, SdesamplersError
-from ..files import names_in, read, telling
+from ..io.files import names_in, read, telling
 
 Owner = dict[str, Any]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SdesamplersError, UsageError
-from ..files import Draft, draft, names_in, read, regular_file, sync, sync_folder, write
+from ..io.files import Draft, draft, names_in, read, regular_file, sync, sync_folder, write
 from .claims import Claim
 from .identity import Facts
 from .job import BATCH, FREE, MANIFEST, RECORD, JobFolder, clear_inside, labels_of, shown, there, unsealed, written_by

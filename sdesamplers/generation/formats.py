@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..errors import UnknownNameError, UsageError
-from ..files import Draft, draft
+from ..io.files import Draft, draft
 from ..models.base import Model, ModelAround
 from .shards import Batch, Shard
 
@@ -118,7 +118,7 @@ class Grid(Format):
         return [folder / f"grid{shard.label}.png"]
 
     def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
-        from ..images import grid
+        from ..io.images import grid
 
         content = io.BytesIO()
         grid([picture(pixels) for pixels in pixels_of(batch)[:SHOWN]]).save(content, format="PNG")

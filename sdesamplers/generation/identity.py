@@ -22,7 +22,7 @@ from ..models.base import Model
 from ..processes.sde import SDE, GaussianProcess
 from ..registry.plugin import Registered
 from ..registry.registry import default_registry
-from ..sampling import PreparedRun
+from ..sampling.sample import PreparedRun
 from .batches import Conditions
 from .code import code_of, files_in
 

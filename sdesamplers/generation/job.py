@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SdesamplersError
-from ..files import Draft, checksum, make_lasting_folder, names_in, read, remove, sync, sync_folder, telling, write
+from ..io.files import Draft, checksum, make_lasting_folder, names_in, read, remove, sync, sync_folder, telling, write
 from .claims import Claim
 from .formats import FORMATS, SCORES, Format, Labels
 from .identity import Facts, fingerprint

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import Cancelled, UsageError
-from ..sampling import PreparedRun
+from ..sampling.sample import PreparedRun
 from .batches import Conditions, ran_out_of_memory
 
 EVALUATIONS = 2

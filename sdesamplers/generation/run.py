@@ -18,13 +18,13 @@ from torch import Tensor
 
 from ..checks import whole
 from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, UsageError
-from ..files import make_lasting_folder, telling
-from ..images import to_bytes
+from ..io.files import make_lasting_folder, telling
+from ..io.images import to_bytes
 from ..models.base import Model
 from ..public import public
-from ..recipe import Recipe
 from ..registry.plugin import Sampler
-from ..sampling import PreparedRun, prepare
+from ..sampling.recipe import Recipe
+from ..sampling.sample import PreparedRun, prepare
 from . import batches
 from .batches import Batches, Conditions, fitting
 from .claims import Claim, acquire, refuse_if_busy

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..files import Draft, checksum, regular_file
+from ..io.files import Draft, checksum, regular_file
 
 HEADER = 2**24
 """The longest header of a safetensors file that is read, in bytes."""

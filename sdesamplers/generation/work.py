@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from ..errors import Cancelled, SdesamplersError
-from ..files import Draft, read, telling
-from ..loop import Event
-from ..sampling import warn_if_far
+from ..io.files import Draft, read, telling
+from ..sampling.loop import Event
+from ..sampling.sample import warn_if_far
 from .batches import Batches
 from .formats import SCORES, Format, Labels
 from .identity import Facts, environment

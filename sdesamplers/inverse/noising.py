@@ -13,7 +13,7 @@ from ..models.base import Model
 from ..path.noise import START, NormalSource
 from ..processes.sde import GaussianProcess
 from ..public import public
-from ..sampling import as_model
+from ..sampling.sample import as_model
 
 
 class Start(TypedDict):

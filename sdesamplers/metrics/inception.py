@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
-from ..reading import read_picture
+from ..io.reading import read_picture
 from .distances import frechet_distance, gaussian_statistics
 from .scorer import Score
 

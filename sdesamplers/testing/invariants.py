@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from ..errors import SdesamplersError, SolverError, UsageError
-from ..loop import Evaluator, drive
 from ..models.analytic import GaussianModel, MixtureModel, grid_mixture
 from ..models.base import FunctionModel, Model, Output
 from ..models.density import FunnelModel
@@ -29,10 +28,11 @@ from ..path.prediction import Prediction, ScorePrediction
 from ..processes.predictions import PREDICTIONS
 from ..processes.schedules import VP
 from ..processes.sde import GaussianProcess
-from ..recipe import fill_options, make_path, start_run
 from ..registry.names import Preset
 from ..registry.options import Option
-from ..sampling import make_noise, replay_log_probs, sample
+from ..sampling.loop import Evaluator, drive
+from ..sampling.recipe import fill_options, make_path, start_run
+from ..sampling.sample import make_noise, replay_log_probs, sample
 from .case import Case, CountingModel, StationaryModel, processes
 
 Outcome = tuple[str, str, bool] | None

@@ -19,7 +19,6 @@ import torch
 from scipy.special import ndtr
 from torch import Tensor
 
-from ..loop import Evaluator, drive
 from ..models.analytic import GaussianModel, MixtureModel
 from ..path.grid import given_points
 from ..path.path import Path
@@ -27,9 +26,10 @@ from ..path.points import model_state, path_process
 from ..processes.scalars import expand
 from ..processes.schedules import VP, RectifiedFlow
 from ..processes.sde import GaussianProcess
-from ..recipe import fill_options, start_run
 from ..registry.names import Preset
 from ..registry.plugin import Sampler
+from ..sampling.loop import Evaluator, drive
+from ..sampling.recipe import fill_options, start_run
 
 WEIGHTS, MEANS, DEVIATIONS = (0.3, 0.5, 0.2), (-1.2, 0.3, 1.5), (0.5, 0.4, 0.6)
 

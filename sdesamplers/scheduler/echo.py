@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .path.points import model_state
-from .processes.scalars import expand
+from ..path.points import model_state
+from ..processes.scalars import expand
 
 if TYPE_CHECKING:
     from .scheduler import Asking

@@ -11,19 +11,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import UsageError
-from .path.path import Path
-from .path.points import model_state
-from .path.prediction import Prediction
-from .processes.sde import SDE, GaussianProcess
-from .public import public
+from ..errors import UsageError
+from ..path.path import Path
+from ..path.points import model_state
+from ..path.prediction import Prediction
+from ..processes.sde import SDE, GaussianProcess
+from ..public import public
+from ..registry.plugin import Sampler
 from .recipe import Recipe
-from .registry.plugin import Sampler
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .models.base import Model
+    from ..models.base import Model
 
 
 @public
@@ -130,7 +130,7 @@ class Result:
             UsageError: the samples are not (channels, height, width) with 1, 3 or 4 channels.
             ModelError: they are latents, and the model has no decoder.
         """
-        from .images import to_images
+        from ..io.images import to_images
 
         return to_images(self.decoded, self.data_range if self.decoder is None else self.decoded_range)
 

@@ -11,24 +11,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import flag, number, numbers, shown, whole
-from .datasets import Data, as_states
-from .errors import UsageError
-from .loop import Callback, Evaluator, Flag, count_evaluations, drive
-from .models.base import Model
-from .models.conditions import cut
-from .models.running import running
-from .path.pairs import PairLedger
-from .path.path import Ledger, Path
-from .path.points import Point, model_state
-from .processes.scalars import expand
-from .processes.sde import GaussianProcess
-from .public import public
-from .recipe import Recipe, make_path, make_recipe, start_run
-from .registry.plugin import Sampler
-from .registry.registry import default_registry
-from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends
-from .sampling import as_model, check_run_words, warn_if_far
+from ..checks import flag, number, numbers, shown, whole
+from ..errors import UsageError
+from ..io.datasets import Data, as_states
+from ..models.base import Model
+from ..models.conditions import cut
+from ..models.running import running
+from ..path.pairs import PairLedger
+from ..path.path import Ledger, Path
+from ..path.points import Point, model_state
+from ..processes.scalars import expand
+from ..processes.sde import GaussianProcess
+from ..public import public
+from ..registry.plugin import Sampler
+from ..registry.registry import default_registry
+from ..sampling.loop import Callback, Evaluator, Flag, count_evaluations, drive
+from ..sampling.recipe import Recipe, make_path, make_recipe, start_run
+from ..sampling.result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends
+from ..sampling.sample import as_model, check_run_words, warn_if_far
 
 NOISIEST = 1e5
 """sigma/alpha where an encoding ends whose model goes on to alpha = 0: there lambda is infinite, and here the data are

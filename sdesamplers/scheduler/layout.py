@@ -9,15 +9,15 @@ from itertools import count
 import numpy as np
 import torch
 
-from .errors import UsageError
-from .loop import well_formed
-from .path.path import Path
-from .path.points import Point
-from .path.prediction import Prediction
-from .processes.coordinates import view
-from .processes.sde import GaussianProcess
-from .recipe import Recipe, make_path, start_run
-from .registry.plugin import Sampler
+from ..errors import UsageError
+from ..path.path import Path
+from ..path.points import Point
+from ..path.prediction import Prediction
+from ..processes.coordinates import view
+from ..processes.sde import GaussianProcess
+from ..registry.plugin import Sampler
+from ..sampling.loop import well_formed
+from ..sampling.recipe import Recipe, make_path, start_run
 
 _NUMBERS = count()
 

@@ -11,20 +11,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import name_of, number, whole
-from .errors import PluginError, SdesamplersError, UnknownNameError, UsageError
+from ..checks import name_of, number, whole
+from ..errors import PluginError, SdesamplersError, UnknownNameError, UsageError
+from ..path.grid import given_points, spaced_points
+from ..path.noise import Noise
+from ..path.path import Path
+from ..path.points import path_process
+from ..processes.own_grid import OwnGrid
+from ..processes.sde import SDE, GaussianProcess, starts_as_noise
+from ..public import public
+from ..registry.names import Preset
+from ..registry.options import check_options
+from ..registry.plugin import NoiseSource, Registered, Sampler, Spacing
+from ..registry.registry import default_registry
 from .loop import Run, count_evaluations
-from .path.grid import given_points, spaced_points
-from .path.noise import Noise
-from .path.path import Path
-from .path.points import path_process
-from .processes.own_grid import OwnGrid
-from .processes.sde import SDE, GaussianProcess, starts_as_noise
-from .public import public
-from .registry.names import Preset
-from .registry.options import check_options
-from .registry.plugin import NoiseSource, Registered, Sampler, Spacing
-from .registry.registry import default_registry
 
 
 @public

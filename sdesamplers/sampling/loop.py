@@ -11,17 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import Cancelled, ModelError, NonFiniteError, PluginError, UsageError
+from ..errors import Cancelled, ModelError, NonFiniteError, PluginError, UsageError
+from ..models.base import Model, Output
+from ..models.calling import isolated, isolated_to
+from ..models.clipping import Clip, clipped
+from ..models.conditions import cut
+from ..path.points import Point, model_state
+from ..path.prediction import Prediction, ScorePrediction
+from ..processes.scalars import Scalar
+from ..processes.sde import GaussianProcess
+from ..public import public
 from .forking import prepare_for_forks
-from .models.base import Model, Output
-from .models.calling import isolated, isolated_to
-from .models.clipping import Clip, clipped
-from .models.conditions import cut
-from .path.points import Point, model_state
-from .path.prediction import Prediction, ScorePrediction
-from .processes.scalars import Scalar
-from .processes.sde import GaussianProcess
-from .public import public
 
 
 @public

@@ -9,7 +9,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from .errors import UsageError
+from ..errors import UsageError
 
 STEP_USED = ("model_output", "timestep", "sample", "generator", "return_dict", "eta", "prev_timestep")
 STEP_IGNORED = {

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from .errors import SdesamplersError, UsageError
+from ..errors import SdesamplersError, UsageError
 
 Content = bytes | str | Callable[[Path], Any]
 """Of a file: itself, or what writes it to the path that it is given."""

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import UsageError
-from .processes.scalars import as_scalar
+from ..errors import UsageError
+from ..processes.scalars import as_scalar
 
 if TYPE_CHECKING:
     from .scheduler import Scheduler

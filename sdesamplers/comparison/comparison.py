@@ -16,19 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import function, shown, whole
-from .errors import Cancelled, SdesamplersError, UsageError, last_place
-from .files import make_folder, write
-from .generation.batches import first_of
-from .metrics import FeatureScorer, Score, Scorer
-from .models.base import Model
-from .processes.sde import GaussianProcess
-from .public import public
-from .recipe import Recipe, make_path, make_recipe
-from .registry.plugin import Sampler
-from .registry.registry import default_registry
-from .result import Result
-from .sampling import as_model, sample
+from ..checks import function, shown, whole
+from ..errors import Cancelled, SdesamplersError, UsageError, last_place
+from ..generation.batches import first_of
+from ..io.files import make_folder, write
+from ..metrics import FeatureScorer, Score, Scorer
+from ..models.base import Model
+from ..processes.sde import GaussianProcess
+from ..public import public
+from ..registry.plugin import Sampler
+from ..registry.registry import default_registry
+from ..sampling.recipe import Recipe, make_path, make_recipe
+from ..sampling.result import Result
+from ..sampling.sample import as_model, sample
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -313,7 +313,7 @@ def numbers_of(score: Any) -> tuple[float, float | None]:
 
 def shared_facts(model: Model, scorer: FeatureScorer | None, common: Mapping[str, Any]) -> dict[str, Any]:
     """What all cells of a comparison share, as plain data: the model, the call's words, versions."""
-    from .generation.identity import environment, model_facts, plain
+    from ..generation.identity import environment, model_facts, plain
 
     words = {key: plain(value) for key, value in common.items() if key not in ("seed", "num_samples")}
     words.setdefault("guidance_scale", 1.0)

@@ -14,32 +14,32 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 from torch import Tensor
 
-from .checks import flag, shown
+from ..checks import flag, shown
+from ..errors import UsageError
+from ..models.clipping import Clip, ClipLike, clipped
+from ..path.noise import Noise, NormalSource, check_seed
+from ..path.path import Path
+from ..path.points import Point, model_state
+from ..path.prediction import Prediction
+from ..pretrained.configuration import completed
+from ..pretrained.conventions import Convention, convention_of, with_shift, without_variance
+from ..pretrained.saved_words import KEY, OURS, own_part, trained_part
+from ..processes.coordinates import view
+from ..processes.scalars import as_scalar, expand
+from ..processes.schedules import EDM, VE, RectifiedFlow, TrigFlow
+from ..processes.sde import GaussianProcess
+from ..processes.table import DiscreteVP
+from ..public import public
+from ..registry.names import Preset
+from ..registry.options import check_options
+from ..registry.plugin import Sampler
+from ..registry.registry import default_registry
+from ..sampling.loop import Run
+from ..sampling.recipe import Recipe, make_recipe, start_run
+from ..sampling.sample import make_noise, shortest_draw
 from .configuration import Configuration, changed, explicit, split_words, updated
 from .echo import evaluated, is_own
-from .errors import UsageError
 from .layout import Layout
-from .loop import Run
-from .models.clipping import Clip, ClipLike, clipped
-from .path.noise import Noise, NormalSource, check_seed
-from .path.path import Path
-from .path.points import Point, model_state
-from .path.prediction import Prediction
-from .pretrained.configuration import completed
-from .pretrained.conventions import Convention, convention_of, with_shift, without_variance
-from .pretrained.saved_words import KEY, OURS, own_part, trained_part
-from .processes.coordinates import view
-from .processes.scalars import as_scalar, expand
-from .processes.schedules import EDM, VE, RectifiedFlow, TrigFlow
-from .processes.sde import GaussianProcess
-from .processes.table import DiscreteVP
-from .public import public
-from .recipe import Recipe, make_recipe, start_run
-from .registry.names import Preset
-from .registry.options import check_options
-from .registry.plugin import Sampler
-from .registry.registry import default_registry
-from .sampling import make_noise, shortest_draw
 from .seeding import Generators, seeds_of
 from .step_words import check_grid_words, check_step_words
 from .table import Table

@@ -12,23 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import choice, function, whole
-from .datasets import Data, as_states
+from ..checks import choice, function, whole
+from ..errors import ModelError, UsageError
+from ..io.datasets import Data, as_states
+from ..models.base import Model, Output
+from ..models.calling import isolated
+from ..models.conditions import cut
+from ..path.noise import AUXILIARY, NormalSource
+from ..path.points import Point
+from ..processes.predictions import linear_map, row
+from ..processes.scalars import Scalar, as_scalar, expand
+from ..processes.sde import SDE, GaussianProcess, Prior
+from ..public import public
+from ..registry.plugin import Sampler
+from ..sampling.loop import Flag
+from ..sampling.recipe import Recipe
+from ..sampling.sample import as_model, check_run_words
 from .encoding import check_walkable, integrate, ode_path, ode_recipe
-from .errors import ModelError, UsageError
-from .loop import Flag
-from .models.base import Model, Output
-from .models.calling import isolated
-from .models.conditions import cut
-from .path.noise import AUXILIARY, NormalSource
-from .path.points import Point
-from .processes.predictions import linear_map, row
-from .processes.scalars import Scalar, as_scalar, expand
-from .processes.sde import SDE, GaussianProcess, Prior
-from .public import public
-from .recipe import Recipe
-from .registry.plugin import Sampler
-from .sampling import as_model, check_run_words
 
 Divergence = Literal["hutchinson", "exact"]
 Probe = Literal["rademacher", "gaussian"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .errors import UsageError
+from ..errors import UsageError
 
 Generators = torch.Generator | Sequence[torch.Generator] | None
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from diffusers.configuration_utils import FrozenDict
 
-from .errors import UsageError
-from .pretrained.configuration import class_of, defaults_of
-from .pretrained.saved_words import KEY
-from .pretrained.scheduler_words import WORDS
+from ..errors import UsageError
+from ..pretrained.configuration import class_of, defaults_of
+from ..pretrained.saved_words import KEY
+from ..pretrained.scheduler_words import WORDS
 
 
 class Configuration(FrozenDict):  # type: ignore[misc]

@@ -14,28 +14,28 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import flag, function, number, one_of_types, shown, whole
-from .errors import UsageError
+from ..checks import flag, function, number, one_of_types, shown, whole
+from ..errors import UsageError
+from ..models.base import Model
+from ..models.conditions import cut
+from ..models.running import running
+from ..path.noise import START, Noise, NormalSource, check_seed, shortest_step
+from ..path.path import Path
+from ..path.points import model_state
+from ..processes.scalars import expand, scaled
+from ..processes.sde import GaussianProcess
+from ..public import public
+from ..registry.plugin import NoiseSource, Sampler, Spacing
+from ..registry.registry import default_registry
 from .loop import Callback, Evaluator, Flag, drive
-from .models.base import Model
-from .models.conditions import cut
-from .models.running import running
-from .path.noise import START, Noise, NormalSource, check_seed, shortest_step
-from .path.path import Path
-from .path.points import model_state
-from .processes.scalars import expand, scaled
-from .processes.sde import GaussianProcess
-from .public import public
 from .recipe import Recipe, draw_clocks, evaluations, make_path, make_recipe, noise_of, start_run
-from .registry.plugin import NoiseSource, Sampler, Spacing
-from .registry.registry import default_registry
 from .result import Part, Recorder, Result, check_process, join, join_trajectories, process_ends, stack
 
 
 def as_model(model: Model | str | pathlib.Path) -> Model:
     """A model as it is, or loaded with its defaults; a UsageError for anything else, such as a pipeline."""
     if isinstance(model, str | pathlib.Path):
-        from .pretrained.loading import load
+        from ..pretrained.loading import load
 
         return load(model)
     if not hasattr(model, "process"):
@@ -445,7 +445,7 @@ def _both(callback: Callback | None, advance: Callback | None) -> Callback | Non
 def _progress(show: bool, prepared: PreparedRun, count: int, batch_size: int) -> Any:
     if not show:
         return nullcontext(None)
-    from .terminal import evaluation_bar
+    from ..io.terminal import evaluation_bar
 
     planned = prepared.evaluations
     total = None if planned is None else planned * -(-count // batch_size)

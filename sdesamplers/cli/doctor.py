@@ -6,11 +6,11 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
-from .errors import SdesamplersError
+from ..errors import SdesamplersError
 
 if TYPE_CHECKING:
-    from .registry.discovery import Plugin
-    from .registry.registry import Registry
+    from ..registry.discovery import Plugin
+    from ..registry.registry import Registry
 
 PACKAGES = (
     "torch",
@@ -32,7 +32,7 @@ def diagnose() -> list[Finding]:
 
 
 def _versions() -> list[Finding]:
-    from . import __version__
+    from .. import __version__
 
     found: list[Finding] = [("sdesamplers", f"{__version__}, Python {platform.python_version()}", True)]
     for package in PACKAGES:
@@ -55,7 +55,7 @@ def _devices() -> list[Finding]:
 
 
 def _plugins() -> list[Finding]:
-    from .registry.registry import default_registry
+    from ..registry.registry import default_registry
 
     registry = default_registry()
     return [
@@ -83,8 +83,8 @@ def _cache() -> Finding:
 
 
 def _embedded() -> Finding:
-    from .pretrained.loading import load
-    from .sampling import sample
+    from ..pretrained.loading import load
+    from ..sampling.sample import sample
 
     try:
         result = sample(load("fashion-mnist"), "ddim", steps=2, num_samples=1)

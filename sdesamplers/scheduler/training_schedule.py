@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .path.grid import spaced_points
-from .path.points import path_process
-from .pretrained.conventions import Convention, Flow
-from .processes.schedules import RectifiedFlow
-from .processes.table import DiscreteVP
-from .registry.registry import default_registry
+from ..path.grid import spaced_points
+from ..path.points import path_process
+from ..pretrained.conventions import Convention, Flow
+from ..processes.schedules import RectifiedFlow
+from ..processes.table import DiscreteVP
+from ..registry.registry import default_registry
 
 
 def training_schedule(convention: Convention, trained: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .processes.scalars import as_scalar
-from .processes.table import DiscreteVP
+from ..processes.scalars import as_scalar
+from ..processes.table import DiscreteVP
 
 
 class Table(Tensor):

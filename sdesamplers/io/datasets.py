@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import UnknownNameError, UsageError
-from .models.base import Model
+from ..errors import UnknownNameError, UsageError
+from ..models.base import Model
 from .reading import pixels, read_array, read_picture, regular, whole_levels
 from .text import one_line, printable
 
@@ -26,7 +26,7 @@ FAR = 16.0
 255 go there, noise of the range's own width never does."""
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
-EMBEDDED = {"fashion-mnist-test": (Path(__file__).parent / "assets" / "fashion-mnist-test" / "images.png", 28)}
+EMBEDDED = {"fashion-mnist-test": (Path(__file__).parent.parent / "assets" / "fashion-mnist-test" / "images.png", 28)}
 """Sets that ship with the library: a sheet of pictures, and the side of each."""
 SHOWN = f"a folder or file of pictures ({', '.join(PICTURES)}), .npy, .safetensors, or {', '.join(EMBEDDED)}"
 

@@ -6,9 +6,9 @@ import io
 import textwrap
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
-from .images import grid, to_images
-from .text import printable
+from ..errors import UsageError
+from ..io.images import grid, to_images
+from ..io.text import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image

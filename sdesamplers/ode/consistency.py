@@ -10,20 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import number, whole
+from ..checks import number, whole
+from ..errors import UsageError
+from ..models.base import Model
+from ..models.conditions import cut
+from ..models.running import running
+from ..path.noise import NormalSource, check_seed
+from ..path.path import Path
+from ..path.prediction import Prediction
+from ..public import public
+from ..registry.plugin import Sampler
+from ..sampling.loop import Evaluator, drive
+from ..sampling.recipe import Recipe, make_path, start_run
+from ..sampling.sample import as_model, as_start, check_run_words, start_state
 from .encoding import from_path, ode_recipe
-from .errors import UsageError
-from .loop import Evaluator, drive
-from .models.base import Model
-from .models.conditions import cut
-from .models.running import running
-from .path.noise import NormalSource, check_seed
-from .path.path import Path
-from .path.prediction import Prediction
-from .public import public
-from .recipe import Recipe, make_path, start_run
-from .registry.plugin import Sampler
-from .sampling import as_model, as_start, check_run_words, start_state
 
 
 @public

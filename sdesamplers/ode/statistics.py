@@ -26,18 +26,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import whole
-from .coefficients import apart, derivative_weights, lagrange_integrals
-from .errors import ModelError, UsageError
-from .files import write
-from .loop import Evaluator
-from .models.base import Model
-from .models.conditions import cut
-from .models.running import running
-from .path.noise import AUXILIARY, START, NormalSource
-from .path.path import Path
-from .processes.coordinates import view
-from .processes.predictions import weighted_sum
+from ..checks import whole
+from ..coefficients import apart, derivative_weights, lagrange_integrals
+from ..errors import ModelError, UsageError
+from ..io.files import write
+from ..models.base import Model
+from ..models.conditions import cut
+from ..models.running import running
+from ..path.noise import AUXILIARY, START, NormalSource
+from ..path.path import Path
+from ..processes.coordinates import view
+from ..processes.predictions import weighted_sum
+from ..sampling.loop import Evaluator
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 STEEP = 20.0

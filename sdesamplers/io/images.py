@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import UsageError
+from ..errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -1,0 +1,17 @@
+"""Samplers side by side.
+
+comparison.py  `compare`, and its result
+pictures.py    its picture
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..public import lazily
+
+if TYPE_CHECKING:
+    from .comparison import Cell, Comparison, compare
+
+__all__ = ["Cell", "Comparison", "compare"]
+__getattr__ = lazily(__name__, {"comparison": __all__})
