@@ -39,7 +39,8 @@ from torch import Tensor
 
 import sdesamplers as sds
 from sdesamplers.path.points import model_state, points_at
-from sdesamplers.sampling.recipe import make_path, make_recipe
+from sdesamplers.sampling.arguments import make_recipe
+from sdesamplers.sampling.runs import make_path
 
 Solver = Callable[[float], tuple[Tensor, float]]
 """From a tolerance to the samples and the evaluations of a sample, averaged."""

@@ -29,8 +29,9 @@ import sdesamplers as sds
 from sdesamplers.generation.memory import Meter
 from sdesamplers.models.base import Output
 from sdesamplers.processes.scalars import expand
+from sdesamplers.sampling.arguments import make_recipe
 from sdesamplers.sampling.loop import Evaluator
-from sdesamplers.sampling.recipe import make_path, make_recipe, start_run
+from sdesamplers.sampling.runs import make_path, start_run
 from sdesamplers.testing.case import StationaryModel
 
 SHAPE, STEPS = (4, 4, 64, 64), 10

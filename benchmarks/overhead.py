@@ -44,8 +44,9 @@ from step_cost import Passes
 import sdesamplers as sds
 from sdesamplers.path.noise import brownian_levels
 from sdesamplers.path.points import points_at
+from sdesamplers.sampling.arguments import make_recipe
 from sdesamplers.sampling.loop import Evaluator
-from sdesamplers.sampling.recipe import make_path, make_recipe, start_run
+from sdesamplers.sampling.runs import make_path, start_run
 
 Shape = tuple[int, ...]
 IMAGE: Shape = (1, 3, 32, 32)

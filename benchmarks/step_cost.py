@@ -35,8 +35,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import sdesamplers as sds
+from sdesamplers.sampling.arguments import make_recipe
 from sdesamplers.sampling.loop import Evaluator
-from sdesamplers.sampling.recipe import make_path, make_recipe, start_run
+from sdesamplers.sampling.runs import make_path, start_run
 
 SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8)
 QUICK = (10**3, 10**4, 10**5)

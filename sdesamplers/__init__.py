@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "comparison.comparison": ["Comparison", "compare"],
+    "comparison.comparison": ["compare"],
+    "comparison.result": ["Comparison"],
     "errors": [
         "Cancelled",
         "ConversionError",
@@ -35,7 +36,8 @@ _HOMES = {
     "models.density": ["DensityModel", "FunnelModel", "LangevinSDE"],
     "models.guidance": ["Guided"],
     "ode.consistency": ["Consistency", "consistency_error"],
-    "ode.encoding": ["Encoding", "decode", "encode", "interpolate"],
+    "ode.encoding": ["decode", "encode", "interpolate"],
+    "ode.integration": ["Encoding"],
     "ode.likelihood": ["Likelihood", "log_likelihood"],
     "path.noise": ["BrownianNoise", "IndependentNoise", "NormalSource"],
     "path.path": ["Path"],
@@ -66,10 +68,11 @@ _HOMES = {
     "registry.hooks": ["hookimpl"],
     "registry.plugin": ["NoiseSource", "Sampler", "Spacing", "noise_source", "sampler", "spacing"],
     "registry.registry": ["Registry", "default_registry", "register", "use_registry"],
+    "sampling.calls": ["sample"],
     "sampling.loop": ["Evaluator", "Event", "Run", "drive"],
     "sampling.recipe": ["Recipe"],
+    "sampling.replay": ["replay_log_probs"],
     "sampling.result": ["Result", "Trajectory"],
-    "sampling.sample": ["replay_log_probs", "sample"],
     "scheduler.scheduler": ["Scheduler"],
 }
 _MODULES = ("losses",)
@@ -78,8 +81,8 @@ _PUBLIC = sorted([*_HOME, *_MODULES, "__version__", "noises", "samplers", "sdes"
 __all__ = [name for name in _PUBLIC if name != "reversed"]  # `import *` leaves Python's own function alone
 
 if TYPE_CHECKING:
-    from .comparison.comparison import Comparison as Comparison
     from .comparison.comparison import compare as compare
+    from .comparison.result import Comparison as Comparison
     from .errors import Cancelled as Cancelled
     from .errors import ConversionError as ConversionError
     from .errors import ModelError as ModelError
@@ -113,10 +116,10 @@ if TYPE_CHECKING:
     from .models.guidance import Guided as Guided
     from .ode.consistency import Consistency as Consistency
     from .ode.consistency import consistency_error as consistency_error
-    from .ode.encoding import Encoding as Encoding
     from .ode.encoding import decode as decode
     from .ode.encoding import encode as encode
     from .ode.encoding import interpolate as interpolate
+    from .ode.integration import Encoding as Encoding
     from .ode.likelihood import Likelihood as Likelihood
     from .ode.likelihood import log_likelihood as log_likelihood
     from .path.noise import BrownianNoise as BrownianNoise
@@ -163,15 +166,15 @@ if TYPE_CHECKING:
     from .registry.registry import default_registry as default_registry
     from .registry.registry import register as register
     from .registry.registry import use_registry as use_registry
+    from .sampling.calls import sample as sample
     from .sampling.loop import Evaluator as Evaluator
     from .sampling.loop import Event as Event
     from .sampling.loop import Run as Run
     from .sampling.loop import drive as drive
     from .sampling.recipe import Recipe as Recipe
+    from .sampling.replay import replay_log_probs as replay_log_probs
     from .sampling.result import Result as Result
     from .sampling.result import Trajectory as Trajectory
-    from .sampling.sample import replay_log_probs as replay_log_probs
-    from .sampling.sample import sample as sample
     from .scheduler.scheduler import Scheduler as Scheduler
 
 

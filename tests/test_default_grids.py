@@ -144,7 +144,8 @@ def test_more_steps_than_the_teacher_had_are_even():
 @pytest.mark.parametrize("sampler", ["ddim", "euler", "dpmpp-2m", "consistency"])
 def test_no_default_grid_without_a_configuration_ends_next_to_the_clean_end(sampler, process, steps):
     """A change of x0 at the last evaluation by 1 moves the sample by some 1; next to the clean end by sigma alone."""
-    from sdesamplers.sampling.recipe import make_path, make_recipe
+    from sdesamplers.sampling.arguments import make_recipe
+    from sdesamplers.sampling.runs import make_path
 
     made = PROCESSES[process]
     path = make_path(made, make_recipe(sampler, process=made, steps=steps)[0])
@@ -155,7 +156,8 @@ def test_no_default_grid_without_a_configuration_ends_next_to_the_clean_end(samp
 
 def test_even_grids_of_flow_models_are_the_makers():
     flow = sds.RectifiedFlow()
-    from sdesamplers.sampling.recipe import make_path, make_recipe
+    from sdesamplers.sampling.arguments import make_recipe
+    from sdesamplers.sampling.runs import make_path
 
     def times(process, steps, **words):
         return [p.t for p in make_path(process, make_recipe("euler", process=process, steps=steps, **words)[0]).points]

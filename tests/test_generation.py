@@ -38,7 +38,7 @@ from sdesamplers.generation.job import JobFolder
 from sdesamplers.generation.memory import Meter, batch_size_for, parse_bytes
 from sdesamplers.generation.ranks import Ranks, parse_part
 from sdesamplers.io.images import to_images
-from sdesamplers.sampling.sample import prepare
+from sdesamplers.sampling.prepared import prepare
 
 PICTURE = (1, 4, 4)
 
@@ -687,7 +687,7 @@ def hungry() -> Any:
 
 
 def prepared(model: Any) -> tuple[Any, Any]:
-    from sdesamplers.generation.batches import Conditions
+    from sdesamplers.generation.conditions import Conditions
 
     return prepare(model, "euler", steps=4), Conditions(model, None, 1000)
 

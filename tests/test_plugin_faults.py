@@ -272,7 +272,8 @@ def test_a_sampler_that_never_ends_is_stopped(mixture: sds.MixtureModel) -> None
 
 
 def test_no_sampler_of_ours_comes_near_the_limit(mixture: sds.MixtureModel) -> None:
-    from sdesamplers.sampling.recipe import evaluation_limit, evaluations, make_path, make_recipe
+    from sdesamplers.sampling.arguments import make_recipe
+    from sdesamplers.sampling.runs import evaluation_limit, evaluations, make_path
 
     for name, spec in sds.samplers().items():
         if "stationary" in spec.needs or spec.evaluations is None:

@@ -18,7 +18,8 @@ from torch import Tensor
 import sdesamplers as sds
 from sdesamplers.pretrained.conventions import Convention, convention_of, with_shift
 from sdesamplers.processes.coordinates import view
-from sdesamplers.sampling.recipe import make_path, make_recipe
+from sdesamplers.sampling.arguments import make_recipe
+from sdesamplers.sampling.runs import make_path
 
 TABLE = {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 CONFIGS: dict[str, dict[str, Any]] = {

@@ -84,7 +84,7 @@ def _cache() -> Finding:
 
 def _embedded() -> Finding:
     from ..pretrained.loading import load
-    from ..sampling.sample import sample
+    from ..sampling.calls import sample
 
     try:
         result = sample(load("fashion-mnist"), "ddim", steps=2, num_samples=1)

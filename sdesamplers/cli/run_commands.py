@@ -92,7 +92,7 @@ def sample_command(source: str, **words: Any) -> None:
     from ..generation.ranks import Ranks, parse_part
     from ..io.files import output_folder
     from ..registry.registry import default_registry
-    from ..sampling.recipe import check_grid_words, make_recipe, require_grid
+    from ..sampling.arguments import check_grid_words, make_recipe, require_grid
 
     name, as_json, quiet = words.pop("sampler"), words.pop("as_json"), words.pop("quiet")
     recipe = read_recipe(words.pop("recipe"))

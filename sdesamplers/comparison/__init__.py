@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from ..public import lazily
 
 if TYPE_CHECKING:
-    from .comparison import Cell, Comparison, compare
+    from .comparison import compare
+    from .result import Cell, Comparison
 
 __all__ = ["Cell", "Comparison", "compare"]
 __getattr__ = lazily(__name__, {"comparison": __all__})

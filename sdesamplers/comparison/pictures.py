@@ -13,7 +13,7 @@ from ..io.text import printable
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from .comparison import Cell, Comparison
+    from .result import Cell, Comparison
 
 
 def comparison_picture(comparison: Comparison, each: int) -> Image:

@@ -16,7 +16,7 @@ work.py      what one process does
 run.py       `generate`
 """
 
-from .batches import stream
 from .run import Generated, generate
+from .streaming import stream
 
 __all__ = ["Generated", "generate", "stream"]

@@ -22,9 +22,9 @@ from ..models.base import Model
 from ..processes.sde import SDE, GaussianProcess
 from ..registry.plugin import Registered
 from ..registry.registry import default_registry
-from ..sampling.sample import PreparedRun
-from .batches import Conditions
+from ..sampling.prepared import PreparedRun
 from .code import code_of, files_in
+from .conditions import Conditions
 
 if TYPE_CHECKING:
     from ..metrics import FeatureScorer

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ..errors import Cancelled, UsageError
-from ..sampling.sample import PreparedRun
-from .batches import Conditions, ran_out_of_memory
+from ..sampling.prepared import PreparedRun
+from .conditions import Conditions
 
 EVALUATIONS = 2
 """Of a trial."""
@@ -163,3 +163,17 @@ def readable(amount: float) -> str:
         if amount >= size:
             return f"{amount / size:.3g} {unit}"
     return f"{amount:.0f} bytes"
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether a smaller batch might help, by accelerate's list of devices' messages."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(error)
+
+
+def clear_cache() -> None:
+    """Give back what the device's allocator keeps."""
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)

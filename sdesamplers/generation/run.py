@@ -23,11 +23,12 @@ from ..io.images import to_bytes
 from ..models.base import Model
 from ..public import public
 from ..registry.plugin import Sampler
+from ..sampling.prepared import PreparedRun, prepare
 from ..sampling.recipe import Recipe
-from ..sampling.sample import PreparedRun, prepare
-from . import batches
-from .batches import Batches, Conditions, fitting
+from . import streaming
+from .batches import Batches
 from .claims import Claim, acquire, refuse_if_busy
+from .conditions import Conditions
 from .facts import discard, stored_facts, take
 from .formats import SHOWN, Format, Labels, formats_for, makes_pictures
 from .identity import Facts, facts_of, scorer_facts
@@ -35,12 +36,13 @@ from .job import JobFolder, written_by
 from .progress import Log
 from .ranks import Ranks, check_part
 from .shards import cut
+from .streaming import fitting
 from .work import Work
 
 if TYPE_CHECKING:
     from ..metrics import FeatureScorer
 
-ELSEWHERE = {**batches.ELSEWHERE, **dict.fromkeys(("trajectory", "log_probs", "callback"), "stream")}
+ELSEWHERE = {**streaming.ELSEWHERE, **dict.fromkeys(("trajectory", "log_probs", "callback"), "stream")}
 """Words of `sample` that `generate` does not take, and where they are at home: what they make is not stored, and what
 a callback does is in no record."""
 SHARDS = 256

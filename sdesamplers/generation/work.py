@@ -15,7 +15,7 @@ import torch
 from ..errors import Cancelled, SdesamplersError
 from ..io.files import Draft, read, telling
 from ..sampling.loop import Event
-from ..sampling.sample import warn_if_far
+from ..sampling.prepared import warn_if_far
 from .batches import Batches
 from .formats import SCORES, Format, Labels
 from .identity import Facts, environment

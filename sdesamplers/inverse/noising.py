@@ -11,9 +11,9 @@ from ..checks import number, shown, whole
 from ..errors import UsageError
 from ..models.base import Model
 from ..path.noise import START, NormalSource
+from ..pretrained.loading import as_model
 from ..processes.sde import GaussianProcess
 from ..public import public
-from ..sampling.sample import as_model
 
 
 class Start(TypedDict):

@@ -18,12 +18,14 @@ from ..models.running import running
 from ..path.noise import NormalSource, check_seed
 from ..path.path import Path
 from ..path.prediction import Prediction
+from ..pretrained.loading import as_model
 from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.loop import Evaluator, drive
-from ..sampling.recipe import Recipe, make_path, start_run
-from ..sampling.sample import as_model, as_start, check_run_words, start_state
-from .encoding import from_path, ode_recipe
+from ..sampling.prepared import as_start, check_run_words, start_state
+from ..sampling.recipe import Recipe
+from ..sampling.runs import make_path, start_run
+from .integration import from_path, ode_recipe
 
 
 @public

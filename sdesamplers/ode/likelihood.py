@@ -20,15 +20,16 @@ from ..models.calling import isolated
 from ..models.conditions import cut
 from ..path.noise import AUXILIARY, NormalSource
 from ..path.points import Point
+from ..pretrained.loading import as_model
 from ..processes.predictions import linear_map, row
 from ..processes.scalars import Scalar, as_scalar, expand
 from ..processes.sde import SDE, GaussianProcess, Prior
 from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.loop import Flag
+from ..sampling.prepared import check_run_words
 from ..sampling.recipe import Recipe
-from ..sampling.sample import as_model, check_run_words
-from .encoding import check_walkable, integrate, ode_path, ode_recipe
+from .integration import check_walkable, integrate, ode_path, ode_recipe
 
 Divergence = Literal["hutchinson", "exact"]
 Probe = Literal["rademacher", "gaussian"]

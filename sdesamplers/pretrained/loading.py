@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -225,3 +226,18 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise UsageError(f"dtype must be float32, float64, float16 or bfloat16, not {dtype!r}")
     return found
+
+
+def as_model(model: Model | str | pathlib.Path) -> Model:
+    """A model as it is, or loaded with its defaults; a UsageError for anything else, such as a pipeline."""
+    if isinstance(model, str | pathlib.Path):
+        from .loading import load
+
+        return load(model)
+    if not hasattr(model, "process"):
+        kind = type(model).__name__
+        raise UsageError(
+            f"model must be a Model or a name to load, not {kind}; wrap makes one of a network, from_pipeline of a "
+            "pipeline, such as DDPMPipeline(unet, scheduler) around a network of diffusers"
+        )
+    return model

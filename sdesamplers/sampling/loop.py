@@ -300,24 +300,3 @@ def drive(run: Run, evaluate: Evaluator) -> Tensor:
         raise PluginError(f"{evaluate.label}: the sampler returned {len(sample)} samples of {evaluate.count}")
     evaluate.finish(sample)
     return sample
-
-
-def count_evaluations(run: Run) -> int:
-    """How many evaluations a run makes, found by answering it with zeros; nothing is sampled."""
-    count = 0
-    try:
-        request = next(run)
-        while True:
-            requests = request if isinstance(request, list) else [request]
-            answers = []
-            for x, point in requests:
-                gaussian = isinstance(point.process, GaussianProcess)
-                make = Prediction if gaussian else ScorePrediction
-                zeros = torch.zeros_like(x)
-                answer = make(x, point, zeros, "v")
-                answer.unguided, answer.log_density = make(x, point, zeros, "v"), x.new_zeros(len(x))
-                answers.append(answer)
-            count += len(requests)
-            request = run.send(answers if isinstance(request, list) else answers[0])
-    except StopIteration:
-        return count

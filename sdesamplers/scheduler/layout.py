@@ -17,7 +17,8 @@ from ..processes.coordinates import view
 from ..processes.sde import GaussianProcess
 from ..registry.plugin import Sampler
 from ..sampling.loop import well_formed
-from ..sampling.recipe import Recipe, make_path, start_run
+from ..sampling.recipe import Recipe
+from ..sampling.runs import make_path, start_run
 
 _NUMBERS = count()
 

@@ -34,9 +34,11 @@ from ..registry.names import Preset
 from ..registry.options import check_options
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
+from ..sampling.arguments import make_recipe
 from ..sampling.loop import Run
-from ..sampling.recipe import Recipe, make_recipe, start_run
-from ..sampling.sample import make_noise, shortest_draw
+from ..sampling.prepared import make_noise, shortest_draw
+from ..sampling.recipe import Recipe
+from ..sampling.runs import start_run
 from .configuration import Configuration, changed, explicit, split_words, updated
 from .echo import evaluated, is_own
 from .layout import Layout

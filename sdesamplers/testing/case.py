@@ -21,8 +21,8 @@ from ..processes.schedules import EDM, VE, VP, RectifiedFlow, SubVP
 from ..processes.sde import GaussianProcess
 from ..processes.table import DiscreteVP
 from ..registry.plugin import Sampler
+from ..sampling.calls import sample
 from ..sampling.result import Result
-from ..sampling.sample import sample
 
 GRID_WORDS = {"steps", "nfe", "times", "sigmas"}
 _TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))

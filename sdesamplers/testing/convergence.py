@@ -10,7 +10,7 @@ import torch
 from ..metrics.distances import sliced_wasserstein
 from ..models.analytic import GaussianModel, grid_mixture
 from ..processes.schedules import VP
-from ..sampling.sample import sample
+from ..sampling.calls import sample
 from .case import Case
 from .invariants import Outcome, clipped
 from .problems import PROCESSES, Transport, gaussian_moments, graded, measure_order, measure_weak_order

@@ -30,9 +30,12 @@ from ..processes.schedules import VP
 from ..processes.sde import GaussianProcess
 from ..registry.names import Preset
 from ..registry.options import Option
+from ..sampling.arguments import fill_options
+from ..sampling.calls import sample
 from ..sampling.loop import Evaluator, drive
-from ..sampling.recipe import fill_options, make_path, start_run
-from ..sampling.sample import make_noise, replay_log_probs, sample
+from ..sampling.prepared import make_noise
+from ..sampling.replay import replay_log_probs
+from ..sampling.runs import make_path, start_run
 from .case import Case, CountingModel, StationaryModel, processes
 
 Outcome = tuple[str, str, bool] | None

@@ -28,8 +28,9 @@ from ..processes.schedules import VP, RectifiedFlow
 from ..processes.sde import GaussianProcess
 from ..registry.names import Preset
 from ..registry.plugin import Sampler
+from ..sampling.arguments import fill_options
 from ..sampling.loop import Evaluator, drive
-from ..sampling.recipe import fill_options, start_run
+from ..sampling.runs import start_run
 
 WEIGHTS, MEANS, DEVIATIONS = (0.3, 0.5, 0.2), (-1.2, 0.3, 1.5), (0.5, 0.4, 0.6)
 

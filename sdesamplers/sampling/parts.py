@@ -1,0 +1,95 @@
+"""The batches of a run, recorded and joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..path.path import Path
+from ..path.points import model_state
+from ..path.prediction import Prediction
+from .result import Trajectory
+
+
+class Recorder:
+    """Keeps the trajectory of one batch: the state of every sample at every evaluation."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.times: list[np.ndarray] = []
+        self.states: list[Tensor] = []
+
+    def __call__(self, prediction: Prediction) -> None:
+        point = prediction.point
+        state = model_state(prediction.x, point)
+        times = np.broadcast_to(np.asarray(point.t, dtype=float), (len(state),))
+        if point.rows is not None:
+            whole = self.states[-1].clone() if self.states else state.new_zeros(self.count, *state.shape[1:])
+            clock = self.times[-1].copy() if self.times else np.zeros(self.count)
+            whole[torch.from_numpy(point.rows)] = state.detach().to(whole)
+            clock[point.rows] = times
+            state, times = whole, clock
+        self.times.append(np.array(times))
+        self.states.append(state.detach().clone().cpu())
+
+
+@dataclass
+class Part:
+    """What is kept of one batch: on the CPU, and only what was asked for."""
+
+    OPTIONAL: ClassVar = ("accepted", "rejected", "log_probs", "draws", "start")
+
+    samples: Tensor
+    nfe: np.ndarray
+    drew_noise: bool
+    recorder: Recorder | None
+    accepted: np.ndarray | None
+    rejected: np.ndarray | None
+    log_probs: Tensor | None = None
+    draws: Tensor | None = None
+    start: Tensor | None = None
+
+    @classmethod
+    def of(cls, samples: Tensor, nfe: np.ndarray, path: Path, recorder: Recorder | None, start: Tensor) -> Part:
+        """Take what is wanted out of a finished batch."""
+        part = cls(
+            samples.clone().cpu(), nfe, path.ledger.drew_noise, recorder, path.ledger.accepted, path.ledger.rejected
+        )
+        if path.ledger.log_probs is not None:
+            part.log_probs = stack(path.ledger.log_probs, len(samples)).cpu()
+            part.draws = stack(path.ledger.draws, len(samples), samples.shape[1:]).cpu()
+            part.start = start.cpu()
+        return part
+
+
+def stack(parts: list[Tensor], count: int, shape: Sequence[int] = ()) -> Tensor:
+    """Stack per-transition tensors (count, *shape) to (count, transitions, *shape); there may be none."""
+    return torch.stack([part.clone() for part in parts], 1) if parts else torch.zeros(count, 0, *shape)
+
+
+def join(parts: list[Any]) -> Any:
+    """Batches' tensors or arrays one behind the other; None where they are None."""
+    if any(part is None for part in parts):
+        return None
+    return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
+
+
+def join_trajectories(parts: Sequence[Part]) -> Trajectory:
+    """Put batches side by side; batches of an adaptive run differ in length and rest at their last state."""
+    recorders = [part.recorder for part in parts if part.recorder is not None]
+    longest = max(len(r.states) for r in recorders)
+    times, states = [], []
+    for recorder in recorders:
+        pad = longest - len(recorder.states)
+        states.append(torch.stack(recorder.states + [recorder.states[-1]] * pad))
+        times.append(np.stack(recorder.times + [recorder.times[-1]] * pad))
+    clock = np.concatenate(times, axis=1)
+    clock = np.concatenate([clock, np.full((1, clock.shape[1]), np.nan)])
+    joined = torch.cat([torch.cat(states, 1), torch.cat([part.samples for part in parts])[None]])
+    same = bool(np.all(clock[:-1] == clock[:-1, :1]))
+    return Trajectory(clock[:, 0] if same else clock, joined)

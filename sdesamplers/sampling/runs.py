@@ -1,0 +1,174 @@
+"""From a recipe to a path and a started run; dry runs, which count evaluations and find what a run draws."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import PluginError, SdesamplersError, UsageError
+from ..path.grid import given_points, spaced_points
+from ..path.noise import Noise
+from ..path.path import Path
+from ..path.points import path_process
+from ..path.prediction import Prediction, ScorePrediction
+from ..processes.sde import SDE, GaussianProcess
+from ..registry.plugin import Sampler
+from ..registry.registry import default_registry
+from .loop import Run
+from .recipe import Recipe, spacing_of
+
+
+def make_path(process: SDE, recipe: Recipe, noise: Noise | None = None) -> Path:
+    """The path of a recipe on a model's process."""
+    viewed = path_process(process, recipe.coordinates)
+    if recipe.times is not None or recipe.sigmas is not None:
+        return Path(viewed, given_points(viewed, recipe.times, recipe.sigmas), noise=noise)
+    if recipe.steps is None:
+        linear = default_registry().spacing("linspace")
+        intervals = 2 if recipe.final == "zero" and isinstance(process, GaussianProcess) else 1
+        ends = spaced_points(viewed, linear, {}, intervals, recipe.start_time, recipe.final)
+        return Path(viewed, ends, is_free=True, noise=noise)
+    assert recipe.spacing is not None
+    try:
+        grid = spacing_of(recipe)
+        options, begin = recipe.spacing_options, recipe.start_time
+        points = spaced_points(viewed, grid, options, recipe.steps, begin, recipe.final)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"spacing {recipe.spacing!r}: {error}") from None
+    return Path(viewed, points, noise=noise)
+
+
+def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> Run:
+    """A sampler's generator; a ValueError that it raises before it asks the model, so about its options or the grid,
+    becomes a UsageError, and what another's plugin raises names plugin, file and line. It ends after
+    `evaluation_limit` evaluations."""
+
+    generator: Any = spec(x, path, **options)  # made here, so that the run does not hold on to its first state
+    limit = evaluation_limit(spec, path, options)
+
+    def run() -> Run:
+        asked = 0
+        try:
+            request = next(generator)
+            while True:
+                asked += len(request) if request.__class__ is list else 1
+                if asked > limit:
+                    raise endless(spec, path, limit, generator.gi_frame.f_lineno)
+                request = generator.send((yield request))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        except UsageError as error:
+            raise UsageError(f"{spec.name}: {error}") if type(error) is UsageError else error from None
+        except Exception as error:
+            if isinstance(error, ValueError) and not asked and not isinstance(error, SdesamplersError):
+                raise UsageError(f"{spec.name}: {error}") from error
+            if not spec.is_anothers or isinstance(error, SdesamplersError | MemoryError) or "memory" in str(error):
+                raise  # where memory ran out, batches are halved
+            raise spec.blamed(error) from error
+        finally:
+            generator.close()
+
+    return run()
+
+
+FREE_LIMIT = 100_000
+"""Evaluations of a run that chooses its own steps; more where the sampler's own `max_nfe` is larger."""
+
+
+def evaluation_limit(spec: Sampler, path: Path, options: Mapping[str, Any]) -> int:
+    """The number of evaluations after which a sampler is taken never to end: a hundred times what it declares.
+
+    Samplers that do not declare their evaluations may make a thousand a step.
+    """
+    if path.is_free:
+        return max(FREE_LIMIT, int(options.get("max_nfe", 0)) + 100)
+    declared = 10 if spec.evaluations is None else max(spec.evaluations, 1)
+    numbers = [value for value in options.values() if type(value) is int and value > 1]
+    return 1000 + 100 * declared * (len(path.points) - 1) * max([1, *numbers])
+
+
+def endless(spec: Sampler, path: Path, limit: int, line: int) -> PluginError:
+    """What to say of a sampler that does not end."""
+    place = f"{pathlib.Path(spec.function.__code__.co_filename).name}, line {line}"
+    declared = "" if path.is_free else f" on a grid of {len(path.points) - 1} steps"
+    of = f" of plugin {spec.plugin}" if spec.plugin else ""
+    return PluginError(
+        f"sampler {spec.name!r}{of} ({place}) wants more than {limit} evaluations{declared}, as one does that never "
+        "ends; a sampler that needs as many declares evaluations="
+    )
+
+
+def evaluations(process: SDE, recipe: Recipe, spec: Sampler, shape: Sequence[int] = (1,)) -> int:
+    """Model evaluations that a fixed-grid recipe makes for samples of `shape`, counted by a dry run on zeros."""
+    zeros = torch.zeros(1, *shape)
+    path = make_path(process, recipe, lambda start, end, rows=None: zeros)
+    return count_evaluations(start_run(spec, zeros, path, recipe.options))
+
+
+def draw_clocks(spec: Sampler, path: Path, options: dict[str, Any], shape: Sequence[int]) -> list[float]:
+    """The ends, on `Path.clock`, of all intervals that a run draws noise for, found by a dry run on zeros."""
+    zeros, clocks = torch.zeros(1, *shape), list[float]()
+
+    def record(start: float, end: float, rows: Any = None) -> Tensor:
+        clocks.extend((start, end))
+        return zeros
+
+    count_evaluations(start_run(spec, zeros, Path(path.process, path.points, noise=record), options))
+    return clocks
+
+
+def steps_for_budget(process: SDE, recipe: Recipe, spec: Sampler, nfe: int, shape: Sequence[int] = (1,)) -> int:
+    """The largest number of steps whose evaluations fit in `nfe`.
+
+    Raises:
+        UsageError: not even one step fits, or the sampler's evaluations cannot be planned.
+    """
+
+    if spec.evaluations is None:
+        raise UsageError(f"how many evaluations {spec.name} makes depends on the values it meets; give steps=...")
+
+    def cost(steps: int) -> float:
+        try:
+            return evaluations(process, replace(recipe, steps=steps), spec, shape)
+        except UsageError:
+            if steps == 1:
+                raise
+            return math.inf  # more steps than this spacing has
+
+    low = max(1, nfe // max(spec.evaluations, 1))
+    while cost(low) > nfe:
+        if low == 1:
+            raise UsageError(f"{spec.name} needs {cost(1)} evaluations for its first step; nfe={nfe} is too few")
+        low = max(1, low - max(1, low // 8))
+    while low <= nfe and cost(low + 1) <= nfe:  # a sampler whose cost does not grow with its steps takes nfe of them
+        low += 1
+    return low
+
+
+def count_evaluations(run: Run) -> int:
+    """How many evaluations a run makes, found by answering it with zeros; nothing is sampled."""
+    count = 0
+    try:
+        request = next(run)
+        while True:
+            requests = request if isinstance(request, list) else [request]
+            answers = []
+            for x, point in requests:
+                gaussian = isinstance(point.process, GaussianProcess)
+                make = Prediction if gaussian else ScorePrediction
+                zeros = torch.zeros_like(x)
+                answer = make(x, point, zeros, "v")
+                answer.unguided, answer.log_density = make(x, point, zeros, "v"), x.new_zeros(len(x))
+                answers.append(answer)
+            count += len(requests)
+            request = run.send(answers if isinstance(request, list) else answers[0])
+    except StopIteration:
+        return count
