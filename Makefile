@@ -33,7 +33,7 @@ bench: $(STAMP)
 	$(BIN)/python benchmarks/suite.py --out out/benchmarks $(BENCH)
 
 docs: $(STAMP)
-	$(BIN)/python -m sdesamplers.documentation
+	$(BIN)/python docs/make_pages.py
 
 clean:
 	rm -rf $(VENV) out build dist *.egg-info

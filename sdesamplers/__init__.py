@@ -12,7 +12,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from . import former
+from .version import __version__ as __version__
+
+former.install()
 
 _HOMES = {
     "comparison.comparison": ["compare"],
@@ -31,9 +34,10 @@ _HOMES = {
     "generation": ["Generated", "generate", "stream"],
     "inverse": ["Downsample", "Grey", "LinearOperator", "Mask", "Matrix", "PosteriorSampling", "noised"],
     "models.analytic": ["GaussianModel", "MixtureModel", "grid_mixture"],
-    "models.base": ["FlowMapModel", "FunctionModel", "Model", "Output"],
+    "models.base": ["Model", "Output"],
     "models.clipping": ["Clip"],
     "models.density": ["DensityModel", "FunnelModel", "LangevinSDE"],
+    "models.function": ["FlowMapModel", "FunctionModel"],
     "models.guidance": ["Guided"],
     "ode.consistency": ["Consistency", "consistency_error"],
     "ode.encoding": ["decode", "encode", "interpolate"],
@@ -105,14 +109,14 @@ if TYPE_CHECKING:
     from .models.analytic import GaussianModel as GaussianModel
     from .models.analytic import MixtureModel as MixtureModel
     from .models.analytic import grid_mixture as grid_mixture
-    from .models.base import FlowMapModel as FlowMapModel
-    from .models.base import FunctionModel as FunctionModel
     from .models.base import Model as Model
     from .models.base import Output as Output
     from .models.clipping import Clip as Clip
     from .models.density import DensityModel as DensityModel
     from .models.density import FunnelModel as FunnelModel
     from .models.density import LangevinSDE as LangevinSDE
+    from .models.function import FlowMapModel as FlowMapModel
+    from .models.function import FunctionModel as FunctionModel
     from .models.guidance import Guided as Guided
     from .ode.consistency import Consistency as Consistency
     from .ode.consistency import consistency_error as consistency_error

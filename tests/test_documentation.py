@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
+from make_pages import PAGES, write_pages
 
-from sdesamplers.documentation import PAGES, write_pages
 from sdesamplers.registry import catalogue
 from sdesamplers.registry.registry import Registry
 
@@ -19,7 +19,7 @@ def registry():
 @pytest.mark.parametrize("name", PAGES)
 def test_pages_are_fresh(name, registry):
     made = PAGES[name](registry)
-    assert (DOCS / name).read_text(encoding="utf-8") == made, "run python -m sdesamplers.documentation"
+    assert (DOCS / name).read_text(encoding="utf-8") == made, "run python docs/make_pages.py"
 
 
 def test_the_samplers_page_names_every_sampler_grid_and_noise_source(registry):

@@ -684,7 +684,7 @@ def test_every_sampler_of_a1111_on_every_grid() -> None:
 
 def test_names_that_mean_two_things() -> None:
     """Names that alone run something else than with their peer in front: ours come first, then the file's order."""
-    from sdesamplers.documentation import clashes
+    from make_pages import clashes
 
     assert {f"{peer}:{name}" for peer, name in clashes(Registry())} == {
         "comfyui:euler",

@@ -169,10 +169,10 @@ def encode(source: str, data: str, **words: Any) -> None:
     """Latents of DATA under MODEL, by the probability-flow ODE from data to noise; written as latents.safetensors."""
     from safetensors.torch import save_file
 
-    from .. import __version__
     from ..io.files import output_folder, write
     from ..ode.encoding import decode
     from ..ode.encoding import encode as run
+    from ..version import __version__
 
     out, as_json, check = words.pop("out"), words.pop("as_json"), words.pop("check")
     words.pop("quiet")

@@ -32,7 +32,7 @@ def diagnose() -> list[Finding]:
 
 
 def _versions() -> list[Finding]:
-    from .. import __version__
+    from ..version import __version__
 
     found: list[Finding] = [("sdesamplers", f"{__version__}, Python {platform.python_version()}", True)]
     for package in PACKAGES:

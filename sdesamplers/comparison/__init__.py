@@ -1,6 +1,7 @@
 """Samplers side by side.
 
-comparison.py  `compare`, and its result
+result.py      what it finds: tables, files and a picture
+comparison.py  `compare`
 pictures.py    its picture
 """
 
@@ -15,4 +16,4 @@ if TYPE_CHECKING:
     from .result import Cell, Comparison
 
 __all__ = ["Cell", "Comparison", "compare"]
-__getattr__ = lazily(__name__, {"comparison": __all__})
+__getattr__ = lazily(__name__, {"comparison": ["compare"], "result": ["Cell", "Comparison"]})

@@ -8,7 +8,9 @@ facts.py     whose folder it is: taken, taken up again, discarded, its file made
 shards.py    the pieces of a job, and what is known of a finished one
 formats.py   safetensors, PNG, WebDataset and grids
 memory.py    how many samples fit at once
-batches.py   batches, halved where memory runs out; `stream`
+conditions.py  the conditions of its samples, one for all or one each
+batches.py   batches, halved where memory runs out
+streaming.py `stream`
 ranks.py     which of several processes this is
 writer.py    files written while the next samples are made
 progress.py  one bar for all processes, and the log

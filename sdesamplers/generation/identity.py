@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import __version__
 from ..errors import UsageError
 from ..models.base import Model
 from ..processes.sde import SDE, GaussianProcess
 from ..registry.plugin import Registered
 from ..registry.registry import default_registry
 from ..sampling.prepared import PreparedRun
+from ..version import __version__
 from .code import code_of, files_in
 from .conditions import Conditions
 

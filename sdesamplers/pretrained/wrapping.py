@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
-from ..models.base import FunctionModel, Output
+from ..models.base import Output
 from ..models.calling import call
 from ..models.conditions import cut, own
+from ..models.function import FunctionModel
 from ..processes.check import check_process
 from ..processes.reversal import Reversed
 from ..processes.scalars import Scalar

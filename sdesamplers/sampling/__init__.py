@@ -1,10 +1,15 @@
 """From a call to a result.
 
-recipe.py     how a run is made: its record, and from a call's words to it
+recipe.py     how a run is made: its record
 loop.py       the evaluator, and the loop that drives a sampler
 forking.py    processes that have sampled and then fork
+runs.py       from a recipe to a path and a started run; dry runs
+arguments.py  a call's arguments, checked, and completed to a recipe
 result.py     samples, with how they were made
-sample.py     `sample`
+parts.py      the batches of a run, recorded and joined
+prepared.py   a call that is checked, with all that its batches share
+calls.py      `sample`
+replay.py     a run again, from its stored draws
 """
 
 from __future__ import annotations

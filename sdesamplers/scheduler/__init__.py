@@ -21,5 +21,6 @@ if TYPE_CHECKING:
     from .scheduler import Scheduler
 
 __all__ = ["Scheduler"]
-# diffusers looks for its own base class beside a component's, to know how that is loaded.
-__getattr__ = lazily(__name__, {"scheduler": ["Scheduler", "SchedulerMixin"]})
+# diffusers looks for its own base class beside a component's, to know how that is loaded; pickles of early 0.1 look
+# for `_unpickled`.
+__getattr__ = lazily(__name__, {"scheduler": ["Scheduler", "SchedulerMixin", "_unpickled"]})

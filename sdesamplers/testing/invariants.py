@@ -20,8 +20,9 @@ from torch import Tensor
 
 from ..errors import SdesamplersError, SolverError, UsageError
 from ..models.analytic import GaussianModel, MixtureModel, grid_mixture
-from ..models.base import FunctionModel, Model, Output
+from ..models.base import Model, Output
 from ..models.density import FunnelModel
+from ..models.function import FunctionModel
 from ..path.noise import NormalSource
 from ..path.points import model_state
 from ..path.prediction import Prediction, ScorePrediction

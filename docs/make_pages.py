@@ -1,4 +1,4 @@
-"""Pages that are made from the registry: docs/samplers.md and docs/names.md. `python -m sdesamplers.documentation`."""
+"""Pages that are made from the registry: docs/samplers.md and docs/names.md. `python docs/make_pages.py`."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .registry.catalogue import SHIPPED, read
-from .registry.names import Preset
-from .registry.registry import Registry
+from sdesamplers.registry.catalogue import SHIPPED, read
+from sdesamplers.registry.names import Preset
+from sdesamplers.registry.registry import Registry
 
 PEERS = {"k-diffusion": "k-diffusion", "diffusers": "diffusers", "comfyui": "ComfyUI", "a1111": "A1111 and Forge"}
-MADE = "<!-- Made by `python -m sdesamplers.documentation` from the registry; do not edit. -->\n"
+MADE = "<!-- Made by `python docs/make_pages.py` from the registry; do not edit. -->\n"
 
 
 def table(*columns: str, rows: Iterator[tuple[str, ...]]) -> str:
