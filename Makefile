@@ -22,6 +22,8 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/mypy docs/make_pages.py
+	$(BIN)/lint-imports --config pyproject.toml
 
 test: lint
 	$(BIN)/pytest -q -n 2 --dist worksteal

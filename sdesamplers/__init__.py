@@ -81,6 +81,8 @@ _HOMES = {
 }
 _MODULES = ("losses",)
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
+_UNLISTED = {"SchedulerMixin": "scheduler.scheduler"}
+"""diffusers looks for this in a component's library, to know how the component is loaded."""
 _PUBLIC = sorted([*_HOME, *_MODULES, "__version__", "noises", "samplers", "sdes", "spacings"])
 __all__ = [name for name in _PUBLIC if name != "reversed"]  # `import *` leaves Python's own function alone
 
@@ -214,13 +216,10 @@ def __getattr__(name: str) -> Any:
     """Import a public name's module when it is first used."""
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
-    if name == "SchedulerMixin":  # diffusers asks a component's library for the base class that says how it is loaded
-        from diffusers import SchedulerMixin
-
-        return SchedulerMixin
-    if name not in _HOME:
+    home = _HOME.get(name, _UNLISTED.get(name))
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOME[name]}", __name__), name)
+    value = getattr(importlib.import_module(f".{home}", __name__), name)
     globals()[name] = value
     return value
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..checks import function, shown, whole
 from ..errors import Cancelled, SdesamplersError, UsageError, last_place
 from ..generation.conditions import first_of
+from ..generation.identity import environment, model_facts, plain
 from ..metrics import FeatureScorer, Score, Scorer
 from ..models.base import Model
 from ..pretrained.loading import as_model
@@ -199,8 +200,6 @@ def numbers_of(score: Any) -> tuple[float, float | None]:
 
 def shared_facts(model: Model, scorer: FeatureScorer | None, common: Mapping[str, Any]) -> dict[str, Any]:
     """What all cells of a comparison share, as plain data: the model, the call's words, versions."""
-    from ..generation.identity import environment, model_facts, plain
-
     words = {key: plain(value) for key, value in common.items() if key not in ("seed", "num_samples")}
     words.setdefault("guidance_scale", 1.0)
     about = None if scorer is None else {"class": type(scorer).__name__, "description": str(scorer.description)}

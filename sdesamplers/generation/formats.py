@@ -16,6 +16,7 @@ import torch
 
 from ..errors import UnknownNameError, UsageError
 from ..io.files import Draft, draft
+from ..io.images import grid
 from ..models.base import Model, ModelAround
 from .shards import Batch, Shard
 
@@ -118,8 +119,6 @@ class Grid(Format):
         return [folder / f"grid{shard.label}.png"]
 
     def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
-        from ..io.images import grid
-
         content = io.BytesIO()
         grid([picture(pixels) for pixels in pixels_of(batch)[:SHOWN]]).save(content, format="PNG")
         yield content.getvalue()

@@ -65,7 +65,7 @@ class Progress:
 
         console = Console(stderr=True)
         if console.is_terminal or console.is_jupyter:
-            from ..io.terminal import samples_bar
+            from ..io.terminal import samples_bar  # and rich, which only a terminal needs
 
             self._total, self._before = total, before
             self._move = self._stack.enter_context(samples_bar(label, total, before))

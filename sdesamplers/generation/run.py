@@ -33,6 +33,7 @@ from .facts import discard, stored_facts, take
 from .formats import SHOWN, Format, Labels, formats_for, makes_pictures
 from .identity import Facts, facts_of, scorer_facts
 from .job import JobFolder, written_by
+from .memory import batch_size_for
 from .progress import Log
 from .ranks import Ranks, check_part
 from .shards import cut
@@ -153,8 +154,6 @@ def generate(
         adopted = [key for key, value in (("batch_size", batch_size), ("shard_size", shard_size)) if value is None]
         batch_size, shard_size = batch_size or there.get("batch_size"), shard_size or there.get("shard_size")
         if batch_size is None:
-            from .memory import batch_size_for
-
             batch_size = min(ranks.gather(batch_size_for(run, conditions, memory_limit, num_samples)))
         shard_size = checked_shard(shard_size, batch_size, num_samples, run.model, styles)
 

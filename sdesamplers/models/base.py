@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from abc import ABC, abstractmethod
 from contextlib import nullcontext
 from typing import Any
@@ -172,6 +173,4 @@ def __getattr__(name: str) -> Any:
     """Names that pickles of early 0.1 look for here."""
     if name not in ("FunctionModel", "FlowMapModel"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from . import function  # which is built on this module
-
-    return getattr(function, name)
+    return getattr(importlib.import_module(f"{__package__}.function"), name)

@@ -7,6 +7,7 @@ saved_words.py      what a `Scheduler` of ours adds to a configuration
 grids.py            the grid of a model's makers, laid out by diffusers' own class
 trained.py          how a network was trained, if the caller says it
 trust.py            code that comes with a model is not run, and pickles are not read
+components.py       the classes of a pipeline's components, which must be diffusers' and transformers' own
 folders.py          a folder of a pipeline of pixels, checked before any weights are read
 placement.py        where a network lives, and in what precision it is run
 quiet.py            loading without others' warnings

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, UsageError
+from .components import component_class
 from .conventions import convention_of
 from .quiet import quiet_loading
 from .trust import read_json, refuse_code, refuse_words
@@ -80,8 +81,6 @@ def scheduler_beside(folder: Path) -> Path | None:
 
 def refuse_foreign(index: dict[str, Any], folder: Path) -> None:
     """Raise ModelError where the parts of a pipeline of pixels are of classes that come with the model."""
-    from .pipelines.components import component_class
-
     refuse_words(index, folder / "model_index.json")
     for key, (library, name) in pipeline_parts(index).items():
         component_class(key, library, name, str(folder))

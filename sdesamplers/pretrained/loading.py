@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,15 @@ from ..models.base import Model
 from ..models.clipping import Clip, ClipLike
 from ..public import public
 from ..registry.registry import default_registry
+from .conventions import with_zero_snr
 from .factories import from_file, is_factory
+from .folders import check_unet, class_count, find_parts, sample_shape
+from .hub import fetch
+from .pipelines.loading import layout_of, load_pipeline
+from .placement import autocast_for, move
+from .trained import checked_convention, trained_config
+from .trust import read_json
+from .unets import DiffusersModel, load_unet
 
 if TYPE_CHECKING:
     import torch
@@ -147,8 +156,6 @@ def load(
             raise UnknownNameError(
                 "model", name, registry.catalogue.models, "; nor is it a local folder or a Hub id owner/name"
             )
-        from .hub import fetch
-
         place, commit = fetch(
             repo,
             revision=revision,
@@ -159,7 +166,6 @@ def load(
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-    from .unets import load_folder
 
     model = load_folder(place, name=name, revision=commit, variant=variant, **options)
     return tuned(model, compile=compile, channels_last=channels_last)
@@ -231,8 +237,6 @@ def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
 def as_model(model: Model | str | pathlib.Path) -> Model:
     """A model as it is, or loaded with its defaults; a UsageError for anything else, such as a pipeline."""
     if isinstance(model, str | pathlib.Path):
-        from .loading import load
-
         return load(model)
     if not hasattr(model, "process"):
         kind = type(model).__name__
@@ -241,3 +245,80 @@ def as_model(model: Model | str | pathlib.Path) -> Model:
             "pipeline, such as DDPMPipeline(unet, scheduler) around a network of diffusers"
         )
     return model
+
+
+def load_folder(
+    folder: Path,
+    *,
+    name: str,
+    revision: str | None = None,
+    variant: str | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    size: int | Sequence[int] | None = None,
+    condition: Any = None,
+    null_condition: int | None = None,
+    allow_pickle: bool = False,
+    mixed_precision: str | None = None,
+    round_timesteps: bool = False,
+    zero_snr: bool = False,
+    scheduler: Any = None,
+    prediction: str | None = None,
+    clip: ClipLike = None,
+    **text: Any,
+) -> Model:
+    """A `Model` from a local folder in pipeline layout or of a bare UNet; see `load` for the options."""
+    layout = layout_of(folder)
+    if layout is not None:
+        return load_pipeline(
+            folder,
+            layout,
+            name=name,
+            revision=revision,
+            variant=variant,
+            dtype=dtype,
+            device=device,
+            size=size,
+            condition=condition,
+            null_condition=null_condition,
+            allow_pickle=allow_pickle,
+            mixed_precision=mixed_precision,
+            round_timesteps=round_timesteps,
+            zero_snr=zero_snr,
+            scheduler=scheduler,
+            prediction=prediction,
+            clip=clip,
+            **text,
+        )
+    if given := [word for word, value in text.items() if value is not None]:
+        raise UsageError(f"{', '.join(given)}: model {name!r} is a UNet of pixels, which takes no text")
+    unet_folder, found = find_parts(folder)
+    config = read_json(unet_folder / "config.json")
+    if found is None and scheduler is None:
+        warnings.warn(
+            f"{name} is a bare UNet without a scheduler_config.json; DDPM's linear table with "
+            f"{prediction or 'epsilon'} is assumed (scheduler= and prediction= say otherwise)",
+            stacklevel=3,
+        )
+    told = trained_config(found or {"_class_name": "DDPMScheduler", "clip_sample": False}, scheduler, prediction)
+    check_unet(unet_folder, told, folder)
+    convention = checked_convention(told, prediction)
+    if zero_snr:
+        convention = with_zero_snr(convention)
+    shape, classes = sample_shape(config, size, folder), class_count(config, folder)
+    unet = load_unet(unet_folder, variant, dtype, allow_pickle)
+    context = autocast_for(mixed_precision)
+    move(unet, device)
+    return DiffusersModel(
+        unet,
+        convention,
+        shape=shape,
+        name=name,
+        revision=revision,
+        num_classes=classes,
+        condition=condition,
+        null_condition=null_condition,
+        round_timesteps=round_timesteps,
+        autocast=context,
+        clip=clip,
+    )

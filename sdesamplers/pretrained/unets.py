@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -18,9 +17,7 @@ from ..models.calling import in_modes, kept
 from ..models.clipping import Clip, ClipLike
 from ..models.conditions import own
 from ..processes.scalars import Scalar
-from .conventions import Convention, timesteps_for, with_zero_snr, without_variance
-from .folders import check_unet, class_count, find_parts, sample_shape
-from .placement import autocast_for, move
+from .conventions import Convention, timesteps_for, without_variance
 from .quiet import in_dtype, quiet_loading, warn_of_unknown_words
 from .trust import read_json, refuse_pointer
 
@@ -120,86 +117,6 @@ def class_labels(condition: Any, classes: int) -> np.ndarray:
     if not np.issubdtype(labels.dtype, np.integer) or np.any((labels < 0) | (labels >= classes)):
         raise UsageError(f"condition must be labels from 0 to {classes - 1}, not {condition!r}")
     return labels
-
-
-def load_folder(
-    folder: Path,
-    *,
-    name: str,
-    revision: str | None = None,
-    variant: str | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    size: int | Sequence[int] | None = None,
-    condition: Any = None,
-    null_condition: int | None = None,
-    allow_pickle: bool = False,
-    mixed_precision: str | None = None,
-    round_timesteps: bool = False,
-    zero_snr: bool = False,
-    scheduler: Any = None,
-    prediction: str | None = None,
-    clip: ClipLike = None,
-    **text: Any,
-) -> Model:
-    """A `Model` from a local folder in pipeline layout or of a bare UNet; see `load` for the options."""
-    from .pipelines.loading import layout_of, load_pipeline
-    from .trained import checked_convention, trained_config
-
-    layout = layout_of(folder)
-    if layout is not None:
-        return load_pipeline(
-            folder,
-            layout,
-            name=name,
-            revision=revision,
-            variant=variant,
-            dtype=dtype,
-            device=device,
-            size=size,
-            condition=condition,
-            null_condition=null_condition,
-            allow_pickle=allow_pickle,
-            mixed_precision=mixed_precision,
-            round_timesteps=round_timesteps,
-            zero_snr=zero_snr,
-            scheduler=scheduler,
-            prediction=prediction,
-            clip=clip,
-            **text,
-        )
-    if given := [word for word, value in text.items() if value is not None]:
-        raise UsageError(f"{', '.join(given)}: model {name!r} is a UNet of pixels, which takes no text")
-    unet_folder, found = find_parts(folder)
-    config = read_json(unet_folder / "config.json")
-    if found is None and scheduler is None:
-        warnings.warn(
-            f"{name} is a bare UNet without a scheduler_config.json; DDPM's linear table with "
-            f"{prediction or 'epsilon'} is assumed (scheduler= and prediction= say otherwise)",
-            stacklevel=3,
-        )
-    told = trained_config(found or {"_class_name": "DDPMScheduler", "clip_sample": False}, scheduler, prediction)
-    check_unet(unet_folder, told, folder)
-    convention = checked_convention(told, prediction)
-    if zero_snr:
-        convention = with_zero_snr(convention)
-    shape, classes = sample_shape(config, size, folder), class_count(config, folder)
-    unet = load_unet(unet_folder, variant, dtype, allow_pickle)
-    context = autocast_for(mixed_precision)
-    move(unet, device)
-    return DiffusersModel(
-        unet,
-        convention,
-        shape=shape,
-        name=name,
-        revision=revision,
-        num_classes=classes,
-        condition=condition,
-        null_condition=null_condition,
-        round_timesteps=round_timesteps,
-        autocast=context,
-        clip=clip,
-    )
 
 
 def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allow_pickle: bool) -> Any:

@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 from ..public import lazily
 
 if TYPE_CHECKING:
-    from ..pretrained.loading import as_model
     from .calls import sample
     from .prepared import prepare
     from .replay import replay_log_probs
 
-__all__ = ["as_model", "prepare", "replay_log_probs", "sample"]
-__getattr__ = lazily(__name__, {"sample": __all__})
+__all__ = ["prepare", "replay_log_probs", "sample"]
+__getattr__ = lazily(__name__, {"calls": ["sample"], "prepared": ["prepare"], "replay": ["replay_log_probs"]})

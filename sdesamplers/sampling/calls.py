@@ -151,7 +151,7 @@ def sample(
 def _progress(show: bool, prepared: PreparedRun, count: int, batch_size: int) -> Any:
     if not show:
         return nullcontext(None)
-    from ..io.terminal import evaluation_bar
+    from ..io.terminal import evaluation_bar  # and rich, which only a bar needs
 
     planned = prepared.evaluations
     total = None if planned is None else planned * -(-count // batch_size)

@@ -11,6 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import UsageError
+from ..io.images import to_images
 from ..processes.sde import SDE, GaussianProcess
 from ..public import public
 from ..registry.plugin import Sampler
@@ -126,8 +127,6 @@ class Result:
             UsageError: the samples are not (channels, height, width) with 1, 3 or 4 channels.
             ModelError: they are latents, and the model has no decoder.
         """
-        from ..io.images import to_images
-
         return to_images(self.decoded, self.data_range if self.decoder is None else self.decoded_range)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from ...models.clipping import ClipLike
 from ...public import public
 from ..conventions import with_zero_snr
 from ..folders import class_count, sample_shape
+from ..trained import checked_convention, trained_config
 from ..unets import DiffusersModel
 from .audio import StableAudio
 from .base import PipelineModel, part, scheduler_config
@@ -248,8 +249,6 @@ def _pixels(
     common: dict[str, Any],
 ) -> DiffusersModel:
     """A pipeline around a UNet of pixels."""
-    from ..trained import checked_convention, trained_config
-
     unet = part(pipe, "unet")
     label = common["name"] or getattr(pipe, "name_or_path", None) or type(pipe).__name__
     if (size[0] is None) != (size[1] is None):

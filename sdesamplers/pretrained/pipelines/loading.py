@@ -11,12 +11,12 @@ import torch
 
 from ...errors import ModelError
 from ...models.base import Model
+from ..components import component_class, pipeline_class
 from ..conventions import convention_of
 from ..folders import as_class, is_plain, pipeline_parts, refuse_unbuildable, size_pair
 from ..placement import autocast_for, move
 from ..quiet import in_dtype, quiet_loading
 from ..trust import closed_prompt, read_json, refuse_code, refuse_index, refuse_pointer, refuse_words
-from .components import component_class, pipeline_class
 from .kinds import CONVERTED, Kind, from_pipeline, kind_of
 
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "caption_processor", "caption_generator")
