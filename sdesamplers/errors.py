@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from .public import public
@@ -12,9 +13,44 @@ from .public import public
 
 @public
 class SdesamplersError(Exception):
-    """Base class. The command line prints the message alone and exits with `exit_code`."""
+    """Base class. The command line prints the message alone and exits with `exit_code`.
+
+    Args:
+        message: one sentence, in which `{out}` stands for the argument `out`.
+        arguments: how each argument that it names so is written in Python; on the command line it is an option.
+
+    Example:
+        >>> str(UsageError("choose another {out}", arguments={"out": "out="}))
+        'choose another out='
+    """
 
     exit_code = 1
+    arguments: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, message: str = "", *, arguments: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        if arguments:
+            self.arguments = dict(arguments)
+
+    def __str__(self) -> str:
+        return self.naming(self.arguments)
+
+    def add(self, text: str, arguments: Mapping[str, str]) -> None:
+        """Let the message end with more, which names arguments too."""
+        self.args = (f"{super().__str__()}{text}",)
+        self.arguments = {**self.arguments, **arguments}
+
+    def naming(self, names: Mapping[str, str]) -> str:
+        """The message with the arguments that it names written as in `names`."""
+        text = super().__str__()
+        for word in self.arguments:
+            text = text.replace(f"{{{word}}}", names[word])
+        return text
+
+    @property
+    def in_options(self) -> str:
+        """The message with its arguments as options of the command line, `--json-log` for `json_log`."""
+        return self.naming({word: "--" + word.replace("_", "-") for word in self.arguments})
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled by message and attributes, whatever its constructor takes: a worker's error must reach its parent."""

@@ -534,7 +534,7 @@ def test_a_bug_is_one_line_too(run: Any, pipeline: Path, monkeypatch: pytest.Mon
     def broken(*_: Any, **__: Any) -> None:
         raise RuntimeError("first\nsecond")
 
-    monkeypatch.setattr("sdesamplers.sampling.calls.drive", broken)
+    monkeypatch.setattr("sdesamplers.sampling.prepared.drive", broken)
     ran = run("sample", pipeline, *STEPS, "-n", "1", "--quiet")
     assert (ran.code, ran.err.count("\n")) == (1, 1)
     assert "RuntimeError: first second" in ran.err
@@ -548,7 +548,7 @@ def test_stopping(run: Any, pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> 
     def stopped(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("sdesamplers.sampling.calls.drive", stopped)
+    monkeypatch.setattr("sdesamplers.sampling.prepared.drive", stopped)
     ran = run("sample", pipeline, *STEPS, "-n", "1", "--quiet")
     assert (ran.code, ran.err.strip()) == (1, "error: stopped")
     assert leftovers() == []

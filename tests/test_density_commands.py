@@ -16,7 +16,6 @@ from tiny_models import save_pipeline, tiny_unet
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
-from sdesamplers.cli.words import in_options
 from sdesamplers.errors import UsageError
 from sdesamplers.io.datasets import read_data
 
@@ -81,22 +80,11 @@ def test_errors_speak_the_command_lines_words(tmp_path):
     folder = save_pipeline(tmp_path / "labelled", unet=tiny_unet(num_class_embeds=5))
     np.save(tmp_path / "x.npy", np.zeros((1, 1, 8, 8), np.float32))
     for words, part in (((), "give --condition, a label"), (("--condition", "1", "--guidance-scale", "2"), "--null-c")):
-        with pytest.raises(UsageError, match=part) as caught:
+        with pytest.raises(UsageError) as caught:
             call("encode", folder, tmp_path / "x.npy", "--steps", 2, "--out", tmp_path / "out", *words)
-        assert "condition=" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("said", "shown"),
-    [
-        ("is conditioned on text: give condition=, a prompt or one a sample", "is conditioned on text: give --prompt"),
-        ("give from_pipeline embedded_guidance=, and leave", "give --embedded-guidance, and leave"),
-        ("on image embeddings: give condition=, (N, 8)", "on image embeddings: give condition=, (N, 8)"),
-        ("heun needs steps=... (grid intervals)", "heun needs steps=... (grid intervals)"),
-    ],
-)
-def test_keywords_of_models_are_options(said, shown):
-    assert in_options(said) == shown
+        assert "condition=" in str(caught.value)  # as Python has it
+        assert part in caught.value.in_options
+        assert "condition=" not in caught.value.in_options
 
 
 def test_the_embedded_set_is_fashion_mnist(model):

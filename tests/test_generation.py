@@ -166,7 +166,7 @@ def test_resuming_mends_damage(
 def test_stopped_at_any_evaluation(whole: Path, tmp_path: Path, evaluation: int) -> None:
     model, stop = stopping(evaluation)  # two evaluations a batch, two batches a shard, eight batches in all
     if evaluation < 15:
-        with pytest.raises(Cancelled, match=f"{evaluation // 4} of 4.*--resume"):
+        with pytest.raises(Cancelled, match=f"{evaluation // 4} of 4.*resume=True"):
             run(tmp_path, model, formats=ALL, cancel=stop)
         assert not (tmp_path / "manifest.json").exists()
         assert run(tmp_path, formats=ALL, resume=True).made == 23 - 3 * (evaluation // 2)
@@ -422,7 +422,7 @@ def test_one_other_weight_is_another_model(tmp_path: Path, word: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({}, "holds this job already, 4 of 4 shards done: --resume goes on, --overwrite begins anew"),
+        ({}, "holds this job already, 4 of 4 shards done: resume=True goes on, overwrite=True begins anew"),
         ({"resume": True, "overwrite": True}, "give one of them"),
         ({"resume": True, "seed": 6}, "seed is 5 there and 6 here"),
         ({"resume": True, "steps": 3}, "recipe.steps is 2 there and 3 here"),
@@ -453,7 +453,7 @@ def test_one_other_weight_is_another_model(tmp_path: Path, word: str) -> None:
         ({"batch_size": 0}, "batch_size must be"),
         ({"num_samples": 0}, "num_samples must be"),
         ({"condition": 3}, "unconditional"),
-        ({"json_log": "no/such/folder/log"}, "--json-log no/such/folder/log: No such file"),
+        ({"json_log": "no/such/folder/log"}, "json_log no/such/folder/log: No such file"),
         ({"overwrite": True, "shard_size": 7}, "must be a multiple"),
     ],
     ids=str,
@@ -736,7 +736,7 @@ def test_a_signal_leaves_a_folder_to_go_on_with(whole: Path, tmp_path: Path, num
             os.kill(os.getpid(), number)  # a terminal and a launcher may both send it
         return shrink(x, t)
 
-    with pytest.raises(Cancelled, match=f"stopped by {number.name}: 2 of 4 shards in .* are finished; .*--resume"):
+    with pytest.raises(Cancelled, match=f"stopped by {number.name}: 2 of 4 shards in .* are finished; .*resume=True"):
         run(tmp_path, toy(function), formats=ALL)
     assert signal.getsignal(number) is before
     run(tmp_path, formats=ALL, resume=True)
@@ -806,7 +806,7 @@ def test_an_error_of_the_model_keeps_what_is_done(tmp_path: Path) -> None:
     def function(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         return shrink(x, t) * (torch.nan if next(calls) == 6 else 1)
 
-    with pytest.raises(sds.errors.NonFiniteError, match=r"not finite at evaluation .* 1 of 4 shards .*--resume"):
+    with pytest.raises(sds.errors.NonFiniteError, match=r"not finite at evaluation .* 1 of 4 shards .*resume=True"):
         run(tmp_path, toy(function))
     assert run(tmp_path, resume=True).made == 23 - 6
 

@@ -109,7 +109,7 @@ def test_a_users_own_file_is_not_replaced(tmp_path: Path, name: str, words: dict
     out = tmp_path / "out"
     out.mkdir()
     (out / name).write_bytes(b"mine")
-    with pytest.raises(UsageError, match=rf"{out} holds {name}, .*: move it away, or choose another --out"):
+    with pytest.raises(UsageError, match=rf"{out} holds {name}, .*: move it away, or choose another out="):
         run(out, shard_size=12, **words)
     assert content(out) == {name: b"mine"}
     assert os.listdir(out) == [name]
@@ -215,7 +215,7 @@ def test_a_damaged_job_file_loses_no_finished_sample(
         with pytest.raises(SdesamplersError, match=r"job\.json cannot be read: not a regular file; .*move it away"):
             run(copy, resume=True, **words)
         file.unlink()
-    with pytest.raises(UsageError, match=r"holds this job already, .*: --resume goes on, --overwrite begins anew"):
+    with pytest.raises(UsageError, match=r"this job already, .*: resume=True goes on, overwrite=True begins anew"):
         run(copy, **words)
     with pytest.raises(UsageError, match="another job: seed is 5 there and 6 here"):
         run(copy, resume=True, **{**words, "seed": 6})
@@ -243,7 +243,7 @@ def test_nothing_tells_whose_files_they_are(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").unlink()
     pictures = {k: v for k, v in content(tmp_path).items() if k.endswith(".png")}
     for words in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(UsageError, match=r"holds sample-000000\.png, .*: move it away, or choose another --out"):
+        with pytest.raises(UsageError, match=r"holds sample-000000\.png, .*: move it away, or choose another out="):
             run(tmp_path, formats=("png",), **words)
         assert {k: v for k, v in content(tmp_path).items() if k.endswith(".png")} == pictures
 

@@ -159,7 +159,9 @@ def test_processes_with_different_numbers_of_calls(tmp_path: Path) -> None:
     assert first["complete"]  # the first stays until all is done
     assert first["streamed"] == [[0, 1], [4, 5], [8, 9], [12, 13]]
     assert second["streamed"] == [[2, 3], [6, 7], [10, 11]]
-    refusal = f"{two} holds another job: seed is 3 there and 4 here. Choose another --out, or --overwrite it"
+    refusal = (
+        f"{two} holds another job: seed is 3 there and 4 here. Choose another out=, or discard it by overwrite=True"
+    )
     assert (first["error"], second["error"]) == (refusal, refusal)
     done = sds.generate(hard(), "rk45", out=tmp_path / "one", shard_size=2, **RARE)
     assert content(two) == content(tmp_path / "one")

@@ -12,7 +12,7 @@ from scipy.special import ndtr
 from torch.distributions import Normal
 
 import sdesamplers as sds
-from sdesamplers.ode import encoding
+from sdesamplers.ode import integration
 from sdesamplers.processes.predictions import PREDICTIONS
 
 TIGHT = {"rtol": 1e-6, "atol": 1e-6}
@@ -307,8 +307,8 @@ def test_nfe_and_recipe_are_reported():
 def test_the_grid_is_tried_once_whatever_the_batches(monkeypatch):
     """The dry run on zeros, there and back, which shows whether a sampler can be walked."""
     tries = []
-    count = encoding.count_evaluations
-    monkeypatch.setattr(encoding, "count_evaluations", lambda run: tries.append(1) or count(run))
+    count = integration.count_evaluations
+    monkeypatch.setattr(integration, "count_evaluations", lambda run: tries.append(1) or count(run))
     model, x = gaussian(2, sds.VP())
     sds.log_likelihood(model, x, "heun", steps=4, batch_size=1)
     assert len(tries) == 2

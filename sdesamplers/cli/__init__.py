@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
     except SdesamplersError as error:
         if debug:
             raise
-        fail(str(error), error.exit_code)
+        fail(error.in_options, error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)

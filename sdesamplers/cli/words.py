@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +35,8 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how a model is loaded and conditioned. The command's errors use the command line's words."""
-    command = speaking(command)
+    """The options that say how a model is loaded and conditioned."""
+    command = settled(command)
     for option in reversed(
         [
             click.option("--revision", help="Branch, tag or commit on the Hub."),
@@ -81,28 +80,13 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-PROMPT = "condition=, a prompt or one a sample"
-"""How the library asks for a prompt; on the command line it has an option of its own."""
-SPOKEN = re.compile(r"\b(?:from_pipeline )?(condition(?!=, \(N)|null_condition|embedded_guidance)=")
-"""Keywords that are options; not the one that asks for embeddings, (N, width), which no option gives."""
-
-
-def in_options(message: str) -> str:
-    """A message of the library's whose keywords of models (condition=, ...) are written as options."""
-    return SPOKEN.sub(lambda match: "--" + match[1].replace("_", "-"), message.replace(PROMPT, "--prompt"))
-
-
-def speaking(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose usage errors name its options, not the library's keywords."""
+def settled(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command whose prompts and conditions are read before it begins."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **words: Any) -> Any:
-        try:
-            settle(words)
-            return command(*arguments, **words)
-        except UsageError as error:
-            error.args = (in_options(str(error)),)
-            raise
+        settle(words)
+        return command(*arguments, **words)
 
     return run
 

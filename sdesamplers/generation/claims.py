@@ -29,6 +29,7 @@ from typing import Any
 
 from ..errors import ClaimError, SdesamplersError
 from ..io.files import names_in, read, telling
+from .words import WORDS
 
 Owner = dict[str, Any]
 
@@ -174,7 +175,7 @@ def refuse_if_busy(job: Path, part: tuple[int, int], overwrite: bool) -> None:
         for file in members(folder):
             owner = read_owner(file)
             if owner is not None and looked_up(owner, file, job) in (ALIVE, STOPPED)[: 1 if overwrite else 2]:
-                raise ClaimError(busy(job, owner, looked_up(owner, file, job) or ALIVE))
+                raise ClaimError(busy(job, owner, looked_up(owner, file, job) or ALIVE), arguments=WORDS)
 
 
 def prepare(claims: Path) -> Claim:
@@ -222,7 +223,7 @@ def clear(claims: Path, part: tuple[int, int], own: Claim, overwrite: bool) -> N
         if state == GONE or (state == STOPPED and overwrite and rival):
             evict(folder, found)
         elif rival:
-            raise ClaimError(busy(own.job, owner, state))
+            raise ClaimError(busy(own.job, owner, state), arguments=WORDS)
 
 
 def rivals(claims: Path, part: tuple[int, int], overwrite: bool) -> list[Path]:
@@ -417,6 +418,6 @@ def busy(job: Path, owner: Owner | None, state: str) -> str:
     if state == STOPPED and owner is not None:
         return (
             f"{job} is held by {who}, which is stopped: let it go on (kill -CONT {owner['pid']}), end it, or take the "
-            "folder from it by --overwrite"
+            "folder from it by {overwrite}"
         )
-    return f"{job} is held by {who}, which is at work on it; wait until it has ended, or choose another --out"
+    return f"{job} is held by {who}, which is at work on it; wait until it has ended, or choose another {{out}}"

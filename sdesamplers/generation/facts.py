@@ -16,6 +16,7 @@ from .claims import Claim
 from .identity import Facts
 from .job import BATCH, FREE, MANIFEST, RECORD, JobFolder, clear_inside, labels_of, shown, there, unsealed, written_by
 from .shards import HEADER, about_batch, cut, read_batch, sha256
+from .words import WORDS
 
 
 def stored_facts(folder: Path) -> Facts | None:
@@ -31,7 +32,9 @@ def stored_facts(folder: Path) -> Facts | None:
         content = b""
     except OSError as error:
         reason = error.strerror or error
-        raise SdesamplersError(f"{file} cannot be read: {reason}; choose another --out, or move it away") from None
+        raise SdesamplersError(
+            f"{file} cannot be read: {reason}; choose another {{out}}, or move it away", arguments=WORDS
+        ) from None
     found = opened(content)
     return found if found is not None else next(filter(usable, others_facts(folder)), None)
 
@@ -117,10 +120,10 @@ def take(folder: Path, facts: Facts, claim: Claim, *, resume: bool, adopted: Col
         stored = stored_facts(folder) or facts
         claim.check()
     elif not resume:
-        raise UsageError(taken(folder, facts, stored))
+        raise UsageError(taken(folder, facts, stored), arguments=WORDS)
     wanted = {**facts, **{key: stored[key] for key in adopted if key in stored}}
     if changes := list(differences(stored, wanted)):
-        raise UsageError(another(folder, changes))
+        raise UsageError(another(folder, changes), arguments=WORDS)
     if not is_stored(job_file(folder)):
         claim.check()
         write(job_file(folder), closed(stored))
@@ -145,7 +148,8 @@ def check_free(folder: Path, facts: Facts, replaced: Collection[Path] = ()) -> N
     if found is not None and (replaced or not is_stored(job_file(folder))):  # else another part began it meanwhile
         raise UsageError(
             f"{folder} holds {found}, which is no job's that is known there and would be replaced: move it away, or "
-            "choose another --out"
+            "choose another {out}",
+            arguments=WORDS,
         )
 
 
@@ -187,14 +191,14 @@ def taken(folder: Path, facts: Facts, stored: Facts) -> str:
     shards = cut(stored["num_samples"], stored["shard_size"])
     done = sum(job.read_record(shard) is not None for shard in shards)
     return (
-        f"{folder} holds this job already, {done} of {len(shards)} shards done: --resume goes on, --overwrite begins "
-        "anew"
+        f"{folder} holds this job already, {done} of {len(shards)} shards done: {{resume}} goes on, {{overwrite}} "
+        "begins anew"
     )
 
 
 def another(folder: Path, changes: Sequence[str]) -> str:
     """What to tell of a folder that holds another job."""
-    return f"{folder} holds another job: {'; '.join(changes)}. Choose another --out, or --overwrite it"
+    return f"{folder} holds another job: {'; '.join(changes)}. Choose another {{out}}, or discard it by {{overwrite}}"
 
 
 def differences(there: Facts, here: Facts, prefix: str = "") -> Iterator[str]:

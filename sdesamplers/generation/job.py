@@ -18,6 +18,7 @@ from .claims import Claim
 from .formats import FORMATS, SCORES, Format, Labels
 from .identity import Facts, fingerprint
 from .shards import Batch, Shard, described_there, read_batch, sha256
+from .words import WORDS
 
 FREE = ("environment",)
 """Facts that may differ where a job is taken up again: they change no more than rounding."""
@@ -173,7 +174,7 @@ class JobFolder:
         """Write one of the files that whoever finishes last writes, and remove what a killed one left of it."""
         text = json.dumps(facts, indent=1) + "\n"
         if there(self.path / name) and not is_ours(self.path / name, text):
-            raise SdesamplersError(foreign(self.path / name))
+            raise SdesamplersError(foreign(self.path / name), arguments=WORDS)
         try:
             write(self.path / name, text, self.allowed)
         except SdesamplersError:  # another, which finished at the same moment, took ours for what a killed one left
@@ -190,7 +191,7 @@ class JobFolder:
         file = self.path / name
         if there(file):
             if not is_ours(file, text):
-                raise SdesamplersError(foreign(file))
+                raise SdesamplersError(foreign(file), arguments=WORDS)
             remove(file)
 
     def tidy(self, shards: Collection[Shard], whole: Collection[int], labels: Labels) -> None:
@@ -250,7 +251,7 @@ class JobFolder:
         if not there(self.record_file(shard)):
             for each in drafts:
                 if there(each.path) and checksum(each.path, each.bytes) != each.sha256:
-                    raise SdesamplersError(foreign(each.path))
+                    raise SdesamplersError(foreign(each.path), arguments=WORDS)
         self._mark(shard)
 
     def _mark(self, shard: Shard) -> None:
@@ -301,7 +302,7 @@ def is_ours(path: Path, text: str) -> bool:
 
 def foreign(path: Path) -> str:
     """What to tell of a file in the way that no job made."""
-    return f"{path} is there and is not this job's, which would replace it: move it away, or choose another --out"
+    return f"{path} is there and is not this job's, which would replace it: move it away, or choose another {{out}}"
 
 
 def number_of(name: str) -> int | None:

@@ -128,7 +128,7 @@ class Log:
         try:
             self._out = None if self.file is None else self.file.open("a", encoding="utf-8")
         except OSError as error:
-            raise UsageError(f"--json-log {file}: {error.strerror}") from None
+            raise UsageError(f"{{json_log}} {file}: {error.strerror}", arguments={"json_log": "json_log"}) from None
 
     def __call__(self, event: str, **facts: Any) -> None:
         """Write a line."""

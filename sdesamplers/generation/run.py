@@ -25,7 +25,7 @@ from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.prepared import PreparedRun, prepare
 from ..sampling.recipe import Recipe
-from . import streaming
+from . import memory, streaming
 from .batches import Batches
 from .claims import Claim, acquire, refuse_if_busy
 from .conditions import Conditions
@@ -33,11 +33,11 @@ from .facts import discard, stored_facts, take
 from .formats import SHOWN, Format, Labels, formats_for, makes_pictures
 from .identity import Facts, facts_of, scorer_facts
 from .job import JobFolder, written_by
-from .memory import batch_size_for
 from .progress import Log
 from .ranks import Ranks, check_part
 from .shards import cut
 from .streaming import fitting
+from .words import WORDS
 from .work import Work
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def generate(
         adopted = [key for key, value in (("batch_size", batch_size), ("shard_size", shard_size)) if value is None]
         batch_size, shard_size = batch_size or there.get("batch_size"), shard_size or there.get("shard_size")
         if batch_size is None:
-            batch_size = min(ranks.gather(batch_size_for(run, conditions, memory_limit, num_samples)))
+            batch_size = min(ranks.gather(memory.batch_size_for(run, conditions, memory_limit, num_samples)))
         shard_size = checked_shard(shard_size, batch_size, num_samples, run.model, styles)
 
         def begin() -> JobFolder:
@@ -177,12 +177,13 @@ def generate(
                 manifest = work.finish(scorer)
             except Cancelled:
                 log("stopped", by=signals)
-                raise Cancelled(f"stopped{f' by {signals[0]}' if signals else ''}: {work.standing}; {GO_ON}") from None
+                by = f" by {signals[0]}" if signals else ""
+                raise Cancelled(f"stopped{by}: {work.standing}; {GO_ON}", arguments=WORDS) from None
             except Exception as error:
                 log("failed", error=str(error))
                 if isinstance(error, SdesamplersError) and not isinstance(error, ClaimError | PluginError):
                     refuse_if_lost(job)  # whoever takes a job over removes what is half-written, and much else may fail
-                    error.args = (f"{error}. {work.standing}; {GO_ON}",)
+                    error.add(f". {work.standing}; {GO_ON}", WORDS)
                 raise
         log("end", made=made, complete=manifest is not None)
     return Generated(folder, made, manifest)
@@ -243,7 +244,7 @@ def refuse_if_lost(job: JobFolder) -> None:
         return
 
 
-GO_ON = "the same call with resume (--resume) goes on from there"
+GO_ON = "the same call with {resume} goes on from there"
 
 
 def work_on(

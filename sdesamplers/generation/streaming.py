@@ -14,9 +14,9 @@ from ..registry.plugin import Sampler
 from ..sampling.prepared import prepare
 from ..sampling.recipe import Recipe
 from ..sampling.result import Result
+from . import memory
 from .batches import Batches
 from .conditions import Conditions
-from .memory import batch_size_for
 from .ranks import Ranks, check_part
 
 ELSEWHERE = {"start": "sample", "start_time": "sample", "gradients": "sample", "progress": "your own loop"}
@@ -72,7 +72,7 @@ def stream(
     run = prepare(model, sampler, **fitting(words, "stream", ELSEWHERE))
     conditions = Conditions(run.model, condition, num_samples)
     if batch_size is None:
-        batch_size = min(ranks.gather(batch_size_for(run, conditions, memory_limit, num_samples)))
+        batch_size = min(ranks.gather(memory.batch_size_for(run, conditions, memory_limit, num_samples)))
     return results(Batches(run, conditions, first_index, batch_size), num_samples, batch_size, part)
 
 

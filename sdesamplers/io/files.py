@@ -41,9 +41,9 @@ def make_folder(folder: str | Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UsageError(f"--out {folder}: {error.strerror}") from None
+        raise UsageError(f"{{out}} {folder}: {error.strerror}", arguments={"out": "out"}) from None
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"--out {folder}: not writable")
+        raise UsageError(f"{{out}} {folder}: not writable", arguments={"out": "out"})
     return folder
 
 
@@ -61,7 +61,7 @@ def make_lasting_folder(folder: Path) -> Path:
 def output_folder(folder: str | Path) -> Iterator[Path]:
     """An output folder for a piece of work; if the work fails, the empty folders made for it are removed again."""
     folder = Path(folder)
-    with telling(f"--out {folder}:", "cannot be looked up"):
+    with telling(folder, "cannot be looked up"):
         made = [place for place in (folder, *folder.parents) if not place.exists()]
     make_folder(folder)
     try:

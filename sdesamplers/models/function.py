@@ -98,7 +98,10 @@ class FunctionModel(Model):
         if not self.conditional:
             return super().condition_for(condition, count)
         if condition is None and self.null_condition is None:
-            raise UsageError(f"model {self.name!r} is conditional: give condition=, one for all or one a sample")
+            raise UsageError(
+                f"model {self.name!r} is conditional: give {{condition}}, one for all or one a sample",
+                arguments={"condition": "condition="},
+            )
         whole = self.null_condition if condition is None else condition
         return each(whole, lambda entry: self._spread(entry, count))
 

@@ -87,7 +87,9 @@ class DiffusersModel(Model):
             return super().condition_for(condition, count)
         if condition is None:
             raise UsageError(
-                f"model {self.name!r} is class-conditional: give condition=, a label from 0 to {self.num_classes - 1}"
+                f"model {self.name!r} is class-conditional: give {{condition}}, a label from 0 to "
+                f"{self.num_classes - 1}",
+                arguments={"condition": "condition="},
             )
         labels = class_labels(condition, self.num_classes)
         if labels.shape not in ((1,), (count,)):
@@ -99,7 +101,9 @@ class DiffusersModel(Model):
             return super().unconditional(count)
         if self.null_condition is None:
             raise UsageError(
-                f"guidance needs to know which label means none to model {self.name!r}; load it with null_condition="
+                f"guidance needs to know which label means none to model {self.name!r}; load it with "
+                "{null_condition}",
+                arguments={"null_condition": "null_condition="},
             )
         return self.condition_for(self.null_condition, count)
 

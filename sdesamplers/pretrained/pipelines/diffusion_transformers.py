@@ -188,7 +188,9 @@ class DiT(PipelineModel):
     def encode_condition(self, condition: Any, count: int) -> Any:
         if condition is None:
             raise UsageError(
-                f"model {self.name!r} is class-conditional: give condition=, a label from 0 to {self.num_classes - 1}"
+                f"model {self.name!r} is class-conditional: give {{condition}}, a label from 0 to "
+                f"{self.num_classes - 1}",
+                arguments={"condition": "condition="},
             )
         labels = class_labels(condition, self.num_classes)
         if len(labels) not in (1, count):

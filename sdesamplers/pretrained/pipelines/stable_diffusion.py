@@ -42,8 +42,12 @@ class StableDiffusion(TextModel):
     def unconditional(self, count: int) -> Any:
         if self.embedded_guidance is not None:
             raise UsageError(
-                f"model {self.name!r} has guidance distilled into it: give from_pipeline embedded_guidance=, and leave "
-                "guidance_scale at 1"
+                f"model {self.name!r} has guidance distilled into it: give {{embedded_guidance}}, and leave "
+                "{guidance_scale} at 1",
+                arguments={
+                    "embedded_guidance": "from_pipeline embedded_guidance=",
+                    "guidance_scale": "guidance_scale",
+                },
             )
         return super().unconditional(count)
 

@@ -47,7 +47,8 @@ class TextModel(PipelineModel):
         if not isinstance(prompts, (list, tuple)) or not all(isinstance(prompt, str) for prompt in prompts):
             found = "" if condition is None else f", not {type(condition).__name__}"
             raise UsageError(
-                f"model {self.name!r} is conditioned on text: give condition=, a prompt or one a sample{found}"
+                f"model {self.name!r} is conditioned on text: give {{prompt}}{found}",
+                arguments={"prompt": "condition=, a prompt or one a sample"},
             )
         if len(prompts) not in (1, count):
             raise UsageError(f"condition must be one prompt or {count}, one a sample, not {len(prompts)}")
