@@ -176,6 +176,32 @@ def test_models_of_pipelines(name: str) -> None:
     assert copy.copy(model).network is model.network
 
 
+@pytest.mark.parametrize("name", ["sdxl", "sd3"])
+def test_a_pipeline_that_has_encoded_a_prompt(name: str) -> None:
+    """transformers leaves hooks without names in text encoders that it has asked for hidden states."""
+    model = sds.from_pipeline(tiny.BUILDERS[name]())
+    words: dict[str, Any] = {"steps": 2, "condition": tiny.PROMPT, "guidance_scale": 2.0, "seed": 1}
+    expected = sds.sample(model, "euler", **words).samples
+    again = pickle.loads(pickle.dumps(model))
+    for each in (again, model):
+        torch.testing.assert_close(sds.sample(each, "euler", **words).samples, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_hooks_of_a_users_network() -> None:
+    network = torch.nn.Linear(2, 2)
+    network.register_forward_hook(same)
+    model = sds.FunctionModel(network, sds.VP(), "epsilon", (2,))
+    pickle.loads(pickle.dumps(model))
+    network.register_forward_pre_hook(lambda module, given: None)
+    with pytest.raises(sds.UsageError, match=r"its Linear has a hook, the function .*lambda.*top level of a module"):
+        pickle.dumps(model)
+    copy.deepcopy(model)
+
+
+def same(module: Any, given: Any, answer: Any) -> Any:
+    return answer
+
+
 @pytest.mark.slow
 def test_a_loaded_model_goes_to_another_process(tmp_path: Any) -> None:
     model = sds.load("fashion-mnist", mixed_precision="bf16", device="cpu")

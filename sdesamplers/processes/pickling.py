@@ -6,6 +6,7 @@ import copy
 import functools
 import sys
 import types
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 from ..errors import UsageError
@@ -20,14 +21,23 @@ class Pickled:
     """A base of models and processes, which hold functions of their users: pickle finds those by their names alone."""
 
     def __reduce_ex__(self, protocol: Any) -> Any:
+        parts = [part for network in self.networks() for part in network.modules()]
+        for part in parts:
+            forget_recorders(part)
         if not any(module.rpartition(".")[2] in BY_VALUE for module in sys.modules):
-            for word, value in vars(self).items():
+            held = [(f"{word} is", value) for word, value in vars(self).items()]
+            held += [(f"its {type(part).__name__} has a hook,", hook) for part in parts for hook in hooks_of(part)]
+            for word, value in held:
                 if (nameless := without_name(value)) is not None:
                     raise UsageError(
-                        f"this {type(self).__name__} cannot be pickled: {word} is {nameless}, which another process "
+                        f"this {type(self).__name__} cannot be pickled: {word} {nameless}, which another process "
                         "cannot find by its name; define it at the top level of a module"
                     )
         return super().__reduce_ex__(protocol)
+
+    def networks(self) -> Sequence[Any]:
+        """The networks that it holds."""
+        return ()
 
     # Copies stay in this process, where functions need no names.
     def __copy__(self: T) -> T:
@@ -39,6 +49,25 @@ class Pickled:
         made = memo[id(self)] = object.__new__(type(self))
         vars(made).update(copy.deepcopy(vars(self), memo))
         return made
+
+
+def hooks_of(part: Any) -> Iterator[Any]:
+    """The hooks of one module of torch."""
+    for word in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"):
+        yield from getattr(part, word, {}).values()
+
+
+def forget_recorders(part: Any) -> None:
+    """Take out the hooks by which transformers records hidden states: they have no names, act inside of a call alone,
+    and are put in again by the next that needs them."""
+    for key, hook in list(part._forward_hooks.items()):
+        if getattr(hook, "__module__", None) == RECORDERS:
+            del part._forward_hooks[key]
+    if getattr(part, "_output_capturing_hooks_installed", False):
+        part._output_capturing_hooks_installed = False
+
+
+RECORDERS = "transformers.utils.output_capturing"
 
 
 def without_name(value: Any) -> str | None:
