@@ -72,6 +72,10 @@ class Path:
         """Neighbouring points, (now, then)."""
         return list(zip(self.points[:-1], self.points[1:], strict=True))
 
+    def again(self) -> Path:
+        """The same grid for another run, which has a ledger of its own."""
+        return Path(self.process, self.points, is_free=self.is_free)
+
     def part(self, points: Sequence[Point]) -> Path:
         """A path over other points of the same run, for a sampler that runs another one on a stretch of its own."""
         return Path(self.process, points, ledger=self.ledger, known=self.known)

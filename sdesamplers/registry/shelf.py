@@ -46,6 +46,14 @@ class Shelf(Mapping[str, T], Generic[T]):
             raise UsageError(f"{self.kind} {bare!r} is registered by {' and by '.join(sorted(owners))}; pick {picks}")
         return next(iter(owners.values()))
 
+    def name_of(self, item: T) -> str | None:
+        """The name that stands for an item: `dist:name` where its own is another's. None where none does."""
+        name = str(getattr(item, "name", ""))
+        owners = self._owners(name)
+        if owners and all(owned is item for owned in owners.values()):  # as nearly always
+            return name
+        return next((name for name, found in self.items() if found is item), None)
+
     def __iter__(self) -> Iterator[str]:
         for name in sorted(self._items):
             owners = self._owners(name)

@@ -12,9 +12,9 @@ from ..processes.own_grid import OwnGrid
 from ..processes.sde import SDE, GaussianProcess, starts_as_noise
 from ..registry.names import Preset
 from ..registry.options import check_options
-from ..registry.plugin import NoiseSource, Sampler, Spacing
+from ..registry.plugin import NoiseSource, Registered, Sampler, Spacing
 from ..registry.registry import default_registry
-from .recipe import Recipe, chosen_grid, chosen_noise, registered_name, unregistered
+from .recipe import Recipe, chosen_grid, chosen_noise, registered_name
 from .runs import steps_for_budget
 
 
@@ -92,20 +92,22 @@ def make_recipe(
     source, own = chosen_noise(noise or preset.noise or "independent")
     kept = preset.noise_options if noise in (None, preset.noise) else {}
     source_options = check_options({**own, **kept, **(noise_options or {})}, source.options, f"noise {source.name!r}")
+    named: dict[str, Registered] = {"sampler": spec, "noise": source, **({"spacing": grid} if spaced else {})}
+    names = {word: registered_name(item) for word, item in named.items()}
     recipe = Recipe(
-        sampler=registered_name(spec) or spec.name,
+        sampler=names["sampler"] or spec.name,
         options=fill_options(preset, options or {}, grid_word),
         steps=None if steps is None else int(steps),
-        spacing=(registered_name(grid) or grid.name) if spaced else None,
+        spacing=(names["spacing"] or grid.name) if spaced else None,
         spacing_options=grid_options if spaced else {},
         times=None if times is None else numbers(times, "times"),
         sigmas=None if sigmas is None else numbers(sigmas, "sigmas"),
         coordinates=coordinates or preset.coordinates or preferred_coordinates(spec, process),
-        noise=registered_name(source) or source.name,
+        noise=names["noise"] or source.name,
         final=one_of("final", final or preset.final or usual_final(grid.name, makers), ("zero", "min")),
         start_time=start_time,
         noise_options=source_options,
-        own=unregistered(sampler=spec, noise=source, **({"spacing": grid} if spaced else {})),
+        own={word: item for word, item in named.items() if names[word] is None},
     )
     if nfe is not None:
         recipe = replace(recipe, steps=steps_for_budget(process, recipe, spec, int(nfe), shape))

@@ -87,13 +87,15 @@ def prepare(
     limits = noise_of(recipe).limits
     if log_probs and limits:
         raise UsageError(f"log_probs are those of independent normal noise, and noise={recipe.noise!r} is coloured")
+    path = make_path(model.process, recipe)
     return PreparedRun(
         model=model,
         recipe=recipe,
         spec=spec,
+        path=path,
         seed=check_seed(seed),
         dtype=dtype or (torch.float64 if model.dtype == torch.float64 else torch.float32),
-        shortest=shortest_draw(make_path(model.process, recipe), recipe, spec, model.shape),
+        shortest=shortest_draw(path, recipe, spec, model.shape),
         guidance_scale=guidance_scale,
         callback=callback,
         cancel=cancel,
@@ -135,12 +137,14 @@ class PreparedRun:
 
     Attributes:
         spec: the sampler.
+        path: of the recipe, without noise; each batch runs on one of its own with the same points.
         shortest: the shortest stretch of time that it draws noise for.
     """
 
     model: Model
     recipe: Recipe
     spec: Sampler
+    path: Path
     seed: int
     dtype: torch.dtype
     shortest: float
@@ -178,7 +182,7 @@ class PreparedRun:
         if start is None and recipe.start_time is not None:
             raise UsageError("start_time says where start stands in time; give start as well")
         source = NormalSource(self.seed, list(indices), model.shape)
-        path = make_path(model.process, recipe)
+        path = self.path.again()
         path.ledger.noise = make_noise(recipe, source, self.shortest)
         path.ledger.log_probs = [] if self.log_probs else None
         recorder = Recorder(len(indices)) if self.trajectory else None

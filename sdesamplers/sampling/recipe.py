@@ -11,6 +11,7 @@ from ..errors import UnknownNameError, UsageError
 from ..public import public
 from ..registry.plugin import NoiseSource, Registered, Spacing
 from ..registry.registry import default_registry
+from ..registry.shelf import Shelf
 
 
 @public
@@ -109,17 +110,12 @@ def chosen_noise(noise: str | NoiseSource) -> tuple[NoiseSource, dict[str, Any]]
 def registered_name(item: Registered) -> str | None:
     """The name that stands for a registered object: `dist:name` where its own is another's. None where none does."""
     registry = default_registry()
-    shelves: dict[str, Mapping[str, Registered]] = {
+    shelves: dict[str, Shelf[Any]] = {
         "sampler": registry.samplers,
         "spacing": registry.spacings,
         "noise source": registry.noises,
     }
-    return next((name for name, found in shelves[item.kind].items() if found is item), None)
-
-
-def unregistered(**items: Registered) -> dict[str, Registered]:
-    """Those that no name stands for."""
-    return {word: item for word, item in items.items() if registered_name(item) is None}
+    return shelves[item.kind].name_of(item)
 
 
 def spacing_of(recipe: Recipe) -> Spacing:
