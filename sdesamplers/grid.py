@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .checks import one_of_types
 from .coordinates import View, view
 from .errors import UsageError
 from .path import Point, clean_point, make_points
@@ -25,6 +26,7 @@ class Span:
     def __init__(
         self, process: SDE, start: float | None = None, *, ends_clean: bool = False, model: SDE | None = None
     ) -> None:
+        one_of_types("process", process, SDE, "a process, such as VP()")
         self.process, self.end, self.ends_clean = process, float(process.t_min), ends_clean
         self.model = process if model is None else model
         self.start = float(process.t_max if start is None else start)

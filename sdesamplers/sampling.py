@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import flag, function, number, one_of_types, shown, whole
-from .errors import UsageError
+from .checks import check_indices, flag, function, number, one_of_types, shown, whole
+from .errors import PluginError, UsageError
 from .loop import Callback, Evaluator, Flag, drive, model_state
 from .models.base import Model
 from .models.conditions import cut
@@ -150,8 +150,7 @@ def sample(
     whole("num_samples", num_samples)
     whole("batch_size", num_samples if batch_size is None else batch_size)
     whole("first_index", first_index, 0)
-    if first_index + num_samples > 2**63:
-        raise UsageError(f"first_index must lie below 2^63, not at {first_index}")
+    check_indices(first_index, num_samples)
     if start is not None and tuple(start.shape) != (num_samples, *model.shape):
         raise UsageError(f"start must have shape {(num_samples, *model.shape)}, not {tuple(start.shape)}")
     spread = model.condition_for(condition, num_samples)
@@ -333,10 +332,16 @@ class PreparedRun:
             cancel=self.cancel,
             record=recorder,
             clip=model.clip,
+            shape=torch.Size(model.shape),
         )
         with running(model, key=(self.seed, indices[0]), gradients=self.gradients):
             x = start_state(model, path, source, start, self.dtype)
             final_state = drive(start_run(spec, x, path, recipe.options), evaluator)
+            if final_state.shape != x.shape or final_state.dtype is not x.dtype:
+                raise PluginError(
+                    f"{spec.name} returned {final_state.dtype} of shape {tuple(final_state.shape)} for a state that "
+                    f"was {x.dtype} of shape {tuple(x.shape)}; a sampler must keep both"
+                )
             clean = model_state(final_state, path.points[-1])
         return Part.of(clean, evaluator.nfe, path, recorder, x)
 

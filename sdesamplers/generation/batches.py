@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import whole
+from ..checks import check_indices, whole
 from ..errors import SdesamplersError, UsageError
 from ..loop import Callback
 from ..models.base import Model
@@ -201,6 +201,7 @@ def stream(
     """
     whole("num_samples", num_samples)
     first_index = whole("first_index", first_index, 0)
+    check_indices(first_index, num_samples)
     if memory_limit is not None:
         whole("memory_limit", memory_limit)
     if batch_size is not None:
