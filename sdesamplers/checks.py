@@ -41,6 +41,7 @@ MOST = {
     **dict.fromkeys(("seed", "each of indices"), 2**64 - 1),
     "probes": 10**6,
     "levels": 2**16,
+    "num_train_timesteps": 10**6,
     "dimension": 10_000,
 }
 """The largest counts that have a meaning; of what is not named here 10^9. A grid has a point a step in memory."""
@@ -62,6 +63,12 @@ def whole(word: str, value: Any, least: int = 1) -> int:
     if found > most:
         raise UsageError(f"{word} must be a whole number from {least} to {most}, not {shown(value)}")
     return found
+
+
+def check_indices(first_index: int, num_samples: int) -> None:
+    """Raise UsageError unless all samples' indices lie below 2^63."""
+    if first_index + num_samples > 2**63:
+        raise UsageError(f"first_index must lie below 2^63 - num_samples, not at {first_index}")
 
 
 def number(word: str, value: Any) -> float:

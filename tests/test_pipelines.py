@@ -670,7 +670,7 @@ def test_the_hub(hub: HubServer, saved: Path, tmp_path: Path) -> None:
     load = functools.partial(diffusers.DiffusionPipeline.from_pretrained, cache_dir=tmp_path)
     mine = sds.Scheduler.from_pretrained("me/ours", subfolder="scheduler", cache_dir=tmp_path)
     for passed in ({}, {"scheduler": mine}):
-        with pytest.raises(ValueError, match=r"scheduler\.py as defined in .* does not exist in me/ours"):
+        with pytest.raises(ValueError, match=r"sdesamplers\.py as defined in .* does not exist in me/ours"):
             load("me/ours", **passed)
     pipes = [load(snapshot_download("me/ours", cache_dir=tmp_path))]
 

@@ -591,3 +591,87 @@ def test_targets_are_those_of_the_papers():
     theirs = diffusers.DDPMScheduler(**SD)
     whole = torch.tensor([300])
     torch.testing.assert_close(ours("euler").get_velocity(x0, noise, whole), theirs.get_velocity(x0, noise, whole))
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp-2m", "heun", "deis", "quality", "unipc", "euler", "lms", "ddim"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_buffers_that_a_loop_writes_over_are_not_the_runs(sampler: str, dtype: torch.dtype) -> None:
+    """Static buffers, as CUDA graphs have them, for the network's input and output; and states zeroed once used."""
+    start = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    scheduler = sds.Scheduler(sampler, trained={**SD, "timestep_spacing": "trailing"})
+
+    def run(static: bool) -> torch.Tensor:
+        scheduler.set_timesteps(8)
+        answer, given, y = torch.empty_like(start), torch.empty_like(start), start.clone()
+        for t in scheduler.timesteps:
+            if static:
+                answer.copy_(torch.tanh(2 * given.copy_(y)))
+                old, y = y, scheduler.step(answer, t, given).prev_sample
+                old.zero_()
+            else:
+                y = scheduler.step(torch.tanh(2 * y), t, y).prev_sample
+        return y
+
+    assert torch.equal(run(True), run(False))
+
+
+@pytest.mark.parametrize("sampler", ["euler", "dpmpp-2m", "fast", "quality"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_edits_that_torch_does_not_count_are_respected(sampler: str, dtype: torch.dtype) -> None:
+    start = torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    scheduler = sds.Scheduler(sampler, trained={**SD, "timestep_spacing": "trailing"})
+
+    def halve(y: torch.Tensor) -> None:
+        y.mul_(0.5)
+
+    def halve_data(y: torch.Tensor) -> None:
+        y.data[...] = 0.5 * y
+
+    def halve_array(y: torch.Tensor) -> None:
+        y.numpy()[...] *= 0.5
+
+    def run(edit: Any) -> torch.Tensor:
+        scheduler.set_timesteps(8)
+        y = start.clone()
+        for i, t in enumerate(scheduler.timesteps):
+            y = scheduler.step((0.9 * y.float()).to(dtype), t, y).prev_sample
+            if i == 4:
+                edit(y)
+        return y.float()
+
+    expected = run(halve)
+    assert float((run(lambda y: None) - expected).abs().max()) > 1e-3
+    for edit in (halve_data, halve_array):
+        torch.testing.assert_close(run(edit), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_copies_of_a_scheduler_whose_run_has_ended_keep_the_grid() -> None:
+    scheduler = sds.Scheduler("dpmpp-2m", trained=SD)
+    scheduler.set_timesteps(6)
+    x = torch.ones(1, 1, 2, 2)
+    for t in scheduler.timesteps:
+        x = scheduler.step(0.1 * x, t, x).prev_sample
+    for again in (copy.copy(scheduler), copy.deepcopy(scheduler), pickle.loads(pickle.dumps(scheduler))):
+        assert again.timesteps.tolist() == scheduler.timesteps.tolist()
+        assert again.num_inference_steps == 6
+
+
+def test_a_begin_index_is_a_whole_number_of_the_grid() -> None:
+    scheduler = sds.Scheduler("ddim", trained=SD)
+    scheduler.set_begin_index(3)  # before there is a grid, as some pipelines do
+    assert scheduler.begin_index == 3
+    scheduler.set_timesteps(10)
+    for wrong in (-1, 2.5, "a", None):
+        with pytest.raises(sds.UsageError, match="begin_index must be a whole number"):
+            scheduler.set_begin_index(wrong)  # type: ignore[arg-type]
+    with pytest.raises(sds.UsageError, match="begin_index is 100, and there are 10 timesteps"):
+        scheduler.set_begin_index(100)
+
+
+@pytest.mark.parametrize(("method", "order"), [("euler", 1), ("midpoint", 2), ("rk4", 4), ("dopri5", 6)])
+def test_the_order_of_odeint_is_that_of_its_method(method: str, order: int) -> None:
+    pytest.importorskip("torchdiffeq")
+    scheduler = sds.Scheduler(f"odeint:{method}", trained={**SD, "timestep_spacing": "trailing"}, adaptive=False)
+    scheduler.set_timesteps(12)
+    assert scheduler.order == order
+    assert float(scheduler.timesteps[6 * order :][0]) == pytest.approx(float(scheduler.timesteps[6 * order]), abs=1e-3)

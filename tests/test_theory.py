@@ -132,7 +132,9 @@ CELLS = {
 ROWS = {
     cells[0].split("`")[1]: [cell.strip("$") for cell in cells[1:5]]
     for cells in (
-        [part.strip() for part in line.split("|")[1:-1]] for line in PAGE.splitlines() if "processes.py)" in line
+        [part.strip() for part in line.split("|")[1:-1]]
+        for line in PAGE.splitlines()
+        if "/processes/" in line and line.startswith("| [")
     )
     if len(cells) == 6
 }

@@ -342,7 +342,7 @@ def report_table(name: str, report: Report) -> Table:
     colours = {"pass": "green", "fail": "bold red", "skip": "dim"}
     for finding in report:
         colour = colours[finding.verdict]
-        made.add_row(finding.check, finding.measured, finding.required, f"[{colour}]{finding.verdict}[/]")
+        made.add_row(finding.check, finding.measured, finding.required, styled(finding.verdict, colour))
     return made
 
 

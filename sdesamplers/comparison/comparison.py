@@ -82,6 +82,8 @@ def compare(
     if not chosen or not budgets:
         raise UsageError("compare needs at least one sampler and one number of evaluations")
     whole("num_samples", num_samples)
+    if batch_size is not None:
+        whole("batch_size", batch_size)
     whole("reference_samples", reference_samples, 0)
     stochastic = {}
     for name, each in chosen.items():

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..checks import whole
+from ..checks import check_indices, whole
 from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, UsageError
 from ..io.files import make_lasting_folder, telling
 from ..io.images import to_bytes
@@ -138,6 +138,7 @@ def generate(
     stop = cancel or threading.Event()
     whole("num_samples", num_samples)
     first_index = whole("first_index", first_index, 0)
+    check_indices(first_index, num_samples)
     for word, value in (("memory_limit", memory_limit), ("batch_size", batch_size), ("shard_size", shard_size)):
         if value is not None:
             whole(word, value)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..checks import whole
+from ..checks import check_indices, whole
 from ..errors import UsageError
 from ..models.base import Model
 from ..public import public
@@ -61,6 +61,7 @@ def stream(
     """
     whole("num_samples", num_samples)
     first_index = whole("first_index", first_index, 0)
+    check_indices(first_index, num_samples)
     if memory_limit is not None:
         whole("memory_limit", memory_limit)
     if batch_size is not None:

@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 
 from torch import Tensor
 
+from ..checks import is_plain, number, shown
 from ..errors import UsageError
 from ..path.prediction import Prediction
 from ..public import public
@@ -39,6 +40,11 @@ class Clip:
     most: float = math.inf
 
     def __post_init__(self) -> None:
+        for word in ("low", "high", "percentile"):
+            if getattr(self, word) is not None:
+                object.__setattr__(self, word, number(f"a clip's {word}", getattr(self, word)))
+        if not is_plain(self.most):
+            raise UsageError(f"a clip's most must be a number, not {shown(self.most)}")
         if not -math.inf < self.low < self.high < math.inf:
             raise UsageError(f"clip needs finite bounds (low, high) of the data, not ({self.low}, {self.high})")
         if self.percentile is not None and not 0 <= self.percentile <= 1:

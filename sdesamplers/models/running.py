@@ -8,17 +8,23 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
+import random
 import threading
 import types
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch.nn import Module
 
 DEPTH = 3
-"""How many functions deep the networks that a function calls are looked for."""
+"""How many functions, containers and objects deep the networks that a function calls are looked for."""
+ENTRIES = 1000
+"""How many entries of a container are looked at."""
 
 
 @contextmanager
@@ -78,18 +84,37 @@ def global_state(key: tuple[int, ...]) -> Iterator[None]:
     belongs to `key`, so that the same run gives the same samples. Threads share the generators, so only a run in the
     main thread touches them.
     """
-    dtype = torch.get_default_dtype()
+    dtype, device = torch.get_default_dtype(), torch.get_default_device()
     alone = threading.current_thread() is threading.main_thread()
     found = [(generator, generator.get_state()) for generator in generators()] if alone else []
+    others = (random.getstate(), np.random.get_state()) if alone else None
+    seed = seed_of(key)
     for generator, _ in found:
-        generator.manual_seed(seed_of(key))
+        generator.manual_seed(seed)
+    if others is not None:
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+    begun = torch.default_generator.get_state() if alone else None
     try:
         yield
     finally:
         if torch.get_default_dtype() is not dtype:
             torch.set_default_dtype(dtype)
+        if torch.get_default_device() != device:
+            torch.set_default_device(device)
+        drew = begun is not None and not torch.equal(begun, torch.default_generator.get_state())
         for generator, state in found:
             generator.set_state(state)
+        if others is not None:
+            random.setstate(others[0])
+            np.random.set_state(others[1])
+    if drew and key:
+        warnings.warn(
+            "the network or the sampler drew from torch's global generator (dropout in training mode does), so that a "
+            "sample depends on the batch that it is made in; put networks that the model does not show into "
+            "evaluation mode",
+            stacklevel=7,
+        )
 
 
 def generators() -> list[torch.Generator]:
@@ -112,17 +137,27 @@ def networks_of(model: Any) -> list[Module]:
     return list(held_by(model)) if found is None else list(found())
 
 
-def held_by(thing: Any) -> Iterator[Module]:
-    """The networks among an object's attributes, also in lists and dictionaries, and those of models among them."""
+def held_by(thing: Any, depth: int = DEPTH) -> Iterator[Module]:
+    """The networks among an object's attributes, also in containers and in objects among them, and those of models."""
     for value in list(getattr(thing, "__dict__", {}).values()):
-        entries = (
-            value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else [value]
-        )
-        for entry in entries:
-            if isinstance(entry, Module):
-                yield entry
-            elif hasattr(entry, "predict") and hasattr(entry, "process") and entry is not thing:
-                yield from networks_of(entry)
+        if value is not thing:
+            yield from networks_at(value, depth)
+
+
+def networks_at(value: Any, depth: int) -> Iterator[Module]:
+    """The networks that a value is or holds: a module, a container, a model, or an object of a class of Python's."""
+    if isinstance(value, Module):
+        yield value
+    elif not depth or isinstance(value, type | types.ModuleType | types.FunctionType | str | bytes | torch.Tensor):
+        return
+    elif isinstance(value, Mapping | list | tuple | set):
+        entries = value.values() if isinstance(value, Mapping) else value
+        for entry in itertools.islice(entries, ENTRIES):
+            yield from networks_at(entry, depth - 1)
+    elif hasattr(value, "predict") and hasattr(value, "process"):
+        yield from networks_of(value)
+    else:
+        yield from held_by(value, depth - 1)
 
 
 def networks_in(function: Any, depth: int = DEPTH) -> Iterator[Module]:
@@ -139,8 +174,8 @@ def networks_in(function: Any, depth: int = DEPTH) -> Iterator[Module]:
         if depth:
             for each in names_used(function):
                 yield from networks_in(each, depth - 1)
-    elif not isinstance(function, type | types.ModuleType):
-        yield from held_by(function)
+    else:
+        yield from networks_at(function, depth)
 
 
 def names_used(function: types.FunctionType) -> Iterator[Any]:

@@ -186,6 +186,11 @@ def log_likelihood(
     return Likelihood(mean, bits, error, torch.cat(latents), np.concatenate(made), probed, recipe)
 
 
+FEW = 5
+"""Steps below which no method solves the ODE of data that are narrower than the noise: at 1 to 3 steps of Heun's method
+the log-density of a Gaussian of standard deviation 0.5 is off by 7, 3.5 and 1.4 nats."""
+
+
 def warn_if_impossible(bits: np.ndarray, width: float | None, in_a_range: bool, recipe: Recipe) -> None:
     """Warn where whole levels cost less than nothing, or numbers are not finite: too few steps, not good data.
 
@@ -196,6 +201,8 @@ def warn_if_impossible(bits: np.ndarray, width: float | None, in_a_range: bool, 
     advice = "take more steps, or rk45 with small tolerances"
     if not np.all(np.isfinite(bits)):
         warnings.warn(f"{few} does not solve the ODE here, and some likelihoods are not finite; {advice}", stacklevel=3)
+    elif recipe.steps is not None and recipe.steps < FEW:
+        warnings.warn(f"{few} hardly solves the ODE; {advice}, and see whether the number stays", stacklevel=3)
     elif width is not None and in_a_range and float(bits.mean()) < 0:
         warnings.warn(
             f"{few} does not solve the ODE here: {bits.mean():.3g} bits per dimension, where data of whole levels have "

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import shape_of, shown, whole
+from ..checks import one_of_types, shape_of, shown, whole
 from ..errors import UsageError
 from ..public import public
 
@@ -111,7 +111,7 @@ class IndependentNoise:
     """A fresh standard normal for every draw of a run."""
 
     def __init__(self, source: NormalSource) -> None:
-        self._source = source
+        self._source = one_of_types("source", source, NormalSource, "a NormalSource")
         self._counts = np.zeros(
             len(source.indices), dtype=np.int64
         )  # draws so far, which differ with steps of one's own

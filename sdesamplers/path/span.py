@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..checks import one_of_types
 from ..errors import UsageError
 from ..processes.sde import SDE, GaussianProcess
 from ..public import public
@@ -23,6 +24,7 @@ class Span:
     def __init__(
         self, process: SDE, start: float | None = None, *, ends_clean: bool = False, model: SDE | None = None
     ) -> None:
+        one_of_types("process", process, SDE, "a process, such as VP()")
         self.process, self.end, self.ends_clean = process, float(process.t_min), ends_clean
         self.model = process if model is None else model
         self.start = float(process.t_max if start is None else start)

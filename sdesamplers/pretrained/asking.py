@@ -34,6 +34,7 @@ class Asking:
         time_shape: "each" (N,), "column" (N, 1, ..., 1), "pair" (N, 1), or "one", a number without dimensions.
         whole: whether times are whole numbers (int64) and not float32.
         condition_word: the keyword for a condition; None for the third argument.
+        dtype: of times, where it is the network's own and not float32.
     """
 
     network: Any
@@ -42,6 +43,7 @@ class Asking:
     time_shape: str = "each"
     whole: bool = False
     condition_word: str | None = None
+    dtype: torch.dtype | None = None
 
     def __call__(self, x: Tensor, t: Tensor, *condition: Any) -> Tensor:
         """The network's prediction at x (N, ...) and times (N,), of x's shape.
@@ -71,7 +73,7 @@ class Asking:
 
     def shaped(self, t: Tensor, dim: int) -> Tensor:
         """Times (N,) as the network takes them."""
-        t = t.round().long() if self.whole else t
+        t = t.round().long() if self.whole else t if self.dtype is None else t.to(self.dtype)
         if self.time_shape == "one":
             return t[0]
         return t.view(-1, *(1,) * {"each": 0, "pair": 1, "column": dim - 1}[self.time_shape])
@@ -80,7 +82,7 @@ class Asking:
         time = "t" if self.time_word is None else f"{self.time_word}=t"
         arguments = [time, "x"] if self.time_first else ["x", time]
         shape = {"each": "(N,)", "pair": "(N, 1)", "column": "(N, 1, ..., 1)", "one": "()"}[self.time_shape]
-        kind = "whole numbers" if self.whole else "float32"
+        kind = "whole numbers" if self.whole else "float32" if self.dtype is None else str(self.dtype)[6:]
         return f"network({', '.join(arguments)}) with t of shape {shape}, {kind}"
 
 
@@ -120,14 +122,19 @@ def has_variance(value: Tensor, x: Tensor) -> bool:
     return x.dim() > 2 and shape == (x.shape[0], 2 * x.shape[1], *x.shape[2:])
 
 
-def ways(network: Any, timesteps: str | None, condition_word: str | None) -> Iterator[Asking]:
-    """The ways to call a network, the commonest first, as far as its signature leaves them open."""
+def ways(network: Any, timesteps: str | None, condition_word: str | None, dtype: torch.dtype) -> Iterator[Asking]:
+    """The ways to call a network of a dtype, the commonest first, as far as its signature leaves them open.
+
+    One in half precision is told its time in float32, in which whole timesteps are apart, if it takes that.
+    """
     orders = _orders(network)
-    kinds = {"int": (True,), "float": (False,), None: (False, True)}[timesteps]
-    for whole in kinds:
+    whole, same = {"whole": True}, {"dtype": dtype}
+    floats: list[dict[str, Any]] = {2: [{}, same], 8: [same]}.get(dtype.itemsize, [{}])
+    kinds = {"int": [whole], "float": floats, None: [*floats, whole]}[timesteps]
+    for kind in kinds:
         for order in orders:
             for shape in ("each", "column", "pair", "one"):
-                yield replace(order, time_shape=shape, whole=whole, condition_word=condition_word)
+                yield replace(order, time_shape=shape, condition_word=condition_word, **kind)
 
 
 def _orders(network: Any) -> list[Asking]:
@@ -151,8 +158,9 @@ def _orders(network: Any) -> list[Asking]:
 
 
 def told(t: Scalar, x: Tensor) -> Tensor:
-    """A time, or one for each sample, as a float32 tensor (N,) on x's device."""
-    numbers = torch.as_tensor(t, dtype=torch.float64).reshape(-1).to(torch.float32)
+    """A time, or one for each sample, as a tensor (N,) on x's device, in x's dtype and float32 at least."""
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    numbers = torch.as_tensor(t, dtype=torch.float64).reshape(-1).to(dtype)
     return numbers.to(x.device, non_blocking=True) if len(numbers) == len(x) > 1 else torch.full(
-        (len(x),), float(numbers[0]), dtype=torch.float32, device=x.device
+        (len(x),), float(numbers[0]), dtype=dtype, device=x.device
     )  # fmt: skip

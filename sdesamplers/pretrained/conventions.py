@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import whole
 from ..errors import ModelError, UsageError
 from ..models.clipping import Clip
 from ..processes.predictions import prediction_type
@@ -225,6 +226,8 @@ def convention_of(config: dict[str, Any]) -> Convention:
     if unsupported:
         raise ModelError(f"{kind}: {'; '.join(unsupported)}")
     try:
+        if config.get("num_train_timesteps") is not None:
+            whole("num_train_timesteps", config["num_train_timesteps"])
         convention = _convention(completed(config), kind)
         convention.grid, convention.clip = grid_of(config), clip_of(config)
         return attach(convention, config)

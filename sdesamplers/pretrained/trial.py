@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError
+from ..models.calling import in_modes
 from ..models.conditions import cut
+from ..models.running import global_state
 from ..processes.sde import GaussianProcess
 from .asking import Asking, has_variance, read_answer, told
 
@@ -47,11 +49,11 @@ class Trial:
         self.channels = None
         try:
             whole, last = self.ask(asking, slice(None)), self.ask(asking, slice(self.count - 1, self.count))
+            scale = float(whole.abs().max()) or 1.0
+            apart = float((whole[-1:] - last).abs().max())
         except Exception as error:  # whatever the network raises
             text = " ".join(str(error).split())
             return text[:160] if isinstance(error, ModelError) else f"{type(error).__name__}: {text[:160]}"
-        scale = float(whole.abs().max()) or 1.0
-        apart = float((whole[-1:] - last).abs().max())
         if apart > (1e-3 if self.model.dtype in (torch.float32, torch.float64) else 5e-2) * scale:
             return "what it returns for a sample depends on the other samples of the batch"
         return None
@@ -66,7 +68,7 @@ class Trial:
         condition = () if self.condition is None else (cut(self.condition, rows),)
         if asking.time_shape == "one":
             times = times[-1:].expand(len(x))
-        return self.read(asking.call(given, times, *condition), x)
+        return self.read(in_modes(asking.call, given, times, *condition), x)
 
     def read(self, answer: Any, x: Tensor) -> Tensor:
         """The prediction in an answer; twice the channels are noted."""
@@ -92,8 +94,7 @@ def undisturbed(model: WrappedModel) -> Iterator[None]:
     """The network in evaluation mode, without gradients and on random numbers of its own; all is set back."""
     modules = list(model.network.modules()) if model.network is not None else []
     modes = [module.training for module in modules]
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
+    with torch.no_grad(), global_state(()):
         try:
             for module in modules:
                 module.training = False

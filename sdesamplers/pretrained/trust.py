@@ -17,7 +17,7 @@ CODE_WORDS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_c
 LARGEST = 64 * 2**20
 """Bytes of a configuration; the largest index of published weights has a tenth of that."""
 
-POINTER = b"version https://git-lfs.github.com/spec/"
+POINTERS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 
 
 def read_json(file: Path) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def read_json(file: Path) -> dict[str, Any]:
         if file.stat().st_size > LARGEST:
             raise ModelError(f"{file}: too large for a configuration ({file.stat().st_size} bytes)")
         text = file.read_bytes()
-        if text.startswith(POINTER):
+        if text.startswith(POINTERS):
             raise ModelError(pointer_message(file))
         data = json.loads(text.decode("utf-8"))
     except OSError as error:
@@ -55,7 +55,7 @@ def refuse_pointer(file: Path) -> None:
     """Raise ModelError where a file is a Git LFS pointer instead of what it should hold."""
     try:
         with file.open("rb") as opened:
-            found = opened.read(len(POINTER)) == POINTER
+            found = opened.read(100).startswith(POINTERS)
     except OSError as error:
         raise ModelError(f"{file}: {error.strerror}") from None
     if found:

@@ -132,6 +132,8 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allo
     index = folder / f"diffusion_pytorch_model.safetensors.index{f'.{variant}' if variant else ''}.json"
     safe = [*folder.glob(f"{stem}.safetensors"), *folder.glob(index.name)]
     pickled = list(folder.glob(f"{stem}.bin"))
+    for file in pickled:
+        refuse_pointer(file)
     if not safe and pickled and not allow_pickle:
         raise ModelError(
             f"{folder} has only pickled weights ({pickled[0].name}), which can run code when opened; if you trust "

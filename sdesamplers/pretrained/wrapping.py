@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import device_of, one_of_types
 from ..errors import UsageError
 from ..models.base import Output
 from ..models.calling import call
@@ -156,16 +157,25 @@ def wrap(
         raise UsageError(f"wrap takes a network, a module or a function of (x, t), not {network!r}")
     own = _process(betas, alphas_cumprod, process, sigma_data)
     kind = _prediction(own, prediction, sigma_data)
+    for word, text in (("timesteps", timesteps), ("prediction", prediction)):
+        one_of_types(word, text, (str, type(None)), "text")
+    one_of_types("conditional", conditional, (bool, str), "True, False or the keyword of the condition")
+    one_of_types("dtype", dtype, (torch.dtype, type(None)), "a dtype of torch, such as torch.float32")
     if timesteps not in (None, "int", "float"):
         raise UsageError(f"timesteps must be 'int' or 'float', not {timesteps!r}")
-    if not callable(clock) and (isinstance(clock, bool) or not isinstance(clock, int | float) or not clock > 0):
+    if not callable(clock) and (isinstance(clock, bool) or not isinstance(clock, int | float) or not 0 < clock < 1e12):
         raise UsageError(f"clock must be a positive number or a function of the time, not {clock!r}")
     around = None if sigma_data is None else _preconditioning(own, sigma_data)
     default = (lambda t: 0.25 * np.log(t)) if around is not None and clock == 1.0 else clock
     found_dtype, found_device = _home(network)
+    place = found_device if device is None else device_of("device", device)
+    try:
+        torch.empty(0, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"device {str(place)!r} cannot be used here: {str(error).splitlines()[0]}") from None
     model = WrappedModel(
         network, own, kind, _shape(network, shape), default, around,
-        dtype=dtype or found_dtype, device=device or found_device,
+        dtype=dtype or found_dtype, device=place,
         conditional=bool(conditional), null_condition=null_condition, **options,
     )  # fmt: skip
     check_process(own)
@@ -268,12 +278,13 @@ def _find_way(model: WrappedModel, timesteps: str | None, word: str | None, exam
     trial = Trial(model, example)
     tried: dict[str, str] = {}
     with undisturbed(model):
-        for asking in ways(model.function, timesteps, word):
+        for asking in ways(model.function, timesteps, word, model.dtype):
             trouble = trial.trouble(asking)
             if trouble is None:
                 model.asking, model.channels = asking, trial.channels
                 if timesteps is None and not asking.whole and trial.rounds():
-                    model.asking = replace(asking, whole=True)
+                    rounded = replace(asking, whole=True)
+                    model.asking = rounded if trial.trouble(rounded) is None else asking
                 _check_whole(model)
                 model.function = model.asking
                 return

@@ -48,6 +48,10 @@ class Registry:
         plugins: Sequence[str | Path] = (),
         catalogue: Catalogue | None = None,
     ) -> None:
+        one_of_types("file", file, (str, Path, type(None)), "a registry file or None")
+        one_of_types("catalogue", catalogue, (Catalogue, type(None)), "a Catalogue or None")
+        for plugin in one_of_types("plugins", plugins, (list, tuple), "a list of modules and files"):
+            one_of_types("plugins", plugin, (str, Path), "a list of modules and files")
         self.catalogue: Catalogue = load_catalogue(file) if catalogue is None else catalogue
         named = partial(shipped_names, self.catalogue)
         self.samplers: Shelf[Sampler] = Shelf("sampler", named(("recipes", "aliases"), "samplers"))
@@ -431,9 +435,6 @@ def use_registry(file: str | Path | None, *, plugins: Sequence[str | Path] = ())
     `plugins` are modules or Python files (`folder/file.py`), which are imported.
     """
     global _default
-    one_of_types("file", file, (str, Path, type(None)), "a registry file or None")
-    for plugin in one_of_types("plugins", plugins, (list, tuple), "a list of modules and files"):
-        one_of_types("plugins", plugin, (str, Path), "a list of modules and files")
     fresh = Registry(file, plugins=plugins)
     fresh.adopt(_local.values())
     with _lock:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import flag, whole
+from ..checks import check_indices, flag, whole
 from ..errors import UsageError
 from ..models.base import Model
 from ..models.conditions import cut
@@ -128,8 +128,7 @@ def sample(
     whole("num_samples", num_samples)
     whole("batch_size", num_samples if batch_size is None else batch_size)
     whole("first_index", first_index, 0)
-    if first_index + num_samples > 2**63:
-        raise UsageError(f"first_index must lie below 2^63, not at {first_index}")
+    check_indices(first_index, num_samples)
     if start is not None and tuple(start.shape) != (num_samples, *model.shape):
         raise UsageError(f"start must have shape {(num_samples, *model.shape)}, not {tuple(start.shape)}")
     spread = model.condition_for(condition, num_samples)

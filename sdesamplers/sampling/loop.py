@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import Cancelled, ModelError, NonFiniteError, PluginError, UsageError
+from ..errors import Cancelled, ModelError, NonFiniteError, PluginError, SolverError, UsageError
 from ..models.base import Model, Output
 from ..models.calling import isolated, isolated_to
 from ..models.clipping import Clip, clipped
@@ -78,6 +78,7 @@ class Evaluator:
     cancel: Flag | None = None
     record: Callable[[Prediction], None] | None = None
     clip: Clip | None = None
+    shape: torch.Size | None = None  # of one state, where it is known
     evaluations: int = 0
     _partial: int = 0  # evaluations of a part of the batch, and how many of them each sample had
     _single: np.ndarray = field(init=False)
@@ -188,6 +189,9 @@ class Evaluator:
     def _ask(self, state: Tensor, t: Scalar, rows: np.ndarray | None, end: Scalar | None = None) -> Output:
         predict = self._predict if end is None else isolated_to(self.model, end)
         condition = self.condition if rows is None else cut(self.condition, rows)
+        if self.shape is not None and state.shape[1:] != self.shape:
+            found = f"{tuple(state.shape[1:])}, and the model's samples are {tuple(self.shape)}"
+            raise PluginError(f"{self.label}: the sampler asks about states of shape {found}")
         inside = state.to(self.model.dtype)
         answer = predict(inside, t, condition)
         # A model that has answered once with a tensor of the state's dtype and shape is taken to go on so.
@@ -291,6 +295,8 @@ def drive(run: Run, evaluate: Evaluator) -> Tensor:
                 request = run.send(evaluate(*well_formed(request)))
     except StopIteration as stop:
         sample: Tensor = stop.value
+    except SystemExit as end:  # which would end the program as if all were done
+        raise SolverError(f"{evaluate.label}: the sampler or the network called exit({end.code})") from None
     finally:
         run.close()  # a sampler that holds resources, such as threads, lets them go at once
     if not isinstance(sample, Tensor):

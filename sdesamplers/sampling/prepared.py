@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..checks import flag, function, number, shown
-from ..errors import UsageError
+from ..errors import PluginError, UsageError
 from ..models.base import Model
 from ..models.running import running
 from ..path.noise import START, Noise, NormalSource, check_seed, shortest_step
@@ -198,10 +198,16 @@ class PreparedRun:
             cancel=self.cancel,
             record=recorder,
             clip=model.clip,
+            shape=torch.Size(model.shape),
         )
         with running(model, key=(self.seed, indices[0]), gradients=self.gradients):
             x = start_state(model, path, source, start, self.dtype)
             final_state = drive(start_run(spec, x, path, recipe.options), evaluator)
+            if final_state.shape != x.shape or final_state.dtype is not x.dtype:
+                raise PluginError(
+                    f"{spec.name} returned {final_state.dtype} of shape {tuple(final_state.shape)} for a state that "
+                    f"was {x.dtype} of shape {tuple(x.shape)}; a sampler must keep both"
+                )
             clean = model_state(final_state, path.points[-1])
         return Part.of(clean, evaluator.nfe, path, recorder, x)
 

@@ -30,22 +30,25 @@ def evaluated(asking: Asking, sample: Tensor) -> Tensor:
     Gradients are those of the tensor handed in: with respect to `sample` if it requires them, and none of the run's
     own past if it was detached.
     """
-    x = asking.x
-    if asking.given is None or sample is x:
-        return x
+    if asking.given is None:
+        return asking.x
     if sample.requires_grad and torch.is_grad_enabled():
         theirs = scaled_state(asking, sample)
         # theirs lies within a rounding of the values wherever these differ, so that the sum is exact.
         return theirs + (_values(asking, sample.detach()) - theirs).detach()
     values = _values(asking, sample)
-    return values.detach() if values.requires_grad else values
+    if values.requires_grad:
+        return values.detach()
+    if sample is asking.given and not asking.x.requires_grad and asking.x.is_inference() == values.is_inference():
+        return asking.x.copy_(values)  # written over by the pipeline: then the sampler's own state is, too
+    return values
 
 
 def _values(asking: Asking, sample: Tensor) -> Tensor:
     x, given = asking.x, asking.given
     assert given is not None
-    if sample is given and asking.version is not None and sample._version == asking.version:
-        return x
+    if sample.dtype is given.dtype is x.dtype and isinstance(asking.point.scale, float) and asking.point.scale == 1.0:
+        return sample if sample is given else sample.clone()  # whose numbers are the run's own unless it was edited
     echo = model_state(x, asking.point).to(given.dtype)  # which the pipeline may have cast since
     return torch.where(sample == echo.to(sample.dtype), x, scaled_state(asking, sample))
 

@@ -14,7 +14,7 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 from torch import Tensor
 
-from ..checks import flag, shown
+from ..checks import flag, shown, whole
 from ..errors import UsageError
 from ..models.clipping import Clip, ClipLike, clipped
 from ..path.noise import Noise, NormalSource, check_seed
@@ -312,9 +312,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return type(self)(self._sampler, trained=self.trained, **self._words, **rest, **self._options)
 
     def __deepcopy__(self, memo: Any) -> Scheduler:
-        """A clone, with the grid laid out where no run has begun on it: pipelines of two modalities copy it then."""
+        """A clone, with the grid laid out unless a run is under way on it: pipelines of two modalities copy it then."""
         made = self.clone()
-        if self.num_inference_steps is not None and self.step_index is None:
+        if self._keeps_grid:
             laid_out = ("convention", "num_inference_steps", "order", "_layout", "_stride", "_device", "_closed")
             made.__dict__.update({name: getattr(self, name) for name in (*laid_out, "_grid_words")})
             made.__dict__.update({"_begin": self._begin, "_begin_index": self._begin_index})
@@ -325,9 +325,14 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         return self.__deepcopy__({})
 
     def __reduce__(self) -> Any:
-        laid_out = self.num_inference_steps is not None and self.step_index is None
+        laid_out = self._keeps_grid
         grid = self._grid_words if laid_out else None
         return _unpickled, (type(self), dict(self.config), grid, self._begin_index if laid_out else None)
+
+    @property
+    def _keeps_grid(self) -> bool:
+        """Whether a copy has the grid: a run that is under way cannot be copied, and its copy must not seem to be."""
+        return self.num_inference_steps is not None and (self.step_index is None or self._ended)
 
     def __len__(self) -> int:
         return int(self.trained.get("num_train_timesteps", 1000))
@@ -447,7 +452,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         self.num_inference_steps = self._layout.steps
         # Where a pipeline gave a grid it takes the number of timesteps for the number of steps.
         counted = sigmas is not None or timesteps is not None
-        self.order = 1 if counted or self._layout.grows else max(1, self.spec.evaluations or 1)
+        self.order = 1 if counted or self._layout.grows else self._evaluations_a_step()
         self._stride = 0 if counted else self.order
         self.timesteps = self._from_step(0)
 
@@ -488,6 +493,12 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         makers = process.own_grid
         teacher = options.get("teacher_steps") or (makers.teacher_steps if makers is not None else None) or 50
         return float(int(teacher * strength) * (round(process.t_max + 1) // teacher) - 1)
+
+    def _evaluations_a_step(self) -> int:
+        """What the sampler declares, or what it makes where that depends on an option (`odeint`'s method)."""
+        declared, made = max(1, self.spec.evaluations or 1), len(self._layout.plan(0).points)
+        steps = self._layout.steps
+        return declared if declared * (steps - 1) <= made else max(1, -(-made // steps))
 
     def _from_step(self, begin: int, origin: tuple[int, int] | None = None) -> Timesteps:
         """The timesteps of the run from a grid step on."""
@@ -553,7 +564,14 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Say that the loop starts at timesteps[begin_index], which is where it does if `step` is passed no other."""
+        begin_index = whole("begin_index", begin_index, 0)
+        if self.num_inference_steps is None:  # as diffusers has it: the next grid begins at its first point again
+            self._begin_index = begin_index
+            return
         evaluations = 1 if self.grows else len(self._layout.plan(0).points)
+        most = self._closed + max(evaluations, self.num_inference_steps * self.order)
+        if begin_index > most:
+            raise UsageError(f"begin_index is {begin_index}, and there are {most} timesteps")
         stride = 0 if evaluations - begin_index in self._counts else self._stride
         self._begin, self._begin_index = self._layout.step_at(0, begin_index, stride), begin_index
 
@@ -761,7 +779,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             path.ledger.noise = before.noise
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
         scale = path.points[0].scale
-        x = x if isinstance(scale, float) and scale == 1.0 else x * expand(scale, x)
+        # What a pipeline hands in is its own, and may be written over: a buffer of a CUDA graph is at every step.
+        x = x.clone() if isinstance(scale, float) and scale == 1.0 else x * expand(scale, x)
         run = start_run(self.spec, x, path, recipe.options)
         first, point = layout.single(next(run))
         self._check_rows(point, len(sample))
@@ -863,9 +882,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
         given = model_state(asking.x, asking.point)
         if given.dtype is not sample.dtype:
             given = given.to(sample.dtype)
-        asking.given = given
-        if given is not asking.x:
-            asking.version = None if given.is_inference() else given._version
+        if given is asking.x:
+            given = given.clone()
+        asking.given, asking.version = given, None if given.is_inference() else given._version
         return self._output(given, prediction, sample, return_dict)
 
     def _note(self, passed: Passed, sample: Tensor) -> None:
@@ -891,6 +910,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 raise UsageError(
                     f"the network answered with shape {tuple(model_output.shape)} for a state of {tuple(x.shape)}"
                 )
+        output = output.clone() if output is model_output else output
         if not self.convention.is_plain:
             output = self.convention.read(output, model_state(x, asking.point), asking.point.t)
         prediction = Prediction(x, asking.point, output, self.convention.prediction)

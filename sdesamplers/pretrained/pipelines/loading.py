@@ -159,6 +159,8 @@ def check_weights(folder: Path, layout: Layout, variant: str | None, allow_pickl
         found_variant |= bool(chosen)
         chosen = chosen or weight_files(folder / part, None, "safetensors")
         pickled = [file for v in {variant, None} for file in weight_files(folder / part, v, "bin")]
+        for file in pickled:
+            refuse_pointer(file)
         if not chosen and pickled and not allow_pickle:
             raise ModelError(
                 f"{folder / part} has only pickled weights ({pickled[0].name}), which can run code when opened; if you "
