@@ -201,14 +201,14 @@ def warn_if_impossible(bits: np.ndarray, width: float | None, in_a_range: bool, 
     advice = "take more steps, or rk45 with small tolerances"
     if not np.all(np.isfinite(bits)):
         warnings.warn(f"{few} does not solve the ODE here, and some likelihoods are not finite; {advice}", stacklevel=3)
-    elif recipe.steps is not None and recipe.steps < FEW:
-        warnings.warn(f"{few} hardly solves the ODE; {advice}, and see whether the number stays", stacklevel=3)
     elif width is not None and in_a_range and float(bits.mean()) < 0:
         warnings.warn(
             f"{few} does not solve the ODE here: {bits.mean():.3g} bits per dimension, where data of whole levels have "
             f"0 or more; {advice}, and give data with their levels spread (dequantize)",
             stacklevel=3,
         )
+    elif recipe.steps is not None and recipe.steps < FEW:
+        warnings.warn(f"{few} hardly solves the ODE; {advice}, and see whether the number stays", stacklevel=3)
 
 
 @dataclass(frozen=True)
