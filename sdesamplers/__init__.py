@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from . import former
+from .public import lazily
 from .version import __version__ as __version__
 
 former.install()
@@ -81,8 +82,8 @@ _HOMES = {
 }
 _MODULES = ("losses",)
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-_UNLISTED = {"SchedulerMixin": "scheduler.scheduler"}
-"""diffusers looks for this in a component's library, to know how the component is loaded."""
+# diffusers looks for its base class in a component's library, to know how the component is loaded.
+_find = lazily(__name__, {**_HOMES, "scheduler.scheduler": ["Scheduler", "SchedulerMixin"]})
 _PUBLIC = sorted([*_HOME, *_MODULES, "__version__", "noises", "samplers", "sdes", "spacings"])
 __all__ = [name for name in _PUBLIC if name != "reversed"]  # `import *` leaves Python's own function alone
 
@@ -216,11 +217,7 @@ def __getattr__(name: str) -> Any:
     """Import a public name's module when it is first used."""
     if name in _MODULES:
         return importlib.import_module(f".{name}", __name__)
-    home = _HOME.get(name, _UNLISTED.get(name))
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{home}", __name__), name)
-    globals()[name] = value
+    value = globals()[name] = _find(name)
     return value
 
 

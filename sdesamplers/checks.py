@@ -65,10 +65,16 @@ def whole(word: str, value: Any, least: int = 1) -> int:
     return found
 
 
-def check_indices(first_index: int, num_samples: int) -> None:
-    """Raise UsageError unless all samples' indices lie below 2^63."""
-    if first_index + num_samples > 2**63:
-        raise UsageError(f"first_index must lie below 2^63 - num_samples, not at {first_index}")
+def sample_range(num_samples: Any, first_index: Any) -> tuple[int, int]:
+    """A number of samples and the index of the first, all of whose indices lie below 2^63.
+
+    Raises:
+        UsageError: they are none.
+    """
+    count, first = whole("num_samples", num_samples), whole("first_index", first_index, 0)
+    if first + count > 2**63:
+        raise UsageError(f"first_index must lie below 2^63 - num_samples, not at {first}")
+    return count, first
 
 
 def number(word: str, value: Any) -> float:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from .path.points import Point
+from .path.points import Point
+from .path.points import fresh_share as fresh_share
 
 _RADIUS = 8.0
 """Up to here moments are summed by quadrature, whose terms all have one sign; beyond it their recurrence is stable."""

@@ -594,3 +594,16 @@ def test_only_networks_are_tuned() -> None:
 
     with pytest.raises(UsageError, match="compile and channels_last are for networks, and 'mixture' has none"):
         tuned(sds.grid_mixture(sds.VP()), compile=True, channels_last=False)
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+
+
+def test_pickles_that_were_not_downloaded(copy: Path) -> None:
+    """Beside safetensors they are of no matter; alone they are called what they are, and nothing is asked for."""
+    (copy / "unet" / "diffusion_pytorch_model.bin").write_text(POINTER)
+    assert sds.load(copy).shape == (1, 8, 8)
+    (copy / "unet" / WEIGHTS).unlink()
+    message = refusal(copy)
+    assert "Git LFS pointer" in message
+    assert "allow_pickle" not in message

@@ -121,3 +121,10 @@ def test_a_module_under_its_former_name_has_its_names(name: str) -> None:
 def test_a_module_that_never_was_is_not_found() -> None:
     with pytest.raises(ModuleNotFoundError):
         importlib.import_module("sdesamplers.no_such_module")
+
+
+def test_documented_modules_keep_their_names() -> None:
+    from sdesamplers import coefficients
+    from sdesamplers.path.points import fresh_share
+
+    assert coefficients.fresh_share is fresh_share

@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +29,6 @@ from ..sampling.recipe import Recipe
 from ..sampling.result import Result
 from ..sampling.runs import make_path
 from .result import Cell, Comparison, finite_or_none
-
-if TYPE_CHECKING:
-    pass
 
 REFERENCE_TOLERANCE = 1e-5
 GRID_WORDS = ("spacing", "spacing_options", "coordinates", "final", "noise", "noise_options")

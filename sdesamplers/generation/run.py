@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..checks import check_indices, whole
+from ..checks import sample_range, whole
 from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, UsageError
 from ..io.files import make_lasting_folder, telling
 from ..io.images import to_bytes
@@ -136,9 +136,7 @@ def generate(
         SdesamplersError: a file could not be written; what is finished is kept.
     """
     stop = cancel or threading.Event()
-    whole("num_samples", num_samples)
-    first_index = whole("first_index", first_index, 0)
-    check_indices(first_index, num_samples)
+    num_samples, first_index = sample_range(num_samples, first_index)
     for word, value in (("memory_limit", memory_limit), ("batch_size", batch_size), ("shard_size", shard_size)):
         if value is not None:
             whole(word, value)

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..checks import check_indices, whole
+from ..checks import sample_range, whole
 from ..errors import UsageError
 from ..models.base import Model
 from ..public import public
@@ -59,9 +59,7 @@ def stream(
         UsageError: words that do not fit, before the first batch is made.
         SdesamplersError: there is not enough memory for one sample at a time.
     """
-    whole("num_samples", num_samples)
-    first_index = whole("first_index", first_index, 0)
-    check_indices(first_index, num_samples)
+    num_samples, first_index = sample_range(num_samples, first_index)
     if memory_limit is not None:
         whole("memory_limit", memory_limit)
     if batch_size is not None:

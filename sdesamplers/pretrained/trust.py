@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -60,6 +60,17 @@ def refuse_pointer(file: Path) -> None:
         raise ModelError(f"{file}: {error.strerror}") from None
     if found:
         raise ModelError(pointer_message(file))
+
+
+def refuse_pickles(folder: Path, pickled: Sequence[Path], *, allowed: bool) -> None:
+    """Raise ModelError where pickles, the only weights in a folder, are Git LFS pointers, or may not be opened."""
+    for file in pickled:
+        refuse_pointer(file)
+    if pickled and not allowed:
+        raise ModelError(
+            f"{folder} has only pickled weights ({pickled[0].name}), which can run code when opened; if you trust "
+            "their author, pass allow_pickle=True"
+        )
 
 
 def refuse_code(folder: Path) -> None:

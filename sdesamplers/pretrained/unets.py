@@ -19,7 +19,7 @@ from ..models.conditions import own
 from ..processes.scalars import Scalar
 from .conventions import Convention, timesteps_for, without_variance
 from .quiet import in_dtype, quiet_loading, warn_of_unknown_words
-from .trust import read_json, refuse_pointer
+from .trust import read_json, refuse_pickles, refuse_pointer
 
 
 class DiffusersModel(Model):
@@ -132,13 +132,8 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allo
     index = folder / f"diffusion_pytorch_model.safetensors.index{f'.{variant}' if variant else ''}.json"
     safe = [*folder.glob(f"{stem}.safetensors"), *folder.glob(index.name)]
     pickled = list(folder.glob(f"{stem}.bin"))
-    for file in pickled:
-        refuse_pointer(file)
-    if not safe and pickled and not allow_pickle:
-        raise ModelError(
-            f"{folder} has only pickled weights ({pickled[0].name}), which can run code when opened; if you trust "
-            "their author, pass allow_pickle=True"
-        )
+    if not safe:
+        refuse_pickles(folder, pickled, allowed=allow_pickle)
     if not safe and not pickled:
         others = ", ".join(sorted(p.name for p in folder.glob("*.safetensors"))) or "none"
         raise ModelError(f"{folder} has no weights {stem}.safetensors (safetensors files there: {others})")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import check_indices, flag, whole
+from ..checks import flag, sample_range, whole
 from ..errors import UsageError
 from ..models.base import Model
 from ..models.conditions import cut
@@ -125,10 +125,8 @@ def sample(
         start = as_start(start, check_finite)
     num_samples = num_samples if num_samples is not None else 1 if start is None else len(start)
     flag("progress", progress)
-    whole("num_samples", num_samples)
+    num_samples, first_index = sample_range(num_samples, first_index)
     whole("batch_size", num_samples if batch_size is None else batch_size)
-    whole("first_index", first_index, 0)
-    check_indices(first_index, num_samples)
     if start is not None and tuple(start.shape) != (num_samples, *model.shape):
         raise UsageError(f"start must have shape {(num_samples, *model.shape)}, not {tuple(start.shape)}")
     spread = model.condition_for(condition, num_samples)

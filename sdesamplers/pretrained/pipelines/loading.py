@@ -16,7 +16,7 @@ from ..conventions import convention_of
 from ..folders import as_class, is_plain, pipeline_parts, refuse_unbuildable, size_pair
 from ..placement import autocast_for, move
 from ..quiet import in_dtype, quiet_loading
-from ..trust import closed_prompt, read_json, refuse_code, refuse_index, refuse_pointer, refuse_words
+from ..trust import closed_prompt, read_json, refuse_code, refuse_index, refuse_pickles, refuse_pointer, refuse_words
 from .kinds import CONVERTED, Kind, from_pipeline, kind_of
 
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "caption_processor", "caption_generator")
@@ -159,13 +159,8 @@ def check_weights(folder: Path, layout: Layout, variant: str | None, allow_pickl
         found_variant |= bool(chosen)
         chosen = chosen or weight_files(folder / part, None, "safetensors")
         pickled = [file for v in {variant, None} for file in weight_files(folder / part, v, "bin")]
-        for file in pickled:
-            refuse_pointer(file)
-        if not chosen and pickled and not allow_pickle:
-            raise ModelError(
-                f"{folder / part} has only pickled weights ({pickled[0].name}), which can run code when opened; if you "
-                "trust their author, pass allow_pickle=True"
-            )
+        if not chosen:
+            refuse_pickles(folder / part, pickled, allowed=allow_pickle)
         if not chosen and not pickled:
             raise ModelError(f"{folder / part} has no weights in safetensors")
         complete &= bool(chosen)
