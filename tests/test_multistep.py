@@ -409,3 +409,14 @@ def test_deis_in_log_rho_equals_diffusers_deis(network, noise, order, steps):
     assert found < LIMIT
     if (order, steps) == (3, 25):
         assert deis_pair(network, noise, order, steps, double=False) > 10 * found
+
+
+@pytest.mark.parametrize("steps", [3, 8, 12])
+def test_long_steps_of_ab_2m_are_dpm_solver_pp_2m(steps):
+    """In the log clock of VE every step of so few is longer than Adams is stable for."""
+    model = sds.grid_mixture(sds.VE(0.01, 348.0))
+    words = {"steps": steps, "spacing": "even", "num_samples": 8, "seed": 1}
+    found = sds.sample(model, "ab-2m", **words).samples
+    expected = sds.sample(model, "dpmpp-2m", solver="midpoint", **words).samples
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert (found - sds.sample(model, "ddim", **words).samples).abs().max() > 1e-2
