@@ -225,6 +225,17 @@ def test_a_claim_that_cannot_be_read_is_held_until_it_is_old(tmp_path: Path, mon
         acquire(tmp_path, (0, 1)).release()
 
 
+def test_a_run_killed_while_it_writes_its_claim_leaves_no_file(tmp_path: Path) -> None:
+    """A file without an owner would be held for two minutes, and would outlive the job."""
+    child = os.fork()
+    if not child:
+        claims.here = lambda job: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,return-value]
+        run(tmp_path)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert [path for path in (tmp_path / ".job/claims").rglob("*") if path.is_file()] == []
+
+
 def test_a_copy_of_a_folder_is_not_held(tmp_path: Path) -> None:
     """As of an image of the disk, taken while the run goes on."""
     other = Path("/dev/shm") / f"copy-{os.getpid()}"

@@ -116,8 +116,9 @@ class Claim:
 
     def _write(self) -> None:
         _held.add(self.nonce)
-        with telling(self.file), self.file.open("x", encoding="utf-8") as out:
-            out.write(json.dumps(here(self.job)))
+        owner = json.dumps(here(self.job)).encode()  # before the file is there: one without an owner is not cleared
+        with telling(self.file), self.file.open("xb", buffering=0) as out:
+            out.write(owner)
 
     def _lost(self) -> str:
         others = [owner for each in members(self.folder) if (owner := read_owner(each)) is not None]
