@@ -20,6 +20,26 @@ Node = tuple[float, Tensor]
 """(lambda, prediction) of an evaluation."""
 
 
+FEW = 15
+"""Steps below which the last one is of first order (`lower_order_final` in the code of Lu et al. 2022b)."""
+
+
+def orders(path: Path, order: int, lower: bool = True, *, second: bool = False) -> list[int]:
+    """The order of each step of a method that extrapolates through its last `order` predictions.
+
+    The step that arrives at the data is much longer in lambda than those before, and a polynomial goes astray in it. So
+    with `lower` it is of first order if there are few steps, and with `second` the one before it of second order at
+    most. Into sigma = 0 every method is of first order.
+    """
+    count = len(path.steps)
+    sizes = [order] * count
+    if path.points[-1].is_clean or (lower and path.ends_at_data and count < FEW):
+        sizes[-1] = 1
+        if lower and second and count > 1:
+            sizes[-2] = min(order, 2)
+    return sizes
+
+
 def check_noise(**amounts: float) -> None:
     """Raise where an amount of noise is negative."""
     for name, value in amounts.items():
@@ -46,26 +66,30 @@ def singular_step(
 
 def exponential_adams(
     x: Tensor, path: Path, order: int, kind: str, *, eta: float = 0.0, s_noise: float = 1.0, midpoint: bool = False,
-    lower_last: bool = False,
+    lower: bool = True, second: bool = False,
 ) -> Run:  # fmt: skip
     """Exponential Adams-Bashforth: the polynomial through the last `order` predictions, integrated exactly.
 
-    `midpoint` integrates the line of the second order by the midpoint rule, as papers do. With `lower_last` the step
-    before the one into sigma = 0 is of second order.
+    `midpoint` integrates the line of the second order by the midpoint rule, as papers do. `lower` and `second`: see
+    `orders`; of many steps the one that arrives at the data is of second order at most, by the midpoint rule, and of
+    first if a method of higher order has noise.
     """
     check_noise(eta=eta, s_noise=s_noise)
-    lowered = path.points[-2] if lower_last and path.points[-1].is_clean else None
     history: list[Node] = []
-    for now, then in path.steps:
+    sizes = orders(path, order, lower, second=second)
+    arrives = lower and path.ends_at_data
+    if arrives:
+        sizes[-1] = min(sizes[-1], 1 if eta and order > 2 else 2)
+    for (now, then), size in zip(path.steps, sizes, strict=True):
         out = yield x, now
         if now.is_pure_noise or then.is_clean:
             # lambda is infinite there, so this prediction is no node of later steps either
             x = singular_step(out, path, now, then, kind, eta, s_noise)
             continue
         history = [(now.lam, predicted(out, kind)), *history][:order]
-        nodes, values = zip(*history[: 2 if then is lowered else order], strict=True)
+        nodes, values = zip(*history[:size], strict=True)
         carry, gain, rate, std = semilinear_sde(now, then, kind, eta)
-        if midpoint and len(nodes) == 2:
+        if len(nodes) == 2 and (midpoint or (arrives and then is path.points[-1])):
             h = then.lam - now.lam
             weights = midpoint_integrals(h, rate, (nodes[1] - now.lam) / h)
         else:

@@ -17,7 +17,7 @@ from torch import Tensor
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
 from sdesamplers.coefficients import apart
 
-from ._shared import check_noise
+from ._shared import check_noise, orders
 
 LIMITS = "with guidance the result depends on the number of steps"
 
@@ -81,11 +81,11 @@ def dpmpp_2m_cfgpp(x: Tensor, path: Path) -> Run:
     guidance it is `dpmpp-2m`. `guidance_scale` is the paper's lambda, best within [0, 1].
     """
     last: tuple[Tensor, float] | None = None
-    for now, then in path.steps:
+    for (now, then), size in zip(path.steps, orders(path, 2), strict=True):
         out = yield x, now
         clean = out.unguided.x0
         x = out.compose(then.alpha, 0.0) + out.unguided.compose(0.0, then.sigma)
-        if last is not None and not then.is_clean:
+        if last is not None and size > 1:
             h, earlier = then.lam - now.lam, now.lam - last[1]
             if len(apart([now.lam, last[1]], h)) == 2:
                 x = torch.add(x, clean - last[0], alpha=-then.alpha * math.expm1(-h) * h / (2 * earlier))

@@ -26,7 +26,7 @@ from sdesamplers.coefficients import (
 )
 
 from ._dpm_stages import Weights, clock, read, second, solve, third
-from ._shared import Kind, exponential_adams
+from ._shared import Kind, exponential_adams, orders
 
 # --- Singlestep -------------------------------------------------------------------------------------------------------
 
@@ -287,16 +287,16 @@ def dpm_adaptive(
 # --- Multistep --------------------------------------------------------------------------------------------------------
 
 
-def two_step(x: Tensor, path: Path, order: int, kind: Kind, solver: str) -> Run:
+def two_step(x: Tensor, path: Path, order: int, kind: Kind, solver: str, lower: bool) -> Run:
     """DDIM's step and c (f_last - f), with f the prediction of this evaluation and of the last one.
 
     c is the weight of f_last in the integral of the line through both, exact or by the midpoint rule.
     """
     require_second(order)
     last: Prediction | None = None
-    for now, then in path.steps:
+    for (now, then), size in zip(path.steps, orders(path, order, lower), strict=True):
         out = yield x, now
-        if last is None or then.is_clean:
+        if last is None or size == 1:
             x = out.step_to(then)
         else:
             _, gain, rate = semilinear(now, then, kind)
@@ -324,13 +324,21 @@ def require_second(order: int) -> None:
     needs=["marginals"],
     reference="Lu et al. 2022b, algorithm 2, in the noise prediction of Lu et al. 2022",
 )
-def dpm_solver_2m(x: Tensor, path: Path, *, order: int = 2, solver: Literal["midpoint", "heun"] = "midpoint") -> Run:
+def dpm_solver_2m(
+    x: Tensor,
+    path: Path,
+    *,
+    order: int = 2,
+    solver: Literal["midpoint", "heun"] = "midpoint",
+    lower_order_final: bool = True,
+) -> Run:
     """DPM-Solver(2M), multistep in noise prediction.
 
     x_s = (alpha_s/alpha_t) x - sigma_s (e^h - 1) [eps + h/(2 h_last) (eps - eps_last)]. `solver` "heun" integrates the
-    line through the two eps exactly. `order` 1 is DDIM.
+    line through the two eps exactly. `order` 1 is DDIM. `lower_order_final` makes the step to the smallest sigma of
+    first order if there are fewer than 15; into sigma = 0 it always is.
     """
-    return (yield from two_step(x, path, order, "noise", solver))
+    return (yield from two_step(x, path, order, "noise", solver, lower_order_final))
 
 
 @sampler(
@@ -343,19 +351,28 @@ def dpm_solver_3m(x: Tensor, path: Path, *, lower_order_final: bool = True) -> R
     """DPM-Solver(3M), multistep in noise prediction.
 
     x_s = (alpha_s/alpha_t) x - sigma_s int e^{lambda_s - l} [parabola through the last three eps](l) dl.
-    `lower_order_final` makes the step before the one into sigma = 0 of second order, which few steps need.
+    `lower_order_final` makes the step to the smallest sigma of first order (of second from 15 steps), and the one
+    before a first-order one of second; into sigma = 0 it always is of first.
     """
-    return (yield from exponential_adams(x, path, 3, "noise", lower_last=lower_order_final))
+    return (yield from exponential_adams(x, path, 3, "noise", lower=lower_order_final, second=True))
 
 
 @sampler("dpmpp-2m", order=2, needs=["marginals"], reference="Lu et al. 2022b (DPM-Solver++), algorithm 2")
-def dpmpp_2m(x: Tensor, path: Path, *, order: int = 2, solver: Literal["midpoint", "heun"] = "midpoint") -> Run:
+def dpmpp_2m(
+    x: Tensor,
+    path: Path,
+    *,
+    order: int = 2,
+    solver: Literal["midpoint", "heun"] = "midpoint",
+    lower_order_final: bool = True,
+) -> Run:
     """DPM-Solver++(2M), multistep in data prediction.
 
     x_s = (sigma_s/sigma_t) x + alpha_s (1 - e^-h) [x0 + h/(2 h_last) (x0 - x0_last)]. `solver` "heun" integrates the
-    line through the two x0 exactly. `order` 1 is DDIM.
+    line through the two x0 exactly. `order` 1 is DDIM. `lower_order_final` makes the step to the smallest sigma of
+    first order if there are fewer than 15; into sigma = 0 it always is.
     """
-    return (yield from two_step(x, path, order, "data", solver))
+    return (yield from two_step(x, path, order, "data", solver, lower_order_final))
 
 
 @sampler(
@@ -369,9 +386,10 @@ def dpmpp_3m(x: Tensor, path: Path, *, lower_order_final: bool = True) -> Run:
 
     x_s = (sigma_s/sigma_t) x + alpha_s int e^{l - lambda_s} [parabola through the last three x0](l) dl. The curvature
     has the weight of that integral; k-diffusion's and diffusers' 3M give it half, which makes them of second order.
-    `lower_order_final` makes the step before the one into sigma = 0 of second order, which few steps need.
+    `lower_order_final` makes the step to the smallest sigma of first order (of second from 15 steps), and the one
+    before a first-order one of second; into sigma = 0 it always is of first.
     """
-    return (yield from exponential_adams(x, path, 3, "data", lower_last=lower_order_final))
+    return (yield from exponential_adams(x, path, 3, "data", lower=lower_order_final, second=True))
 
 
 @hookimpl

@@ -29,15 +29,22 @@ PAPER = "Lu et al. 2022b (DPM-Solver++), section 5"
     reference=PAPER + ", SDE-DPM-Solver++(2M)",
 )
 def dpmpp_2m_sde(
-    x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0, solver: Literal["midpoint", "heun"] = "midpoint"
+    x: Tensor,
+    path: Path,
+    *,
+    eta: float = 1.0,
+    s_noise: float = 1.0,
+    solver: Literal["midpoint", "heun"] = "midpoint",
+    lower_order_final: bool = True,
 ) -> Run:
     """SDE-DPM-Solver++(2M), two-step with one evaluation a step.
 
     x0 is followed along the line through its last two predictions: solver = "heun" integrates that line exactly,
     "midpoint" takes its value in the middle of the step. eta scales the noise of the SDE that is solved (0 is
-    `dpmpp-2m`), s_noise the noise alone, which changes the distribution.
+    `dpmpp-2m`), s_noise the noise alone, which changes the distribution. lower_order_final is as in `dpmpp-2m`.
     """
-    return (yield from exponential_adams(x, path, 2, "data", eta=eta, s_noise=s_noise, midpoint=solver == "midpoint"))
+    how = {"midpoint": solver == "midpoint", "lower": lower_order_final}
+    return (yield from exponential_adams(x, path, 2, "data", eta=eta, s_noise=s_noise, **how))
 
 
 @sampler(
@@ -56,9 +63,10 @@ def dpmpp_3m_sde(
 
     The parabola through the last three predictions of x0 is integrated exactly. (Usual implementations give its
     curvature half that weight, which makes them of second order.) eta and s_noise as in `dpmpp-2m-sde`.
-    lower_order_final makes the step before the one into sigma = 0 of second order, which few steps need.
+    lower_order_final is as in `dpmpp-3m`.
     """
-    return (yield from exponential_adams(x, path, 3, "data", eta=eta, s_noise=s_noise, lower_last=lower_order_final))
+    how = {"lower": lower_order_final, "second": True}
+    return (yield from exponential_adams(x, path, 3, "data", eta=eta, s_noise=s_noise, **how))
 
 
 @sampler(

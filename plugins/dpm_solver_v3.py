@@ -13,6 +13,8 @@ from torch import Tensor
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
 from sdesamplers.ode.statistics import Statistics, to_tensor
 
+from ._shared import orders
+
 
 @lru_cache(maxsize=4)
 def load(file: str, changed: int) -> Statistics:
@@ -44,15 +46,19 @@ def moves(
         return Move(to_tensor(decay, like), [to_tensor(w, like) for w in weights], to_tensor(offset, like))
 
     nodes: list[float] = []  # lambda of the last evaluations, newest first
-    lowers = lower and path.points[-1].is_clean
-    for left, (now, then) in zip(range(len(path.steps), 0, -1), path.steps, strict=True):
+    sizes = orders(path, order, second=True)
+    if path.ends_at_data:
+        sizes[-1] = min(sizes[-1], 2)
+    if lower and path.ends_at_data:
+        sizes = [min(order, left) for left in range(len(sizes), 0, -1)]
+    for (now, then), size in zip(path.steps, sizes, strict=True):
         if now.is_pure_noise:
             continue
         nodes, redone = [now.lam, *nodes][: order + pseudo], None
         if corrector and order > 1 and len(nodes) > 1:
             redone = move([nodes[1], nodes[0], *nodes[2:]], nodes[1], nodes[0])
-        used = nodes[: min(order, left) if lowers else order]
-        yield to_tensor(table.linear(now.lam), like), redone, None if then.is_clean else move(used, now.lam, then.lam)
+        step = None if then.is_clean else move(nodes[:size], now.lam, then.lam)
+        yield to_tensor(table.linear(now.lam), like), redone, step
 
 
 @sampler(
@@ -79,7 +85,7 @@ def dpm_solver_v3(
     `statistics` is a file made by `sdesamplers statistics`; without one l = 1, s = b = 0, which is DPM-Solver++ of the
     same order with exact weights. `corrector` redoes a step with the evaluation at its end (no further evaluation; not
     at order 1); `pseudo` takes each derivative from the fewest points, which makes the order 2 at most, and gives the
-    corrector one point more; `lower_order_final` makes the last steps into sigma = 0 of order ..., 3, 2, 1.
+    corrector one point more; `lower_order_final` makes the last steps to the data of order ..., 3, 2, 1.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, not {order}")

@@ -35,16 +35,20 @@ def data_step(out: Prediction, then: Point, weights: Sequence[float], older: Seq
     needs=["marginals"],
     reference="Hochbruck & Ostermann 2010 (exponential Adams methods); Norsett 1969",
 )
-def exp_ab(x: Tensor, path: Path, *, order: int = 3, prediction: Literal["x0", "eps"] = "x0") -> Run:
+def exp_ab(
+    x: Tensor, path: Path, *, order: int = 3, prediction: Literal["x0", "eps"] = "x0", lower_order_final: bool = True
+) -> Run:
     """Exponential Adams-Bashforth.
 
     The polynomial in lambda through the last `order` predictions (1 to 8), integrated exactly:
     x_s = (sigma_s / sigma_t) x_t + alpha_s sum_j x0_j int e^{u - lambda_s} l_j(u) du, or with prediction="eps"
     x_s = (alpha_s / alpha_t) x_t - sigma_s sum_j eps_j int e^{lambda_s - u} l_j(u) du. order=1 is `ddim`.
+    `lower_order_final` makes the step to the smallest sigma of first order (of second from 15 steps).
     """
     if not 1 <= order <= 8:
         raise ValueError(f"order must be from 1 to 8, not {order}")
-    return (yield from exponential_adams(x, path, order, "noise" if prediction == "eps" else "data"))
+    kind = "noise" if prediction == "eps" else "data"
+    return (yield from exponential_adams(x, path, order, kind, lower=lower_order_final))
 
 
 @sampler(

@@ -20,6 +20,8 @@ from torch import Tensor
 from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, weighted_sum
 from sdesamplers.coefficients import apart, lagrange, lagrange_integrals, midpoint_integrals, quadrature
 
+from ._shared import orders
+
 Weights = Callable[[Sequence[Point], Point], list[float]]
 """From the points of the kept noises (newest first) and the step's end to the weights of the noises."""
 
@@ -39,17 +41,19 @@ def noise_step(out: Prediction, then: Point, weights: Sequence[float], noises: S
     return torch.add(x, weighted_sum(weights[1:], noises[1 : len(weights)]), alpha=then.alpha)
 
 
-def noise_multistep(x: Tensor, path: Path, order: int, weights: Weights) -> Run:
-    """The loop of a multistep method on the noise that uses up to `order` predictions."""
+def noise_multistep(x: Tensor, path: Path, order: int, weights: Weights, *, lower: bool = False) -> Run:
+    """The loop of a multistep method on the noise that uses up to `order` predictions; `lower`: see `orders`."""
     points: list[Point] = []
     noises: list[Tensor] = []
-    for now, then in path.steps:
+    is_clean = path.points[-1].is_clean
+    sizes = [order] * len(path.steps) if is_clean else orders(path, order, lower, second=True)
+    for (now, then), size in zip(path.steps, sizes, strict=True):
         out = yield x, now
         if now.is_pure_noise:
             x = out.step_to(then)
             continue
         points, noises = [now, *points][:order], [out.eps, *noises][:order]
-        x = noise_step(out, then, weights(points, then), noises)
+        x = noise_step(out, then, weights(points[:size], then), noises)
     return x
 
 
@@ -124,7 +128,7 @@ def ab_2m(x: Tensor, path: Path, *, order: int = 4) -> Run:
     points: list[Point] = []
     slopes: list[Tensor] = []
     last: Prediction | None = None
-    for now, then in path.steps:
+    for (now, then), size in zip(path.steps, orders(path, 2), strict=True):
         out = yield x, now
         is_stable = is_short(now, then, STABLE)
         if not is_stable and len(points) == order and beyond < FEW:
@@ -134,7 +138,7 @@ def ab_2m(x: Tensor, path: Path, *, order: int = 4) -> Run:
             points, slopes = [now, *points][:order], [out.velocity, *slopes][:order]
             times = [float(p.time) for p in points]
             x = out.x + weighted_sum(lagrange_integrals(times, times[0], float(then.time)), slopes)
-        elif last is None or then.is_clean:
+        elif last is None or size == 1:
             points, slopes, x = [], [], out.step_to(then)
         else:
             points, slopes = [], []
@@ -349,13 +353,21 @@ def interpolated_in_time(path: Path, points: Sequence[Point], then: Point) -> li
 
 
 @sampler("deis", order=3, needs=["marginals"], reference="Zhang & Chen 2023, eq. 14-15 (tAB) and proposition 3 (rhoAB)")
-def deis(x: Tensor, path: Path, *, order: int = 3, kind: Literal["tab", "rhoab", "logrho"] = "tab") -> Run:
+def deis(
+    x: Tensor,
+    path: Path,
+    *,
+    order: int = 3,
+    kind: Literal["tab", "rhoab", "logrho"] = "tab",
+    lower_order_final: bool = True,
+) -> Run:
     """Diffusion exponential integrator sampler (multistep).
 
     x_s / alpha_s = x_t / alpha_t + sum_j eps_j int l_j drho over rho = sigma/alpha, with l_j the Lagrange polynomials
     of the last `order` points (1 to 4; the paper's tAB-r has order r + 1) in the path's time (kind="tab"), in rho
     ("rhoab", the weights of `lms`) or in log rho ("logrho", diffusers' DEIS). order=1 is `ddim`. The step into
-    sigma = 0 is DDIM's.
+    sigma = 0 is DDIM's; with `lower_order_final` so is the one to the smallest sigma if there are fewer than 15, and
+    the one before it is of second order at most.
     """
     check_order(order, 4)
 
@@ -369,7 +381,7 @@ def deis(x: Tensor, path: Path, *, order: int = 3, kind: Literal["tab", "rhoab",
         lams = [float(p.lam) for p in points]
         return [-float(then.ratio) * w for w in lagrange_integrals(lams, lams[0], float(then.lam), rate=-1.0)]
 
-    return (yield from noise_multistep(x, path, order, weights))
+    return (yield from noise_multistep(x, path, order, weights, lower=lower_order_final))
 
 
 @hookimpl

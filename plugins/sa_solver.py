@@ -51,8 +51,8 @@ def sa_solver(
     0 for none) does the step again with the prediction made at its end among its corrector_order nodes, and the same
     noise. tau is the noise in units of the reverse SDE's where tau_end <= sigma/alpha <= tau_start, elsewhere there
     is none. tau = 0 is the exponential Adams method of the ODE. prediction="noise" takes eps for x0, with the linear
-    part that belongs to it. lower_order_final makes the step before the one into
-    sigma = 0 of second order at most, which few steps need.
+    part that belongs to it. lower_order_final makes the predictor's last steps to the
+    data of order ..., 3, 2, 1, as the authors' code does.
     """
     if not (1 <= predictor_order <= 4 and 0 <= corrector_order <= 4):
         raise ValueError(
@@ -60,10 +60,10 @@ def sa_solver(
         )
     if tau < 0 or not 0 <= tau_end <= tau_start:
         raise ValueError(f"need tau >= 0 and 0 <= tau_end <= tau_start, not {tau}, {tau_end} and {tau_start}")
-    lowered = path.points[-2] if lower_order_final and path.points[-1].is_clean else None
+    falls, steps = lower_order_final and path.ends_at_data, path.steps
     history: list[Node] = []  # the last evaluation first
     last: tuple[Point, float, tuple[list[float], list[Tensor]]] | None = None
-    for now, then in path.steps:
+    for left, (now, then) in zip(range(len(steps), 0, -1), steps, strict=True):
         out = yield x, now
         x, amount = out.x, tau if tau_end <= now.ratio <= tau_start else 0.0
         if now.is_pure_noise or then.is_clean:
@@ -74,7 +74,7 @@ def sa_solver(
             begin, tau_then, (weights, values) = last
             better, seen = integral(history[:corrector_order], begin, now, prediction, tau_then)
             x = weighted_sum([1.0, *better, *(-w for w in weights)], [x, *seen, *values])
-        order = min(predictor_order, 2) if then is lowered else predictor_order
+        order = min(predictor_order, left) if falls else predictor_order
         predicted = integral(history[:order], now, then, prediction, amount)
         carry, _, _, std = semilinear_sde(now, then, prediction, amount)
         last = now, amount, predicted

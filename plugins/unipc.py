@@ -33,10 +33,10 @@ def weights(nodes: Sequence[float], now: float, then: float, rate: float, varian
 
 
 def orders(path: Path, order: int, lower_order_final: bool) -> list[int]:
-    """The order of each step as far as the history reaches; on a path into sigma = 0 it falls to 1 at its end."""
+    """The order of each step as far as the history reaches; on a path to the data it falls to 1 at its end."""
     if not 1 <= order <= 6:
         raise ValueError(f"order must lie between 1 and 6, not {order}")
-    count, falls = len(path.steps), lower_order_final and path.points[-1].is_clean
+    count, falls = len(path.steps), lower_order_final and path.ends_at_data
     return [min(order, count - k) if falls else order for k in range(count)]
 
 
@@ -54,7 +54,7 @@ def unip(
 
     x_s = (sigma_s/sigma_t) x + alpha_s int e^{l - lambda_s} P(l) dl, with P the polynomial through the last p values of
     x0, or likewise of eps (`prediction`). `variant` is how two values are weighted: "bh1", "bh2" (as DPM-Solver++(2M)
-    does) or exactly, "vary_coeff". `lower_order_final` makes the last steps into sigma = 0 of order ..., 3, 2, 1.
+    does) or exactly, "vary_coeff". `lower_order_final` makes the last steps to the data of order ..., 3, 2, 1.
     """
     lams: list[Any] = []
     values: list[Tensor] = []

@@ -346,7 +346,7 @@ def test_unipc_equals_diffusers(network, steps, order, variant, prediction):
     with torch.no_grad():
         for t in scheduler.timesteps:
             x = scheduler.step(network.unet(x, t).sample, t, x).prev_sample
-    options = {"order": order, "variant": variant, "prediction": prediction}
+    options = {"order": order, "variant": variant, "prediction": prediction, "lower_order_final": clean}
     common = {"sigmas": scheduler.sigmas.double().tolist(), "start": begin, "num_samples": 1}
     ours = sds.sample(network, "unipc", **common, **options).samples
     assert float((ours - x).abs().max()) < LIMIT

@@ -41,6 +41,10 @@ class Ledger:
     rejected: np.ndarray | None = None
 
 
+CLOSE = 0.1
+"""The sigma/alpha below which a path's end counts as the data's: tables end at 0.01 to 0.04, EDM at 0.002."""
+
+
 @public
 class Path:
     """What a sampler is given: the points to visit, and the only source of random numbers.
@@ -71,6 +75,15 @@ class Path:
     def steps(self) -> list[tuple[Point, Point]]:
         """Neighbouring points, (now, then)."""
         return list(zip(self.points[:-1], self.points[1:], strict=True))
+
+    @property
+    def ends_at_data(self) -> bool:
+        """Whether the last step arrives at sigma = 0 or next to it, where x is the data to within `CLOSE` of them.
+
+        Models stop there because their schedule does, and the step there is long in lambda = log(alpha/sigma), as the
+        one into sigma = 0 is infinitely long.
+        """
+        return bool(self.points[-1].is_clean or 0 <= self.points[-1].ratio <= CLOSE)
 
     def again(self) -> Path:
         """The same grid for another run, which has a ledger of its own."""

@@ -86,7 +86,7 @@ WORDS: dict[str, Word] = {
     "corrector_order": Word("solver", "SA-Solver's", "sampler 'sa-solver' with corrector_order=..."),
     "tau_func": Word("solver", "SA-Solver's noise", "sampler 'sa-solver' with tau=..."),
     "skip_prk_steps": Word("solver", "whether PNDM starts by Runge-Kutta", "sampler 'plms', or 'pndm', which does"),
-    "lower_order_final": Word("solver", "a lower order at the end; ours step into sigma = 0 as their method can"),
+    "lower_order_final": Word("solver", "a lower order at the end", "the sampler's option lower_order_final"),
     "euler_at_final": Word("solver", "first order at the end; ours step into sigma = 0 as their method can"),
     "eta": Word("solver", "the share of noise", "the sampler's option eta"),
     "s_noise": Word("solver", "a factor on the noise", "the sampler's option s_noise, where it has one"),

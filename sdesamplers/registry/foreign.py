@@ -39,7 +39,7 @@ SOLVERS = {
     "s_noise": 'the sampler "churn"',
     "stochastic_sampling": 'a stochastic sampler, such as "euler-ancestral"',
     "predict_x0": 'the sampler "unipc", or "dpm-solver-2m" for the noise',
-    "lower_order_final": "no argument: samplers take the order that the grid's end allows",
+    "lower_order_final": 'an option of multistep samplers, such as "dpmpp-2m", "dpmpp-3m", "deis" and "unipc"',
     "euler_at_final": "no argument: samplers take the order that the grid's end allows",
 }
 OF_MODELS = (
