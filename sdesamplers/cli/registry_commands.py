@@ -149,8 +149,8 @@ def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
         return {k: v for k, v in facts.items() if v != {}}, item.__doc__
     if refusal.name != name:  # an alias or recipe that leads nowhere
         raise refusal
-    known = [*registry.candidates(name), *registry.grid_names(), *registry.noises]
-    raise UnknownNameError("sampler", name, registry.composites(name) or known, registry.hint())
+    known = [*registry.names.candidates(name), *registry.grid_names(), *registry.noises]
+    raise UnknownNameError("sampler", name, registry.names.composites(name) or known, registry.names.hint())
 
 
 def plugin_facts(item: Any) -> dict[str, Any]:
