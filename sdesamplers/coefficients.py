@@ -88,7 +88,7 @@ def quadrature(start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
     return start + half * (_NODES + 1), half * _WEIGHTS
 
 
-def semilinear(now: Point, then: Point, prediction: str) -> tuple[Any, Any, float]:
+def semilinear(now: Point[Any], then: Point[Any], prediction: str) -> tuple[Any, Any, float]:
     """(carry, gain, rate) of the ODE's exact solution x_s = carry x_t + gain int e^{rate (u - u_s)} f(u) du.
 
     "data": f = x0 and u = lambda (Lu et al. 2022b, eq. 8); "noise": f = eps and u = lambda (Lu et al. 2022, eq. 3.4).

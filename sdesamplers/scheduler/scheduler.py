@@ -430,7 +430,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 words = {"times": own_times(self.convention, levels)}
         elif timesteps is not None:
             own = consistency_times(self.trained, timesteps)
-            own = self.convention.time(numbers(timesteps, "timesteps")) if own is None else own
+            own = np.asarray(self.convention.time(numbers(timesteps, "timesteps"))) if own is None else own
             words = {"times": to_the_end(process, own)}
         elif num_inference_steps is None:
             raise UsageError("set_timesteps needs num_inference_steps, timesteps or sigmas")
@@ -968,8 +968,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             alpha, sigma = table.view(2, -1, *(1,) * (like.dim() - 1))
             return (-sigma, alpha) if target else (alpha, sigma)
         place = getattr(timesteps, "sdesamplers_place", None)
-        times = self.convention.time(as_scalar(timesteps) if place is None else read_timestep(timesteps).value)
-        if np.ndim(times) and not len(times):
+        asked: Any = as_scalar(timesteps) if place is None else read_timestep(timesteps).value
+        times = self.convention.time(asked)
+        if not np.size(times):
             return None
         times = np.clip(times, 0.0, self.convention.process.t_max)
         first, second = (as_scalar(value) for value in self._row(times, target))
@@ -1103,7 +1104,7 @@ def own_times(convention: Convention, sigmas: np.ndarray) -> list[float]:
         if terminal:
             times = 1 - (1 - times) * (1 - terminal) / (1 - times[-1])
     else:
-        times = process.time_at_ratio(body)
+        times = np.asarray(process.time_at_ratio(body))
     return to_the_end(process, np.asarray(times, dtype=float))
 
 

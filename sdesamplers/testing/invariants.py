@@ -264,7 +264,7 @@ def edits_count(case: Case) -> Outcome:
     process = VP()
     model = GaussianModel([0.7], 0.36, process)
     steps, delta = 60, 0.05
-    times = process.time_at_log_snr(2 * np.linspace(-1.5, 1.5, steps + 1))
+    times = np.asarray(process.time_at_log_snr(2 * np.linspace(-1.5, 1.5, steps + 1)))
     mark = float(times[steps - 3])
     seen: list[float] = []
     words: dict[str, Any] = {"times": times, "num_samples": 1, "seed": 2, "coordinates": "native"}
