@@ -318,7 +318,8 @@ def named_process(registry: Registry, name: str) -> SDE | None:
     from ..processes.sde import SDE
 
     if is_factory(name):
-        return from_file(name, SDE)  # type: ignore[no-any-return]
+        process: SDE = from_file(name, SDE)
+        return process
     if name not in registry.sdes or name in registry.samplers:
         return None
     made = registry.sdes[name]()

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..registry.options import Option
 
 
-class Numbers(click.ParamType):  # type: ignore[type-arg]
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click alone
     """Comma-separated numbers."""
 
     name = "a,b,..."

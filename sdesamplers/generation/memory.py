@@ -83,7 +83,7 @@ def peak_of(run: PreparedRun, conditions: Conditions, size: int) -> float:
     return torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else meter.peak
 
 
-class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Meter(TorchDispatchMode):
     """Counts the bytes of tensors that operations make while it is on, as long as they live, whoever allocates them.
 
     Args:
@@ -95,7 +95,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, *, given: bool = False) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.given, self.live, self.peak = given, 0, 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 

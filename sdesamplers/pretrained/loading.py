@@ -207,7 +207,8 @@ def tuned(model: Model, *, compile: bool, channels_last: bool) -> Model:
     if not isinstance(model.network, torch.nn.Module):
         raise UsageError(f"compile and channels_last are for networks, and {model.name!r} has none")
     if channels_last:
-        model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network: Any = model.network  # torch's types do not know `memory_format`
+        network.to(memory_format=torch.channels_last)
     if compile:
         model.network.compile()
     model.tuning = tuple(word for word, on in (("compile", compile), ("channels_last", channels_last)) if on)

@@ -6,7 +6,7 @@ import inspect
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ IN_PAIRS = ("LCMScheduler", "TCDScheduler", "SCMScheduler")
 
 
 @dataclass
-class StepOutput(SchedulerOutput):  # type: ignore[misc]
+class StepOutput(SchedulerOutput):
     """What `step` returns.
 
     Attributes:
@@ -144,7 +144,7 @@ class History:
 
 
 @public
-class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class Scheduler(SchedulerMixin, ConfigMixin):
     """A diffusers scheduler that runs a sampler of this library.
 
         pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, "dpmpp-2m", spacing="karras")
@@ -291,7 +291,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             UsageError: a word of diffusers that is written otherwise here; the message says how.
         """
         if isinstance(config, SchedulerMixin):
-            config = {"_class_name": type(config).__name__, **config.config}  # type: ignore[attr-defined]
+            config = {"_class_name": type(config).__name__, **cast(Any, config).config}
         if not isinstance(config, Mapping):
             kind = type(config).__name__
             raise UsageError(f"config must be a scheduler's configuration, such as pipe.scheduler.config, not {kind}")
@@ -641,7 +641,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _table(self, name: str) -> Table:
         made = torch.from_numpy(self._process_table(name)).float().as_subclass(Table)
-        made.process = self.convention.process  # type: ignore[assignment]  # a table's, or it would have raised
+        made.process = cast(DiscreteVP, self.convention.process)  # a table's, or it would have raised
         return made
 
     def __getattr__(self, name: str) -> Any:

@@ -251,14 +251,15 @@ def _pixels(
     """A pipeline around a UNet of pixels."""
     unet = part(pipe, "unet")
     label = common["name"] or getattr(pipe, "name_or_path", None) or type(pipe).__name__
-    if (size[0] is None) != (size[1] is None):
+    height, width = size
+    if (height is None) != (width is None):
         raise UsageError("give both height and width, or neither")
     convention = checked_convention(trained_config(scheduler_config(pipe.scheduler), **trained), trained["prediction"])
     config = dict(unet.config)
     return DiffusersModel(
         unet,
         with_zero_snr(convention) if zero_snr else convention,
-        shape=sample_shape(config, None if size[0] is None else list(size), Path(label)),  # type: ignore[arg-type]
+        shape=sample_shape(config, None if height is None or width is None else [height, width], Path(label)),
         num_classes=class_count(config, Path(label)),
         condition=condition,
         null_condition=null,
