@@ -301,7 +301,7 @@ def beta(
         axis: lay them over sigma/alpha instead, as diffusers' use_beta_sigmas and A1111 do.
         last: False leaves out the last point, as ComfyUI does.
     """
-    from scipy.stats import beta as distribution
+    from scipy.stats import beta as distribution  # scipy takes a second to import
 
     if alpha <= 0 or beta <= 0:
         raise ValueError(f"alpha and beta must be positive, not {alpha} and {beta}")
@@ -351,7 +351,7 @@ def laplace(span: Span, count: int, *, mu: float = 0.0, b: float = 0.5) -> np.nd
     Args:
         mu, b: the distribution's mean and scale in log(alpha^2/sigma^2). ComfyUI's beta is in log(sigma): b = 2 beta.
     """
-    from scipy.stats import laplace as distribution
+    from scipy.stats import laplace as distribution  # scipy takes a second to import
 
     if b <= 0:
         raise ValueError(f"b must be positive, not {b}")

@@ -6,7 +6,9 @@ import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from ..checks import TRUTHS, flag, one_of_types
 from ..errors import ModelError, UnknownNameError, UsageError
@@ -23,9 +25,6 @@ from .placement import autocast_for, move
 from .trained import checked_convention, trained_config
 from .trust import read_json
 from .unets import DiffusersModel, load_unet
-
-if TYPE_CHECKING:
-    import torch
 
 
 @public
@@ -202,7 +201,6 @@ def tuned(model: Model, *, compile: bool, channels_last: bool) -> Model:
     """
     if not (compile or channels_last):
         return model
-    import torch
 
     if not isinstance(model.network, torch.nn.Module):
         raise UsageError(f"compile and channels_last are for networks, and {model.name!r} has none")
@@ -224,8 +222,6 @@ def _looks_like_hub_id(name: str) -> bool:
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """A floating torch dtype from itself or its name ("fp16", "bfloat16", ...)."""
-    import torch
-
     short = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
     if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         return dtype

@@ -130,7 +130,7 @@ class Lumina(MaskedText):
         return Flow(cast(RectifiedFlow, process), 1.0, reverse=True)
 
     def prepare(self) -> None:
-        from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
+        from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina  # diffusers takes seconds to import
 
         side = self.pipe.default_image_size
         factor = math.sqrt(math.prod(self.sizes) / side**2)

@@ -116,7 +116,7 @@ def kind_of(classes: Mapping[str, str], label: str) -> Kind:
 
 def refuse_autoencoder(kind: Kind, classes: Mapping[str, str], label: str) -> None:
     """Raise ModelError where a kind's latents would be decoded by another of diffusers' autoencoders than it knows."""
-    import diffusers
+    import diffusers  # diffusers takes seconds to import
 
     key = "" if kind.model is None else kind.model.AUTOENCODER
     found = classes.get(key)
