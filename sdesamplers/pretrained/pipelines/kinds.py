@@ -203,11 +203,6 @@ def from_pipeline(
                 f"as a model, {type(pipe).__name__} is its network under a condition alone; the {unasked} is not asked"
             )
             warnings.warn(text, stacklevel=2)
-    if prompt is not None:
-        if not kind.text:
-            raise UsageError(f"{kind.name} takes no prompt; give condition= where it has one")
-        if condition is not None:
-            raise UsageError("prompt and condition are the same thing for a kind with text; give one of them")
     common: dict[str, Any] = {
         "name": name,
         "revision": revision,
@@ -221,8 +216,7 @@ def from_pipeline(
         "embedded_guidance": embedded_guidance,
         "encode_options": encode_options,
     }
-    if not kind.text and (unfit := [word for word, value in given.items() if value is not None]):
-        raise UsageError(f"{kind.name}: {', '.join(unfit)} applies to kinds with text")
+    check_text(kind, prompt, condition, given)
     if kind.model is None:
         return _pixels(pipe, (height, width), condition, null_condition, zero_snr, trained, common)
     if null_condition is not None:
@@ -237,6 +231,17 @@ def from_pipeline(
         **given,
         **common,
     )
+
+
+def check_text(kind: Kind, prompt: Any, condition: Any, given: Mapping[str, Any]) -> None:
+    """Raise UsageError where text is given to a kind that takes none, or twice."""
+    if prompt is not None:
+        if not kind.text:
+            raise UsageError(f"{kind.name} takes no prompt; give condition= where it has one")
+        if condition is not None:
+            raise UsageError("prompt and condition are the same thing for a kind with text; give one of them")
+    if not kind.text and (unfit := [word for word, value in given.items() if value is not None]):
+        raise UsageError(f"{kind.name}: {', '.join(unfit)} applies to kinds with text")
 
 
 def _pixels(
