@@ -19,7 +19,10 @@ from .shelf import Shelf, T
 
 @dataclass(frozen=True)
 class Preset:
-    """A sampler with everything it is to be run with; what is None is left to the call or to defaults."""
+    """What a name stands for: a sampler with everything it is to be run with.
+
+    What is None is open, for the call or defaults to say; a `Recipe` is what a call has settled for its process.
+    """
 
     sampler: Sampler
     options: Mapping[str, Any] = field(default_factory=dict)
