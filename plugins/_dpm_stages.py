@@ -16,17 +16,17 @@ Weights = Sequence[Any]
 """Factors of predictions in an integral, of floats or of an array with one for each sample."""
 
 
-def read(out: Prediction, start: Point, kind: str) -> Tensor:
+def read(out: Prediction, start: Point[Any], kind: str) -> Tensor:
     """The prediction that a step from `start` integrates."""
     return out.x0 if kind == "data" or start.is_pure_noise else out.eps
 
 
-def clock(point: Point, start: Point) -> Any:
+def clock(point: Point[Any], start: Point[Any]) -> Any:
     """u of `semilinear` at `point`, for a step from `start`."""
     return point.alpha / point.sigma if start.is_pure_noise else point.lam
 
 
-def inner(path: Path, now: Point, then: Point, r: float) -> Point:
+def inner(path: Path, now: Point[Any], then: Point[Any], r: float) -> Point[Any]:
     """The point a share r of the way from `now` to `then` on the clock."""
     return path.at_ratio(then.ratio / r) if now.is_pure_noise else path.between(now, then, r)
 
@@ -38,7 +38,9 @@ def line(h: Any, rate: float, r: float) -> Weights:
     return [total - slope, slope]
 
 
-def solve(x: Tensor, weights: Weights, values: Sequence[Tensor], now: Point, then: Point, kind: str) -> Tensor:
+def solve(
+    x: Tensor, weights: Weights, values: Sequence[Tensor], now: Point[Any], then: Point[Any], kind: str
+) -> Tensor:
     """carry x + gain sum_j weights_j values_j, with numbers for the batch or for each of its samples."""
     carry, gain, _ = semilinear(now, then, kind)
     if now.rows is None:
@@ -47,7 +49,9 @@ def solve(x: Tensor, weights: Weights, values: Sequence[Tensor], now: Point, the
     return torch.einsum("kn,kn...->n...", columns, torch.stack([x, *values]))
 
 
-def second(out: Prediction, then: Point, path: Path, kind: str, r: float) -> Generator[Any, Any, tuple[Tensor, Tensor]]:
+def second(
+    out: Prediction, then: Point[Any], path: Path, kind: str, r: float
+) -> Generator[Any, Any, tuple[Tensor, Tensor]]:
     """DPM-Solver-2 (algorithm 1) and its embedded first-order solution."""
     x, now, first = out.x, out.point, read(out, out.point, kind)
     h, rate = clock(then, now) - clock(now, now), semilinear(now, then, kind)[2]
@@ -57,7 +61,7 @@ def second(out: Prediction, then: Point, path: Path, kind: str, r: float) -> Gen
     return solve(x, midpoint_integrals(h, rate, r), [first, read(ahead, now, kind)], now, then, kind), low
 
 
-def third(out: Prediction, then: Point, path: Path, kind: str) -> Generator[Any, Any, tuple[Tensor, Tensor]]:
+def third(out: Prediction, then: Point[Any], path: Path, kind: str) -> Generator[Any, Any, tuple[Tensor, Tensor]]:
     """DPM-Solver-3 (algorithm 2, r1 = 1/3 and r2 = 2/3) and its embedded second-order solution."""
     x, now, first = out.x, out.point, read(out, out.point, kind)
     h, rate = clock(then, now) - clock(now, now), semilinear(now, then, kind)[2]

@@ -106,7 +106,7 @@ def tcd(x: Tensor, path: Path, *, gamma: float = 0.3) -> Run:
     model = native(path)
     for now, then in path.steps:
         out = yield x, now
-        below = then if then.is_clean or gamma == 0 else path.at_ratio(model.ratio((1 - gamma) * then.t))
+        below = then if then.is_clean or gamma == 0 else path.at_ratio(float(model.ratio((1 - gamma) * then.t)))
         lost = 0.0 if below is then else fresh_share(then, below)
         mean = out.compose(then.alpha, then.sigma * math.sqrt(max(1 - lost, 0.0)))
         x = path.draw(mean, then.sigma * math.sqrt(max(lost, 0.0)), now, then)

@@ -347,7 +347,7 @@ def interpolated_in_time(path: Path, points: Sequence[Point], then: Point) -> li
     lam, shares = quadrature(float(points[0].lam), float(then.lam))
     times = [float(p.time) for p in points]
     kept = apart(times, float(then.time) - times[0])
-    basis = lagrange([times[j] for j in kept], path.at_lambda(lam).time)  # type: ignore[arg-type]
+    basis = lagrange([times[j] for j in kept], path.at_lambda(lam).time)
     weights = {j: -float(np.sum(shares * np.exp(-lam) * values)) for j, values in zip(kept, basis, strict=True)}
     return [weights.get(j, 0.0) for j in range(len(times))]
 

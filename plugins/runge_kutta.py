@@ -231,7 +231,7 @@ def moved(x: Tensor, h: Any, weights: Sequence[float], slopes: Sequence[Tensor])
 
 
 def stages(
-    tableau: Tableau, x: Tensor, slope: Tensor, h: Any, at: Callable[[float], Point]
+    tableau: Tableau, x: Tensor, slope: Tensor, h: Any, at: Callable[[float], Point[Any]]
 ) -> Generator[Any, Any, list[Tensor]]:
     """The slopes k_1 ... k_s of one step from x, where `slope` is k_1 and `at(c)` the point c of the step along."""
     slopes = [slope]
@@ -322,7 +322,7 @@ def controlled(
             raise SolverError(f"{tableau.name}'s step fell below rounding; the model is not smooth enough for this")
         old, width = x[pick], path.expand(step, x)
 
-        def at(node: float, now: np.ndarray = now, step: np.ndarray = step, rows: np.ndarray = rows) -> Point:
+        def at(node: float, now: np.ndarray = now, step: np.ndarray = step, rows: np.ndarray = rows) -> Point[Any]:
             return path.at(now + node * step, rows)
 
         slopes = yield from stages(tableau, old, slope[pick], width, at)

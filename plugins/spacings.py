@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from sdesamplers import EDM, DiscreteVP, Spacing, Span, hookimpl, spacing
+from sdesamplers import EDM, DiscreteVP, GaussianProcess, Spacing, Span, hookimpl, spacing
 
 
 @spacing("linspace", reference="Song et al. 2021, section 4; diffusers' timestep_spacing='linspace' unrounded")
@@ -48,12 +48,13 @@ def own(span: Span, count: int) -> np.ndarray:
     The default of samplers without a grid of their own. Where the model came without a configuration, or its makers
     have no grid of so many steps (more than there are timesteps, say), it is `even`.
     """
-    makers = getattr(span.model, "own_grid", None)
+    model = span.model
+    makers = model.own_grid if isinstance(model, GaussianProcess) else None
     times = None if makers is None else makers.times(count if span.ends_clean else count - 1)
     if times is None or (not span.ends_clean and times[-1] <= span.end):
         return even_strides(span, count)
-    if span.process is not span.model:
-        times = span.gaussian.time_at_ratio(span.model.ratio(times))  # type: ignore[attr-defined]
+    if isinstance(model, GaussianProcess) and span.process is not model:
+        times = np.asarray(span.gaussian.time_at_ratio(model.ratio(times)))
     return np.asarray(times) if span.ends_clean else np.append(times, span.end)
 
 
@@ -69,7 +70,8 @@ def distilled(span: Span, count: int, *, teacher_steps: int | None = None) -> np
         teacher_steps: how many timesteps it was distilled at (diffusers' original_inference_steps); by default what
             the model's configuration says, or 50.
     """
-    makers = getattr(span.model, "own_grid", None)
+    model = span.model
+    makers = model.own_grid if isinstance(model, GaussianProcess) else None
     if not isinstance(span.process, DiscreteVP):
         return own(span, count) if makers is not None and makers.is_distilled else even_strides(span, count)
     total = round(span.process.t_max) + 1
@@ -299,7 +301,7 @@ def beta(
         axis: lay them over sigma/alpha instead, as diffusers' use_beta_sigmas and A1111 do.
         last: False leaves out the last point, as ComfyUI does.
     """
-    from scipy.stats import beta as distribution
+    from scipy.stats import beta as distribution  # scipy takes a second to import
 
     if alpha <= 0 or beta <= 0:
         raise ValueError(f"alpha and beta must be positive, not {alpha} and {beta}")
@@ -349,7 +351,7 @@ def laplace(span: Span, count: int, *, mu: float = 0.0, b: float = 0.5) -> np.nd
     Args:
         mu, b: the distribution's mean and scale in log(alpha^2/sigma^2). ComfyUI's beta is in log(sigma): b = 2 beta.
     """
-    from scipy.stats import laplace as distribution
+    from scipy.stats import laplace as distribution  # scipy takes a second to import
 
     if b <= 0:
         raise ValueError(f"b must be positive, not {b}")

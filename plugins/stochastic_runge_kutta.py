@@ -98,7 +98,7 @@ def stochastic_heun(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
 
 
 def heun_step(
-    out: Prediction, path: Path, now: Point, then: Point, h: Any, eta: float
+    out: Prediction, path: Path, now: Point[Any], then: Point[Any], h: Any, eta: float
 ) -> Generator[Any, Any, tuple[Tensor, Tensor]]:
     """Euler-Maruyama's state x' after a step of size h, and stochastic Heun's."""
     x, slope, width = out.x, out.reverse_drift(eta), path.expand(h, out.x)

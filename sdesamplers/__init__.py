@@ -187,28 +187,28 @@ if TYPE_CHECKING:
 
 def samplers() -> dict[str, Sampler]:
     """Every registered sampler by name, with its order, options, plugin and reference."""
-    from .registry.registry import default_registry
+    from .registry.registry import default_registry  # `import sdesamplers` stays light
 
     return dict(default_registry().samplers)
 
 
 def spacings() -> dict[str, Spacing]:
     """Every registered time grid by name."""
-    from .registry.registry import default_registry
+    from .registry.registry import default_registry  # `import sdesamplers` stays light
 
     return dict(default_registry().spacings)
 
 
 def noises() -> dict[str, NoiseSource]:
     """Every registered noise source by name; `limits` says which change the distribution sampled, and how."""
-    from .registry.registry import default_registry
+    from .registry.registry import default_registry  # `import sdesamplers` stays light
 
     return dict(default_registry().noises)
 
 
 def sdes() -> dict[str, Any]:
     """Processes that plugins register, by name: classes or factories of `SDE`."""
-    from .registry.registry import default_registry
+    from .registry.registry import default_registry  # `import sdesamplers` stays light
 
     return dict(default_registry().sdes)
 

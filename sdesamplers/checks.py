@@ -98,7 +98,7 @@ def numbers(word: str, values: Any, *shapes: str, dims: tuple[int, ...]) -> Tens
     Raises:
         UsageError: they are none.
     """
-    import torch
+    import torch  # torch takes seconds to import, and most checks do without
 
     complexes = (torch.complex64, torch.complex128)
     try:
@@ -143,7 +143,7 @@ def device_of(word: str, value: Any) -> torch.device:
     Raises:
         UsageError: there is none of this name.
     """
-    import torch
+    import torch  # torch takes seconds to import, and most checks do without
 
     try:
         return torch.device(value)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
@@ -30,7 +30,15 @@ def phi(k: int, z: float) -> float:
     return math.exp(z) if k == 0 else _moments(-z, k)[k - 1] / math.factorial(k - 1)
 
 
-def lagrange(nodes: Sequence[float], at: float) -> list[float]:
+@overload
+def lagrange(nodes: Sequence[float], at: float) -> list[float]: ...
+
+
+@overload
+def lagrange(nodes: Sequence[float], at: np.ndarray) -> list[np.ndarray]: ...
+
+
+def lagrange(nodes: Sequence[float], at: Any) -> list[Any]:
     """Values at `at` of the Lagrange polynomials of `nodes`: the weights that interpolate there."""
     return [
         math.prod((at - other) / (node - other) for m, other in enumerate(nodes) if m != j)
@@ -88,7 +96,7 @@ def quadrature(start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
     return start + half * (_NODES + 1), half * _WEIGHTS
 
 
-def semilinear(now: Point, then: Point, prediction: str) -> tuple[Any, Any, float]:
+def semilinear(now: Point[Any], then: Point[Any], prediction: str) -> tuple[Any, Any, float]:
     """(carry, gain, rate) of the ODE's exact solution x_s = carry x_t + gain int e^{rate (u - u_s)} f(u) du.
 
     "data": f = x0 and u = lambda (Lu et al. 2022b, eq. 8); "noise": f = eps and u = lambda (Lu et al. 2022, eq. 3.4).

@@ -181,7 +181,7 @@ class NormalTimes(Times):
         """Its inverse."""
 
     def _ends(self, process: GaussianProcess) -> tuple[float, float]:
-        from scipy.special import ndtr
+        from scipy.special import ndtr  # scipy takes a second to import
 
         with np.errstate(divide="ignore"):
             ends = [self.coordinate(process, np.float64(t)) for t in (process.t_min, process.t_max)]
@@ -194,7 +194,7 @@ class NormalTimes(Times):
         return low, high
 
     def quantile(self, process: GaussianProcess, share: np.ndarray) -> np.ndarray:
-        from scipy.special import ndtri
+        from scipy.special import ndtri  # scipy takes a second to import
 
         low, high = self._ends(process)
         normal = self.mean + self.std * ndtri(low + (high - low) * share)
@@ -239,7 +239,7 @@ class LogitNormalTimes(NormalTimes):
         return 1 / t + 1 / (process.t_max - t)
 
     def time(self, process: GaussianProcess, coordinate: np.ndarray) -> np.ndarray:
-        from scipy.special import expit
+        from scipy.special import expit  # scipy takes a second to import
 
         return process.t_max * np.asarray(expit(coordinate))
 

@@ -34,10 +34,10 @@ class Entry:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that installs plugins beside the built-in ones, and makes the process's registry of all."""
-    real = sds.registry.registry.entry_points
+    real = sds.registry.discovery.entry_points
 
     def build(*entries: Entry) -> Registry:
-        monkeypatch.setattr(sds.registry.registry, "entry_points", lambda group: [*real(group=group), *entries])
+        monkeypatch.setattr(sds.registry.discovery, "entry_points", lambda group: [*real(group=group), *entries])
         registry = Registry()
         monkeypatch.setattr(sds.registry.registry, "_default", registry)
         return registry

@@ -90,10 +90,10 @@ class Entry:
 @pytest.fixture
 def with_plugins(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A function that builds a registry of the built-in plugins and the entries given."""
-    real = sds.registry.registry.entry_points
+    real = sds.registry.discovery.entry_points
 
     def build(*entries: Entry) -> Registry:
-        monkeypatch.setattr(sds.registry.registry, "entry_points", lambda group: [*real(group=group), *entries])
+        monkeypatch.setattr(sds.registry.discovery, "entry_points", lambda group: [*real(group=group), *entries])
         return Registry()
 
     return build

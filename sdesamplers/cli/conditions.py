@@ -16,7 +16,7 @@ LONGEST = 64 << 20
 """Bytes of a file of prompts."""
 
 
-class Condition(click.ParamType):  # type: ignore[type-arg]
+class Condition(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click alone
     """Comma-separated numbers, whole or not, or an .npy file with one row a sample."""
 
     name = "a,b,...|FILE.npy"

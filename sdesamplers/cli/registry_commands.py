@@ -84,32 +84,19 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
         known = [*registry.sampler_names(), *registry.grid_names()]
         raise UnknownNameError("name", part or "", known, opening=f"nothing listed has {part!r} in its name")
     if as_json:
-        emit(
-            {
-                "samplers": [{**sampler_facts(s), "name": name} for name, s in samplers.items()],
-                "spacings": [{"name": n, "summary": s.summary, "plugin": s.plugin} for n, s in spacings.items()],
-                "noises": [
-                    {"name": n, "summary": s.summary, "limits": s.limits, "plugin": s.plugin} for n, s in noises.items()
-                ],
-                "recipes": recipes,
-                "aliases": registry.catalogue.aliases,
-                "spacing_aliases": registry.catalogue.spacing_aliases,
-                "noise_aliases": registry.catalogue.noise_aliases,
-                "peers": registry.catalogue.peers,
-            }
-        )
+        facts = {
+            "samplers": [{**sampler_facts(s), "name": name} for name, s in samplers.items()],
+            "spacings": [{"name": n, "summary": s.summary, "plugin": s.plugin} for n, s in spacings.items()],
+            "noises": [
+                {"name": n, "summary": s.summary, "limits": s.limits, "plugin": s.plugin} for n, s in noises.items()
+            ],
+            "recipes": recipes,
+        }
+        names = ("aliases", "spacing_aliases", "noise_aliases", "peers")
+        emit({**facts, **{word: getattr(registry.catalogue, word) for word in names}})
         return
     if samplers:
-        made = listing("Samplers", "name", "order>", "NFE>", "noise", "adaptive", "what it is")
-        before = None
-        for name, s in sorted(samplers.items(), key=lambda pair: (family(pair[1]), pair[0])):
-            if family(s) != before:
-                before = family(s)
-                made.add_row(styled(f"{before}:", "bold"))
-            counts = ("-" if count is None else str(count) for count in (s.order, s.evaluations))
-            flags = ("yes" if flag else "" for flag in (s.stochastic, s.adaptive))
-            made.add_row(name, *counts, *flags, one_line(s.summary))
-        show(made)
+        show(samplers_table(samplers))
         say()
     for title, texts in (
         ("Spacings", {name: grid.summary for name, grid in spacings.items()}),
@@ -126,6 +113,20 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
     broken = [p for p in registry.plugins if p.error]
     if broken:
         say(f"{len(broken)} broken plugin(s): {', '.join(p.name for p in broken)}; see sdesamplers doctor", err=True)
+
+
+def samplers_table(samplers: Mapping[str, Any]) -> Table:
+    """Samplers by family, a line each."""
+    made = listing("Samplers", "name", "order>", "NFE>", "noise", "adaptive", "what it is")
+    before = None
+    for name, s in sorted(samplers.items(), key=lambda pair: (family(pair[1]), pair[0])):
+        if family(s) != before:
+            before = family(s)
+            made.add_row(styled(f"{before}:", "bold"))
+        counts = ("-" if count is None else str(count) for count in (s.order, s.evaluations))
+        flags = ("yes" if flag else "" for flag in (s.stochastic, s.adaptive))
+        made.add_row(name, *counts, *flags, one_line(s.summary))
+    return made
 
 
 def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
@@ -149,8 +150,8 @@ def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
         return {k: v for k, v in facts.items() if v != {}}, item.__doc__
     if refusal.name != name:  # an alias or recipe that leads nowhere
         raise refusal
-    known = [*registry.candidates(name), *registry.grid_names(), *registry.noises]
-    raise UnknownNameError("sampler", name, registry.composites(name) or known, registry.hint())
+    known = [*registry.names.candidates(name), *registry.grid_names(), *registry.noises]
+    raise UnknownNameError("sampler", name, registry.names.composites(name) or known, registry.names.hint())
 
 
 def plugin_facts(item: Any) -> dict[str, Any]:
@@ -318,7 +319,8 @@ def named_process(registry: Registry, name: str) -> SDE | None:
     from ..processes.sde import SDE
 
     if is_factory(name):
-        return from_file(name, SDE)  # type: ignore[no-any-return]
+        process: SDE = from_file(name, SDE)
+        return process
     if name not in registry.sdes or name in registry.samplers:
         return None
     made = registry.sdes[name]()

@@ -88,8 +88,7 @@ def sample_command(source: str, **words: Any) -> None:
     """
     from ..checks import whole
     from ..generation import generate
-    from ..generation.memory import parse_bytes
-    from ..generation.ranks import Ranks, parse_part
+    from ..generation.ranks import Ranks
     from ..io.files import output_folder
     from ..registry.registry import default_registry
     from ..sampling.arguments import check_grid_words, make_recipe, require_grid
@@ -105,12 +104,7 @@ def sample_command(source: str, **words: Any) -> None:
     if recipe is None:
         require_grid(preset, given)
     whole("num_samples", words["num_samples"])
-    formats = words.pop("formats")
-    if formats is None:
-        formats = "grid" if words["num_samples"] <= 256 else "safetensors"
-    words["formats"] = [each.strip() for each in formats.split(",")]
-    words["memory_limit"] = parse_bytes(words["memory_limit"]) if words["memory_limit"] else None
-    words["part"] = parse_part(words["part"]) if words["part"] else (0, 1)
+    read_job_words(words)
     scorer = scorer_for(
         source, **{key: words.pop(key) for key in ("score", "metrics", "reference", "inception_weights")}
     )
@@ -121,23 +115,27 @@ def sample_command(source: str, **words: Any) -> None:
     make_recipe(name, process=model.process, options=options, **counts, **chosen)  # refuse before a folder is made
     try:
         with output_folder(words["out"]):
-            done = generate(
-                model,
-                name,
-                **counts,
-                **chosen,
-                **options,
-                **words,
-                condition=condition,
-                scorer=scorer,
-                progress=not quiet,
-            )
+            words |= {"condition": condition, "scorer": scorer, "progress": not quiet}
+            done = generate(model, name, **counts, **chosen, **options, **words)
     except Cancelled as stopped:
         if ranks.is_first:
             raise
         sys.exit(stopped.exit_code)  # a signal stops all, and one of them says so
     if ranks.is_first:
         tell(done, as_json)
+
+
+def read_job_words(words: dict[str, Any]) -> None:
+    """Put what --format, --memory-limit and --part mean in the place of their texts."""
+    from ..generation.memory import parse_bytes
+    from ..generation.ranks import parse_part
+
+    formats = words.pop("formats")
+    if formats is None:
+        formats = "grid" if words["num_samples"] <= 256 else "safetensors"
+    words["formats"] = [each.strip() for each in formats.split(",")]
+    words["memory_limit"] = parse_bytes(words["memory_limit"]) if words["memory_limit"] else None
+    words["part"] = parse_part(words["part"]) if words["part"] else (0, 1)
 
 
 def read_recipe(file: str | None) -> Recipe | None:

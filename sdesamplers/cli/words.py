@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..registry.options import Option
 
 
-class Numbers(click.ParamType):  # type: ignore[type-arg]
+class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click alone
     """Comma-separated numbers."""
 
     name = "a,b,..."
@@ -34,48 +34,45 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is not a comma-separated list of {self.kind.__name__}s", param, ctx)
 
 
+MODEL_OPTIONS = [
+    click.option("--revision", help="Branch, tag or commit on the Hub."),
+    click.option("--subfolder", help="Where the model lies inside the folder or repository."),
+    click.option("--variant", help="Weights variant, such as fp16."),
+    click.option("--dtype", help="Of the network: float32, bfloat16, float16 or float64."),
+    click.option("--device", help="cpu, cuda, cuda:1, mps; accelerate's choice by default."),
+    click.option("--size", type=int, help="Height and width in pixels, where not the model's own."),
+    click.option("--token", help="Hub token; by default the one you logged in with."),
+    click.option("--cache-dir", type=click.Path(), help="Where downloads are kept."),
+    click.option("--local-files-only", is_flag=True, help="Never use the network."),
+    click.option("--allow-pickle", is_flag=True, help="Also read pickled weights, which can run code."),
+    click.option("--zero-snr", is_flag=True, help="Rescale the table to zero terminal SNR (Lin et al. 2024)."),
+    click.option("--no-clip", is_flag=True, help="Leave x0 as it is, whatever the model's configuration says."),
+    click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), help="Autocast."),
+    click.option("--compile", is_flag=True, help="Run the network through torch.compile."),
+    click.option("--channels-last", is_flag=True, help="Lay the network's weights out channels last."),
+    click.option("--null-condition", type=int, help="The label that means no label, for guidance."),
+    click.option(
+        "--condition",
+        type=Condition(),
+        multiple=True,
+        help="Class label or other number, one for all or one a sample; or an .npy file, one row a sample.",
+    ),
+    click.option("--prompt", multiple=True, help="For pipelines with text; repeat for one a sample, in their order."),
+    click.option("--prompts", type=click.Path(), metavar="FILE", help="UTF-8, one prompt a line, one a sample."),
+    click.option(
+        "--negative-prompt",
+        multiple=True,
+        callback=once,
+        help="What guidance leads away from, for all samples.",
+    ),
+    click.option("--embedded-guidance", type=float, help="The scale that FLUX.1-dev and LCM are told."),
+]
+
+
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say how a model is loaded and conditioned."""
     command = settled(command)
-    for option in reversed(
-        [
-            click.option("--revision", help="Branch, tag or commit on the Hub."),
-            click.option("--subfolder", help="Where the model lies inside the folder or repository."),
-            click.option("--variant", help="Weights variant, such as fp16."),
-            click.option("--dtype", help="Of the network: float32, bfloat16, float16 or float64."),
-            click.option("--device", help="cpu, cuda, cuda:1, mps; accelerate's choice by default."),
-            click.option("--size", type=int, help="Height and width in pixels, where not the model's own."),
-            click.option("--token", help="Hub token; by default the one you logged in with."),
-            click.option("--cache-dir", type=click.Path(), help="Where downloads are kept."),
-            click.option("--local-files-only", is_flag=True, help="Never use the network."),
-            click.option("--allow-pickle", is_flag=True, help="Also read pickled weights, which can run code."),
-            click.option("--zero-snr", is_flag=True, help="Rescale the table to zero terminal SNR (Lin et al. 2024)."),
-            click.option("--no-clip", is_flag=True, help="Leave x0 as it is, whatever the model's configuration says."),
-            click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), help="Autocast."),
-            click.option("--compile", is_flag=True, help="Run the network through torch.compile."),
-            click.option("--channels-last", is_flag=True, help="Lay the network's weights out channels last."),
-            click.option("--null-condition", type=int, help="The label that means no label, for guidance."),
-            click.option(
-                "--condition",
-                type=Condition(),
-                multiple=True,
-                help="Class label or other number, one for all or one a sample; or an .npy file, one row a sample.",
-            ),
-            click.option(
-                "--prompt", multiple=True, help="For pipelines with text; repeat for one a sample, in their order."
-            ),
-            click.option(
-                "--prompts", type=click.Path(), metavar="FILE", help="UTF-8, one prompt a line, one a sample."
-            ),
-            click.option(
-                "--negative-prompt",
-                multiple=True,
-                callback=once,
-                help="What guidance leads away from, for all samples.",
-            ),
-            click.option("--embedded-guidance", type=float, help="The scale that FLUX.1-dev and LCM are told."),
-        ]
-    ):
+    for option in reversed(MODEL_OPTIONS):
         command = option(command)
     return command
 

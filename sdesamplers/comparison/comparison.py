@@ -82,22 +82,14 @@ def compare(
     if batch_size is not None:
         whole("batch_size", batch_size)
     whole("reference_samples", reference_samples, 0)
-    stochastic = {}
-    for name, each in chosen.items():
-        spec = make_recipe(each, process=model.process, steps=2)[1]
-        known = {k: v for k, v in options.items() if k in spec.options}
-        words = {k: options[k] for k in GRID_WORDS if k in options}
-        make_recipe(each, process=model.process, steps=2, options=known, **words)
-        stochastic[name] = spec.stochastic
+    specs = [checked(each, model, options) for each in chosen.values()]
     say = function("progress", progress) or (lambda line: None)
     scorer = scorer if scorer is not None else find_scorer(model.name)
-    floor = None
-    if scorer is not None and num_samples >= 2:
-        floor = tried(scorer, model, num_samples)
+    floor = None if scorer is None or num_samples < 2 else tried(scorer, model, num_samples)
     common = {"seed": seed, "num_samples": num_samples, "batch_size": batch_size, **options}
     reference, reference_nfe = None, 0
     first = min(reference_samples, num_samples)
-    if first and not all(stochastic.values()):
+    if first and not all(spec.stochastic for spec in specs):
         say(f"reference: rk45 at tolerance {REFERENCE_TOLERANCE:g} for {first} samples")
         truth = ode_reference(model, first, seed, batch_size, options)
         reference, reference_nfe = truth.samples, truth.nfe
@@ -145,6 +137,19 @@ def listed(samplers: Compared | Sequence[Compared]) -> dict[str, Compared]:
         same = sum(known.partition(" #")[0] == label for known in found)
         found[f"{label} #{same + 1}" if same else label] = item
     return found
+
+
+def checked(sampler: Compared, model: Model, options: Mapping[str, Any]) -> Sampler:
+    """What a sampler's label stands for, once the call's options have been tried on it.
+
+    Raises:
+        UsageError: it cannot run with them.
+    """
+    spec = make_recipe(sampler, process=model.process, steps=2)[1]
+    known = {k: v for k, v in options.items() if k in spec.options}
+    words = {k: options[k] for k in GRID_WORDS if k in options}
+    make_recipe(sampler, process=model.process, steps=2, options=known, **words)
+    return spec
 
 
 def tried(scorer: FeatureScorer, model: Model, num_samples: int) -> Score | None:

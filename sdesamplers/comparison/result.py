@@ -160,7 +160,7 @@ def _axes(comparison: Comparison) -> tuple[list[str], list[int], dict[tuple[str,
 
 
 def _image_table(comparison: Comparison, each: int) -> Image:
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw, ImageFont  # only pictures need it
 
     samplers, budgets, cells = _axes(comparison)
     font, small = ImageFont.load_default(18), ImageFont.load_default(13)
@@ -194,10 +194,10 @@ def _image_table(comparison: Comparison, each: int) -> Image:
 
 def _scatter_table(comparison: Comparison) -> Image:
     try:
-        from matplotlib.figure import Figure
+        from matplotlib.figure import Figure  # matplotlib takes seconds to import, and is optional
     except ImportError:
         raise UsageError("a picture of vectors needs matplotlib: pip install 'sdesamplers[report]'") from None
-    from PIL import Image
+    from PIL import Image  # only pictures need it
 
     samplers, budgets, cells = _axes(comparison)
     figure = Figure(figsize=(2.4 * len(budgets) + 0.6, 2.5 * len(samplers) + 0.4), dpi=110, layout="constrained")

@@ -350,7 +350,7 @@ def world() -> str | None:
     except OSError:
         if sys.platform == "linux":  # a container that hides it
             return None
-        import psutil
+        import psutil  # only jobs need it
 
         return f"{socket.gethostname()} {psutil.boot_time():.0f}"
 
@@ -375,7 +375,7 @@ def start_of(pid: int) -> float | None:
         return float(fields[19])
     if os.path.isdir("/proc/self"):
         return None
-    import psutil
+    import psutil  # only jobs need it
 
     with suppress(psutil.Error):
         return round(psutil.Process(pid).create_time(), 2)
@@ -384,7 +384,7 @@ def start_of(pid: int) -> float | None:
 
 def state_of(pid: int) -> str:
     """Whether a process that is there is alive, stopped, or gone but for its parent's notice."""
-    import psutil
+    import psutil  # only jobs need it
 
     try:
         state = psutil.Process(pid).status()

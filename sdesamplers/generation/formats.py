@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors.torch import save
 
 from ..errors import UnknownNameError, UsageError
 from ..io.files import Draft, draft
@@ -85,8 +86,6 @@ class Safetensors(Format):
         return [folder / f"samples{shard.label}.safetensors"]
 
     def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
-        from safetensors.torch import save
-
         tensors = {
             "samples": batch.samples.contiguous(),
             "indices": torch.tensor([labels.index(row) for row in batch.rows]),
@@ -162,8 +161,6 @@ class Features(Format):
         return [folder / f"features{shard.label}.safetensors"]
 
     def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
-        from safetensors.torch import save
-
         pictures = torch.from_numpy(pixels_of(batch)).permute(0, 3, 1, 2) / 127.5 - 1
         tensors = {"features": torch.from_numpy(self.scorer.features(pictures))}
         yield save(tensors)
@@ -229,7 +226,7 @@ def pixels_of(batch: Batch) -> np.ndarray:
 
 def picture(pixels: np.ndarray) -> Any:
     """A PIL image of (H, W, C) bytes."""
-    from PIL import Image
+    from PIL import Image  # only pictures need it
 
     return Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
 

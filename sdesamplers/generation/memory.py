@@ -83,7 +83,7 @@ def peak_of(run: PreparedRun, conditions: Conditions, size: int) -> float:
     return torch.cuda.max_memory_allocated(device) - before if device.type == "cuda" else meter.peak
 
 
-class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Meter(TorchDispatchMode):
     """Counts the bytes of tensors that operations make while it is on, as long as they live, whoever allocates them.
 
     Args:
@@ -95,7 +95,7 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, *, given: bool = False) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's has no types
         self.given, self.live, self.peak = given, 0, 0
         self._known: dict[int, weakref.ref[torch.UntypedStorage]] = {}
 
@@ -130,7 +130,7 @@ def free_memory(device: torch.device) -> int:
     """Bytes that this process may count on: of the device, or its share of the machine's."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    import psutil
+    import psutil  # only jobs need it
 
     return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
@@ -167,13 +167,13 @@ def readable(amount: float) -> str:
 
 def ran_out_of_memory(error: Exception) -> bool:
     """Whether a smaller batch might help, by accelerate's list of devices' messages."""
-    from accelerate.utils.memory import should_reduce_batch_size
+    from accelerate.utils.memory import should_reduce_batch_size  # accelerate takes a second to import
 
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
 def clear_cache() -> None:
     """Give back what the device's allocator keeps."""
-    from accelerate.utils.memory import clear_device_cache
+    from accelerate.utils.memory import clear_device_cache  # accelerate takes a second to import
 
     clear_device_cache(garbage_collection=True)

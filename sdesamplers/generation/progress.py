@@ -61,7 +61,7 @@ class Progress:
 
     def show(self, label: str, total: int, before: int) -> None:
         """Show a bar of `total` samples, of which so many were there before; nothing where there is no terminal."""
-        from rich.console import Console
+        from rich.console import Console  # only a terminal needs it
 
         console = Console(stderr=True)
         if console.is_terminal or console.is_jupyter:

@@ -39,8 +39,8 @@ class Ranks:
         launched = int(os.environ.get("WORLD_SIZE", "1"))
         if launched < 2:
             return cls()
-        from accelerate import PartialState
-        from accelerate.utils import parse_flag_from_env
+        from accelerate import PartialState  # accelerate takes a second to import
+        from accelerate.utils import parse_flag_from_env  # accelerate takes a second to import
 
         state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE)
         if state.num_processes == 1:  # accelerate takes processes on CPUs for lone ones unless it is told
@@ -62,7 +62,7 @@ class Ranks:
         """Everyone's item, in the order of ranks; waits for all."""
         if self.count == 1:
             return [item]
-        from accelerate.utils import gather_object
+        from accelerate.utils import gather_object  # accelerate takes a second to import
 
         gathered: list[T] = gather_object([item])
         return gathered
@@ -89,7 +89,7 @@ class Ranks:
         if self.count == 1:
             yield
             return
-        import accelerate
+        import accelerate  # accelerate takes a second to import
 
         with accelerate.PartialState().local_main_process_first():
             yield

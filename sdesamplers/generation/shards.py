@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load, save
 from torch import Tensor
 
 from ..io.files import Draft, checksum, regular_file
@@ -81,8 +82,6 @@ class Batch:
 
     def packed(self, key: str, facts: dict[str, Any]) -> bytes:
         """As bytes to keep, with the job's facts and a checksum of all that and of `key`, the job's."""
-        from safetensors.torch import save
-
         tensors = {"samples": self.samples.contiguous(), "nfe": torch.from_numpy(self.nfe)}
         if self.pixels is not None:
             tensors["pixels"] = torch.from_numpy(self.pixels)
@@ -92,8 +91,6 @@ class Batch:
     @classmethod
     def unpacked(cls, whole: bytes, rows: range, key: str) -> Batch | None:
         """What was packed; None where it is not whole, or another job's."""
-        from safetensors.torch import load
-
         about, content = about_batch(whole), whole[64:]
         if about is None or hashlib.sha256(key.encode() + content).digest() != whole[32:64]:
             return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors.torch import load
 
 from ..errors import Cancelled, SdesamplersError
 from ..io.files import Draft, read, telling
@@ -195,8 +196,6 @@ class Work:
         }
 
     def _features(self, shard: Shard) -> torch.Tensor:
-        from safetensors.torch import load
-
         (file,) = self.formats["features"].files(self.job.path, shard, self.labels)
         with telling(file, "could not be read"):
             content = read(file, 2**40)

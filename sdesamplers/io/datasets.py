@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UnknownNameError, UsageError
@@ -156,9 +158,6 @@ def _check_shape(shape: Sequence[int], model: Model, name: str) -> None:
 
 def _only_tensor(path: Path, name: str) -> Tensor:
     """The only tensor of a .safetensors file, or its "samples"."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, RuntimeError) as error:
@@ -184,7 +183,7 @@ def pictures_in(x: Any) -> list[Image] | None:
     """x as a list, where it is a PIL image or a sequence of them; None where it is anything else."""
     if isinstance(x, Tensor | np.ndarray):
         return None
-    from PIL.Image import Image
+    from PIL.Image import Image  # only pictures need it
 
     found = list(x) if isinstance(x, list | tuple) else [x]
     return found if found and all(isinstance(each, Image) for each in found) else None
@@ -209,7 +208,7 @@ def _mode(model: Model, advice: str) -> tuple[str, tuple[int, int]]:
 
 
 def _sheet(file: Path, side: int, model: Model, limit: int | None) -> tuple[Tensor, list[str]]:
-    from PIL import Image
+    from PIL import Image  # only pictures need it
 
     sheet = np.asarray(Image.open(file))
     rows, columns = sheet.shape[0] // side, sheet.shape[1] // side

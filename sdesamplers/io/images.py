@@ -27,14 +27,14 @@ def to_bytes(samples: Tensor, data_range: tuple[float, float] | None) -> np.ndar
 
 def to_images(samples: Tensor, data_range: tuple[float, float] | None) -> list[Image]:
     """PIL images of samples (N, C, H, W)."""
-    from PIL import Image
+    from PIL import Image  # only pictures need it
 
     return [Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in to_bytes(samples, data_range)]
 
 
 def grid(images: list[Image], columns: int | None = None, scale: int | None = None, gap: int = 2) -> Image:
     """Tile images of one size; `columns` defaults to a square, `scale` to a magnification that can be seen."""
-    from PIL import Image
+    from PIL import Image  # only pictures need it
 
     columns = columns or math.ceil(math.sqrt(len(images)))
     width, height = images[0].size

@@ -51,7 +51,7 @@ def regular(file: Path, what: str = "") -> Path:
 
 def read_picture(file: Path, mode: str, size: tuple[int, int] | None) -> np.ndarray:
     """The pixels of a picture file; see `pixels`. A file of another size is refused before it is decoded."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError  # only pictures need it
 
     try:
         with warnings.catch_warnings():
@@ -80,7 +80,7 @@ def pixels(picture: Image, mode: str, size: tuple[int, int] | None, name: str) -
         UsageError: another size, more than one frame, transparent places that the mode has no channel for, or numbers
             whose meaning is not known.
     """
-    from PIL import ImageOps
+    from PIL import ImageOps  # only pictures need it
 
     if size is not None and picture.size not in (size, size[::-1]):
         raise UsageError(wrong_size(name, picture.size, size))

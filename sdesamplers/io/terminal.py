@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 def console(**options: Any) -> Console:
     """A console of rich's that takes text for text: no markup, no emoji codes, no orders for the terminal."""
-    from rich.console import Console
-    from rich.text import Text
+    from rich.console import Console  # only a terminal needs it
+    from rich.text import Text  # only a terminal needs it
 
     class Plain(Console):
         """Every string that is printed is made printable first."""
@@ -30,6 +30,7 @@ def console(**options: Any) -> Console:
 @contextmanager
 def counting_bar(label: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error; what it yields is called with how many units more are done."""
+    # only a terminal needs it
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -62,8 +63,9 @@ def evaluation_bar(label: str, total: int | None) -> Iterator[Callable[[Any], No
 @contextmanager
 def samples_bar(label: str, total: int, done: int) -> Iterator[Callable[[float], None]]:
     """A progress bar over samples, with their rate; what it yields is called with how many there are by now."""
+    # only a terminal needs it
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
-    from rich.text import Text
+    from rich.text import Text  # only a terminal needs it
 
     class Rate(ProgressColumn):
         """Samples a second, and the time left at that rate."""

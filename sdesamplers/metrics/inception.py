@@ -98,7 +98,7 @@ class InceptionScorer:
 def inception(weights: str | Path | None) -> Any:
     """torch-fidelity's network."""
     try:
-        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # optional
     except ImportError:
         raise UsageError("FID needs torch-fidelity: pip install 'sdesamplers[fidelity]'") from None
     except RuntimeError as error:  # a torchvision that was built for another torch

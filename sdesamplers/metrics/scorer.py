@@ -9,6 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
@@ -48,8 +49,6 @@ class Scorer:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        from safetensors.torch import load_file
-
         folder = Path(folder)
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -106,9 +106,10 @@ class MixtureModel(Model):
         if self.prediction == "score":
             return score.to(x.dtype)
         # x0 and eps are both exact here, so every prediction is its row and nothing is divided by alpha or sigma.
-        schedule = tuple(as_scalar(getattr(self.process, f)(t)) for f in ("alpha", "sigma", "d_alpha", "d_sigma"))
-        on_x0, on_eps = (expand(c, score) for c in row(self.prediction, schedule))  # type: ignore[arg-type]
-        sigma = expand(schedule[1], score)
+        words = "alpha", "sigma", "d_alpha", "d_sigma"
+        alpha, sigma, d_alpha, d_sigma = (as_scalar(getattr(self.process, word)(t)) for word in words)
+        on_x0, on_eps = (expand(c, score) for c in row(self.prediction, (alpha, sigma, d_alpha, d_sigma)))
+        sigma = expand(sigma, score)
         return (on_x0 * self.posterior_mean(x, t) - on_eps * sigma * score).to(x.dtype)
 
     def sample_data(self, count: int, generator: torch.Generator, t: Scalar = 0.0) -> Tensor:

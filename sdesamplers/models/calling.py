@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, SdesamplersError
-from ..processes.scalars import Scalar
+from ..processes.scalars import Scalar, is_each
 from .conditions import cut, own
 from .output import Output
 from .running import evaluating, networks_in
@@ -191,7 +191,7 @@ class TimedNetwork:
     def _try_a_few(self, x: Tensor, times: tuple[Scalar, ...], given: tuple[Any, ...]) -> None:
         """Find the shape on a few samples: many, given times of the other shape, may come out as many times as many."""
         few = slice(0, next(n for n in range(2, LARGE) if n not in x.shape))
-        part = tuple(t[few] if np.ndim(t) else t for t in times)
+        part = tuple(t[few] if is_each(t) else t for t in times)
         with evaluating(networks_in(self.network)), torch.no_grad():
             self(x[few], part, *(cut(each, few) for each in given))
 

@@ -120,7 +120,7 @@ def global_state(key: tuple[int, ...]) -> Iterator[None]:
 def generators() -> list[torch.Generator]:
     """torch's global generators: the CPU's, and those of CUDA devices where CUDA is in use."""
     found = [torch.default_generator]
-    in_use = torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+    in_use = torch.cuda.is_initialized()
     if in_use and not torch.cuda.is_current_stream_capturing():
         found += torch.cuda.default_generators
     return found

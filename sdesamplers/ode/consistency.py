@@ -150,7 +150,8 @@ def consistency_error(
 def check_same_process(model: Model, guide: Model, path: Path) -> None:
     """Raise unless two models' processes agree at a path's points."""
     for point in path.points[:-1]:
-        if not np.allclose(model.gaussian.schedule(point.t)[:2], point.native[:2], rtol=1e-6, atol=1e-9):
+        there: Any = model.gaussian.schedule(point.t)[:2]  # a float for a float, which its type does not say
+        if not np.allclose(there, point.native[:2], rtol=1e-6, atol=1e-9):
             raise UsageError(
                 f"{model.name!r} and {guide.name!r} have different processes (alpha and sigma differ at "
                 f"t = {point.t:g}), so the one cannot be asked at the other's states"

@@ -261,9 +261,9 @@ class DensityFlow(Model):
         process = self.inner.process
         if not isinstance(process, GaussianProcess):
             return 0.0, 1.0, process.velocity(z, t, value)
-        schedule = tuple(as_scalar(v) for v in process.schedule(t))
-        kind = row(self.inner.prediction, schedule)  # type: ignore[arg-type]
-        return *linear_map(schedule[:2], kind, schedule[2:]), value  # type: ignore[arg-type]
+        alpha, sigma, d_alpha, d_sigma = (as_scalar(v) for v in process.schedule(t))
+        kind = row(self.inner.prediction, (alpha, sigma, d_alpha, d_sigma))
+        return *linear_map((alpha, sigma), kind, (d_alpha, d_sigma)), value
 
     def _traces(self, value: Tensor, z: Tensor, vectors: Tensor | None) -> Tensor:
         """Estimates (N, P) of the trace of dvalue/dz, or the trace itself (N, 1)."""

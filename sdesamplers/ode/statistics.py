@@ -24,6 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from torch import Tensor
 
 from ..checks import whole
@@ -79,7 +81,7 @@ class Statistics:
     @cached_property
     def _curves(self) -> tuple[Any, Any, Any, Any]:
         """l, L, S and the integral of e^{-S} b, as functions of lambda."""
-        from scipy.interpolate import CubicSpline
+        from scipy.interpolate import CubicSpline  # scipy takes a second to import
 
         l, s = CubicSpline(self.lam, self.l), CubicSpline(self.lam, self.s)  # noqa: E741
         rise = s.antiderivative()
@@ -135,8 +137,6 @@ class Statistics:
 
     def save(self, path: str | FilePath) -> FilePath:
         """Write a safetensors file."""
-        from safetensors.numpy import save_file
-
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in ("lam", "l", "s", "b")}
         about = {"sdesamplers": json.dumps(self.about, default=str)}
         return write(FilePath(path), lambda place: save_file(tensors, place, about))
@@ -144,8 +144,6 @@ class Statistics:
     @classmethod
     def load(cls, path: str | FilePath) -> Statistics:
         """Read a file that `save` wrote."""
-        from safetensors import SafetensorError, safe_open
-
         try:
             with safe_open(path, "np") as file:
                 about = json.loads((file.metadata() or {}).get("sdesamplers", "{}"))
@@ -255,7 +253,7 @@ def products(lam: np.ndarray, y: np.ndarray, data: np.ndarray) -> np.ndarray:
 
     d = y - u stays of the data's size at high noise, where u and y grow like e^{-lambda}.
     """
-    from scipy.interpolate import CubicSpline
+    from scipy.interpolate import CubicSpline  # scipy takes a second to import
 
     slope = CubicSpline(lam, data)(lam, 1)
     return np.stack([data, y, slope, data * data, data * y, y * y, data * slope, y * slope])
@@ -269,7 +267,7 @@ growth rates of 2.5 over wide steps at high noise, and six steps of order 3 were
 
 def from_moments(lam: np.ndarray, l: np.ndarray, moments: np.ndarray, about: dict[str, Any]) -> Statistics:  # noqa: E741
     """s and b from the means of `products`: f = m y - d and df/dlambda = (m' - m) y + m d - d', where m = 1 - l."""
-    from scipy.interpolate import CubicSpline
+    from scipy.interpolate import CubicSpline  # scipy takes a second to import
 
     m = 1 - l
     k = CubicSpline(lam, m)(lam, 1) - m

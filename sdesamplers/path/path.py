@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -93,7 +93,13 @@ class Path:
         """A path over other points of the same run, for a sampler that runs another one on a stretch of its own."""
         return Path(self.process, points, ledger=self.ledger, known=self.known)
 
-    def at(self, time: Scalar, rows: np.ndarray | None = None) -> Point:
+    @overload
+    def at(self, time: float, rows: None = None) -> Point: ...
+
+    @overload
+    def at(self, time: np.ndarray, rows: np.ndarray | None = None) -> Point[np.ndarray]: ...
+
+    def at(self, time: Scalar, rows: np.ndarray | None = None) -> Point[Any]:
         """The point at any time on the path's clock; an array of times holds one for each of the samples `rows`."""
         if rows is None and not np.ndim(time):
             key = ("time", float(time))
@@ -104,7 +110,13 @@ class Path:
         point.rows = rows
         return point
 
-    def at_ratio(self, ratio: Scalar, rows: np.ndarray | None = None) -> Point:
+    @overload
+    def at_ratio(self, ratio: float, rows: None = None) -> Point: ...
+
+    @overload
+    def at_ratio(self, ratio: np.ndarray, rows: np.ndarray | None = None) -> Point[np.ndarray]: ...
+
+    def at_ratio(self, ratio: Scalar, rows: np.ndarray | None = None) -> Point[Any]:
         """The point where sigma/alpha is `ratio`; 0 is the clean end.
 
         Raises:
@@ -119,7 +131,7 @@ class Path:
             return self.known[key]
         return self._made_at(ratio, rows)
 
-    def _made_at(self, ratio: Scalar, rows: np.ndarray | None) -> Point:
+    def _made_at(self, ratio: Scalar, rows: np.ndarray | None) -> Point[Any]:
         assert isinstance(self.process, View)
         if not np.ndim(ratio) and ratio == 0:
             return clean_point(self.process)
@@ -131,11 +143,17 @@ class Path:
         point.rows = rows
         return point
 
-    def at_lambda(self, lam: Scalar, rows: np.ndarray | None = None) -> Point:
+    @overload
+    def at_lambda(self, lam: float, rows: None = None) -> Point: ...
+
+    @overload
+    def at_lambda(self, lam: np.ndarray, rows: np.ndarray | None = None) -> Point[np.ndarray]: ...
+
+    def at_lambda(self, lam: Scalar, rows: np.ndarray | None = None) -> Point[Any]:
         """The point where lambda = log(alpha/sigma) is `lam`."""
         return self.at_ratio(np.exp(-np.asarray(lam, dtype=np.float64)), rows)
 
-    def between(self, now: Point, then: Point, fraction: float) -> Point:
+    def between(self, now: Point[Any], then: Point[Any], fraction: float) -> Point[Any]:
         """The point at lambda_now + fraction (lambda_then - lambda_now)."""
         return self.at_lambda(now.lam + fraction * (then.lam - now.lam), now.rows)
 
@@ -156,7 +174,7 @@ class Path:
         """Make a number or a per-sample array multiply the samples of `like` (N, ...)."""
         return expand(value, like)
 
-    def draw(self, mean: Tensor, std: Scalar, now: Point, then: Point) -> Tensor:
+    def draw(self, mean: Tensor, std: Scalar, now: Point[Any], then: Point[Any]) -> Tensor:
         """A sample of N(mean, std^2 I), the transition from `now` to `then`.
 
         The noise belongs to the step, not to the sampler: independent, Brownian over the step, or replayed from
@@ -186,7 +204,7 @@ class Path:
             ledger.log_probs.append(normal_log_prob(drawn, mean, std))
         return drawn
 
-    def clock(self, point: Point) -> float:
+    def clock(self, point: Point[Any]) -> float:
         """Brownian motion runs in lambda, which coordinates and grids leave alone; in time where there is none.
 
         Where alpha or sigma is 0 lambda is infinite; the motion is followed to +-32, sigma/alpha = e^-+32.

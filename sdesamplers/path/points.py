@@ -4,24 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, Generic, NoReturn
 
 import numpy as np
 from torch import Tensor
 
 from ..errors import UsageError
 from ..processes.coordinates import View, view
-from ..processes.predictions import Schedule
 from ..processes.scalars import Scalar, any_zero, expand, scaled
 from ..processes.sde import SDE, GaussianProcess, diffusion_squared
 from ..public import public
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    N = TypeVar("N", bound=Scalar, default=float, covariant=True)
+else:
+    from typing import TypeVar
+
+    N = TypeVar("N")  # Python 3.10 knows no default, which only a checker needs
 
 NO_MARGINALS = "this sampler needs alpha(t) and sigma(t),"
 
 
 @public
-class Point:
+class Point(Generic[N]):
     """One place on the path. Numbers are floats, or float64 arrays with one entry for each sample evaluated.
+
+    To a type checker a `Point` has floats, as all points of a grid do, and a `Point[np.ndarray]` arrays.
 
     Attributes:
         time: the path's clock (decreasing while sampling).
@@ -42,25 +52,25 @@ class Point:
         *("is_pure_noise", "lam", "ratio"),
     )
 
-    time: Scalar
-    t: Scalar
-    alpha: Scalar
-    sigma: Scalar
-    d_alpha: Scalar
-    d_sigma: Scalar
-    native: Schedule
-    scale: Scalar
+    time: N
+    t: N
+    alpha: N
+    sigma: N
+    d_alpha: N
+    d_sigma: N
+    native: tuple[N, N, N, N]
+    scale: N
     process: SDE
     rows: np.ndarray | None
     is_clean: bool
-    ratio: Scalar
-    lam: Scalar
+    ratio: N
+    lam: N
     is_pure_noise: bool
-    end: Scalar | None = None
+    end: N | None = None
 
-    def towards(self, then: Point) -> Point:
+    def towards(self, then: Point[Any]) -> Point[N]:
         """This point with the end of the step from it: what a flow map is asked at. Other models answer as ever."""
-        leap = Leap()
+        leap: Leap[N] = Leap()
         for slot in Point.__slots__:
             setattr(leap, slot, getattr(self, slot))
         leap.end = then.t
@@ -81,7 +91,7 @@ class Point:
                 "the reverse SDE has infinite diffusion where alpha = 0, where this path starts; take an ODE "
                 "step there, use ddim or ddpm, or start later with times=..."
             )
-        return diffusion_squared(self.alpha, self.sigma, self.d_alpha, self.d_sigma)  # type: ignore[no-any-return]
+        return diffusion_squared(self.alpha, self.sigma, self.d_alpha, self.d_sigma)
 
     @property
     def diffusion(self) -> Scalar:
@@ -92,20 +102,20 @@ class Point:
         return f"Point(time={self.time!r}, t={self.t!r})"
 
 
-def _refuse(point: Point) -> NoReturn:
+def _refuse(point: Point[Any]) -> NoReturn:
     raise UsageError(
         f"{NO_MARGINALS} and {type(point.process).__name__} has no closed-form marginals; use one "
         "that reads score or velocity alone (euler-maruyama, euler, heun)"
     )
 
 
-class Leap(Point):
+class Leap(Point[N]):
     """A point with the end of the step from it."""
 
     __slots__ = ("end",)
 
 
-class TimePoint(Point):
+class TimePoint(Point[N]):
     """A point on an SDE without closed-form marginals: a time, and an error for a sampler that needs more.
 
     It is a class of its own because a `Point` with a `__getattr__` would be slower to read where nothing is missing.
@@ -115,7 +125,7 @@ class TimePoint(Point):
     alpha = sigma = d_alpha = d_sigma = ratio = lam = property(_refuse)
 
 
-def points_at(process: SDE, time: Scalar) -> Point:
+def points_at(process: SDE, time: Scalar) -> Point[Any]:
     """The point of `process` (in the path's coordinates) at a time of its clock."""
     if not isinstance(process, View):
         return make_points(process, np.atleast_1d(time))[0] if not np.ndim(time) else _sde_point(process, time)
@@ -128,8 +138,8 @@ def _item(value: Scalar) -> Scalar:
     return float(value) if np.ndim(value) == 0 else value
 
 
-def _sde_point(process: SDE, time: Scalar) -> Point:
-    point = TimePoint()
+def _sde_point(process: SDE, time: Scalar) -> Point[Any]:
+    point: TimePoint[Any] = TimePoint()
     point.process, point.time, point.t, point.rows, point.scale = process, time, time, None, 1.0
     point.is_clean = point.is_pure_noise = False
     return point
@@ -146,11 +156,12 @@ def _fields(process: View, time: Scalar, t: Scalar, ratio: Scalar) -> list[Scala
     return [time, t, alpha, sigma, *slopes, native_alpha, native_sigma, *native_slopes, scale]
 
 
-def _point(process: View, fields: Sequence[Any]) -> Point:
-    point = Point()
+def _point(process: View, fields: Sequence[Any]) -> Point[Any]:
+    point: Point[Any] = Point()
     point.process, point.rows = process, None
     point.time, point.t, point.alpha, point.sigma, point.d_alpha, point.d_sigma = fields[:6]
-    point.native, point.scale = tuple(fields[6:10]), fields[10]  # type: ignore[assignment]
+    alpha, sigma, d_alpha, d_sigma, point.scale = fields[6:]
+    point.native = alpha, sigma, d_alpha, d_sigma
     alpha, sigma = point.alpha, point.sigma
     if isinstance(alpha, float):
         point.is_clean, point.is_pure_noise = sigma == 0.0, alpha == 0.0
@@ -203,7 +214,7 @@ def fresh_share(now: Point, then: Point) -> float:
     return max(0.0, -math.expm1(2 * (now.lam - then.lam)))
 
 
-def model_state(x: Tensor, point: Point) -> Tensor:
+def model_state(x: Tensor, point: Point[Any]) -> Tensor:
     """The state in the model's own coordinates."""
     scale = point.scale
     if isinstance(scale, float):

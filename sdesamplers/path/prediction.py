@@ -6,7 +6,7 @@ parallel determine x0 and eps, so any type follows from x and any other by solvi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ class Prediction:
     unguided: Prediction | None = None
     log_density: Tensor | None = None
 
-    def __init__(self, x: Tensor, point: Point, raw: Tensor, kind: str) -> None:
+    def __init__(self, x: Tensor, point: Point[Any], raw: Tensor, kind: str) -> None:
         self.x, self.point, self.raw, self.kind = x, point, raw, kind
         self._row: Row | None = None
 
@@ -51,7 +51,8 @@ class Prediction:
         a, b = self._weights(x0, eps)
         if not others:
             return combine(a, self.x, b, self.raw)
-        weights, tensors = [a, b], [self.x, self.raw]
+        weights: list[Any] = [a, b]  # numbers for the batch, as those of `others` are
+        tensors = [self.x, self.raw]
         for other, x0, eps in others:
             weights += other._weights(x0, eps)
             tensors += (other.x, other.raw)
@@ -69,14 +70,14 @@ class Prediction:
         a, b = self._weights(self.point.d_alpha, self._noise_drift(eta))
         return combine(1.0 + h * a, self.x, h * b, self.raw)
 
-    def step_to(self, then: Point) -> Tensor:
+    def step_to(self, then: Point[Any]) -> Tensor:
         """alpha_s x0 + sigma_s eps: the state at `then` if x0 and eps stay as predicted here (DDIM, first order).
 
         Of all steps the one that is defined from alpha = 0 and into sigma = 0, where lambda is infinite.
         """
         return self.compose(then.alpha, then.sigma)
 
-    def jump_to(self, then: Point) -> Tensor:
+    def jump_to(self, then: Point[Any]) -> Tensor:
         """x_s = x_t + (s - t) u(x_t, t) in the model's own coordinates and time, u being the velocity predicted.
 
         Euler's step of the probability-flow ODE there, and exact where u is a flow map's mean velocity up to `then`.

@@ -13,7 +13,7 @@ def pipeline_class(name: Any, label: str) -> Any:
     Raises:
         ModelError: the installed diffusers has no such class, or one that loads other repositories beside its own.
     """
-    import diffusers
+    import diffusers  # diffusers takes seconds to import
 
     if not isinstance(name, str):
         raise ModelError(f"{label} is a pipeline with code of its own, and code that comes with a model is not run")
@@ -36,7 +36,7 @@ def component_class(key: str, library: str, name: str, label: str) -> Any:
         ModelError: it is not diffusers' or transformers' own, is not installed, or is of another sort than its place
             needs. A processor where a tokenizer belongs would bring, and could run, parts that nobody looked at.
     """
-    import diffusers
+    import diffusers  # diffusers takes seconds to import
 
     if (library, name) in OWN:
         return None
@@ -62,7 +62,7 @@ def component_class(key: str, library: str, name: str, label: str) -> Any:
 
 def _transformers() -> Any:
     try:
-        import transformers
+        import transformers  # transformers takes seconds to import
     except ImportError:
         return None
     return transformers
@@ -73,6 +73,7 @@ def _current(library: str, name: str) -> str:
     if library != "transformers":
         return name
     try:
+        # diffusers takes seconds to import
         from diffusers.pipelines.pipeline_loading_utils import _maybe_remap_transformers_class as remapped
     except ImportError:
         return name
@@ -81,7 +82,7 @@ def _current(library: str, name: str) -> str:
 
 def _sort(key: str) -> tuple[tuple[type, ...], str]:
     """What a component of this name must be, and in words."""
-    import diffusers
+    import diffusers  # diffusers takes seconds to import
 
     if "scheduler" in key:
         return (diffusers.SchedulerMixin,), "a scheduler"

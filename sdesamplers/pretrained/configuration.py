@@ -84,7 +84,7 @@ def class_of(config: Mapping[str, Any]) -> str:
 @cache
 def _classes() -> list[tuple[str, set[str]]]:
     """diffusers' scheduler classes and their words; refused ones come last, since two classes may have the same."""
-    import diffusers
+    import diffusers  # diffusers takes seconds to import
 
     names = sorted((n for n in dir(diffusers) if n.endswith("Scheduler")), key=lambda n: (n in REFUSED, n))
     found = [(name, getattr(diffusers, name)) for name in names]
@@ -94,7 +94,7 @@ def _classes() -> list[tuple[str, set[str]]]:
 @cache
 def _signature(kind: str) -> dict[str, Any]:
     """A class's parameters and their defaults (`inspect.Parameter.empty` if there is none)."""
-    import diffusers
+    import diffusers  # diffusers takes seconds to import
 
     cls = getattr(diffusers, kind, None)
     return {p.name: p.default for p in inspect.signature(cls).parameters.values()} if isinstance(cls, type) else {}

@@ -304,7 +304,7 @@ def with_shift(convention: Convention, config: dict[str, Any], mu: float | None)
 
 
 def _table(config: dict[str, Any], kind: str) -> Convention:
-    import diffusers
+    import diffusers  # diffusers takes seconds to import
 
     # Its class needs torchsde to be built, for noise that is not wanted here; the table is the same.
     kind = "EulerDiscreteScheduler" if kind == "DPMSolverSDEScheduler" else kind

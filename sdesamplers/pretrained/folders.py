@@ -91,7 +91,7 @@ def as_class(config: dict[str, Any], name: str) -> dict[str, Any]:
 
     The folder may have been saved with another class. One of ours names the model's own class itself.
     """
-    import diffusers
+    import diffusers  # diffusers takes seconds to import
 
     return {**config, "_class_name": name} if hasattr(diffusers, name) else config
 
@@ -118,8 +118,8 @@ def check_unet(folder: Path, scheduler: dict[str, Any] | None, label: Path) -> N
 
 def refuse_unbuildable(name: str, config: dict[str, Any], label: Path | str) -> None:
     """Raise ModelError where a network cannot be built from its configuration; no memory is taken by the trial."""
-    import accelerate
-    import diffusers
+    import accelerate  # accelerate takes a second to import
+    import diffusers  # diffusers takes seconds to import
 
     cls = getattr(diffusers, name)
     try:

@@ -111,7 +111,7 @@ class ClassGrid:
 
     def _scheduler(self, steps: int) -> Any:
         """The class, with its run of `steps` laid out."""
-        import diffusers
+        import diffusers  # diffusers takes seconds to import
 
         # Its class needs torchsde to be built, and has Euler's grid.
         kind = "EulerDiscreteScheduler" if self.kind == "DPMSolverSDEScheduler" else self.kind

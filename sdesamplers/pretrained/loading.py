@@ -6,7 +6,9 @@ import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
+
+import torch
 
 from ..checks import TRUTHS, flag, one_of_types
 from ..errors import ModelError, UnknownNameError, UsageError
@@ -14,7 +16,7 @@ from ..models.base import Model
 from ..models.clipping import Clip, ClipLike
 from ..public import public
 from ..registry.registry import default_registry
-from .conventions import with_zero_snr
+from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
 from .folders import check_unet, class_count, find_parts, sample_shape
 from .hub import fetch
@@ -23,9 +25,6 @@ from .placement import autocast_for, move
 from .trained import checked_convention, trained_config
 from .trust import read_json
 from .unets import DiffusersModel, load_unet
-
-if TYPE_CHECKING:
-    import torch
 
 
 @public
@@ -99,76 +98,97 @@ def load(
         kind = type(source).__name__
         raise UsageError(f"load takes a name, a folder or a Hub id, not {kind}; from_pipeline takes a loaded pipeline")
     Clip.of(clip)  # a word that means nothing is refused before weights are read
-    registry = default_registry()
-    name = str(source)
-    entry = registry.catalogue.models.get(name)
-    wanted = {key: value for key, value in given.items() if is_given(value) and key not in _TUNING}
+    models, name = default_registry().catalogue.models, str(source)
     if is_factory(name):
+        wanted = {key: value for key, value in given.items() if is_given(value) and key not in _TUNING}
         made: Model = from_file(name, Model, wanted)
         return tuned(made, compile=compile, channels_last=channels_last)
     if name.endswith(".py") and Path(name).expanduser().is_file():
         raise UsageError(f"say what makes the model in this file, as {name}:NAME")
-    options: dict[str, Any] = {
-        "dtype": as_dtype(dtype),
-        "device": device,
-        "size": size,
-        "condition": condition,
-        "null_condition": null_condition,
-        "allow_pickle": allow_pickle,
-        "mixed_precision": mixed_precision,
-        "round_timesteps": round_timesteps,
-        "zero_snr": zero_snr,
-        "scheduler": scheduler,
-        "prediction": prediction,
-        "clip": clip,
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "embedded_guidance": embedded_guidance,
-    }
+    options = {**{word: given[word] for word in _OF_FOLDERS}, "dtype": as_dtype(dtype)}
     if mixed_precision not in (None, "no", "bf16", "fp16"):
         raise UsageError(f"mixed_precision must be 'no', 'bf16' or 'fp16', not {mixed_precision!r}")
-    if entry is not None:
-        subfolder, variant = subfolder or entry.get("subfolder"), variant or entry.get("variant")
-        repo = entry.get("repo")
-        folder = None if repo else Path(entry["base"]) / Path(entry["path"]).expanduser()
-        revision = revision or entry.get("revision")
+    home = home_of(name, revision, subfolder, variant)
+    if home.folder is None and name not in models:
+        answer = plugins_model(name, {**options, "revision": revision, "subfolder": subfolder})
+        if answer is not None:
+            return tuned(answer, compile=compile, channels_last=channels_last)
+    if home.folder is not None:
+        place, commit = home.place(name), None
     else:
-        folder = Path(name).expanduser() if Path(name).expanduser().is_dir() else None
-        repo = None if folder is not None else name
-        if folder is None:
-            answer = registry.load_model(name, {**options, "revision": revision, "subfolder": subfolder})
-            if answer is not None:
-                if not isinstance(answer, Model):
-                    raise ModelError(
-                        f"a plugin answered for {name!r} with {type(answer).__name__}, which is not a Model"
-                    )
-                return tuned(answer, compile=compile, channels_last=channels_last)
-    if folder is not None:
-        if revision is not None:
-            raise UsageError(f"revision applies to Hub repositories, and {name} is a local folder")
-        place = folder / subfolder if subfolder else folder
-        if not place.is_dir():
-            raise ModelError(f"{place}: no such folder")
-        commit = None
-    else:
-        assert repo is not None
-        if not _looks_like_hub_id(repo):
-            raise UnknownNameError(
-                "model", name, registry.catalogue.models, "; nor is it a local folder or a Hub id owner/name"
-            )
+        if not _looks_like_hub_id(home.repo):
+            raise UnknownNameError("model", name, models, "; nor is it a local folder or a Hub id owner/name")
         place, commit = fetch(
-            repo,
-            revision=revision,
-            subfolder=subfolder,
-            variant=variant,
+            home.repo,
+            revision=home.revision,
+            subfolder=home.subfolder,
+            variant=home.variant,
             allow_pickle=allow_pickle,
             token=token,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
         )
-
-    model = load_folder(place, name=name, revision=commit, variant=variant, **options)
+    model = load_folder(place, name=name, revision=commit, variant=home.variant, **options)
     return tuned(model, compile=compile, channels_last=channels_last)
+
+
+class Home(NamedTuple):
+    """Where a model's files lie.
+
+    Attributes:
+        folder: on this machine; None where they are on the Hub.
+        repo: the Hub's id of its repository, where there is no folder.
+        revision, subfolder, variant: what is meant of it.
+    """
+
+    folder: Path | None
+    repo: str
+    revision: str | None
+    subfolder: str | None
+    variant: str | None
+
+    def place(self, name: str) -> Path:
+        """The folder of the model itself.
+
+        Raises:
+            UsageError: a revision was asked for.
+            ModelError: there is no such folder.
+        """
+        assert self.folder is not None
+        if self.revision is not None:
+            raise UsageError(f"revision applies to Hub repositories, and {name} is a local folder")
+        place = self.folder / self.subfolder if self.subfolder else self.folder
+        if not place.is_dir():
+            raise ModelError(f"{place}: no such folder")
+        return place
+
+
+def home_of(name: str, revision: str | None, subfolder: str | None, variant: str | None) -> Home:
+    """Where a name leads: by its entry in the registry, as a folder that is there, or else as a Hub id."""
+    entry = default_registry().catalogue.models.get(name)
+    if entry is None:
+        folder = Path(name).expanduser()
+        return Home(folder if folder.is_dir() else None, name, revision, subfolder, variant)
+    repo = entry.get("repo")
+    return Home(
+        None if repo else Path(entry["base"]) / Path(entry["path"]).expanduser(),
+        repo or "",
+        revision or entry.get("revision"),
+        subfolder or entry.get("subfolder"),
+        variant or entry.get("variant"),
+    )
+
+
+def plugins_model(name: str, options: dict[str, Any]) -> Model | None:
+    """The model that a plugin loads under this name, or None.
+
+    Raises:
+        ModelError: a plugin returned something else.
+    """
+    answer = default_registry().load_model(name, options)
+    if answer is not None and not isinstance(answer, Model):
+        raise ModelError(f"a plugin answered for {name!r} with {type(answer).__name__}, which is not a Model")
+    return answer
 
 
 def is_given(value: Any) -> bool:
@@ -190,6 +210,11 @@ def check_words(given: Mapping[str, Any]) -> None:
         flag(word, given[word])
 
 
+_OF_FOLDERS = (
+    *("dtype", "device", "size", "condition", "null_condition", "allow_pickle", "mixed_precision", "round_timesteps"),
+    *("zero_snr", "scheduler", "prediction", "clip", "prompt", "negative_prompt", "embedded_guidance"),
+)
+"""Options of `load` that are `load_folder`'s, and a plugin's."""
 _TUNING = ("compile", "channels_last")
 """Options that `load` applies itself, whatever the model."""
 
@@ -202,12 +227,12 @@ def tuned(model: Model, *, compile: bool, channels_last: bool) -> Model:
     """
     if not (compile or channels_last):
         return model
-    import torch
 
     if not isinstance(model.network, torch.nn.Module):
         raise UsageError(f"compile and channels_last are for networks, and {model.name!r} has none")
     if channels_last:
-        model.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network: Any = model.network  # torch's types do not know `memory_format`
+        network.to(memory_format=torch.channels_last)
     if compile:
         model.network.compile()
     model.tuning = tuple(word for word, on in (("compile", compile), ("channels_last", channels_last)) if on)
@@ -223,8 +248,6 @@ def _looks_like_hub_id(name: str) -> bool:
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     """A floating torch dtype from itself or its name ("fp16", "bfloat16", ...)."""
-    import torch
-
     short = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
     if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         return dtype
@@ -268,41 +291,36 @@ def load_folder(
     **text: Any,
 ) -> Model:
     """A `Model` from a local folder in pipeline layout or of a bare UNet; see `load` for the options."""
+    common: dict[str, Any] = {
+        "name": name,
+        "revision": revision,
+        "condition": condition,
+        "null_condition": null_condition,
+        "round_timesteps": round_timesteps,
+        "clip": clip,
+    }
     layout = layout_of(folder)
     if layout is not None:
         return load_pipeline(
             folder,
             layout,
-            name=name,
-            revision=revision,
             variant=variant,
             dtype=dtype,
             device=device,
             size=size,
-            condition=condition,
-            null_condition=null_condition,
             allow_pickle=allow_pickle,
             mixed_precision=mixed_precision,
-            round_timesteps=round_timesteps,
             zero_snr=zero_snr,
             scheduler=scheduler,
             prediction=prediction,
-            clip=clip,
+            **common,
             **text,
         )
     if given := [word for word, value in text.items() if value is not None]:
         raise UsageError(f"{', '.join(given)}: model {name!r} is a UNet of pixels, which takes no text")
     unet_folder, found = find_parts(folder)
     config = read_json(unet_folder / "config.json")
-    if found is None and scheduler is None:
-        warnings.warn(
-            f"{name} is a bare UNet without a scheduler_config.json; DDPM's linear table with "
-            f"{prediction or 'epsilon'} is assumed (scheduler= and prediction= say otherwise)",
-            stacklevel=3,
-        )
-    told = trained_config(found or {"_class_name": "DDPMScheduler", "clip_sample": False}, scheduler, prediction)
-    check_unet(unet_folder, told, folder)
-    convention = checked_convention(told, prediction)
+    convention = unet_convention(folder, unet_folder, found, name, scheduler, prediction)
     if zero_snr:
         convention = with_zero_snr(convention)
     shape, classes = sample_shape(config, size, folder), class_count(config, folder)
@@ -313,12 +331,22 @@ def load_folder(
         unet,
         convention,
         shape=shape,
-        name=name,
-        revision=revision,
         num_classes=classes,
-        condition=condition,
-        null_condition=null_condition,
-        round_timesteps=round_timesteps,
         autocast=context,
-        clip=clip,
+        **common,
     )
+
+
+def unet_convention(
+    folder: Path, unet_folder: Path, found: dict[str, Any] | None, name: str, scheduler: Any, prediction: str | None
+) -> Convention:
+    """How a UNet of pixels was trained: as its scheduler says, or one given in its place, or else as DDPM's was."""
+    if found is None and scheduler is None:
+        warnings.warn(
+            f"{name} is a bare UNet without a scheduler_config.json; DDPM's linear table with "
+            f"{prediction or 'epsilon'} is assumed (scheduler= and prediction= say otherwise)",
+            stacklevel=4,
+        )
+    told = trained_config(found or {"_class_name": "DDPMScheduler", "clip_sample": False}, scheduler, prediction)
+    check_unet(unet_folder, told, folder)
+    return checked_convention(told, prediction)

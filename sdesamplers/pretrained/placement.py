@@ -30,7 +30,7 @@ class Autocast:
     """A factory of accelerate's mixed-precision context, pickled by the name of its precision."""
 
     def __init__(self, mixed_precision: str) -> None:
-        import accelerate
+        import accelerate  # accelerate takes a second to import
 
         self.mixed_precision = mixed_precision
         self._accelerator = accelerate.Accelerator(mixed_precision=mixed_precision)
@@ -49,7 +49,7 @@ def move(module: Any, device: torch.device | str | None) -> None:
     Raises:
         UsageError: there is no such device.
     """
-    import accelerate
+    import accelerate  # accelerate takes a second to import
 
     place = accelerate.PartialState().device if device is None else device_of("device", device)
     try:

@@ -15,12 +15,12 @@ from typing import Any
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Without the progress bars, remarks and deprecation warnings of loading; errors come through."""
-    from diffusers.utils import logging as theirs
+    from diffusers.utils import logging as theirs  # diffusers takes seconds to import
 
     with ExitStack() as stack:
         stack.enter_context(_without_remarks(theirs))
         if importlib.util.find_spec("transformers") is not None:
-            from transformers.utils import logging as of_transformers
+            from transformers.utils import logging as of_transformers  # transformers takes seconds to import
 
             stack.enter_context(_without_remarks(of_transformers))
         stack.enter_context(warnings.catch_warnings())
@@ -44,8 +44,8 @@ def _without_remarks(theirs: Any) -> Iterator[None]:
 
 def in_dtype(dtype: Any) -> dict[str, Any]:
     """The keyword by which `from_pretrained` takes a dtype: `dtype`, or `torch_dtype` where diffusers is older."""
-    import diffusers
-    from diffusers.utils import deprecation_utils
+    import diffusers  # diffusers takes seconds to import
+    from diffusers.utils import deprecation_utils  # diffusers takes seconds to import
 
     new = int(diffusers.__version__.partition(".")[0]) >= 1 or hasattr(deprecation_utils, "_resolve_dtype")
     return {"dtype" if new else "torch_dtype": dtype}
@@ -63,7 +63,7 @@ def warn_of_unknown_words(cls: type, config: Mapping[str, Any], folder: Path) ->
     words = [word for word, value in config.items() if not (word.startswith("_") or word in known or value is None)]
     words = [word for word in words if word != "quantization_config" and word not in OF_AN_AVERAGE]
     if words:
-        import diffusers
+        import diffusers  # diffusers takes seconds to import
 
         warnings.warn(
             f"{folder}: {cls.__name__} of diffusers {diffusers.__version__} does not know {', '.join(words)} of its "

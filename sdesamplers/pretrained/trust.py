@@ -138,7 +138,7 @@ def _is_inside(name: str, ending: str = ".safetensors") -> bool:
 def closed_prompt() -> Iterator[None]:
     """Without the question on the terminal whether a repository's code may be run: transformers takes it for a no."""
     try:
-        from transformers import dynamic_module_utils as theirs
+        from transformers import dynamic_module_utils as theirs  # transformers takes seconds to import
     except ImportError:
         yield
         return

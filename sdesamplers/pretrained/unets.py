@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from ..errors import ModelError, UsageError
@@ -125,8 +126,7 @@ def class_labels(condition: Any, classes: int) -> np.ndarray:
 
 def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allow_pickle: bool) -> Any:
     """UNet2DModel.from_pretrained, with its failures in one line each."""
-    from diffusers import UNet2DModel
-    from safetensors import SafetensorError, safe_open
+    from diffusers import UNet2DModel  # diffusers takes seconds to import
 
     stem = "diffusion_pytorch_model" + (f".{variant}" if variant else "")
     index = folder / f"diffusion_pytorch_model.safetensors.index{f'.{variant}' if variant else ''}.json"

@@ -18,7 +18,7 @@ from ..models.conditions import cut, own
 from ..models.function import FunctionModel
 from ..processes.check import check_process
 from ..processes.reversal import Reversed
-from ..processes.scalars import Scalar
+from ..processes.scalars import Scalar, is_each
 from ..processes.schedules import EDM, RectifiedFlow, float_column
 from ..processes.sde import GaussianProcess
 from ..processes.table import DiscreteVP
@@ -80,7 +80,7 @@ class WrappedModel(FunctionModel):
         return answer
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
-        if self.asking.time_shape == "one" and np.ndim(t) and np.any(t != t[0]):
+        if self.asking.time_shape == "one" and is_each(t) and np.any(t != t[0]):
             return self._one_time_after_the_other(x, t, condition)
         around = self.preconditioning
         if around is None:

@@ -114,10 +114,12 @@ def convert(value: Tensor, source: str, target: str, x: Tensor, process: Gaussia
     if source == target:
         return value
     with np.errstate(divide="ignore"):
-        schedule = tuple(as_scalar(f(t)) for f in (process.alpha, process.sigma, process.d_alpha, process.d_sigma))
-    if "flow" in (source, target) and not np.all(np.isfinite(schedule[3])):
+        functions = process.alpha, process.sigma, process.d_alpha, process.d_sigma
+        alpha, sigma, d_alpha, d_sigma = (as_scalar(f(t)) for f in functions)
+    if "flow" in (source, target) and not np.all(np.isfinite(d_sigma)):
         raise ConversionError("the velocity is infinite here: this process reaches sigma = 0 with infinite slope")
-    a, b = linear_map(schedule[:2], row(source, schedule), row(target, schedule))  # type: ignore[arg-type]
+    schedule = alpha, sigma, d_alpha, d_sigma
+    a, b = linear_map((alpha, sigma), row(source, schedule), row(target, schedule))
     return combine(a, x, b, value)
 
 
@@ -129,9 +131,9 @@ def clean_map(kind: str, process: GaussianProcess, t: Scalar) -> tuple[Scalar, S
     if kind == "sample":
         return 0.0, 1.0, 1.0
     with np.errstate(all="ignore"):
-        alpha, sigma, *slopes = (np.asarray(v, dtype=np.float64) for v in process.schedule(t))
+        alpha, sigma, d_alpha, d_sigma = (np.asarray(v, dtype=np.float64) for v in process.schedule(t))
         sigma = np.where(sigma == 0, np.nan, sigma)  # x0 is the state there, whatever is predicted
-        p, q = row(kind, (alpha, sigma, *slopes))  # type: ignore[arg-type]
+        p, q = row(kind, (alpha, sigma, d_alpha, d_sigma))
         determinant = alpha * q - sigma * p
         found = [q / determinant, -sigma / determinant, -determinant / sigma]
     known = np.logical_and.reduce([np.isfinite(v) for v in found])

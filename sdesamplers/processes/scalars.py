@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 import torch
 from torch import Tensor
 
-Scalar: TypeAlias = Any
-"""float | np.ndarray: a number for the batch, or a float64 array (N,) with one for each sample. NumPy's own types
-do not carry "float in, float out" through arithmetic, so a checker sees Any."""
+Scalar: TypeAlias = float | np.ndarray
+"""A number for the batch, or a float64 array (N,) with one for each sample. What is computed of one is of its form,
+which NumPy's types do not say: where a checker must know which it is, `is_each` or a `Point[np.ndarray]` tells it."""
+
+
+def is_each(value: Scalar) -> TypeGuard[np.ndarray]:
+    """Whether there is a number for each sample, and not one for the batch."""
+    return np.ndim(value) > 0
 
 
 def expand(value: Scalar, like: Tensor) -> Any:

@@ -25,7 +25,7 @@ class DiscreteVP(VariancePreserving):
     """
 
     def __init__(self, alphas_cumprod: Any) -> None:
-        from scipy.interpolate import CubicSpline, PchipInterpolator
+        from scipy.interpolate import CubicSpline, PchipInterpolator  # scipy takes a second to import
 
         table = float_column(alphas_cumprod, "alphas_cumprod")
         if table.ndim != 1 or len(table) < 2 or not np.all(np.diff(table) < 0) or table[0] >= 1 or table[-1] < 0:

@@ -7,9 +7,10 @@ hooks.py       what a plugin implements
 catalogue.py   registry.yaml: models, recipes and names
 plain_yaml.py  YAML without what a file of data has no use for, and bounded
 shelf.py       the registered things of one kind
+discovery.py   plugins: found, imported, checked, and put on the shelves
+peers.py       other libraries' names
 names.py       what a name stands for
-discovery.py   plugins as they are found
-registry.py    `Registry`, and the one that the process has
+registry.py    `Registry`, which joins these, and the one that the process has
 """
 
 from __future__ import annotations

@@ -198,8 +198,8 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
 
 
 def _validate(data: Any, text: str, file: Path) -> None:
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import best_match
+    from jsonschema import Draft202012Validator  # the shipped file is not checked at start-up
+    from jsonschema.exceptions import best_match  # the shipped file is not checked at start-up
 
     error = best_match(Draft202012Validator(SCHEMA).iter_errors(data))
     if error is None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import importlib.util
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import entry_points
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
-from ..errors import PluginError, UnknownHookError
+import pluggy
+
+from ..errors import PluginError, SdesamplersError, UnknownHookError, UsageError, last_place
+from .catalogue import Catalogue
 from .hooks import GROUP, HookSpecs
-from .shelf import T
+from .plugin import NoiseSource, Registered, Sampler, Spacing
+from .shelf import Shelf, T
 
 
 @dataclass(frozen=True)
@@ -91,3 +97,139 @@ def import_file(file: Path) -> ModuleType:
         sys.modules.pop(name, None)
         raise
     return module
+
+
+class Discovery:
+    """Finds plugins, imports them and puts what they offer on the shelves.
+
+    Args:
+        samplers, spacings, noises, sdes: the shelves to fill.
+
+    Attributes:
+        plugins: what was found, with the errors of those that are broken.
+    """
+
+    def __init__(
+        self,
+        samplers: Shelf[Sampler],
+        spacings: Shelf[Spacing],
+        noises: Shelf[NoiseSource],
+        sdes: Shelf[Callable[..., Any]],
+    ) -> None:
+        self.samplers, self.spacings, self.noises, self.sdes = samplers, spacings, noises, sdes
+        self.plugins: list[Plugin] = []
+        self._manager = _manager()
+
+    def add_installed(self) -> None:
+        """Register the plugins of installed distributions, by entry point; a broken one is listed with its error."""
+        for entry in sorted(entry_points(group=GROUP), key=lambda e: (e.name, e.value)):
+            dist = entry.dist.name if entry.dist is not None else entry.value
+            for shelf in (self.samplers, self.spacings, self.noises, self.sdes):
+                shelf.installed.add(dist)
+            self._try(entry.name, dist, entry.load)
+
+    def add_listed(self, catalogue: Catalogue) -> None:
+        """Register the modules that registry files list; a broken one is listed with its error."""
+        for module in catalogue.plugins:
+            origin = catalogue.origins.get(("plugins", module))
+            folder = None if origin is None else origin.resolve().parent
+            self._try(module, module, partial(import_named, module, folder))
+
+    def _try(self, name: str, dist: str, load: Callable[[], Any]) -> None:
+        try:
+            self.register(load(), name, dist)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # a plugin that exits or fails in any way must not take the others down
+            self.plugins.append(Plugin(name, dist, f"{type(error).__name__}: {error}{last_place(error)}"))
+        else:
+            self.plugins.append(Plugin(name, dist))
+
+    def add_named(self, plugin: str, own: Collection[Registered]) -> None:
+        """Import and register a module or file that the user named; it must work.
+
+        Args:
+            own: what the running program has registered itself, as a module may do when it is imported.
+
+        Raises:
+            UsageError: a file that is not there.
+            PluginError: it cannot be imported or offers nothing.
+        """
+        file = Path(plugin).resolve() if plugin.endswith(".py") else None
+        if file is not None and not file.is_file():
+            raise UsageError(f"plugin {plugin}: there is no such file")
+        name = plugin if file is None else file.stem
+        try:
+            module = import_named(plugin, None) if file is None else import_file(file)
+            if self._manager.is_registered(module):
+                return
+            self.register(module, name, name)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:
+            raise PluginError(f"plugin {plugin}: {type(error).__name__}: {error}{last_place(error)}") from error
+        self.plugins.append(Plugin(name, name))
+        registered_itself = any(item.function.__module__ == module.__name__ for item in own)
+        if not self._manager.get_hookcallers(module) and not registered_itself:
+            raise PluginError(f"plugin {plugin} offers nothing: it needs @hookimpl def sdesamplers_samplers()")
+
+    def register(self, plugin: Any, name: str, dist: str) -> None:
+        """Register a plugin object (a module or anything with hook implementations), whole or not at all.
+
+        Raises:
+            PluginError: a hook returned something that is not what it is for, or a name twice; or a function is no
+                hook, for its name is misspelt or it lacks `@hookimpl`.
+        """
+        check_hooks(plugin)
+        staged = self._offered(plugin, name, dist)
+        seen: set[tuple[str, str]] = set()
+        for shelf, key, _ in staged:
+            if (shelf.kind, key) in seen or shelf.has(key, dist):
+                raise PluginError(f"{dist} registers {shelf.kind} {key!r} twice")
+            seen.add((shelf.kind, key))
+        self._manager.register(plugin, f"{dist}:{name}")
+        for shelf, key, item in staged:
+            shelf.put(key, item, dist)
+
+    def _offered(self, plugin: Any, name: str, dist: str) -> list[tuple[Shelf[Any], str, Any]]:
+        """(shelf, name, item) of all that a plugin's hooks return; the items are told where they come from."""
+        manager = _manager()
+        manager.register(plugin, name)
+        hooks = manager.hook
+        offered: list[tuple[Shelf[Any], str, Any]] = []
+        for items, cls, shelf in (
+            (hooks.sdesamplers_samplers(), Sampler, self.samplers),
+            (hooks.sdesamplers_spacings(), Spacing, self.spacings),
+            (hooks.sdesamplers_noises(), NoiseSource, self.noises),
+        ):
+            for item in flattened(items):
+                if not isinstance(item, cls):
+                    decorator = shelf.kind.replace(" ", "_")
+                    raise PluginError(f"a hook returned {item!r}, not a {shelf.kind}; is @{decorator} missing?")
+                item.plugin = f"{dist}:{name}" if dist != name else name
+                offered.append((shelf, item.name, item))
+        for processes in hooks.sdesamplers_sdes():
+            offered.extend((self.sdes, key, process) for key, process in processes.items())
+        return offered
+
+    def load_model(self, source: str, options: dict[str, Any]) -> Any:
+        """The first plugin's answer to `sdesamplers_load_model`, or None.
+
+        Raises:
+            PluginError: a plugin failed, with its file and line.
+        """
+        try:
+            return self._manager.hook.sdesamplers_load_model(source=source, options=options)
+        except SdesamplersError:
+            raise
+        except Exception as error:
+            raise PluginError(
+                f"a plugin failed to load {source!r}: {type(error).__name__}: {error}{last_place(error)}"
+            ) from error
+
+
+def _manager() -> pluggy.PluginManager:
+    """An empty manager that knows the hooks."""
+    manager = pluggy.PluginManager(GROUP)
+    manager.add_hookspecs(HookSpecs)
+    return manager

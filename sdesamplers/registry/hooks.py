@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import pluggy
 
@@ -23,23 +23,23 @@ hookspec = pluggy.HookspecMarker("sdesamplers")
 hookimpl = pluggy.HookimplMarker("sdesamplers")
 
 
-class HookSpecs:
+class HookSpecs(Protocol):
     """The hooks of the group `sdesamplers`."""
 
     @hookspec
-    def sdesamplers_samplers(self) -> list[Sampler]:  # type: ignore[empty-body]
+    def sdesamplers_samplers(self) -> list[Sampler]:
         """Samplers to register."""
 
     @hookspec
-    def sdesamplers_spacings(self) -> list[Spacing]:  # type: ignore[empty-body]
+    def sdesamplers_spacings(self) -> list[Spacing]:
         """Spacings to register."""
 
     @hookspec
-    def sdesamplers_noises(self) -> list[NoiseSource]:  # type: ignore[empty-body]
+    def sdesamplers_noises(self) -> list[NoiseSource]:
         """Noise sources to register."""
 
     @hookspec
-    def sdesamplers_sdes(self) -> dict[str, Callable[..., SDE]]:  # type: ignore[empty-body]
+    def sdesamplers_sdes(self) -> dict[str, Callable[..., SDE]]:
         """Processes to register: name -> class or factory."""
 
     @hookspec(firstresult=True)

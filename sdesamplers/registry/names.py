@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
-from ..errors import UnknownNameError
-from .options import check_options
-from .plugin import Sampler
+from ..errors import UnknownNameError, UsageError, nearest
+from .catalogue import SHIPPED, Catalogue
+from .discovery import Plugin
+from .hooks import GROUP
+from .options import Option, check_options
+from .peers import Peers
+from .plugin import NoiseSource, Sampler, Spacing
 from .shelf import Shelf, T
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A sampler with everything it is to be run with; what is None is left to the call or to defaults."""
+    """What a name stands for: a sampler with everything it is to be run with.
+
+    What is None is open, for the call or defaults to say; a `Recipe` is what a call has settled for its process.
+    """
 
     sampler: Sampler
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -35,3 +43,248 @@ def chosen_entry(entry: str | Mapping[str, Any], word: str, shelf: Shelf[T], whe
         raise UnknownNameError(f"{shelf.kind} of {where}:", name, shelf)
     item: Any = shelf[name]
     return item, check_options(options, item.options, where)
+
+
+class Names:
+    """What the names of samplers, grids and noise sources stand for: on the shelves, in the catalogue, of peers.
+
+    Args:
+        catalogue: recipes, aliases and other libraries' names.
+        samplers, spacings, noises: what is registered.
+        plugins: those that were found, for the hint that some are broken.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        samplers: Shelf[Sampler],
+        spacings: Shelf[Spacing],
+        noises: Shelf[NoiseSource],
+        plugins: Sequence[Plugin],
+    ) -> None:
+        self.catalogue, self.samplers, self.spacings, self.noises = catalogue, samplers, spacings, noises
+        self.plugins = plugins
+        self.peers = Peers(catalogue)
+        self._presets: dict[tuple[str, str], Preset] = {}
+
+    def forget(self) -> None:
+        """Build recipes anew, for a shelf has changed."""
+        self._presets.clear()
+
+    def resolve(self, name: str) -> Preset:
+        """Resolve a name to a sampler and what it is to be run with.
+
+        Tried in this order: a registered sampler; a recipe, or a recipe named `head{option}` with the option's value
+        in place of the braces; an alias; a peer's name, in the order of `peers` in the registry file, or `peer:name`
+        for one peer's; and such a name followed by a space and a grid's name ("DPM++ 2M Karras").
+
+        Raises:
+            UnknownNameError: none of these; the nearest names are offered.
+            UsageError: a peer's name that stands for nothing here, with the reason.
+        """
+        aliases = self.catalogue.aliases
+        chain: list[str] = []
+        while name in aliases and name not in self.samplers and name not in self.catalogue.recipes:
+            if name in chain:
+                where = self.catalogue.where("aliases", name)
+                raise UsageError(f"{where}: the alias leads back to itself ({' -> '.join([*chain, name])})")
+            chain.append(name)
+            name = self._meant("aliases", name, aliases[name])
+        found = self._own(name) or self._peers_sampler(name) or self._on_grid(name)
+        if found is not None:
+            return found
+        kind = f"sampler of {self.catalogue.where('aliases', chain[-1])}:" if chain else "sampler"
+        raise UnknownNameError(kind, name, self.candidates(name), self.hint())
+
+    def sampler_names(self) -> list[str]:
+        """Every name that `resolve` knows, ours first; of a recipe `head{option}` one for each choice of the option."""
+        recipes: list[str] = []
+        for pattern in self.catalogue.recipes:
+            head, brace, _ = pattern.partition("{")
+            recipes += [head + str(choice) for choice in self._choices(pattern)] if brace else [pattern]
+        return [*self.samplers, *recipes, *self.catalogue.aliases, *self.peers.names("samplers")]
+
+    def candidates(self, name: str) -> list[str]:
+        """What a mistyped sampler's name may have meant: the nearest sampler on the nearest grids, or every name."""
+        return self.composites(name) or self._names_beside(name)
+
+    def composites(self, name: str) -> list[str]:
+        """`SAMPLER GRID` labels near a mistyped one, each grid in the spelling that goes with its sampler."""
+        words, peers = name.split(" "), self.catalogue.peers
+        own = self.peers.called(name.partition(":")[0])
+        names = self._names_beside(name)
+        for cut in range(len(words) - 1, 0, -1):
+            for label in nearest(" ".join(words[:cut]), names, 1):
+                homes = [kinds for peer, kinds in peers.items() if peer == own or label in kinds.get("samplers", {})]
+                grids = [grid for kinds in homes for grid in kinds.get("spacings", {})]
+                found = nearest(" ".join(words[cut:]), [*grids, *self.grid_names()])
+                if found:
+                    return [f"{label} {grid}" for grid in found]
+        return []
+
+    def hint(self) -> str:
+        """Where to look further when a name is not found."""
+        broken = [p for p in self.plugins if p.error]
+        return (
+            f" ({len(broken)} plugin(s) are broken: see `sdesamplers doctor`)" if broken else "; see `sdesamplers list`"
+        )
+
+    def grid_names(self) -> list[str]:
+        """Every name that `grid` knows, ours first."""
+        return [*self.spacings, *self.catalogue.spacing_aliases, *self.peers.names("spacings")]
+
+    def grid(self, name: str) -> tuple[Spacing, dict[str, Any]]:
+        """A spacing and the options that its name stands for: a registered spacing, an alias or a peer's name.
+
+        Raises:
+            UnknownNameError: none of these; the nearest names are offered.
+            UsageError: a peer's name that stands for nothing here, with the reason.
+        """
+        found = self._grid(name)
+        if found is None:
+            raise UnknownNameError("spacing", name, self.grid_names())
+        return found
+
+    def noise(self, name: str) -> tuple[NoiseSource, dict[str, Any]]:
+        """A noise source and the options that its name stands for: a registered one or an alias.
+
+        Raises:
+            UnknownNameError: neither; the nearest names are offered.
+        """
+        found = self._noise(name)
+        if found is None:
+            known = [*self.noises, *self.catalogue.noise_aliases]
+            there = ", ".join(repr(source) for source in self.noises)
+            raise UnknownNameError("noise source", name, known, f" (there are {there})")
+        return found
+
+    def _own(self, name: str) -> Preset | None:
+        """A registered sampler or a recipe, plain or with its option in its name."""
+        if name in self.samplers:
+            return Preset(self.samplers[name])
+        recipes = self.catalogue.recipes
+        if name in recipes:
+            return self._built("recipes", name, recipes[name])
+        for pattern, entry in recipes.items():
+            head, brace, rest = pattern.partition("{")
+            if brace and name.startswith(head) and len(name) > len(head):
+                text, word, owner = name.removeprefix(head), rest.rstrip("}"), head.rstrip(":")
+                option, choices = self._option(pattern), [str(choice) for choice in self._choices(pattern)]
+                if choices and text not in choices:
+                    listing = f" (known: {', '.join(choices)})"
+                    raise UnknownNameError(word, text, choices, listing, opening=f"unknown {word} {text!r} of {owner}")
+                value = text if option is None else option.parse(text, owner)
+                filled = {**entry.get("options", {}), word: value}
+                return self._built("recipes", pattern, {**entry, "options": filled}, key=name)
+        return None
+
+    def _peers_sampler(self, name: str) -> Preset | None:
+        """What a peer's sampler is here; the first peer that has the name answers."""
+        for peer, own, entry in self.peers.entries("samplers", name):
+            names = self.catalogue.peers[peer]["samplers"]
+            if isinstance(entry, str) and isinstance(names.get(entry), Mapping):  # another name of the same peer
+                own, entry = entry, names[entry]
+            if isinstance(entry, str):
+                found = self._own(self._meant(f"peers.{peer}.samplers", own, self.catalogue.aliases.get(entry, entry)))
+                if found is None:
+                    raise UnknownNameError(
+                        f"sampler of {self.peers.where(peer, 'samplers', own)}:", entry, self.samplers
+                    )
+                return found
+            return self._built(f"peers.{peer}.samplers", own, entry)
+        return None
+
+    def _on_grid(self, name: str) -> Preset | None:
+        """`SAMPLER GRID`, as A1111 labels them: the sampler on another grid; the longest sampler's name wins."""
+        words = name.split(" ")
+        for cut in range(len(words) - 1, 0, -1):
+            label, tail = " ".join(words[:cut]), " ".join(words[cut:])
+            head = self.catalogue.aliases.get(label, label)
+            if tail not in self.grid_names():
+                continue
+            found = self._own(head) or self._peers_sampler(head)
+            if found is not None:
+                spacing, options = self.grid(tail)
+                made = replace(found, spacing=spacing.name, spacing_options=options)
+                return replace(made, description=self._regridded(label, tail, found, made))
+        return None
+
+    def _regridded(self, label: str, tail: str, before: Preset, after: Preset) -> str:
+        """The description of `SAMPLER GRID`. A recipe's own tells of its grid, and is false on another."""
+        moved = (before.spacing, before.spacing_options) != (after.spacing, after.spacing_options)
+        of_recipes = {recipe.get("description") for recipe in self.catalogue.recipes.values()}
+        note = "" if moved and before.description in of_recipes else before.description
+        place = f", in place of {before.spacing}" if before.spacing not in (None, after.spacing) else ""
+        return f"{label} on the grid {tail}{place}" + (f"; {note}" if note else "")
+
+    def _names_beside(self, name: str) -> list[str]:
+        """Every sampler's name, or of `peer:name` those of the peer."""
+        peer, colon, _ = name.partition(":")
+        own = self.peers.called(peer) if colon else None
+        samplers = {} if own is None else self.catalogue.peers[own].get("samplers", {})
+        return self.sampler_names() if own is None else [f"{own}:{known}" for known in samplers]
+
+    def _choices(self, pattern: str) -> tuple[Any, ...]:
+        """The values that may stand in place of the braces of a recipe's name, where they can be listed."""
+        option = self._option(pattern)
+        return typing.get_args(option.type) if option is not None and typing.get_origin(option.type) is Literal else ()
+
+    def _option(self, pattern: str) -> Option | None:
+        """The option in the braces of a recipe's name."""
+        wanted = self._meant("recipes", pattern, self.catalogue.recipes[pattern]["sampler"])
+        word = pattern.partition("{")[2].rstrip("}")
+        return self.samplers[wanted].options.get(word) if wanted in self.samplers else None
+
+    def _meant(self, section: str, name: str, target: str) -> str:
+        """The sampler that an entry of the catalogue names; a shipped one means ours, whatever else has the name."""
+        ours = f"{GROUP}:{target}"
+        return ours if self.catalogue.origins.get((section, name)) == SHIPPED and ours in self.samplers else target
+
+    def _built(self, section: str, name: str, entry: Mapping[str, Any], key: str | None = None) -> Preset:
+        """The preset of a recipe, checked and built once."""
+        place = section, key or name
+        if place not in self._presets:
+            meant = {**entry, "sampler": self._meant(section, name, entry["sampler"])}
+            self._presets[place] = self._build(meant, self.catalogue.where(section, name))
+        return self._presets[place]
+
+    def _build(self, recipe: Mapping[str, Any], where: str) -> Preset:
+        entry = dict(recipe)
+        wanted, grid, noise = entry.pop("sampler"), entry.get("spacing"), entry.get("noise")
+        if wanted not in self.samplers:
+            raise UnknownNameError(f"sampler of {where}:", wanted, self.samplers)
+        sampler = self.samplers[wanted]
+        entry["options"] = check_options(entry.get("options", {}), sampler.options, where)
+        if grid is not None:
+            found = self._grid(grid)
+            if found is None:
+                raise UnknownNameError(f"spacing of {where}:", grid, self.spacings)
+            options = {**found[1], **entry.get("spacing_options", {})}
+            entry["spacing"] = found[0].name
+            entry["spacing_options"] = check_options(options, found[0].options, where)
+        if noise is not None:
+            source = self._noise(noise)
+            if source is None:
+                raise UnknownNameError(f"noise source of {where}:", noise, self.noises)
+            options = {**source[1], **entry.get("noise_options", {})}
+            entry["noise"] = source[0].name
+            entry["noise_options"] = check_options(options, source[0].options, where)
+        return Preset(sampler, **entry)
+
+    def _grid(self, name: str) -> tuple[Spacing, dict[str, Any]] | None:
+        if name in self.spacings:
+            return self.spacings[name], {}
+        if name in self.catalogue.spacing_aliases:
+            entry = self.catalogue.spacing_aliases[name]
+            return chosen_entry(entry, "spacing", self.spacings, self.catalogue.where("spacing_aliases", name))
+        for peer, own, entry in self.peers.entries("spacings", name):
+            return chosen_entry(entry, "spacing", self.spacings, self.peers.where(peer, "spacings", own))
+        return None
+
+    def _noise(self, name: str) -> tuple[NoiseSource, dict[str, Any]] | None:
+        if name in self.noises:
+            return self.noises[name], {}
+        if name in self.catalogue.noise_aliases:
+            entry = self.catalogue.noise_aliases[name]
+            return chosen_entry(entry, "noise", self.noises, self.catalogue.where("noise_aliases", name))
+        return None

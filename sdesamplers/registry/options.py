@@ -50,17 +50,21 @@ class Option:
                     return value
             elif kind is float:
                 if isinstance(value, int | float) and not isinstance(value, bool):
-                    if value != value:
-                        raise UsageError(f"{owner}: option {self.name!r} is not a number")
-                    if math.isinf(value) and not (isinstance(self.default, float) and math.isinf(self.default)):
-                        raise UsageError(f"{owner}: option {self.name!r} must be finite, not {value}")
-                    return float(value)
+                    return self._as_float(value, owner)
             elif _is_numbers(kind):
                 if _holds_numbers(value):
                     return value
             elif type(value) is kind:
                 return value
         raise UsageError(f"{owner}: option {self.name!r} must be {self.type_name}, not {value!r}")
+
+    def _as_float(self, value: float, owner: str) -> float:
+        """A number as a float; finite, unless the default is not."""
+        if value != value:
+            raise UsageError(f"{owner}: option {self.name!r} is not a number")
+        if math.isinf(value) and not (isinstance(self.default, float) and math.isinf(self.default)):
+            raise UsageError(f"{owner}: option {self.name!r} must be finite, not {value}")
+        return float(value)
 
     def parse(self, text: str, owner: str) -> Any:
         """Read the option from the command line: numbers are decimal, flags are true or false, None is none or null.

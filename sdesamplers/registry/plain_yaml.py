@@ -25,7 +25,7 @@ FLOAT = re.compile(
 )
 
 
-class Loader(BASE):  # type: ignore[misc]
+class Loader(BASE):  # type: ignore[misc]  # which base is known when it runs: libyaml may be missing
     """YAML with the scalars of version 1.2's core schema: 010 is ten, 1:30 is text, so are yes and off and dates."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}

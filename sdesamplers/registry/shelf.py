@@ -33,6 +33,10 @@ class Shelf(Mapping[str, T], Generic[T]):
         """Register `item`, or replace what `dist` had under this name."""
         self._items.setdefault(name, {})[dist] = item
 
+    def has(self, name: str, dist: str) -> bool:
+        """Whether a distribution has registered this name."""
+        return dist in self._items.get(name, {})
+
     def __getitem__(self, name: str) -> T:
         dist, _, bare = name.rpartition(":")
         everyone = self._items.get(bare) or {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 from ..checks import name_of
 from ..errors import UnknownNameError, UsageError
@@ -120,9 +120,9 @@ def registered_name(item: Registered) -> str | None:
 
 def spacing_of(recipe: Recipe) -> Spacing:
     """The spacing that a recipe means."""
-    return chosen_grid(recipe.own.get("spacing") or recipe.spacing)[0]  # type: ignore[arg-type]
+    return chosen_grid(cast("Spacing | str", recipe.own.get("spacing") or recipe.spacing))[0]
 
 
 def noise_of(recipe: Recipe) -> NoiseSource:
     """The noise source that a recipe means."""
-    return chosen_noise(recipe.own.get("noise") or recipe.noise)[0]  # type: ignore[arg-type]
+    return chosen_noise(cast("NoiseSource | str", recipe.own.get("noise") or recipe.noise))[0]

@@ -64,7 +64,8 @@ def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> 
                     raise endless(spec, path, limit, generator.gi_frame.f_lineno)
                 request = generator.send((yield request))
         except StopIteration as stop:
-            return stop.value  # type: ignore[no-any-return]
+            end: Tensor = stop.value
+            return end
         except UsageError as error:
             raise UsageError(f"{spec.name}: {error}") if type(error) is UsageError else error from None
         except Exception as error:

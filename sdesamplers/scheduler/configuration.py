@@ -14,7 +14,7 @@ from ..pretrained.saved_words import KEY
 from ..pretrained.scheduler_words import WORDS
 
 
-class Configuration(FrozenDict):  # type: ignore[misc]
+class Configuration(FrozenDict):
     """A configuration whose iteration has the model's words alone, and that is read for ours too (`config.sampler`)."""
 
     def __missing__(self, word: str) -> Any:

@@ -6,7 +6,7 @@ import inspect
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -82,7 +82,7 @@ IN_PAIRS = ("LCMScheduler", "TCDScheduler", "SCMScheduler")
 
 
 @dataclass
-class StepOutput(SchedulerOutput):  # type: ignore[misc]
+class StepOutput(SchedulerOutput):
     """What `step` returns.
 
     Attributes:
@@ -144,7 +144,7 @@ class History:
 
 
 @public
-class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
+class Scheduler(SchedulerMixin, ConfigMixin):
     """A diffusers scheduler that runs a sampler of this library.
 
         pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, "dpmpp-2m", spacing="karras")
@@ -291,7 +291,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             UsageError: a word of diffusers that is written otherwise here; the message says how.
         """
         if isinstance(config, SchedulerMixin):
-            config = {"_class_name": type(config).__name__, **config.config}  # type: ignore[attr-defined]
+            config = {"_class_name": type(config).__name__, **cast(Any, config).config}
         if not isinstance(config, Mapping):
             kind = type(config).__name__
             raise UsageError(f"config must be a scheduler's configuration, such as pipe.scheduler.config, not {kind}")
@@ -430,7 +430,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
                 words = {"times": own_times(self.convention, levels)}
         elif timesteps is not None:
             own = consistency_times(self.trained, timesteps)
-            own = self.convention.time(numbers(timesteps, "timesteps")) if own is None else own
+            own = np.asarray(self.convention.time(numbers(timesteps, "timesteps"))) if own is None else own
             words = {"times": to_the_end(process, own)}
         elif num_inference_steps is None:
             raise UsageError("set_timesteps needs num_inference_steps, timesteps or sigmas")
@@ -641,7 +641,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
 
     def _table(self, name: str) -> Table:
         made = torch.from_numpy(self._process_table(name)).float().as_subclass(Table)
-        made.process = self.convention.process  # type: ignore[assignment]  # a table's, or it would have raised
+        made.process = cast(DiscreteVP, self.convention.process)  # a table's, or it would have raised
         return made
 
     def __getattr__(self, name: str) -> Any:
@@ -968,8 +968,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):  # type: ignore[misc]
             alpha, sigma = table.view(2, -1, *(1,) * (like.dim() - 1))
             return (-sigma, alpha) if target else (alpha, sigma)
         place = getattr(timesteps, "sdesamplers_place", None)
-        times = self.convention.time(as_scalar(timesteps) if place is None else read_timestep(timesteps).value)
-        if np.ndim(times) and not len(times):
+        asked: Any = as_scalar(timesteps) if place is None else read_timestep(timesteps).value
+        times = self.convention.time(asked)
+        if not np.size(times):
             return None
         times = np.clip(times, 0.0, self.convention.process.t_max)
         first, second = (as_scalar(value) for value in self._row(times, target))
@@ -1103,7 +1104,7 @@ def own_times(convention: Convention, sigmas: np.ndarray) -> list[float]:
         if terminal:
             times = 1 - (1 - times) * (1 - terminal) / (1 - times[-1])
     else:
-        times = process.time_at_ratio(body)
+        times = np.asarray(process.time_at_ratio(body))
     return to_the_end(process, np.asarray(times, dtype=float))
 
 

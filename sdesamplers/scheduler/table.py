@@ -15,7 +15,7 @@ from ..processes.table import DiscreteVP
 class Table(Tensor):
     """alphas_cumprod (T,). Pipelines index it with the timestep that they tell the network, which may be fractional."""
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     process: DiscreteVP
 
@@ -43,4 +43,4 @@ class Table(Tensor):
         return self.as_subclass(Tensor).clone()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)

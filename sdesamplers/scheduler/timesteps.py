@@ -38,9 +38,9 @@ class Place(NamedTuple):
     version: int
 
 
-def mark(element: Tensor, layout: int, begin: int, position: int, value: float) -> Tensor:
+def mark(element: Any, layout: int, begin: int, position: int, value: float) -> Tensor:
     """`element`, a timestep on any device, with its place and its value on the host."""
-    element.sdesamplers_place = Place(layout, begin, position, value, _version(element))  # type: ignore[attr-defined]
+    element.sdesamplers_place = Place(layout, begin, position, value, _version(element))
     return element
 
 
@@ -123,7 +123,7 @@ class Timesteps(Tensor):
     """
 
     # What is computed from timesteps is an ordinary tensor.
-    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
+    __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     scheduler: Scheduler
     host: list[float]  # the same numbers, where reading them costs nothing
@@ -176,7 +176,7 @@ class Timesteps(Tensor):
         layout = self.scheduler.layout_number
         return mark(told[position], layout, self.begin, self.first + position, self.host[position])
 
-    def __iter__(self) -> Iterator[Tensor]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Tensor]:
         met = self._standing
         met.scheduler.check_stop(met.stop)
         position = 0
@@ -215,7 +215,7 @@ class Timesteps(Tensor):
         made.__dict__.update(self.__dict__)
         return made
 
-    def __lt__(self, other: Any) -> Tensor:  # type: ignore[override]
+    def __lt__(self, other: Any) -> Tensor:
         # Pipelines that stop one model and start another at a cutoff (SDXL) count the timesteps below it, and slice
         # that many off the end: a position in evaluations, not in grid steps of `order` each.
         if isinstance(other, int | float):
@@ -226,4 +226,4 @@ class Timesteps(Tensor):
         return self.as_subclass(Tensor).clone()
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.as_subclass(Tensor).__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
+        return self.as_subclass(Tensor).__reduce_ex__(protocol)

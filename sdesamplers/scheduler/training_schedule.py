@@ -37,7 +37,7 @@ def training_schedule(convention: Convention, trained: Mapping[str, Any]) -> tup
 
 def _of_class(trained: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
     """What the scheduler class itself has when it is made."""
-    import diffusers
+    import diffusers  # diffusers takes seconds to import
 
     cls = getattr(diffusers, str(trained.get("_class_name")), None)
     if cls is None:

@@ -114,10 +114,12 @@ def reproducible(case: Case) -> Outcome:
 def _reproducible(case: Case) -> Outcome:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    numpy_before = np.random.get_state()[1].copy()  # type: ignore[index,union-attr]
+    state: Any = np.random.get_state()  # a tuple, whose type is that of all forms of it
+    numpy_before = state[1].copy()
     first = case.sample(case.home, seed=3).samples
     touched = not torch.equal(before, torch.get_rng_state())
-    touched |= not np.array_equal(numpy_before, np.random.get_state()[1])  # type: ignore[index,call-overload]
+    state = np.random.get_state()
+    touched |= not np.array_equal(numpy_before, state[1])
     torch.manual_seed(2)
     np.random.seed(2)
     again = case.sample(case.home, seed=3).samples
@@ -264,7 +266,7 @@ def edits_count(case: Case) -> Outcome:
     process = VP()
     model = GaussianModel([0.7], 0.36, process)
     steps, delta = 60, 0.05
-    times = process.time_at_log_snr(2 * np.linspace(-1.5, 1.5, steps + 1))
+    times = np.asarray(process.time_at_log_snr(2 * np.linspace(-1.5, 1.5, steps + 1)))
     mark = float(times[steps - 3])
     seen: list[float] = []
     words: dict[str, Any] = {"times": times, "num_samples": 1, "seed": 2, "coordinates": "native"}

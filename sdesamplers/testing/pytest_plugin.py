@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from ..errors import SdesamplersError
+
 if TYPE_CHECKING:
     from ..registry.names import Preset
 
@@ -33,8 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
     plugins = config.getoption("--sdesamplers-plugin")
     if not plugins:
         return
-    from ..errors import SdesamplersError
-    from ..registry.registry import use_registry
+    from ..registry.registry import use_registry  # every run of pytest loads this module
 
     try:
         use_registry(None, plugins=plugins)
@@ -51,8 +52,8 @@ class ConformanceItem(pytest.Item):
 
     def runtest(self) -> None:
         """Run the check; skip where it does not apply."""
-        from . import check_sampler
-        from .kit import RUNS
+        from . import check_sampler  # every run of pytest loads this module
+        from .kit import RUNS  # every run of pytest loads this module
 
         if self.failures and self.check != "declaration":
             pytest.skip(f"not run: {self.failures[0]}")
@@ -66,8 +67,6 @@ class ConformanceItem(pytest.Item):
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
         """The finding in place of a traceback."""
-        from ..errors import SdesamplersError
-
         return str(excinfo.value) if isinstance(excinfo.value, SdesamplersError) else super().repr_failure(excinfo)
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
@@ -80,9 +79,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
     names = config.getoption("--sdesamplers")
     if not names:
         return
-    from ..errors import SdesamplersError
-    from ..registry.registry import default_registry
-    from . import CHECKS
+    from ..registry.registry import default_registry  # every run of pytest loads this module
+    from . import CHECKS  # every run of pytest loads this module
 
     for name in names:
         try:

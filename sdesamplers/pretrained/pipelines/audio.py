@@ -32,7 +32,7 @@ class StableAudio(TextModel):
         return self.channels, int(self.network.config.sample_size)
 
     def prepare(self) -> None:
-        from diffusers.models.embeddings import get_1d_rotary_pos_embed
+        from diffusers.models.embeddings import get_1d_rotary_pos_embed  # diffusers takes seconds to import
 
         # One place more than there are latents: the network puts the duration before them.
         places = self.shape[1] + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -368,7 +369,7 @@ def device_of(pipe: Any, network: Any) -> torch.device:
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
     """The configuration that the model came with, also where one of our own schedulers has taken its place."""
-    import diffusers
+    import diffusers  # diffusers takes seconds to import
 
     trained = getattr(scheduler, "trained", None)
     if trained:
@@ -381,8 +382,6 @@ def scheduler_config(scheduler: Any) -> dict[str, Any]:
 
 def call_defaults(pipe: Any) -> dict[str, Any]:
     """The default arguments of a pipeline's call."""
-    import inspect
-
     parameters = inspect.signature(type(pipe).__call__).parameters
     return {word: p.default for word, p in parameters.items() if p.default is not inspect.Parameter.empty}
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from ...errors import UsageError
+from ...processes.schedules import RectifiedFlow
 from ..conventions import Convention, Flow
 from ..unets import class_labels
 from .base import Conditioning, PipelineModel
@@ -126,10 +127,10 @@ class Lumina(MaskedText):
 
     def make_convention(self, config: dict[str, Any]) -> Convention:
         process = super().make_convention(config).process
-        return Flow(process, 1.0, reverse=True)  # type: ignore[arg-type]
+        return Flow(cast(RectifiedFlow, process), 1.0, reverse=True)
 
     def prepare(self) -> None:
-        from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina
+        from diffusers.models.embeddings import get_2d_rotary_pos_embed_lumina  # diffusers takes seconds to import
 
         side = self.pipe.default_image_size
         factor = math.sqrt(math.prod(self.sizes) / side**2)

@@ -116,7 +116,7 @@ def kind_of(classes: Mapping[str, str], label: str) -> Kind:
 
 def refuse_autoencoder(kind: Kind, classes: Mapping[str, str], label: str) -> None:
     """Raise ModelError where a kind's latents would be decoded by another of diffusers' autoencoders than it knows."""
-    import diffusers
+    import diffusers  # diffusers takes seconds to import
 
     key = "" if kind.model is None else kind.model.AUTOENCODER
     found = classes.get(key)
@@ -203,11 +203,6 @@ def from_pipeline(
                 f"as a model, {type(pipe).__name__} is its network under a condition alone; the {unasked} is not asked"
             )
             warnings.warn(text, stacklevel=2)
-    if prompt is not None:
-        if not kind.text:
-            raise UsageError(f"{kind.name} takes no prompt; give condition= where it has one")
-        if condition is not None:
-            raise UsageError("prompt and condition are the same thing for a kind with text; give one of them")
     common: dict[str, Any] = {
         "name": name,
         "revision": revision,
@@ -221,8 +216,7 @@ def from_pipeline(
         "embedded_guidance": embedded_guidance,
         "encode_options": encode_options,
     }
-    if not kind.text and (unfit := [word for word, value in given.items() if value is not None]):
-        raise UsageError(f"{kind.name}: {', '.join(unfit)} applies to kinds with text")
+    check_text(kind, prompt, condition, given)
     if kind.model is None:
         return _pixels(pipe, (height, width), condition, null_condition, zero_snr, trained, common)
     if null_condition is not None:
@@ -239,6 +233,17 @@ def from_pipeline(
     )
 
 
+def check_text(kind: Kind, prompt: Any, condition: Any, given: Mapping[str, Any]) -> None:
+    """Raise UsageError where text is given to a kind that takes none, or twice."""
+    if prompt is not None:
+        if not kind.text:
+            raise UsageError(f"{kind.name} takes no prompt; give condition= where it has one")
+        if condition is not None:
+            raise UsageError("prompt and condition are the same thing for a kind with text; give one of them")
+    if not kind.text and (unfit := [word for word, value in given.items() if value is not None]):
+        raise UsageError(f"{kind.name}: {', '.join(unfit)} applies to kinds with text")
+
+
 def _pixels(
     pipe: Any,
     size: tuple[int | None, int | None],
@@ -251,14 +256,15 @@ def _pixels(
     """A pipeline around a UNet of pixels."""
     unet = part(pipe, "unet")
     label = common["name"] or getattr(pipe, "name_or_path", None) or type(pipe).__name__
-    if (size[0] is None) != (size[1] is None):
+    height, width = size
+    if (height is None) != (width is None):
         raise UsageError("give both height and width, or neither")
     convention = checked_convention(trained_config(scheduler_config(pipe.scheduler), **trained), trained["prediction"])
     config = dict(unet.config)
     return DiffusersModel(
         unet,
         with_zero_snr(convention) if zero_snr else convention,
-        shape=sample_shape(config, None if size[0] is None else list(size), Path(label)),  # type: ignore[arg-type]
+        shape=sample_shape(config, None if height is None or width is None else [height, width], Path(label)),
         num_classes=class_count(config, Path(label)),
         condition=condition,
         null_condition=null,

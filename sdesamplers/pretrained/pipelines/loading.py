@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from ...errors import ModelError
 from ...models.base import Model
@@ -75,8 +77,6 @@ def layout_of(folder: Path) -> Layout | None:
 
 def required_parts(pipeline: Any) -> list[str]:
     """The components that a pipeline class cannot do without."""
-    import inspect
-
     optional = getattr(pipeline, "_optional_components", [])
     given = list(inspect.signature(pipeline.__init__).parameters.values())[1:]
     return [p.name for p in given if p.default is p.empty and p.name not in optional]
@@ -135,8 +135,6 @@ def place_of(folder: Path, key: str) -> Path:
 
 def component_config(folder: Path, layout: Layout, key: str) -> dict[str, Any] | None:
     """A network's configuration with its class's defaults for what it leaves out; None where there is none."""
-    import inspect
-
     file = place_of(folder, key) / "config.json"
     if not file.is_file():
         return None
@@ -151,8 +149,6 @@ def check_weights(folder: Path, layout: Layout, variant: str | None, allow_pickl
     Raises:
         ModelError: a component without weights, with pickled ones only, or with a broken file.
     """
-    from safetensors import SafetensorError, safe_open
-
     complete, found_variant = True, False
     for part in layout.weighted:
         chosen = weight_files(folder / part, variant, "safetensors") if variant else []
@@ -215,9 +211,7 @@ def read_pipeline(folder: Path, layout: Layout, variant: str | None, dtype: torc
 
     Tokenizers are read here, since diffusers does not pass `trust_remote_code` on to transformers, which then asks.
     """
-    import inspect
-
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline  # diffusers takes seconds to import
 
     words = inspect.signature(layout.pipeline.__init__).parameters
     given: dict[str, Any] = {key: None for key in LEFT_OUT if key in words}
