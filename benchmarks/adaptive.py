@@ -40,6 +40,7 @@ from torch import Tensor
 import sdesamplers as sds
 from sdesamplers.path.points import model_state, points_at
 from sdesamplers.sampling.arguments import make_recipe
+from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.runs import make_path
 
 Solver = Callable[[float], tuple[Tensor, float]]
@@ -56,7 +57,7 @@ class Flow:
     """
 
     def __init__(self, problem: Problem, coordinates: str) -> None:
-        recipe, _ = make_recipe(OURS, process=problem.process, coordinates=coordinates)
+        recipe, _ = make_recipe(Request(OURS, coordinates=coordinates), process=problem.process)
         path = make_path(problem.process, recipe)
         self.problem, self.process, self.first, self.calls = problem, path.process, path.points[0], 0
         self.last, self.clean = path.points[1:]

@@ -31,6 +31,7 @@ from sdesamplers.models.base import Output
 from sdesamplers.processes.scalars import expand
 from sdesamplers.sampling.arguments import make_recipe
 from sdesamplers.sampling.loop import Evaluator
+from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.runs import make_path, start_run
 from sdesamplers.testing.case import StationaryModel
 
@@ -112,7 +113,7 @@ def ours(name: str) -> None:
     if name in REQUIRED:
         setting, words = f"diffusers:{DIFFUSERS[name][0]}", {"noise": "independent"}
     steps = None if spec.adaptive else STEPS
-    recipe, spec = make_recipe(setting, process=model.process, steps=steps, shape=model.shape, **words)
+    recipe, spec = make_recipe(Request(setting, steps, **words), process=model.process, shape=model.shape)
     source = sds.NormalSource(0, range(SHAPE[0]), SHAPE[1:])
     path = make_path(model.process, recipe, sds.IndependentNoise(source))
     scale = 1.0 if "stationary" in spec.needs else float(path.points[0].sigma)

@@ -46,6 +46,7 @@ from sdesamplers.path.noise import brownian_levels
 from sdesamplers.path.points import points_at
 from sdesamplers.sampling.arguments import make_recipe
 from sdesamplers.sampling.loop import Evaluator
+from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.runs import make_path, start_run
 
 Shape = tuple[int, ...]
@@ -217,7 +218,7 @@ class Ours:
 
     def __init__(self, model: sds.Model, name: str, shape: Shape, steps: int, **words: Any) -> None:
         self.model, self.name, self.shape, self.steps, self.words = model, name, shape, steps, words
-        self.recipe, self.spec = make_recipe(name, process=model.process, steps=steps, **words)
+        self.recipe, self.spec = make_recipe(Request(name, steps, **words), process=model.process)
         self.path = make_path(model.process, self.recipe)
         self.start = torch.randn(shape) * float(self.path.points[0].sigma)
         self.loop()

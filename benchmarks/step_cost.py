@@ -37,6 +37,7 @@ from torch.utils._pytree import tree_leaves
 import sdesamplers as sds
 from sdesamplers.sampling.arguments import make_recipe
 from sdesamplers.sampling.loop import Evaluator
+from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.runs import make_path, start_run
 
 SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8)
@@ -159,7 +160,7 @@ def steps_of(case: Case, state: State, meter: Callable[[], float], steps: int = 
     The last step is not among them either: it ends with the run, not with a call of the model.
     """
     model = Marked(case, state.answer, meter)
-    recipe, spec = make_recipe(case.sampler, process=model.process, steps=steps, **case.words)
+    recipe, spec = make_recipe(Request(case.sampler, steps, **case.words), process=model.process)
     path = make_path(model.process, recipe)
     given: Any = lambda start, end, rows: state.noise  # noqa: E731
     path.ledger.noise = given

@@ -145,10 +145,11 @@ def test_more_steps_than_the_teacher_had_are_even():
 def test_no_default_grid_without_a_configuration_ends_next_to_the_clean_end(sampler, process, steps):
     """A change of x0 at the last evaluation by 1 moves the sample by some 1; next to the clean end by sigma alone."""
     from sdesamplers.sampling.arguments import make_recipe
+    from sdesamplers.sampling.request import Request
     from sdesamplers.sampling.runs import make_path
 
     made = PROCESSES[process]
-    path = make_path(made, make_recipe(sampler, process=made, steps=steps)[0])
+    path = make_path(made, make_recipe(Request(sampler, steps), process=made)[0])
     assert len(path.points) == steps + 1
     assert path.points[-1].is_clean
     assert path.points[-2].ratio > {1: 1.0, 2: 0.3, 4: 0.08, 8: 0.02}[steps]
@@ -157,10 +158,13 @@ def test_no_default_grid_without_a_configuration_ends_next_to_the_clean_end(samp
 def test_even_grids_of_flow_models_are_the_makers():
     flow = sds.RectifiedFlow()
     from sdesamplers.sampling.arguments import make_recipe
+    from sdesamplers.sampling.request import Request
     from sdesamplers.sampling.runs import make_path
 
     def times(process, steps, **words):
-        return [p.t for p in make_path(process, make_recipe("euler", process=process, steps=steps, **words)[0]).points]
+        return [
+            p.t for p in make_path(process, make_recipe(Request("euler", steps, **words), process=process)[0]).points
+        ]
 
     assert times(flow, 4) == [1.0, 0.75, 0.5, 0.25, 0.0]
     assert times(sds.RectifiedFlow(3.0), 4) == pytest.approx([1.0, 0.9, 0.75, 0.5, 0.0])

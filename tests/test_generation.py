@@ -39,6 +39,7 @@ from sdesamplers.generation.memory import Meter, batch_size_for, parse_bytes
 from sdesamplers.generation.ranks import Ranks, parse_part
 from sdesamplers.io.images import to_images
 from sdesamplers.sampling.prepared import prepare
+from sdesamplers.sampling.request import Conduct, Request
 
 PICTURE = (1, 4, 4)
 
@@ -689,7 +690,7 @@ def hungry() -> Any:
 def prepared(model: Any) -> tuple[Any, Any]:
     from sdesamplers.generation.conditions import Conditions
 
-    return prepare(model, "euler", steps=4), Conditions(model, None, 1000)
+    return prepare(model, Request("euler", 4), Conduct()), Conditions(model, None, 1000)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

@@ -273,11 +273,12 @@ def test_a_sampler_that_never_ends_is_stopped(mixture: sds.MixtureModel) -> None
 
 def test_no_sampler_of_ours_comes_near_the_limit(mixture: sds.MixtureModel) -> None:
     from sdesamplers.sampling.arguments import make_recipe
+    from sdesamplers.sampling.request import Request
     from sdesamplers.sampling.runs import evaluation_limit, evaluations, make_path
 
     for name, spec in sds.samplers().items():
         if "stationary" in spec.needs or spec.evaluations is None:
             continue
-        recipe, spec = make_recipe(name, process=mixture.process, steps=3, shape=mixture.shape)
+        recipe, spec = make_recipe(Request(name, 3), process=mixture.process, shape=mixture.shape)
         made = evaluations(mixture.process, recipe, spec, mixture.shape)
         assert made * 20 < evaluation_limit(spec, make_path(mixture.process, recipe), recipe.options), name

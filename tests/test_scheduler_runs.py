@@ -19,6 +19,7 @@ import sdesamplers as sds
 from sdesamplers.pretrained.conventions import Convention, convention_of, with_shift
 from sdesamplers.processes.coordinates import view
 from sdesamplers.sampling.arguments import make_recipe
+from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.runs import make_path
 
 TABLE = {"_class_name": "DDPMScheduler", "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -99,7 +100,7 @@ def noise(count: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32) -> 
 
 def grid_of(model: sds.Model, sampler: str, steps: int, **words: Any) -> list[float]:
     """The times of the grid that `sds.sample` runs, the clean end last."""
-    recipe = make_recipe(sampler, process=model.process, steps=steps, **words)[0]
+    recipe = make_recipe(Request(sampler, steps, **words), process=model.process)[0]
     return [float(p.t) for p in make_path(model.process, recipe).points[:-1]] + [view(model.process).clean_time]
 
 

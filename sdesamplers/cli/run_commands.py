@@ -91,7 +91,8 @@ def sample_command(source: str, **words: Any) -> None:
     from ..generation.ranks import Ranks
     from ..io.files import output_folder
     from ..registry.registry import default_registry
-    from ..sampling.arguments import check_grid_words, make_recipe, require_grid
+    from ..sampling.arguments import make_recipe, require_grid
+    from ..sampling.request import Request
 
     name, as_json, quiet = words.pop("sampler"), words.pop("as_json"), words.pop("quiet")
     recipe = read_recipe(words.pop("recipe"))
@@ -100,9 +101,10 @@ def sample_command(source: str, **words: Any) -> None:
     options = pairs(words.pop("option"), spec.options, f"sampler {spec.name!r}")
     chosen = grid_words(words, preset)
     counts = {k: words.pop(k) for k in ("steps", "nfe", "times", "sigmas")}
-    given = check_grid_words(**counts)
+    request = Request(name if recipe is None else recipe, **counts, **chosen, options=options)
+    counted_by = request.counted_by
     if recipe is None:
-        require_grid(preset, given)
+        require_grid(preset, counted_by)
     whole("num_samples", words["num_samples"])
     read_job_words(words)
     scorer = scorer_for(
@@ -111,12 +113,11 @@ def sample_command(source: str, **words: Any) -> None:
     ranks = Ranks.here()
     with ranks.one_after_first():
         model, condition = load_model(source, words)
-    name = name if recipe is None else recipe
-    make_recipe(name, process=model.process, options=options, **counts, **chosen)  # refuse before a folder is made
+    make_recipe(request, process=model.process)  # refuse before a folder is made
     try:
         with output_folder(words["out"]):
             words |= {"condition": condition, "scorer": scorer, "progress": not quiet}
-            done = generate(model, name, **counts, **chosen, **options, **words)
+            done = generate(model, request.sampler, **counts, **chosen, **options, **words)
     except Cancelled as stopped:
         if ranks.is_first:
             raise

@@ -26,6 +26,7 @@ from ..registry.registry import default_registry
 from ..sampling.arguments import make_recipe
 from ..sampling.calls import sample
 from ..sampling.recipe import Recipe
+from ..sampling.request import Request
 from ..sampling.result import Result
 from ..sampling.runs import make_path
 from .result import Cell, Comparison, finite_or_none
@@ -145,10 +146,10 @@ def checked(sampler: Compared, model: Model, options: Mapping[str, Any]) -> Samp
     Raises:
         UsageError: it cannot run with them.
     """
-    spec = make_recipe(sampler, process=model.process, steps=2)[1]
+    spec = make_recipe(Request(sampler, 2), process=model.process)[1]
     known = {k: v for k, v in options.items() if k in spec.options}
     words = {k: options[k] for k in GRID_WORDS if k in options}
-    make_recipe(sampler, process=model.process, steps=2, options=known, **words)
+    make_recipe(Request(sampler, 2, **words, options=known), process=model.process)
     return spec
 
 

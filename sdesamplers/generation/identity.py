@@ -47,7 +47,7 @@ def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, firs
         "recipe": run.recipe.as_dict(),
         "code": code_facts(run),
         "files": file_facts(run) or None,
-        "guidance_scale": run.guidance_scale,
+        "guidance_scale": run.conduct.guidance_scale,
         "condition": plain(conditions.words or conditions.given),
         "seed": run.seed,
         "first_index": first_index,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import number, whole
+from ..checks import whole
 from ..errors import UsageError
 from ..models.base import Model
 from ..models.conditions import cut
@@ -22,8 +22,9 @@ from ..pretrained.loading import as_model
 from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.loop import Evaluator, drive
-from ..sampling.prepared import as_start, check_run_words, start_state
+from ..sampling.prepared import as_start, start_state
 from ..sampling.recipe import Recipe
+from ..sampling.request import Conduct, Request, batches
 from ..sampling.runs import make_path, start_run
 from .integration import from_path, ode_recipe
 
@@ -109,21 +110,19 @@ def consistency_error(
     model = as_model(model)
     guide = model if along is None else as_model(along)
     _ = guide.gaussian, model.gaussian  # raises where there is no x0
-    words: dict[str, Any] = {"steps": steps, "nfe": nfe, "times": times, "spacing": spacing}
-    words |= {"spacing_options": spacing_options, "coordinates": coordinates}
-    recipe, spec = ode_recipe(guide, sampler, options, **words)
+    grid = Request(sampler, steps, nfe, spacing, spacing_options, times, coordinates=coordinates, options=options)
+    recipe, spec = ode_recipe(guide, grid)
     recipe = replace(recipe, final="zero")
     if recipe.steps is None and recipe.times is None:
         raise UsageError(f"{spec.name} would choose its own steps; the errors are given on a grid: steps= or times=")
     start = None if start is None else as_start(start, True)
-    guidance_scale = number("guidance_scale", guidance_scale)
-    check_run_words(dtype=dtype)
+    conduct = Conduct(guidance_scale, dtype=dtype)
     check_seed(seed)
     if start is not None and tuple(start.shape[1:]) != guide.shape:
         raise UsageError(f"start must have shape (N, {', '.join(map(str, guide.shape))}), not {tuple(start.shape)}")
     count = num_samples if num_samples is not None else 1 if start is None else len(start)
     whole("num_samples", count)
-    whole("batch_size", count if batch_size is None else batch_size)
+    all_rows = [*batches(count, batch_size)]
     if start is not None and len(start) != count:
         raise UsageError(f"start holds {len(start)} states, not num_samples={count}")
     state = dtype or (torch.float64 if guide.dtype == torch.float64 else torch.float32)
@@ -131,12 +130,11 @@ def consistency_error(
         check_same_process(model, guide, make_path(guide.process, recipe))
     spread = guide.condition_for(condition, count)
     clock, squared, ends = np.empty(0), list[np.ndarray](), list[Tensor]()
-    for first in range(0, count, batch_size or count):
-        rows = slice(first, min(first + (batch_size or count), count))
-        part = Along(guide, recipe, spec, cut(spread, rows), guidance_scale)
+    for rows in all_rows:
+        part = Along(guide, recipe, spec, cut(spread, rows), conduct.guidance_scale)
         source = NormalSource(seed, list(range(rows.start, rows.stop)), guide.shape)
         path = make_path(guide.process, recipe)
-        with running(guide, model, key=(seed, first)):
+        with running(guide, model, key=(seed, rows.start)):
             x = start_state(guide, path, source, None if start is None else start[rows], state)
             end, kept = part.run(path, x)
             found = part.x0(kept, None if along is None else model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.loop import Callback, Flag
 from ..sampling.recipe import Recipe
-from .integration import Encoding, check_companion, check_encoding, check_walkable, integrate, ode_recipe, own_recipe
+from ..sampling.request import Conduct, Request
+from .integration import Encoding, Walk, check_companion, check_encoding, check_walkable, ode_recipe, own_recipe
 
 
 @public
@@ -70,11 +72,19 @@ def encode(
         NonFiniteError: the model or solver broke down.
         Cancelled: the run was stopped.
     """
-    words: dict[str, Any] = {"steps": steps, "nfe": nfe, "spacing": spacing, "spacing_options": spacing_options}
-    words["coordinates"] = coordinates
-    shared: dict[str, Any] = {"batch_size": batch_size, "condition": condition, "guidance_scale": guidance_scale}
-    shared |= {"callback": callback, "cancel": cancel, "trajectory": trajectory, "check_finite": check_finite}
-    return walk(as_model(model), x, sampler, options, words, {**shared, "dtype": dtype}, forward=True)
+    grid = Request(
+        "heun" if sampler is None else sampler,
+        steps,
+        nfe,
+        spacing,
+        spacing_options,
+        coordinates=coordinates,
+        options=options,
+    )
+    conduct = Conduct(1.0, callback, cancel, trajectory, check_finite=check_finite, dtype=dtype)
+    return walk(
+        as_model(model), x, grid, conduct, condition, guidance_scale, batch_size, anew=sampler is not None, forward=True
+    )
 
 
 @public
@@ -117,11 +127,27 @@ def decode(
         UsageError: besides what `encode` raises, an `Encoding` that holds data already, or of a model with another
             process, or with a second state that these words cannot take back.
     """
-    words: dict[str, Any] = {"steps": steps, "nfe": nfe, "spacing": spacing, "spacing_options": spacing_options}
-    words["coordinates"] = coordinates
-    shared: dict[str, Any] = {"batch_size": batch_size, "condition": condition, "guidance_scale": guidance_scale}
-    shared |= {"callback": callback, "cancel": cancel, "trajectory": trajectory, "check_finite": check_finite}
-    return walk(as_model(model), latents, sampler, options, words, {**shared, "dtype": dtype}, forward=False)
+    grid = Request(
+        "heun" if sampler is None else sampler,
+        steps,
+        nfe,
+        spacing,
+        spacing_options,
+        coordinates=coordinates,
+        options=options,
+    )
+    conduct = Conduct(1.0, callback, cancel, trajectory, check_finite=check_finite, dtype=dtype)
+    return walk(
+        as_model(model),
+        latents,
+        grid,
+        conduct,
+        condition,
+        guidance_scale,
+        batch_size,
+        anew=sampler is not None,
+        forward=False,
+    )
 
 
 @public
@@ -167,27 +193,27 @@ def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tenso
 def walk(
     model: Model,
     x: Any,
-    sampler: str | Sampler | Recipe | Mapping[str, Any] | None,
-    options: dict[str, Any],
-    words: dict[str, Any],
-    shared: dict[str, Any],
+    request: Request,
+    conduct: Conduct,
+    condition: Any,
+    guidance_scale: float | None,
+    batch_size: int | None,
     *,
+    anew: bool,
     forward: bool,
 ) -> Encoding:
-    """`encode` (forward) or `decode`: `words` say what is run, `shared` how `integrate` runs it."""
+    """`encode` (forward) or `decode`; unless `anew`, an `Encoding` goes as it came, where the call leaves it open."""
     if isinstance(x, Encoding):
         check_encoding(model, x, forward=forward)
-        if sampler is None:
-            recipe, spec = own_recipe(model, x, options, words)
-        else:
-            recipe, spec = ode_recipe(model, sampler, options, **words)
-        for word in ("condition", "guidance_scale"):
-            shared[word] = getattr(x, word) if shared[word] is None else shared[word]
+        condition = x.condition if condition is None else condition
+        guidance_scale = x.guidance_scale if guidance_scale is None else guidance_scale
+    if isinstance(x, Encoding) and not anew:
+        recipe, spec = own_recipe(model, x, request)
     else:
-        recipe, spec = ode_recipe(model, "heun" if sampler is None else sampler, options, **words)
-    if shared["guidance_scale"] is None:
-        shared["guidance_scale"] = 1.0
+        recipe, spec = ode_recipe(model, request)
     check_walkable(model, recipe, spec, forward=forward)
     if isinstance(x, Encoding):
         check_companion(model, x, recipe, spec, forward=forward)
-    return integrate(model, recipe, spec, x, forward=forward, **shared)
+    if guidance_scale is not None:
+        conduct = replace(conduct, guidance_scale=guidance_scale)
+    return Walk(model, recipe, spec, conduct, forward=forward).walk(x, condition, batch_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,12 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import flag, number, whole
 from ..errors import UsageError
 from ..io.datasets import as_states
 from ..models.base import Model
-from ..models.conditions import cut
-from ..models.running import running
 from ..path.pairs import PairLedger
 from ..path.path import Ledger, Path
 from ..path.points import Point, model_state
@@ -25,11 +22,12 @@ from ..public import public
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
 from ..sampling.arguments import make_recipe
-from ..sampling.loop import Callback, Evaluator, Flag, drive
-from ..sampling.parts import Part, Recorder, join, join_trajectories
-from ..sampling.prepared import check_run_words, warn_if_far
+from ..sampling.loop import Callback, Evaluator
+from ..sampling.parts import Part, join
+from ..sampling.prepared import PreparedRun, warn_if_far
 from ..sampling.recipe import Recipe
-from ..sampling.result import Result, check_process, process_ends
+from ..sampling.request import Conduct, Request
+from ..sampling.result import Result, check_process
 from ..sampling.runs import count_evaluations, make_path, start_run
 
 NOISIEST = 1e5
@@ -52,12 +50,11 @@ class Encoding(Result):
     holds: Literal["data", "latents"] = "latents"
 
 
-def own_recipe(model: Model, x: Encoding, options: dict[str, Any], words: dict[str, Any]) -> tuple[Recipe, Sampler]:
-    """An encoding's recipe, with the options and words that are given in place of its own."""
-    own = x.recipe
+def own_recipe(model: Model, x: Encoding, request: Request) -> tuple[Recipe, Sampler]:
+    """An encoding's recipe, with what is requested in place of its own."""
+    own, given = x.recipe, request.given()
     spec = x.sampler or default_registry().resolve(own.sampler).sampler
-    given = {word: value for word, value in words.items() if value is not None}
-    if not given and not options:
+    if not given and not request.options:
         return own, spec
     kept: dict[str, Any] = {"coordinates": own.coordinates}
     if own.steps is not None and "spacing" not in given:
@@ -67,7 +64,7 @@ def own_recipe(model: Model, x: Encoding, options: dict[str, Any], words: dict[s
         kept["steps"] = own.steps
     # Tolerances are those of free steps, and mean nothing on a grid.
     past = {name: value for name, value in own.options.items() if not (counted and name in spec.control)}
-    return ode_recipe(model, spec, {**past, **options}, **{**kept, **given})
+    return ode_recipe(model, Request(spec, **{**kept, **given}, options={**past, **request.options}))
 
 
 def check_encoding(model: Model, x: Encoding, *, forward: bool) -> None:
@@ -102,21 +99,19 @@ def takes_companion(spec: Sampler, path: Path, recipe: Recipe) -> bool:
     return ledger.companion is not given
 
 
-def ode_recipe(
-    model: Model, sampler: str | Sampler | Recipe | Mapping[str, Any], options: dict[str, Any], **words: Any
-) -> tuple[Recipe, Sampler]:
+def ode_recipe(model: Model, request: Request) -> tuple[Recipe, Sampler]:
     """A recipe for the ODE: the sampler's noise turned off, the grid ending at the smallest sigma.
 
     Raises:
         UsageError: the sampler follows no ODE, or needs what only sampling gives.
     """
-    words |= {"process": model.process, "shape": model.shape, "end_to_end": True}
-    recipe, spec = make_recipe(sampler, options=options, final="min", **words)
+    request = replace(request, final="min")
+    recipe, spec = make_recipe(request, process=model.process, shape=model.shape, end_to_end=True)
     if spec.stochastic and spec.noiseless is None:
         raise UsageError(f"{spec.name} draws noise and has no ODE inside; take an ODE sampler, such as heun or rk45")
     if set(spec.needs) & {"log_density", "stationary"}:
         raise UsageError(f"{spec.name} does not follow the probability-flow ODE; take heun or rk45")
-    noiseless = spec.noiseless or {}
+    noiseless, options = spec.noiseless or {}, request.options
     for name, value in noiseless.items():
         if options.get(name, value) != value:
             raise UsageError(
@@ -156,86 +151,72 @@ def check_walkable(model: Model, recipe: Recipe, spec: Sampler, *, forward: bool
         ) from None
 
 
-def integrate(
-    model: Model,
-    recipe: Recipe,
-    spec: Sampler,
-    x: Any,
-    *,
-    forward: bool,
-    batch_size: int | None = None,
-    condition: Any = None,
-    guidance_scale: float = 1.0,
-    callback: Callback | None = None,
-    cancel: Flag | None = None,
-    trajectory: bool = False,
-    check_finite: bool = True,
-    dtype: torch.dtype | None = None,
-) -> Encoding:
-    """Solve the ODE from x (N, *shape), data or latents, to the other end, on a recipe that can be walked this way."""
-    companion = x.companion if isinstance(x, Encoding) else None
-    x = as_states(model, x.samples if isinstance(x, Encoding) else x, "data" if forward else "latents")
-    check_run_words(callback=callback, cancel=cancel, dtype=dtype)
-    guidance_scale = number("guidance_scale", guidance_scale)
-    for word, value in (("trajectory", trajectory), ("check_finite", check_finite)):
-        flag(word, value)
-    count = len(x)
-    whole("batch_size", count if batch_size is None else batch_size)
-    batch_size = min(batch_size or count, count)
-    state = dtype or torch.promote_types(torch.promote_types(x.dtype, torch.float32), model.dtype)
-    spread = model.condition_for(condition, count)
-    parts, companions = [], []
-    for first in range(0, count, batch_size):
-        rows = slice(first, min(first + batch_size, count))
-        given = None if companion is None else companion[rows].to(device=model.device, dtype=state)
-        ledger = PairLedger()
-        path = ode_path(model, recipe, forward=forward, ledger=ledger)
-        y = to_path(x[rows].to(device=model.device, dtype=state), path.points[0], data=forward)
+class Walk(PreparedRun):
+    """A run of the ODE, from data (forward) or latents to the other end, on a recipe that can be walked this way.
+
+    Nothing is drawn, the model's clipping is off, and a second state is carried where there is one.
+    """
+
+    def __init__(self, model: Model, recipe: Recipe, spec: Sampler, conduct: Conduct, *, forward: bool) -> None:
+        super().__init__(model, recipe, spec, ode_path(model, recipe, forward=forward), conduct)
+        self.forward = forward
+        self.state = self.conduct.dtype or torch.float32
+        self.given: Tensor | None = None  # the second states that the walk begins with, and a batch's own
+        self.taken: Tensor | None = None
+        self.left: list[Tensor | None] = []
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the state."""
+        return self.state
+
+    def walk(self, x: Any, condition: Any = None, batch_size: int | None = None) -> Encoding:
+        """Solve the ODE from x, data or latents (N, *shape) or an `Encoding`."""
+        self.given, self.left = x.companion if isinstance(x, Encoding) else None, []
+        x = as_states(self.model, x.samples if isinstance(x, Encoding) else x, "data" if self.forward else "latents")
+        at_least = torch.promote_types(torch.promote_types(x.dtype, torch.float32), self.model.dtype)
+        self.state = self.conduct.dtype or at_least
+        spread, indices = self.model.condition_for(condition, len(x)), range(len(x))
+        return self.result(self.run_all(indices, spread, x, batch_size), indices, spread)
+
+    def new_path(self) -> Path:
+        """The grid with room for a second state."""
+        return Path(self.path.process, self.path.points, is_free=self.path.is_free, ledger=PairLedger())
+
+    def evaluator(self, count: int, condition: Any = None, advance: Callback | None = None) -> Evaluator:
+        """A batch's connection to the model, whose ODE is that of its predictions as they are."""
+        evaluator = super().evaluator(count, condition, advance)
+        evaluator.clip = None
+        return evaluator
+
+    def begin(self, path: Path, indices: Sequence[int], start: Tensor | None) -> Tensor:
+        """A batch's first state in path coordinates; the second one lies in the ledger."""
+        assert start is not None
+        given = None if self.given is None else self.given[indices[0] : indices[-1] + 1]
+        self.taken = path.ledger.companion = None if given is None else self._on(path, given)  # type: ignore[attr-defined]
+        return self._on(path, start)
+
+    def _on(self, path: Path, x: Tensor) -> Tensor:
+        return to_path(x.to(device=self.model.device, dtype=self.dtype), path.points[0], data=self.forward)
+
+    def end(self, path: Path, end: Tensor) -> Tensor:
+        """A batch's last state in the model's coordinates; the second one is kept."""
         # Once the sampler has taken its companion the ledger holds None, and at the end what the sampler leaves.
-        ledger.companion = None if given is None else to_path(given, path.points[0], data=forward)
-        given = ledger.companion
-        recorder = Recorder(len(y)) if trajectory else None
-        evaluator = Evaluator(
-            model,
-            len(y),
-            f"{spec.name} on {model.name}",
-            condition=cut(spread, rows),
-            guidance_scale=guidance_scale,
-            check_finite=check_finite,
-            both="unguided" in spec.needs,
-            callback=callback,
-            cancel=cancel,
-            record=recorder,
-        )
-        with running(model, key=(first,)):
-            end = drive(start_run(spec, y, path, recipe.options), evaluator)
-            end = from_path(end, path.points[-1], data=not forward)
-            left = None if ledger.companion is given else ledger.companion
-            companions.append(None if left is None else from_path(left, path.points[-1], data=not forward).cpu())
-        parts.append(Part.of(end, evaluator.nfe, path, recorder, y))
-    ended = torch.cat([part.samples for part in parts])
-    if not forward:
-        warn_if_far(ended, model, recipe)
-    return Encoding(
-        samples=ended,
-        nfe_per_sample=np.concatenate([part.nfe for part in parts]),
-        recipe=recipe,
-        seed=0,
-        indices=list(range(count)),
-        model_name=model.name,
-        revision=model.revision,
-        data_range=None if forward else model.data_range,
-        condition=spread,
-        guidance_scale=guidance_scale,
-        sampler=spec,
-        trajectory=join_trajectories(parts) if trajectory else None,
-        decoder=None if forward or type(model).decode is Model.decode else model.decode,
-        decoded_range=None if forward else model.decoded_range,
-        companion=join(companions),
-        holds="latents" if forward else "data",
-        ends=process_ends(model.process),
-        **{word: join([getattr(part, word) for part in parts]) for word in Part.OPTIONAL},
-    )
+        left = path.ledger.companion  # type: ignore[attr-defined]
+        if left is not None and left is not self.taken:
+            self.left.append(from_path(left, path.points[-1], data=not self.forward).cpu())
+        else:
+            self.left.append(None)
+        return from_path(end, path.points[-1], data=not self.forward)
+
+    def result(self, parts: Sequence[Part], indices: Sequence[int], condition: Any = None) -> Encoding:
+        """Batches, one behind the other, as what `encode` and `decode` return."""
+        facts = self.facts(parts, indices, condition)
+        if self.forward:  # latents have no range and no pictures
+            facts |= {"data_range": None, "decoder": None, "decoded_range": None}
+        else:
+            warn_if_far(facts["samples"], self.model, self.recipe)
+        return Encoding(**facts, companion=join(self.left), holds="latents" if self.forward else "data")
 
 
 def to_path(x: Tensor, point: Point, *, data: bool) -> Tensor:

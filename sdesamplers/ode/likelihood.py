@@ -27,9 +27,9 @@ from ..processes.sde import SDE, GaussianProcess, Prior
 from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.loop import Flag
-from ..sampling.prepared import check_run_words
 from ..sampling.recipe import Recipe
-from .integration import check_walkable, integrate, ode_path, ode_recipe
+from ..sampling.request import Conduct, Request, batches
+from .integration import Walk, check_walkable, ode_path, ode_recipe
 
 Divergence = Literal["hutchinson", "exact"]
 Probe = Literal["rademacher", "gaussian"]
@@ -135,22 +135,14 @@ def log_likelihood(
     check_choice("dequantize", dequantize, (None, "uniform"))
     probes, first_index = whole("probes", probes), whole("first_index", first_index, 0)
     function("advance", advance, "a number of samples")
-    check_run_words(cancel=cancel)
+    conduct = Conduct(cancel=cancel)
     x = as_states(model, x, "data")
-    whole("batch_size", len(x) if batch_size is None else batch_size)
+    all_rows = [range(rows.start, rows.stop) for rows in batches(len(x), batch_size)]
     width = level_width(model, levels)
     if dequantize is not None and width is None:
         raise UsageError("dequantize needs data of whole levels in a known range; this model has no data_range")
-    recipe, spec = ode_recipe(
-        model,
-        sampler,
-        options,
-        steps=steps,
-        nfe=nfe,
-        spacing=spacing,
-        spacing_options=spacing_options,
-        coordinates=coordinates,
-    )
+    grid = Request(sampler, steps, nfe, spacing, spacing_options, coordinates=coordinates, options=options)
+    recipe, spec = ode_recipe(model, grid)
     if "unguided" in spec.needs:
         raise UsageError(f"{spec.name} does not follow the probability-flow ODE; take heun or rk45")
     count, size = len(x), math.prod(model.shape)
@@ -160,8 +152,7 @@ def log_likelihood(
     check_walkable(flow, recipe, spec, forward=True)
     ends = ode_path(model, recipe, forward=True).points
     nats, latents, made = [], [], []
-    for first in range(0, count, batch_size or count):
-        rows = range(first, min(first + (batch_size or count), count))
+    for rows in all_rows:
         source = NormalSource(seed, [first_index + r for r in rows], model.shape)
         data = x[rows.start : rows.stop].double()
         if dequantize == "uniform":
@@ -169,7 +160,7 @@ def log_likelihood(
         vectors = None if divergence == "exact" else draw_probes(source, probes, probe).to(model.device)
         inside = Probed(cut(spread, slice(rows.start, rows.stop)), vectors)
         state = torch.cat([data.flatten(1), data.new_zeros(len(data), columns)], 1)
-        run = integrate(flow, recipe, spec, state, forward=True, condition=inside, cancel=cancel)
+        run = Walk(flow, recipe, spec, conduct, forward=True).walk(state, inside)
         latent, losses = run.samples[:, :size].view(-1, *model.shape), run.samples[:, size:]
         nats.append((end_log_prob(model, ends[-1], latent)[:, None] - losses).numpy())
         latents.append(latent.to(torch.promote_types(x.dtype, torch.float32)))

@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import flag, sample_range, whole
+from ..checks import flag, sample_range
 from ..errors import UsageError
 from ..models.base import Model
-from ..models.conditions import cut
 from ..public import public
 from ..registry.plugin import NoiseSource, Sampler, Spacing
 from .loop import Callback, Flag
 from .prepared import PreparedRun, as_start, prepare
 from .recipe import Recipe
+from .request import Conduct, Request, batches
 from .result import Result
 
 
@@ -95,61 +95,32 @@ def sample(
         NonFiniteError: the model or solver broke down, with sampler, evaluation and time.
         Cancelled: the run was stopped.
     """
-    prepared = prepare(
-        model,
-        sampler,
-        steps=steps,
-        nfe=nfe,
-        spacing=spacing,
-        spacing_options=spacing_options,
-        times=times,
-        sigmas=sigmas,
-        coordinates=coordinates,
-        seed=seed,
-        noise=noise,
-        noise_options=noise_options,
-        final=final,
-        start_time=start_time,
-        guidance_scale=guidance_scale,
-        callback=callback,
-        cancel=cancel,
-        trajectory=trajectory,
-        log_probs=log_probs,
-        check_finite=check_finite,
-        gradients=gradients,
-        dtype=dtype,
-        **options,
-    )
+    request = Request(
+        sampler, steps, nfe, spacing, spacing_options, times, sigmas, coordinates, noise, noise_options, final,
+        start_time, options,
+    )  # fmt: skip
+    conduct = Conduct(guidance_scale, callback, cancel, trajectory, log_probs, check_finite, gradients, dtype)
+    prepared = prepare(model, request, conduct, seed)
     model = prepared.model
     if start is not None:
         start = as_start(start, check_finite)
     num_samples = num_samples if num_samples is not None else 1 if start is None else len(start)
     flag("progress", progress)
     num_samples, first_index = sample_range(num_samples, first_index)
-    whole("batch_size", num_samples if batch_size is None else batch_size)
     if start is not None and tuple(start.shape) != (num_samples, *model.shape):
         raise UsageError(f"start must have shape {(num_samples, *model.shape)}, not {tuple(start.shape)}")
-    spread = model.condition_for(condition, num_samples)
-    batch_size = min(batch_size or num_samples, num_samples)
-    parts = []
-    with _progress(progress, prepared, num_samples, batch_size) as advance:
-        for first in range(0, num_samples, batch_size):
-            rows = slice(first, min(first + batch_size, num_samples))
-            part = prepared.run(
-                range(first_index + rows.start, first_index + rows.stop),
-                cut(spread, rows),
-                None if start is None else start[rows],
-                advance,
-            )
-            parts.append(part)
-    return prepared.result(parts, range(first_index, first_index + num_samples), spread)
+    indices, spread = range(first_index, first_index + num_samples), model.condition_for(condition, num_samples)
+    number_of_batches = len([*batches(num_samples, batch_size)])
+    with _progress(progress, prepared, number_of_batches) as advance:
+        parts = prepared.run_all(indices, spread, start, batch_size, advance)
+    return prepared.result(parts, indices, spread)
 
 
-def _progress(show: bool, prepared: PreparedRun, count: int, batch_size: int) -> Any:
+def _progress(show: bool, prepared: PreparedRun, number_of_batches: int) -> Any:
     if not show:
         return nullcontext(None)
     from ..io.terminal import evaluation_bar  # and rich, which only a bar needs
 
     planned = prepared.evaluations
-    total = None if planned is None else planned * -(-count // batch_size)
+    total = None if planned is None else planned * number_of_batches
     return evaluation_bar(f"{prepared.spec.name} on {prepared.model.name}", total)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import flag, function, number, shown
 from ..errors import PluginError, UsageError
 from ..models.base import Model
+from ..models.conditions import cut
 from ..models.running import running
 from ..path.noise import START, Noise, NormalSource, check_seed, shortest_step
 from ..path.path import Path
@@ -22,70 +22,26 @@ from ..path.points import model_state
 from ..pretrained.loading import as_model
 from ..processes.scalars import expand, scaled
 from ..processes.sde import GaussianProcess
-from ..registry.plugin import NoiseSource, Sampler, Spacing
+from ..registry.plugin import Sampler
 from .arguments import make_recipe
-from .loop import Callback, Evaluator, Flag, drive
+from .loop import Callback, Evaluator, drive
 from .parts import Part, Recorder, join, join_trajectories
 from .recipe import Recipe, noise_of
+from .request import Conduct, Request, batches
 from .result import Result, process_ends
 from .runs import draw_clocks, evaluations, make_path, start_run
 
 
-def prepare(
-    model: Model | str,
-    sampler: str | Sampler | Recipe | Mapping[str, Any] = "quality",
-    *,
-    steps: int | None = None,
-    nfe: int | None = None,
-    spacing: str | Spacing | None = None,
-    spacing_options: dict[str, Any] | None = None,
-    times: Sequence[float] | None = None,
-    sigmas: Sequence[float] | None = None,
-    coordinates: str | None = None,
-    seed: int = 0,
-    noise: str | NoiseSource | None = None,
-    noise_options: dict[str, Any] | None = None,
-    final: str | None = None,
-    start_time: float | None = None,
-    guidance_scale: float = 1.0,
-    callback: Callback | None = None,
-    cancel: Flag | None = None,
-    trajectory: bool = False,
-    log_probs: bool = False,
-    check_finite: bool = True,
-    gradients: bool = False,
-    dtype: torch.dtype | None = None,
-    **options: Any,
-) -> PreparedRun:
-    """Check a call of `sample` (see there for the words) without yet saying which samples.
+def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 0) -> PreparedRun:
+    """Check a call of `sample` without yet saying which samples.
 
     Raises:
-        UsageError: words that do not fit.
+        UsageError: invalid or conflicting arguments.
     """
     model = as_model(model)
-    guidance_scale = number("guidance_scale", guidance_scale)
-    check_run_words(callback=callback, cancel=cancel, dtype=dtype)
-    trajectory, log_probs = flag("trajectory", trajectory), flag("log_probs", log_probs)
-    check_finite, gradients = flag("check_finite", check_finite), flag("gradients", gradients)
-    recipe, spec = make_recipe(
-        sampler,
-        process=model.process,
-        steps=steps,
-        nfe=nfe,
-        spacing=spacing,
-        spacing_options=spacing_options,
-        times=times,
-        sigmas=sigmas,
-        coordinates=coordinates,
-        noise=noise,
-        noise_options=noise_options,
-        final=final,
-        start_time=start_time,
-        options=options,
-        shape=model.shape,
-    )
+    recipe, spec = make_recipe(request, process=model.process, shape=model.shape)
     limits = noise_of(recipe).limits
-    if log_probs and limits:
+    if conduct.log_probs and limits:
         raise UsageError(f"log_probs are those of independent normal noise, and noise={recipe.noise!r} is coloured")
     path = make_path(model.process, recipe)
     return PreparedRun(
@@ -93,26 +49,10 @@ def prepare(
         recipe=recipe,
         spec=spec,
         path=path,
+        conduct=conduct,
         seed=check_seed(seed),
-        dtype=dtype or (torch.float64 if model.dtype == torch.float64 else torch.float32),
         shortest=shortest_draw(path, recipe, spec, model.shape),
-        guidance_scale=guidance_scale,
-        callback=callback,
-        cancel=cancel,
-        trajectory=trajectory,
-        log_probs=log_probs,
-        check_finite=check_finite,
-        gradients=gradients,
     )
-
-
-def check_run_words(*, callback: Any = None, cancel: Any = None, dtype: Any = None) -> None:
-    """Raise UsageError unless these are what every run takes under their names."""
-    function("callback", callback, "an Event")
-    if cancel is not None and (isinstance(cancel, type) or not callable(getattr(cancel, "is_set", None))):
-        raise UsageError(f"cancel must be a threading.Event, or have its is_set(), not {shown(cancel)}")
-    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in (torch.float32, torch.float64)):
-        raise UsageError(f"dtype is that of the state and must be torch.float32 or torch.float64, not {shown(dtype)}")
 
 
 def as_start(start: Any, check_finite: bool) -> Tensor:
@@ -133,7 +73,10 @@ def as_start(start: Any, check_finite: bool) -> Tensor:
 
 @dataclass(eq=False)
 class PreparedRun:
-    """A checked call of `sample` that lacks only which samples; see `sample` for the attributes.
+    """A checked call that lacks only which samples: the one loop over batches.
+
+    `sample` runs it as it is, from noise to data; what follows a model's ODE says by a subclass how a batch begins and
+    ends.
 
     Attributes:
         spec: the sampler.
@@ -145,16 +88,14 @@ class PreparedRun:
     recipe: Recipe
     spec: Sampler
     path: Path
-    seed: int
-    dtype: torch.dtype
-    shortest: float
-    guidance_scale: float = 1.0
-    callback: Callback | None = None
-    cancel: Flag | None = None
-    trajectory: bool = False
-    log_probs: bool = False
-    check_finite: bool = True
-    gradients: bool = False
+    conduct: Conduct = field(default_factory=Conduct)
+    seed: int = 0
+    shortest: float = math.inf
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the state."""
+        return self.conduct.dtype or (torch.float64 if self.model.dtype == torch.float64 else torch.float32)
 
     @property
     def evaluations(self) -> int | None:
@@ -162,6 +103,21 @@ class PreparedRun:
         recipe = self.recipe
         planned = self.spec.evaluations is not None and (recipe.steps or recipe.times or recipe.sigmas)
         return evaluations(self.model.process, recipe, self.spec, self.model.shape) if planned else None
+
+    def run_all(
+        self,
+        indices: Sequence[int],
+        condition: Any = None,
+        start: Tensor | None = None,
+        batch_size: int | None = None,
+        advance: Callback | None = None,
+    ) -> list[Part]:
+        """All samples, batch by batch; arguments as in `run`."""
+        parts = []
+        for rows in batches(len(indices), batch_size):
+            first = None if start is None else start[rows]
+            parts.append(self.run(indices[rows], cut(condition, rows), first, advance))
+        return parts
 
     def run(
         self,
@@ -176,64 +132,86 @@ class PreparedRun:
             indices: which samples.
             condition: theirs, as `Model.condition_for` gives it.
             start: their first states (N, *shape) in the model's coordinates; from the prior by default.
-            advance: called with an `Event` before each evaluation, beside `callback`.
+            advance: called with an `Event` before each evaluation, beside the conduct's `callback`.
         """
-        model, recipe, spec = self.model, self.recipe, self.spec
-        if start is None and recipe.start_time is not None:
+        if start is None and self.recipe.start_time is not None:
             raise UsageError("start_time says where start stands in time; give start as well")
-        source = NormalSource(self.seed, list(indices), model.shape)
-        path = self.path.again()
-        path.ledger.noise = make_noise(recipe, source, self.shortest)
-        path.ledger.log_probs = [] if self.log_probs else None
-        recorder = Recorder(len(indices)) if self.trajectory else None
-        evaluator = Evaluator(
-            model,
-            len(indices),
-            f"{spec.name} on {model.name}",
-            condition=condition,
-            guidance_scale=self.guidance_scale,
-            check_finite=self.check_finite,
-            both="unguided" in spec.needs,
-            callback=_both(self.callback, advance),
-            cancel=self.cancel,
-            record=recorder,
-            clip=model.clip,
-            shape=torch.Size(model.shape),
-        )
-        with running(model, key=(self.seed, indices[0]), gradients=self.gradients):
-            x = start_state(model, path, source, start, self.dtype)
-            final_state = drive(start_run(spec, x, path, recipe.options), evaluator)
-            if final_state.shape != x.shape or final_state.dtype is not x.dtype:
+        spec, conduct = self.spec, self.conduct
+        path = self.new_path()
+        path.ledger.log_probs = [] if conduct.log_probs else None
+        recorder = Recorder(len(indices)) if conduct.trajectory else None
+        evaluator = self.evaluator(len(indices), condition, advance)
+        evaluator.record = recorder
+        with running(self.model, key=(self.seed, indices[0]), gradients=conduct.gradients):
+            x = self.begin(path, indices, start)
+            end = drive(start_run(spec, x, path, self.recipe.options), evaluator)
+            if end.shape != x.shape or end.dtype is not x.dtype:
                 raise PluginError(
-                    f"{spec.name} returned {final_state.dtype} of shape {tuple(final_state.shape)} for a state that "
+                    f"{spec.name} returned {end.dtype} of shape {tuple(end.shape)} for a state that "
                     f"was {x.dtype} of shape {tuple(x.shape)}; a sampler must keep both"
                 )
-            clean = model_state(final_state, path.points[-1])
-        return Part.of(clean, evaluator.nfe, path, recorder, x)
+            end = self.end(path, end)
+        return Part.of(end, evaluator.nfe, path, recorder, x)
+
+    def new_path(self) -> Path:
+        """The grid for one batch."""
+        return self.path.again()
+
+    def evaluator(self, count: int, condition: Any = None, advance: Callback | None = None) -> Evaluator:
+        """A batch's connection to the model."""
+        conduct = self.conduct.with_progress(advance)
+        return Evaluator(
+            self.model,
+            count,
+            f"{self.spec.name} on {self.model.name}",
+            condition=condition,
+            guidance_scale=conduct.guidance_scale,
+            check_finite=conduct.check_finite,
+            both="unguided" in self.spec.needs,
+            callback=conduct.callback,
+            cancel=conduct.cancel,
+            clip=self.model.clip,
+            shape=torch.Size(self.model.shape),
+        )
+
+    def begin(self, path: Path, indices: Sequence[int], start: Tensor | None) -> Tensor:
+        """A batch's first state in path coordinates; the path gets its noise."""
+        source = NormalSource(self.seed, list(indices), self.model.shape)
+        path.ledger.noise = make_noise(self.recipe, source, self.shortest)
+        return start_state(self.model, path, source, start, self.dtype)
+
+    def end(self, path: Path, end: Tensor) -> Tensor:
+        """A batch's last state in the model's coordinates."""
+        return model_state(end, path.points[-1])
 
     def result(self, parts: Sequence[Part], indices: Sequence[int], condition: Any = None) -> Result:
         """Batches, one behind the other, as what `sample` returns."""
-        samples = torch.cat([part.samples for part in parts])
-        warn_if_far(samples, self.model, self.recipe)
-        return Result(
-            samples=samples,
-            nfe_per_sample=np.concatenate([part.nfe for part in parts]),
-            recipe=self.recipe,
-            seed=self.seed,
-            indices=list(indices),
-            model_name=self.model.name,
-            revision=self.model.revision,
-            data_range=self.model.data_range,
-            condition=condition,
-            guidance_scale=self.guidance_scale,
-            sampler=self.spec,
-            ends=process_ends(self.model.process),
-            trajectory=join_trajectories(parts) if self.trajectory else None,
-            drew_noise=any(part.drew_noise for part in parts),
-            decoder=None if type(self.model).decode is Model.decode else self.model.decode,
-            decoded_range=self.model.decoded_range,
+        facts = self.facts(parts, indices, condition)
+        warn_if_far(facts["samples"], self.model, self.recipe)
+        return Result(**facts)
+
+    def facts(self, parts: Sequence[Part], indices: Sequence[int], condition: Any) -> dict[str, Any]:
+        """The fields of a `Result`."""
+        model = self.model
+        return {
+            "samples": torch.cat([part.samples for part in parts]),
+            "nfe_per_sample": np.concatenate([part.nfe for part in parts]),
+            "recipe": self.recipe,
+            "seed": self.seed,
+            "indices": list(indices),
+            "model_name": model.name,
+            "revision": model.revision,
+            "data_range": model.data_range,
+            "condition": condition,
+            "guidance_scale": self.conduct.guidance_scale,
+            "sampler": self.spec,
+            "ends": process_ends(model.process),
+            "trajectory": join_trajectories(parts) if self.conduct.trajectory else None,
+            "drew_noise": any(part.drew_noise for part in parts),
+            "decoder": None if type(model).decode is Model.decode else model.decode,
+            "decoded_range": model.decoded_range,
             **{word: join([getattr(part, word) for part in parts]) for word in Part.OPTIONAL},
-        )
+        }
 
 
 FAR = 2.0
@@ -292,18 +270,7 @@ def start_state(model: Model, path: Path, source: NormalSource, start: Tensor | 
             warnings.warn(
                 f"the grid starts at t = {first.t:g}, where much of the signal should still be there, but from pure "
                 "noise; give start= (a partly noised input), or begin nearer to t_max",
-                stacklevel=4,
+                stacklevel=6,
             )
         return scaled(normal, first.sigma)
     return model.process.prior.sample(normal)
-
-
-def _both(callback: Callback | None, advance: Callback | None) -> Callback | None:
-    if callback is None or advance is None:
-        return callback or advance
-
-    def call(event: Any) -> None:
-        callback(event)
-        advance(event)
-
-    return call

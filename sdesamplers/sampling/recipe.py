@@ -1,4 +1,4 @@
-"""From a call's words to a checked `Recipe`, and from a recipe to a path."""
+"""`Recipe`: everything that determines a run but the model and the seed."""
 
 from __future__ import annotations
 
@@ -65,32 +65,6 @@ class Recipe:
         empty: dict[str, Any] = {"options": {}, "spacing_options": {}, "noise_options": {}}
         open_: dict[str, Any] = {"coordinates": None, "noise": None, "final": None}
         return cls(**{**dict.fromkeys(known), **empty, **open_, **data})
-
-    def completing(self, **call: Any) -> dict[str, Any]:
-        """A call's words, with this recipe's where the call leaves them open; `own` objects in place of their names.
-
-        A grid of the call's takes the place of the recipe's, and options that steer steps of its own fall away.
-        """
-        spec = self.own.get("sampler") or default_registry().resolve(self.sampler).sampler
-        words = dict(call)
-        if all(call[word] is None for word in GRID):
-            words |= {word: getattr(self, word) for word in GRID if word != "nfe"}
-        listed = words["times"] is not None or words["sigmas"] is not None
-        spaced = words["steps"] is not None or words["nfe"] is not None
-        for word, applies in (("spacing", spaced), ("noise", True)):
-            if applies and call[word] is None:
-                words[word] = self.own.get(word) or getattr(self, word)
-                words[f"{word}_options"] = {**getattr(self, f"{word}_options"), **(call[f"{word}_options"] or {})}
-        words["coordinates"] = call["coordinates"] or self.coordinates
-        if not listed:  # whose ends say both
-            words["final"] = call["final"] or self.final
-            words["start_time"] = self.start_time if call["start_time"] is None else call["start_time"]
-        control = getattr(spec, "control", ()) if listed or spaced else ()
-        kept = {name: value for name, value in self.options.items() if name not in control}
-        return {**words, "sampler": spec, "options": {**kept, **(call["options"] or {})}}
-
-
-GRID = ("steps", "nfe", "times", "sigmas")
 
 
 def chosen_grid(spacing: str | Spacing) -> tuple[Spacing, dict[str, Any]]:

@@ -38,6 +38,7 @@ from ..sampling.arguments import make_recipe
 from ..sampling.loop import Run
 from ..sampling.prepared import make_noise, shortest_draw
 from ..sampling.recipe import Recipe
+from ..sampling.request import Request
 from ..sampling.runs import start_run
 from .configuration import Configuration, changed, explicit, split_words, updated
 from .echo import evaluated, is_own
@@ -339,7 +340,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def _checked(self, adaptive: bool | None) -> tuple[Sampler, bool]:
         """The sampler, and whether it is to choose its own steps."""
-        spec = make_recipe(self._sampler, process=self.convention.process, steps=1, **self._words)[1]
+        spec = make_recipe(Request(self._sampler, 1, **self._words), process=self.convention.process)[1]
         preset = default_registry().resolve(self._sampler) if isinstance(self._sampler, str) else Preset(spec)
         steered = any(name in spec.control for name in (*preset.options, *self._options))
         is_free = steered if adaptive is None else bool(adaptive)
@@ -352,8 +353,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         return spec, is_free
 
     def _recipe(self, steps: int | None, **words: Any) -> Recipe:
-        words = {"process": self.convention.process, **self._words, **words}
-        return make_recipe(self._sampler, steps=steps, **words, options=self._options)[0]
+        request = Request(self._sampler, steps, **{**self._words, **words}, options=self._options)
+        return make_recipe(request, process=self.convention.process)[0]
 
     # The grid.
 
@@ -440,13 +441,10 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             words |= self._distilled_words(original_inference_steps)
         if strength != 1.0:
             words["start_time"] = self._start_time(strength, words.get("spacing_options") or {})
-        grid = make_recipe(
-            "euler" if self._is_free else self._sampler,
-            steps=num_inference_steps,
-            **{"process": process, **self._words, **words},
-            options={} if self._is_free else self._options,
-            end_to_end=self._is_free,  # it starts where `sample` does; a makers' grid may begin in the middle
-        )[0]
+        sampler, options = ("euler", {}) if self._is_free else (self._sampler, self._options)
+        request = Request(sampler, num_inference_steps, **{**self._words, **words}, options=options)
+        # One that chooses its steps starts where `sample` does; a makers' grid may begin in the middle.
+        grid = make_recipe(request, process=process, end_to_end=self._is_free)[0]
         recipe = self._recipe(None) if self._is_free else grid
         self._layout = Layout(process, self.spec, recipe, grid)
         self.num_inference_steps = self._layout.steps
