@@ -1,0 +1,295 @@
+"""Solvers: measured orders, strong and weak, against exact flow maps; and identities between samplers."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from orders import INTERVALS, MEAN, STD, gaussian_error, slope, uneven
+from process_cases import TABLE
+
+import sdesamplers as sds
+
+COUNTS = {
+    "euler": (1, (128, 256, 512)),
+    "heun": (2, (128, 256, 512)),
+    "ddim": (1, (128, 256, 512)),
+}
+
+
+@pytest.mark.parametrize("grid", ["uneven", "jittered"])
+@pytest.mark.parametrize(
+    ("name", "coordinates"),
+    [
+        ("vp", "native"),
+        ("vp", "ve"),
+        ("vp", "angle"),
+        ("edm", "native"),
+        ("ve", "ve"),
+        ("flow", "native"),
+        ("flow", "angle"),
+        ("table", "native"),
+    ],
+)
+@pytest.mark.parametrize("sampler", ["euler", "heun", "ddim"])
+def test_a_solver_converges_at_its_declared_order(sampler, name, coordinates, grid):
+    order, counts = COUNTS[sampler]
+    assert sds.samplers()[sampler].order == order
+    errors = [gaussian_error(name, sampler, grid, n, coordinates) for n in counts]
+    assert slope(counts, errors) == pytest.approx(order, abs=0.15)
+    assert errors[-1] < 0.02
+
+
+@pytest.mark.parametrize(
+    ("name", "coordinates", "grid", "counts"),
+    [
+        ("vp", "native", "even", (64, 96, 128)),
+        ("vp", "native", "uneven", (96, 128, 192)),
+        ("vp", "flow", "even", (64, 96, 128)),
+        ("sub-vp", "native", "jittered", (64, 96, 128)),
+        ("edm", "native", "even", (64, 96, 128)),
+        ("ve", "native", "jittered", (32, 48, 64)),
+        ("flow", "native", "jittered", (32, 48, 64)),
+        ("flow", "angle", "uneven", (64, 96, 128)),
+    ],
+)
+def test_rk45_on_a_given_grid_is_of_order_five(name, coordinates, grid, counts):
+    assert sds.samplers()["rk45"].order == 5
+    errors = [gaussian_error(name, "rk45", grid, n, coordinates) for n in counts]
+    assert slope(counts, errors) == pytest.approx(5, abs=0.15)
+    assert errors[-1] < 1e-6
+
+
+@pytest.mark.parametrize("coordinates", ["native", "angle"])
+@pytest.mark.parametrize(("sampler", "counts"), [("euler", (128, 256, 512)), ("heun", (128, 256, 512))])
+def test_orders_hold_on_a_mixture_too(sampler, counts, coordinates):
+    process = sds.VP(0.1, 7.0)
+    model = sds.grid_mixture(process)
+    x = torch.randn(8, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    common = {"coordinates": coordinates, "start": x, "num_samples": 8}
+    times = (1.0, 0.05)
+    tight = sds.sample(model, "rk45", times=uneven(400, *times), **common).samples
+    errors = [
+        float((sds.sample(model, sampler, times=uneven(n, *times), **common).samples - tight).abs().mean())
+        for n in counts
+    ]
+    assert slope(counts, errors) == pytest.approx(sds.samplers()[sampler].order, abs=0.15)
+
+
+@pytest.mark.parametrize("coordinates", ["native", "ve", "flow", "angle"])
+@pytest.mark.parametrize("sampler", ["euler", "heun", "rk45", "ddim"])
+def test_every_ode_solver_reaches_the_exact_end_at_sigma_zero(sampler, coordinates):
+    """final='zero' from an exact start: m + s (x - alpha m) / sqrt(alpha^2 s^2 + sigma^2)."""
+    model = sds.GaussianModel(MEAN, STD**2, sds.VP())
+    z = torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    a0 = math.exp(-0.5 * 10.05)
+    x = a0 * MEAN + math.sqrt(a0**2 * STD**2 + 1 - a0**2) * z
+    errors = [
+        float(
+            (
+                sds.sample(model, sampler, steps=n, coordinates=coordinates, start=x, num_samples=6).samples
+                - (MEAN + STD * z)
+            )
+            .abs()
+            .max()
+        )
+        for n in (50, 400)
+    ]
+    # what remains at 400 steps is the single Euler step from t_min, sigma = 0.01, and the solver's own error
+    assert errors[1] < 0.012
+    assert errors[1] < 0.9 * errors[0] or errors[1] < 2e-3
+
+
+# --- Euler-Maruyama ---------------------------------------------------------------------------------------------------
+
+
+def moments_of_euler_maruyama(times, eta):
+    """Mean and variance (per coordinate) of Euler-Maruyama on VP with linear beta, step by step on paper."""
+    alpha, sigma = INTERVALS["vp"][2](times[0])
+    mean, var = alpha * MEAN.numpy(), alpha**2 * STD**2 + sigma**2
+    for now, then in itertools.pairwise(times):
+        h, rate = then - now, 0.1 + 6.9 * now
+        alpha, sigma = INTERVALS["vp"][2](now)
+        v = alpha**2 * STD**2 + sigma**2
+        # drift = -rate/2 x + (1 + eta^2)/2 rate (x - alpha m)/v
+        pull = (1 + eta**2) / 2 * rate / v
+        mean = mean + h * (-rate / 2 * mean + pull * (mean - alpha * MEAN.numpy()))
+        var = (1 + h * (pull - rate / 2)) ** 2 * var + eta**2 * rate * abs(h)
+    return mean, var
+
+
+def test_the_moments_of_euler_maruyama_converge_at_weak_order_one():
+    counts = (64, 128, 256, 512)
+    alpha, sigma = INTERVALS["vp"][2](0.05)
+    exact = alpha * MEAN.numpy(), alpha**2 * STD**2 + sigma**2
+    found = [moments_of_euler_maruyama(np.linspace(1.0, 0.05, n + 1), 1.0) for n in counts]
+    assert slope(counts, [abs(f[0] - exact[0]).max() for f in found]) == pytest.approx(1, abs=0.15)
+    assert slope(counts, [abs(f[1] - exact[1]) for f in found]) == pytest.approx(1, abs=0.15)
+
+
+@pytest.mark.parametrize("noise", ["independent", "brownian"])
+@pytest.mark.parametrize("eta", [0.5, 1.0, 1.4])
+def test_euler_maruyama_has_the_moments_that_its_formula_has_on_paper(eta, noise):
+    """n samples of two numbers: mean within 4 standard errors (v/n)^1/2, variance within 4 of v (2/(2n))^1/2."""
+    times, count = np.linspace(1.0, 0.05, 13), 10_000 if noise == "independent" else 3_000
+    alpha, sigma = INTERVALS["vp"][2](1.0)
+    z = torch.randn(count, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(6))
+    model = sds.GaussianModel(MEAN, STD**2, INTERVALS["vp"][0])
+    x = alpha * MEAN + math.hypot(alpha * STD, sigma) * z
+    result = sds.sample(model, "euler-maruyama", times=times, start=x, num_samples=count, eta=eta, noise=noise, seed=11)
+    mean, var = moments_of_euler_maruyama(times, eta)
+    error = (result.samples.mean(0).numpy() - mean) / math.sqrt(var / count)
+    assert np.abs(error).max() < 4
+    centred = result.samples.numpy() - mean
+    assert abs((centred**2).mean() / var - 1) < 4 * math.sqrt(2 / (2 * count))
+
+
+def strong_errors(noise, counts, finest):
+    process = sds.VP(0.1, 7.0)
+    model = sds.GaussianModel(MEAN, STD**2, process)
+    count = 100
+    alpha, sigma = INTERVALS["vp"][2](1.0)
+    z = torch.randn(count, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(8))
+    x = alpha * MEAN + math.hypot(alpha * STD, sigma) * z
+    lam = [math.log(a / s) for a, s in map(INTERVALS["vp"][2], (1.0, 0.05))]
+
+    def run(n):
+        # equal steps of lambda: exp(-2 lambda) = exp(B) - 1 solved for t
+        b = np.log1p(np.exp(-2 * np.linspace(*lam, n + 1)))
+        times = 2 * b / (0.1 + np.sqrt(0.01 + 4 * 3.45 * b))
+        times[0], times[-1] = 1.0, 0.05
+        return sds.sample(model, "euler-maruyama", times=times, start=x, num_samples=count, noise=noise, seed=3).samples
+
+    reference = run(finest)
+    return [float((run(n) - reference).abs().mean()) for n in counts]
+
+
+def test_euler_maruyama_converges_strongly_at_order_one_along_a_brownian_path():
+    """Additive noise, so Euler-Maruyama is Milstein; lambda spans 4.1 units and the finest steps are > 2^-7 wide."""
+    counts = (8, 16, 32, 64)
+    errors = strong_errors("brownian", counts, 480)
+    assert slope(counts, errors) == pytest.approx(1, abs=0.15)
+
+
+def test_independent_noise_does_not_converge_strongly():
+    counts = (8, 16, 32, 64)
+    assert slope(counts, strong_errors("independent", counts, 480)) < 0.3
+
+
+# --- identities -------------------------------------------------------------------------------------------------------
+
+IDENTITY_PROCESSES = {
+    "vp": sds.VP(),
+    "sub-vp": sds.SubVP(),
+    "edm": sds.EDM(),
+    "ve": sds.VE(),
+    "table": sds.DiscreteVP(TABLE),
+}
+
+
+@pytest.mark.parametrize("final", ["zero", "min"])
+@pytest.mark.parametrize("spacing", ["linspace", "karras"])
+@pytest.mark.parametrize("name", IDENTITY_PROCESSES)
+def test_ddim_without_noise_is_euler_in_ve_coordinates(name, spacing, final):
+    model = sds.grid_mixture(IDENTITY_PROCESSES[name])
+    common = {"steps": 20, "num_samples": 6, "seed": 1, "spacing": spacing, "final": final}
+    expected = sds.sample(model, "euler", coordinates="ve", **common).samples
+    for coordinates in ("native", "ve", "flow", "angle"):
+        found = sds.sample(model, "ddim", coordinates=coordinates, **common).samples
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert not torch.allclose(sds.sample(model, "ddim", eta=0.5, **common).samples, expected, atol=1e-3)
+
+
+def on_paper(process, kind, eta, x, eps, x0, t, s):
+    """Mean and standard deviation of one DDIM (eq. 12, 16) or DDPM (eq. 7) step in the model's own coordinates."""
+    (at, st), (as_, ss) = ((float(process.alpha(u)), float(process.sigma(u))) for u in (t, s))
+    if kind == "ddpm":
+        ratio = at / as_
+        fresh = st**2 - ratio**2 * ss**2  # variance of q(x_t | x_s)
+        return ratio * ss**2 / st**2 * x + as_ * fresh / st**2 * x0, math.sqrt(fresh * ss**2 / st**2)
+    std = eta * ss / st * math.sqrt(1 - (at * st * ss / (as_ * ss * st)) ** 2 * ss**2 / st**2) * st
+    return as_ * x0 + math.sqrt(ss**2 - std**2) * eps, std
+
+
+@pytest.mark.parametrize("name", IDENTITY_PROCESSES)
+@pytest.mark.parametrize(("kind", "eta"), [("ddpm", 1.0), ("ddim", 0.0), ("ddim", 0.4), ("ddim", 1.0)])
+def test_one_ancestral_step_has_the_mean_and_deviation_of_its_paper(name, kind, eta):
+    process = IDENTITY_PROCESSES[name]
+    t, s = (process.t_min + f * (process.t_max - process.t_min) for f in (0.6, 0.35))
+    model = sds.grid_mixture(process)
+    g = torch.Generator().manual_seed(5)
+    x = float(process.sigma(t)) * torch.randn(9, 2, dtype=torch.float64, generator=g)
+    eps = model.predict(x, t)
+    x0 = (x - float(process.sigma(t)) * eps) / float(process.alpha(t))
+    mean, std = on_paper(process, kind, eta, x, eps, x0, t, s)
+    options = {} if kind == "ddpm" else {"eta": eta}
+    run = {"times": [t, s], "start": x, "num_samples": 9}
+    result = sds.sample(model, kind, **run, **options)
+    # the keyed noise of a path's only step
+    z = sds.NormalSource(0, range(9), (2,)).draw(1, 1).double()
+    torch.testing.assert_close(result.samples, mean + std * z, rtol=1e-8, atol=1e-8 * float(process.sigma(t)))
+    if std:
+        log_prob = sds.sample(model, kind, log_probs=True, **run, **options).log_probs[:, 0]
+        expected = (-0.5 * z**2 - math.log(std * math.sqrt(2 * math.pi))).sum(1)
+        torch.testing.assert_close(log_prob, expected, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("noise", ["independent", "brownian"])
+@pytest.mark.parametrize("coordinates", ["native", "ve", "flow", "angle"])
+@pytest.mark.parametrize("name", IDENTITY_PROCESSES)
+def test_ddim_with_eta_one_is_ddpm(name, coordinates, noise):
+    model = sds.grid_mixture(IDENTITY_PROCESSES[name])
+    common = {"steps": 15, "num_samples": 6, "seed": 2, "coordinates": coordinates, "noise": noise}
+    ddim = sds.sample(model, "ddim", eta=1.0, log_probs=True, **common)
+    ddpm = sds.sample(model, "ddpm", log_probs=True, **common)
+    torch.testing.assert_close(ddim.samples, ddpm.samples, rtol=1e-11, atol=1e-11)
+    torch.testing.assert_close(ddim.log_probs, ddpm.log_probs, rtol=1e-8, atol=1e-8)
+    assert not torch.allclose(sds.sample(model, "ddim", eta=0.9, **common).samples, ddpm.samples, atol=1e-4)
+
+
+@pytest.mark.parametrize("coordinates", ["native", "ve", "flow", "angle"])
+def test_euler_maruyama_with_eta_zero_is_euler_to_the_bit(coordinates):
+    model = sds.grid_mixture(sds.VP())
+    common = {"steps": 15, "num_samples": 6, "seed": 2, "coordinates": coordinates}
+    assert torch.equal(
+        sds.sample(model, "euler-maruyama", eta=0.0, **common).samples, sds.sample(model, "euler", **common).samples
+    )
+
+
+def test_ddpm_with_the_forward_variance_keeps_standard_normal_data_exactly_normal():
+    """On N(0, 1) data in VP coordinates the step's gain c and variance satisfy c^2 + var = 1 at any step size."""
+    process, count = sds.VP(), 20_000
+    model = sds.GaussianModel([0.0], 1.0, process)
+    start = torch.randn(count, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    run = {"times": [1.0, 0.5, 0.2, 0.05], "start": start, "num_samples": count}
+    forward = float(sds.sample(model, "ddpm", variance="beta", **run).samples.var())
+    posterior = float(sds.sample(model, "ddpm", variance="posterior", **run).samples.var())
+    assert abs(forward - 1) < 4 * math.sqrt(2 / count)
+    assert posterior < 1 - 8 * math.sqrt(2 / count)
+
+
+@pytest.mark.parametrize(("sampler", "options"), [("ddpm", {}), ("ddim", {"eta": 1.0}), ("ddim", {"eta": 0.0})])
+def test_transitions_are_exact_where_the_data_are_one_point(sampler, options):
+    """x_s ~ N(alpha_s m, sigma_s^2) after any number of steps, because x0 is known (20 000 samples, 4 errors)."""
+    process, count = sds.VP(), 20_000
+    model = sds.GaussianModel(MEAN, 0.0, process)
+    alpha, sigma = float(process.alpha(1.0)), float(process.sigma(1.0))
+    z = torch.randn(count, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    result = sds.sample(
+        model, sampler, times=[1.0, 0.5, 0.3], start=alpha * MEAN + sigma * z, num_samples=count, **options
+    )
+    residual = (result.samples - math.exp(-0.5 * (0.03 + 0.5 * 19.9 * 0.09)) * MEAN) / math.sqrt(
+        1 - math.exp(-(0.03 + 0.5 * 19.9 * 0.09))
+    )
+    assert float(residual.mean(0).abs().max()) < 4 / math.sqrt(count)
+    assert float((residual.var(0) - 1).abs().max()) < 4 * math.sqrt(2 / count)
+    if options.get("eta") == 0.0:
+        torch.testing.assert_close(residual, z, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun", "ddim", "ddpm", "rk45", "euler-maruyama"])
+def test_one_point_of_data_is_reached_exactly_at_sigma_zero(sampler):
+    model = sds.GaussianModel(MEAN, 0.0, sds.VP())
+    result = sds.sample(model, sampler, steps=8, coordinates="ve", num_samples=5)
+    torch.testing.assert_close(result.samples, MEAN.expand(5, 2), rtol=0, atol=1e-12)
