@@ -1,13 +1,10 @@
-"""Ancestral samplers and DPM-2: identities, hand-worked steps, exact marginals, parity with diffusers."""
+"""Ancestral samplers and DPM-2: identities, hand-worked steps, exact marginals."""
 
-import itertools
 import math
 
-import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers.schedulers import scheduling_euler_ancestral_discrete, scheduling_k_dpm_2_ancestral_discrete
 from process_cases import TABLE
 
 import sdesamplers as sds
@@ -211,42 +208,3 @@ def test_five_hundred_steps_in_float32_follow_float64(name):
 def test_amounts_of_noise_are_checked(name, options):
     with pytest.raises(sds.UsageError, match=f"{next(iter(options))} is an amount of noise"):
         draw(name, "vp", **options)
-
-
-# --- parity with diffusers --------------------------------------------------------------------------------------------
-
-LIMIT = 1e-3 * 2
-SCHEDULERS = {
-    "euler-ancestral": (diffusers.EulerAncestralDiscreteScheduler, scheduling_euler_ancestral_discrete),
-    "dpm2": (diffusers.KDPM2DiscreteScheduler, None),
-    "dpm2-ancestral": (diffusers.KDPM2AncestralDiscreteScheduler, scheduling_k_dpm_2_ancestral_discrete),
-}
-
-
-@pytest.fixture(scope="module")
-def model():
-    return sds.load("fashion-mnist")
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning:numpy.*")
-@pytest.mark.parametrize("steps", [10, 25])
-@pytest.mark.parametrize("name", SCHEDULERS)
-def test_parity_with_diffusers(model, monkeypatch, name, steps):
-    """diffusers runs these on x / alpha, from z sigma, and asks at whole timesteps of the "leading" grid."""
-    scheduler_class, module = SCHEDULERS[name]
-    source = sds.NormalSource(11, range(1), (1, 28, 28))
-    if module is not None:
-        draws = (source.draw(PATH, k) for k in itertools.count(1))
-        monkeypatch.setattr(module, "randn_tensor", lambda *a, **k: next(draws))
-    table = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
-    scheduler = scheduler_class(**table, timestep_spacing="leading")
-    scheduler.set_timesteps(steps)
-    sigmas = list(dict.fromkeys(scheduler.sigmas.double().tolist()))
-    assert len(sigmas) == steps + 1
-    x = z = source.draw(0) * sigmas[0]
-    with torch.no_grad():
-        for t in scheduler.timesteps:
-            x = scheduler.step(model.unet(scheduler.scale_model_input(x, t), t).sample, t, x).prev_sample
-    result = sds.sample(model, name, sigmas=sigmas, start=z / np.hypot(1.0, sigmas[0]), seed=11)
-    difference = float((result.samples - x).abs().max())
-    assert difference < LIMIT, difference

@@ -9,6 +9,7 @@ import pytest
 import torch
 from diffusers.schedulers import scheduling_edm_euler, scheduling_euler_discrete
 from process_cases import TABLE
+from scheduler_configurations import DDPM
 from sdesamplers_plugins import churn
 
 import sdesamplers as sds
@@ -320,8 +321,7 @@ def test_parity_with_diffusers_euler_asked_at_the_raised_state(model, monkeypatc
     draws = (source.draw(PATH, k) for k in itertools.count(1))
     ahead = (source.draw(PATH, k) for k in itertools.count(1))
     monkeypatch.setattr(scheduling_euler_discrete, "randn_tensor", lambda *a, **k: next(draws))
-    table = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
-    scheduler = diffusers.EulerDiscreteScheduler(**table, timestep_spacing="leading")
+    scheduler = diffusers.EulerDiscreteScheduler(**DDPM, timestep_spacing="leading")
     scheduler.set_timesteps(steps)
     sigmas = scheduler.sigmas.double().tolist()
     x = start = source.draw(0) * sigmas[0]

@@ -1,18 +1,10 @@
-"""Samplers of distilled models: the papers' steps by hand, identities, and parity with diffusers."""
+"""Samplers of distilled models: the papers' steps by hand, and identities."""
 
 import math
 
-import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers.schedulers import (
-    scheduling_consistency_models,
-    scheduling_flow_match_lcm,
-    scheduling_lcm,
-    scheduling_scm,
-    scheduling_tcd,
-)
 from process_cases import PROCESSES as ALL
 from process_cases import TABLE
 
@@ -152,116 +144,3 @@ def test_options_out_of_range_are_refused_before_the_model_is_asked(sampler, opt
 def test_they_need_marginals(sampler):
     with pytest.raises(sds.UsageError, match=r"alpha\(t\)"):
         sds.sample(sds.FunnelModel(), sampler, steps=3)
-
-
-# --- diffusers, on the embedded network, which is not distilled: only the formulas are compared -----------------------
-
-COUNT, SEED, SHAPE = 1, 11, (1, 28, 28)
-LIMIT = 1e-3 * 2
-
-
-@pytest.fixture(scope="module")
-def network():
-    return sds.load("fashion-mnist")
-
-
-@pytest.fixture
-def replace_noise(monkeypatch):
-    """Give a diffusers module our noise for its draws number 1, 2, ..."""
-
-    def patch(module):
-        source, numbers = NormalSource(SEED, range(COUNT), SHAPE), iter(range(1, 100))
-        monkeypatch.setattr(module, "randn_tensor", lambda *a, **k: source.draw(PATH, next(numbers)))
-        return source.draw(0)
-
-    return patch
-
-
-def table(**changes):
-    return {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, **changes}
-
-
-def theirs(scheduler, network, x, **step):
-    with torch.no_grad():
-        for t in scheduler.timesteps:
-            x = scheduler.step(network.unet(x, t).sample, t, x, **step).prev_sample
-    return x
-
-
-def compare(network, sampler, start, expected, **words):
-    found = sds.sample(network, sampler, start=start, num_samples=COUNT, seed=SEED, **words).samples
-    assert (found - expected).abs().max() < LIMIT
-
-
-@pytest.mark.parametrize("steps", [10, 25])
-def test_lcm_is_diffusers_lcm(network, replace_noise, steps):
-    start = replace_noise(scheduling_lcm)
-    scheduler = diffusers.LCMScheduler(**table(clip_sample=False))
-    scheduler.set_timesteps(steps)
-    expected = theirs(scheduler, network, start)
-    abar = scheduler.alphas_cumprod.double().numpy()[scheduler.timesteps.numpy()]
-    compare(network, "lcm", start, expected, sigmas=[*np.sqrt(1 / abar - 1), 0.0])
-
-
-@pytest.mark.parametrize("gamma", [0.0, 0.25, 1.0])
-@pytest.mark.parametrize("steps", [10, 25])
-def test_tcd_is_diffusers_tcd(network, replace_noise, steps, gamma):
-    """diffusers rounds (1 - gamma) s down to a timestep: multiples of four are whole. It ends at timestep 0."""
-    start = replace_noise(scheduling_tcd)
-    scheduler = diffusers.TCDScheduler(**table())
-    times = [4 * round(240 * (1 - k / steps)) for k in range(steps)]
-    scheduler.set_timesteps(timesteps=times)
-    expected = theirs(scheduler, network, start, eta=gamma)
-    compare(network, "tcd", start, expected, times=[*times, 0], gamma=gamma)
-
-
-@pytest.mark.parametrize("steps", [10, 25])
-def test_consistency_is_diffusers_cm_stochastic_iterative(network, replace_noise, steps):
-    """A consistency function made of the network as Song et al. 2023 (eq. 5) and diffusers make it."""
-    start = replace_noise(scheduling_consistency_models)
-    scheduler = diffusers.CMStochasticIterativeScheduler(clip_denoised=False)
-    scheduler.set_timesteps(steps)
-    sigmas = scheduler.sigmas.double().numpy()
-    expected = start * sigmas[0]
-    with torch.no_grad():
-        for t in scheduler.timesteps:
-            scaled = scheduler.scale_model_input(expected, t)
-            expected = scheduler.step(network.unet(scaled, t).sample, t, expected).prev_sample
-
-    def function(x, t):
-        skip, out = 0.25 / ((t - 0.002) ** 2 + 0.25), (t - 0.002) * 0.5 / (t * t + 0.25) ** 0.5
-        time = 250 * torch.log(t[0, 0, 0, 0])
-        return skip * x + out * network.unet(x / (t * t + 0.25) ** 0.5, time).sample
-
-    model = sds.FunctionModel(function, sds.EDM(0.002, 80.0), "sample", SHAPE)
-    compare(model, "consistency", start * sigmas[0], expected, times=np.minimum(sigmas, 80.0))
-
-
-@pytest.mark.parametrize("steps", [10, 25])
-def test_consistency_on_a_flow_is_diffusers_flow_match_lcm(network, replace_noise, steps):
-    start = replace_noise(scheduling_flow_match_lcm)
-    scheduler = diffusers.FlowMatchLCMScheduler()
-    scheduler.set_timesteps(steps)
-    expected = theirs(scheduler, network, start)
-    model = sds.FunctionModel(
-        lambda x, t: network.unet(x, 1000 * t[0, 0, 0, 0]).sample, sds.RectifiedFlow(), "flow", SHAPE
-    )
-    times = scheduler.sigmas.double().tolist()
-    compare(model, "consistency", start, expected, times=times, boundary=0.0)
-
-
-@pytest.mark.parametrize("steps", [10, 25])
-def test_consistency_in_angle_coordinates_is_diffusers_scm(network, replace_noise, steps):
-    """TrigFlow (Lu & Song 2024) is x = cos(t) x0 + sin(t) z with a v prediction; data are scaled to sigma_data = 1."""
-    start = replace_noise(scheduling_scm)
-    scheduler = diffusers.SCMScheduler(sigma_data=1.0)
-    times = [1.5 * (1 - k / steps) for k in range(steps)]
-    grid = torch.tensor([*times, 0.0], dtype=torch.float64)
-    scheduler.set_timesteps(steps, timesteps=grid, max_timesteps=None, intermediate_timesteps=None)
-    expected = start
-    with torch.no_grad():
-        for t in scheduler.timesteps[:-1]:
-            expected = scheduler.step(network.unet(expected, 600 * t).sample, t, expected).prev_sample
-    process = sds.view(sds.RectifiedFlow(), "angle")
-    model = sds.FunctionModel(lambda x, t: network.unet(x, 600 * t[0, 0, 0, 0]).sample, process, "v", SHAPE)
-    compare(model, "consistency", start, expected, times=[*times, 0.0], boundary=0.0)

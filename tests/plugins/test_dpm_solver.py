@@ -1,9 +1,8 @@
-"""DPM-Solver and DPM-Solver++: their equations on paper, orders, identities, singular ends, steps, and diffusers."""
+"""DPM-Solver and DPM-Solver++: their equations on paper, orders, identities, singular ends, steps."""
 
 import itertools
 import math
 
-import diffusers
 import numpy as np
 import pytest
 import torch
@@ -13,7 +12,6 @@ from sdesamplers_plugins.dpm_solver import groups, third_order_weights
 
 import sdesamplers as sds
 from sdesamplers.coefficients import midpoint_integrals
-from sdesamplers.path.noise import NormalSource
 from sdesamplers.testing.problems import PROCESSES, Transport, graded, measure_order, run
 
 ALL = [
@@ -448,56 +446,3 @@ def test_adaptive_steps_start_from_pure_noise_too():
     z = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
     found = sds.sample(model, "dpm-adaptive", rtol=1e-5, atol=1e-5, start=z, num_samples=5).samples
     torch.testing.assert_close(found, 0.7 + 0.5 * z, rtol=0, atol=2e-3)
-
-
-# --- diffusers --------------------------------------------------------------------------------------------------------
-
-LIMIT = 1e-3 * 2  # of the data range, which is 2 wide
-TABLE = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
-
-
-@pytest.fixture(scope="module")
-def model():
-    return sds.load("fashion-mnist")
-
-
-def theirs_and_ours(model, scheduler, steps, name, **options):
-    """Largest difference on one sample, on diffusers' own grid."""
-    x = start = NormalSource(11, range(1), (1, 28, 28)).draw(0)
-    scheduler.set_timesteps(steps)
-    with torch.no_grad():
-        for t in scheduler.timesteps:
-            x = scheduler.step(model.unet(x, t).sample, t, x).prev_sample
-    grid = scheduler.sigmas.double().tolist()
-    ours = sds.sample(model, name, sigmas=grid, start=start, num_samples=1, **options).samples
-    return float((ours - x).abs().max())
-
-
-@pytest.mark.parametrize(
-    ("steps", "kind", "order", "solver"),
-    [
-        (10, "dpmsolver++", 2, "midpoint"),
-        (25, "dpmsolver++", 2, "midpoint"),
-        (10, "dpmsolver++", 2, "heun"),
-        (10, "dpmsolver++", 1, "midpoint"),
-        (10, "dpmsolver", 2, "midpoint"),
-        (25, "dpmsolver", 2, "heun"),
-    ],
-)
-def test_multistep_equals_diffusers(model, steps, kind, order, solver):
-    end = {"lower_order_final": False, "final_sigmas_type": "zero" if kind == "dpmsolver++" else "sigma_min"}
-    scheduler = diffusers.DPMSolverMultistepScheduler(
-        **TABLE, algorithm_type=kind, solver_order=order, solver_type=solver, **end
-    )
-    name = "dpmpp-2m" if kind == "dpmsolver++" else "dpm-solver-2m"
-    assert theirs_and_ours(model, scheduler, steps, name, order=order, solver=solver) < LIMIT
-
-
-@pytest.mark.parametrize(("steps", "kind"), [(10, "dpmsolver++"), (25, "dpmsolver++"), (11, "dpmsolver")])
-def test_second_order_singlestep_equals_diffusers(model, steps, kind):
-    end = "zero" if kind == "dpmsolver++" else "sigma_min"
-    scheduler = diffusers.DPMSolverSinglestepScheduler(
-        **TABLE, algorithm_type=kind, solver_order=2, lower_order_final=True, final_sigmas_type=end
-    )
-    prediction = "data" if kind == "dpmsolver++" else "noise"
-    assert theirs_and_ours(model, scheduler, steps, "dpm-fast", order=2, prediction=prediction) < LIMIT

@@ -2,12 +2,10 @@
 
 import itertools
 
-import diffusers
 import numpy as np
 import pytest
 import torch
 from process_cases import TABLE
-from test_parity import LIMIT, configuration
 
 import sdesamplers as sds
 
@@ -144,19 +142,3 @@ def test_it_needs_steps_and_cannot_plan_a_budget():
         sds.sample(model, "paradigms")
     with pytest.raises(sds.UsageError, match="depends on the values"):
         sds.sample(model, "paradigms", nfe=20)
-
-
-@pytest.mark.parametrize("steps", [10, 25])
-def test_parity_with_diffusers_on_the_embedded_model(steps):
-    """DDIMParallelScheduler is diffusers' DDIM for this method, here stepped in sequence."""
-    model, count = sds.load("fashion-mnist"), 2
-    start = sds.NormalSource(7, range(count), (1, 28, 28)).draw(0)
-    scheduler = diffusers.DDIMParallelScheduler(**configuration(clip_sample=False))
-    scheduler.set_timesteps(steps)
-    x = start
-    with torch.no_grad():
-        for t in scheduler.timesteps:
-            x = scheduler.step(model.unet(x, t).sample, t, x).prev_sample
-    words = {"steps": steps, "spacing": "leading", "start": start, "window": 3, "tolerance": 0.0}
-    ours = sds.sample(model, "paradigms", **words).samples
-    assert float((ours - x).abs().max()) < LIMIT

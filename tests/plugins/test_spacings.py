@@ -10,6 +10,7 @@ from diffusers import DDPMScheduler
 from diffusers.schedulers import AysSchedules
 from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from process_cases import BETAS, PROCESSES, TABLE
+from scheduler_configurations import DDPM
 from scipy import stats
 from tiny_models import save_pipeline
 
@@ -356,7 +357,6 @@ def test_align_your_steps_refuses_another_models_range():
 
 # --- diffusers' own sigmas --------------------------------------------------------------------------------------------
 
-CONFIG = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
 SINGLE = 2e-5  # relative; diffusers works in float32
 
 
@@ -371,7 +371,7 @@ SINGLE = 2e-5  # relative; diffusers works in float32
 )
 def test_sigma_grids_of_diffusers(flag, name, options, count):
     """At one step diffusers starts at its smallest sigma, so there is nothing to compare."""
-    scheduler = diffusers.EulerDiscreteScheduler(**CONFIG, **{flag: True})
+    scheduler = diffusers.EulerDiscreteScheduler(**DDPM, **{flag: True})
     scheduler.set_timesteps(count)
     ours = ratios(name, PROCESSES["table"], count, **options)
     np.testing.assert_allclose(ours, scheduler.sigmas.double().numpy()[:-1], rtol=20 * SINGLE)
@@ -380,7 +380,7 @@ def test_sigma_grids_of_diffusers(flag, name, options, count):
 
 
 def test_lu_lambdas_of_diffusers_are_equal_steps_of_lambda():
-    scheduler = diffusers.DPMSolverMultistepScheduler(**CONFIG, use_lu_lambdas=True)
+    scheduler = diffusers.DPMSolverMultistepScheduler(**DDPM, use_lu_lambdas=True)
     scheduler.set_timesteps(20)
     ours = ratios("logsnr", PROCESSES["table"], 20)
     np.testing.assert_allclose(ours, scheduler.sigmas.double().numpy()[:-1], rtol=20 * SINGLE)
@@ -389,7 +389,7 @@ def test_lu_lambdas_of_diffusers_are_equal_steps_of_lambda():
 @pytest.mark.parametrize("count", [1, 3, 10, 15, 50, 999])
 @pytest.mark.parametrize("name", ["leading", "trailing"])
 def test_timestep_grids_of_diffusers(name, count):
-    scheduler = diffusers.DDIMScheduler(**CONFIG, timestep_spacing=name)
+    scheduler = diffusers.DDIMScheduler(**DDPM, timestep_spacing=name)
     scheduler.set_timesteps(count)
     assert grid(name, PROCESSES["table"], count).tolist() == scheduler.timesteps.tolist()
 

@@ -1,16 +1,14 @@
-"""UniPC: its equations on paper, orders, identities, the corrector on other predictors, edges, and diffusers."""
+"""UniPC: its equations on paper, orders, identities, the corrector on other predictors, edges."""
 
 import itertools
 import math
 
-import diffusers
 import numpy as np
 import pytest
 import torch
 from sdesamplers_plugins.unipc import weights
 
 import sdesamplers as sds
-from sdesamplers.path.noise import NormalSource
 from sdesamplers.testing.problems import PROCESSES, Transport, run
 
 VARIANTS = ["bh1", "bh2", "vary_coeff"]
@@ -307,46 +305,3 @@ def test_high_orders_stay_accurate_over_500_float32_steps():
             for d in (torch.float32, torch.float64)
         )
         assert float((single - double).abs().max()) < 1e-4
-
-
-# --- diffusers --------------------------------------------------------------------------------------------------------
-
-LIMIT = 1e-3 * 2  # of the data range, which is 2 wide
-TABLE = {"num_train_timesteps": 1000, "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
-
-
-@pytest.fixture(scope="module")
-def network():
-    return sds.load("fashion-mnist")
-
-
-@pytest.mark.parametrize(
-    ("steps", "order", "variant", "prediction"),
-    [
-        (10, 2, "bh2", "data"),
-        (25, 2, "bh2", "data"),
-        (10, 3, "bh2", "data"),
-        (25, 3, "bh2", "data"),
-        (10, 1, "bh2", "data"),
-        (10, 3, "bh1", "data"),
-        (25, 2, "bh1", "data"),
-        (10, 2, "bh2", "noise"),
-        (10, 3, "bh1", "noise"),
-    ],
-)
-def test_unipc_equals_diffusers(network, steps, order, variant, prediction):
-    # into sigma = 0 diffusers' bh1 and noise prediction give NaN
-    clean = prediction == "data" and variant == "bh2"
-    end = {"final_sigmas_type": "zero" if clean else "sigma_min", "lower_order_final": clean}
-    scheduler = diffusers.UniPCMultistepScheduler(
-        **TABLE, solver_order=order, solver_type=variant, predict_x0=prediction == "data", **end
-    )
-    x = begin = NormalSource(11, range(1), (1, 28, 28)).draw(0)
-    scheduler.set_timesteps(steps)
-    with torch.no_grad():
-        for t in scheduler.timesteps:
-            x = scheduler.step(network.unet(x, t).sample, t, x).prev_sample
-    options = {"order": order, "variant": variant, "prediction": prediction}
-    common = {"sigmas": scheduler.sigmas.double().tolist(), "start": begin, "num_samples": 1}
-    ours = sds.sample(network, "unipc", **common, **options).samples
-    assert float((ours - x).abs().max()) < LIMIT
