@@ -12,7 +12,7 @@ from sdesamplers_plugins.dpm_solver import groups, third_order_weights
 
 import sdesamplers as sds
 from sdesamplers.coefficients import midpoint_integrals
-from sdesamplers.testing.problems import PROCESSES, Transport, graded, measure_order, run
+from sdesamplers.testing.problems import Transport, graded, run
 
 ALL = [
     "dpm-solver-2",
@@ -148,25 +148,6 @@ def fitted_order(counts, errors):
 
 
 # --- Order ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "order"),
-    [
-        ("dpm-solver-2", {"r1": 0.3}, 2),
-        ("dpmpp-2s", {"r1": 1.0}, 2),
-        ("dpm-solver-2m", {"solver": "heun"}, 2),
-        ("dpmpp-2m", {"solver": "heun"}, 2),
-        ("dpmpp-2m", {"order": 1}, 1),
-        ("dpm-fast", {"order": 1}, 1),
-        ("dpm-adaptive", {"order": 2}, 2),
-        ("dpm-adaptive", {"prediction": "data"}, 3),
-    ],
-)
-def test_options_have_the_order_that_they_promise(name, options, order):
-    """Their defaults are measured by the conformance kit."""
-    found = measure_order(sds.samplers()[name], PROCESSES["vp"], order=order, options=options)
-    assert found == pytest.approx(order, abs=0.2)
 
 
 def even_third(steps):

@@ -25,31 +25,6 @@ def spec(name):
 # --- orders ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "options", "order", "coordinates"),
-    [
-        ("ab", {"order": 2}, 2, "angle"),
-        ("ab", {"order": 5}, 5, "angle"),
-        ("abm", {"order": 3}, 3, "ve"),
-        ("abm", {"order": 5}, 5, "angle"),
-        ("abm", {"order": 2, "mode": "pece"}, 2, "ve"),
-        ("abm", {"order": 4, "mode": "pece"}, 4, "angle"),
-        ("lms", {"order": 2}, 2, "ve"),
-        ("ipndm-v", {"order": 3}, 3, "native"),
-        ("deis", {"kind": "tab", "order": 2}, 2, "native"),
-        ("deis", {"kind": "tab", "order": 4}, 4, "native"),
-        ("deis", {"kind": "rhoab", "order": 3}, 3, "native"),
-        ("deis", {"kind": "logrho", "order": 2}, 2, "native"),
-        ("deis", {"kind": "logrho", "order": 4}, 4, "native"),
-        ("pndm", {}, 4, "ve"),  # in these coordinates the clock is sigma/alpha, so the method is no longer pseudo
-        ("plms", {}, 4, "ve"),
-    ],
-)
-def test_every_order_is_reached_on_uneven_grids(name, options, order, coordinates):
-    found = measure_order(spec(name), sds.VP(), order=order, options=options, coordinates=coordinates)
-    assert found == pytest.approx(order, abs=0.2)
-
-
 def test_equal_step_weights_lose_their_order_on_uneven_grids_and_true_weights_do_not():
     """The bug of several libraries' variable-step Adams methods; `ipndm` has these weights because its paper does."""
     for name, order in (("ipndm", 1), ("ipndm-v", 4)):

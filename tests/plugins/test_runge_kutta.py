@@ -140,28 +140,6 @@ def test_two_uneven_steps_are_those_of_scipys_stepper(name):
     np.testing.assert_allclose(found, x, rtol=0, atol=1e-13)
 
 
-@pytest.mark.parametrize(
-    ("name", "process", "coordinates", "grid", "counts"),
-    [
-        ("midpoint", "vp", "native", "jittered", (64, 128, 256)),
-        ("ralston", "edm", "native", "uneven", (64, 128, 256)),
-        ("rk3", "flow", "angle", "jittered", (32, 64, 128)),
-        ("ssprk3", "sub-vp", "native", "uneven", (64, 128, 256)),
-        ("rk4", "vp", "ve", "uneven", (64, 128)),
-        ("rk4-38", "table", "native", "even", (32, 64, 128)),
-        ("bosh3", "vp", "flow", "uneven", (64, 128)),
-        ("tsit5", "flow", "native", "even", (48, 64, 96)),
-        ("tsit5", "sub-vp", "angle", "even", (48, 64, 96)),
-        ("dop853", "flow", "angle", "even", (6, 8, 11, 16)),
-        ("dop853", "flow", "angle", "uneven", (11, 16, 23)),
-        ("dop853", "sub-vp", "angle", "uneven", (16, 23, 32)),
-    ],
-)
-def test_orders_on_gaussian_data_once_the_steps_are_small(name, process, coordinates, grid, counts):
-    errors = [gaussian_error(process, name, grid, n, coordinates) for n in counts]
-    assert slope(counts, errors) == pytest.approx(sds.samplers()[name].order, abs=0.2)
-
-
 @pytest.fixture(scope="module")
 def mixture():
     return sds.grid_mixture(sds.VP())
