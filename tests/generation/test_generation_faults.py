@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import importlib
 import itertools
 import json
 import os
@@ -21,6 +22,7 @@ from typing import Any
 
 import pytest
 import torch
+from forks import forked
 from toy_jobs import content, toy, velocity
 
 import sdesamplers as sds
@@ -321,6 +323,19 @@ EDITS: dict[str, tuple[str, str, str, bool]] = {
 }
 
 
+def edited_job(folder: Path, name: str, resume: bool) -> str:
+    """What comes of the job of a plugin in a folder. For a process of its own, that has not imported the plugin."""
+    sys.path.insert(0, str(folder))
+    sys.dont_write_bytecode = True
+    plugin = importlib.import_module(name)
+    words: dict[str, Any] = {"steps": 2, "num_samples": 4, "batch_size": 2, "out": folder / "out", "resume": resume}
+    model = sds.FunctionModel(lambda x, t: -x, sds.RectifiedFlow(), "flow", (2,), name="toy")
+    try:
+        return f"made {sds.generate(model, plugin.edited, **words).made}"
+    except UsageError as error:
+        return str(error)
+
+
 @pytest.mark.parametrize("edit", ["a function beside it", "a module that it imports", "a comment", *(
     pytest.param(edit, marks=pytest.mark.slow) for edit in EDITS)])  # fmt: skip
 def test_the_samplers_own_code_is_part_of_the_job(tmp_path: Path, edit: str) -> None:
@@ -331,10 +346,7 @@ def test_the_samplers_own_code_is_part_of_the_job(tmp_path: Path, edit: str) -> 
     def once(*more: str) -> str:
         for name, place in places.items():
             place.write_text(texts[name])
-        command = [sys.executable, "-c", PROGRAM, str(tmp_path), f"plugin_{n}", f"edited-{n}", *more]
-        ran = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert ran.returncode == 0, ran.stderr
-        return ran.stdout.strip()
+        return forked(lambda: edited_job(tmp_path, f"plugin_{n}", resume=bool(more)))
 
     assert once() == "made 4"
     where, old, new, matters = EDITS[edit]
@@ -342,22 +354,6 @@ def test_the_samplers_own_code_is_part_of_the_job(tmp_path: Path, edit: str) -> 
     texts[where] = texts[where].replace(old, new)
     said = once("resume")
     assert ("another job: code.sampler is" in said) if matters else said == "made 0"
-
-
-PROGRAM = """
-import sys, importlib
-sys.path.insert(0, sys.argv[1])
-sys.dont_write_bytecode = True
-import sdesamplers as sds
-plugin = importlib.import_module(sys.argv[2])
-model = sds.FunctionModel(lambda x, t: -x, sds.RectifiedFlow(), "flow", (2,), name="toy")
-try:
-    done = sds.generate(model, plugin.edited, steps=2, out=sys.argv[1] + "/out", num_samples=4, batch_size=2,
-                        resume=len(sys.argv) > 4)
-    print("made", done.made)
-except sds.errors.UsageError as error:
-    print(error)
-"""
 
 
 def test_files_that_options_name_are_part_of_the_job(tmp_path: Path) -> None:
