@@ -1,4 +1,5 @@
 # make demo   install, then compare samplers on the embedded model
+# make check  install, lint, type-check and run the tests of what is touched most, in a minute
 # make test   install, lint, type-check and run the tests
 # make bench  install, run the benchmark suite, report in out/benchmarks; BENCH=--quick for a small one
 PYTHON ?= python3
@@ -6,7 +7,12 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/.installed
 
-.PHONY: demo test test-slow lint bench docs clean
+# `make check` runs the samplers against closed forms, and the conformance kit on one sampler of each kind.
+CHECK = tests/registry/test_registry.py tests/path/test_grid.py tests/path/test_prediction.py \
+	tests/sampling/test_sampling.py tests/plugins/test_solvers.py \
+	$(addprefix --sdesamplers=,ddim euler-maruyama dpmpp-2m)
+
+.PHONY: demo check test test-slow lint bench docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -24,6 +30,9 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/mypy docs/make_pages.py
 	$(BIN)/lint-imports --config pyproject.toml
+
+check: lint
+	$(BIN)/pytest -q -n 2 --dist worksteal $(CHECK)
 
 test: lint
 	$(BIN)/pytest -q -n 2 --dist worksteal

@@ -11,7 +11,7 @@ counted several times and the least taken, because what malloc does depends on w
 
 Absolute counts belong to a processor (which kernels torch picks under valgrind), a Python and a torch. The ratio to
 diffusers' scheduler of the same method, counted in the same run, moves little with any of them, so that is what
-tests/test_instruction_counts.py holds against `LIMITS`.
+tests/benchmarks/test_instruction_counts.py holds against `LIMITS`.
 """
 
 from __future__ import annotations

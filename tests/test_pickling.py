@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import tiny_pipelines as tiny
 import torch
+from process_cases import TABLE
 
 import sdesamplers as sds
 from sdesamplers import errors
 
-TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 WAYS: dict[str, Callable[[Any], Any]] = {
     "pickle": lambda thing: pickle.loads(pickle.dumps(thing)),
     "copy": copy.copy,

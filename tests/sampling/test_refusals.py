@@ -1,0 +1,189 @@
+"""What cannot be run is refused in one plain sentence; and what a run returns can be kept in a pickle."""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+
+import pytest
+import torch
+from process_cases import TABLE as DDPM_TABLE
+
+import sdesamplers as sds
+from sdesamplers.cli.tables import without_nan
+from sdesamplers.errors import PluginError
+
+TABLE = sds.DiscreteVP(DDPM_TABLE)
+NAN = torch.tensor([[math.nan, 1.0]])
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    return sds.grid_mixture(sds.VP())
+
+
+def test_a_sampler_that_loses_samples_is_not_believed(mixture):
+    @sds.sampler("short-request", order=1)
+    def short_request(x, path):
+        """Asks for the first sample alone."""
+        for now, then in path.steps:
+            out = yield x[:1], now
+            x = out.step_to(then)
+        return x
+
+    @sds.sampler("short-answer", order=1)
+    def short_answer(x, path):
+        """Returns the first sample alone."""
+        for now, then in path.steps:
+            out = yield x, now
+            x = out.step_to(then)
+        return x[:1]
+
+    @sds.sampler("short-list", order=1)
+    def short_list(x, path):
+        """Asks for the first sample alone, at two points at once."""
+        for now, then in path.steps:
+            outs = yield [(x, now), (x[:1], now)]
+            x = outs[0].step_to(then)
+        return x
+
+    for sampler, message in (
+        (short_request, "asks the model about 1 samples, where it has 3"),
+        (short_list, "asks the model about 1 samples, where it has 3"),
+        (short_answer, "returned 1 samples of 3"),
+    ):
+        with pytest.raises(PluginError, match=message):
+            sds.sample(mixture, sampler, steps=2, num_samples=3)
+
+
+def test_a_sampler_that_asks_at_the_clean_end_is_told_so(mixture):
+    @sds.sampler("too-far", order=1)
+    def too_far(x, path):
+        """Asks where its steps end."""
+        for _, then in path.steps:
+            out = yield x, then
+            x = out.step_to(then)
+        return x
+
+    with pytest.raises(PluginError, match="asks the model at sigma = 0"):
+        sds.sample(mixture, too_far, steps=2)
+
+
+def test_a_sampler_does_not_hide_a_recipe():
+    @sds.sampler("quality", order=1)
+    def quality(x, path):
+        """Never run."""
+        yield x, path.points[0]
+
+    with pytest.raises(PluginError, match="'quality' is a recipe"):
+        sds.register(quality)
+
+
+def halve(event):
+    event.x = event.x.half()
+
+
+def drop(event):
+    event.x = None
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"sigmas": [5, 1, 0], "final": "min"}, "final='min' contradicts sigmas, whose last is 0"),
+        ({"sigmas": [5, 1], "final": "zero"}, "final='zero' contradicts sigmas, whose last is 1"),
+        ({"sampler": "rk45", "spacing": "karras"}, "rk45 chooses its own steps"),
+        ({"steps": 2, "spacing_options": [1]}, "spacing_options must be a dictionary"),
+        ({"steps": 2, "noise_options": "x"}, "noise_options must be a dictionary"),
+        ({"steps": 2, "start": "x"}, "start must be a tensor"),
+        ({"steps": 2, "start": torch.tensor(1.0)}, r"floating-point numbers \(N, ...\)"),
+        ({"steps": 2, "start": NAN}, "start holds NaN"),
+        ({"steps": 2, "callback": 3}, "callback must be a function"),
+        ({"steps": 2, "callback": halve}, "torch.float16 of shape .* must keep both"),
+        ({"steps": 2, "callback": drop}, "by None"),
+        ({"steps": 2, "guidance_scale": "3"}, "guidance_scale must be a number"),
+        ({"steps": 2, "guidance_scale": math.nan}, "guidance_scale must be a number"),
+        ({"steps": 2, "first_index": 2**64}, "first_index must be a whole number from 0 to"),
+    ],
+)
+def test_words_that_cannot_be_run_together(mixture, words, message):
+    with pytest.raises(sds.UsageError, match=message):
+        sds.sample(mixture, **{"sampler": "heun", **words})
+
+
+@pytest.mark.parametrize(
+    ("process", "t"), [(TABLE, torch.tensor([0, 1000])), (TABLE, -1), (sds.RectifiedFlow(), 2.0), (sds.VP(), math.nan)]
+)
+def test_losses_are_of_times_that_the_process_has(process, t):
+    with pytest.raises(sds.UsageError, match="t must lie from 0 to"):
+        sds.losses.denoising_loss(lambda x, t: x, process, torch.zeros(2, 3), t=t)
+
+
+def test_losses_of_a_network_of_diffusers_are_those_of_its_tensor():
+    from diffusers import UNet2DModel
+
+    torch.manual_seed(0)
+    unet = UNet2DModel(
+        8, 1, 1, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",)
+    )
+    words = {"t": torch.tensor([10, 900]), "noise": torch.randn(2, 1, 8, 8)}
+    x0 = torch.zeros(2, 1, 8, 8)
+    got = sds.losses.denoising_loss(unet, TABLE, x0, **words)
+    torch.testing.assert_close(got, sds.losses.denoising_loss(lambda x, t: unet(x, t).sample, TABLE, x0, **words))
+    with pytest.raises(sds.ModelError, match="the network returned None"):
+        sds.losses.denoising_loss(lambda x, t: None, TABLE, x0, **words)
+
+
+def test_a_replay_is_of_the_process_that_was_sampled(mixture):
+    result = sds.sample(mixture, "ddpm", steps=3, log_probs=True)
+    with pytest.raises(sds.UsageError, match="whose process is not that"):
+        sds.replay_log_probs(sds.grid_mixture(sds.EDM()), result)
+    with pytest.raises(sds.UsageError, match=r"shape \(3,\), and this result of shape \(2,\)"):
+        sds.replay_log_probs(sds.grid_mixture(sds.VP(), dimension=3), result)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: sds.FunctionModel(torch.relu, "vp", "epsilon", (2,)), "process must be a process"),
+        (lambda: sds.FunctionModel(torch.relu, sds.VP(), "epsilon", (2,), data_range=(1, -1)), "low, high"),
+        (lambda: sds.ShiftedFlow(-1.0), "shift must be positive"),
+        (lambda: sds.interpolate(torch.ones(2), torch.ones(2), [math.nan]), "list of numbers"),
+        (lambda: sds.interpolate([1.0], torch.ones(1), [0.5]), "two tensors"),
+        (lambda: sds.sample(torch.nn.Linear(1, 1), "euler", steps=1), "DDPMPipeline"),
+    ],
+)
+def test_definitions_are_checked_where_they_are_made(make, message):
+    with pytest.raises(sds.UsageError, match=message):
+        make()
+
+
+def test_one_name_and_one_number_are_lists_of_one(mixture):
+    words = {"num_samples": 4, "reference_samples": 0}
+    one, listed = sds.compare(mixture, "euler", 5, **words), sds.compare(mixture, ["euler"], [5], **words)
+    assert [(c.sampler, c.budget) for c in one.cells] == [(c.sampler, c.budget) for c in listed.cells] == [("euler", 5)]
+
+
+def test_decoding_warns_of_samples_far_outside_the_data():
+    model = sds.FunctionModel(lambda x, t: -9 * x, sds.VP(), "v", (2,), data_range=(-1.0, 1.0))
+    with pytest.warns(UserWarning, match="far outside the data range"):
+        sds.decode(model, torch.ones(2, 2), "euler", steps=3)
+
+
+def test_json_has_null_for_what_is_not_a_number():
+    text = json.dumps(without_nan({"a": [math.nan, 1.5], "b": (math.inf, {"c": -math.inf})}), allow_nan=False)
+    assert json.loads(text) == {"a": [None, 1.5], "b": [None, {"c": None}]}
+
+
+def test_results_can_be_pickled(mixture):
+    result = sds.sample(mixture, "ddpm", steps=3, num_samples=2, log_probs=True)
+    kept = pickle.loads(pickle.dumps(result))
+    assert kept.sampler is result.sampler
+    torch.testing.assert_close(sds.replay_log_probs(mixture, kept), sds.replay_log_probs(mixture, result))
+    code = sds.encode(mixture, result.samples, "heun", steps=3)
+    back = sds.decode(mixture, pickle.loads(pickle.dumps(code)))
+    torch.testing.assert_close(back.samples, sds.decode(mixture, code).samples, rtol=0, atol=0)
+    for shelf in (sds.samplers(), sds.spacings()):
+        for item in shelf.values():
+            assert pickle.loads(pickle.dumps(item)) is item
