@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+import sys
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Set
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,18 @@ def shown(value: Any, limit: int = 60) -> str:
     except Exception:
         text = f"a {type(value).__name__}"
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def warn(message: str) -> None:
+    """Warn at the line that called this package, however deep inside of it the reason was found."""
+    level, frame = 2, sys._getframe(1)
+    while (outer := frame.f_back) and frame.f_globals.get("__name__", "").split(".")[0] in OURS:
+        level, frame = level + 1, outer
+    warnings.warn(message, stacklevel=level)
+
+
+OURS = ("sdesamplers", "sdesamplers_plugins", "contextlib")
+"""Packages whose lines are nobody's call."""
 
 
 def is_plain(value: Any) -> bool:

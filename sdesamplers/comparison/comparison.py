@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import function, shown, whole
+from ..checks import function, shown, warn, whole
 from ..errors import Cancelled, SdesamplersError, UsageError, last_place
 from ..generation.conditions import first_of
 from ..generation.identity import environment, model_facts, plain
@@ -183,7 +182,7 @@ def tried(scorer: FeatureScorer, model: Model, num_samples: int) -> Score | None
     try:
         score: Score = floor(num_samples)
     except UsageError as unknown:
-        warnings.warn(f"the scores have nothing to be read against: {unknown}", stacklevel=3)
+        warn(f"the scores have nothing to be read against: {unknown}")
         return None
     return score
 

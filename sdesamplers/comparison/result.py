@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import textwrap
-import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from ..checks import warn
 from ..errors import UsageError
 from ..io.files import make_folder, write
 from ..io.images import grid, to_images
@@ -134,7 +134,7 @@ class Comparison:
         try:
             picture = self.picture()
         except UsageError as reason:
-            warnings.warn(f"compare.png is not written: {reason}", stacklevel=2)
+            warn(f"compare.png is not written: {reason}")
             return files
         return {"png": write(out / "compare.png", lambda path: picture.save(path, format="PNG")), **files}
 

@@ -7,7 +7,6 @@ import math
 import signal
 import threading
 import time
-import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..checks import sample_range, whole
+from ..checks import sample_range, warn, whole
 from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, UsageError
 from ..io.files import make_lasting_folder, telling
 from ..io.images import to_bytes
@@ -256,7 +255,7 @@ def work_on(
 
     def halved(now: int) -> None:
         log("out of memory", batch_size=now)
-        warnings.warn(f"memory ran out: {now} samples at once from here on, which changes rounding", stacklevel=2)
+        warn(f"memory ran out: {now} samples at once from here on, which changes rounding")
 
     def look(samples: Tensor) -> Any:
         return to_bytes(model.decode(samples), model.decoded_range) if pictures else None

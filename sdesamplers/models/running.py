@@ -12,7 +12,6 @@ import itertools
 import random
 import threading
 import types
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -20,6 +19,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch.nn import Module
+
+from ..checks import warn
+from ..processes.sde import SDE
 
 DEPTH = 3
 """How many functions, containers and objects deep the networks that a function calls are looked for."""
@@ -109,11 +111,10 @@ def global_state(key: tuple[int, ...]) -> Iterator[None]:
             random.setstate(others[0])
             np.random.set_state(others[1])
     if drew and key:
-        warnings.warn(
+        warn(
             "the network or the sampler drew from torch's global generator (dropout in training mode does), so that a "
             "sample depends on the batch that it is made in; put networks that the model does not show into "
-            "evaluation mode",
-            stacklevel=7,
+            "evaluation mode"
         )
 
 
@@ -137,10 +138,17 @@ def networks_of(model: Any) -> list[Module]:
     return list(held_by(model)) if found is None else list(found())
 
 
+LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, torch.Tensor, np.ndarray, np.float64})
+"""Types of values that hold no network. Tables of schedules are lists of a thousand, looked through at every call."""
+
+
+HOLD_NONE = (type, types.ModuleType, types.FunctionType, str, bytes, torch.Tensor)
+
+
 def held_by(thing: Any, depth: int = DEPTH) -> Iterator[Module]:
     """The networks among an object's attributes, also in containers and in objects among them, and those of models."""
     for value in list(getattr(thing, "__dict__", {}).values()):
-        if value is not thing:
+        if value is not thing and type(value) not in LEAVES:
             yield from networks_at(value, depth)
 
 
@@ -148,16 +156,22 @@ def networks_at(value: Any, depth: int) -> Iterator[Module]:
     """The networks that a value is or holds: a module, a container, a model, or an object of a class of Python's."""
     if isinstance(value, Module):
         yield value
-    elif not depth or isinstance(value, type | types.ModuleType | types.FunctionType | str | bytes | torch.Tensor):
+    elif not depth or is_own_process(value) or isinstance(value, HOLD_NONE):
         return
     elif isinstance(value, Mapping | list | tuple | set):
         entries = value.values() if isinstance(value, Mapping) else value
         for entry in itertools.islice(entries, ENTRIES):
-            yield from networks_at(entry, depth - 1)
+            if type(entry) not in LEAVES:
+                yield from networks_at(entry, depth - 1)
     elif hasattr(value, "predict") and hasattr(value, "process"):
         yield from networks_of(value)
     else:
         yield from held_by(value, depth - 1)
+
+
+def is_own_process(value: Any) -> bool:
+    """Whether a value is a process of this package, which holds numbers alone; one of the user's may learn its own."""
+    return isinstance(value, SDE) and type(value).__module__.partition(".")[0] == "sdesamplers"
 
 
 def networks_in(function: Any, depth: int = DEPTH) -> Iterator[Module]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import choice, function, whole
+from ..checks import choice, function, warn, whole
 from ..errors import ModelError, UsageError
 from ..io.datasets import Data, as_states
 from ..models.base import Model, Output
@@ -191,15 +190,14 @@ def warn_if_impossible(bits: np.ndarray, width: float | None, in_a_range: bool, 
     few = f"{recipe.sampler} with {recipe.steps} steps" if recipe.steps else recipe.sampler
     advice = "take more steps, or rk45 with small tolerances"
     if not np.all(np.isfinite(bits)):
-        warnings.warn(f"{few} does not solve the ODE here, and some likelihoods are not finite; {advice}", stacklevel=3)
+        warn(f"{few} does not solve the ODE here, and some likelihoods are not finite; {advice}")
     elif width is not None and in_a_range and float(bits.mean()) < 0:
-        warnings.warn(
+        warn(
             f"{few} does not solve the ODE here: {bits.mean():.3g} bits per dimension, where data of whole levels have "
-            f"0 or more; {advice}, and give data with their levels spread (dequantize)",
-            stacklevel=3,
+            f"0 or more; {advice}, and give data with their levels spread (dequantize)"
         )
     elif recipe.steps is not None and recipe.steps < FEW:
-        warnings.warn(f"{few} hardly solves the ODE; {advice}, and see whether the number stays", stacklevel=3)
+        warn(f"{few} hardly solves the ODE; {advice}, and see whether the number stays")
 
 
 @dataclass(frozen=True)

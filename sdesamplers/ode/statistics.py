@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -28,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
-from ..checks import whole
+from ..checks import warn, whole
 from ..coefficients import apart, derivative_weights, lagrange_integrals
 from ..errors import ModelError, UsageError
 from ..io.files import write
@@ -240,10 +239,9 @@ def compute_statistics(
     about = {"model": model.name, "revision": model.revision, "samples": samples, "nodes": nodes, "seed": seed}
     found = from_moments(lam, diagonal / samples, sums / samples, {**about, "guidance_scale": guidance_scale})
     if (steepest := float(np.abs(found.s).max())) > STEEP:
-        warnings.warn(
+        warn(
             f"{samples} samples at {nodes} nodes are too few for these statistics: s is up to {steepest:.3g}, and "
-            f"beyond {STEEP:g} the solver is likely to overflow; take more of both",
-            stacklevel=2,
+            f"beyond {STEEP:g} the solver is likely to overflow; take more of both"
         )
     return found
 

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import pathlib
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from ..checks import TRUTHS, flag, one_of_types
+from ..checks import warn
 from ..errors import ModelError, UnknownNameError, UsageError
 from ..models.base import Model
-from ..models.clipping import Clip, ClipLike
+from ..models.clipping import ClipLike
 from ..public import public
 from ..registry.registry import default_registry
 from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
 from .folders import check_unet, class_count, find_parts, sample_shape
 from .hub import fetch
+from .options import TEXT_MODELS, TUNING, LoadOptions
 from .pipelines.loading import layout_of, load_pipeline
 from .placement import autocast_for, move
 from .trained import checked_convention, trained_config
@@ -92,27 +93,27 @@ def load(
         ModelError: not found, not readable or of an unsupported kind, in one line.
         UsageError: options that do not fit the model.
     """
-    given = {key: value for key, value in locals().items() if key != "source"}
-    check_words(given)
+    options = LoadOptions(**{word: value for word, value in locals().items() if word != "source"})
     if not isinstance(source, str | Path):
         kind = type(source).__name__
         raise UsageError(f"load takes a name, a folder or a Hub id, not {kind}; from_pipeline takes a loaded pipeline")
-    Clip.of(clip)  # a word that means nothing is refused before weights are read
-    models, name = default_registry().catalogue.models, str(source)
+    return tuned(found(str(source), options), options)
+
+
+def found(name: str, options: LoadOptions) -> Model:
+    """The model that a name, a file or a folder stands for."""
     if is_factory(name):
-        wanted = {key: value for key, value in given.items() if is_given(value) and key not in _TUNING}
-        made: Model = from_file(name, Model, wanted)
-        return tuned(made, compile=compile, channels_last=channels_last)
+        made: Model = from_file(name, Model, options.given())
+        return made
     if name.endswith(".py") and Path(name).expanduser().is_file():
         raise UsageError(f"say what makes the model in this file, as {name}:NAME")
-    options = {**{word: given[word] for word in _OF_FOLDERS}, "dtype": as_dtype(dtype)}
-    if mixed_precision not in (None, "no", "bf16", "fp16"):
-        raise UsageError(f"mixed_precision must be 'no', 'bf16' or 'fp16', not {mixed_precision!r}")
-    home = home_of(name, revision, subfolder, variant)
+    options.check_precision()
+    models = default_registry().catalogue.models
+    home = home_of(name, options)
     if home.folder is None and name not in models:
-        answer = plugins_model(name, {**options, "revision": revision, "subfolder": subfolder})
+        answer = plugins_model(name, options.of_a_plugin())
         if answer is not None:
-            return tuned(answer, compile=compile, channels_last=channels_last)
+            return answer
     if home.folder is not None:
         place, commit = home.place(name), None
     else:
@@ -123,13 +124,12 @@ def load(
             revision=home.revision,
             subfolder=home.subfolder,
             variant=home.variant,
-            allow_pickle=allow_pickle,
-            token=token,
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
+            allow_pickle=options.allow_pickle,
+            token=options.token,
+            cache_dir=options.cache_dir,
+            local_files_only=options.local_files_only,
         )
-    model = load_folder(place, name=name, revision=commit, variant=home.variant, **options)
-    return tuned(model, compile=compile, channels_last=channels_last)
+    return load_folder(place, replace(options, variant=home.variant), name=name, revision=commit)
 
 
 class Home(NamedTuple):
@@ -163,19 +163,20 @@ class Home(NamedTuple):
         return place
 
 
-def home_of(name: str, revision: str | None, subfolder: str | None, variant: str | None) -> Home:
+def home_of(name: str, options: LoadOptions) -> Home:
     """Where a name leads: by its entry in the registry, as a folder that is there, or else as a Hub id."""
     entry = default_registry().catalogue.models.get(name)
     if entry is None:
         folder = Path(name).expanduser()
-        return Home(folder if folder.is_dir() else None, name, revision, subfolder, variant)
+        place = folder if folder.is_dir() else None
+        return Home(place, name, options.revision, options.subfolder, options.variant)
     repo = entry.get("repo")
     return Home(
         None if repo else Path(entry["base"]) / Path(entry["path"]).expanduser(),
         repo or "",
-        revision or entry.get("revision"),
-        subfolder or entry.get("subfolder"),
-        variant or entry.get("variant"),
+        options.revision or entry.get("revision"),
+        options.subfolder or entry.get("subfolder"),
+        options.variant or entry.get("variant"),
     )
 
 
@@ -191,51 +192,23 @@ def plugins_model(name: str, options: dict[str, Any]) -> Model | None:
     return answer
 
 
-def is_given(value: Any) -> bool:
-    """Whether an option is neither None nor off; 0, a label, is given."""
-    return not (value is None or (type(value).__name__ in TRUTHS and not value))
-
-
-TEXTS = ("revision", "subfolder", "variant", "mixed_precision", "prediction", "negative_prompt")
-FLAGS = ("local_files_only", "allow_pickle", "round_timesteps", "zero_snr", "compile", "channels_last")
-
-
-def check_words(given: Mapping[str, Any]) -> None:
-    """Raise UsageError where an option of `load` is of a wrong type."""
-    for word in TEXTS:
-        one_of_types(word, given[word], (str, type(None)), "text")
-    one_of_types("token", given["token"], (str, bool, type(None)), "text, True or False")
-    one_of_types("cache_dir", given["cache_dir"], (str, Path, type(None)), "a folder")
-    for word in FLAGS:
-        flag(word, given[word])
-
-
-_OF_FOLDERS = (
-    *("dtype", "device", "size", "condition", "null_condition", "allow_pickle", "mixed_precision", "round_timesteps"),
-    *("zero_snr", "scheduler", "prediction", "clip", "prompt", "negative_prompt", "embedded_guidance"),
-)
-"""Options of `load` that are `load_folder`'s, and a plugin's."""
-_TUNING = ("compile", "channels_last")
-"""Options that `load` applies itself, whatever the model."""
-
-
-def tuned(model: Model, *, compile: bool, channels_last: bool) -> Model:
-    """The model with its network compiled or laid out anew, in place.
+def tuned(model: Model, options: LoadOptions) -> Model:
+    """The model with its network compiled or laid out anew, in place, if the options say so.
 
     Raises:
         UsageError: it has no network.
     """
-    if not (compile or channels_last):
+    asked = tuple(word for word in TUNING if getattr(options, word))
+    if not asked:
         return model
-
     if not isinstance(model.network, torch.nn.Module):
         raise UsageError(f"compile and channels_last are for networks, and {model.name!r} has none")
-    if channels_last:
+    if options.channels_last:
         network: Any = model.network  # torch's types do not know `memory_format`
         network.to(memory_format=torch.channels_last)
-    if compile:
+    if options.compile:
         model.network.compile()
-    model.tuning = tuple(word for word, on in (("compile", compile), ("channels_last", channels_last)) if on)
+    model.tuning = asked
     return model
 
 
@@ -244,17 +217,6 @@ def _looks_like_hub_id(name: str) -> bool:
     return len(parts) == 2 and all(
         p and p.strip(".~") and p.replace("-", "").replace("_", "").replace(".", "").isalnum() for p in parts
     )
-
-
-def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """A floating torch dtype from itself or its name ("fp16", "bfloat16", ...)."""
-    short = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
-    if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
-        return dtype
-    found = getattr(torch, short.get(str(dtype), str(dtype)), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise UsageError(f"dtype must be float32, float64, float16 or bfloat16, not {dtype!r}")
-    return found
 
 
 def as_model(model: Model | str | pathlib.Path) -> Model:
@@ -270,82 +232,46 @@ def as_model(model: Model | str | pathlib.Path) -> Model:
     return model
 
 
-def load_folder(
-    folder: Path,
-    *,
-    name: str,
-    revision: str | None = None,
-    variant: str | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    size: int | Sequence[int] | None = None,
-    condition: Any = None,
-    null_condition: int | None = None,
-    allow_pickle: bool = False,
-    mixed_precision: str | None = None,
-    round_timesteps: bool = False,
-    zero_snr: bool = False,
-    scheduler: Any = None,
-    prediction: str | None = None,
-    clip: ClipLike = None,
-    **text: Any,
-) -> Model:
-    """A `Model` from a local folder in pipeline layout or of a bare UNet; see `load` for the options."""
-    common: dict[str, Any] = {
-        "name": name,
-        "revision": revision,
-        "condition": condition,
-        "null_condition": null_condition,
-        "round_timesteps": round_timesteps,
-        "clip": clip,
-    }
+def load_folder(folder: Path, options: LoadOptions, *, name: str, revision: str | None = None) -> Model:
+    """A `Model` from a local folder in pipeline layout or of a bare UNet; `revision` is that of the files."""
     layout = layout_of(folder)
     if layout is not None:
-        return load_pipeline(
-            folder,
-            layout,
-            variant=variant,
-            dtype=dtype,
-            device=device,
-            size=size,
-            allow_pickle=allow_pickle,
-            mixed_precision=mixed_precision,
-            zero_snr=zero_snr,
-            scheduler=scheduler,
-            prediction=prediction,
-            **common,
-            **text,
-        )
-    if given := [word for word, value in text.items() if value is not None]:
+        return load_pipeline(folder, layout, options, name=name, revision=revision)
+    if given := [word for word in TEXT_MODELS if getattr(options, word) is not None]:
         raise UsageError(f"{', '.join(given)}: model {name!r} is a UNet of pixels, which takes no text")
     unet_folder, found = find_parts(folder)
     config = read_json(unet_folder / "config.json")
-    convention = unet_convention(folder, unet_folder, found, name, scheduler, prediction)
-    if zero_snr:
+    convention = unet_convention(folder, unet_folder, found, name, options)
+    if options.zero_snr:
         convention = with_zero_snr(convention)
-    shape, classes = sample_shape(config, size, folder), class_count(config, folder)
-    unet = load_unet(unet_folder, variant, dtype, allow_pickle)
-    context = autocast_for(mixed_precision)
-    move(unet, device)
+    shape, classes = sample_shape(config, options.size, folder), class_count(config, folder)
+    unet = load_unet(unet_folder, options.variant, options.floats, options.allow_pickle)
+    context = autocast_for(options.mixed_precision)
+    move(unet, options.device)
     return DiffusersModel(
         unet,
         convention,
         shape=shape,
         num_classes=classes,
         autocast=context,
-        **common,
+        name=name,
+        revision=revision,
+        condition=options.condition,
+        null_condition=options.null_condition,
+        round_timesteps=options.round_timesteps,
+        clip=options.clip,
     )
 
 
 def unet_convention(
-    folder: Path, unet_folder: Path, found: dict[str, Any] | None, name: str, scheduler: Any, prediction: str | None
+    folder: Path, unet_folder: Path, found: dict[str, Any] | None, name: str, options: LoadOptions
 ) -> Convention:
     """How a UNet of pixels was trained: as its scheduler says, or one given in its place, or else as DDPM's was."""
+    scheduler, prediction = options.scheduler, options.prediction
     if found is None and scheduler is None:
-        warnings.warn(
+        warn(
             f"{name} is a bare UNet without a scheduler_config.json; DDPM's linear table with "
-            f"{prediction or 'epsilon'} is assumed (scheduler= and prediction= say otherwise)",
-            stacklevel=4,
+            f"{prediction or 'epsilon'} is assumed (scheduler= and prediction= say otherwise)"
         )
     told = trained_config(found or {"_class_name": "DDPMScheduler", "clip_sample": False}, scheduler, prediction)
     check_unet(unet_folder, told, folder)

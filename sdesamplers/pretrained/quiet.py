@@ -11,6 +11,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..checks import warn
+
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
@@ -65,8 +67,7 @@ def warn_of_unknown_words(cls: type, config: Mapping[str, Any], folder: Path) ->
     if words:
         import diffusers  # diffusers takes seconds to import
 
-        warnings.warn(
+        warn(
             f"{folder}: {cls.__name__} of diffusers {diffusers.__version__} does not know {', '.join(words)} of its "
-            "configuration and leaves them out; if samples look wrong, use the diffusers version that it was saved by",
-            stacklevel=2,
+            "configuration and leaves them out; if samples look wrong, use the diffusers version that it was saved by"
         )

@@ -7,7 +7,6 @@ five functions of a `GaussianProcess` has them compared with each other when the
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..checks import warn
 from ..errors import UsageError
 from ..public import public
 from .reversal import Reversed
@@ -178,12 +178,11 @@ def check_ends(probe: Probe) -> None:
     if first < 0.1:
         raise Trouble(noisy)
     if first < 1:
-        warnings.warn(f"{_title(probe.process)}: {noisy}", stacklevel=2)
+        warn(f"{_title(probe.process)}: {noisy}")
     if last > 0.5:
-        warnings.warn(
+        warn(
             f"{_title(probe.process)}: sigma/alpha is {last:.3g} at t_min = {probe.low:g} already, and nothing below "
-            "is asked for; t_min is the smallest time that the network was trained at",
-            stacklevel=2,
+            "is asked for; t_min is the smallest time that the network was trained at"
         )
     alpha, sigma = float(probe.values["alpha"][-1]), float(probe.values["sigma"][-1])
     std = float(probe.process.prior.std)

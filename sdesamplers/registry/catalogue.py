@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
@@ -12,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from ..checks import warn
 from ..errors import UsageError
 from ..public import public
 from .plain_yaml import Loader, compose, parse, read_text
@@ -249,9 +249,7 @@ def user_file() -> tuple[Path, bool] | None:
                 return found, False
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: there is no home
         reason = getattr(error, "strerror", None) or error
-        warnings.warn(
-            f"your registry.yaml is left out, since your configuration cannot be read: {reason}", stacklevel=2
-        )
+        warn(f"your registry.yaml is left out, since your configuration cannot be read: {reason}")
     return None
 
 

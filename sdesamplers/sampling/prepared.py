@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import warn
 from ..errors import PluginError, UsageError
 from ..models.base import Model
 from ..models.conditions import cut
@@ -225,11 +225,10 @@ def warn_if_far(samples: Tensor, model: Model, recipe: Recipe) -> None:
     low, high = model.data_range
     spread = float((samples.detach().double() - (low + high) / 2).square().mean().sqrt()) / ((high - low) / 2)
     if spread > FAR:
-        warnings.warn(
+        warn(
             f"{recipe.sampler}'s samples lie far outside the data range [{low:g}, {high:g}], with an RMS of "
             f"{spread:.3g} of its half width: the method is unstable on this grid (take more steps, another spacing or "
-            "coordinates, or a lower order), or the model is not trained",
-            stacklevel=4,
+            "coordinates, or a lower order), or the model is not trained"
         )
 
 
@@ -267,10 +266,9 @@ def start_state(model: Model, path: Path, source: NormalSource, start: Tensor | 
             return scaled(model.process.prior.sample(normal), first.scale)
         noisiest = float(model.process.ratio(model.process.t_max))
         if first.ratio < min(3.0, 0.5 * noisiest):
-            warnings.warn(
+            warn(
                 f"the grid starts at t = {first.t:g}, where much of the signal should still be there, but from pure "
-                "noise; give start= (a partly noised input), or begin nearer to t_max",
-                stacklevel=6,
+                "noise; give start= (a partly noised input), or begin nearer to t_max"
             )
         return scaled(normal, first.sigma)
     return model.process.prior.sample(normal)

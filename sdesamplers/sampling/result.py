@@ -45,7 +45,8 @@ def process_ends(process: SDE) -> Ends | None:
     """(alpha, sigma) of a process at t_min and t_max; None where it has none."""
     if not isinstance(process, GaussianProcess):
         return None
-    (a, b), (c, d) = ((float(process.alpha(t)), float(process.sigma(t))) for t in (process.t_min, process.t_max))
+    times = np.array([process.t_min, process.t_max])
+    (a, c), (b, d) = (np.asarray(each).tolist() for each in (process.alpha(times), process.sigma(times)))
     return (a, b), (c, d)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...checks import warn
 from ...errors import ModelError, UsageError
 from ...models.base import Model
 from ...models.clipping import ClipLike
@@ -202,7 +202,7 @@ def from_pipeline(
             text = (
                 f"as a model, {type(pipe).__name__} is its network under a condition alone; the {unasked} is not asked"
             )
-            warnings.warn(text, stacklevel=2)
+            warn(text)
     common: dict[str, Any] = {
         "name": name,
         "revision": revision,

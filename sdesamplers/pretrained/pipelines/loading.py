@@ -16,6 +16,7 @@ from ...models.base import Model
 from ..components import component_class, pipeline_class
 from ..conventions import convention_of
 from ..folders import as_class, is_plain, pipeline_parts, refuse_unbuildable, size_pair
+from ..options import LoadOptions
 from ..placement import autocast_for, move
 from ..quiet import in_dtype, quiet_loading
 from ..trust import closed_prompt, read_json, refuse_code, refuse_index, refuse_pickles, refuse_pointer, refuse_words
@@ -182,28 +183,32 @@ def refuse_missing_pieces(folder: Path, chosen: list[Path]) -> None:
             raise ModelError(f"{folder} lacks {missing[0]}, one of {len(names)} pieces that {index.name} lists")
 
 
-def load_pipeline(
-    folder: Path,
-    layout: Layout,
-    *,
-    name: str,
-    revision: str | None = None,
-    variant: str | None = None,
-    dtype: torch.dtype | None = None,
-    device: torch.device | str | None = None,
-    size: Any = None,
-    allow_pickle: bool = False,
-    mixed_precision: str | None = None,
-    **options: Any,
-) -> Model:
-    """A `Model` from a local folder in pipeline layout; see `load` for the options."""
-    context = autocast_for(mixed_precision)
-    height, width = (None, None) if size is None else size_pair(size)
+def load_pipeline(folder: Path, layout: Layout, options: LoadOptions, *, name: str, revision: str | None) -> Model:
+    """A `Model` from a local folder in pipeline layout; `revision` is that of the files."""
+    context = autocast_for(options.mixed_precision)
+    height, width = (None, None) if options.size is None else size_pair(options.size)
     check_configs(folder, layout)
-    safe = check_weights(folder, layout, variant, allow_pickle)
-    pipe = read_pipeline(folder, layout, variant, dtype, safe)
-    move(pipe, device)
-    return from_pipeline(pipe, height=height, width=width, name=name, revision=revision, autocast=context, **options)
+    safe = check_weights(folder, layout, options.variant, options.allow_pickle)
+    pipe = read_pipeline(folder, layout, options.variant, options.floats, safe)
+    move(pipe, options.device)
+    return from_pipeline(
+        pipe,
+        height=height,
+        width=width,
+        prompt=options.prompt if options.prompt is None or isinstance(options.prompt, str) else [*options.prompt],
+        condition=options.condition,
+        negative_prompt=options.negative_prompt,
+        embedded_guidance=options.embedded_guidance,
+        name=name,
+        revision=revision,
+        null_condition=options.null_condition,
+        round_timesteps=options.round_timesteps,
+        zero_snr=options.zero_snr,
+        scheduler=options.scheduler,
+        prediction=options.prediction,
+        autocast=context,
+        clip=options.clip,
+    )
 
 
 def read_pipeline(folder: Path, layout: Layout, variant: str | None, dtype: torch.dtype | None, safe: bool) -> Any:
