@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdesamplers import Path, Point, Prediction, Run, Sampler, SolverError, hookimpl, sampler, weighted_sum
-from sdesamplers.coefficients import ROUNDING, octave_parts
+from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, weighted_sum
 
+from ._adaptive import Budget, Outcome, Power, State, Tolerance, Trial, adapt, rms
 from ._shared import check_noise
 
 
@@ -175,47 +175,27 @@ def gotta_go_fast(
     if not (rtol > 0 and atol > 0 and max_nfe > 0 and 0 < safety < 1 and 0 < power <= 1):
         raise ValueError("need positive rtol, atol and max_nfe, 0 < safety < 1 and 0 < power <= 1")
     if path.is_free:
-        x = yield from controlled(x, path, rtol, atol, safety, power, max_nfe)
+        control = Power(len(x), path.points[1].time - path.points[0].time, safety, power)
+        x = yield from controlled(x, path, control, Budget("gotta-go-fast", Tolerance(rtol, atol), max_nfe, cost=2))
         path = path.part(path.points[1:])
     return (yield from stochastic_heun(x, path))
 
 
-def controlled(
-    x: Tensor, path: Path, rtol: float, atol: float, safety: float, power: float, max_nfe: int
-) -> Generator[Any, Any, Tensor]:
+def controlled(x: Tensor, path: Path, control: Power, budget: Budget) -> Run:
     """Integrate between the path's first two points with steps of each sample's own."""
-    begin, end = path.points[0], path.points[1].time
-    span = end - begin.time
-    start, first = begin.time, np.full(len(x), 0.01)  # the paper's first step, as a share of the path
-    if begin.is_pure_noise:
-        start = begin.time + 0.01 * span
-        out = yield x, begin
-        x = out.step_to(path.at(start))
-    x, time, share = x.clone(), np.full(len(x), start), first
-    before, spent = x.clone(), np.zeros(len(x), int)
-    ledger = path.ledger
-    ledger.accepted, ledger.rejected = np.zeros(len(x), int), np.zeros(len(x), int)
-    while len(rows := np.flatnonzero(time != end)):
-        spent[rows] += 2
-        if spent.max() > max_nfe:
-            raise SolverError(f"gotta-go-fast needs more than max_nfe={max_nfe} evaluations at {rtol=:g}, {atol=:g}")
-        pick = torch.from_numpy(rows).to(x.device)
-        h = np.copysign(np.minimum(share[rows] * abs(span), np.abs(end - time[rows])), span)
-        until = np.where(np.abs(h) >= np.abs(end - time[rows]) * (1 - 1e-12), end, time[rows] + h)
-        now, then = path.at(time[rows], rows), path.at(until, rows)
-        out = yield x[pick], now
-        low, high = yield from heun_step(out, path, now, then, until - time[rows], 1.0)
-        tolerance = (rtol * torch.maximum(low.abs(), before[pick].abs())).clamp(min=atol)
-        error = ((low - high) / tolerance).flatten(1).square().mean(1).sqrt().double().cpu().numpy()
-        if not np.all(np.isfinite(error)):
-            raise SolverError("gotta-go-fast's error estimate is not finite, so it cannot choose a step")
-        good, change = error <= 1, safety * np.maximum(error, ROUNDING) ** -power
-        share[rows] = octave_parts(np.abs(h / span) * change)
-        ledger.accepted[rows] += good
-        ledger.rejected[rows] += ~good
-        won = torch.from_numpy(np.flatnonzero(good)).to(x.device)
-        x[pick[won]], before[pick[won]] = high[won], low[won]
-        time[rows[good]] = until[good]
+    start, end = path.points[0], path.points[1]
+    if start.is_pure_noise:  # where the SDE's diffusion is infinite
+        out = yield x, start
+        start = path.at(start.time + 0.01 * (end.time - start.time))
+        x = out.step_to(start)
+
+    def attempt(state: State, trial: Trial) -> Generator[Any, Any, Outcome]:
+        now, then = path.at(trial.now, trial.rows), path.at(trial.then, trial.rows)
+        out = yield state[0], now
+        low, high = yield from heun_step(out, path, now, then, trial.then - trial.now, 1.0)
+        return Outcome(state, (high, low), rms((low - high) / budget.tolerance.larger(low, state[1])))
+
+    x, _ = yield from adapt((x, x), path, start.time, end.time, attempt, control, budget)
     return x
 
 
