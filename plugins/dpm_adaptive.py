@@ -44,11 +44,14 @@ def dpm_adaptive(
 ) -> Run:
     """DPM-Solver-12 or -23: steps in lambda chosen from the difference of two orders, for every sample by itself.
 
-    The error is the RMS over a sample of |x_high - x_low| / max(`atol`, `rtol` max|x|) in the path's coordinates. A PID
-    controller (`pcoeff`, `icoeff`, `dcoeff`) multiplies the step, `h_init` at first, by 1 + atan(factor - 1), and
-    accepts it where that is `accept_safety` at least; more than `max_nfe` evaluations are an error. `order` is the
-    higher of the two, `prediction` "noise" (DPM-Solver) or "data" (++). On a given grid it takes steps of DPM-Solver-
-    `order` without error control.
+        E = RMS over a sample of |x_high - x_low| / max(atol, rtol |x_low|, rtol |x_t|)
+        F = E^{-a} E_1^{-b} E_2^{-c},   h <- h (1 + atan(F - 1))
+
+    in the path's coordinates, with E_1 and E_2 the errors of the last two accepted steps and a, b, c those of a PID
+    controller, (p + i + d, -p - 2d, d) / `order` from `pcoeff`, `icoeff` and `dcoeff`. A step, `h_init` at first, is
+    accepted where 1 + atan(F - 1) is `accept_safety` at least; more than `max_nfe` evaluations are an error. `order` is
+    the higher of the two, `prediction` "noise" (DPM-Solver) or "data" (++). On a given grid it takes steps of
+    DPM-Solver-`order` without error control.
     """
     if not (rtol > 0 and atol > 0 and h_init > 0 and max_nfe > 0):
         raise ValueError("rtol, atol, h_init and max_nfe must be positive")

@@ -54,10 +54,12 @@ def third_order_weights(u: Sequence[float], rate: float) -> tuple[Weights, Weigh
 def dpm_fast(x: Tensor, path: Path, *, order: int = 3, prediction: Kind = "noise") -> Run:
     """Singlestep DPM-Solver with the grid's own points as its intermediate points, one evaluation an interval.
 
-    Runs of `order` (1 to 3) intervals are one step, the last runs shorter. One of two intervals is DPM-Solver-2 with r1
-    as the grid has it. One of three has weights of its own for the grid's points, by Hochbruck & Ostermann's condition
-    for third order: DPM-Solver-3's are of third order where r2 = 2/3 alone. `prediction` "noise" is DPM-Solver, "data"
-    DPM-Solver++.
+        x_s = carry x_t + gain int e^{rate (u - u_s)} f(u) du
+
+    (`semilinear`), with f the polynomial through the predictions at the grid's points from t to s. Runs of `order` (1
+    to 3) intervals are one step, the last runs shorter. One of two intervals is DPM-Solver-2 with r1 as the grid has
+    it. One of three has weights of its own for the grid's points, by Hochbruck & Ostermann's condition for third order:
+    DPM-Solver-3's are of third order where r2 = 2/3 alone. `prediction` "noise" is DPM-Solver, "data" DPM-Solver++.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, not {order}")

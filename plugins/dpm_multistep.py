@@ -44,11 +44,11 @@ def dpmpp_2m(
     With h = lambda_s - lambda_t and r = h_last / h,
 
         D = (1 + 1/(2r)) x0 - 1/(2r) x0_last
-        x_s = (sigma_s/sigma_t) x - alpha_s (e^-h - 1) D
+        x_s = (sigma_s/sigma_t) x_t - alpha_s (e^{-h} - 1) D
 
     D is the line through the last two x0 in the middle of the step; `solver` "heun" integrates the line exactly.
-    `order` 1 is DDIM. `lower_order_final` makes the step to the smallest sigma of first order if there are fewer than
-    15; into sigma = 0 it always is.
+    `order` 1 is DDIM, D = x0. `lower_order_final` makes the step to the smallest sigma of first order if there are
+    fewer than 15; into sigma = 0 it always is.
     """
     require_second(order)
     last: Prediction | None = None
@@ -77,10 +77,11 @@ def dpmpp_2m(
 def dpmpp_3m(x: Tensor, path: Path, *, lower_order_final: bool = True) -> Run:
     """DPM-Solver++(3M), multistep in data prediction.
 
-    x_s = (sigma_s/sigma_t) x + alpha_s int e^{l - lambda_s} [parabola through the last three x0](l) dl. The curvature
-    has the weight of that integral; k-diffusion's and diffusers' 3M give it half, which makes them of second order.
-    `lower_order_final` makes the step to the smallest sigma of first order (of second from 15 steps), and the one
-    before a first-order one of second; into sigma = 0 it always is of first.
+        x_s = (sigma_s/sigma_t) x_t + alpha_s int e^{l - lambda_s} [parabola through the last three x0](l) dl
+
+    The curvature has the weight of that integral; k-diffusion's and diffusers' 3M give it half, which makes them of
+    second order. `lower_order_final` makes the step to the smallest sigma of first order (of second from 15 steps), and
+    the one before a first-order one of second; into sigma = 0 it always is of first.
     """
     return (yield from exponential_adams(x, path, 3, "data", lower=lower_order_final, second=True))
 
@@ -104,11 +105,11 @@ def dpm_solver_2m(
     With h = lambda_s - lambda_t and r = h_last / h,
 
         D = (1 + 1/(2r)) eps - 1/(2r) eps_last
-        x_s = (alpha_s/alpha_t) x - sigma_s (e^h - 1) D
+        x_s = (alpha_s/alpha_t) x_t - sigma_s (e^h - 1) D
 
     D is the line through the last two eps in the middle of the step; `solver` "heun" integrates the line exactly.
-    `order` 1 is DDIM. `lower_order_final` makes the step to the smallest sigma of first order if there are fewer than
-    15; into sigma = 0 it always is.
+    `order` 1 is DDIM, D = eps. `lower_order_final` makes the step to the smallest sigma of first order if there are
+    fewer than 15; into sigma = 0 it always is.
     """
     require_second(order)
     last: Prediction | None = None
@@ -137,7 +138,8 @@ def dpm_solver_2m(
 def dpm_solver_3m(x: Tensor, path: Path, *, lower_order_final: bool = True) -> Run:
     """DPM-Solver(3M), multistep in noise prediction.
 
-    x_s = (alpha_s/alpha_t) x - sigma_s int e^{lambda_s - l} [parabola through the last three eps](l) dl.
+        x_s = (alpha_s/alpha_t) x_t - sigma_s int e^{lambda_s - l} [parabola through the last three eps](l) dl
+
     `lower_order_final` makes the step to the smallest sigma of first order (of second from 15 steps), and the one
     before a first-order one of second; into sigma = 0 it always is of first.
     """

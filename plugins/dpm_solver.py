@@ -38,7 +38,10 @@ def singlestep(x: Tensor, path: Path, order: int, kind: str, r: float = 0.5) -> 
 def dpm_solver_2(x: Tensor, path: Path, *, r1: float = 0.5) -> Run:
     """DPM-Solver-2, singlestep in noise prediction.
 
-    u at lambda_t + r1 h by DDIM;  x_s = (alpha_s/alpha_t) x - sigma_s (e^h - 1) [eps(x) + (eps(u) - eps(x)) / (2 r1)].
+    With h = lambda_s - lambda_t,
+
+        u = DDIM's step to lambda_t + r1 h
+        x_s = (alpha_s/alpha_t) x_t - sigma_s (e^h - 1) [eps(x_t) + (eps(u) - eps(x_t)) / (2 r1)]
     """
     return (yield from singlestep(x, path, 2, "noise", r1))
 
@@ -49,8 +52,11 @@ def dpm_solver_2(x: Tensor, path: Path, *, r1: float = 0.5) -> Run:
 def dpm_solver_3(x: Tensor, path: Path) -> Run:
     """DPM-Solver-3, singlestep in noise prediction.
 
-    u1 at lambda_t + h/3 by DDIM, u2 at lambda_t + 2h/3 by the line of eps through x and u1;
-    x_s = (alpha_s/alpha_t) x - sigma_s int e^{lambda_s - l} [line of eps through x and u2](l) dl.
+    With h = lambda_s - lambda_t,
+
+        u1 = DDIM's step to lambda_t + h/3
+        u2 = the step to lambda_t + 2h/3 with the line of eps through x_t and u1
+        x_s = (alpha_s/alpha_t) x_t - sigma_s int e^{lambda_s - l} [line of eps through x_t and u2](l) dl
     """
     return (yield from singlestep(x, path, 3, "noise"))
 
@@ -61,7 +67,10 @@ def dpm_solver_3(x: Tensor, path: Path) -> Run:
 def dpmpp_2s(x: Tensor, path: Path, *, r1: float = 0.5) -> Run:
     """DPM-Solver++(2S), singlestep in data prediction.
 
-    u at lambda_t + r1 h by DDIM;  x_s = (sigma_s/sigma_t) x + alpha_s (1 - e^-h) [x0(x) + (x0(u) - x0(x)) / (2 r1)].
+    With h = lambda_s - lambda_t,
+
+        u = DDIM's step to lambda_t + r1 h
+        x_s = (sigma_s/sigma_t) x_t - alpha_s (e^{-h} - 1) [x0(x_t) + (x0(u) - x0(x_t)) / (2 r1)]
     """
     return (yield from singlestep(x, path, 2, "data", r1))
 
@@ -76,8 +85,11 @@ def dpmpp_2s(x: Tensor, path: Path, *, r1: float = 0.5) -> Run:
 def dpmpp_3s(x: Tensor, path: Path) -> Run:
     """DPM-Solver++(3S), singlestep in data prediction.
 
-    u1 at lambda_t + h/3 by DDIM, u2 at lambda_t + 2h/3 by the line of x0 through x and u1;
-    x_s = (sigma_s/sigma_t) x + alpha_s int e^{l - lambda_s} [line of x0 through x and u2](l) dl.
+    With h = lambda_s - lambda_t,
+
+        u1 = DDIM's step to lambda_t + h/3
+        u2 = the step to lambda_t + 2h/3 with the line of x0 through x_t and u1
+        x_s = (sigma_s/sigma_t) x_t + alpha_s int e^{l - lambda_s} [line of x0 through x_t and u2](l) dl
     """
     return (yield from singlestep(x, path, 3, "data"))
 

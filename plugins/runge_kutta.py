@@ -2,8 +2,8 @@
 
 Both walk with any of the methods in `_tableaux`, which are data:
 
-    k_i = v(x + h Σ_j a_ij k_j, t + c_i h)
-    x_s = x + h Σ_i b_i k_i
+    k_i = v(x + h sum_j a_ij k_j, t + c_i h)
+    x_s = x + h sum_i b_i k_i
 """
 
 from __future__ import annotations
@@ -117,8 +117,10 @@ def fixed_step(tableau: Tableau) -> Sampler:
 
     run.__doc__ = f"""{tableau.title}, on the probability-flow ODE.
 
-    k_i = v(x + h sum_j a_ij k_j, t + c_i h);  x <- x + h sum_i b_i k_i. Where a stage of the step into sigma = 0
-    would lie below the model's smallest sigma, that step is Euler's.
+        k_i = v(x_t + h sum_j a_ij k_j, t + c_i h)
+        x_s = x_t + h sum_i b_i k_i
+
+    Where a stage of the step into sigma = 0 would lie below the model's smallest sigma, that step is Euler's.
     """
     cost = len(tableau.weights)
     return Sampler(run, tableau.name, order=tableau.order, evaluations=cost, reference=tableau.reference)
@@ -139,10 +141,13 @@ def adaptive(tableau: Tableau) -> Sampler:
 
     run.__doc__ = f"""{tableau.title}, on the probability-flow ODE, adaptive, or with the steps of a given grid.
 
-    k_i = v(x + h sum_j a_ij k_j, t + c_i h);  x <- x + h sum_i b_i k_i. A step is accepted where the RMS over a sample
-    of |error| / (atol + rtol max|x|) is at most 1; every sample has its own steps, so none changes another's result.
-    `max_nfe` bounds a sample's evaluations. The step from the model's smallest sigma into sigma = 0 is Euler's. With a
-    grid (`steps`, `times`, ...) it takes {cost} evaluations a step and no error control.
+        k_i = v(x_t + h sum_j a_ij k_j, t + c_i h)
+        x_s = x_t + h sum_i b_i k_i
+        E = RMS over a sample of |error| / (atol + rtol max(|x_t|, |x_s|))
+
+    A step is accepted where E is at most 1; every sample has its own steps, so none changes another's result. `max_nfe`
+    bounds a sample's evaluations. The step from the model's smallest sigma into sigma = 0 is Euler's. With a grid
+    (`steps`, `times`, ...) it takes {cost} evaluations a step and no error control.
     """
     return Sampler(
         run,
@@ -165,10 +170,11 @@ def adaptive(tableau: Tableau) -> Sampler:
 def heunpp2(x: Tensor, path: Path) -> Run:
     """Heun++ with up to three slopes: this point's and those of the next two, reached by Euler steps.
 
-    x <- x + h [(1 - w_1 - w_2) v_0 + w_1 v_1 + w_2 v_2], with w_j = sigma_j / (n sigma_start) for n slopes; the last
-    point of the grid has no slope, so the last step is Euler's and the one before has two. The weights fall with
-    sigma: near the start it reaches ahead like a larger Heun step, near the end it becomes Euler. Second order would
-    need w_1 h + w_2 (h + h') = h/2, which they do not meet, so it is of first order.
+        x_s = x_t + h [(1 - w_1 - w_2) v_0 + w_1 v_1 + w_2 v_2],   w_j = sigma_j / (n sigma_start)
+
+    for n slopes; the last point of the grid has no slope, so the last step is Euler's and the one before has two. The
+    weights fall with sigma: near the start it reaches ahead like a larger Heun step, near the end it becomes Euler.
+    Second order would need w_1 h + w_2 (h + h') = h/2, which they do not meet, so it is of first order.
     """
     largest = max(path.points[0].sigma, path.points[-1].sigma)  # sigma_start, from whichever end the path begins
     for k, (now, then) in enumerate(path.steps):

@@ -84,7 +84,9 @@ def additive(x: Tensor, path: Path, eta: float, tableau: Tableau) -> Run:
 def stochastic_heun(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     """Stochastic Heun, the trapezoidal rule on the drift and the noise of the reverse SDE.
 
-    x' = x + h a(x, t) + eta g(t) sqrt|h| z;  x <- x + h/2 [a(x, t) + a(x', t + h)] + eta/2 [g(t) + g(t + h)] sqrt|h| z.
+        x' = x_t + h a(x_t, t) + eta g(t) sqrt|h| z
+        x_s = x_t + h/2 [a(x_t, t) + a(x', s)] + eta/2 [g(t) + g(s)] sqrt|h| z
+
     eta scales the noise of the SDE that is solved; 0 is Heun's method on the ODE.
     """
     check_noise(eta=eta)
@@ -120,9 +122,13 @@ def heun_step(
 def sra1(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     """SRA1, a two-stage stochastic Runge-Kutta method of strong order 1.5 for additive noise.
 
-    Besides the increment of the Wiener process it uses its time integral, drawn with the right joint law. (The order
-    holds where both are those of one path; step noise that is Brownian fixes the increment of each half step alone.)
-    eta scales the noise of the SDE that is solved; 0 is a second-order method on the ODE.
+        x_s = x_t + h (a_1 + 2 a_2)/3 + g(s) I1 + (g(t) - g(s)) I10 / h
+        a_2 at t + 3h/4 in x_t + 3h/4 a_1 + 3/2 g(s) I10 / h
+
+    with a the drift of the reverse SDE and eta in g. Besides the increment I1 of the Wiener process it uses its time
+    integral I10, drawn with the right joint law. (The order holds where both are those of one path; step noise that is
+    Brownian fixes the increment of each half step alone.) eta scales the noise of the SDE that is solved; 0 is a
+    second-order method on the ODE.
     """
     return (yield from additive(x, path, eta, SRA1))
 
@@ -138,6 +144,10 @@ def sra1(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
 )
 def sra3(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     """SRA3, a three-stage stochastic Runge-Kutta method of strong order 1.5 for additive noise.
+
+        x_s = x_t + h (a_1 + a_2 + 4 a_3)/6 + g(s) I1 + (g(t) - g(s)) I10 / h
+        a_2 at s in x_t + h a_1
+        a_3 at t + h/2 in x_t + h (a_1 + a_2)/4 + (g(s) + g(t)/2) I10 / h
 
     As `sra1`, with a third-order method for the drift; eta scales the noise of the SDE that is solved.
     """
@@ -165,12 +175,15 @@ def gotta_go_fast(
 ) -> Run:
     """Gotta go fast, the reverse SDE with adaptive steps of Euler-Maruyama and stochastic Heun.
 
-    A step to x' (Euler-Maruyama) and x'' (Heun, the same noise) is accepted, with x'', where E, the RMS over a sample
-    of (x' - x'') / max(atol, rtol |x'|, rtol |x'_before|), is at most 1; then h <- safety h E^-power. Every sample has
-    its own steps. As in the paper a rejected step's noise is discarded and drawn anew, which biases the
-    result where E varies with the noise: in 2 dimensions 40 % of the steps are rejected and the variance is 50 % or
-    more too large, in 256 5 % are and it is right to 2 %. It gives up after max_nfe evaluations. With a grid
-    (`steps`, `times`, ...) it is `stochastic-heun`.
+        x' = x + h a(x, t) + g(t) sqrt|h| z                                                    Euler-Maruyama
+        x'' = x + h/2 [a(x, t) + a(x', t + h)] + 1/2 [g(t) + g(t + h)] sqrt|h| z               Heun
+        E = RMS over a sample of (x' - x'') / max(atol, rtol |x'|, rtol |x'_before|)
+        h <- safety h E^{-power}
+
+    x'' is accepted where E is at most 1. Every sample has its own steps. As in the paper a rejected step's noise is
+    discarded and drawn anew, which biases the result where E varies with the noise: in 2 dimensions 40 % of the steps
+    are rejected and the variance is 50 % or more too large, in 256 5 % are and it is right to 2 %. It gives up after
+    max_nfe evaluations. With a grid (`steps`, `times`, ...) it is `stochastic-heun`.
     """
     if not (rtol > 0 and atol > 0 and max_nfe > 0 and 0 < safety < 1 and 0 < power <= 1):
         raise ValueError("need positive rtol, atol and max_nfe, 0 < safety < 1 and 0 < power <= 1")
