@@ -1,15 +1,21 @@
-"""Explicit Runge-Kutta methods as data, for `runge_kutta`. A new one is an entry in `METHODS` or `PAIRS`."""
+"""Explicit Runge-Kutta methods as data: for `runge_kutta`, where a new one is an entry in `METHODS` or `PAIRS`, and,
+last, for `stochastic_runge_kutta`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 Row = tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Tableau:
-    """An explicit Runge-Kutta method: k_i = v(x + h sum_j a_ij k_j, t + c_i h), x <- x + h sum_i b_i k_i.
+    """An explicit Runge-Kutta method.
+
+        k_i = v(x_t + h sum_j a_ij k_j, t + c_i h)
+        x_s = x_t + h sum_i b_i k_i
 
     Attributes:
         name, title, reference: the sampler's name, what it is, and where it comes from.
@@ -212,3 +218,22 @@ METHODS = (MIDPOINT, RALSTON, RK3, SSPRK3, RK4, RK4_38)
 """Methods that walk a given grid."""
 PAIRS = (BOSH3, RK45, TSIT5, DOP853)
 """Methods with an error estimate, which can choose their own steps."""
+
+
+class AdditiveTableau(NamedTuple):
+    """A Runge-Kutta method of Roessler 2010 for additive noise.
+
+        x_i = x_t + h sum_j drift_ij a_j + (noise_i1 g(s) + noise_i2 g(t)) I10 / h        at t + node_i h
+        x_s = x_t + h sum_i weights_i a_i + g(s) I1 + (g(t) - g(s)) I10 / h
+
+    `nodes`, `drift` and `noise` have a row for each stage after the first.
+    """
+
+    nodes: tuple[float, ...]
+    drift: tuple[tuple[float, ...], ...]
+    noise: tuple[tuple[float, float], ...]
+    weights: tuple[float, ...]
+
+
+SRA1 = AdditiveTableau((0.75,), ((0.75,),), ((1.5, 0.0),), (1 / 3, 2 / 3))
+SRA3 = AdditiveTableau((1.0, 0.5), ((1.0,), (0.25, 0.25)), ((0.0, 0.0), (1.0, 0.5)), (1 / 6, 1 / 6, 2 / 3))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,23 +19,7 @@ from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler
 
 from ._adaptive import Budget, Outcome, Power, State, Tolerance, Trial, adapt, rms
 from ._shared import check_noise
-
-
-class Tableau(NamedTuple):
-    """An additive-noise Runge-Kutta method of Roessler 2010.
-
-    Stage i, at t + node h, is x + h sum_j drift[j] a_j + (noise[0] g(t + h) + noise[1] g(t)) I10 / h. The step is
-    x + h sum_i weights[i] a_i + g(t + h) I1 + (g(t) - g(t + h)) I10 / h.
-    """
-
-    nodes: tuple[float, ...]
-    drift: tuple[tuple[float, ...], ...]
-    noise: tuple[tuple[float, float], ...]
-    weights: tuple[float, ...]
-
-
-SRA1 = Tableau((0.75,), ((0.75,),), ((1.5, 0.0),), (1 / 3, 2 / 3))
-SRA3 = Tableau((1.0, 0.5), ((1.0,), (0.25, 0.25)), ((0.0, 0.0), (1.0, 0.5)), (1 / 6, 1 / 6, 2 / 3))
+from ._tableaux import SRA1, SRA3, AdditiveTableau
 
 
 def ode_step(x: Tensor, out: Prediction, now: Point, then: Point) -> Generator[Any, Any, Tensor]:
@@ -47,7 +31,7 @@ def ode_step(x: Tensor, out: Prediction, now: Point, then: Point) -> Generator[A
     return torch.add(x, slope, alpha=h)
 
 
-def additive(x: Tensor, path: Path, eta: float, tableau: Tableau) -> Run:
+def additive(x: Tensor, path: Path, eta: float, tableau: AdditiveTableau) -> Run:
     """Run a tableau. A step draws two normals, over its halves, for the Wiener integrals I1 and I10 = int W dt."""
     check_noise(eta=eta)
     for now, then in path.steps:
