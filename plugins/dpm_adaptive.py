@@ -10,13 +10,25 @@ from torch import Tensor
 
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
 
-from ._adaptive import PID, Budget, Outcome, State, Tolerance, Trial, adapt, rms
+from ._adaptive import PID, Budget, Estimate, Outcome, State, Tolerance, Trial, adapt, rms
 from ._dpm_stages import second, third
 from ._shared import Kind
 from .dpm_solver import singlestep
 
 PURE_NOISE_END = 1e-4
 """alpha/sigma that a path from alpha = 0 reaches in one step; the error of that is some 1e-8 of x0's change there."""
+
+
+def embedded(path: Path, order: int, kind: Kind, tolerance: Tolerance) -> Estimate:
+    """DPM-Solver-`order`'s steps in lambda, with the error of the embedded solution of one order less."""
+
+    def attempt(state: State, trial: Trial) -> Generator[Any, Any, Outcome]:
+        now, then = path.at_lambda(trial.now, trial.rows), path.at_lambda(trial.then, trial.rows)
+        out = yield state[0], now
+        high, low = yield from (second(out, then, path, kind, 0.5) if order == 2 else third(out, then, path, kind))
+        return Outcome((out.x,), (high,), rms((high - low) / tolerance.larger(low, out.x)))
+
+    return attempt
 
 
 @sampler(
@@ -66,14 +78,7 @@ def dpm_adaptive(
         x = out.step_to(begin)
     pid = PID(np.full(len(x), h_init), order, (pcoeff, icoeff, dcoeff), accept_safety)
     budget = Budget("dpm-adaptive", Tolerance(rtol, atol), max_nfe, cost=order)
-
-    def attempt(state: State, trial: Trial) -> Generator[Any, Any, Outcome]:
-        now, then = path.at_lambda(trial.now, trial.rows), path.at_lambda(trial.then, trial.rows)
-        out = yield state[0], now
-        solver = second(out, then, path, prediction, 0.5) if order == 2 else third(out, then, path, prediction)
-        high, low = yield from solver
-        return Outcome((out.x,), (high,), rms((high - low) / budget.tolerance.larger(low, out.x)))
-
+    attempt = embedded(path, order, prediction, budget.tolerance)
     (x,) = yield from adapt((x,), path, begin.lam, end.lam, attempt, pid, budget)
     if clean:
         out = yield x, end
