@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -137,6 +138,11 @@ def samplers_page(registry: Registry) -> str:
                     source.reference,
                 )
 
+    def equations() -> Iterator[str]:
+        for name in registry.samplers:
+            if (s := registry.samplers[name]).plugin.startswith("sdesamplers:"):
+                yield f"### {name}\n\n{inspect.cleandoc(s.__doc__ or '')}\n"
+
     columns = ("name", "family", "order", "evaluations a step", "stochastic", "adaptive", "options", "reference")
     return "\n".join(
         [
@@ -147,12 +153,18 @@ def samplers_page(registry: Registry) -> str:
             "no order; what is left of it from alpha = 0 is in [writing-samplers.md](writing-samplers.md). A family "
             "is a file in `plugins/`. The last column says which other libraries have the method, of those whose names "
             "are in [names.md](names.md), as a sampler of its own or by options; that they have it right is another "
-            "question ([parity.md](parity.md)).\n",
+            "question ([parity.md](parity.md)). The equations are [below](#what-each-sampler-does).\n",
             table(*columns, "recipes and aliases", "also in", rows=samplers()),
             "## Grids\n",
             table("name", "what it is", "options", "reference", rows=grids()),
             "## Noise sources\n",
             table("name", "what it is", "options", "what it samples", "reference", rows=noises()),
+            "## What each sampler does\n",
+            "As `sdesamplers info NAME` prints it. A step goes from t to s; x0 and eps are the predictions of data and "
+            "noise at t, v is the velocity of the probability-flow ODE, lambda = log(alpha/sigma), r = sigma/alpha, z "
+            "is a standard normal draw, phi_k are the functions of exponential integrators "
+            "([theory.md](theory.md)).\n",
+            *equations(),
         ]
     )
 

@@ -52,8 +52,10 @@ def midpoint_step(x: Tensor, path: Path, now: Point, then: Point, prediction: st
 def euler_ancestral(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Run:
     """Euler ancestral sampling.
 
-    x_s = alpha_s (x0 + down eps + s_noise up z), with down^2 + up^2 = r_s^2. Its transition is DDIM's with the same
-    eta, so eta = 1 is DDPM and eta = 0 is DDIM. `s_noise` multiplies the noise.
+        x_s = alpha_s (x0 + down eps + s_noise up z),   down^2 + up^2 = r_s^2
+
+    with r = sigma/alpha. Its transition is DDIM's with the same eta, so eta = 1 is DDPM and eta = 0 is DDIM. `s_noise`
+    multiplies the noise.
     """
     check_noise(eta=eta, s_noise=s_noise)
     for now, then in path.steps:
@@ -73,8 +75,13 @@ def euler_ancestral(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float =
 def dpm2(x: Tensor, path: Path) -> Run:
     """DPM-2: the midpoint rule with its stage halfway in log sigma, which is DPM-Solver-2.
 
-    u = DDIM's step to the middle of lambda; x_s = (alpha_s/alpha_t) x + alpha_s (r_s - r_t) eps(u). In `ve` coordinates
-    this is x + (sigma_s - sigma_t) eps(u); in DPM-Solver's words alpha_s (r_s - r_t) is -sigma_s (e^h - 1).
+    With r = sigma/alpha,
+
+        u = DDIM's step to the middle of lambda
+        x_s = (alpha_s/alpha_t) x_t + alpha_s (r_s - r_t) eps(u)
+
+    In `ve` coordinates this is x + (sigma_s - sigma_t) eps(u); in DPM-Solver's words alpha_s (r_s - r_t) is -sigma_s
+    (e^h - 1).
     """
     for now, then in path.steps:
         x = yield from midpoint_step(x, path, now, then, "noise")
@@ -93,8 +100,10 @@ def dpm2(x: Tensor, path: Path) -> Run:
 def dpm2_ancestral(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Run:
     """DPM-2 with ancestral noise.
 
-    A step of `dpm2` from r_t down to `down`, then x_s = (alpha_s/alpha_down) x_down + alpha_s s_noise up z. eta = 0
-    is `dpm2`. `s_noise` multiplies the noise.
+        x_down = a step of `dpm2` from r_t to `down`
+        x_s = (alpha_s/alpha_down) x_down + alpha_s s_noise up z
+
+    with down^2 + up^2 = r_s^2, r = sigma/alpha. eta = 0 is `dpm2`. `s_noise` multiplies the noise.
     """
     check_noise(eta=eta, s_noise=s_noise)
     for now, then in path.steps:
@@ -116,9 +125,13 @@ def dpm2_ancestral(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 
 def dpmpp_2s_ancestral(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Run:
     """DPM-Solver++ 2S with ancestral noise.
 
-    u = DDIM's step to the middle of lambda; x_down = (sigma_down/sigma_t) x + alpha_down (1 - e^{-h}) x0(u), with h the
-    step of lambda; then x_s = (alpha_s/alpha_down) x_down + alpha_s s_noise up z. eta = 0 is `dpmpp-2s`. `s_noise`
-    multiplies the noise.
+    With h = lambda_down - lambda_t,
+
+        u = DDIM's step to the middle of lambda
+        x_down = (sigma_down/sigma_t) x_t - alpha_down (e^{-h} - 1) x0(u)
+        x_s = (alpha_s/alpha_down) x_down + alpha_s s_noise up z
+
+    where down^2 + up^2 = r_s^2, r = sigma/alpha. eta = 0 is `dpmpp-2s`. `s_noise` multiplies the noise.
     """
     check_noise(eta=eta, s_noise=s_noise)
     for now, then in path.steps:

@@ -32,8 +32,9 @@ LIMITS = "with guidance the result depends on the number of steps"
 def euler_cfgpp(x: Tensor, path: Path) -> Run:
     """Euler's method with CFG++ guidance.
 
-    x_s = alpha_s x0 + sigma_s eps_unguided. `guidance_scale` is the paper's lambda, best within [0, 1]. Without
-    guidance it is `ddim`.
+        x_s = alpha_s x0 + sigma_s eps_unguided
+
+    `guidance_scale` is the paper's lambda, best within [0, 1]. Without guidance it is `ddim`.
     """
     for now, then in path.steps:
         out = yield x, now
@@ -53,9 +54,10 @@ def euler_cfgpp(x: Tensor, path: Path) -> Run:
 def euler_ancestral_cfgpp(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Run:
     """Euler ancestral sampling with CFG++ guidance.
 
-    x_s = alpha_s (x0 + down eps_unguided + s_noise up z), where `eta` splits the noise level into down and up as in
-    `euler-ancestral`, which it is without guidance; eta = 0 is `euler-cfgpp`. `guidance_scale` is the paper's lambda,
-    best within [0, 1].
+        x_s = alpha_s (x0 + down eps_unguided + s_noise up z)
+
+    where `eta` splits the noise level into down and up as in `euler-ancestral`, which it is without guidance; eta = 0
+    is `euler-cfgpp`. `guidance_scale` is the paper's lambda, best within [0, 1].
     """
     check_noise(eta=eta, s_noise=s_noise)
     for now, then in path.steps:
@@ -76,9 +78,13 @@ def euler_ancestral_cfgpp(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: f
 def dpmpp_2m_cfgpp(x: Tensor, path: Path) -> Run:
     """DPM-Solver++ 2M with CFG++ guidance.
 
-    x_s = alpha_s x0 + sigma_s eps_unguided + alpha_s (1 - e^{-h}) h / (2 h_last) (x0_unguided - last x0_unguided), with
-    h the steps of lambda: of the guided prediction only x0 enters, the memory is the unguided model's. Without
-    guidance it is `dpmpp-2m`. `guidance_scale` is the paper's lambda, best within [0, 1].
+    With h the steps of lambda,
+
+        w = alpha_s (1 - e^{-h}) h / (2 h_last)
+        x_s = alpha_s x0 + sigma_s eps_unguided + w (x0_unguided - x0_unguided_last)
+
+    Of the guided prediction only x0 enters, the memory is the unguided model's. Without guidance it is `dpmpp-2m`.
+    `guidance_scale` is the paper's lambda, best within [0, 1].
     """
     last: tuple[Tensor, float] | None = None
     for (now, then), size in zip(path.steps, orders(path, 2), strict=True):

@@ -108,11 +108,14 @@ def churn(
 ) -> Run:
     """EDM's stochastic sampler, around any one-step ODE solver.
 
-    With r = sigma/alpha, each of N steps whose r lies in [s_tmin, s_tmax] first goes up to r_hat = (1 + gamma) r, where
-    gamma = min(s_churn/N, sqrt(2) - 1), by x_hat = (alpha_hat/alpha) x + alpha_hat sqrt(r_hat^2 - r^2) s_noise z; then
-    `solver` steps from r_hat to the next point. r_hat ends at the largest ratio that the model was trained at. The
-    paper's settings: s_churn 30 to 80, s_tmin 0.01 or 0.05, s_tmax 1 or 50, s_noise 1.003 or 1.007 (table 5), in up to
-    256 steps. Evaluations a step are the solver's.
+    With r = sigma/alpha, each of N steps whose r lies in [s_tmin, s_tmax] first goes up,
+
+        gamma = min(s_churn/N, sqrt(2) - 1),   r_hat = (1 + gamma) r
+        x_hat = (alpha_hat/alpha) x + alpha_hat sqrt(r_hat^2 - r^2) s_noise z
+
+    and then `solver` steps from r_hat to the next point. r_hat ends at the largest ratio that the model was trained at.
+    The paper's settings: s_churn 30 to 80, s_tmin 0.01 or 0.05, s_tmax 1 or 50, s_noise 1.003 or 1.007 (table 5), in up
+    to 256 steps. Evaluations a step are the solver's.
     """
     largest = math.inf if s_tmax is None else s_tmax
     if not (0 <= s_churn < math.inf and 0 <= s_noise < math.inf and 0 <= s_tmin <= largest):
@@ -183,11 +186,14 @@ def restart(
     """Restart sampling: noise added in few long strides, and an ODE solver back down.
 
     `intervals` lists [N, K, t_min, t_max]: where the main run reaches the grid point nearest to sigma/alpha = t_min it
-    goes, K times, up to t_max by x + alpha_up sqrt(r_up^2 - r^2) s_noise z (rescaled) and back down over N points of
-    Karras et al.'s grid (rho 7) with `solver`. The default is the paper's for CIFAR-10, 43 evaluations in 18 steps; for
-    ImageNet-64: [4, 1, 19.35, 40.79], [4, 1, 1.09, 1.92], [4, 5, 0.59, 1.09], [4, 5, 0.3, 0.59], [6, 6, 0.06, 0.3].
-    An interval with no grid point below its t_max is left out. The way down has its N points however fine the main
-    grid is, so no order of convergence is claimed.
+    goes, K times, up to t_max by
+
+        x_up = (alpha_up/alpha) x + alpha_up sqrt(r_up^2 - r^2) s_noise z,   r = sigma/alpha
+
+    and back down over N points of Karras et al.'s grid (rho 7) with `solver`. The default is the paper's for CIFAR-10,
+    43 evaluations in 18 steps; for ImageNet-64: [4, 1, 19.35, 40.79], [4, 1, 1.09, 1.92], [4, 5, 0.59, 1.09], [4, 5,
+    0.3, 0.59], [6, 6, 0.06, 0.3]. An interval with no grid point below its t_max is left out. The way down has its N
+    points however fine the main grid is, so no order of convergence is claimed.
     """
     check_noise(s_noise=s_noise)
     step, plan = one_step_solver(solver, path), restarts(path, intervals)

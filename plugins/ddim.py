@@ -16,9 +16,11 @@ from sdesamplers.path.points import fresh_share
 def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
     """Denoising diffusion implicit models.
 
-    x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z, where std = eta sigma_s sqrt(1 - e^{2(lambda_t - lambda_s)})
-    is eta times the standard deviation of q(x_s | x_t, x0). eta = 0 is the exponential Euler step of the ODE, eta = 1
-    is DDPM; eta may exceed 1 until the square root has nothing left.
+        x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z
+        std = eta sigma_s sqrt(1 - e^{2 (lambda_t - lambda_s)})
+
+    where std is eta times the standard deviation of q(x_s | x_t, x0). eta = 0 is the exponential Euler step of the ODE,
+    eta = 1 is DDPM; eta may exceed 1 until the square root has nothing left.
     """
     fresh = [fresh_share(now, then) for now, then in path.steps]
     noisy = [share for share, point in zip(fresh, path.points[1:], strict=True) if not point.is_clean]
@@ -38,10 +40,12 @@ def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
 def ddpm(x: Tensor, path: Path, *, variance: Literal["posterior", "beta"] = "posterior") -> Run:
     """Ancestral sampling: a draw from q(x_s | x_t, x0) at the predicted x0.
 
-    mean = (alpha_t sigma_s^2) / (alpha_s sigma_t^2) x + alpha_s (1 - e^{2(lambda_t - lambda_s)}) x0. The variance is
-    the posterior's, sigma_s^2 (1 - e^{...}), right for data that are a single point, or the forward step's ("beta"),
-    sigma_t^2 (1 - e^{...}) in the model's own coordinates, right for standard normal data in a VP process. No noise
-    into sigma = 0.
+        x_s = (alpha_t sigma_s^2) / (alpha_s sigma_t^2) x_t + alpha_s k x0 + std z
+        k = 1 - e^{2 (lambda_t - lambda_s)}
+
+    By `variance`, std^2 is the "posterior"'s, sigma_s^2 k, right for data that are a single point, or the forward
+    step's ("beta"), sigma_t^2 k in the model's own coordinates, right for standard normal data in a VP process. No
+    noise into sigma = 0.
     """
     for now, then in path.steps:
         fresh = fresh_share(now, then)

@@ -33,9 +33,10 @@ def native(path: Path) -> GaussianProcess:
 def consistency(x: Tensor, path: Path, *, boundary: float | None = None) -> Run:
     """Multistep consistency sampling: to the end in one evaluation, and back up with fresh noise.
 
-    x_s = alpha_s f(x_t, t) + sqrt(sigma_s^2 - (alpha_s boundary)^2) z, f being the model's x0 prediction. `boundary` is
-    the sigma/alpha at which f ends (epsilon in the paper): by default the model's smallest, 0 for f that ends at the
-    data.
+        x_s = alpha_s f(x_t, t) + sqrt(sigma_s^2 - (alpha_s boundary)^2) z
+
+    with f the model's x0 prediction. `boundary` is the sigma/alpha at which f ends (epsilon in the paper): by default
+    the model's smallest, 0 for f that ends at the data.
     """
     model = native(path)
     end = float(model.ratio(model.t_min)) if boundary is None else boundary
@@ -66,8 +67,10 @@ def consistency(x: Tensor, path: Path, *, boundary: float | None = None) -> Run:
 def lcm(x: Tensor, path: Path, *, timestep_scaling: float = 10.0, sigma_data: float = 0.5) -> Run:
     """Multistep sampling of latent consistency models.
 
-    x_s = alpha_s (c_skip x_t + c_out x0) + sigma_s z, where c_skip = d^2 / (u^2 + d^2), c_out = u / sqrt(u^2 + d^2),
-    u = timestep_scaling t and d = sigma_data; t counts from 0 to 999, as on the table of 1000 timesteps that such
+        x_s = alpha_s (c_skip x_t + c_out x0) + sigma_s z
+        c_skip = d^2 / (u^2 + d^2),   c_out = u / sqrt(u^2 + d^2)
+
+    where u = timestep_scaling t and d = sigma_data; t counts from 0 to 999, as on the table of 1000 timesteps that such
     models are distilled on, and x_t in the bracket is the state in the model's own coordinates.
     """
     if timestep_scaling <= 0 or sigma_data <= 0:
@@ -97,9 +100,10 @@ def lcm(x: Tensor, path: Path, *, timestep_scaling: float = 10.0, sigma_data: fl
 def tcd(x: Tensor, path: Path, *, gamma: float = 0.3) -> Run:
     """Trajectory consistency distillation's sampling: below the next time in one jump, then back up with noise.
 
-    x_u = alpha_u x0 + sigma_u eps at the time u = (1 - gamma) s of the model's clock, and
-    x_s = (alpha_s/alpha_u) x_u + sqrt(sigma_s^2 - (alpha_s/alpha_u)^2 sigma_u^2) z. gamma = 0 is `ddim`, gamma = 1
-    jumps to the model's time 0 each time.
+        x_u = alpha_u x0 + sigma_u eps
+        x_s = (alpha_s/alpha_u) x_u + sqrt(sigma_s^2 - (alpha_s/alpha_u)^2 sigma_u^2) z
+
+    with u = (1 - gamma) s on the model's clock. gamma = 0 is `ddim`, gamma = 1 jumps to the model's time 0 each time.
     """
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must lie between 0 (no noise) and 1, not {gamma}")
@@ -122,8 +126,10 @@ def tcd(x: Tensor, path: Path, *, gamma: float = 0.3) -> Run:
 def flow_map_euler(x: Tensor, path: Path) -> Run:
     """A flow map's jumps from point to point: as few as one, and exact where the flow map is.
 
-    x_s = x_t + (s - t) u(x_t, t, s), with u the mean velocity from t to s of a `FlowMapModel`. Other models are not
-    told s and give the velocity at t, which makes this `euler` in native coordinates.
+        x_s = x_t + (s - t) u(x_t, t, s)
+
+    with u the mean velocity from t to s of a `FlowMapModel`. Other models are not told s and give the velocity at t,
+    which makes this `euler` in native coordinates.
     """
     for now, then in path.steps:
         out = yield x, now.towards(then)

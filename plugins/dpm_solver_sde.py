@@ -39,9 +39,15 @@ def dpmpp_2m_sde(
 ) -> Run:
     """SDE-DPM-Solver++(2M), two-step with one evaluation a step.
 
-    x0 is followed along the line through its last two predictions: solver = "heun" integrates that line exactly,
-    "midpoint" takes its value in the middle of the step. eta scales the noise of the SDE that is solved (0 is
-    `dpmpp-2m`), s_noise the noise alone, which changes the distribution. lower_order_final is as in `dpmpp-2m`.
+    With h = lambda_s - lambda_t and r = h_last / h,
+
+        D = (1 + 1/(2r)) x0 - 1/(2r) x0_last
+        x_s = (sigma_s/sigma_t) e^{-eta^2 h} x_t + alpha_s (1 - e^{-(1 + eta^2) h}) D
+              + sigma_s sqrt(1 - e^{-2 eta^2 h}) z
+
+    D is the line through the last two x0 in the middle of the step; `solver` "heun" integrates the line exactly. eta
+    scales the noise of the SDE that is solved (0 is `dpmpp-2m`), s_noise the noise alone, which changes the
+    distribution. lower_order_final is as in `dpmpp-2m`.
     """
     how = {"midpoint": solver == "midpoint", "lower": lower_order_final}
     return (yield from exponential_adams(x, path, 2, "data", eta=eta, s_noise=s_noise, **how))
@@ -61,9 +67,13 @@ def dpmpp_3m_sde(
 ) -> Run:
     """SDE-DPM-Solver++(3M), three-step with one evaluation a step.
 
-    The parabola through the last three predictions of x0 is integrated exactly. (Usual implementations give its
-    curvature half that weight, which makes them of second order.) eta and s_noise as in `dpmpp-2m-sde`.
-    lower_order_final is as in `dpmpp-3m`.
+    With h = lambda_s - lambda_t and P the parabola through the last three x0,
+
+        x_s = (sigma_s/sigma_t) e^{-eta^2 h} x_t + (1 + eta^2) alpha_s int e^{(1 + eta^2) (l - lambda_s)} P(l) dl
+              + sigma_s sqrt(1 - e^{-2 eta^2 h}) z
+
+    The integral is exact. (Usual implementations give the curvature half its weight, which makes them of second order.)
+    eta and s_noise as in `dpmpp-2m-sde`. lower_order_final is as in `dpmpp-3m`.
     """
     how = {"lower": lower_order_final, "second": True}
     return (yield from exponential_adams(x, path, 3, "data", eta=eta, s_noise=s_noise, **how))
@@ -82,10 +92,17 @@ def dpmpp_3m_sde(
 def dpmpp_sde(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Run:
     """SDE-DPM-Solver++(2S), a stage at lambda_t + r h and a step with both predictions of x0.
 
-    The step integrates (1 - 1/(2r)) x0_t + 1/(2r) x0_u as a constant. Its noise is the stage's, carried on, and the
-    rest of the step's: with two unrelated noises the variance would be right to first order only. eta and s_noise as in
-    `dpmpp-2m-sde`; 0 < r <= 1, where a small r is for eta = 0 alone: x0_u has the stage's noise in it, and 1/(2r) makes
-    of it a variance that grows like 1/r. `seeds-2` is the same in data prediction.
+    With h = lambda_s - lambda_t,
+
+        u = the same step to lambda_t + r h with D = x0_t
+        D = (1 - 1/(2r)) x0_t + 1/(2r) x0_u
+        x_s = (sigma_s/sigma_t) e^{-eta^2 h} x_t + alpha_s (1 - e^{-(1 + eta^2) h}) D
+              + sigma_s sqrt(1 - e^{-2 eta^2 h}) z
+
+    The step's noise is the stage's, carried on, and the rest of the step's: with two unrelated noises the variance
+    would be right to first order only. eta and s_noise as in `dpmpp-2m-sde`; 0 < r <= 1, where a small r is for eta = 0
+    alone: x0_u has the stage's noise in it, and 1/(2r) makes of it a variance that grows like 1/r. `seeds-2` is the
+    same in data prediction.
     """
     return (yield from two_stage_sde(x, path, "data", eta, s_noise, r))
 

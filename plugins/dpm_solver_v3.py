@@ -80,8 +80,11 @@ def dpm_solver_v3(
 ) -> Run:
     """DPM-Solver-v3, which takes out of the ODE what the model's statistics l, s, b say is linear.
 
-    With y = x/alpha and f = e^{-lambda} eps - l y the step is the exact one for dy/dlambda = -l y - f,
-    df/dlambda = s f + b + (the rest), the rest's integral g being a polynomial through the last `order` evaluations.
+        y = x/alpha,   f = e^{-lambda} eps - l y
+        dy/dlambda = -l y - f
+        df/dlambda = s f + b + (the rest)
+
+    A step is the exact solution of these, the rest's integral being a polynomial through the last `order` evaluations.
     `statistics` is a file made by `sdesamplers statistics`; without one l = 1, s = b = 0, which is DPM-Solver++ of the
     same order with exact weights. `corrector` redoes a step with the evaluation at its end (no further evaluation; not
     at order 1); `pseudo` takes each derivative from the fewest points, which makes the order 2 at most, and gives the

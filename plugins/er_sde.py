@@ -59,11 +59,14 @@ def er_sde(
 ) -> Run:
     """ER-SDE-Solver, extended reverse-time SDE, multistep with one evaluation a step.
 
-    With r = sigma/alpha, x_s = (alpha_s / alpha_t) (phi_s / phi_t) x_t + alpha_s sum_k m_k x0^(k) / k!
-    + alpha_s sqrt(r_s^2 - r_t^2 (phi_s / phi_t)^2) z. x0 is the polynomial in r through the last `order` predictions
-    (1 to 3), m_k its exact moments. (As published, order 3 takes the mean slope since the last prediction for the slope
-    there, and is of second order.) noise_scale chooses phi: "ode" is r (order 1 is DDIM), "sde" r^2 (order 1 is DDPM),
-    the paper's "er-sde-5" r (e^{r^0.3} + 10).
+    With r = sigma/alpha,
+
+        x_s = (alpha_s/alpha_t) (phi_s/phi_t) x_t + alpha_s sum_k m_k x0^(k) / k!
+              + alpha_s sqrt(r_s^2 - r_t^2 (phi_s/phi_t)^2) z
+
+    x0 is the polynomial in r through the last `order` predictions (1 to 3), m_k its exact moments. (As published, order
+    3 takes the mean slope since the last prediction for the slope there, and is of second order.) noise_scale chooses
+    phi: "ode" is r (order 1 is DDIM), "sde" r^2 (order 1 is DDPM), the paper's "er-sde-5" r (e^{r^0.3} + 10).
     """
     if not 1 <= order <= 3:
         raise ValueError(f"order must be 1, 2 or 3, not {order}")

@@ -19,8 +19,9 @@ from sdesamplers import Path, Run, Sampler, hookimpl, sampler
 def euler(x: Tensor, path: Path) -> Run:
     """Euler's method on the probability-flow ODE.
 
-    x <- x + h v(x, t), with v = f - g^2 s / 2. In `ve` coordinates this is DDIM, in native VP time the textbook
-    discretisation.
+        x_s = x_t + h v(x_t, t),   v = f - g^2 score / 2
+
+    In `ve` coordinates this is DDIM, in native VP time the textbook discretisation.
     """
     for now, then in path.steps:
         out = yield x, now
@@ -39,7 +40,10 @@ def euler(x: Tensor, path: Path) -> Run:
 def heun(x: Tensor, path: Path) -> Run:
     """Heun's method (explicit trapezoidal rule) on the probability-flow ODE.
 
-    x' = x + h v(x, t);  x <- x + h/2 [v(x, t) + v(x', t + h)]. The step into sigma = 0 is Euler's.
+        x' = x_t + h v(x_t, t)
+        x_s = x_t + h/2 [v(x_t, t) + v(x', s)]
+
+    The step into sigma = 0 is Euler's.
     """
     for now, then in path.steps:
         h = then.time - now.time
@@ -62,9 +66,11 @@ def heun(x: Tensor, path: Path) -> Run:
 def euler_maruyama(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     """Euler-Maruyama on the reverse SDE and its relatives with the same marginals.
 
-    x <- x + h [f - (1 + eta^2)/2 g^2 s] + eta g sqrt|h| z. eta = 1 is the reverse SDE, eta = 0 the
-    probability-flow ODE (then the sampler is `euler`). eta may change along the path without changing the marginals,
-    so the steps out of alpha = 0, where g is infinite, and into sigma = 0 are those of the ODE.
+        x_s = x_t + h [f - (1 + eta^2)/2 g^2 score] + eta g sqrt|h| z
+
+    eta = 1 is the reverse SDE, eta = 0 the probability-flow ODE (then the sampler is `euler`). eta may change along the
+    path without changing the marginals, so the steps out of alpha = 0, where g is infinite, and into sigma = 0 are
+    those of the ODE.
     """
     if eta < 0:
         raise ValueError(f"eta must be 0 or more, not {eta}")

@@ -41,9 +41,12 @@ def exp_ab(
     """Exponential Adams-Bashforth.
 
     The polynomial in lambda through the last `order` predictions (1 to 8), integrated exactly:
-    x_s = (sigma_s / sigma_t) x_t + alpha_s sum_j x0_j int e^{u - lambda_s} l_j(u) du, or with prediction="eps"
-    x_s = (alpha_s / alpha_t) x_t - sigma_s sum_j eps_j int e^{lambda_s - u} l_j(u) du. order=1 is `ddim`.
-    `lower_order_final` makes the step to the smallest sigma of first order (of second from 15 steps).
+
+        x_s = (sigma_s/sigma_t) x_t + alpha_s sum_j x0_j int e^{u - lambda_s} l_j(u) du
+        x_s = (alpha_s/alpha_t) x_t - sigma_s sum_j eps_j int e^{lambda_s - u} l_j(u) du        prediction="eps"
+
+    order=1 is `ddim`. `lower_order_final` makes the step to the smallest sigma of first order (of second from 15
+    steps).
     """
     if not 1 <= order <= 8:
         raise ValueError(f"order must be from 1 to 8, not {order}")
@@ -60,8 +63,10 @@ def exp_ab(
 def res_2m(x: Tensor, path: Path) -> Run:
     """Refined exponential solver, multistep of order 2.
 
-    x_s = (sigma_s / sigma_t) x_t + alpha_s h [(phi_1 - phi_2 / c) x0_t + (phi_2 / c) x0_r], phi_k at -h, with r the
-    point before and c h = lambda_r - lambda_t < 0: `exp-ab` of order 2. DPM-Solver++(2M) has phi_1 / 2 for phi_2.
+        x_s = (sigma_s/sigma_t) x_t + alpha_s h [(phi_1 - phi_2 / c) x0_t + (phi_2 / c) x0_last]
+
+    with phi_k at -h, h = lambda_s - lambda_t and c h = lambda_last - lambda_t < 0: `exp-ab` of order 2.
+    DPM-Solver++(2M) has phi_1 / 2 for phi_2.
     """
     return (yield from exponential_adams(x, path, 2, "data"))
 
@@ -75,7 +80,9 @@ def res_2m(x: Tensor, path: Path) -> Run:
 def res_3m(x: Tensor, path: Path) -> Run:
     """Refined exponential solver, multistep of order 3.
 
-    The parabola in lambda through the last three x0, integrated exactly with phi_1, phi_2, phi_3: `exp-ab` of order 3.
+        x_s = (sigma_s/sigma_t) x_t + alpha_s int e^{u - lambda_s} [parabola through the last three x0](u) du
+
+    integrated exactly with phi_1, phi_2, phi_3: `exp-ab` of order 3.
     """
     return (yield from exponential_adams(x, path, 3, "data"))
 
@@ -151,8 +158,9 @@ def exponential_runge_kutta(x: Tensor, path: Path, tableau: Callable[[float], Ta
 def res_2s(x: Tensor, path: Path, *, c2: float = 0.5) -> Run:
     """Refined exponential solver, two stages, order 2.
 
-    The second x0 is taken at lambda_t + c2 h; x_s = (sigma_s / sigma_t) x_t + alpha_s h [(phi_1 - phi_2 / c2) x0_1 +
-    (phi_2 / c2) x0_2], phi_k at -h. (DPM-Solver++(2S) has phi_1 / 2 in the place of phi_2.)
+        x_s = (sigma_s/sigma_t) x_t + alpha_s h [(phi_1 - phi_2 / c2) x0_1 + (phi_2 / c2) x0_2]
+
+    with phi_k at -h and x0_2 taken at lambda_t + c2 h. (DPM-Solver++(2S) has phi_1 / 2 in the place of phi_2.)
     """
     if not 0 < c2 <= 1:
         raise ValueError(f"c2 must lie in (0, 1], not {c2}")
@@ -169,8 +177,12 @@ def res_2s(x: Tensor, path: Path, *, c2: float = 0.5) -> Run:
 def res_3s(x: Tensor, path: Path, *, c2: float = 0.5, c3: float = 1.0) -> Run:
     """Refined exponential solver, three stages, order 3.
 
-    With gamma = (3 c3^2 - 2 c3) / (c2 (2 - 3 c2)): a32 = gamma c2 phi_2(-c2 h) + (c3^2 / c2) phi_2(-c3 h),
-    b3 = phi_2(-h) / (gamma c2 + c3), b2 = gamma b3, and first columns that make constants exact.
+        x_i = (sigma_i/sigma_t) x_t + alpha_i h sum_j a_ij(-h) x0_j        at lambda_t + c_i h
+        gamma = (3 c3^2 - 2 c3) / (c2 (2 - 3 c2))
+        a_32 = gamma c2 phi_2(-c2 h) + (c3^2 / c2) phi_2(-c3 h)
+        b_3 = phi_2(-h) / (gamma c2 + c3),   b_2 = gamma b_3
+
+    and first columns that make constants exact.
     """
     if not (0 < c2 <= 1 and 0 < c3 <= 1 and c2 != c3 and abs(c2 - 2 / 3) > 1e-6):
         raise ValueError(f"c2 and c3 must lie in (0, 1] and differ, and c2 must not be 2/3; not {c2=}, {c3=}")
@@ -182,8 +194,10 @@ def res_3s(x: Tensor, path: Path, *, c2: float = 0.5, c3: float = 1.0) -> Run:
 def etdrk2(x: Tensor, path: Path) -> Run:
     """Exponential time differencing Runge-Kutta, order 2.
 
-    a = ddim(x_t, x0_t); x_s = a + alpha_s h phi_2(-h) (x0_a - x0_t): the exponential form of Heun's method, `res-2s`
-    with c2 = 1.
+        a = ddim(x_t, x0_t)
+        x_s = a + alpha_s h phi_2(-h) (x0_a - x0_t)
+
+    with h = lambda_s - lambda_t: the exponential form of Heun's method, `res-2s` with c2 = 1.
     """
     return (yield from exponential_runge_kutta(x, path, lambda h: two_stages(h, 1.0)))
 
@@ -198,8 +212,10 @@ def etdrk2(x: Tensor, path: Path) -> Run:
 def etdrk3(x: Tensor, path: Path) -> Run:
     """Exponential time differencing Runge-Kutta, order 3: the exponential form of Heun's third-order method.
 
-    Nodes 0, 1/3, 2/3; a32 = (4/3) phi_2(-2h/3), b = (phi_1 - 3/2 phi_2, 0, 3/2 phi_2). Of order 3 also for stiff linear
-    parts, which the ETD3RK of Cox & Matthews 2002 is not.
+        x_i = (sigma_i/sigma_t) x_t + alpha_i h sum_j a_ij(-h) x0_j        at lambda_t + c_i h
+        c = (0, 1/3, 2/3),   a_32 = (4/3) phi_2(-2h/3),   b = (phi_1 - 3/2 phi_2, 0, 3/2 phi_2)(-h)
+
+    Of order 3 also for stiff linear parts, which the ETD3RK of Cox & Matthews 2002 is not.
     """
     return (yield from exponential_runge_kutta(x, path, lambda h: three_stages(h, 1 / 3, 2 / 3, 0.0)))
 
@@ -214,6 +230,8 @@ def etdrk3(x: Tensor, path: Path) -> Run:
 def etdrk4(x: Tensor, path: Path, *, tableau: Literal["krogstad", "hochbruck-ostermann"] = "krogstad") -> Run:
     """Exponential time differencing Runge-Kutta, order 4.
 
+        x_i = (sigma_i/sigma_t) x_t + alpha_i h sum_j a_ij(-h) x0_j        at lambda_t + c_i h
+
     tableau="krogstad" has four stages at 0, 1/2, 1/2, 1, the exponential form of the classical Runge-Kutta method;
     "hochbruck-ostermann" has five and keeps order 4 for stiff linear parts.
     """
@@ -225,8 +243,10 @@ def etdrk4(x: Tensor, path: Path, *, tableau: Literal["krogstad", "hochbruck-ost
 def gradient_estimation(x: Tensor, path: Path, *, gamma: float = 2.0) -> Run:
     """Gradient estimation: DDIM with noise extrapolated from the last two predictions.
 
-    x_s = ddim(x_t, gamma eps_t + (1 - gamma) eps_r), r the point before. gamma = 1 is `ddim`, 3/2 the second-order
-    Adams method on equal steps of sigma/alpha. The first step, and the one into sigma = 0, are DDIM's.
+        x_s = ddim(x_t, gamma eps_t + (1 - gamma) eps_last)
+
+    gamma = 1 is `ddim`, 3/2 the second-order Adams method on equal steps of sigma/alpha. The first step, and the one
+    into sigma = 0, are DDIM's.
     """
     before: Tensor | None = None
     for now, then in path.steps:

@@ -30,11 +30,12 @@ def moved(x: Tensor, asked: Tensor, evaluated: Tensor) -> Tensor:
 def bdia_ddim(x: Tensor, path: Path, *, gamma: float = 1.0) -> Run:
     """Bi-directional integration approximation of DDIM, exactly invertible.
 
-    x_{i-1} = D_{i-1}(x_i) + gamma (x_{i+1} - D_{i+1}(x_i)), where D_j(x_i) is the DDIM step from x_i to point j. What
-    DDIM, walked back, misses of the last state corrects the next. Walked the other way, the equation is solved for
-    x_{i+1}. The pair is the last two states; the first step is DDIM's. `gamma` lies in (0, 1]. Below 1, errors are
-    damped on the way to data (0.5 samples best in few steps) and grow like gamma^-steps on the way to noise, where 1
-    is best.
+        x_{i-1} = D_{i-1}(x_i) + gamma (x_{i+1} - D_{i+1}(x_i))
+
+    where D_j(x_i) is the DDIM step from x_i to point j. What DDIM, walked back, misses of the last state corrects the
+    next. Walked the other way, the equation is solved for x_{i+1}. The pair is the last two states; the first step is
+    DDIM's. `gamma` lies in (0, 1]. Below 1, errors are damped on the way to data (0.5 samples best in few steps) and
+    grow like gamma^-steps on the way to noise, where 1 is best.
     """
     if not 0 < gamma <= 1:
         raise ValueError(f"gamma must lie in (0, 1], not {gamma}")
@@ -56,8 +57,11 @@ def bdia_ddim(x: Tensor, path: Path, *, gamma: float = 1.0) -> Run:
 def reversible_heun(x: Tensor, path: Path) -> Run:
     """Reversible Heun's method, a symmetric method of one evaluation a step that runs back over its own states.
 
-    z' = 2x - z + h v(z, t),  x' = x + h/2 (v(z, t) + v(z', t + h)). The pair is (x, z), which begins with z = x. The
-    step into sigma = 0 is Euler's. z swings about x where the flow contracts, as in every symmetric explicit method.
+        z' = 2x - z + h v(z, t)
+        x' = x + h/2 [v(z, t) + v(z', t + h)]
+
+    The pair is (x, z), which begins with z = x. The step into sigma = 0 is Euler's. z swings about x where the flow
+    contracts, as in every symmetric explicit method.
     """
     first = take_companion(path)
     out = yield (x if first is None else first), path.points[0]
@@ -78,10 +82,12 @@ def reversible_heun(x: Tensor, path: Path) -> Run:
 def reversible_midpoint(x: Tensor, path: Path, *, coupling: float = 0.99) -> Run:
     """The explicit midpoint rule, made exactly invertible by a coupling of two copies.
 
-    x' = c x + (1 - c) z + M_h(z),  z' = z - M_{-h}(x'), where M_h is the increment of a midpoint step from t to t + h
-    and M_{-h} of one from t + h to t. The pair is (x, z), which begins with z = x. `coupling` c lies in (0, 1]; below 1
-    it draws the copies together, which keeps the method stable, and rounding grows like c^-steps on the way to noise.
-    The step into sigma = 0 is Euler's.
+        x' = c x + (1 - c) z + M_h(z)
+        z' = z - M_{-h}(x')
+
+    where M_h is the increment of a midpoint step from t to t + h and M_{-h} of one from t + h to t. The pair is (x, z),
+    which begins with z = x. `coupling` c lies in (0, 1]; below 1 it draws the copies together, which keeps the method
+    stable, and rounding grows like c^-steps on the way to noise. The step into sigma = 0 is Euler's.
     """
     if not 0 < coupling <= 1:
         raise ValueError(f"coupling must lie in (0, 1], not {coupling}")

@@ -35,8 +35,10 @@ def require_density(path: Path) -> None:
 def ula(x: Tensor, path: Path) -> Run:
     """Unadjusted Langevin algorithm.
 
-    x <- x + h/2 s(x) + sqrt(h) z: Euler-Maruyama on the Langevin SDE, which it follows with order 1. On N(0, v) it
-    settles at the variance v / (1 - h/(4v)) and diverges for h >= 4v.
+        x <- x + h/2 score(x) + sqrt(h) z
+
+    Euler-Maruyama on the Langevin SDE, which it follows with order 1. On N(0, v) it settles at the variance v / (1 -
+    h/(4v)) and diverges for h >= 4v.
     """
     require_density(path)
     for now, then in path.steps:
@@ -56,8 +58,10 @@ def ula(x: Tensor, path: Path) -> Run:
 def mala(x: Tensor, path: Path) -> Run:
     """Metropolis-adjusted Langevin algorithm: its stationary distribution is exact at any step.
 
-    Propose y ~ q(y|x) = N(x + h/2 s(x), h), accept where log u < log p(y) q(x|y) - log p(x) q(y|x). Every sample
-    decides for itself, on the device. u is the normal distribution function of a number from the step's noise.
+        y ~ q(y|x) = N(x + h/2 score(x), h),   accepted where log u < log p(y) q(x|y) - log p(x) q(y|x)
+
+    Every sample decides for itself, on the device. u is the normal distribution function of a number from the step's
+    noise.
     """
     require_density(path)
     out = yield x, path.points[0]
@@ -94,10 +98,11 @@ def squares(x: Tensor) -> Tensor:
 def underdamped_langevin(x: Tensor, path: Path, *, friction: float = 1.0) -> Run:
     """Underdamped (kinetic) Langevin dynamics, integrated by BAOAB.
 
-    dx = v dt, dv = s(x) dt - friction v dt + sqrt(2 friction) dw, v ~ N(0, 1) at the start. A step is half a kick by
-    the score, half a drift, an exact Ornstein-Uhlenbeck step of the velocity, half a drift and half a kick. It follows
-    the dynamics with order 2. The variance at which x settles is exact for a Gaussian, elsewhere biased by the step, in
-    second order and at high friction in fourth.
+        dx = v dt,   dv = score(x) dt - friction v dt + sqrt(2 friction) dw,   v ~ N(0, 1) at the start
+
+    A step is half a kick by the score, half a drift, an exact Ornstein-Uhlenbeck step of the velocity, half a drift and
+    half a kick. It follows the dynamics with order 2. The variance at which x settles is exact for a Gaussian,
+    elsewhere biased by the step, in second order and at high friction in fourth.
     """
     require_density(path)
     if not friction > 0:

@@ -72,9 +72,10 @@ def whole_step(points: Sequence[Point], then: Point, shares: Sequence[float]) ->
 def ab(x: Tensor, path: Path, *, order: int = 4) -> Run:
     """Adams-Bashforth on the probability-flow ODE.
 
-    x <- x + int_t^s p(u) du, with p the polynomial through the last `order` velocities (1 to 5), on any grid and in
-    any coordinates. No evaluation is made at the end of a step, so the order is kept into sigma = 0. order=1 is
-    `euler`.
+        x_s = x_t + int_t^s p(u) du
+
+    with p the polynomial through the last `order` velocities (1 to 5), on any grid and in any coordinates. No
+    evaluation is made at the end of a step, so the order is kept into sigma = 0. order=1 is `euler`.
     """
     check_order(order, 5)
     times: list[float] = []
@@ -117,8 +118,12 @@ def ab_2m(x: Tensor, path: Path, *, order: int = 4) -> Run:
     """Adams-Bashforth inside its region of stability, DPM-Solver++(2M) outside.
 
     A step is that of `ab`, through the last `order` velocities (1 to 5), if it changes log sigma by no more than the
-    method's stability interval (0.3 for order 4), else x_s = (sigma_s/sigma_t) x_t + alpha_s (1 - e^{-h}) [(1 + 1/(2r))
-    x0_t - x0_r/(2r)] with r the last step of lambda in units of this one, h, which is stable for steps of any length.
+    method's stability interval (0.3 for order 4), else `dpmpp-2m`'s, which is stable for steps of any length: with h =
+    lambda_s - lambda_t and r = h_last / h,
+
+        D = (1 + 1/(2r)) x0 - 1/(2r) x0_last
+        x_s = (sigma_s/sigma_t) x_t - alpha_s (e^{-h} - 1) D
+
     Where the data are narrow the ODE is dx/dt = (sigma'/sigma) x: in the native clock of VE every step of few is too
     long for Adams, on DDPM tables the last ones are. Of these, three are still taken by Adams, if it has all of its
     velocities, for the order's sake. The step into sigma = 0 is DDIM's.
@@ -170,12 +175,13 @@ def abm(
 ) -> Run:
     """Adams-Bashforth-Moulton predictor and corrector on the probability-flow ODE.
 
-    Predict x* by Adams-Bashforth through `order` velocities (1 to 5), evaluate v* there, correct: x <- x + int p(u) du
-    over the step, with p through v* and the last order - 1 velocities. mode="pec" keeps v* as the next step's velocity
-    (one evaluation a step), "pece" evaluates again at the corrected state (two). The last step is the predictor's.
-    Long steps cannot use a high order: without `order` it is 1 below 10 steps, then 2, 3 from 18 and 4 from 60. A step
-    that changes log sigma by more than `longest` is not corrected: there the corrector, which is implicit in the
-    velocity, overshoots on data that are narrower than sigma.
+        x* = x_t + int_t^s p(u) du        p through the last `order` velocities (1 to 5)
+        x_s = x_t + int_t^s q(u) du       q through v* = v(x*, s) and the last order - 1 velocities
+
+    mode="pec" keeps v* as the next step's velocity (one evaluation a step), "pece" evaluates again at the corrected
+    state (two). The last step is the predictor's. Long steps cannot use a high order: without `order` it is 1 below 10
+    steps, then 2, 3 from 18 and 4 from 60. A step that changes log sigma by more than `longest` is not corrected: there
+    the corrector, which is implicit in the velocity, overshoots on data that are narrower than sigma.
     """
     order = bisect.bisect_right(ORDER_FROM, len(path.steps)) if order is None else order
     check_order(order, 5)
@@ -211,9 +217,10 @@ def abm(
 def lms(x: Tensor, path: Path, *, order: int = 4) -> Run:
     """Linear multistep in sigma.
 
-    x_s / alpha_s = x_t / alpha_t + int p(rho) drho over rho = sigma/alpha, with p the polynomial through the last
-    `order` predicted noises (1 to 4). The order is kept into sigma = 0. order=1 is `ddim`. In `ve` coordinates this is
-    `ab`.
+        x_s / alpha_s = x_t / alpha_t + int p(rho) d(rho)
+
+    over rho = sigma/alpha, with p the polynomial through the last `order` predicted noises (1 to 4). The order is kept
+    into sigma = 0. order=1 is `ddim`. In `ve` coordinates this is `ab`.
     """
     check_order(order, 4)
     return (yield from noise_multistep(x, path, order, adams_bashforth))
@@ -231,9 +238,11 @@ EQUAL_STEPS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -
 def ipndm(x: Tensor, path: Path, *, order: int = 4) -> Run:
     """Improved pseudo numerical methods for diffusion models: DDIM's step with an Adams combination of noises.
 
-    x_s = ddim(x_t, sum_j c_j eps_j), with c the Adams-Bashforth weights of equal steps (order 1 to 4), whatever the
-    steps are, as published. So its order is `order` on equal steps of sigma/alpha, 2 on other smoothly graded grids
-    and 1 where neighbouring steps differ; `ipndm-v` has the true weights. The step into sigma = 0 is DDIM's.
+        x_s = ddim(x_t, sum_j c_j eps_j)
+
+    with c the Adams-Bashforth weights of equal steps (order 1 to 4), whatever the steps are, as published. So its order
+    is `order` on equal steps of sigma/alpha, 2 on other smoothly graded grids and 1 where neighbouring steps differ;
+    `ipndm-v` has the true weights. The step into sigma = 0 is DDIM's.
     """
     check_order(order, 4)
 
@@ -252,8 +261,9 @@ def ipndm(x: Tensor, path: Path, *, order: int = 4) -> Run:
 def ipndm_v(x: Tensor, path: Path, *, order: int = 4) -> Run:
     """iPNDM with the Adams-Bashforth weights of the steps that are taken.
 
-    x_s = ddim(x_t, sum_j c_j eps_j), with (rho_s - rho_t) c_j = int l_j(rho) drho over rho = sigma/alpha, order 1 to 4.
-    This is `lms` but for the step into sigma = 0, which is DDIM's.
+        x_s = ddim(x_t, sum_j c_j eps_j),   (rho_s - rho_t) c_j = int l_j(rho) d(rho)
+
+    over rho = sigma/alpha, order 1 to 4. This is `lms` but for the step into sigma = 0, which is DDIM's.
     """
     check_order(order, 4)
 
@@ -323,9 +333,11 @@ def pseudo_runge_kutta(out: Prediction, path: Path, then: Point) -> Generator[An
 def plms(x: Tensor, path: Path) -> Run:
     """Pseudo linear multistep without Runge-Kutta steps, the sampler of the first Stable Diffusion.
 
-    x_s = ddim(x_t, e), with e the mean over the step of the polynomial through the last four noises; on equal timesteps
-    e = (55 e_1 - 59 e_2 + 37 e_3 - 9 e_4) / 24. The first step is a pseudo improved Euler step of two evaluations,
-    e = (e_1 + e(ddim(x_t, e_1))) / 2, the step into sigma = 0 is DDIM's.
+        x_s = ddim(x_t, e),   e = (55 e_1 - 59 e_2 + 37 e_3 - 9 e_4) / 24
+
+    on equal timesteps; on others e is the mean over the step of the polynomial through the last four noises. The first
+    step is a pseudo improved Euler step of two evaluations, e = (e_1 + e(ddim(x_t, e_1))) / 2, the step into sigma = 0
+    is DDIM's.
     """
     return (yield from pseudo_multistep(x, path, 1, pseudo_improved_euler))
 
@@ -336,8 +348,11 @@ def plms(x: Tensor, path: Path) -> Run:
 def pndm(x: Tensor, path: Path) -> Run:
     """Pseudo numerical methods for diffusion models: three pseudo Runge-Kutta steps, then pseudo linear multistep.
 
-    x_s = ddim(x_t, e). The first three steps take four evaluations, e = (e_1 + 2 e_2 + 2 e_3 + e_4) / 6 with e_2, e_3
-    in its middle and e_4 at its end; the others take one, with e as in `plms`. The step into sigma = 0 is DDIM's.
+        x_s = ddim(x_t, e)
+        e = (e_1 + 2 e_2 + 2 e_3 + e_4) / 6        in the first three steps
+
+    with e_2, e_3 in a step's middle and e_4 at its end, four evaluations; the other steps take one, with e as in
+    `plms`. The step into sigma = 0 is DDIM's.
     """
     return (yield from pseudo_multistep(x, path, 3, pseudo_runge_kutta))
 
@@ -363,11 +378,12 @@ def deis(
 ) -> Run:
     """Diffusion exponential integrator sampler (multistep).
 
-    x_s / alpha_s = x_t / alpha_t + sum_j eps_j int l_j drho over rho = sigma/alpha, with l_j the Lagrange polynomials
-    of the last `order` points (1 to 4; the paper's tAB-r has order r + 1) in the path's time (kind="tab"), in rho
-    ("rhoab", the weights of `lms`) or in log rho ("logrho", diffusers' DEIS). order=1 is `ddim`. The step into
-    sigma = 0 is DDIM's; with `lower_order_final` so is the one to the smallest sigma if there are fewer than 15, and
-    the one before it is of second order at most.
+        x_s / alpha_s = x_t / alpha_t + sum_j eps_j int l_j d(rho)
+
+    over rho = sigma/alpha, with l_j the Lagrange polynomials of the last `order` points (1 to 4; the paper's tAB-r has
+    order r + 1) in the path's time (kind="tab"), in rho ("rhoab", the weights of `lms`) or in log rho ("logrho",
+    diffusers' DEIS). order=1 is `ddim`. The step into sigma = 0 is DDIM's; with `lower_order_final` so is the one to
+    the smallest sigma if there are fewer than 15, and the one before it is of second order at most.
     """
     check_order(order, 4)
 

@@ -170,14 +170,16 @@ def odeint(
 ) -> Run:
     """Any ODE method of torchdiffeq on the probability-flow ODE, dx/dt = v(x, t).
 
+        dx/dt = v(x, t)
+
     `method` is torchdiffeq's name for it. Without a grid, dopri5, dopri8, bosh3, fehlberg2, adaptive_heun and
     scipy_solver choose their steps by `rtol`, `atol` within `max_nfe` evaluations a sample. torchdiffeq has one step
     size a call, which would let samples change each other, so every sample is then a solve of its own, in a thread of
     its own, and the model is asked for all of them at once; that costs some 0.2 ms a sample and evaluation on the CPU
-    (rk45 and dop853 do the same without threads). With a grid, all but scipy_solver take its steps, adaptive
-    ones too (and implicit_adams iterates by its default tolerances). The Adams methods have weights for equal steps:
-    on a grid uneven in path time implicit_adams is of first order and explicit_adams diverges (`ab` and `abm` have the
-    grid's own weights). The step into sigma = 0 is Euler's.
+    (rk45 and dop853 do the same without threads). With a grid, all but scipy_solver take its steps, adaptive ones too
+    (and implicit_adams iterates by its default tolerances). The Adams methods have weights for equal steps: on a grid
+    uneven in path time implicit_adams is of first order and explicit_adams diverges (`ab` and `abm` have the grid's own
+    weights). The step into sigma = 0 is Euler's.
     """
     if not (rtol > 0 and atol > 0 and max_nfe > 0):
         raise ValueError("rtol, atol and max_nfe must be positive")

@@ -31,13 +31,15 @@ def for_rows(point: Point, rows: np.ndarray) -> Point:
 def paradigms(x: Tensor, path: Path, *, window: int = 16, tolerance: float = 1e-3) -> Run:
     """ParaDiGMS: Picard iteration of DDIM steps over a sliding window, the model asked for all of it in one batch.
 
-    With F the DDIM step, a sweep sets x_{i+1} <- F(x_i) + (new x_i - x_i) for i in the window, which is the paper's
-    x_t + sum (F(x_i) - x_i), in a form that gives back DDIM's own bits once x_i has come to rest. The window (of
-    `window` steps) then moves to the first state that moved by an RMS over the sample of more than `tolerance`
-    standard deviations of DDPM's noise in the step there; 0 gives `ddim` exactly, in at most as many sweeps as steps.
-    Every sample has its own window, so none changes another's result. It makes more evaluations than `ddim`, in fewer
-    calls, and holds the whole trajectory. A state is evaluated in several sweeps, and what a callback makes of it in
-    the last one counts: an edit must be a function of state and point, made each time.
+        x_{i+1} <- F(x_i) + (new x_i - x_i)
+
+    for i in the window, with F the DDIM step; this is the paper's x_t + sum (F(x_i) - x_i), in a form that gives back
+    DDIM's own bits once x_i has come to rest. The window (of `window` steps) then moves to the first state that moved
+    by an RMS over the sample of more than `tolerance` standard deviations of DDPM's noise in the step there; 0 gives
+    `ddim` exactly, in at most as many sweeps as steps. Every sample has its own window, so none changes another's
+    result. It makes more evaluations than `ddim`, in fewer calls, and holds the whole trajectory. A state is evaluated
+    in several sweeps, and what a callback makes of it in the last one counts: an edit must be a function of state and
+    point, made each time.
     """
     if window < 1 or tolerance < 0:
         raise ValueError(f"window must be 1 or more and tolerance 0 or more, not {window} and {tolerance}")

@@ -34,8 +34,10 @@ def forward_step(now: Point, then: Point) -> tuple[float, float]:
 def reverse_diffusion(x: Tensor, path: Path) -> Run:
     """Reverse diffusion predictor: the reverse SDE in steps of the same form as the forward chain's.
 
-    x_s = (2 - a) x_t + b^2 score + b z, with x_t = a x_s + b z the forward step. Out of alpha = 0, where the score says
-    nothing of the data, and into sigma = 0, where there is no noise to add, the step is DDIM's.
+        x_s = (2 - a) x_t + b^2 score + b z,   where x_t = a x_s + b z is the forward step
+
+    Out of alpha = 0, where the score says nothing of the data, and into sigma = 0, where there is no noise to add, the
+    step is DDIM's.
     """
     for now, then in path.steps:
         out = yield x, now
@@ -64,9 +66,11 @@ def keeps_variance(point: Point) -> bool:
 def score_ancestral(x: Tensor, path: Path) -> Run:
     """Ancestral predictor of score-based models.
 
-    x_s = (x_t + b^2 score) / a + std z. Its mean is DDPM's; its std is the forward step's b for a variance-preserving
-    model (then it is `ddpm` with variance="beta") and the posterior's b sigma_s / sigma_t for every other one (then it
-    is `ddpm`). Model coordinates decide, so the samples are the same in all coordinates. No noise into sigma = 0.
+        x_s = (x_t + b^2 score) / a + std z,   where x_t = a x_s + b z is the forward step
+
+    Its mean is DDPM's; its std is the forward step's b for a variance-preserving model (then it is `ddpm` with
+    variance="beta") and the posterior's b sigma_s / sigma_t for every other one (then it is `ddpm`). Model coordinates
+    decide, so the samples are the same in all coordinates. No noise into sigma = 0.
     """
     for now, then in path.steps:
         fresh = fresh_share(now, then)  # b^2 / sigma_t^2
@@ -118,12 +122,15 @@ def predictor_corrector(
 ) -> Run:
     """Predictor-corrector sampling: a step of any sampler, then Langevin steps at the new noise level.
 
-    The corrector makes `corrector_steps` steps x <- x + e score + sqrt(2e) z with e = 2 a^2 (snr |z| / |score|)^2,
-    a^2 = 1 - beta in VP and 1 in VE. `predictor` is the name of any sampler that can take one step alone, or "none".
-    step="measured" takes |score| from each sample (the paper: from the batch, which couples samples) and waits for the
-    device to know it; "schedule" takes what it is at high noise, sqrt(D)/sigma. |z| is sqrt(D), as the paper advises
-    for small batches, so that a transition is a Gaussian and has an exact log-probability. There is no correction at
-    sigma = 0.
+    The corrector makes `corrector_steps` steps
+
+        x <- x + e score + sqrt(2e) z,   e = 2 a^2 (snr |z| / |score|)^2
+
+    with a^2 = 1 - beta in VP and 1 in VE. `predictor` is the name of any sampler that can take one step alone, or
+    "none". step="measured" takes |score| from each sample (the paper: from the batch, which couples samples) and waits
+    for the device to know it; "schedule" takes what it is at high noise, sqrt(D)/sigma. |z| is sqrt(D), as the paper
+    advises for small batches, so that a transition is a Gaussian and has an exact log-probability. There is no
+    correction at sigma = 0.
     """
     known = samplers()
     if predictor != "none" and (predictor not in known or predictor == "predictor-corrector"):
@@ -158,10 +165,11 @@ def annealed_langevin(
 ) -> Run:
     """Annealed Langevin dynamics (NCSN): Langevin steps at every noise level of the grid, from high to low.
 
-    x <- x + e/2 score + sqrt(e) z with e = step_size sigma^2, `steps_per_level` times; step_size is the paper's
-    epsilon / sigma_L^2 (2e-5 / 0.01^2 there, with 10 levels of 100 steps; Song & Ermon 2020 take 5 steps at each of
-    some hundred levels). From level to level x / alpha is kept. `denoise` ends with the x0 estimate (one more
-    evaluation) where the grid ends at sigma = 0.
+        x <- x + e/2 score + sqrt(e) z,   e = step_size sigma^2
+
+    `steps_per_level` times at each level; step_size is the paper's epsilon / sigma_L^2 (2e-5 / 0.01^2 there, with 10
+    levels of 100 steps; Song & Ermon 2020 take 5 steps at each of some hundred levels). From level to level x / alpha
+    is kept. `denoise` ends with the x0 estimate (one more evaluation) where the grid ends at sigma = 0.
     """
     if steps_per_level < 1 or not 0 < step_size < 4:
         raise ValueError(

@@ -31,14 +31,16 @@ def repaint(x: Tensor, path: Path, *, jump_length: int = 1, resamples: int = 4, 
     """RePaint's resampling: DDIM, every stretch of it walked several times, with noise put back in between.
 
     At every grid point that is a multiple of `jump_length` steps from the last noisy one, the walk goes back up
-    `jump_length` steps, by the forward process x_t = (alpha_t/alpha_s) x_s + alpha_t sqrt(r_t^2 - r_s^2) z with
-    r = sigma/alpha, and comes down again, so that each stretch is walked `resamples` times; `jump_length` 1 is
-    algorithm 1. On a plain model this leaves the distribution as it is, but for the errors of its steps, which are
-    repeated too. It is meant for a model whose prediction holds a part of the sample fixed (`PosteriorSampling` with a
-    `Mask` and method "projection"): every walk brings the rest into line with that part. A run makes about `resamples`
-    evaluations a step. `eta` is that of `ddim`. The paper has eta 1 (DDPM), 250 steps, jump_length 10 and resamples 10;
-    fewer steps do better with fewer resamples and less eta, whose errors are smaller. No order of convergence is
-    claimed.
+    `jump_length` steps, by the forward process
+
+        x_t = (alpha_t/alpha_s) x_s + alpha_t sqrt(r_t^2 - r_s^2) z,   r = sigma/alpha
+
+    and comes down again, so that each stretch is walked `resamples` times; `jump_length` 1 is algorithm 1. On a plain
+    model this leaves the distribution as it is, but for the errors of its steps, which are repeated too. It is meant
+    for a model whose prediction holds a part of the sample fixed (`PosteriorSampling` with a `Mask` and method
+    "projection"): every walk brings the rest into line with that part. A run makes about `resamples` evaluations a
+    step. `eta` is that of `ddim`. The paper has eta 1 (DDPM), 250 steps, jump_length 10 and resamples 10; fewer steps
+    do better with fewer resamples and less eta, whose errors are smaller. No order of convergence is claimed.
     """
     if jump_length < 1 or resamples < 1:
         raise ValueError(f"jump_length and resamples must be 1 or more, not {jump_length} and {resamples}")

@@ -46,13 +46,16 @@ def sa_solver(
 ) -> Run:
     """SA-Solver, stochastic Adams-Bashforth with an Adams-Moulton corrector, one evaluation a step.
 
-    x_s = (sigma_s / sigma_t) e^{-tau^2 h} x_t + sum_j b_j x0_j + sigma_s sqrt(1 - e^{-2 tau^2 h}) z, where b_j
-    integrates the Lagrange polynomial of the last predictor_order predictions (1 to 4). The corrector (order 1 to 4,
-    0 for none) does the step again with the prediction made at its end among its corrector_order nodes, and the same
-    noise. tau is the noise in units of the reverse SDE's where tau_end <= sigma/alpha <= tau_start, elsewhere there
-    is none. tau = 0 is the exponential Adams method of the ODE. prediction="noise" takes eps for x0, with the linear
-    part that belongs to it. lower_order_final makes the predictor's last steps to the
-    data of order ..., 3, 2, 1, as the authors' code does.
+    With h = lambda_s - lambda_t,
+
+        x_s = (sigma_s/sigma_t) e^{-tau^2 h} x_t + sum_j b_j x0_j + sigma_s sqrt(1 - e^{-2 tau^2 h}) z
+
+    where b_j integrates the Lagrange polynomial of the last predictor_order predictions (1 to 4). The corrector (order
+    1 to 4, 0 for none) does the step again with the prediction made at its end among its corrector_order nodes, and the
+    same noise. tau is the noise in units of the reverse SDE's where tau_end <= sigma/alpha <= tau_start, elsewhere
+    there is none. tau = 0 is the exponential Adams method of the ODE. prediction="noise" takes eps for x0, with the
+    linear part that belongs to it. lower_order_final makes the predictor's last steps to the data of order ..., 3, 2,
+    1, as the authors' code does.
     """
     if not (1 <= predictor_order <= 4 and 0 <= corrector_order <= 4):
         raise ValueError(

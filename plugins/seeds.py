@@ -35,10 +35,13 @@ from ._shared import Kind, check_noise, predicted, sde_stage, singular_step, two
 def exp_euler_maruyama(x: Tensor, path: Path, *, eta: float = 1.0, prediction: Kind = "data") -> Run:
     """Exponential Euler-Maruyama (SEEDS-1): the linear part of the reverse SDE exactly, the prediction held.
 
-    prediction = "data": x_s = alpha_s x0 + sigma_s e^{-eta^2 h} eps + sigma_s sqrt(1 - e^{-2 eta^2 h}) z, with
-    h = lambda_s - lambda_t, which is gDDIM (Zhang et al. 2022) and at eta = 1 DDPM. prediction = "noise":
-    x_s = (alpha_s / alpha_t) x_t - (1 + eta^2) sigma_s (e^h - 1) eps + eta sigma_s sqrt(e^{2h} - 1) z, which wants many
-    steps. eta scales the noise of the SDE that is solved; 0 is DDIM with either.
+    With h = lambda_s - lambda_t, for `prediction` "data" and "noise",
+
+        x_s = alpha_s x0 + sigma_s e^{-eta^2 h} eps + sigma_s sqrt(1 - e^{-2 eta^2 h}) z
+        x_s = (alpha_s/alpha_t) x_t - (1 + eta^2) sigma_s (e^h - 1) eps + eta sigma_s sqrt(e^{2h} - 1) z
+
+    The first is gDDIM (Zhang et al. 2022) and at eta = 1 DDPM, the second wants many steps. eta scales the noise of the
+    SDE that is solved; 0 is DDIM with either.
     """
     check_noise(eta=eta)
     for now, then in path.steps:
@@ -64,10 +67,15 @@ def exp_euler_maruyama(x: Tensor, path: Path, *, eta: float = 1.0, prediction: K
 def seeds_2(x: Tensor, path: Path, *, eta: float = 1.0, prediction: Kind = "data", r: float = 0.5) -> Run:
     """SEEDS-2, two stages: one at lambda_t + r h, then the step with both predictions.
 
-    The step holds (1 - 1/(2r)) f_t + 1/(2r) f_u, where f is x0 (prediction = "data", which is `dpmpp-sde`) or eps
-    ("noise"). eta scales the noise of the SDE that is solved, 0 is DPM-Solver++(2S) or DPM-Solver-2; 0 < r <= 1,
-    where a small r is for eta = 0 alone: f_u has the stage's noise in it, and 1/(2r) makes of it a variance that grows
-    like 1/r.
+    With h = lambda_s - lambda_t and f either x0 (`prediction` "data", which is `dpmpp-sde`) or eps ("noise"),
+
+        u = the step to lambda_t + r h with D = f_t
+        D = (1 - 1/(2r)) f_t + 1/(2r) f_u
+        x_s = carry x_t + gain int e^{rate (l - lambda_s)} D dl + std z
+
+    with the carry, gain, rate and std of `semilinear_sde`. eta scales the noise of the SDE that is solved, 0 is
+    DPM-Solver++(2S) or DPM-Solver-2; 0 < r <= 1, where a small r is for eta = 0 alone: f_u has the stage's noise in it,
+    and 1/(2r) makes of it a variance that grows like 1/r.
     """
     return (yield from two_stage_sde(x, path, prediction, eta, 1.0, r))
 
@@ -86,8 +94,13 @@ def seeds_2(x: Tensor, path: Path, *, eta: float = 1.0, prediction: Kind = "data
 def seeds_3(x: Tensor, path: Path, *, eta: float = 1.0, prediction: Kind = "data") -> Run:
     """SEEDS-3, three stages: at lambda_t + h/3 and lambda_t + 2h/3, then the step.
 
-    The second stage integrates the line through the predictions at 0 and h/3, the step that through those at 0 and
-    2h/3, of x0 (prediction = "data") or eps ("noise"). eta scales the noise of the SDE that is solved; with 0 it is
+    With h = lambda_s - lambda_t and f either x0 (`prediction` "data") or eps ("noise"),
+
+        u1 = the step to lambda_t + h/3 with the constant f_t
+        u2 = the step to lambda_t + 2h/3 with the line through f_t and f_u1
+        x_s = carry x_t + gain int e^{rate (l - lambda_s)} [line through f_t and f_u2](l) dl + std z
+
+    with the carry, gain, rate and std of `semilinear_sde`. eta scales the noise of the SDE that is solved; with 0 it is
     DPM-Solver++(3S) or DPM-Solver-3, of third order. With noise the variance is of second order.
     """
     check_noise(eta=eta)

@@ -9,33 +9,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sdesamplers import Path, Point, Prediction, Run, Sampler, SolverError, hookimpl, sampler, weighted_sum
-from sdesamplers.coefficients import ROUNDING, octave_parts
+from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, weighted_sum
 
+from ._adaptive import Budget, Outcome, Power, State, Tolerance, Trial, adapt, rms
 from ._shared import check_noise
-
-
-class Tableau(NamedTuple):
-    """An additive-noise Runge-Kutta method of Roessler 2010.
-
-    Stage i, at t + node h, is x + h sum_j drift[j] a_j + (noise[0] g(t + h) + noise[1] g(t)) I10 / h. The step is
-    x + h sum_i weights[i] a_i + g(t + h) I1 + (g(t) - g(t + h)) I10 / h.
-    """
-
-    nodes: tuple[float, ...]
-    drift: tuple[tuple[float, ...], ...]
-    noise: tuple[tuple[float, float], ...]
-    weights: tuple[float, ...]
-
-
-SRA1 = Tableau((0.75,), ((0.75,),), ((1.5, 0.0),), (1 / 3, 2 / 3))
-SRA3 = Tableau((1.0, 0.5), ((1.0,), (0.25, 0.25)), ((0.0, 0.0), (1.0, 0.5)), (1 / 6, 1 / 6, 2 / 3))
+from ._tableaux import SRA1, SRA3, AdditiveTableau
 
 
 def ode_step(x: Tensor, out: Prediction, now: Point, then: Point) -> Generator[Any, Any, Tensor]:
@@ -47,7 +31,7 @@ def ode_step(x: Tensor, out: Prediction, now: Point, then: Point) -> Generator[A
     return torch.add(x, slope, alpha=h)
 
 
-def additive(x: Tensor, path: Path, eta: float, tableau: Tableau) -> Run:
+def additive(x: Tensor, path: Path, eta: float, tableau: AdditiveTableau) -> Run:
     """Run a tableau. A step draws two normals, over its halves, for the Wiener integrals I1 and I10 = int W dt."""
     check_noise(eta=eta)
     for now, then in path.steps:
@@ -84,7 +68,9 @@ def additive(x: Tensor, path: Path, eta: float, tableau: Tableau) -> Run:
 def stochastic_heun(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     """Stochastic Heun, the trapezoidal rule on the drift and the noise of the reverse SDE.
 
-    x' = x + h a(x, t) + eta g(t) sqrt|h| z;  x <- x + h/2 [a(x, t) + a(x', t + h)] + eta/2 [g(t) + g(t + h)] sqrt|h| z.
+        x' = x_t + h a(x_t, t) + eta g(t) sqrt|h| z
+        x_s = x_t + h/2 [a(x_t, t) + a(x', s)] + eta/2 [g(t) + g(s)] sqrt|h| z
+
     eta scales the noise of the SDE that is solved; 0 is Heun's method on the ODE.
     """
     check_noise(eta=eta)
@@ -120,9 +106,13 @@ def heun_step(
 def sra1(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     """SRA1, a two-stage stochastic Runge-Kutta method of strong order 1.5 for additive noise.
 
-    Besides the increment of the Wiener process it uses its time integral, drawn with the right joint law. (The order
-    holds where both are those of one path; step noise that is Brownian fixes the increment of each half step alone.)
-    eta scales the noise of the SDE that is solved; 0 is a second-order method on the ODE.
+        x_s = x_t + h (a_1 + 2 a_2)/3 + g(s) I1 + (g(t) - g(s)) I10 / h
+        a_2 at t + 3h/4 in x_t + 3h/4 a_1 + 3/2 g(s) I10 / h
+
+    with a the drift of the reverse SDE and eta in g. Besides the increment I1 of the Wiener process it uses its time
+    integral I10, drawn with the right joint law. (The order holds where both are those of one path; step noise that is
+    Brownian fixes the increment of each half step alone.) eta scales the noise of the SDE that is solved; 0 is a
+    second-order method on the ODE.
     """
     return (yield from additive(x, path, eta, SRA1))
 
@@ -138,6 +128,10 @@ def sra1(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
 )
 def sra3(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     """SRA3, a three-stage stochastic Runge-Kutta method of strong order 1.5 for additive noise.
+
+        x_s = x_t + h (a_1 + a_2 + 4 a_3)/6 + g(s) I1 + (g(t) - g(s)) I10 / h
+        a_2 at s in x_t + h a_1
+        a_3 at t + h/2 in x_t + h (a_1 + a_2)/4 + (g(s) + g(t)/2) I10 / h
 
     As `sra1`, with a third-order method for the drift; eta scales the noise of the SDE that is solved.
     """
@@ -165,57 +159,40 @@ def gotta_go_fast(
 ) -> Run:
     """Gotta go fast, the reverse SDE with adaptive steps of Euler-Maruyama and stochastic Heun.
 
-    A step to x' (Euler-Maruyama) and x'' (Heun, the same noise) is accepted, with x'', where E, the RMS over a sample
-    of (x' - x'') / max(atol, rtol |x'|, rtol |x'_before|), is at most 1; then h <- safety h E^-power. Every sample has
-    its own steps. As in the paper a rejected step's noise is discarded and drawn anew, which biases the
-    result where E varies with the noise: in 2 dimensions 40 % of the steps are rejected and the variance is 50 % or
-    more too large, in 256 5 % are and it is right to 2 %. It gives up after max_nfe evaluations. With a grid
-    (`steps`, `times`, ...) it is `stochastic-heun`.
+        x' = x + h a(x, t) + g(t) sqrt|h| z                                                    Euler-Maruyama
+        x'' = x + h/2 [a(x, t) + a(x', t + h)] + 1/2 [g(t) + g(t + h)] sqrt|h| z               Heun
+        E = RMS over a sample of (x' - x'') / max(atol, rtol |x'|, rtol |x'_before|)
+        h <- safety h E^{-power}
+
+    x'' is accepted where E is at most 1. Every sample has its own steps. As in the paper a rejected step's noise is
+    discarded and drawn anew, which biases the result where E varies with the noise: in 2 dimensions 40 % of the steps
+    are rejected and the variance is 50 % or more too large, in 256 5 % are and it is right to 2 %. It gives up after
+    max_nfe evaluations. With a grid (`steps`, `times`, ...) it is `stochastic-heun`.
     """
     if not (rtol > 0 and atol > 0 and max_nfe > 0 and 0 < safety < 1 and 0 < power <= 1):
         raise ValueError("need positive rtol, atol and max_nfe, 0 < safety < 1 and 0 < power <= 1")
     if path.is_free:
-        x = yield from controlled(x, path, rtol, atol, safety, power, max_nfe)
+        control = Power(len(x), path.points[1].time - path.points[0].time, safety, power)
+        x = yield from controlled(x, path, control, Budget("gotta-go-fast", Tolerance(rtol, atol), max_nfe, cost=2))
         path = path.part(path.points[1:])
     return (yield from stochastic_heun(x, path))
 
 
-def controlled(
-    x: Tensor, path: Path, rtol: float, atol: float, safety: float, power: float, max_nfe: int
-) -> Generator[Any, Any, Tensor]:
+def controlled(x: Tensor, path: Path, control: Power, budget: Budget) -> Run:
     """Integrate between the path's first two points with steps of each sample's own."""
-    begin, end = path.points[0], path.points[1].time
-    span = end - begin.time
-    start, first = begin.time, np.full(len(x), 0.01)  # the paper's first step, as a share of the path
-    if begin.is_pure_noise:
-        start = begin.time + 0.01 * span
-        out = yield x, begin
-        x = out.step_to(path.at(start))
-    x, time, share = x.clone(), np.full(len(x), start), first
-    before, spent = x.clone(), np.zeros(len(x), int)
-    ledger = path.ledger
-    ledger.accepted, ledger.rejected = np.zeros(len(x), int), np.zeros(len(x), int)
-    while len(rows := np.flatnonzero(time != end)):
-        spent[rows] += 2
-        if spent.max() > max_nfe:
-            raise SolverError(f"gotta-go-fast needs more than max_nfe={max_nfe} evaluations at {rtol=:g}, {atol=:g}")
-        pick = torch.from_numpy(rows).to(x.device)
-        h = np.copysign(np.minimum(share[rows] * abs(span), np.abs(end - time[rows])), span)
-        until = np.where(np.abs(h) >= np.abs(end - time[rows]) * (1 - 1e-12), end, time[rows] + h)
-        now, then = path.at(time[rows], rows), path.at(until, rows)
-        out = yield x[pick], now
-        low, high = yield from heun_step(out, path, now, then, until - time[rows], 1.0)
-        tolerance = (rtol * torch.maximum(low.abs(), before[pick].abs())).clamp(min=atol)
-        error = ((low - high) / tolerance).flatten(1).square().mean(1).sqrt().double().cpu().numpy()
-        if not np.all(np.isfinite(error)):
-            raise SolverError("gotta-go-fast's error estimate is not finite, so it cannot choose a step")
-        good, change = error <= 1, safety * np.maximum(error, ROUNDING) ** -power
-        share[rows] = octave_parts(np.abs(h / span) * change)
-        ledger.accepted[rows] += good
-        ledger.rejected[rows] += ~good
-        won = torch.from_numpy(np.flatnonzero(good)).to(x.device)
-        x[pick[won]], before[pick[won]] = high[won], low[won]
-        time[rows[good]] = until[good]
+    start, end = path.points[0], path.points[1]
+    if start.is_pure_noise:  # where the SDE's diffusion is infinite
+        out = yield x, start
+        start = path.at(start.time + 0.01 * (end.time - start.time))
+        x = out.step_to(start)
+
+    def attempt(state: State, trial: Trial) -> Generator[Any, Any, Outcome]:
+        now, then = path.at(trial.now, trial.rows), path.at(trial.then, trial.rows)
+        out = yield state[0], now
+        low, high = yield from heun_step(out, path, now, then, trial.then - trial.now, 1.0)
+        return Outcome(state, (high, low), rms((low - high) / budget.tolerance.larger(low, state[1])))
+
+    x, _ = yield from adapt((x, x), path, start.time, end.time, attempt, control, budget)
     return x
 
 

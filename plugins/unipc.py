@@ -52,9 +52,11 @@ def unip(
 ) -> Run:
     """UniP-p, the predictor of UniPC, of order p = `order` (1 to 6).
 
-    x_s = (sigma_s/sigma_t) x + alpha_s int e^{l - lambda_s} P(l) dl, with P the polynomial through the last p values of
-    x0, or likewise of eps (`prediction`). `variant` is how two values are weighted: "bh1", "bh2" (as DPM-Solver++(2M)
-    does) or exactly, "vary_coeff". `lower_order_final` makes the last steps to the data of order ..., 3, 2, 1.
+        x_s = (sigma_s/sigma_t) x_t + alpha_s int e^{l - lambda_s} P(l) dl
+
+    with P the polynomial through the last p values of x0, or likewise of eps (`prediction`). `variant` is how two
+    values are weighted: "bh1", "bh2" (as DPM-Solver++(2M) does) or exactly, "vary_coeff". `lower_order_final` makes the
+    last steps to the data of order ..., 3, 2, 1.
     """
     lams: list[Any] = []
     values: list[Tensor] = []
@@ -121,9 +123,11 @@ def unipc(
 ) -> Run:
     """UniPC-p: UniP-p corrected by UniC-p, of order p + 1 with p = `order` (1 to 6).
 
-    UniC-p: x_s = (sigma_s/sigma_t) x + alpha_s int e^{l - lambda_s} P(l) dl, with P the polynomial through the x0 that
-    is predicted at the uncorrected x_s and the last p, or likewise for eps (`prediction`). The next step uses it too.
-    `variant` ("bh1", "bh2", "vary_coeff") and `lower_order_final` are as in `unip`.
+        x_s = (sigma_s/sigma_t) x_t + alpha_s int e^{l - lambda_s} P(l) dl
+
+    with P, in UniC-p, the polynomial through the x0 that is predicted at the uncorrected x_s and the last p, or
+    likewise for eps (`prediction`). The next step uses it too. `variant` ("bh1", "bh2", "vary_coeff") and
+    `lower_order_final` are as in `unip`.
     """
     sizes = orders(path, order, lower_order_final)
     words = {"order": order, "variant": variant, "prediction": prediction, "lower_order_final": lower_order_final}
@@ -149,10 +153,13 @@ def unic(
 ) -> Run:
     """UniC-p, the corrector of UniPC, on any deterministic `predictor` with one evaluation a step.
 
-    Raises a predictor of order p = `order` (1 to 6) to p + 1 at no further evaluation. Its evaluations must all
-    be at steps' ends (as those of euler, ddim and most multistep methods are; dpm-fast's are not), and it must not
-    correct its states itself. `variant`, `prediction` and `lower_order_final` are as in `unipc`; the predictor runs
-    with its default options.
+        x_s = (sigma_s/sigma_t) x_t + alpha_s int e^{l - lambda_s} P(l) dl
+
+    with P through the x0 that is predicted at the uncorrected x_s and the last p, or likewise for eps. It raises a
+    predictor of order p = `order` (1 to 6) to p + 1 at no further evaluation. Its evaluations must all be at steps'
+    ends (as those of euler, ddim and most multistep methods are; dpm-fast's are not), and it must not correct its
+    states itself. `variant`, `prediction` and `lower_order_final` are as in `unipc`; the predictor runs with its
+    default options.
     """
     shelf = samplers()
     plain = {n for n, s in shelf.items() if s.evaluations == 1 and not s.stochastic and set(s.needs) <= {"marginals"}}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from process_cases import TABLE as DDPM_TABLE
 from sdesamplers_plugins._dpm_stages import line
-from sdesamplers_plugins.dpm_solver import groups, third_order_weights
+from sdesamplers_plugins.dpm_fast import groups, third_order_weights
 
 import sdesamplers as sds
 from sdesamplers.coefficients import midpoint_integrals
