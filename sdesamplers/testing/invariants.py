@@ -217,31 +217,36 @@ def candidates(option: Option) -> Iterator[Any]:
             yield from (name for name in ("euler", "heun", "ddim") if name != default)
 
 
+GRIDS: tuple[dict[str, Any], ...] = ({"steps": 16}, {"steps": 8, "final": "min"})
+"""Runs that options are tried on: into sigma = 0, and if nothing moves there, a few steps to the smallest sigma."""
+
+
 def options_matter(case: Case) -> Outcome:
     """Every option moves the sample, or ends the run, alone or beside another option's other value."""
     free = [name for name in case.spec.options if name not in case.options]
     if not free:
         return None
     names = {name: list(candidates(case.spec.options[name])) for name in free}
-    effects = {name: _moves(case, name, names) for name in free}
+    effects = {name: _moves(case, name, names, GRIDS[0]) for name in free}
+    effects = {name: effect or _moves(case, name, names, GRIDS[1]) for name, effect in effects.items()}
     idle = [name for name, effect in effects.items() if effect is False]
     measured = f"no effect: {', '.join(idle)}" if idle else f"{sum(map(bool, effects.values()))} of {len(free)} do"
     return measured, "every option that can be tried moves the sample", not idle
 
 
-def _moves(case: Case, name: str, names: dict[str, list[Any]]) -> bool | None:
+def _moves(case: Case, name: str, names: dict[str, list[Any]], grid: dict[str, Any]) -> bool | None:
     """Whether another value of an option has an effect; None where all values that were tried are refused."""
     companions: list[dict[str, Any]] = [{}]
     companions += [{other: value} for other in names if other != name for value in names[other][:3]]
     tried = None
     for beside in companions:
         try:
-            plain = _sample_with(case, name, beside)
+            plain = _sample_with(case, name, beside, grid)
         except SdesamplersError:
             continue
         for value in names[name]:
             try:
-                if not torch.equal(plain, _sample_with(case, name, {**beside, name: value})):
+                if not torch.equal(plain, _sample_with(case, name, {**beside, name: value}, grid)):
                     return True
                 tried = False
             except SolverError:
@@ -251,10 +256,10 @@ def _moves(case: Case, name: str, names: dict[str, list[Any]]) -> bool | None:
     return tried
 
 
-def _sample_with(case: Case, name: str, options: dict[str, Any]) -> Tensor:
+def _sample_with(case: Case, name: str, options: dict[str, Any], grid: dict[str, Any]) -> Tensor:
     """A run with options; without a grid where one of them steers free steps."""
     control = case.spec.control
-    words: dict[str, Any] = {} if name in control or set(options) & set(control) else {"steps": 16}
+    words: dict[str, Any] = {} if name in control or set(options) & set(control) else grid
     words |= {**case.options_for(words), **options}
     return sample(case.home, case.spec, num_samples=2, seed=5, **words).samples
 
