@@ -3,11 +3,13 @@
 seeding.py            noise from a pipeline's generators
 layout.py             a run laid out beforehand, by a dry run
 configuration.py      our words beside the model's
-echo.py               which states are those that `step` returned
 step_words.py         every keyword that pipelines pass to `step`
 table.py              alphas_cumprod as pipelines look it up
 training_schedule.py  what training scripts read before a run is laid out
 timesteps.py          the timesteps that a pipeline loops over
+timeline.py           those of a grid, and how far the run in progress has come along them
+pending.py            the evaluation that a run waits for, and what `step` returns
+run.py                a run that a pipeline's loop pushes
 scheduler.py          `Scheduler`
 """
 
