@@ -1,8 +1,10 @@
 """Any sampler inside a pipeline of diffusers.
 
+configuration.py      our words beside the model's
 seeding.py            noise from a pipeline's generators
 layout.py             a run laid out beforehand, by a dry run
-configuration.py      our words beside the model's
+choice.py             the sampler chosen, its options and its words of grid and noise
+grids.py              the grid that a pipeline asks for
 step_words.py         every keyword that pipelines pass to `step`
 table.py              alphas_cumprod as pipelines look it up
 training_schedule.py  what training scripts read before a run is laid out

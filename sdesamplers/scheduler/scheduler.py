@@ -17,21 +17,17 @@ from ..errors import UsageError
 from ..models.clipping import Clip, ClipLike
 from ..path.noise import check_seed
 from ..pretrained.configuration import completed
-from ..pretrained.conventions import Convention, convention_of, with_shift
+from ..pretrained.conventions import convention_of, with_shift
 from ..pretrained.saved_words import KEY, OURS, own_part, trained_part
-from ..processes.coordinates import view
 from ..processes.scalars import as_scalar, expand
-from ..processes.schedules import EDM, VE, RectifiedFlow, TrigFlow
-from ..processes.sde import GaussianProcess
+from ..processes.schedules import EDM, VE, RectifiedFlow
 from ..processes.table import DiscreteVP
 from ..public import public
-from ..registry.names import Preset
 from ..registry.plugin import Sampler
-from ..registry.registry import default_registry
-from ..sampling.arguments import make_recipe
 from ..sampling.recipe import Recipe
+from .choice import Choice, option_names
 from .configuration import Configuration, changed, explicit, split_words, updated
-from .layout import Layout
+from .grids import GridRequest, requested_grid
 from .pending import StepOutput
 from .run import PushedRun
 from .seeding import Generators
@@ -40,14 +36,6 @@ from .table import Table
 from .timeline import Timeline
 from .timesteps import Passed, read_timestep
 from .training_schedule import training_schedule
-
-REFUSED = {
-    "unguided": "needs the unguided prediction beside the guided one, and a pipeline passes on the guided one alone; "
-    "sds.sample(sds.from_pipeline(pipe), ...) gives it both",
-    "log_density": "needs the model's density, which a diffusion pipeline does not have",
-    "stationary": "runs on a density, not on a diffusion model",
-}
-"""Needs of samplers that a pipeline cannot meet, and what then."""
 
 MISSING = {
     "sigmas": "an sdesamplers.Scheduler has no sigmas on a DDPM table: its latents are alpha x0 + sigma eps, and a "
@@ -61,8 +49,6 @@ MISSING = {
 """Attributes that some models' schedulers do not have, and why."""
 
 UNSET: Any = object()
-CONSISTENCY = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
-"""Defaults of a consistency model's training grid."""
 
 ANSWERS = {
     *("prediction_type", "clip_sample", "clip_sample_range", "clip_denoised"),
@@ -135,25 +121,17 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         chosen: Any = "quality" if given is None else given
         words: dict[str, Any] = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates}
         words |= {"noise": noise, "noise_options": noise_options, "final": final}
-        if isinstance(chosen, Recipe):
-            if chosen.times or chosen.sigmas or chosen.start_time is not None:
-                raise UsageError("this Recipe has a grid of its own; give a pipeline its timesteps= or sigmas= instead")
-            words = {word: getattr(chosen, word) if value is None else value for word, value in words.items()}
-            chosen, options = chosen.sampler, {**chosen.options, **options}
-        if not isinstance(chosen, str | Sampler):
-            raise UsageError(f"sampler must be a name, a Sampler or a Recipe, not {chosen!r}")
-        self._sampler: str | Sampler = chosen
-        self._words, self._options = words, options
+        self._choice = Choice.read(chosen, words, options)
         self._clip = clip
         self._follow(trained_part(trained or {"_class_name": "DDPMScheduler", "clip_sample": False}))
-        self.spec, self._is_free = self._checked(adaptive)
+        self._choice.settle(self.convention.process, adaptive)
+        self.spec = self._choice.spec
         self.seed, self.round_timesteps = None if seed is None else check_seed(seed), round_timesteps
         self._timeline = Timeline()
         self._reset()
-        name = chosen.name if isinstance(chosen, Sampler) else chosen
         kept_clip = vars(clip) if isinstance(clip, Clip) else clip
-        ours = {"sampler": name, "options": options, **words, "seed": seed, "adaptive": adaptive, "clip": kept_clip}
-        ours["round_timesteps"] = round_timesteps
+        ours = {"sampler": self._choice.name, "options": self._choice.options, **self._choice.words, "clip": kept_clip}
+        ours |= {"seed": seed, "adaptive": adaptive, "round_timesteps": round_timesteps}
         self.register_to_config(**{**self._models_words(), KEY: ours})
 
     # The configuration.
@@ -233,7 +211,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
             own = {word: value for word, value in own.items() if word in OURS}
             sampler = own.pop("sampler", None)
             words = {**(own.pop("options", None) or {}), **own, **words}
-        models = split_words(words, known_words(sampler or words.get("recipe")), trained)
+        known = {*inspect.signature(Scheduler.__init__).parameters, *option_names(sampler or words.get("recipe"))}
+        models = split_words(words, known, trained)
         rest = {word: value for word, value in words.items() if word not in models}
         made = cls(sampler, trained=updated(trained, models) if models else trained, **rest)
         return (made, {}) if return_unused_kwargs else made
@@ -241,7 +220,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     def clone(self) -> Scheduler:
         """A scheduler of the same configuration with no run of its own: each thread's pipeline needs one."""
         rest = {key: self.config[key] for key in ("seed", "adaptive", "round_timesteps", "clip")}
-        return type(self)(self._sampler, trained=self.trained, **self._words, **rest, **self._options)
+        choice = self._choice
+        return type(self)(choice.sampler, trained=self.trained, **choice.words, **rest, **choice.options)
 
     def __deepcopy__(self, memo: Any) -> Scheduler:
         """A clone, with the grid laid out unless a run is under way on it: pipelines of two modalities copy it then."""
@@ -270,24 +250,6 @@ class Scheduler(SchedulerMixin, ConfigMixin):
 
     def __len__(self) -> int:
         return int(self.trained.get("num_train_timesteps", 1000))
-
-    def _checked(self, adaptive: bool | None) -> tuple[Sampler, bool]:
-        """The sampler, and whether it is to choose its own steps."""
-        spec = make_recipe(self._sampler, process=self.convention.process, steps=1, **self._words)[1]
-        preset = default_registry().resolve(self._sampler) if isinstance(self._sampler, str) else Preset(spec)
-        steered = any(name in spec.control for name in (*preset.options, *self._options))
-        is_free = steered if adaptive is None else bool(adaptive)
-        if is_free and not spec.adaptive:
-            raise UsageError(f"{spec.name} does not choose its own steps, so adaptive=True does not apply to it")
-        self._recipe(None if is_free else 1)
-        for need in spec.needs:
-            if need in REFUSED:
-                raise UsageError(f"{spec.name} {REFUSED[need]}")
-        return spec, is_free
-
-    def _recipe(self, steps: int | None, **words: Any) -> Recipe:
-        words = {"process": self.convention.process, **self._words, **words}
-        return make_recipe(self._sampler, steps=steps, **words, options=self._options)[0]
 
     # The grid.
 
@@ -335,51 +297,27 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         check_grid_words(others)
         self._read_config()
         self._reset()
-        self._grid_words = {"num_inference_steps": num_inference_steps, "device": device, "mu": mu}
-        self._grid_words |= {"timesteps": plain_list(timesteps), "sigmas": plain_list(sigmas), "strength": strength}
-        self._grid_words["original_inference_steps"] = original_inference_steps
         limits = {"max_timesteps": max_timesteps, "intermediate_timesteps": intermediate_timesteps}
-        self._grid_words |= {word: value for word, value in limits.items() if value is not UNSET}
+        limits = {word: value for word, value in limits.items() if value is not UNSET}
+        request = GridRequest(
+            num_inference_steps, device, timesteps, sigmas, mu, strength, original_inference_steps, limits
+        )
+        self._grid_words = request.words()
         self.convention = with_shift(self._unshifted, self.trained, mu)
-        process = self.convention.process
-        is_closed = is_trig(process, **limits)
-        if is_closed:
-            if timesteps is None:
-                timesteps, num_inference_steps = trig_times(num_inference_steps, **limits), None
-            num_inference_steps = None if timesteps is not None else num_inference_steps
-        words: dict[str, Any] = {}
-        if sigmas is not None:
-            levels = numbers(sigmas, "sigmas")
-            num_inference_steps = even_steps(levels) if self._replaces_even_grids() else None
-            if num_inference_steps is None:
-                words = {"times": own_times(self.convention, levels)}
-        elif timesteps is not None:
-            own = consistency_times(self.trained, timesteps)
-            own = np.asarray(self.convention.time(numbers(timesteps, "timesteps"))) if own is None else own
-            words = {"times": to_the_end(process, own)}
-        elif num_inference_steps is None:
-            raise UsageError("set_timesteps needs num_inference_steps, timesteps or sigmas")
-        if words:
-            words |= {"spacing": None, "spacing_options": None}
-        else:
-            words |= self._distilled_words(original_inference_steps)
-        if strength != 1.0:
-            words["start_time"] = self._start_time(strength, words.get("spacing_options") or {})
-        grid = make_recipe(
-            "euler" if self._is_free else self._sampler,
-            steps=num_inference_steps,
-            **{"process": process, **self._words, **words},
-            options={} if self._is_free else self._options,
-            end_to_end=self._is_free,  # it starts where `sample` does; a makers' grid may begin in the middle
-        )[0]
-        recipe = self._recipe(None) if self._is_free else grid
-        layout = Layout(process, self.spec, recipe, grid)
+        grid = requested_grid(request, self.convention, self.trained, self._choice)
+        layout = self._choice.layout(self.convention.process, grid.steps, grid.words)
         self.num_inference_steps = layout.steps
-        # Where a pipeline gave a grid it takes the number of timesteps for the number of steps.
-        counted = sigmas is not None or timesteps is not None
-        self.order = 1 if counted or layout.is_adaptive else layout.evaluations_a_step
-        words = {"rounds": self.round_timesteps, "order": self.order, "stride": 0 if counted else self.order}
-        self._timeline.lay_out(layout, self.convention, device, **words, is_closed=is_closed)
+        self.order = 1 if grid.is_given or layout.is_adaptive else layout.evaluations_a_step
+        stride = 0 if grid.is_given else self.order
+        self._timeline.lay_out(
+            layout,
+            self.convention,
+            device,
+            rounds=self.round_timesteps,
+            order=self.order,
+            stride=stride,
+            is_closed=grid.is_closed,
+        )
         self._run = PushedRun(layout, self._timeline)
         self.timesteps = self._timeline.from_step(0)
 
@@ -391,35 +329,6 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     @timesteps.setter
     def timesteps(self, timesteps: Tensor) -> None:
         self._timesteps = timesteps
-
-    def _replaces_even_grids(self) -> bool:
-        """Whether an even grid of a flow model stands for a number of steps: where a grid is named that is to replace
-        it, or its class would lay out other sigmas in its place."""
-        if not isinstance(self.convention.process, RectifiedFlow):
-            return False
-        name = self._sampler if isinstance(self._sampler, str) else ""
-        label = " " in name and any(name.endswith(f" {grid}") for grid in default_registry().grid_names())
-        grid = self.convention.grid
-        return self._words["spacing"] is not None or label or (grid is not None and grid.sigmas is not None)
-
-    def _distilled_words(self, teacher_steps: int | None) -> dict[str, Any]:
-        """The word of the grid `distilled` that a pipeline may pass, where the sampler runs on that grid."""
-        named = self._words["spacing"]
-        if teacher_steps is None or self.spec.spacing != "distilled" or named not in (None, "distilled"):
-            return {}
-        if self.trained["_class_name"] == "TCDScheduler":  # whose timesteps may then be any
-            teacher_steps = len(self)
-        options = {**(self._words["spacing_options"] or {}), "teacher_steps": teacher_steps}
-        return {"spacing": "distilled", "spacing_options": options}
-
-    def _start_time(self, strength: float, options: Mapping[str, Any]) -> float:
-        """Where a run begins that has this share of the model's time before it."""
-        process = self.convention.process
-        if self.spec.spacing != "distilled" or not isinstance(process, DiscreteVP):
-            return process.t_min + strength * (process.t_max - process.t_min)
-        makers = process.own_grid
-        teacher = options.get("teacher_steps") or (makers.teacher_steps if makers is not None else None) or 50
-        return float(int(teacher * strength) * (round(process.t_max + 1) // teacher) - 1)
 
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Say that the loop starts at timesteps[begin_index], which is where it does if `step` is passed no other."""
@@ -627,119 +536,6 @@ def _unpickled(cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_in
     return made
 
 
-def known_words(sampler: str | Sampler | Recipe | None) -> set[str]:
-    """The names of our own arguments and of a sampler's options."""
-    chosen = sampler.sampler if isinstance(sampler, Recipe) else sampler or "quality"
-    spec = default_registry().resolve(chosen).sampler if isinstance(chosen, str) else chosen
-    return {*inspect.signature(Scheduler.__init__).parameters, *getattr(spec, "options", ())}
-
-
-def even_steps(sigmas: np.ndarray) -> int | None:
-    """N where sigmas are the even grid 1, 1 - 1/N, ..., 1/N, which flow pipelines pass if they are told nothing."""
-    count = len(sigmas)
-    return count if np.allclose(sigmas, np.linspace(1.0, 1.0 / count, count), atol=1e-6) else None
-
-
 def whole_on_device(timesteps: Any) -> bool:
     """Whether timesteps are whole numbers in a tensor, which can be looked up where they are."""
     return isinstance(timesteps, Tensor) and not timesteps.is_floating_point()
-
-
-def plain_list(values: Any) -> Any:
-    """A grid as a list, so that it can be kept."""
-    return values.tolist() if isinstance(values, Tensor | np.ndarray) else values
-
-
-def is_trig(process: GaussianProcess, **limits: Any) -> bool:
-    """Whether a grid is given in TrigFlow's way.
-
-    Raises:
-        UsageError: its words are for a model of another kind.
-    """
-    given = [word for word, value in limits.items() if value is not UNSET and value is not None]
-    if given and not isinstance(process, TrigFlow):
-        raise UsageError(f"{' and '.join(given)}: these are of TrigFlow models (SCMScheduler), and this is another one")
-    return isinstance(process, TrigFlow) and any(value is not UNSET for value in limits.values())
-
-
-def trig_times(steps: int | None, max_timesteps: Any, intermediate_timesteps: Any) -> list[float]:
-    """The grid of SCMScheduler (Lu & Song 2025, appendix): even from the first time to 0, or of two steps as given.
-
-    Raises:
-        UsageError: no number of steps, or an intermediate time for another number than 2.
-    """
-    if steps is None or isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise UsageError(f"steps must be a whole number of 1 or more, not {steps!r}")
-    first = float(np.pi / 2) if max_timesteps in (None, UNSET) else float(max_timesteps)
-    if intermediate_timesteps in (None, UNSET):
-        return np.linspace(first, 0.0, int(steps) + 1).tolist()
-    if steps != 2:
-        raise UsageError(f"intermediate_timesteps is the second of 2 steps, and there are {steps}; pass None with it")
-    return [first, float(intermediate_timesteps), 0.0]
-
-
-def consistency_times(trained: Mapping[str, Any], timesteps: Any) -> np.ndarray | None:
-    """Times of whole numbers that a consistency model's pipeline gives: indices of its training grid, 0 the noisiest.
-
-    The pipeline of `CMStochasticIterativeScheduler` gives them falling, and the scheduler runs them rising:
-    sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho (Karras et al. 2022, eq. 5).
-
-    Raises:
-        UsageError: they lie outside of the grid or do not fall.
-    """
-    if trained.get("_class_name") != "CMStochasticIterativeScheduler":
-        return None
-    array = np.atleast_1d(np.asarray(plain_list(timesteps)))
-    if not array.size or not np.issubdtype(array.dtype, np.integer):
-        return None
-    count = int(trained.get("num_train_timesteps") or 40)
-    if np.any(np.diff(array) >= 0) or array[0] >= count or array[-1] < 0:
-        raise UsageError(f"timesteps must fall strictly within 0 to {count - 1}, indices of the training grid")
-    low, high, rho = (float(trained.get(word) or value) for word, value in CONSISTENCY.items())
-    share = array[::-1] / (count - 1)
-    ends = high ** (1 / rho), low ** (1 / rho)
-    times: np.ndarray = (ends[0] + share * (ends[1] - ends[0])) ** rho
-    return times
-
-
-def numbers(values: Any, word: str) -> np.ndarray:
-    """A list, array or tensor of numbers as a float64 array."""
-    try:
-        found = np.atleast_1d(np.asarray(as_scalar(values), dtype=np.float64))
-    except (TypeError, ValueError):
-        raise UsageError(f"{word} must be a list of numbers, not {values!r}") from None
-    if not found.size:
-        raise UsageError(f"{word} must be a list of numbers, and it is empty")
-    return found
-
-
-def clean_time(process: GaussianProcess) -> float:
-    """Where the model's clock reaches sigma = 0."""
-    time = view(process).clean_time
-    assert time is not None
-    return time
-
-
-def own_times(convention: Convention, sigmas: np.ndarray) -> list[float]:
-    """Times of a grid of sigma/alpha, or of a flow's times before its shift, ended by the clean end.
-
-    A flow whose makers stretch their grids to a terminal time (`shift_terminal`) has this grid stretched too.
-    """
-    process, body = convention.process, sigmas[:-1] if sigmas[-1] == 0 else sigmas
-    if isinstance(process, RectifiedFlow):
-        times = process.shift * body / (1 + (process.shift - 1) * body)
-        terminal = None if convention.grid is None else convention.grid.shift_terminal
-        if terminal:
-            times = 1 - (1 - times) * (1 - terminal) / (1 - times[-1])
-    else:
-        times = np.asarray(process.time_at_ratio(body))
-    return to_the_end(process, np.asarray(times, dtype=float))
-
-
-def to_the_end(process: GaussianProcess, times: np.ndarray) -> list[float]:
-    """A grid of times with the clean end behind it; ends that float32 has rounded out of the process are put back."""
-    above = (times > process.t_max) & (times < process.t_max * (1 + 1e-4))
-    below = (times < 0) & (times > -1e-6 * process.t_max)
-    grid: list[float] = np.select([above, below], [process.t_max, 0.0], times).tolist()
-    clean = clean_time(process)
-    return grid if grid[-1:] == [clean] else [*grid, clean]
