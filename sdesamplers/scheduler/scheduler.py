@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
@@ -18,50 +17,42 @@ from ..models.clipping import Clip, ClipLike
 from ..path.noise import check_seed
 from ..pretrained.configuration import completed
 from ..pretrained.conventions import convention_of, with_shift
-from ..pretrained.saved_words import KEY, OURS, own_part, trained_part
-from ..processes.scalars import as_scalar, expand
+from ..pretrained.saved_words import KEY, trained_part
 from ..processes.schedules import EDM, VE, RectifiedFlow
 from ..processes.table import DiscreteVP
 from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.recipe import Recipe
 from .choice import Choice, option_names
-from .configuration import Configuration, changed, explicit, split_words, updated
+from .configuration import (
+    Configuration,
+    arguments_from,
+    changed,
+    explicit,
+    models_words,
+    says_answers_alone,
+    split_words,
+    updated,
+)
 from .grids import GridRequest, requested_grid
+from .noising import Noising
 from .pending import StepOutput
 from .run import PushedRun
 from .seeding import Generators
 from .step_words import check_grid_words, check_step_words
-from .table import Table
+from .table import MISSING, alphas_cumprod, betas
 from .timeline import Timeline
 from .timesteps import Passed, read_timestep
 from .training_schedule import training_schedule
 
-MISSING = {
-    "sigmas": "an sdesamplers.Scheduler has no sigmas on a DDPM table: its latents are alpha x0 + sigma eps, and a "
-    "pipeline that reads sigmas expects them divided by alpha",
-    "alphas_cumprod": "this model was not trained on a table of alphas_cumprod",
-    "betas": "this model was not trained on a table of alphas_cumprod, so that it has no betas",
-    "alphas": "this model was not trained on a table of alphas_cumprod, so that it has no alphas of single steps",
-    "final_alpha_cumprod": "an sdesamplers.Scheduler has no final_alpha_cumprod; its runs end at sigma = 0",
-    "_get_variance": "an sdesamplers.Scheduler has no variance of single steps; sample(..., 'paradigms') is parallel",
-}
-"""Attributes that some models' schedulers do not have, and why."""
-
 UNSET: Any = object()
-
-ANSWERS = {
-    *("prediction_type", "clip_sample", "clip_sample_range", "clip_denoised"),
-    *("thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
-}
-"""Words of a configuration that say what a network's answer means, and nothing of time."""
 
 IN_PAIRS = ("LCMScheduler", "TCDScheduler", "SCMScheduler")
 """Schedulers whose pipelines take (sample, x0) from a `step` that returns a tuple."""
 
 
 @public
-class Scheduler(SchedulerMixin, ConfigMixin):
+class Scheduler(Noising, SchedulerMixin, ConfigMixin):
     """A diffusers scheduler that runs a sampler of this library.
 
         pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, "dpmpp-2m", spacing="karras")
@@ -132,7 +123,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         kept_clip = vars(clip) if isinstance(clip, Clip) else clip
         ours = {"sampler": self._choice.name, "options": self._choice.options, **self._choice.words, "clip": kept_clip}
         ours |= {"seed": seed, "adaptive": adaptive, "round_timesteps": round_timesteps}
-        self.register_to_config(**{**self._models_words(), KEY: ours})
+        self.register_to_config(**{**models_words(self.trained), KEY: ours})
 
     # The configuration.
 
@@ -142,10 +133,6 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         self._in_pairs = self.trained["_class_name"] in IN_PAIRS
         self.convention = self._unshifted = convention_of(self.trained)
         self.clip = Clip.of(self._clip, self.convention.clip)
-
-    def _models_words(self) -> dict[str, Any]:
-        """The model's words, with the list of those that were left at their class's defaults."""
-        return {word: value for word, value in self.trained.items() if word != "_class_name"}
 
     def register_to_config(self, **words: Any) -> None:
         """Set words of the configuration; the model is what they say from then on.
@@ -162,14 +149,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         if anew:
             past = self.convention
             self._follow(updated(self.trained, anew))
-            if type(past) is type(self.convention) and not set(anew) - ANSWERS:
+            if type(past) is type(self.convention) and says_answers_alone(anew):
                 self.convention = self.convention.on(past.process)
             else:
                 self._reset()
-        words = self._models_words()
-        defaults = {word: words[word] for word in words["_use_default_values"]}
-        ours = {**self._internal_dict.get(KEY, {}), "trained_class": self.trained["_class_name"], "defaults": defaults}
-        self._internal_dict = Configuration({**self._internal_dict, **words, KEY: ours})
+        self._internal_dict = Configuration.of(self._internal_dict, self.trained)
 
     def to_json_string(self) -> str:
         """The configuration as a file holds it; words that were left at their class's defaults are left out."""
@@ -200,17 +184,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         Raises:
             UsageError: a word of diffusers that is written otherwise here; the message says how.
         """
-        if isinstance(config, SchedulerMixin):
-            config = {"_class_name": type(config).__name__, **cast(Any, config).config}
-        if not isinstance(config, Mapping):
-            kind = type(config).__name__
-            raise UsageError(f"config must be a scheduler's configuration, such as pipe.scheduler.config, not {kind}")
-        words = {key: value for key, value in words.items() if not key.startswith("_")}
-        own, trained = own_part(config), trained_part(config)
-        if own and sampler is None and "recipe" not in words:
-            own = {word: value for word, value in own.items() if word in OURS}
-            sampler = own.pop("sampler", None)
-            words = {**(own.pop("options", None) or {}), **own, **words}
+        sampler, words, trained = arguments_from(config, sampler, words)
         known = {*inspect.signature(Scheduler.__init__).parameters, *option_names(sampler or words.get("recipe"))}
         models = split_words(words, known, trained)
         rest = {word: value for word, value in words.items() if word not in models}
@@ -376,7 +350,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     @property
     def alphas_cumprod(self) -> Tensor:
         """alpha^2 at a DDPM table's timesteps; fractional ones may be looked up too."""
-        return self._table("alphas_cumprod")
+        return alphas_cumprod(self.convention.process)
 
     @property
     def alphas(self) -> Tensor:
@@ -386,18 +360,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     @property
     def betas(self) -> Tensor:
         """1 - `alphas`, the variance that each timestep adds."""
-        whole = torch.from_numpy(self._process_table("betas"))
-        return torch.cat([1 - whole[:1], 1 - whole[1:] / whole[:-1]]).float()
-
-    def _process_table(self, name: str) -> np.ndarray:
-        if not isinstance(self.convention.process, DiscreteVP):
-            raise AttributeError(MISSING[name])
-        return self.convention.process.alphas_cumprod
-
-    def _table(self, name: str) -> Table:
-        made = torch.from_numpy(self._process_table(name)).float().as_subclass(Table)
-        made.process = cast(DiscreteVP, self.convention.process)  # a table's, or it would have raised
-        return made
+        return betas(self.convention.process)
 
     def __getattr__(self, name: str) -> Any:
         # Python comes here where a property has raised, and diffusers' own answer does not say why.
@@ -471,60 +434,6 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         x0 = sample if prediction is None else prediction.x0.to(sample.dtype)
         return StepOutput(state, x0) if return_dict else (state, x0)
 
-    # Noising, for image-to-image, inpainting and training.
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
-        """alpha x0 + sigma noise at `timesteps`, one or one for each sample; none leave the samples as they are.
-
-        Whole timesteps of a table are looked up on their device, and elements of `timesteps` know their values; others
-        are read to the host.
-        """
-        levels = self._levels(timesteps, original_samples)
-        return original_samples if levels is None else levels[0] * original_samples + levels[1] * noise
-
-    def scale_noise(self, sample: Tensor, timestep: Any, noise: Tensor) -> Tensor:
-        """`add_noise` by the name and order of flow pipelines."""
-        return self.add_noise(sample, noise, timestep)
-
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
-        """What a network of this kind is to answer at `timesteps` for the state that `add_noise` makes.
-
-        On a table it is alpha noise - sigma x0 (Salimans & Ho 2022), whatever the network predicts, as in diffusers'
-        schedulers of tables; elsewhere the network's own target: noise - x0 for flow models, F of Karras et al. (2022),
-        eq. 7, for EDM's preconditioning, cos(t) noise - sin(t) x0 for TrigFlow, the score for VE.
-        """
-        levels = self._levels(timesteps, sample, target=True)
-        return sample if levels is None else levels[1] * noise + levels[0] * sample
-
-    def _levels(self, timesteps: Any, like: Tensor, *, target: bool = False) -> tuple[Any, Any] | None:
-        """Coefficients (on x0, on noise) of the state, or of the target; None where there are no timesteps."""
-        if whole_on_device(timesteps) and isinstance(self.convention.process, DiscreteVP):
-            table = self._table_levels(like)[:, timesteps.to(like.device).long().flatten()].to(like.dtype)
-            if not table.shape[1]:
-                return None
-            alpha, sigma = table.view(2, -1, *(1,) * (like.dim() - 1))
-            return (-sigma, alpha) if target else (alpha, sigma)
-        place = getattr(timesteps, "sdesamplers_place", None)
-        asked: Any = as_scalar(timesteps) if place is None else read_timestep(timesteps).value
-        times = self.convention.time(asked)
-        if not np.size(times):
-            return None
-        times = np.clip(times, 0.0, self.convention.process.t_max)
-        first, second = (as_scalar(value) for value in self._row(times, target))
-        return expand(first, like), expand(second, like)
-
-    def _row(self, times: Any, target: bool) -> tuple[Any, Any]:
-        process = self.convention.process
-        return self.convention.target(times) if target else (process.alpha(times), process.sigma(times))
-
-    def _table_levels(self, like: Tensor) -> Tensor:
-        """alpha and sigma of a table, (2, T), in the precision of a state, but float32 at least, on its device."""
-        assert isinstance(self.convention.process, DiscreteVP)
-        table = self.convention.process.alphas_cumprod
-        levels = torch.from_numpy(np.sqrt(np.stack([table, 1 - table])))
-        # Some devices have no float64, so that the dtype changes before the device does.
-        return levels.to(torch.promote_types(like.dtype, torch.float32)).to(like.device)
-
 
 def _unpickled(cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_index: int | None) -> Scheduler:
     """A scheduler from its configuration, with its grid laid out as it was."""
@@ -534,8 +443,3 @@ def _unpickled(cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_in
     if begin_index is not None:
         made.set_begin_index(begin_index)
     return made
-
-
-def whole_on_device(timesteps: Any) -> bool:
-    """Whether timesteps are whole numbers in a tensor, which can be looked up where they are."""
-    return isinstance(timesteps, Tensor) and not timesteps.is_floating_point()
