@@ -123,8 +123,8 @@ class Timeline:
         numbers = self.numbers_at(self.layout.plan(begin).points[: 1 if self.is_adaptive else None])
         if self._is_closed:
             numbers = np.concatenate([numbers, self.numbers_at(self.layout.points[-1:])])
-        told = torch.from_numpy(numbers)
-        return Timesteps.of(self, told.to(self._device), told.tolist(), begin, origin=origin)
+        emitted = torch.from_numpy(numbers)
+        return Timesteps.of(self, emitted.to(self._device), emitted.tolist(), begin, origin=origin)
 
     def from_position(self, begin: int, position: int) -> Timesteps:
         """What a slice `timesteps[position:]` of the run from grid step `begin` stands for."""
@@ -168,11 +168,11 @@ class Timeline:
                 return found
         if hint is not None and hint < len(points) and passed.means(self.number_at(points[hint])):
             return hint
-        told = self.numbers_at(points).tolist()
-        near = int(np.argmin(np.abs(np.asarray(told) - passed.value)))
-        if not passed.means(told[near]):
+        starts = self.numbers_at(points).tolist()
+        near = int(np.argmin(np.abs(np.asarray(starts) - passed.value)))
+        if not passed.means(starts[near]):
             raise UsageError(
-                f"no step of this run starts at timestep {passed.value:g}; the nearest starts at {told[near]:g}"
+                f"no step of this run starts at timestep {passed.value:g}; the nearest starts at {starts[near]:g}"
             )
         return near
 
@@ -195,8 +195,8 @@ class Timeline:
         self.run_begin = None
 
     def _marked(self, point: Point, begin: int, position: int) -> Tensor:
-        told = torch.from_numpy(self.numbers_at([point]))[0].to(self._device)
-        return mark(told, self.layout.number, begin, position, self.number_at(point))
+        emitted = torch.from_numpy(self.numbers_at([point]))[0].to(self._device)
+        return mark(emitted, self.layout.number, begin, position, self.number_at(point))
 
     # What a loop does to timesteps.
 

@@ -136,7 +136,7 @@ class Timesteps(Tensor):
     def of(
         cls,
         timeline: Timeline,
-        told: Tensor,
+        emitted: Tensor,
         values: list[float],
         begin: int,
         stop: int | None = None,
@@ -144,14 +144,14 @@ class Timesteps(Tensor):
         first: int = 0,
         origin: tuple[int, int] | None = None,
     ) -> Timesteps:
-        """Timesteps `told` (K,), `values` on the host, of the run from grid step `begin`."""
-        made: Timesteps = told[:stop].as_subclass(cls)
+        """Timesteps `emitted` (K,), `values` on the host, of the run from grid step `begin`."""
+        made: Timesteps = emitted[:stop].as_subclass(cls)
         made.timeline, made.host, made.begin, made.stop = timeline, values[:stop], begin, stop
         made.first, made.origin = first, origin
         return made
 
     def __len__(self) -> int:
-        return len(self._standing._told)
+        return len(self._standing._emitted)
 
     @property
     def _standing(self) -> Timesteps:
@@ -165,37 +165,37 @@ class Timesteps(Tensor):
         return Timesteps.of(self.timeline, plain, self.host, self.begin, left, first=self.first, origin=self.origin)
 
     @property
-    def _told(self) -> Tensor | list[Tensor]:
-        told = self.timeline.emitted_timesteps
-        return self.as_subclass(Tensor) if told is None else told[: self.stop]
+    def _emitted(self) -> Tensor | list[Tensor]:
+        emitted = self.timeline.emitted_timesteps
+        return self.as_subclass(Tensor) if emitted is None else emitted[: self.stop]
 
     def _entry(self, position: int) -> Tensor:
-        told = self._told
-        if isinstance(told, list):  # which the scheduler has marked
-            return told[position]
+        emitted = self._emitted
+        if isinstance(emitted, list):  # which the timeline has marked
+            return emitted[position]
         layout = self.timeline.layout.number
-        return mark(told[position], layout, self.begin, self.first + position, self.host[position])
+        return mark(emitted[position], layout, self.begin, self.first + position, self.host[position])
 
     def __iter__(self) -> Iterator[Tensor]:
         met = self._standing
         met.timeline.check_stop(met.stop)
         position = 0
-        while position < len(met._told):  # which grows with each step of an adaptive run
+        while position < len(met._emitted):  # which grows with each step of an adaptive run
             yield met._entry(position)
             position += 1
 
     def __getitem__(self, key: Any) -> Tensor:
-        told = self._told
+        emitted = self._emitted
         if isinstance(key, int | np.integer) and not isinstance(key, bool):
-            count = len(told)
+            count = len(emitted)
             if not -count <= key < count:
                 raise IndexError(f"there are {count} timesteps, and no number {key}")
             return self._entry(int(key) % count)
-        if isinstance(told, list):
-            return torch.stack(told)[key]
+        if isinstance(emitted, list):
+            return torch.stack(emitted)[key]
         if not isinstance(key, slice) or key.step not in (None, 1):
-            return told[key]
-        first, stop, _ = key.indices(len(told))
+            return emitted[key]
+        first, stop, _ = key.indices(len(emitted))
         if (key.start or 0) > 0:
             first = key.start  # which may lie behind the last one; by how much says which step is meant
         if self.timeline.is_adaptive and (key.stop or 0) > 0:
