@@ -120,9 +120,9 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         self.seed, self.round_timesteps = None if seed is None else check_seed(seed), round_timesteps
         self._timeline = Timeline()
         self._reset()
-        kept_clip = vars(clip) if isinstance(clip, Clip) else clip
-        ours = {"sampler": self._choice.name, "options": self._choice.options, **self._choice.words, "clip": kept_clip}
-        ours |= {"seed": seed, "adaptive": adaptive, "round_timesteps": round_timesteps}
+        choice, kept_clip = self._choice, vars(clip) if isinstance(clip, Clip) else clip
+        ours = {"sampler": choice.name, "options": choice.options, **choice.words, "seed": seed, "adaptive": adaptive}
+        ours |= {"clip": kept_clip, "round_timesteps": round_timesteps}
         self.register_to_config(**{**models_words(self.trained), KEY: ours})
 
     # The configuration.
