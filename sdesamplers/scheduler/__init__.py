@@ -1,13 +1,18 @@
 """Any sampler inside a pipeline of diffusers.
 
+configuration.py      our words beside the model's
 seeding.py            noise from a pipeline's generators
 layout.py             a run laid out beforehand, by a dry run
-configuration.py      our words beside the model's
-echo.py               which states are those that `step` returned
+choice.py             the sampler chosen, its options and its words of grid and noise
+grids.py              the grid that a pipeline asks for
 step_words.py         every keyword that pipelines pass to `step`
-table.py              alphas_cumprod as pipelines look it up
+table.py              what pipelines look up of a DDPM table
+noising.py            noise as the model's process adds it
 training_schedule.py  what training scripts read before a run is laid out
 timesteps.py          the timesteps that a pipeline loops over
+timeline.py           those of a grid, and how far the run in progress has come along them
+pending.py            the evaluation that a run waits for, and what `step` returns
+run.py                a run that a pipeline's loop pushes
 scheduler.py          `Scheduler`
 """
 

@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from diffusers.configuration_utils import FrozenDict
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from ..errors import UsageError
 from ..pretrained.configuration import class_of, defaults_of
-from ..pretrained.saved_words import KEY
+from ..pretrained.saved_words import KEY, OURS, own_part, trained_part
 from ..pretrained.scheduler_words import WORDS
+
+ANSWERS = {
+    *("prediction_type", "clip_sample", "clip_sample_range", "clip_denoised"),
+    *("thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
+}
+"""Words of a configuration that say what a network's answer means, and nothing of time."""
 
 
 class Configuration(FrozenDict):
     """A configuration whose iteration has the model's words alone, and that is read for ours too (`config.sampler`)."""
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], trained: Mapping[str, Any]) -> Configuration:
+        """`config` with the model's words as they are now, by its class, and which of them are the class's defaults."""
+        words = models_words(trained)
+        defaults = {word: words[word] for word in words["_use_default_values"]}
+        ours = {**config.get(KEY, {}), "trained_class": trained["_class_name"], "defaults": defaults}
+        return cls({**config, **words, KEY: ours})
 
     def __missing__(self, word: str) -> Any:
         return _own(self)[word]
@@ -40,6 +55,11 @@ def _own(config: Configuration) -> dict[str, Any]:
     return found
 
 
+def models_words(trained: Mapping[str, Any]) -> dict[str, Any]:
+    """The model's words, with the list of those that were left at their class's defaults."""
+    return {word: value for word, value in trained.items() if word != "_class_name"}
+
+
 def explicit(config: Mapping[str, Any]) -> dict[str, Any]:
     """A configuration without the words that were left at their class's defaults."""
     return {word: value for word, value in config.items() if word not in (config.get("_use_default_values") or ())}
@@ -60,9 +80,34 @@ def changed(trained: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, 
     }
 
 
+def says_answers_alone(words: Mapping[str, Any]) -> bool:
+    """Whether words of the model's say what its answer means, and nothing of time."""
+    return not set(words) - ANSWERS
+
+
 def same(a: Any, b: Any) -> bool:
     """Whether two words' values are equal, arrays among them."""
     return a is b or bool(np.array_equal(a, b) if isinstance(a, np.ndarray) or isinstance(b, np.ndarray) else a == b)
+
+
+def arguments_from(config: Any, sampler: Any, words: dict[str, Any]) -> tuple[Any, dict[str, Any], dict[str, Any]]:
+    """(sampler, words, trained) of the scheduler that `from_config` is to make of a configuration and its arguments.
+
+    Raises:
+        UsageError: it is no configuration.
+    """
+    if isinstance(config, SchedulerMixin):
+        config = {"_class_name": type(config).__name__, **cast(Any, config).config}
+    if not isinstance(config, Mapping):
+        kind = type(config).__name__
+        raise UsageError(f"config must be a scheduler's configuration, such as pipe.scheduler.config, not {kind}")
+    words = {key: value for key, value in words.items() if not key.startswith("_")}
+    own = own_part(config)
+    if own and sampler is None and "recipe" not in words:
+        own = {word: value for word, value in own.items() if word in OURS}
+        sampler = own.pop("sampler", None)
+        words = {**(own.pop("options", None) or {}), **own, **words}
+    return sampler, words, trained_part(config)
 
 
 def split_words(words: dict[str, Any], ours: set[str], trained: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class Layout:
         self.process, self.spec, self.recipe, self.grid = process, spec, recipe, grid
         self.points = make_path(process, grid).points
         self.is_free = recipe is not grid
-        self.grows = self.is_free or spec.evaluations is None  # where the model is asked depends on what it says
+        self.is_adaptive = self.is_free or spec.evaluations is None  # where the model is asked depends on what it says
         self.number = next(_NUMBERS)  # so that a timestep of another layout is not taken for one of this
         self._plans: dict[int, Plan] = {}
         self._known: dict[tuple[str, float], Point] = {}  # so that a step finds the points that the dry run has made
@@ -60,6 +60,12 @@ class Layout:
     def steps(self) -> int:
         """Grid intervals."""
         return len(self.points) - 1
+
+    @property
+    def evaluations_a_step(self) -> int:
+        """What the sampler declares, or what it makes where that depends on an option (`odeint`'s method)."""
+        declared, made = max(1, self.spec.evaluations or 1), len(self.plan(0).points)
+        return declared if declared * (self.steps - 1) <= made else max(1, -(-made // self.steps))
 
     def path(self, begin: int) -> Path:
         """The path of a run from grid step `begin`; it has no noise yet."""
@@ -92,7 +98,7 @@ class Layout:
             waits = not (begins_here and torch.equal(state, start))
             while True:
                 asked.append(point)
-                if self.grows:
+                if self.is_adaptive:
                     break
                 answer = Prediction(state, point, torch.zeros_like(state), "v")
                 state, point = self.single(run.send(answer))
@@ -125,7 +131,7 @@ class Layout:
         makes `order` evaluations of each step but perhaps the last; where it makes more at the start of a run (starting
         values) or in the middle, the former is meant.
         """
-        if self.grows:
+        if self.is_adaptive:
             return min(begin + position, self.steps)
         asked = np.array([np.max(point.time) for point in self.plan(begin).points])
         grid = np.array([point.time for point in self.points[begin:-1]])
@@ -150,7 +156,7 @@ class Layout:
 
     def position_of(self, step: int) -> int:
         """The evaluation of the whole run that begins grid step `step`: the last one made there."""
-        if self.grows:
+        if self.is_adaptive:
             return step
         asked, time = self.plan(0).points, self.points[step].time
         made = [k for k, point in enumerate(asked) if np.isclose(np.max(point.time), time, rtol=1e-9, atol=0)]
@@ -163,7 +169,7 @@ class Layout:
         So it is for methods of one evaluation a step that keep nothing of the steps before. It is found by making all
         steps twice on numbers: in one run, and each in a run of its own.
         """
-        if self.grows or self.spec.evaluations != 1 or self.plan(0).waits:
+        if self.is_adaptive or self.spec.evaluations != 1 or self.plan(0).waits:
             return False
         if len(self.plan(0).points) != self.steps:
             return False

@@ -3,149 +3,56 @@
 from __future__ import annotations
 
 import inspect
-import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from diffusers.configuration_utils import ConfigMixin
-from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from ..checks import flag, shown, whole
+from ..checks import flag, shown
 from ..errors import UsageError
-from ..models.clipping import Clip, ClipLike, clipped
-from ..path.noise import Noise, NormalSource, check_seed
-from ..path.path import Path
-from ..path.points import Point, model_state
-from ..path.prediction import Prediction
+from ..models.clipping import Clip, ClipLike
+from ..path.noise import check_seed
 from ..pretrained.configuration import completed
-from ..pretrained.conventions import Convention, convention_of, with_shift, without_variance
-from ..pretrained.saved_words import KEY, OURS, own_part, trained_part
-from ..processes.coordinates import view
-from ..processes.scalars import as_scalar, expand
-from ..processes.schedules import EDM, VE, RectifiedFlow, TrigFlow
-from ..processes.sde import GaussianProcess
+from ..pretrained.conventions import convention_of, with_shift
+from ..pretrained.saved_words import KEY, trained_part
+from ..processes.schedules import EDM, VE, RectifiedFlow
 from ..processes.table import DiscreteVP
 from ..public import public
-from ..registry.names import Preset
-from ..registry.options import check_options
 from ..registry.plugin import Sampler
-from ..registry.registry import default_registry
-from ..sampling.arguments import make_recipe
-from ..sampling.loop import Run
-from ..sampling.prepared import make_noise, shortest_draw
 from ..sampling.recipe import Recipe
-from ..sampling.request import Request
-from ..sampling.runs import start_run
-from .configuration import Configuration, changed, explicit, split_words, updated
-from .echo import evaluated, is_own
-from .layout import Layout
-from .seeding import Generators, seeds_of
+from .choice import Choice, option_names
+from .configuration import (
+    Configuration,
+    arguments_from,
+    changed,
+    explicit,
+    models_words,
+    says_answers_alone,
+    split_words,
+    updated,
+)
+from .grids import GridRequest, requested_grid
+from .noising import Noising
+from .pending import StepOutput
+from .run import PushedRun
+from .seeding import Generators
 from .step_words import check_grid_words, check_step_words
-from .table import Table
-from .timesteps import Passed, Timesteps, mark, read_timestep
+from .table import MISSING, alphas_cumprod, betas
+from .timeline import Timeline
+from .timesteps import Passed, read_timestep
 from .training_schedule import training_schedule
 
-REFUSED = {
-    "unguided": "needs the unguided prediction beside the guided one, and a pipeline passes on the guided one alone; "
-    "sds.sample(sds.from_pipeline(pipe), ...) gives it both",
-    "log_density": "needs the model's density, which a diffusion pipeline does not have",
-    "stationary": "runs on a density, not on a diffusion model",
-}
-"""Needs of samplers that a pipeline cannot meet, and what then."""
-
-MISSING = {
-    "sigmas": "an sdesamplers.Scheduler has no sigmas on a DDPM table: its latents are alpha x0 + sigma eps, and a "
-    "pipeline that reads sigmas expects them divided by alpha",
-    "alphas_cumprod": "this model was not trained on a table of alphas_cumprod",
-    "betas": "this model was not trained on a table of alphas_cumprod, so that it has no betas",
-    "alphas": "this model was not trained on a table of alphas_cumprod, so that it has no alphas of single steps",
-    "final_alpha_cumprod": "an sdesamplers.Scheduler has no final_alpha_cumprod; its runs end at sigma = 0",
-    "_get_variance": "an sdesamplers.Scheduler has no variance of single steps; sample(..., 'paradigms') is parallel",
-}
-"""Attributes that some models' schedulers do not have, and why."""
-
 UNSET: Any = object()
-CONSISTENCY = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
-"""Defaults of a consistency model's training grid."""
-
-ANSWERS = {
-    *("prediction_type", "clip_sample", "clip_sample_range", "clip_denoised"),
-    *("thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
-}
-"""Words of a configuration that say what a network's answer means, and nothing of time."""
 
 IN_PAIRS = ("LCMScheduler", "TCDScheduler", "SCMScheduler")
 """Schedulers whose pipelines take (sample, x0) from a `step` that returns a tuple."""
 
 
-@dataclass
-class StepOutput(SchedulerOutput):
-    """What `step` returns.
-
-    Attributes:
-        prev_sample: the state that the pipeline is to ask the network at next, or the finished sample.
-        pred_original_sample: x0 as predicted at the state just evaluated.
-    """
-
-    pred_original_sample: Tensor | None = None
-
-
-@dataclass
-class Asking:
-    """A run in progress: the sampler's generator, and where it wants the model now.
-
-    Attributes:
-        x, point: the state and point asked for, in the path's coordinates.
-        begin: the grid step that it started from.
-        count: evaluations that it has made.
-        given: the tensor that the pipeline was handed for it, and its version then (None where torch keeps none).
-        waits: whether the network's next answer is for the run's start, before the sampler has asked anything.
-    """
-
-    run: Run
-    path: Path
-    x: Tensor
-    point: Point
-    begin: int = 0
-    count: int = 0
-    given: Tensor | None = None
-    version: int | None = None
-    waits: bool = False
-
-    def __deepcopy__(self, memo: Any) -> Asking:
-        raise UsageError(
-            "a run in progress cannot be copied, as panorama pipelines do with every view's; use their own schedulers "
-            "there, and elsewhere a scheduler.clone() for each run"
-        )
-
-
-@dataclass
-class History:
-    """What is kept of the run in progress or the one that has ended, for a `step` that does not go on with it.
-
-    Attributes:
-        begin: the grid step that it started from; `offset` is that step's place among the whole run's evaluations.
-        noise: its noise source, which a run that is begun again in its middle goes on with.
-        eta: what `step` was passed.
-        passed: the timestep of the last evaluation; `sample` the state that was handed in with it.
-        output: the finished sample, as handed out.
-    """
-
-    begin: int
-    offset: int
-    noise: Noise | None
-    eta: float
-    passed: Passed
-    sample: weakref.ref[Tensor] | None = None
-    output: weakref.ref[Tensor] | None = None
-
-
 @public
-class Scheduler(SchedulerMixin, ConfigMixin):
+class Scheduler(Noising, SchedulerMixin, ConfigMixin):
     """A diffusers scheduler that runs a sampler of this library.
 
         pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, "dpmpp-2m", spacing="karras")
@@ -205,25 +112,18 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         chosen: Any = "quality" if given is None else given
         words: dict[str, Any] = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates}
         words |= {"noise": noise, "noise_options": noise_options, "final": final}
-        if isinstance(chosen, Recipe):
-            if chosen.times or chosen.sigmas or chosen.start_time is not None:
-                raise UsageError("this Recipe has a grid of its own; give a pipeline its timesteps= or sigmas= instead")
-            words = {word: getattr(chosen, word) if value is None else value for word, value in words.items()}
-            chosen, options = chosen.sampler, {**chosen.options, **options}
-        if not isinstance(chosen, str | Sampler):
-            raise UsageError(f"sampler must be a name, a Sampler or a Recipe, not {chosen!r}")
-        self._sampler: str | Sampler = chosen
-        self._words, self._options = words, options
+        self._choice = Choice.read(chosen, words, options)
         self._clip = clip
         self._follow(trained_part(trained or {"_class_name": "DDPMScheduler", "clip_sample": False}))
-        self.spec, self._is_free = self._checked(adaptive)
+        self._choice.settle(self.convention.process, adaptive)
+        self.spec = self._choice.spec
         self.seed, self.round_timesteps = None if seed is None else check_seed(seed), round_timesteps
+        self._timeline = Timeline()
         self._reset()
-        name = chosen.name if isinstance(chosen, Sampler) else chosen
-        kept_clip = vars(clip) if isinstance(clip, Clip) else clip
-        ours = {"sampler": name, "options": options, **words, "seed": seed, "adaptive": adaptive, "clip": kept_clip}
-        ours["round_timesteps"] = round_timesteps
-        self.register_to_config(**{**self._models_words(), KEY: ours})
+        choice, kept_clip = self._choice, vars(clip) if isinstance(clip, Clip) else clip
+        ours = {"sampler": choice.name, "options": choice.options, **choice.words, "seed": seed, "adaptive": adaptive}
+        ours |= {"clip": kept_clip, "round_timesteps": round_timesteps}
+        self.register_to_config(**{**models_words(self.trained), KEY: ours})
 
     # The configuration.
 
@@ -233,10 +133,6 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         self._in_pairs = self.trained["_class_name"] in IN_PAIRS
         self.convention = self._unshifted = convention_of(self.trained)
         self.clip = Clip.of(self._clip, self.convention.clip)
-
-    def _models_words(self) -> dict[str, Any]:
-        """The model's words, with the list of those that were left at their class's defaults."""
-        return {word: value for word, value in self.trained.items() if word != "_class_name"}
 
     def register_to_config(self, **words: Any) -> None:
         """Set words of the configuration; the model is what they say from then on.
@@ -253,14 +149,11 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         if anew:
             past = self.convention
             self._follow(updated(self.trained, anew))
-            if type(past) is type(self.convention) and not set(anew) - ANSWERS:
+            if type(past) is type(self.convention) and says_answers_alone(anew):
                 self.convention = self.convention.on(past.process)
             else:
                 self._reset()
-        words = self._models_words()
-        defaults = {word: words[word] for word in words["_use_default_values"]}
-        ours = {**self._internal_dict.get(KEY, {}), "trained_class": self.trained["_class_name"], "defaults": defaults}
-        self._internal_dict = Configuration({**self._internal_dict, **words, KEY: ours})
+        self._internal_dict = Configuration.of(self._internal_dict, self.trained)
 
     def to_json_string(self) -> str:
         """The configuration as a file holds it; words that were left at their class's defaults are left out."""
@@ -291,18 +184,9 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         Raises:
             UsageError: a word of diffusers that is written otherwise here; the message says how.
         """
-        if isinstance(config, SchedulerMixin):
-            config = {"_class_name": type(config).__name__, **cast(Any, config).config}
-        if not isinstance(config, Mapping):
-            kind = type(config).__name__
-            raise UsageError(f"config must be a scheduler's configuration, such as pipe.scheduler.config, not {kind}")
-        words = {key: value for key, value in words.items() if not key.startswith("_")}
-        own, trained = own_part(config), trained_part(config)
-        if own and sampler is None and "recipe" not in words:
-            own = {word: value for word, value in own.items() if word in OURS}
-            sampler = own.pop("sampler", None)
-            words = {**(own.pop("options", None) or {}), **own, **words}
-        models = split_words(words, known_words(sampler or words.get("recipe")), trained)
+        sampler, words, trained = arguments_from(config, sampler, words)
+        known = {*inspect.signature(Scheduler.__init__).parameters, *option_names(sampler or words.get("recipe"))}
+        models = split_words(words, known, trained)
         rest = {word: value for word, value in words.items() if word not in models}
         made = cls(sampler, trained=updated(trained, models) if models else trained, **rest)
         return (made, {}) if return_unused_kwargs else made
@@ -310,16 +194,18 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     def clone(self) -> Scheduler:
         """A scheduler of the same configuration with no run of its own: each thread's pipeline needs one."""
         rest = {key: self.config[key] for key in ("seed", "adaptive", "round_timesteps", "clip")}
-        return type(self)(self._sampler, trained=self.trained, **self._words, **rest, **self._options)
+        choice = self._choice
+        return type(self)(choice.sampler, trained=self.trained, **choice.words, **rest, **choice.options)
 
     def __deepcopy__(self, memo: Any) -> Scheduler:
         """A clone, with the grid laid out unless a run is under way on it: pipelines of two modalities copy it then."""
         made = self.clone()
-        if self._keeps_grid:
-            laid_out = ("convention", "num_inference_steps", "order", "_layout", "_stride", "_device", "_closed")
-            made.__dict__.update({name: getattr(self, name) for name in (*laid_out, "_grid_words")})
-            made.__dict__.update({"_begin": self._begin, "_begin_index": self._begin_index})
-            made.timesteps = made._from_step(0)
+        if self._keeps_grid and self._run is not None:
+            laid_out = ("convention", "num_inference_steps", "order", "_grid_words")
+            made.__dict__.update({name: getattr(self, name) for name in laid_out})
+            made._timeline = self._timeline.without_run()
+            made._run = PushedRun(self._run.layout, made._timeline)
+            made.timesteps = made._timeline.from_step(0)
         return made
 
     def __copy__(self) -> Scheduler:
@@ -328,49 +214,24 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     def __reduce__(self) -> Any:
         laid_out = self._keeps_grid
         grid = self._grid_words if laid_out else None
-        return _unpickled, (type(self), dict(self.config), grid, self._begin_index if laid_out else None)
+        return _unpickled, (type(self), dict(self.config), grid, self.begin_index if laid_out else None)
 
     @property
     def _keeps_grid(self) -> bool:
         """Whether a copy has the grid: a run that is under way cannot be copied, and its copy must not seem to be."""
-        return self.num_inference_steps is not None and (self.step_index is None or self._ended)
+        over = self._run is None or self._run.is_over
+        return self.num_inference_steps is not None and (self.step_index is None or over)
 
     def __len__(self) -> int:
         return int(self.trained.get("num_train_timesteps", 1000))
-
-    def _checked(self, adaptive: bool | None) -> tuple[Sampler, bool]:
-        """The sampler, and whether it is to choose its own steps."""
-        spec = make_recipe(Request(self._sampler, 1, **self._words), process=self.convention.process)[1]
-        preset = default_registry().resolve(self._sampler) if isinstance(self._sampler, str) else Preset(spec)
-        steered = any(name in spec.control for name in (*preset.options, *self._options))
-        is_free = steered if adaptive is None else bool(adaptive)
-        if is_free and not spec.adaptive:
-            raise UsageError(f"{spec.name} does not choose its own steps, so adaptive=True does not apply to it")
-        self._recipe(None if is_free else 1)
-        for need in spec.needs:
-            if need in REFUSED:
-                raise UsageError(f"{spec.name} {REFUSED[need]}")
-        return spec, is_free
-
-    def _recipe(self, steps: int | None, **words: Any) -> Recipe:
-        request = Request(self._sampler, steps, **{**self._words, **words}, options=self._options)
-        return make_recipe(request, process=self.convention.process)[0]
 
     # The grid.
 
     def _reset(self) -> None:
         self.num_inference_steps: int | None = None
         self._timesteps: Tensor | None = None
-        self.told: list[Tensor] | None = None  # the timesteps so far of a run that has begun and grows
-        self._asking: Asking | None = None
-        self._history: History | None = None
-        self._ended = False
-        self._begin_index: int | None = None
-        self._begin: int | None = None  # the grid step that `set_begin_index` stands for
-        self._evaluation = 0
-        self._counts: set[int] = set()  # numbers of evaluations that a pipeline has counted below a cutoff
-        self._values: dict[int, list[float]] = {}  # the timesteps of the run from a grid step
-        self._closed = False
+        self._timeline.clear()
+        self._run: PushedRun | None = None
 
     def set_timesteps(
         self,
@@ -410,49 +271,29 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         check_grid_words(others)
         self._read_config()
         self._reset()
-        self._device = device
-        self._grid_words = {"num_inference_steps": num_inference_steps, "device": device, "mu": mu}
-        self._grid_words |= {"timesteps": plain_list(timesteps), "sigmas": plain_list(sigmas), "strength": strength}
-        self._grid_words["original_inference_steps"] = original_inference_steps
         limits = {"max_timesteps": max_timesteps, "intermediate_timesteps": intermediate_timesteps}
-        self._grid_words |= {word: value for word, value in limits.items() if value is not UNSET}
+        limits = {word: value for word, value in limits.items() if value is not UNSET}
+        request = GridRequest(
+            num_inference_steps, device, timesteps, sigmas, mu, strength, original_inference_steps, limits
+        )
+        self._grid_words = request.words()
         self.convention = with_shift(self._unshifted, self.trained, mu)
-        process = self.convention.process
-        if is_trig(process, **limits):
-            self._closed = True
-            if timesteps is None:
-                timesteps, num_inference_steps = trig_times(num_inference_steps, **limits), None
-            num_inference_steps = None if timesteps is not None else num_inference_steps
-        words: dict[str, Any] = {}
-        if sigmas is not None:
-            levels = numbers(sigmas, "sigmas")
-            num_inference_steps = even_steps(levels) if self._replaces_even_grids() else None
-            if num_inference_steps is None:
-                words = {"times": own_times(self.convention, levels)}
-        elif timesteps is not None:
-            own = consistency_times(self.trained, timesteps)
-            own = np.asarray(self.convention.time(numbers(timesteps, "timesteps"))) if own is None else own
-            words = {"times": to_the_end(process, own)}
-        elif num_inference_steps is None:
-            raise UsageError("set_timesteps needs num_inference_steps, timesteps or sigmas")
-        if words:
-            words |= {"spacing": None, "spacing_options": None}
-        else:
-            words |= self._distilled_words(original_inference_steps)
-        if strength != 1.0:
-            words["start_time"] = self._start_time(strength, words.get("spacing_options") or {})
-        sampler, options = ("euler", {}) if self._is_free else (self._sampler, self._options)
-        request = Request(sampler, num_inference_steps, **{**self._words, **words}, options=options)
-        # One that chooses its steps starts where `sample` does; a makers' grid may begin in the middle.
-        grid = make_recipe(request, process=process, end_to_end=self._is_free)[0]
-        recipe = self._recipe(None) if self._is_free else grid
-        self._layout = Layout(process, self.spec, recipe, grid)
-        self.num_inference_steps = self._layout.steps
-        # Where a pipeline gave a grid it takes the number of timesteps for the number of steps.
-        counted = sigmas is not None or timesteps is not None
-        self.order = 1 if counted or self._layout.grows else self._evaluations_a_step()
-        self._stride = 0 if counted else self.order
-        self.timesteps = self._from_step(0)
+        grid = requested_grid(request, self.convention, self.trained, self._choice)
+        layout = self._choice.layout(self.convention.process, grid.steps, grid.words)
+        self.num_inference_steps = layout.steps
+        self.order = 1 if grid.is_given or layout.is_adaptive else layout.evaluations_a_step
+        stride = 0 if grid.is_given else self.order
+        self._timeline.lay_out(
+            layout,
+            self.convention,
+            device,
+            rounds=self.round_timesteps,
+            order=self.order,
+            stride=stride,
+            is_closed=grid.is_closed,
+        )
+        self._run = PushedRun(layout, self._timeline)
+        self.timesteps = self._timeline.from_step(0)
 
     @property
     def timesteps(self) -> Tensor:
@@ -463,125 +304,20 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     def timesteps(self, timesteps: Tensor) -> None:
         self._timesteps = timesteps
 
-    def _replaces_even_grids(self) -> bool:
-        """Whether an even grid of a flow model stands for a number of steps: where a grid is named that is to replace
-        it, or its class would lay out other sigmas in its place."""
-        if not isinstance(self.convention.process, RectifiedFlow):
-            return False
-        name = self._sampler if isinstance(self._sampler, str) else ""
-        label = " " in name and any(name.endswith(f" {grid}") for grid in default_registry().grid_names())
-        grid = self.convention.grid
-        return self._words["spacing"] is not None or label or (grid is not None and grid.sigmas is not None)
-
-    def _distilled_words(self, teacher_steps: int | None) -> dict[str, Any]:
-        """The word of the grid `distilled` that a pipeline may pass, where the sampler runs on that grid."""
-        named = self._words["spacing"]
-        if teacher_steps is None or self.spec.spacing != "distilled" or named not in (None, "distilled"):
-            return {}
-        if self.trained["_class_name"] == "TCDScheduler":  # whose timesteps may then be any
-            teacher_steps = len(self)
-        options = {**(self._words["spacing_options"] or {}), "teacher_steps": teacher_steps}
-        return {"spacing": "distilled", "spacing_options": options}
-
-    def _start_time(self, strength: float, options: Mapping[str, Any]) -> float:
-        """Where a run begins that has this share of the model's time before it."""
-        process = self.convention.process
-        if self.spec.spacing != "distilled" or not isinstance(process, DiscreteVP):
-            return process.t_min + strength * (process.t_max - process.t_min)
-        makers = process.own_grid
-        teacher = options.get("teacher_steps") or (makers.teacher_steps if makers is not None else None) or 50
-        return float(int(teacher * strength) * (round(process.t_max + 1) // teacher) - 1)
-
-    def _evaluations_a_step(self) -> int:
-        """What the sampler declares, or what it makes where that depends on an option (`odeint`'s method)."""
-        declared, made = max(1, self.spec.evaluations or 1), len(self._layout.plan(0).points)
-        steps = self._layout.steps
-        return declared if declared * (steps - 1) <= made else max(1, -(-made // steps))
-
-    def _from_step(self, begin: int, origin: tuple[int, int] | None = None) -> Timesteps:
-        """The timesteps of the run from a grid step on."""
-        told = self._tell(self._layout.plan(begin).points[: 1 if self.grows else None])
-        if self._closed:
-            told = torch.cat([told, self._tell(self._layout.points[-1:])])
-        return Timesteps.of(self, told.to(self._device), told.tolist(), begin, origin=origin)
-
-    @property
-    def layout_number(self) -> int:
-        """Which of all layouts this one is."""
-        return self._layout.number
-
-    @property
-    def grows(self) -> bool:
-        """Whether the run's timesteps depend on the values that it meets."""
-        return self._layout.grows
-
-    def _tell(self, points: Sequence[Point]) -> Tensor:
-        """What the network is told at points, (K,) on the CPU."""
-        return torch.from_numpy(self._numbers_at(points))
-
-    def _numbers_at(self, points: Sequence[Point]) -> np.ndarray:
-        """The same as numbers, rounded as the tensor has them."""
-        values = np.asarray(self.convention.timestep(np.array([np.max(point.t) for point in points], dtype=float)))
-        if self.round_timesteps and isinstance(self.convention.process, DiscreteVP):
-            return np.rint(values).astype(np.int64)
-        return values.astype(np.float32)
-
-    def _value(self, point: Point) -> float:
-        return float(self._numbers_at([point])[0])
-
-    def from_position(self, begin: int, position: int) -> Timesteps:
-        """What a slice `timesteps[position:]` of the run from grid step `begin` stands for."""
-        evaluations = 1 if self.grows else len(self._layout.plan(begin).points) + self._closed
-        stride = 0 if evaluations - position in self._counts else self._stride
-        return self._from_step(self._layout.step_at(begin, position, stride), (begin, position))
-
-    def counted_below(self, count: int) -> None:
-        """A pipeline has counted its timesteps below a cutoff, one an evaluation.
-
-        A slice that leaves as many is then meant in evaluations, not in grid steps of `order` each. SDXL's refiner
-        adds one for samplers of order 2, so that it begins above the cutoff.
-        """
-        self._counts |= {count, count + (self.order == 2)}
-
-    def rest_of_run(self, begin: int, position: int) -> Timesteps | None:
-        """The timesteps that are left of a run in progress, where it has come to `position` from grid step `begin`."""
-        asking = self._asking
-        if asking is None or self.grows or (asking.begin, asking.count) != (begin, position):
-            return None
-        whole = self._from_step(begin)
-        rest = whole.as_subclass(Tensor)[position:]
-        return Timesteps.of(self, rest, whole.host[position:], begin, first=position)
-
-    def check_stop(self, stop: int | None) -> None:
-        """Raise if a loop is to be cut short after `stop` timesteps of a run whose number of them is not known."""
-        if stop is not None and self.grows:
-            raise UsageError(
-                f"{self.spec.name} chooses its own steps here, so a loop cannot stop after {stop} of them (as with "
-                "denoising_end=); run it on a fixed grid: adaptive=False, and no tolerances"
-            )
-
     def set_begin_index(self, begin_index: int = 0) -> None:
         """Say that the loop starts at timesteps[begin_index], which is where it does if `step` is passed no other."""
-        begin_index = whole("begin_index", begin_index, 0)
-        if self.num_inference_steps is None:  # as diffusers has it: the next grid begins at its first point again
-            self._begin_index = begin_index
-            return
-        evaluations = 1 if self.grows else len(self._layout.plan(0).points)
-        most = self._closed + max(evaluations, self.num_inference_steps * self.order)
-        if begin_index > most:
-            raise UsageError(f"begin_index is {begin_index}, and there are {most} timesteps")
-        stride = 0 if evaluations - begin_index in self._counts else self._stride
-        self._begin, self._begin_index = self._layout.step_at(0, begin_index, stride), begin_index
+        counted = None if self.num_inference_steps is None else self.num_inference_steps * self.order
+        self._timeline.set_begin_index(begin_index, counted)
 
     @property
     def begin_index(self) -> int | None:
         """What `set_begin_index` was passed."""
-        return self._begin_index
+        return self._timeline.begin_index
 
     @property
     def step_index(self) -> int | None:
         """How many of the timesteps lie behind; None before the first step."""
-        return None if self._history is None else self._history.offset + self._evaluation
+        return None if self._run is None else self._run.step_index
 
     @property
     def init_noise_sigma(self) -> float:
@@ -594,8 +330,8 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         process = self.convention.process
         if isinstance(process, DiscreteVP | RectifiedFlow):
             return 1.0
-        if isinstance(process, EDM | VE) and self.num_inference_steps:
-            return float(self._layout.points[0].native[1])
+        if isinstance(process, EDM | VE) and self._run is not None:
+            return float(self._run.layout.points[0].native[1])
         return float(process.prior.std)
 
     @property
@@ -607,19 +343,14 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         """
         if isinstance(self.convention.process, DiscreteVP):
             raise AttributeError(MISSING["sigmas"])
-        if self.num_inference_steps is None:
+        if self._run is None:
             return training_schedule(self.convention, self.trained)[1]
-        if self.told is not None:  # of a run that grows, as far as it has come
-            times = self.convention.time(as_scalar(torch.stack(self.told)))
-            levels = np.atleast_1d(self.convention.process.sigma(times)).tolist()
-        else:
-            levels = [float(np.max(point.native[1])) for point in self._layout.plan(0).points]
-        return torch.tensor([*levels, 0.0], dtype=torch.float32, device="cpu")
+        return torch.tensor([*self._timeline.sigmas(), 0.0], dtype=torch.float32, device="cpu")
 
     @property
     def alphas_cumprod(self) -> Tensor:
         """alpha^2 at a DDPM table's timesteps; fractional ones may be looked up too."""
-        return self._table("alphas_cumprod")
+        return alphas_cumprod(self.convention.process)
 
     @property
     def alphas(self) -> Tensor:
@@ -629,18 +360,7 @@ class Scheduler(SchedulerMixin, ConfigMixin):
     @property
     def betas(self) -> Tensor:
         """1 - `alphas`, the variance that each timestep adds."""
-        whole = torch.from_numpy(self._process_table("betas"))
-        return torch.cat([1 - whole[:1], 1 - whole[1:] / whole[:-1]]).float()
-
-    def _process_table(self, name: str) -> np.ndarray:
-        if not isinstance(self.convention.process, DiscreteVP):
-            raise AttributeError(MISSING[name])
-        return self.convention.process.alphas_cumprod
-
-    def _table(self, name: str) -> Table:
-        made = torch.from_numpy(self._process_table(name)).float().as_subclass(Table)
-        made.process = cast(DiscreteVP, self.convention.process)  # a table's, or it would have raised
-        return made
+        return betas(self.convention.process)
 
     def __getattr__(self, name: str) -> Any:
         # Python comes here where a property has raised, and diffusers' own answer does not say why.
@@ -654,172 +374,16 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         """What the network is to be given for `sample` at `timestep`; the run's next one if none is passed."""
         if self.convention.is_plain:
             return sample
-        return self.convention.scale_input(sample, self._time_of(read_timestep(timestep)))
+        passed = read_timestep(timestep)
+        time = self._training_time(passed) if self._run is None else self._run.time_of(passed)
+        return self.convention.scale_input(sample, time)
 
-    def _time_of(self, passed: Passed) -> float:
-        """The model's time that a timestep means: exactly the one of the grid or the run, where it is one of theirs."""
-        if self.num_inference_steps is None:
-            schedule = training_schedule(self.convention, self.trained)[0]
-            if passed.value is None or not any(passed.means(value) for value in schedule.tolist()):
-                raise UsageError("call set_timesteps before step and scale_model_input")
-            return float(self.convention.time(passed.value))
-        known = [] if self._asking is None else [self._asked_at]
-        known += [self._layout.points[self._begin or 0]] if passed.value is None else self._layout.points[:-1]
-        for point in known:
-            if passed.means(self._value(point)):
-                return point.t
-        assert passed.value is not None
+    def _training_time(self, passed: Passed) -> float:
+        """The model's time that a timestep of the training schedule means, before a run is laid out."""
+        schedule = training_schedule(self.convention, self.trained)[0]
+        if passed.value is None or not any(passed.means(value) for value in schedule.tolist()):
+            raise UsageError("call set_timesteps before step and scale_model_input")
         return float(self.convention.time(passed.value))
-
-    @property
-    def _asked_at(self) -> Point:
-        """Where the run in progress is to be asked next."""
-        assert self._asking is not None
-        return self._asking.path.points[0] if self._asking.waits else self._asking.point
-
-    def _find_begin(self, passed: Passed) -> int:
-        """The grid step that a run starts from, by the timestep that `step` is passed.
-
-        Raises:
-            UsageError: no grid, or no step of it starts there.
-        """
-        if self.num_inference_steps is None:
-            raise UsageError("call set_timesteps before step")
-        hint = self._begin
-        if passed.value is None:
-            return hint or 0
-        points, place = self._layout.points[:-1], passed.place
-        if place is not None and place.layout == self._layout.number and not (self.grows and place.position):
-            found = self._layout.step_of(place.begin, place.position)
-            if found is not None:
-                return found
-        if hint is not None and hint < len(points) and passed.means(self._value(points[hint])):
-            return hint
-        told = self._numbers_at(points).tolist()
-        near = int(np.argmin(np.abs(np.asarray(told) - passed.value)))
-        if not passed.means(told[near]):
-            raise UsageError(
-                f"no step of this run starts at timestep {passed.value:g}; the nearest starts at {told[near]:g}"
-            )
-        return near
-
-    def _asking_for(self, passed: Passed, sample: Tensor, generator: Generators, eta: float) -> Asking:
-        """The run that a `step` belongs to: the one in progress, or a new one that begins at its timestep.
-
-        Raises:
-            UsageError: the timestep is not the one that the run in progress goes on with.
-        """
-        asking, history = self._asking, self._history
-        if asking is None and history is None and not self._ended:
-            return self._start(self._find_begin(passed), sample, generator, eta)
-        if asking is not None and self._is_next(asking, passed):
-            if history is not None and eta != history.eta:
-                raise UsageError(f"eta was {history.eta:g} in this run, and cannot become {eta:g} in its middle")
-            return asking
-        again = self._begun_again(passed, sample, eta)
-        if again is None:
-            raise self._unexpected(passed)
-        return again
-
-    def _is_next(self, asking: Asking, passed: Passed) -> bool:
-        """Whether a timestep is the one that the run in progress expects."""
-        if passed.value is None:
-            return True
-        place, last = passed.place, None if self._history is None else self._history.passed.place
-        if place is not None and place.layout == self._layout.number:
-            if (place.begin, place.position) == (asking.begin, asking.count):
-                return True
-            # Equal numbers at neighbouring evaluations (Heun's method, rounding) are told apart by their places.
-            if last is not None and last[:2] == place[:2] and place.position != last.position + 1:
-                return False
-        return passed.means(self._value(self._asked_at))
-
-    def _begun_again(self, passed: Passed, sample: Tensor, eta: float) -> Asking | None:
-        """A run from the timestep passed, where that is what diffusers' class of the method makes of it; else None.
-
-        Methods that keep nothing from step to step are begun again at any timestep of the grid, and repeat their last
-        step: so do DDIM and DDPM. The state must not be the one that the run has returned for another timestep.
-        """
-        history = self._history
-        if history is None or not self._layout.forgets:
-            return None
-        if self._asking is None:
-            repeats = passed.place is not None and passed.place == history.passed.place
-            handed = None if history.sample is None else history.sample()
-            repeats |= handed is sample and passed.value is not None and history.passed.means(passed.value)
-            output = None if history.output is None else history.output()
-            if not repeats or output is sample:
-                return None
-        elif is_own(self._asking, sample):
-            return None
-        begin = self._find_begin(passed)
-        self._evaluation = begin - history.begin
-        return self._start(begin, sample, None, eta, history)
-
-    def _unexpected(self, passed: Passed) -> UsageError:
-        if self._asking is None:
-            return UsageError(f"this run ended after {self._evaluation} evaluations; call set_timesteps for another")
-        expected = self._value(self._asked_at)
-        return UsageError(
-            f"this run of {self.spec.name} goes on at timestep {expected:g}, and step was passed {passed.value:g}; "
-            "pass each of scheduler.timesteps once and in order, start in the middle with timesteps[begin:], and call "
-            "set_timesteps for another run"
-        )
-
-    def _start(
-        self, begin: int, sample: Tensor, generator: Generators, eta: float, before: History | None = None
-    ) -> Asking:
-        layout, recipe = self._layout, self._with_eta(eta)
-        path = layout.path(begin)
-        if before is None:
-            path.ledger.noise = self._noise_for(path, recipe, sample, generator)
-        else:
-            path.ledger.noise = before.noise
-        x = sample.to(torch.promote_types(sample.dtype, torch.float32))
-        scale = path.points[0].scale
-        # What a pipeline hands in is its own, and may be written over: a buffer of a CUDA graph is at every step.
-        x = x.clone() if isinstance(scale, float) and scale == 1.0 else x * expand(scale, x)
-        run = start_run(self.spec, x, path, recipe.options)
-        first, point = layout.single(next(run))
-        self._check_rows(point, len(sample))
-        if self.grows:
-            self.told = [self._marked(path.points[0], begin, 0)]
-        start, offset = (begin, layout.position_of(begin)) if before is None else (before.begin, before.offset)
-        self._history = History(start, offset, path.ledger.noise, eta, Passed())
-        self._asking = Asking(run, path, first, point, begin, waits=layout.plan(begin).waits)
-        return self._asking
-
-    def _marked(self, point: Point, begin: int, position: int) -> Tensor:
-        told = self._tell([point])[0].to(self._device)
-        return mark(told, self._layout.number, begin, position, self._value(point))
-
-    def _with_eta(self, eta: float) -> Recipe:
-        """What is run, with DDIM's `eta` for samplers that have this option; 0 leaves them their own."""
-        recipe = self._layout.recipe
-        if eta == 0:
-            return recipe
-        if "eta" not in self.spec.options:
-            raise UsageError(
-                f"{self.spec.name} has no option eta, so eta={eta:g} does not apply; take ddim, or drop it"
-            )
-        checked = check_options({"eta": eta}, self.spec.options, f"sampler {self.spec.name!r}")
-        return replace(recipe, options={**recipe.options, **checked})
-
-    def _noise_for(self, path: Path, recipe: Recipe, sample: Tensor, generator: Generators) -> Noise:
-        if self.seed is None and (self.spec.stochastic or recipe is not self._layout.recipe):
-            seeds, indices = seeds_of(generator, sample)
-        else:
-            seeds, indices = [self.seed or 0] * len(sample), list(range(len(sample)))
-        source = NormalSource(seeds, indices, tuple(sample.shape[1:]))
-        return make_noise(recipe, source, shortest_draw(path, recipe, self.spec, (1,)))
-
-    def _check_rows(self, point: Point, count: int) -> None:
-        if point.rows is not None and count > 1:
-            raise UsageError(
-                f"{self.spec.name} gives each image its own times, and a pipeline tells its network one for all (some, "
-                "as DiT's, step the guided and unguided halves as two images); make one image at a time, or use "
-                "sds.sample(sds.from_pipeline(pipe), ...)"
-            )
 
     def step(
         self,
@@ -858,133 +422,17 @@ class Scheduler(SchedulerMixin, ConfigMixin):
         check_step_words(others)
         if isinstance(generator, int | float):
             eta, generator = (generator if eta is None else eta), None
-        passed = read_timestep(timestep)
-        asking = self._asking_for(passed, sample, generator, float(eta or 0.0))
-        self._note(passed, sample)
-        self._evaluation += 1
-        asking.count += 1
-        if asking.waits:
-            asking.waits, prediction = False, None
-        else:
-            prediction = self._predicted(asking, model_output, sample)
-            try:
-                asking.x, asking.point = self._layout.single(asking.run.send(prediction))
-            except StopIteration as stop:
-                return self._end(stop.value, asking, prediction, sample, return_dict)
-            except Exception:
-                self._asking, self._ended = None, True
-                raise
-        if self.told is not None:
-            self.told.append(self._marked(asking.point, asking.begin, asking.count))
-        self._check_next(asking, prev_timestep)
-        given = model_state(asking.x, asking.point)
-        if given.dtype is not sample.dtype:
-            given = given.to(sample.dtype)
-        if given is asking.x:
-            given = given.clone()
-        asking.given, asking.version = given, None if given.is_inference() else given._version
-        return self._output(given, prediction, sample, return_dict)
-
-    def _note(self, passed: Passed, sample: Tensor) -> None:
-        if self._history is not None:
-            self._history.passed, self._history.sample = passed, weakref.ref(sample)
-
-    def _check_next(self, asking: Asking, timestep: Any) -> None:
-        """Raise where a pipeline means to go on at another timestep than the run does."""
-        if timestep is None:
-            return
-        passed, expected = read_timestep(timestep), self._value(asking.point)
-        if not passed.means(expected):
-            raise UsageError(
-                f"prev_timestep is {passed.value:g}, and this run of {self.spec.name} goes on at {expected:g}"
-            )
-
-    def _predicted(self, asking: Asking, model_output: Tensor, sample: Tensor) -> Prediction:
-        x = evaluated(asking, sample)
-        output = model_output
-        if output.dtype is not x.dtype or output.shape != x.shape:
-            output = without_variance(output, x.shape[1]).to(x.dtype)
-            if output.shape != x.shape:
-                raise UsageError(
-                    f"the network answered with shape {tuple(model_output.shape)} for a state of {tuple(x.shape)}"
-                )
-        output = output.clone() if output is model_output else output
-        if not self.convention.is_plain:
-            output = self.convention.read(output, model_state(x, asking.point), asking.point.t)
-        prediction = Prediction(x, asking.point, output, self.convention.prediction)
-        # A flow map's mean velocity over a whole step is no x0 to be clipped.
-        return prediction if asking.point.end is not None else clipped(prediction, self.clip)
-
-    def _end(
-        self, x: Tensor, asking: Asking, prediction: Prediction, sample: Tensor, return_dict: bool
-    ) -> StepOutput | tuple[Tensor, ...]:
-        self._asking, self._ended = None, True
-        clean = model_state(x, asking.path.points[-1]).to(sample.dtype)
-        if self._history is not None:
-            self._history.output = weakref.ref(clean)
-        return self._output(clean, prediction, sample, return_dict)
-
-    def _output(
-        self, state: Tensor, prediction: Prediction | None, sample: Tensor, return_dict: bool
-    ) -> StepOutput | tuple[Tensor, ...]:
-        if not (return_dict or self._in_pairs or self._ended):
+        run, passed, eta = self._run, read_timestep(timestep), float(eta or 0.0)
+        if run is None:
+            raise UsageError("call set_timesteps before step")
+        pending = run.pending_at(passed, sample, generator, eta, self.seed)
+        run.note(passed, sample)
+        prediction = None if pending.waits else pending.predicted(model_output, sample, self.convention, self.clip)
+        state = run.advance(pending, prediction, sample.dtype, prev_timestep)
+        if not (return_dict or self._in_pairs or run.is_over):
             return (state,)
         x0 = sample if prediction is None else prediction.x0.to(sample.dtype)
         return StepOutput(state, x0) if return_dict else (state, x0)
-
-    # Noising, for image-to-image, inpainting and training.
-
-    def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
-        """alpha x0 + sigma noise at `timesteps`, one or one for each sample; none leave the samples as they are.
-
-        Whole timesteps of a table are looked up on their device, and elements of `timesteps` know their values; others
-        are read to the host.
-        """
-        levels = self._levels(timesteps, original_samples)
-        return original_samples if levels is None else levels[0] * original_samples + levels[1] * noise
-
-    def scale_noise(self, sample: Tensor, timestep: Any, noise: Tensor) -> Tensor:
-        """`add_noise` by the name and order of flow pipelines."""
-        return self.add_noise(sample, noise, timestep)
-
-    def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
-        """What a network of this kind is to answer at `timesteps` for the state that `add_noise` makes.
-
-        On a table it is alpha noise - sigma x0 (Salimans & Ho 2022), whatever the network predicts, as in diffusers'
-        schedulers of tables; elsewhere the network's own target: noise - x0 for flow models, F of Karras et al. (2022),
-        eq. 7, for EDM's preconditioning, cos(t) noise - sin(t) x0 for TrigFlow, the score for VE.
-        """
-        levels = self._levels(timesteps, sample, target=True)
-        return sample if levels is None else levels[1] * noise + levels[0] * sample
-
-    def _levels(self, timesteps: Any, like: Tensor, *, target: bool = False) -> tuple[Any, Any] | None:
-        """Coefficients (on x0, on noise) of the state, or of the target; None where there are no timesteps."""
-        if whole_on_device(timesteps) and isinstance(self.convention.process, DiscreteVP):
-            table = self._table_levels(like)[:, timesteps.to(like.device).long().flatten()].to(like.dtype)
-            if not table.shape[1]:
-                return None
-            alpha, sigma = table.view(2, -1, *(1,) * (like.dim() - 1))
-            return (-sigma, alpha) if target else (alpha, sigma)
-        place = getattr(timesteps, "sdesamplers_place", None)
-        asked: Any = as_scalar(timesteps) if place is None else read_timestep(timesteps).value
-        times = self.convention.time(asked)
-        if not np.size(times):
-            return None
-        times = np.clip(times, 0.0, self.convention.process.t_max)
-        first, second = (as_scalar(value) for value in self._row(times, target))
-        return expand(first, like), expand(second, like)
-
-    def _row(self, times: Any, target: bool) -> tuple[Any, Any]:
-        process = self.convention.process
-        return self.convention.target(times) if target else (process.alpha(times), process.sigma(times))
-
-    def _table_levels(self, like: Tensor) -> Tensor:
-        """alpha and sigma of a table, (2, T), in the precision of a state, but float32 at least, on its device."""
-        assert isinstance(self.convention.process, DiscreteVP)
-        table = self.convention.process.alphas_cumprod
-        levels = torch.from_numpy(np.sqrt(np.stack([table, 1 - table])))
-        # Some devices have no float64, so that the dtype changes before the device does.
-        return levels.to(torch.promote_types(like.dtype, torch.float32)).to(like.device)
 
 
 def _unpickled(cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_index: int | None) -> Scheduler:
@@ -995,121 +443,3 @@ def _unpickled(cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_in
     if begin_index is not None:
         made.set_begin_index(begin_index)
     return made
-
-
-def known_words(sampler: str | Sampler | Recipe | None) -> set[str]:
-    """The names of our own arguments and of a sampler's options."""
-    chosen = sampler.sampler if isinstance(sampler, Recipe) else sampler or "quality"
-    spec = default_registry().resolve(chosen).sampler if isinstance(chosen, str) else chosen
-    return {*inspect.signature(Scheduler.__init__).parameters, *getattr(spec, "options", ())}
-
-
-def even_steps(sigmas: np.ndarray) -> int | None:
-    """N where sigmas are the even grid 1, 1 - 1/N, ..., 1/N, which flow pipelines pass if they are told nothing."""
-    count = len(sigmas)
-    return count if np.allclose(sigmas, np.linspace(1.0, 1.0 / count, count), atol=1e-6) else None
-
-
-def whole_on_device(timesteps: Any) -> bool:
-    """Whether timesteps are whole numbers in a tensor, which can be looked up where they are."""
-    return isinstance(timesteps, Tensor) and not timesteps.is_floating_point()
-
-
-def plain_list(values: Any) -> Any:
-    """A grid as a list, so that it can be kept."""
-    return values.tolist() if isinstance(values, Tensor | np.ndarray) else values
-
-
-def is_trig(process: GaussianProcess, **limits: Any) -> bool:
-    """Whether a grid is given in TrigFlow's way.
-
-    Raises:
-        UsageError: its words are for a model of another kind.
-    """
-    given = [word for word, value in limits.items() if value is not UNSET and value is not None]
-    if given and not isinstance(process, TrigFlow):
-        raise UsageError(f"{' and '.join(given)}: these are of TrigFlow models (SCMScheduler), and this is another one")
-    return isinstance(process, TrigFlow) and any(value is not UNSET for value in limits.values())
-
-
-def trig_times(steps: int | None, max_timesteps: Any, intermediate_timesteps: Any) -> list[float]:
-    """The grid of SCMScheduler (Lu & Song 2025, appendix): even from the first time to 0, or of two steps as given.
-
-    Raises:
-        UsageError: no number of steps, or an intermediate time for another number than 2.
-    """
-    if steps is None or isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise UsageError(f"steps must be a whole number of 1 or more, not {steps!r}")
-    first = float(np.pi / 2) if max_timesteps in (None, UNSET) else float(max_timesteps)
-    if intermediate_timesteps in (None, UNSET):
-        return np.linspace(first, 0.0, int(steps) + 1).tolist()
-    if steps != 2:
-        raise UsageError(f"intermediate_timesteps is the second of 2 steps, and there are {steps}; pass None with it")
-    return [first, float(intermediate_timesteps), 0.0]
-
-
-def consistency_times(trained: Mapping[str, Any], timesteps: Any) -> np.ndarray | None:
-    """Times of whole numbers that a consistency model's pipeline gives: indices of its training grid, 0 the noisiest.
-
-    The pipeline of `CMStochasticIterativeScheduler` gives them falling, and the scheduler runs them rising:
-    sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho (Karras et al. 2022, eq. 5).
-
-    Raises:
-        UsageError: they lie outside of the grid or do not fall.
-    """
-    if trained.get("_class_name") != "CMStochasticIterativeScheduler":
-        return None
-    array = np.atleast_1d(np.asarray(plain_list(timesteps)))
-    if not array.size or not np.issubdtype(array.dtype, np.integer):
-        return None
-    count = int(trained.get("num_train_timesteps") or 40)
-    if np.any(np.diff(array) >= 0) or array[0] >= count or array[-1] < 0:
-        raise UsageError(f"timesteps must fall strictly within 0 to {count - 1}, indices of the training grid")
-    low, high, rho = (float(trained.get(word) or value) for word, value in CONSISTENCY.items())
-    share = array[::-1] / (count - 1)
-    ends = high ** (1 / rho), low ** (1 / rho)
-    times: np.ndarray = (ends[0] + share * (ends[1] - ends[0])) ** rho
-    return times
-
-
-def numbers(values: Any, word: str) -> np.ndarray:
-    """A list, array or tensor of numbers as a float64 array."""
-    try:
-        found = np.atleast_1d(np.asarray(as_scalar(values), dtype=np.float64))
-    except (TypeError, ValueError):
-        raise UsageError(f"{word} must be a list of numbers, not {values!r}") from None
-    if not found.size:
-        raise UsageError(f"{word} must be a list of numbers, and it is empty")
-    return found
-
-
-def clean_time(process: GaussianProcess) -> float:
-    """Where the model's clock reaches sigma = 0."""
-    time = view(process).clean_time
-    assert time is not None
-    return time
-
-
-def own_times(convention: Convention, sigmas: np.ndarray) -> list[float]:
-    """Times of a grid of sigma/alpha, or of a flow's times before its shift, ended by the clean end.
-
-    A flow whose makers stretch their grids to a terminal time (`shift_terminal`) has this grid stretched too.
-    """
-    process, body = convention.process, sigmas[:-1] if sigmas[-1] == 0 else sigmas
-    if isinstance(process, RectifiedFlow):
-        times = process.shift * body / (1 + (process.shift - 1) * body)
-        terminal = None if convention.grid is None else convention.grid.shift_terminal
-        if terminal:
-            times = 1 - (1 - times) * (1 - terminal) / (1 - times[-1])
-    else:
-        times = np.asarray(process.time_at_ratio(body))
-    return to_the_end(process, np.asarray(times, dtype=float))
-
-
-def to_the_end(process: GaussianProcess, times: np.ndarray) -> list[float]:
-    """A grid of times with the clean end behind it; ends that float32 has rounded out of the process are put back."""
-    above = (times > process.t_max) & (times < process.t_max * (1 + 1e-4))
-    below = (times < 0) & (times > -1e-6 * process.t_max)
-    grid: list[float] = np.select([above, below], [process.t_max, 0.0], times).tolist()
-    clean = clean_time(process)
-    return grid if grid[-1:] == [clean] else [*grid, clean]

@@ -1,4 +1,4 @@
-"""A DDPM table as a tensor that can be looked up between its timesteps."""
+"""What pipelines look up of a DDPM table, between its timesteps too, and why other models do not have it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ import torch
 from torch import Tensor
 
 from ..processes.scalars import as_scalar
+from ..processes.sde import GaussianProcess
 from ..processes.table import DiscreteVP
+
+MISSING = {
+    "sigmas": "an sdesamplers.Scheduler has no sigmas on a DDPM table: its latents are alpha x0 + sigma eps, and a "
+    "pipeline that reads sigmas expects them divided by alpha",
+    "alphas_cumprod": "this model was not trained on a table of alphas_cumprod",
+    "betas": "this model was not trained on a table of alphas_cumprod, so that it has no betas",
+    "alphas": "this model was not trained on a table of alphas_cumprod, so that it has no alphas of single steps",
+    "final_alpha_cumprod": "an sdesamplers.Scheduler has no final_alpha_cumprod; its runs end at sigma = 0",
+    "_get_variance": "an sdesamplers.Scheduler has no variance of single steps; sample(..., 'paradigms') is parallel",
+}
+"""Attributes that some models' schedulers do not have, and why."""
 
 
 class Table(Tensor):
@@ -44,3 +56,31 @@ class Table(Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         return self.as_subclass(Tensor).__reduce_ex__(protocol)
+
+
+def alphas_cumprod(process: GaussianProcess) -> Table:
+    """alpha^2 at a table's timesteps.
+
+    Raises:
+        AttributeError: the process is no table.
+    """
+    table = _table(process, "alphas_cumprod")
+    made = torch.from_numpy(table.alphas_cumprod).float().as_subclass(Table)
+    made.process = table
+    return made
+
+
+def betas(process: GaussianProcess) -> Tensor:
+    """The variance that each timestep of a table adds.
+
+    Raises:
+        AttributeError: the process is no table.
+    """
+    whole = torch.from_numpy(_table(process, "betas").alphas_cumprod)
+    return torch.cat([1 - whole[:1], 1 - whole[1:] / whole[:-1]]).float()
+
+
+def _table(process: GaussianProcess, name: str) -> DiscreteVP:
+    if not isinstance(process, DiscreteVP):
+        raise AttributeError(MISSING[name])
+    return process

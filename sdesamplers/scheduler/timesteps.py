@@ -18,7 +18,7 @@ from ..errors import UsageError
 from ..processes.scalars import as_scalar
 
 if TYPE_CHECKING:
-    from .scheduler import Scheduler
+    from .timeline import Timeline
 
 
 class Place(NamedTuple):
@@ -125,7 +125,7 @@ class Timesteps(Tensor):
     # What is computed from timesteps is an ordinary tensor.
     __torch_function__: Any = torch._C._disabled_torch_function_impl
 
-    scheduler: Scheduler
+    timeline: Timeline
     host: list[float]  # the same numbers, where reading them costs nothing
     begin: int  # grid step that the run starts from
     first: int  # the evaluation of that run that the first entry is
@@ -135,8 +135,8 @@ class Timesteps(Tensor):
     @classmethod
     def of(
         cls,
-        scheduler: Scheduler,
-        told: Tensor,
+        timeline: Timeline,
+        emitted: Tensor,
         values: list[float],
         begin: int,
         stop: int | None = None,
@@ -144,66 +144,66 @@ class Timesteps(Tensor):
         first: int = 0,
         origin: tuple[int, int] | None = None,
     ) -> Timesteps:
-        """Timesteps `told` (K,), `values` on the host, of a scheduler's run from grid step `begin`."""
-        made: Timesteps = told[:stop].as_subclass(cls)
-        made.scheduler, made.host, made.begin, made.stop = scheduler, values[:stop], begin, stop
+        """Timesteps `emitted` (K,), `values` on the host, of the run from grid step `begin`."""
+        made: Timesteps = emitted[:stop].as_subclass(cls)
+        made.timeline, made.host, made.begin, made.stop = timeline, values[:stop], begin, stop
         made.first, made.origin = first, origin
         return made
 
     def __len__(self) -> int:
-        return len(self._standing._told)
+        return len(self._standing._emitted)
 
     @property
     def _standing(self) -> Timesteps:
         """The timesteps that a loop over these meets: of the run in progress where it has come just here."""
-        rest = None if self.origin is None else self.scheduler.rest_of_run(*self.origin)
+        rest = None if self.origin is None else self.timeline.rest_of_run(*self.origin)
         return self if rest is None else rest if self.stop is None else rest._head(self.stop)
 
     def _head(self, stop: int) -> Timesteps:
         plain = self.as_subclass(Tensor)
         left = stop if self.stop is None else min(stop, self.stop)
-        return Timesteps.of(self.scheduler, plain, self.host, self.begin, left, first=self.first, origin=self.origin)
+        return Timesteps.of(self.timeline, plain, self.host, self.begin, left, first=self.first, origin=self.origin)
 
     @property
-    def _told(self) -> Tensor | list[Tensor]:
-        told = self.scheduler.told
-        return self.as_subclass(Tensor) if told is None else told[: self.stop]
+    def _emitted(self) -> Tensor | list[Tensor]:
+        emitted = self.timeline.emitted_timesteps
+        return self.as_subclass(Tensor) if emitted is None else emitted[: self.stop]
 
     def _entry(self, position: int) -> Tensor:
-        told = self._told
-        if isinstance(told, list):  # which the scheduler has marked
-            return told[position]
-        layout = self.scheduler.layout_number
-        return mark(told[position], layout, self.begin, self.first + position, self.host[position])
+        emitted = self._emitted
+        if isinstance(emitted, list):  # which the timeline has marked
+            return emitted[position]
+        layout = self.timeline.layout.number
+        return mark(emitted[position], layout, self.begin, self.first + position, self.host[position])
 
     def __iter__(self) -> Iterator[Tensor]:
         met = self._standing
-        met.scheduler.check_stop(met.stop)
+        met.timeline.check_stop(met.stop)
         position = 0
-        while position < len(met._told):  # which grows with each step of an adaptive run
+        while position < len(met._emitted):  # which grows with each step of an adaptive run
             yield met._entry(position)
             position += 1
 
     def __getitem__(self, key: Any) -> Tensor:
-        told = self._told
+        emitted = self._emitted
         if isinstance(key, int | np.integer) and not isinstance(key, bool):
-            count = len(told)
+            count = len(emitted)
             if not -count <= key < count:
                 raise IndexError(f"there are {count} timesteps, and no number {key}")
             return self._entry(int(key) % count)
-        if isinstance(told, list):
-            return torch.stack(told)[key]
+        if isinstance(emitted, list):
+            return torch.stack(emitted)[key]
         if not isinstance(key, slice) or key.step not in (None, 1):
-            return told[key]
-        first, stop, _ = key.indices(len(told))
+            return emitted[key]
+        first, stop, _ = key.indices(len(emitted))
         if (key.start or 0) > 0:
             first = key.start  # which may lie behind the last one; by how much says which step is meant
-        if self.scheduler.grows and (key.stop or 0) > 0:
+        if self.timeline.is_adaptive and (key.stop or 0) > 0:
             stop = key.stop
         left = None if key.stop is None and self.stop is None else max(stop - first, 0)
         if first == 0 or left == 0:
             return self if left is None else self._head(left)
-        rest = self.scheduler.from_position(self.begin, self.first + first)
+        rest = self.timeline.from_position(self.begin, self.first + first)
         return rest if left is None else rest._head(left)
 
     def to(self, *args: Any, **words: Any) -> Tensor:
@@ -219,7 +219,7 @@ class Timesteps(Tensor):
         # Pipelines that stop one model and start another at a cutoff (SDXL) count the timesteps below it, and slice
         # that many off the end: a position in evaluations, not in grid steps of `order` each.
         if isinstance(other, int | float):
-            self.scheduler.counted_below(sum(value < other for value in self.host))
+            self.timeline.counted_below(sum(value < other for value in self.host))
         return self.as_subclass(Tensor) < other
 
     def __deepcopy__(self, memo: Any) -> Tensor:

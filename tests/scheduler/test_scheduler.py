@@ -403,7 +403,9 @@ def test_timesteps_that_went_through_float32_can_be_given_back(kind, sampler):
     found.set_timesteps(timesteps=own)
     torch.testing.assert_close(found.timesteps + 0, own, rtol=1e-5, atol=1e-4)
     assert found.num_inference_steps == 10
-    levels = [float(np.float32(point.t if kind.startswith("Flow") else point.ratio)) for point in found._layout.points]
+    levels = [
+        float(np.float32(point.t if kind.startswith("Flow") else point.ratio)) for point in found._run.layout.points
+    ]
     found.set_timesteps(sigmas=np.minimum(levels, 1e9))
     torch.testing.assert_close(found.timesteps + 0, own, rtol=1e-4, atol=1e-3)
 

@@ -1,0 +1,235 @@
+"""The grid that a pipeline asks for, in any of the ways of diffusers' schedulers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from ..errors import UsageError
+from ..pretrained.conventions import Convention
+from ..processes.coordinates import view
+from ..processes.scalars import as_scalar
+from ..processes.schedules import RectifiedFlow, TrigFlow
+from ..processes.sde import GaussianProcess
+from ..processes.table import DiscreteVP
+from .choice import Choice
+
+CONSISTENCY = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
+"""Defaults of a consistency model's training grid."""
+
+
+@dataclass(frozen=True)
+class GridRequest:
+    """What `set_timesteps` is passed, by the same names; `limits` are the words of TrigFlow's grids, where passed."""
+
+    num_inference_steps: int | None
+    device: Any
+    timesteps: Any
+    sigmas: Any
+    mu: float | None
+    strength: float
+    original_inference_steps: int | None
+    limits: dict[str, Any]
+
+    def words(self) -> dict[str, Any]:
+        """The same as arguments that can be kept, with grids as lists."""
+        words = {word: value for word, value in vars(self).items() if word != "limits"}
+        return {**words, "timesteps": plain_list(self.timesteps), "sigmas": plain_list(self.sigmas), **self.limits}
+
+
+@dataclass(frozen=True)
+class RequestedGrid:
+    """A grid as a recipe has it.
+
+    Attributes:
+        steps: its intervals, where it is to be found by their number.
+        words: of the recipe, in place of the sampler's own.
+        is_given: whether the pipeline gave it, and takes the number of timesteps for the number of steps.
+        is_closed: whether the clean end is a last timestep.
+    """
+
+    steps: int | None
+    words: dict[str, Any]
+    is_given: bool
+    is_closed: bool
+
+
+def requested_grid(
+    request: GridRequest, convention: Convention, trained: Mapping[str, Any], choice: Choice
+) -> RequestedGrid:
+    """The grid for a model of this convention and configuration, and the sampler chosen.
+
+    Raises:
+        UsageError: no grid, or one that cannot be run.
+    """
+    process = convention.process
+    steps, timesteps, sigmas = request.num_inference_steps, request.timesteps, request.sigmas
+    is_closed = is_trig(process, request.limits)
+    if is_closed:
+        timesteps = trig_times(steps, **request.limits) if timesteps is None else timesteps
+        steps = None
+    times: list[float] | None = None
+    if sigmas is not None:
+        levels = numbers(sigmas, "sigmas")
+        steps = even_steps(levels) if replaces_even_grids(convention, choice) else None
+        times = own_times(convention, levels) if steps is None else None
+    elif timesteps is not None:
+        own = consistency_times(trained, timesteps)
+        own = np.asarray(convention.time(numbers(timesteps, "timesteps"))) if own is None else own
+        times = to_the_end(process, own)
+    elif steps is None:
+        raise UsageError("set_timesteps needs num_inference_steps, timesteps or sigmas")
+    if times is not None:
+        words: dict[str, Any] = {"times": times, "spacing": None, "spacing_options": None}
+    else:
+        words = distilled_words(request.original_inference_steps, trained, choice)
+    if request.strength != 1.0:
+        teacher_steps = (words.get("spacing_options") or {}).get("teacher_steps")
+        words["start_time"] = start_time(request.strength, process, teacher_steps, choice)
+    return RequestedGrid(steps, words, sigmas is not None or timesteps is not None, is_closed)
+
+
+# Grids by a number of steps.
+
+
+def distilled_words(teacher_steps: int | None, trained: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
+    """The word of the grid `distilled` that a pipeline may pass, where the sampler runs on that grid."""
+    if teacher_steps is None or not choice.is_distilled or choice.words["spacing"] not in (None, "distilled"):
+        return {}
+    if trained["_class_name"] == "TCDScheduler":  # whose timesteps may then be any
+        teacher_steps = int(trained.get("num_train_timesteps", 1000))
+    options = {**(choice.words["spacing_options"] or {}), "teacher_steps": teacher_steps}
+    return {"spacing": "distilled", "spacing_options": options}
+
+
+def start_time(strength: float, process: GaussianProcess, teacher_steps: int | None, choice: Choice) -> float:
+    """Where a run begins that has this share of the model's time before it."""
+    if not choice.is_distilled or not isinstance(process, DiscreteVP):
+        return process.t_min + strength * (process.t_max - process.t_min)
+    makers = process.own_grid
+    teacher = teacher_steps or (makers.teacher_steps if makers is not None else None) or 50
+    return float(int(teacher * strength) * (round(process.t_max + 1) // teacher) - 1)
+
+
+# Grids of numbers.
+
+
+def plain_list(values: Any) -> Any:
+    """A grid as a list, so that it can be kept."""
+    return values.tolist() if isinstance(values, Tensor | np.ndarray) else values
+
+
+def numbers(values: Any, word: str) -> np.ndarray:
+    """A list, array or tensor of numbers as a float64 array."""
+    try:
+        found = np.atleast_1d(np.asarray(as_scalar(values), dtype=np.float64))
+    except (TypeError, ValueError):
+        raise UsageError(f"{word} must be a list of numbers, not {values!r}") from None
+    if not found.size:
+        raise UsageError(f"{word} must be a list of numbers, and it is empty")
+    return found
+
+
+def even_steps(sigmas: np.ndarray) -> int | None:
+    """N where sigmas are the even grid 1, 1 - 1/N, ..., 1/N, which flow pipelines pass if they are told nothing."""
+    count = len(sigmas)
+    return count if np.allclose(sigmas, np.linspace(1.0, 1.0 / count, count), atol=1e-6) else None
+
+
+def replaces_even_grids(convention: Convention, choice: Choice) -> bool:
+    """Whether an even grid of a flow model stands for a number of steps: where a grid is named that is to replace it,
+    or its class would lay out other sigmas in its place."""
+    if not isinstance(convention.process, RectifiedFlow):
+        return False
+    return choice.names_a_grid or (convention.grid is not None and convention.grid.sigmas is not None)
+
+
+def own_times(convention: Convention, sigmas: np.ndarray) -> list[float]:
+    """Times of a grid of sigma/alpha, or of a flow's times before its shift, ended by the clean end.
+
+    A flow whose makers stretch their grids to a terminal time (`shift_terminal`) has this grid stretched too.
+    """
+    process, body = convention.process, sigmas[:-1] if sigmas[-1] == 0 else sigmas
+    if isinstance(process, RectifiedFlow):
+        times = process.shift * body / (1 + (process.shift - 1) * body)
+        terminal = None if convention.grid is None else convention.grid.shift_terminal
+        if terminal:
+            times = 1 - (1 - times) * (1 - terminal) / (1 - times[-1])
+    else:
+        times = np.asarray(process.time_at_ratio(body))
+    return to_the_end(process, np.asarray(times, dtype=float))
+
+
+def clean_time(process: GaussianProcess) -> float:
+    """Where the model's clock reaches sigma = 0."""
+    time = view(process).clean_time
+    assert time is not None
+    return time
+
+
+def to_the_end(process: GaussianProcess, times: np.ndarray) -> list[float]:
+    """A grid of times with the clean end behind it; ends that float32 has rounded out of the process are put back."""
+    above = (times > process.t_max) & (times < process.t_max * (1 + 1e-4))
+    below = (times < 0) & (times > -1e-6 * process.t_max)
+    grid: list[float] = np.select([above, below], [process.t_max, 0.0], times).tolist()
+    clean = clean_time(process)
+    return grid if grid[-1:] == [clean] else [*grid, clean]
+
+
+# Grids of kinds of models.
+
+
+def is_trig(process: GaussianProcess, limits: Mapping[str, Any]) -> bool:
+    """Whether a grid is given in TrigFlow's way.
+
+    Raises:
+        UsageError: its words are for a model of another kind.
+    """
+    given = [word for word, value in limits.items() if value is not None]
+    if given and not isinstance(process, TrigFlow):
+        raise UsageError(f"{' and '.join(given)}: these are of TrigFlow models (SCMScheduler), and this is another one")
+    return isinstance(process, TrigFlow) and bool(limits)
+
+
+def trig_times(steps: int | None, max_timesteps: Any = None, intermediate_timesteps: Any = None) -> list[float]:
+    """The grid of SCMScheduler (Lu & Song 2025, appendix): even from the first time to 0, or of two steps as given.
+
+    Raises:
+        UsageError: no number of steps, or an intermediate time for another number than 2.
+    """
+    if steps is None or isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise UsageError(f"steps must be a whole number of 1 or more, not {steps!r}")
+    first = float(np.pi / 2) if max_timesteps is None else float(max_timesteps)
+    if intermediate_timesteps is None:
+        return np.linspace(first, 0.0, int(steps) + 1).tolist()
+    if steps != 2:
+        raise UsageError(f"intermediate_timesteps is the second of 2 steps, and there are {steps}; pass None with it")
+    return [first, float(intermediate_timesteps), 0.0]
+
+
+def consistency_times(trained: Mapping[str, Any], timesteps: Any) -> np.ndarray | None:
+    """Times of whole numbers that a consistency model's pipeline gives: indices of its training grid, 0 the noisiest.
+
+    The pipeline of `CMStochasticIterativeScheduler` gives them falling, and the scheduler runs them rising:
+    sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho (Karras et al. 2022, eq. 5).
+
+    Raises:
+        UsageError: they lie outside of the grid or do not fall.
+    """
+    if trained.get("_class_name") != "CMStochasticIterativeScheduler":
+        return None
+    array = np.atleast_1d(np.asarray(plain_list(timesteps)))
+    if not array.size or not np.issubdtype(array.dtype, np.integer):
+        return None
+    count = int(trained.get("num_train_timesteps") or 40)
+    if np.any(np.diff(array) >= 0) or array[0] >= count or array[-1] < 0:
+        raise UsageError(f"timesteps must fall strictly within 0 to {count - 1}, indices of the training grid")
+    low, high, rho = (float(trained.get(word) or value) for word, value in CONSISTENCY.items())
+    share = array[::-1] / (count - 1)
+    ends = high ** (1 / rho), low ** (1 / rho)
+    times: np.ndarray = (ends[0] + share * (ends[1] - ends[0])) ** rho
+    return times
