@@ -259,7 +259,7 @@ def _moves(case: Case, name: str, names: dict[str, list[Any]], grid: dict[str, A
 def _sample_with(case: Case, name: str, options: dict[str, Any], grid: dict[str, Any]) -> Tensor:
     """A run with options; without a grid where one of them steers free steps."""
     control = case.spec.control
-    words: dict[str, Any] = {} if name in control or set(options) & set(control) else grid
+    words: dict[str, Any] = {} if name in control or set(options) & set(control) else dict(grid)
     words |= {**case.options_for(words), **options}
     return sample(case.home, case.spec, num_samples=2, seed=5, **words).samples
 
