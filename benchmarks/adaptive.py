@@ -4,7 +4,7 @@
     python benchmarks/adaptive.py --out out --quick             (half a minute)
 
 Writes adaptive.md, adaptive.json and adaptive.png. Two problems: the 16-dimensional Gaussian mixture of
-work_precision.py, whose score is exact, and the embedded network. Everyone solves the same probability-flow ODE from
+problems.py, whose score is exact, and the embedded network. Everyone solves the same probability-flow ODE from
 the same states at the table's last timestep to its first, and ends with one Euler step to sigma = 0. Each solver is
 swept over its tolerance (rtol = atol); where two curves have the same error, evaluations are compared.
 
@@ -31,9 +31,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-import work_precision as wp
 from machine import machine, sentence, write
 from peers import Problem
+from problems import SEED, Counted, Mixture, network_problem, network_truth
 from scipy.integrate import solve_ivp
 from torch import Tensor
 
@@ -91,7 +91,7 @@ def ours(problem: Problem, sampler: str, words: dict[str, Any]) -> Solver:
     return solve
 
 
-class Whole(wp.Counted):
+class Whole(Counted):
     """A problem as a model that may be asked at one time for each sample."""
 
     def predict(self, x: Tensor, t: Any, condition: Any = None) -> Tensor:
@@ -242,9 +242,9 @@ def exact_truth(problem: Problem, coordinates: str) -> Tensor:
 
 
 def mixture(starts: int, coordinates: str) -> Problem:
-    """The mixture of work_precision.py; the truth ends as everyone does, with Euler's step in these coordinates."""
-    model = wp.Mixture()
-    start = torch.randn(starts, *model.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(wp.SEED))
+    """The mixture of problems.py; the truth ends as everyone does, with Euler's step in these coordinates."""
+    model = Mixture()
+    start = torch.randn(starts, *model.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
     problem = Problem(model.name, model.process, model.predict, start, None, torch.float64)
     problem.truth = exact_truth(problem, coordinates)
     return problem
@@ -253,8 +253,8 @@ def mixture(starts: int, coordinates: str) -> Problem:
 def embedded(starts: int, points: int) -> Problem:
     """The embedded network, its ODE solved on a grid of many points."""
     model = sds.load("fashion-mnist")
-    start = torch.randn(starts, *model.shape, generator=torch.Generator().manual_seed(wp.SEED))
-    return wp.network_problem(model, start, wp.network_truth(model, start, points))
+    start = torch.randn(starts, *model.shape, generator=torch.Generator().manual_seed(SEED))
+    return network_problem(model, start, network_truth(model, start, points))
 
 
 @dataclass(frozen=True)

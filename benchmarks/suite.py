@@ -45,16 +45,12 @@ class Part:
         about: what it measures, a line.
         small: arguments of a quick run where the file has no `--quick`.
         programs: that must be on the PATH.
-        before: a file of the suite that is run first, for a part of two.
-        long: takes hours: run when asked for by name or with --long; else its recorded results are shown.
     """
 
     name: str
     about: str
     small: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
-    before: str | None = None
-    long: bool = False
 
 
 FEW = ("--steps", "5", "--repeats", "10")
@@ -68,15 +64,12 @@ PARTS = (
     Part("adaptive", "evaluations of adaptive solvers at equal error"),
     Part("scaling", "images a second on one and two processes"),
     Part("gpu", "what only a CUDA device shows: samples, noise, synchronisation, memory, time"),
-    Part("work_precision", "error against evaluations", before="work_precision", long=True),
 )
-FILES = {"work_precision": "tournament"}
-"""Parts whose report another file writes."""
 
 
 @dataclass
 class Outcome:
-    """What became of a part: "done", "failed", "not run", or "kept" or "recorded", with results of another time."""
+    """What became of a part: "done", "failed", "not run", or "kept", with results of another time."""
 
     name: str
     about: str
@@ -88,7 +81,7 @@ class Outcome:
     @property
     def shown(self) -> bool:
         """Whether the report holds results of it."""
-        return self.state in ("done", "kept", "recorded")
+        return self.state in ("done", "kept")
 
     @property
     def words(self) -> str:
@@ -102,54 +95,41 @@ class Suite:
 
     Attributes:
         parts, folder, out: these.
-        records: where results of long parts are kept from one time to the next.
-        quick, long: as on the command line.
+        quick: as on the command line.
         only: names of parts to run; empty for all.
     """
 
     parts: Sequence[Part]
     folder: Path
     out: Path
-    records: Path
     quick: bool = False
-    long: bool = False
     only: Sequence[str] = ()
 
-    def commands(self, part: Part) -> list[list[str]]:
-        """What is called, one after the other."""
-        file = self.folder / f"{FILES.get(part.name, part.name)}.py"
+    def command(self, part: Part) -> list[str]:
+        """What is called."""
+        file = self.folder / f"{part.name}.py"
         words = ["--out", str(self.out)]
         if self.quick:
             words += ["--quick"] if '"--quick"' in file.read_text(encoding="utf-8") else part.small
-        if part.before is None:
-            return [[sys.executable, str(file), *words]]
-        work = ["--work", str(self.out / part.name)]
-        first = [sys.executable, str(self.folder / f"{part.before}.py"), *work, "--resume"]
-        return [first, [sys.executable, str(file), *work, *words]]
+        return [sys.executable, str(file), *words]
 
     def hindrance(self, part: Part) -> str:
         """Why a part cannot be run here, or nothing."""
-        names = [name for name in (FILES.get(part.name, part.name), part.before) if name]
-        gone = [f"{name}.py" for name in names if not (self.folder / f"{name}.py").exists()]
-        gone_programs = [f"{name} is not installed" for name in part.programs if shutil.which(name) is None]
-        return "; ".join([*(f"there is no {file} in {self.folder.name}/" for file in gone), *gone_programs])
+        file = f"{part.name}.py"
+        gone = [] if (self.folder / file).exists() else [f"there is no {file} in {self.folder.name}/"]
+        return "; ".join(gone + [f"{name} is not installed" for name in part.programs if shutil.which(name) is None])
 
     def outcome(self, part: Part, say: Callable[[str], None]) -> Outcome:
         """Run one part, or find out why not."""
-        named = not self.only or part.name in self.only
-        if part.long and not (self.long or part.name in self.only):
-            return self.earlier(part, self.records, "recorded", "takes hours, run with --long")
-        if not named:
-            return self.earlier(part, self.out, "kept", "not asked for")
+        if self.only and part.name not in self.only:
+            return self.earlier(part)
         if why := self.hindrance(part):
             return Outcome(part.name, part.about, "not run", why)
         log = self.out / "logs" / f"{part.name}.log"
         log.parent.mkdir(parents=True, exist_ok=True)
         began, stamp = time.perf_counter(), time.time()
-        code = 0
         with log.open("w", encoding="utf-8") as file:
-            for command in self.commands(part):
-                code = code or call(command, file, say)
+            code = call(self.command(part), file, say)
         state, why = judge(code, log.read_text(encoding="utf-8"))
         written = self.out / f"{part.name}.md"
         if state == "done" and not (written.exists() and written.stat().st_mtime >= stamp - 2):
@@ -160,18 +140,14 @@ class Suite:
         outcome.targets = targets_of(self.out / f"{part.name}.json") if outcome.shown else []
         return outcome
 
-    def earlier(self, part: Part, place: Path, state: str, why: str) -> Outcome:
-        """Results of another time, copied to where the report will be; or none."""
-        written = place / f"{part.name}.md"
+    def earlier(self, part: Part) -> Outcome:
+        """Results of another time, where there are any."""
+        written, why = self.out / f"{part.name}.md", "not asked for"
         if not written.exists():
             return Outcome(part.name, part.about, "not run", why)
-        if place != self.out:
-            self.out.mkdir(parents=True, exist_ok=True)
-            for file in [written, *sorted(place.glob(f"{part.name}*.png"))]:
-                shutil.copyfile(file, self.out / file.name)
         when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(written.stat().st_mtime))
-        found = targets_of(place / f"{part.name}.json")
-        return Outcome(part.name, part.about, state, f"{why}; results of {when}", targets=found)
+        found = targets_of(self.out / f"{part.name}.json")
+        return Outcome(part.name, part.about, "kept", f"{why}; results of {when}", targets=found)
 
 
 def call(command: Sequence[str], log: Any, say: Callable[[str], None]) -> int:
@@ -302,14 +278,13 @@ def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS, 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="where report.md and all else goes")
     parser.add_argument("--quick", action="store_true", help="everything small")
-    parser.add_argument("--long", action="store_true", help="also run what takes hours")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", choices=[part.name for part in parts],
                         help=f"run these parts only, of {', '.join(part.name for part in parts)}; the report keeps "
                         "what --out has of the others")  # fmt: skip
     parser.add_argument("--commit", default="unknown", help="what the report says was measured")
     words = parser.parse_args(arguments)
     console, facts = Console(stderr=True), machine()
-    suite = Suite(parts, folder, words.out, folder / "results", words.quick, words.long, words.only)
+    suite = Suite(parts, folder, words.out, words.quick, words.only)
     outcomes, interrupted = run(suite, console)
     words.out.mkdir(parents=True, exist_ok=True)
     text = report(outcomes, words.out, facts, words.quick, words.commit)

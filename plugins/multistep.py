@@ -155,7 +155,7 @@ def ab_2m(x: Tensor, path: Path, *, order: int = 4) -> Run:
 
 
 ORDER_FROM = (0, 10, 18, 60)
-"""Steps from which each order pays, by benchmarks/work_precision.py on a trained network."""
+"""Steps from which each order pays, by studies/work_precision.py on a trained network."""
 
 
 @sampler(

@@ -191,7 +191,7 @@ def karras(span: Span, count: int, *, rho: float = 7.0, sigma_min: float | None 
     return span.at_ratios(np.linspace(first, last, count) ** rho)
 
 
-@spacing("power", reference="benchmarks/work_precision.py; with rho = 7 on EDM, Karras et al. 2022, eq. 5")
+@spacing("power", reference="studies/work_precision.py; with rho = 7 on EDM, Karras et al. 2022, eq. 5")
 def power(span: Span, count: int, *, rho: float = 1.0, last: float = 1 / 3) -> np.ndarray:
     """Equal steps of t^(1/rho) that stop early when they are few.
 
@@ -210,7 +210,7 @@ def power(span: Span, count: int, *, rho: float = 1.0, last: float = 1 / 3) -> n
     return np.asarray(times)
 
 
-@spacing("flow-power", reference="Karras et al. 2022, eq. 5, in sigma/(alpha + sigma); benchmarks/work_precision.py")
+@spacing("flow-power", reference="Karras et al. 2022, eq. 5, in sigma/(alpha + sigma); studies/work_precision.py")
 def flow_power(span: Span, count: int, *, rho: float = 1.5) -> np.ndarray:
     """Equal steps of tau^(1/rho), where tau = sigma/(alpha + sigma) is the flow model's time.
 

@@ -43,6 +43,15 @@ def benchmarks() -> Iterator[Path]:
     sys.path.remove(str(folder))
 
 
+@pytest.fixture(scope="module")
+def studies(benchmarks: Path) -> Iterator[Path]:
+    """The folder of the studies, whose modules can be imported by their names, as can the benchmarks'."""
+    folder = benchmarks.parent / "studies"
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     """A Hub that this process's huggingface_hub talks to."""

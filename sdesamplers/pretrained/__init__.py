@@ -14,6 +14,7 @@ quiet.py            loading without others' warnings
 unets.py            UNets of pixels as models
 pipelines/          whole pipelines as models
 hub.py              the Hugging Face Hub
+options.py          what `load` is asked for
 factories.py        models that a function of the user's makes
 loading.py          `load`
 asking.py           how a network of one's own takes its arguments

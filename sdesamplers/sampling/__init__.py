@@ -4,10 +4,11 @@ recipe.py     how a run is made: its record
 loop.py       the evaluator, and the loop that drives a sampler
 forking.py    processes that have sampled and then fork
 runs.py       from a recipe to a path and a started run; dry runs
-arguments.py  a call's arguments, checked, and completed to a recipe
+request.py    a call's arguments as they were given: what is run, and how
+arguments.py  a request, checked, and completed to a recipe
 result.py     samples, with how they were made
 parts.py      the batches of a run, recorded and joined
-prepared.py   a call that is checked, with all that its batches share
+prepared.py   a call that is checked, with all that its batches share: the loop over batches
 calls.py      `sample`
 replay.py     a run again, from its stored draws
 """

@@ -267,11 +267,10 @@ FILES = {
 @pytest.fixture
 def folder(tmp_path):
     place = tmp_path / "benchmarks"
-    (place / "results").mkdir(parents=True)
+    place.mkdir()
     for name, text in FILES.items():
         (place / f"{name}.py").write_text(text)
-    (place / "results" / "hours.md").write_text("# Hours\n\nrecorded numbers\n")
-    (place / "hours.py").write_text("raise SystemExit(3)")
+    (place / "breaks.py").write_text("raise SystemExit(3)")
     return place
 
 
@@ -283,7 +282,7 @@ def test_a_part_that_fails_is_reported_and_the_suite_goes_on(suite, folder, tmp_
     monkeypatch.setattr(suite, "PEERS", (*suite.PEERS, "azula_of_course_not"))
     names = ["fails", "absent_peer", "cannot", "silent", "nowhere", "good"]
     parts = [suite.Part(name, f"about {name}") for name in names]
-    parts += [suite.Part("valgrinded", "", programs=("no-such-program",)), suite.Part("hours", "", long=True)]
+    parts += [suite.Part("valgrinded", "", programs=("no-such-program",))]
     (folder / "valgrinded.py").write_text("pass")
     out = tmp_path / "out"
     assert suite.main(["--out", str(out)], parts, folder) == 1
@@ -296,7 +295,6 @@ def test_a_part_that_fails_is_reported_and_the_suite_goes_on(suite, folder, tmp_
         "nowhere": "not run",
         "good": "done",
         "valgrinded": "not run",
-        "hours": "recorded",
     }
     assert "no such luck" in found["fails"]["why"]
     assert "azula_of_course_not is not installed" in found["absent_peer"]["why"]
@@ -310,7 +308,7 @@ def test_a_part_that_fails_is_reported_and_the_suite_goes_on(suite, folder, tmp_
 
 def test_the_report_holds_every_part_with_its_pictures_and_targets(suite, folder, tmp_path):
     out = tmp_path / "out"
-    parts = [suite.Part("good", "a good part"), suite.Part("hours", "", long=True)]
+    parts = [suite.Part("good", "a good part")]
     assert suite.main(["--out", str(out), "--commit", "abc123"], parts, folder) == 0
     text = (out / "report.md").read_text()
     assert "Commit abc123" in text
@@ -320,8 +318,6 @@ def test_the_report_holds_every_part_with_its_pictures_and_targets(suite, folder
     assert "\n### Inside\n" in text
     assert text.count("(good.png)") == 1
     assert "![good_more](good_more.png)" in text
-    assert "recorded numbers" in text
-    assert "takes hours, run with --long" in text
     assert "quick run" not in text
 
 
@@ -335,14 +331,14 @@ def test_quick_is_passed_on_as_a_part_knows_it(suite, folder, tmp_path):
 
 
 def test_only_runs_what_is_named_and_keeps_the_rest(suite, folder, tmp_path):
-    parts = [suite.Part("good", ""), suite.Part("fails", ""), suite.Part("hours", "", long=True)]
+    parts = [suite.Part("good", ""), suite.Part("fails", ""), suite.Part("breaks", "")]
     out = tmp_path / "out"
     assert suite.main(["--out", str(out), "--only", "good"], parts, folder) == 0
     assert outcomes_of(out)["fails"]["state"] == "not run"
-    assert suite.main(["--out", str(out), "--only", "hours"], parts, folder) == 1
+    assert suite.main(["--out", str(out), "--only", "breaks"], parts, folder) == 1
     found = outcomes_of(out)
     assert found["good"]["state"] == "kept"
-    assert "exit code 3" in found["hours"]["why"]
+    assert "exit code 3" in found["breaks"]["why"]
     assert "## Good, and quick" in (out / "report.md").read_text()
     with pytest.raises(SystemExit) as error:
         suite.main(["--out", str(out), "--only", "nonsense"], parts, folder)
@@ -370,7 +366,7 @@ def test_ctrl_c_leaves_a_report_of_what_was_done(suite, folder, tmp_path, monkey
 def test_the_command_of_make_bench_exists(suite, benchmarks):
     makefile = (benchmarks.parent / "Makefile").read_text()
     assert "benchmarks/suite.py --out out/benchmarks" in makefile
-    assert {part.name for part in suite.PARTS} >= {"overhead", "work_precision", "scaling", "memory", "startup"}
+    assert {part.name for part in suite.PARTS} >= {"overhead", "adaptive", "scaling", "memory", "startup"}
     described = (benchmarks / "README.md").read_text()
     for part in suite.PARTS:
         assert f"`{part.name}`" in described, part.name

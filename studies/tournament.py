@@ -1,6 +1,6 @@
 """The embedded network's half of the work-precision table: too slow to run every setting at every budget.
 
-    python benchmarks/tournament.py --work out/work_precision       (hours; goes on where it was stopped)
+    python studies/tournament.py --work out/work_precision       (hours; goes on where it was stopped)
 
 Five rounds, the same for every library, each with starts of its own or a part of them, and the last with starts that no
 round before, and no search for a grid, has seen:
@@ -31,9 +31,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-import work_precision as wp
+import work_precision as wp  # which puts benchmarks/ on the path
 import yaml
 from peers import Problem, Setting
+from problems import STARTS, cached, embedded, network_problem, network_truth
 
 import sdesamplers as sds
 
@@ -122,8 +123,8 @@ def block(number: int, folder: Path) -> Problem:
     model = sds.load("fashion-mnist")
     generator = torch.Generator().manual_seed(FINAL_SEED + number)
     start = torch.randn(BLOCK, *model.shape, generator=generator)
-    truth = wp.cached(folder, f"truth-final-{number}", lambda: wp.network_truth(model, start))
-    return wp.network_problem(model, start, truth)
+    truth = cached(folder, f"truth-final-{number}", lambda: network_truth(model, start))
+    return network_problem(model, start, truth)
 
 
 def final(chosen: dict[int, list[Setting]], folder: Path, blocks: range, say: Any) -> None:
@@ -236,9 +237,9 @@ def write_report(work: Path, out: Path) -> None:
     errors = errors_of(work, range(WHOLE, sys.maxsize)) or everyone
     starts, few = starts_of(errors), starts_of(everyone)
     log = wp.Log(work / "cells.jsonl")
-    tree = wp.compact(log) if log.cells else json.loads((out / "work_precision.json").read_text())
+    tree = wp.compact(log) if log.cells else json.loads((work / "work_precision.json").read_text())
     mixture: wp.Cells = {}
-    for key, budgets in tree["cells"]["mixture-16d"][str(wp.STARTS)].items():
+    for key, budgets in tree["cells"]["mixture-16d"][str(STARTS)].items():
         for budget, (_, *found) in budgets.items():
             cell = {"key": key, "budget": int(budget), **dict(zip(("rmse", "median", "q90"), found, strict=True))}
             mixture.setdefault(int(budget), {}).setdefault(key.split(": ")[0], []).append(cell)
@@ -258,7 +259,7 @@ def write_report(work: Path, out: Path) -> None:
         f"{n:,} settings with {k} starts" for k, n in ((8, settings_in(screened, 8)), (32, settings_in(screened, 32)))
     )
     shown = [
-        (f"mixture-16d, {wp.STARTS:,} starts", ABOUT_MIXTURE, mixture, mixture),
+        (f"mixture-16d, {STARTS:,} starts", ABOUT_MIXTURE, mixture, mixture),
         (
             f"fashion-mnist, {starts}",
             ABOUT_NETWORK.format(rounds=rounds, few=few),
@@ -266,7 +267,7 @@ def write_report(work: Path, out: Path) -> None:
             cells_of(everyone),
         ),
     ]
-    wp.report(shown, tree, out, wp.NOTES)
+    wp.report(shown, tree, out, work, wp.NOTES)
 
 
 def starts_of(errors: dict[int, dict[str, np.ndarray]]) -> str:
@@ -296,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the rounds, then write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("out/work_precision"), help="where all is kept")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the report goes")
+    parser.add_argument("--out", type=Path, default=Path("studies/results"), help="where the report goes")
     parser.add_argument("--blocks", type=int, default=WHOLE + 32, help=f"of {BLOCK} starts in the final")
     parser.add_argument("--begin", type=int, default=0, help="the first block to run")
     parser.add_argument("--budgets", type=int, nargs="*", default=list(NEAREST), help="of the final")
@@ -307,7 +308,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     peers = wp.peer_settings(say)
     if not words.report:
         log = wp.Log(words.work / "tournament.jsonl")
-        chosen = Tournament(log, wp.embedded(32, words.work)).rounds(peers, say)
+        chosen = Tournament(log, embedded(32, words.work)).rounds(peers, say)
         by_hand = found_by_hand(words.work / "extra.jsonl")
         added = {budget: [parsed(f"{wp.OURS}: {name}") for name in names] for budget, names in ADDED.items()}
         chosen = {b: [*chosen[b], *by_hand.get(b, []), *added.get(b, [])] for b in words.budgets}

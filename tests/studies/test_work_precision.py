@@ -10,13 +10,18 @@ import sdesamplers as sds
 
 
 @pytest.fixture(scope="module")
-def benchmark(benchmarks):
+def benchmark(studies):
     return importlib.import_module("work_precision")
 
 
 @pytest.fixture(scope="module")
-def problem(benchmark):
-    return benchmark.mixture(8)
+def problems(studies):
+    return importlib.import_module("problems")
+
+
+@pytest.fixture(scope="module")
+def problem(problems):
+    return problems.mixture(8)
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +34,8 @@ def ours(benchmark, sampler="ddim", spacing="linspace", coordinates="native", **
     return benchmark.our_setting(sampler, options, spacing, {}, coordinates)
 
 
-def test_the_mixture_is_the_library_s(benchmark):
-    model = benchmark.Mixture()
+def test_the_mixture_is_the_library_s(problems):
+    model = problems.Mixture()
     exact = sds.MixtureModel(model.weights, model.means, model.variances, model.process)
     x = torch.randn(5, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     times = torch.tensor([0.0, 3.5, 200.0, 700.0, 999.0]).double().numpy()
@@ -46,8 +51,8 @@ def test_the_truth_is_what_fine_grids_converge_to(benchmark, problem):
     assert errors[2] < 1e-4
 
 
-def test_the_networks_truth_is_the_mixtures_too(benchmark, problem):
-    got = benchmark.network_truth(benchmark.Mixture(), problem.start)
+def test_the_networks_truth_is_the_mixtures_too(problems, problem):
+    got = problems.network_truth(problems.Mixture(), problem.start)
     torch.testing.assert_close(got, problem.truth, rtol=0, atol=1e-7)
 
 
@@ -109,7 +114,7 @@ def test_cells_are_kept_and_the_report_is_written(benchmark, problem, diffusers_
     pytest.importorskip("matplotlib")
     cells = benchmark.table(log, problem.name, 8)
     shown = [(f"{problem.name}, 8 starts", "how it was run", cells, cells)]
-    benchmark.report(shown, benchmark.compact(log), tmp_path, ["a note"])
+    benchmark.report(shown, benchmark.compact(log), tmp_path, tmp_path, ["a note"])
     text = (tmp_path / "work_precision.md").read_text()
     assert "### By RMSE" in text
     assert "diffusers: DDIM trailing" in text
@@ -119,7 +124,7 @@ def test_cells_are_kept_and_the_report_is_written(benchmark, problem, diffusers_
 
 
 @pytest.fixture(scope="module")
-def tournament(benchmarks):
+def tournament(studies):
     return importlib.import_module("tournament")
 
 
