@@ -591,9 +591,10 @@ def test_a_compiled_network_is_asked_through_torch_compile(pipeline: Path, monke
 
 def test_only_networks_are_tuned() -> None:
     from sdesamplers.pretrained.loading import tuned
+    from sdesamplers.pretrained.options import LoadOptions
 
     with pytest.raises(UsageError, match="compile and channels_last are for networks, and 'mixture' has none"):
-        tuned(sds.grid_mixture(sds.VP()), compile=True, channels_last=False)
+        tuned(sds.grid_mixture(sds.VP()), LoadOptions(compile=True))
 
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
