@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -193,7 +193,7 @@ class Walk(PreparedRun):
         """A batch's first state in path coordinates; the second one lies in the ledger."""
         assert start is not None
         given = None if self.given is None else self.given[indices[0] : indices[-1] + 1]
-        self.taken = path.ledger.companion = None if given is None else self._on(path, given)  # type: ignore[attr-defined]
+        self.taken = pairs(path).companion = None if given is None else self._on(path, given)
         return self._on(path, start)
 
     def _on(self, path: Path, x: Tensor) -> Tensor:
@@ -202,7 +202,7 @@ class Walk(PreparedRun):
     def end(self, path: Path, end: Tensor) -> Tensor:
         """A batch's last state in the model's coordinates; the second one is kept."""
         # Once the sampler has taken its companion the ledger holds None, and at the end what the sampler leaves.
-        left = path.ledger.companion  # type: ignore[attr-defined]
+        left = pairs(path).companion
         if left is not None and left is not self.taken:
             self.left.append(from_path(left, path.points[-1], data=not self.forward).cpu())
         else:
@@ -217,6 +217,11 @@ class Walk(PreparedRun):
         else:
             warn_if_far(facts["samples"], self.model, self.recipe)
         return Encoding(**facts, companion=join(self.left), holds="latents" if self.forward else "data")
+
+
+def pairs(path: Path) -> PairLedger:
+    """The ledger of a walk's path."""
+    return cast("PairLedger", path.ledger)
 
 
 def to_path(x: Tensor, point: Point, *, data: bool) -> Tensor:
