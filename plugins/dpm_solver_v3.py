@@ -46,7 +46,7 @@ def moves(
         return Move(to_tensor(decay, like), [to_tensor(w, like) for w in weights], to_tensor(offset, like))
 
     nodes: list[float] = []  # lambda of the last evaluations, newest first
-    sizes = orders(path, order, second=True)
+    sizes = orders(path, order)
     if path.ends_at_data:
         sizes[-1] = min(sizes[-1], 2)
     if lower and path.ends_at_data:
@@ -88,7 +88,8 @@ def dpm_solver_v3(
     `statistics` is a file made by `sdesamplers statistics`; without one l = 1, s = b = 0, which is DPM-Solver++ of the
     same order with exact weights. `corrector` redoes a step with the evaluation at its end (no further evaluation; not
     at order 1); `pseudo` takes each derivative from the fewest points, which makes the order 2 at most, and gives the
-    corrector one point more; `lower_order_final` makes the last steps to the data of order ..., 3, 2, 1.
+    corrector one point more; `lower_order_final` makes the last steps to the data of order ..., 3, 2, 1. The step to
+    the smallest sigma is of second order at most, and of first if there are fewer than 15.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, not {order}")
