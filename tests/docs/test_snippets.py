@@ -60,6 +60,7 @@ def execute(snippet: Snippet, names: dict[str, object]) -> None:
     first = snippet.text.splitlines()[0]
     if re.fullmatch(r"# \w+\.py", first):
         Path(first[2:]).write_text(snippet.text, encoding="utf-8")
+        sys.modules.pop(Path(first[2:]).stem, None)  # another test's module of this name
     exec(code, names)
 
 
