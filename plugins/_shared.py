@@ -24,12 +24,12 @@ FEW = 15
 """Steps below which the last one is of first order (`lower_order_final` in the code of Lu et al. 2022b)."""
 
 
-def orders(path: Path, order: int, lower: bool = True, *, second: bool = False) -> list[int]:
+def orders(path: Path, order: int, lower: bool = True, *, second: bool = False, most: int | None = None) -> list[int]:
     """The order of each step of a method that extrapolates through its last `order` predictions.
 
     The step that arrives at the data is much longer in lambda than those before, and a polynomial goes astray in it. So
-    with `lower` it is of first order if there are few steps, and with `second` the one before it of second order at
-    most. Into sigma = 0 every method is of first order.
+    with `lower` it is of first order if there are few steps, else of `most` at most, and with `second` the one before a
+    first-order one of second order at most. Into sigma = 0 every method is of first order.
     """
     count = len(path.steps)
     sizes = [order] * count
@@ -37,7 +37,15 @@ def orders(path: Path, order: int, lower: bool = True, *, second: bool = False) 
         sizes[-1] = 1
         if lower and second and count > 1:
             sizes[-2] = min(order, 2)
+    elif lower and path.ends_at_data:
+        sizes[-1] = min(order, most or order)
     return sizes
+
+
+def falling_orders(path: Path, order: int, lower: bool = True) -> list[int]:
+    """The order of each step, with `lower` ..., 3, 2, 1 at the end of a path to the data, however many steps it has."""
+    count, falls = len(path.steps), lower and path.ends_at_data
+    return [min(order, count - k) if falls else order for k in range(count)]
 
 
 def check_noise(**amounts: float) -> None:
@@ -76,10 +84,8 @@ def exponential_adams(
     """
     check_noise(eta=eta, s_noise=s_noise)
     history: list[Node] = []
-    sizes = orders(path, order, lower, second=second)
+    sizes = orders(path, order, lower, second=second, most=1 if eta and order > 2 else 2)
     arrives = lower and path.ends_at_data
-    if arrives:
-        sizes[-1] = min(sizes[-1], 1 if eta and order > 2 else 2)
     for (now, then), size in zip(path.steps, sizes, strict=True):
         out = yield x, now
         if now.is_pure_noise or then.is_clean:

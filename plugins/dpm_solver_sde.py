@@ -49,8 +49,12 @@ def dpmpp_2m_sde(
     scales the noise of the SDE that is solved (0 is `dpmpp-2m`), s_noise the noise alone, which changes the
     distribution. lower_order_final is as in `dpmpp-2m`.
     """
-    how = {"midpoint": solver == "midpoint", "lower": lower_order_final}
-    return (yield from exponential_adams(x, path, 2, "data", eta=eta, s_noise=s_noise, **how))
+    middle = solver == "midpoint"
+    return (
+        yield from exponential_adams(
+            x, path, 2, "data", eta=eta, s_noise=s_noise, midpoint=middle, lower=lower_order_final
+        )
+    )
 
 
 @sampler(
@@ -75,8 +79,9 @@ def dpmpp_3m_sde(
     The integral is exact. (Usual implementations give the curvature half its weight, which makes them of second order.)
     eta and s_noise as in `dpmpp-2m-sde`. lower_order_final is as in `dpmpp-3m`.
     """
-    how = {"lower": lower_order_final, "second": True}
-    return (yield from exponential_adams(x, path, 3, "data", eta=eta, s_noise=s_noise, **how))
+    return (
+        yield from exponential_adams(x, path, 3, "data", eta=eta, s_noise=s_noise, lower=lower_order_final, second=True)
+    )
 
 
 @sampler(

@@ -13,7 +13,7 @@ from torch import Tensor
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
 from sdesamplers.ode.statistics import Statistics, to_tensor
 
-from ._shared import orders
+from ._shared import falling_orders, orders
 
 
 @lru_cache(maxsize=4)
@@ -46,11 +46,7 @@ def moves(
         return Move(to_tensor(decay, like), [to_tensor(w, like) for w in weights], to_tensor(offset, like))
 
     nodes: list[float] = []  # lambda of the last evaluations, newest first
-    sizes = orders(path, order)
-    if path.ends_at_data:
-        sizes[-1] = min(sizes[-1], 2)
-    if lower and path.ends_at_data:
-        sizes = [min(order, left) for left in range(len(sizes), 0, -1)]
+    sizes = falling_orders(path, order) if lower else orders(path, order, most=2)
     for (now, then), size in zip(path.steps, sizes, strict=True):
         if now.is_pure_noise:
             continue

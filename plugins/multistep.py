@@ -45,8 +45,9 @@ def noise_multistep(x: Tensor, path: Path, order: int, weights: Weights, *, lowe
     """The loop of a multistep method on the noise that uses up to `order` predictions; `lower`: see `orders`."""
     points: list[Point] = []
     noises: list[Tensor] = []
-    is_clean = path.points[-1].is_clean
-    sizes = [order] * len(path.steps) if is_clean else orders(path, order, lower, second=True)
+    sizes = [order] * len(path.steps)
+    if lower and not path.points[-1].is_clean:  # into sigma = 0 the method's weights know what to do
+        sizes = orders(path, order, second=True)
     for (now, then), size in zip(path.steps, sizes, strict=True):
         out = yield x, now
         if now.is_pure_noise:

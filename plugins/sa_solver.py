@@ -11,7 +11,7 @@ from torch import Tensor
 from sdesamplers import Path, Point, Run, Sampler, hookimpl, sampler, weighted_sum
 from sdesamplers.coefficients import lagrange_integrals, semilinear_sde
 
-from ._shared import Node, singular_step
+from ._shared import Node, falling_orders, singular_step
 
 
 def integral(
@@ -63,10 +63,10 @@ def sa_solver(
         )
     if tau < 0 or not 0 <= tau_end <= tau_start:
         raise ValueError(f"need tau >= 0 and 0 <= tau_end <= tau_start, not {tau}, {tau_end} and {tau_start}")
-    falls, steps = lower_order_final and path.ends_at_data, path.steps
+    sizes = falling_orders(path, predictor_order, lower_order_final)
     history: list[Node] = []  # the last evaluation first
     last: tuple[Point, float, tuple[list[float], list[Tensor]]] | None = None
-    for left, (now, then) in zip(range(len(steps), 0, -1), steps, strict=True):
+    for (now, then), size in zip(path.steps, sizes, strict=True):
         out = yield x, now
         x, amount = out.x, tau if tau_end <= now.ratio <= tau_start else 0.0
         if now.is_pure_noise or then.is_clean:
@@ -77,8 +77,7 @@ def sa_solver(
             begin, tau_then, (weights, values) = last
             better, seen = integral(history[:corrector_order], begin, now, prediction, tau_then)
             x = weighted_sum([1.0, *better, *(-w for w in weights)], [x, *seen, *values])
-        order = min(predictor_order, left) if falls else predictor_order
-        predicted = integral(history[:order], now, then, prediction, amount)
+        predicted = integral(history[:size], now, then, prediction, amount)
         carry, _, _, std = semilinear_sde(now, then, prediction, amount)
         last = now, amount, predicted
         x = path.draw(weighted_sum([carry, *predicted[0]], [x, *predicted[1]]), std, now, then)

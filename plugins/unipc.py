@@ -17,6 +17,8 @@ from torch import Tensor
 from sdesamplers import Path, Prediction, Run, Sampler, UsageError, hookimpl, sampler, samplers, weighted_sum
 from sdesamplers.coefficients import apart, lagrange_integrals, semilinear
 
+from ._shared import falling_orders
+
 Variant = Literal["bh1", "bh2", "vary_coeff"]
 Kind = Literal["data", "noise"]
 
@@ -36,8 +38,7 @@ def orders(path: Path, order: int, lower_order_final: bool) -> list[int]:
     """The order of each step as far as the history reaches; on a path to the data it falls to 1 at its end."""
     if not 1 <= order <= 6:
         raise ValueError(f"order must lie between 1 and 6, not {order}")
-    count, falls = len(path.steps), lower_order_final and path.ends_at_data
-    return [min(order, count - k) if falls else order for k in range(count)]
+    return falling_orders(path, order, lower_order_final)
 
 
 @sampler("unip", order=2, needs=["marginals"], reference="Zhao et al. 2023 (UniPC), algorithm 2")

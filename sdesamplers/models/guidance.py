@@ -172,11 +172,8 @@ class Guided(ModelAround):
         """The conditional prediction of all samples and the unconditional one of `rows`."""
         part, times, away = x, t, pair.unconditional
         if rows is not None:
-            part, times, away = (
-                x[torch.from_numpy(rows).to(x.device, non_blocking=True)],
-                np.asarray(t)[rows],
-                cut(away, rows),
-            )
+            part = x[torch.from_numpy(rows).to(x.device, non_blocking=True)]
+            times, away = np.asarray(t)[rows], cut(away, rows)
         if self.batched or (self.batched is None and not self._short_of_memory):
             joined = self._at_once(part, x, np.concatenate([times, t]) if np.ndim(t) else t, away, pair.condition)
             if joined is not None:

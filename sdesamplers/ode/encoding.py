@@ -20,7 +20,7 @@ from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.loop import Callback, Flag
 from ..sampling.recipe import Recipe
-from ..sampling.request import Conduct, Request
+from ..sampling.request import Conduct, Request, SamplerLike
 from .integration import Encoding, Walk, check_companion, check_encoding, check_walkable, ode_recipe, own_recipe
 
 
@@ -72,19 +72,9 @@ def encode(
         NonFiniteError: the model or solver broke down.
         Cancelled: the run was stopped.
     """
-    grid = Request(
-        "heun" if sampler is None else sampler,
-        steps,
-        nfe,
-        spacing,
-        spacing_options,
-        coordinates=coordinates,
-        options=options,
-    )
+    grid = Request("heun", steps, nfe, spacing, spacing_options, coordinates=coordinates, options=options)
     conduct = Conduct(1.0, callback, cancel, trajectory, check_finite=check_finite, dtype=dtype)
-    return walk(
-        as_model(model), x, grid, conduct, condition, guidance_scale, batch_size, anew=sampler is not None, forward=True
-    )
+    return walk(as_model(model), x, sampler, grid, conduct, condition, guidance_scale, batch_size, forward=True)
 
 
 @public
@@ -127,27 +117,9 @@ def decode(
         UsageError: besides what `encode` raises, an `Encoding` that holds data already, or of a model with another
             process, or with a second state that these words cannot take back.
     """
-    grid = Request(
-        "heun" if sampler is None else sampler,
-        steps,
-        nfe,
-        spacing,
-        spacing_options,
-        coordinates=coordinates,
-        options=options,
-    )
+    grid = Request("heun", steps, nfe, spacing, spacing_options, coordinates=coordinates, options=options)
     conduct = Conduct(1.0, callback, cancel, trajectory, check_finite=check_finite, dtype=dtype)
-    return walk(
-        as_model(model),
-        latents,
-        grid,
-        conduct,
-        condition,
-        guidance_scale,
-        batch_size,
-        anew=sampler is not None,
-        forward=False,
-    )
+    return walk(as_model(model), latents, sampler, grid, conduct, condition, guidance_scale, batch_size, forward=False)
 
 
 @public
@@ -193,21 +165,25 @@ def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tenso
 def walk(
     model: Model,
     x: Any,
+    sampler: SamplerLike | None,
     request: Request,
     conduct: Conduct,
     condition: Any,
     guidance_scale: float | None,
     batch_size: int | None,
     *,
-    anew: bool,
     forward: bool,
 ) -> Encoding:
-    """`encode` (forward) or `decode`; unless `anew`, an `Encoding` goes as it came, where the call leaves it open."""
+    """`encode` (forward) or `decode`, by `heun` or a sampler that is given.
+
+    Without one, an `Encoding` goes as it came where the request leaves it open.
+    """
+    request = request if sampler is None else replace(request, sampler=sampler)
     if isinstance(x, Encoding):
         check_encoding(model, x, forward=forward)
         condition = x.condition if condition is None else condition
         guidance_scale = x.guidance_scale if guidance_scale is None else guidance_scale
-    if isinstance(x, Encoding) and not anew:
+    if isinstance(x, Encoding) and sampler is None:
         recipe, spec = own_recipe(model, x, request)
     else:
         recipe, spec = ode_recipe(model, request)

@@ -28,7 +28,7 @@ from ..registry.plugin import Sampler
 from ..sampling.loop import Flag
 from ..sampling.recipe import Recipe
 from ..sampling.request import Conduct, Request, batches
-from .integration import Walk, check_walkable, ode_path, ode_recipe
+from .integration import Walk, check_walkable, ode_recipe
 
 Divergence = Literal["hutchinson", "exact"]
 Probe = Literal["rademacher", "gaussian"]
@@ -149,7 +149,8 @@ def log_likelihood(
     columns = 1 if divergence == "exact" else probes
     flow = DensityFlow(model, columns)
     check_walkable(flow, recipe, spec, forward=True)
-    ends = ode_path(model, recipe, forward=True).points
+    way = Walk(flow, recipe, spec, conduct, forward=True)
+    first, last = way.path.points[0], way.path.points[-1]
     nats, latents, made = [], [], []
     for rows in all_rows:
         source = NormalSource(seed, [first_index + r for r in rows], model.shape)
@@ -159,15 +160,15 @@ def log_likelihood(
         vectors = None if divergence == "exact" else draw_probes(source, probes, probe).to(model.device)
         inside = Probed(cut(spread, slice(rows.start, rows.stop)), vectors)
         state = torch.cat([data.flatten(1), data.new_zeros(len(data), columns)], 1)
-        run = Walk(flow, recipe, spec, conduct, forward=True).walk(state, inside)
+        run = way.walk(state, inside)
         latent, losses = run.samples[:, :size].view(-1, *model.shape), run.samples[:, size:]
-        nats.append((end_log_prob(model, ends[-1], latent)[:, None] - losses).numpy())
+        nats.append((end_log_prob(model, last, latent)[:, None] - losses).numpy())
         latents.append(latent.to(torch.promote_types(x.dtype, torch.float32)))
         made.append(run.nfe_per_sample)
         if advance is not None:
             advance(len(data))
     # Where data stand as alpha x, p_0(x) = alpha^D p(alpha x).
-    each = np.concatenate(nats) + (size * math.log(float(ends[0].native[0])) if gaussian else 0.0)
+    each = np.concatenate(nats) + (size * math.log(float(first.native[0])) if gaussian else 0.0)
     mean = each.mean(1)
     error = each.std(1, ddof=1) / math.sqrt(columns) if columns > 1 else None
     bits = -(mean / size + math.log(width or 1.0)) / math.log(2)

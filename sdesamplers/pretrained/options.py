@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,17 +81,13 @@ class LoadOptions:
 
     def given(self) -> dict[str, Any]:
         """The options that are neither None nor off, but those that `load` applies itself; 0, a label, is given."""
-        options = {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in TUNING}
-        return {
-            word: value
-            for word, value in options.items()
-            if not (value is None or (type(value).__name__ in TRUTHS and not value))
-        }
+        off = {word for word, value in vars(self).items() if type(value).__name__ in TRUTHS and not value}
+        return {word: v for word, v in vars(self).items() if v is not None and word not in (*off, *TUNING)}
 
     def of_a_plugin(self) -> dict[str, Any]:
         """What a plugin is asked for."""
-        options = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        return {word: v for word, v in options.items() if word not in (*OF_PLACES, *TUNING)} | {"dtype": self.floats}
+        options = {word: value for word, value in vars(self).items() if word not in (*OF_PLACES, *TUNING)}
+        return {**options, "dtype": self.floats}
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -42,15 +42,12 @@ def make_recipe(
     if counted_by is None and preset.steps is not None:
         request, counted_by = replace(request, steps=preset.steps), "steps"
     require_grid(preset, counted_by)
-    spaced = counted_by in ("steps", "nfe")
     check_agreement(request, preset.sampler, counted_by)
     makers = None if end_to_end or request.start_time is not None else own_grid(process)
     if makers is not None and request.sampler == makers.kind and request.spacing is None:
         # A class's name on a model whose configuration is of that class is that configuration.
         preset = replace(preset, spacing=None, spacing_options={}, final=None)
     recipe = complete(request, preset, process, makers, counted_by)
-    if not spaced:
-        recipe = replace(recipe, spacing=None, spacing_options={})
     if request.nfe is not None:
         recipe = replace(recipe, steps=steps_for_budget(process, recipe, preset.sampler, int(request.nfe), shape))
     return recipe, preset.sampler
@@ -85,7 +82,7 @@ def check_agreement(request: Request, spec: Sampler, counted_by: str | None) -> 
         if counted_by in ("times", "sigmas"):
             raise UsageError(f"start_time and {counted_by} contradict each other: the grid's first entry is the start")
         number("start_time", request.start_time)
-    if request.spacing is not None and counted_by not in ("steps", "nfe"):
+    if request.spacing is not None and not request.is_spaced:
         free = f"{spec.name} chooses its own steps unless steps= or nfe= is given, so that it takes no spacing"
         raise UsageError(free if counted_by is None else f"spacing and {counted_by} contradict each other")
     sigmas, final = request.sigmas, request.final
@@ -94,31 +91,35 @@ def check_agreement(request: Request, spec: Sampler, counted_by: str | None) -> 
 
 
 def complete(request: Request, preset: Preset, process: SDE, makers: OwnGrid | None, counted_by: str | None) -> Recipe:
-    """A checked request with the defaults of preset, sampler, makers and process; its grid is spaced."""
+    """A checked request with the defaults of preset, sampler, makers and process."""
     spec, spacing, noise = preset.sampler, request.spacing, request.noise
     grid, own = chosen_grid(spacing or preset.spacing or preferred_spacing(spec, process, makers))
     kept = preset.spacing_options if spacing in (None, preset.spacing) else {}
-    grid_options = {**own, **kept, **(request.spacing_options or {})}
+    grid_options = check_options(
+        {**own, **kept, **(request.spacing_options or {})}, grid.options, f"spacing {grid.name!r}"
+    )
     source, own = chosen_noise(noise or preset.noise or "independent")
     kept = preset.noise_options if noise in (None, preset.noise) else {}
-    noise_options = {**own, **kept, **(request.noise_options or {})}
+    noise_options = check_options(
+        {**own, **kept, **(request.noise_options or {})}, source.options, f"noise {source.name!r}"
+    )
     items: dict[str, Registered] = {"sampler": spec, "noise": source}
-    if counted_by in ("steps", "nfe"):
+    if request.is_spaced:
         items["spacing"] = grid
     names = {word: registered_name(item) for word, item in items.items()}
     return Recipe(
         sampler=names["sampler"] or spec.name,
         options=fill_options(preset, request.options, counted_by),
         steps=None if request.steps is None else int(request.steps),
-        spacing=names.get("spacing") or grid.name,
-        spacing_options=check_options(grid_options, grid.options, f"spacing {grid.name!r}"),
+        spacing=(names["spacing"] or grid.name) if request.is_spaced else None,
+        spacing_options=grid_options if request.is_spaced else {},
         times=None if request.times is None else numbers(request.times, "times"),
         sigmas=None if request.sigmas is None else numbers(request.sigmas, "sigmas"),
         coordinates=request.coordinates or preset.coordinates or preferred_coordinates(spec, process),
         noise=names["noise"] or source.name,
         final=one_of("final", request.final or preset.final or usual_final(grid.name, makers), ("zero", "min")),
         start_time=request.start_time,
-        noise_options=check_options(noise_options, source.options, f"noise {source.name!r}"),
+        noise_options=noise_options,
         own={word: item for word, item in items.items() if names[word] is None},
     )
 

@@ -18,7 +18,7 @@ from ..registry.plugin import NoiseSource, Sampler, Spacing
 from .loop import Callback, Flag
 from .recipe import Recipe
 
-Choice = str | Sampler | Recipe | Mapping[str, Any]
+SamplerLike = str | Sampler | Recipe | Mapping[str, Any]
 """What names a sampler: a name, a `Sampler`, a `Recipe`, or what its `as_dict` gives."""
 
 
@@ -26,7 +26,7 @@ Choice = str | Sampler | Recipe | Mapping[str, Any]
 class Request:
     """A sampler and its grid; see `sample` for the attributes. None is what a call leaves open."""
 
-    sampler: Choice
+    sampler: SamplerLike
     steps: int | None = None
     nfe: int | None = None
     spacing: str | Spacing | None = None
@@ -55,10 +55,15 @@ class Request:
                 whole(word, getattr(self, word))
         return given[0] if given else None
 
-    def given(self, *but: str) -> dict[str, Any]:
-        """The words that are not None, but the sampler, its options and `but`."""
-        words = {word: value for word, value in vars(self).items() if word not in ("sampler", "options", *but)}
+    def given(self) -> dict[str, Any]:
+        """The words that are not None, but the sampler and its options."""
+        words = {word: value for word, value in vars(self).items() if word not in ("sampler", "options")}
         return {word: value for word, value in words.items() if value is not None}
+
+    @property
+    def is_spaced(self) -> bool:
+        """Whether a spacing lays the grid out, for so many steps or evaluations."""
+        return self.steps is not None or self.nfe is not None
 
     def completed(self, recipe: Recipe, spec: Sampler) -> Request:
         """This request of a recipe, with the recipe's words in place of those left open; `own` objects for their names.
@@ -129,7 +134,7 @@ class Conduct:
         return replace(self, callback=both)
 
 
-def sorted_words(sampler: Choice, words: Mapping[str, Any]) -> tuple[Request, Conduct, int]:
+def sorted_words(sampler: SamplerLike, words: Mapping[str, Any]) -> tuple[Request, Conduct, int]:
     """The keywords of `sample` as a request, a conduct and a seed; what is none of them is an option of the sampler."""
     grid, how = ({entry.name for entry in fields(kind)} - {"sampler", "options"} for kind in (Request, Conduct))
     options = {word: value for word, value in words.items() if word not in grid | how | {"seed"}}
