@@ -8,6 +8,7 @@ processes or global state. Bits are made on the CPU and turned into normals by B
 from __future__ import annotations
 
 import math
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -19,6 +20,26 @@ from torch import Tensor
 from ..checks import one_of_types, shape_of, shown, whole
 from ..errors import UsageError
 from ..public import public
+
+
+class _Philox(threading.local):
+    """NumPy's generator, one for each thread: creating one takes longer than a small draw."""
+
+    def __init__(self) -> None:
+        self.generator = np.random.Philox(0)
+        self.state: Any = self.generator.state
+        # Philox keeps up to four unread words; a fresh position starts with none.
+        self.state["buffer_pos"], self.state["has_uint32"] = 4, 0
+
+    def words(self, key: tuple[int, int], counter: tuple[int, ...], count: int) -> np.ndarray:
+        """The first `count` 64-bit words at a key and a counter."""
+        self.state["state"]["key"][:] = key
+        self.state["state"]["counter"][:] = counter
+        self.generator.state = self.state
+        return np.asarray(self.generator.random_raw(count))
+
+
+_PHILOX = _Philox()
 
 START, PATH, BROWNIAN, AUXILIARY = range(STREAMS := 4)
 """Streams of a sample: its starting noise, its steps' noise, its Brownian motion, and everything else."""
@@ -50,10 +71,6 @@ class NormalSource:
         self._keys = [(check_seed(each), index) for each, index in zip(seeds, self.indices, strict=True)]
         self._size = math.prod(self.shape)
         self._pairs = (self._size + 1) // 2
-        self._philox = np.random.Philox(0)
-        self._state = self._philox.state
-        # Philox keeps up to four unread words; a fresh position starts with none.
-        self._state["buffer_pos"], self._state["has_uint32"] = 4, 0
 
     def draw(
         self, stream: int, position: int | Sequence[int] = 0, block: int = 0, rows: np.ndarray | None = None
@@ -63,21 +80,15 @@ class NormalSource:
         `position` may be a list with one entry a row.
         """
         keys = self._keys if rows is None else [self._keys[r] for r in rows]
-        bits = torch.empty(len(keys), 2, self._pairs, dtype=torch.int32, device="cpu")
+        bits = np.empty((len(keys), 2 * self._pairs), dtype=np.int32)
         words = (2 * self._pairs + 1) // 2
         for j, key in enumerate(keys):
-            self._seek(key, stream, position if isinstance(position, int) else position[j], block)
-            raw = torch.from_numpy(self._philox.random_raw(words).view(np.int32))
-            bits[j].view(-1).copy_(raw[: 2 * self._pairs])
-        normals = box_muller(bits[:, 0], bits[:, 1]).flatten(1)
+            # The lowest word of the counter counts within the draw.
+            counter = (0, position if isinstance(position, int) else position[j], block, stream)
+            bits[j] = _PHILOX.words(key, counter, words).view(np.int32)[: 2 * self._pairs]
+        both = torch.from_numpy(bits).view(len(keys), 2, self._pairs)
+        normals = box_muller(both[:, 0], both[:, 1]).flatten(1)
         return normals[:, : self._size].reshape(len(keys), *self.shape)
-
-    def _seek(self, key: tuple[int, int], stream: int, position: int, block: int) -> None:
-        state = self._state["state"]
-        state["key"][:] = key
-        # The lowest word counts within the draw.
-        state["counter"][:] = (0, position, block, stream)
-        self._philox.state = self._state
 
 
 def check_seed(seed: Any) -> int:

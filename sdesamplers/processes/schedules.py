@@ -11,6 +11,7 @@ import numpy as np
 from ..checks import number
 from ..errors import UsageError
 from ..public import public
+from .forms import FLOATS
 from .scalars import Scalar
 from .sde import GaussianProcess
 
@@ -19,7 +20,10 @@ class VariancePreserving(GaussianProcess):
     """Base of processes with alpha^2 + sigma^2 = 1."""
 
     def at_ratio(self, ratio: Scalar) -> tuple[Scalar, Scalar]:
-        inverse = np.divide(1.0, ratio, out=np.full_like(ratio, np.inf, dtype=float), where=np.asarray(ratio) != 0)
+        if ratio.__class__ in FLOATS:
+            inverse: Scalar = 1.0 / ratio if ratio else np.inf
+        else:
+            inverse = np.divide(1.0, ratio, out=np.full_like(ratio, np.inf, dtype=float), where=np.asarray(ratio) != 0)
         return 1 / np.hypot(1.0, ratio), 1 / np.hypot(1.0, inverse)
 
     def d_alpha_d_ratio(self, ratio: Scalar) -> Scalar:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import UsageError
 from ..public import public
+from .forms import FLOATS
 from .scalars import Scalar
 from .schedules import VariancePreserving, float_column
 
@@ -58,10 +59,20 @@ class DiscreteVP(VariancePreserving):
         return DiscreteVP(np.square((root - root[-1]) * (root[0] / (root[0] - root[-1]))))
 
     def _log_ratio(self, t: Scalar) -> Scalar:
+        if t.__class__ in FLOATS and t <= self._last:
+            return self._log_ratio_at(float(t))
         inside = self._spline(np.clip(t, 0, self._last))
         with np.errstate(divide="ignore"):
             beyond = np.log1p(-np.clip(np.asarray(t) - self._last, 0, 1)) if self.zero_terminal_snr else 0.0
         return inside - beyond
+
+    def _log_ratio_at(self, t: float) -> float:
+        """The spline at one time, summed as SciPy sums it; a call of SciPy's takes ten times as long."""
+        t = max(t, 0.0)
+        interval = min(int(t), len(self._cubics) - 1)
+        a, b, c, d = self._cubics[interval]
+        u = t - interval
+        return d + c * u + b * (u * u) + a * (u * u * u)
 
     def _d_log_ratio(self, t: Scalar) -> Scalar:
         inside = self._slopes(np.clip(t, 0, self._last))

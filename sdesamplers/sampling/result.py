@@ -45,9 +45,8 @@ def process_ends(process: SDE) -> Ends | None:
     """(alpha, sigma) of a process at t_min and t_max; None where it has none."""
     if not isinstance(process, GaussianProcess):
         return None
-    times = np.array([process.t_min, process.t_max])
-    (a, c), (b, d) = (np.asarray(each).tolist() for each in (process.alpha(times), process.sigma(times)))
-    return (a, b), (c, d)
+    low, high = ((float(process.alpha(t)), float(process.sigma(t))) for t in (process.t_min, process.t_max))
+    return low, high
 
 
 def check_process(result: Result, model: Model, advice: str = "") -> None:

@@ -21,29 +21,39 @@ from ..processes.sde import SDE, GaussianProcess
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
 from .loop import Run
+from .recent import Grid, RecentGrids
 from .recipe import Recipe, spacing_of
 
 
 def make_path(process: SDE, recipe: Recipe, noise: Noise | None = None) -> Path:
     """The path of a recipe on a model's process."""
-    viewed = path_process(process, recipe.coordinates)
     if recipe.times is not None or recipe.sigmas is not None:
+        viewed = path_process(process, recipe.coordinates)
         return Path(viewed, given_points(viewed, recipe.times, recipe.sigmas), noise=noise)
-    if recipe.steps is None:
-        linear = default_registry().spacing("linspace")
-        intervals = 2 if recipe.final == "zero" and isinstance(process, GaussianProcess) else 1
-        ends = spaced_points(viewed, linear, {}, intervals, recipe.start_time, recipe.final)
-        return Path(viewed, ends, is_free=True, noise=noise)
-    assert recipe.spacing is not None
+    free = recipe.steps is None
+    spacing = default_registry().spacing("linspace") if free else spacing_of(recipe)
+    options = {} if free else recipe.spacing_options
+
+    def compute() -> Grid:
+        viewed, steps = path_process(process, recipe.coordinates), recipe.steps
+        if steps is None:  # the two ends
+            steps = 2 if recipe.final == "zero" and isinstance(process, GaussianProcess) else 1
+        return viewed, spaced_points(viewed, spacing, options, steps, recipe.start_time, recipe.final)
+
     try:
-        grid = spacing_of(recipe)
-        options, begin = recipe.spacing_options, recipe.start_time
-        points = spaced_points(viewed, grid, options, recipe.steps, begin, recipe.final)
+        if spacing.function.__module__.partition(".")[0] != "sdesamplers_plugins":
+            viewed, points = compute()
+        else:
+            key = spacing, repr((options, recipe.steps, recipe.start_time, recipe.final, recipe.coordinates))
+            viewed, points = _RECENT.get(process, key, compute)
     except UsageError:
         raise
     except ValueError as error:
-        raise UsageError(f"spacing {recipe.spacing!r}: {error}") from None
-    return Path(viewed, points, noise=noise)
+        raise UsageError(f"spacing {recipe.spacing or spacing.name!r}: {error}") from None
+    return Path(viewed, points, is_free=free, noise=noise)
+
+
+_RECENT = RecentGrids()
 
 
 def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> Run:

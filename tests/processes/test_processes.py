@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from process_cases import TABLES, zero_snr_table
+from process_cases import TABLE, TABLES, zero_snr_table
 from process_cases import TEXTBOOK as PROCESSES
 from scipy.integrate import solve_ivp
 
@@ -243,6 +243,17 @@ def test_a_table_is_met_at_every_timestep(name):
     body = t[:-1] if table[-1] == 0 else t
     inside = table[: len(body)]
     np.testing.assert_allclose(process.time_at_ratio(np.sqrt((1 - inside) / inside)), body, rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("function", ["ratio", "alpha", "sigma", "schedule", "d_alpha", "d_sigma"])
+@pytest.mark.parametrize("ends_in_noise", [False, True])
+def test_a_table_gives_a_single_time_the_bits_that_it_gives_an_array(ends_in_noise, function):
+    process = sds.DiscreteVP(TABLE)
+    process = process.with_zero_terminal_snr() if ends_in_noise else process
+    times = np.concatenate([np.random.default_rng(0).uniform(-2, 1001, 500), np.arange(0.0, 1000), [998.5]])
+    together = np.stack(np.atleast_2d(getattr(process, function)(times)), -1)
+    alone = np.stack([np.atleast_1d(getattr(process, function)(float(t))) for t in times])
+    np.testing.assert_array_equal(alone, together)
 
 
 @pytest.mark.parametrize("name", TABLES)
