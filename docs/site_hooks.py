@@ -78,7 +78,7 @@ def source_path(file: File) -> str:
     return path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else ""
 
 
-# --- equations ---------------------------------------------------------------------------------------------------------
+# --- equations -------------------------------------------------------------------------------------------------------
 
 
 def mathml(latex: str, display: str) -> str:
@@ -112,8 +112,6 @@ class Equations(Extension):
     """Equations as GitHub writes them, rendered to MathML."""
 
     def extendMarkdown(self, md: Markdown) -> None:  # noqa: N802
-        """Register both: blocks before fenced code, inline equations after code and before escapes."""
-        md.preprocessors.register(BlockEquations(md), "block-equations", 40)
+        """Register both: blocks before fenced code (25), inline equations after code (190) and before escapes (180)."""
+        md.preprocessors.register(BlockEquations(md), "block-equations", 28)
         md.inlinePatterns.register(InlineEquation(r"\$(?=[^\s$])([^$]+?)(?<=[^\s])\$(?!\d)", md), "equations", 185)
-
-
