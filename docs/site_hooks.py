@@ -50,7 +50,10 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     files.append(File.generated(config, "index.md", abs_src_path=str(ROOT / "README.md")))
     for pattern in INCLUDED:
         for path in sorted(ROOT.glob(pattern)):
-            files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
+            page = path.relative_to(ROOT)
+            if page.name == "README.md" and len(page.parts) > 2:  # not the first page of a section
+                page = page.parent.with_suffix(".md")
+            files.append(File.generated(config, page.as_posix(), abs_src_path=str(path)))
     return files
 
 
@@ -84,6 +87,7 @@ def source_path(file: File) -> str:
 def mathml(latex: str, display: str) -> str:
     """An equation as MathML."""
     latex = re.sub(r"\\mathrm\{(\w+)\}", r"\\text{\1}", latex)  # upright; browsers ignore mathvariant
+    latex = re.sub(r"\\(log|cos|sin|tan)\b(?! *[(_^])", r"\\,\\\1\\,", latex)  # the spaces beside an operator's name
     latex = latex.replace(r"\mathcal N", "\N{MATHEMATICAL SCRIPT CAPITAL N}")
     return convert(latex, display=display)
 
