@@ -75,6 +75,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return LINK.sub(resolved, markdown)
 
 
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Leave out what mkdocs-click 0.9 writes for an option without a default, under click 8.3 and later."""
+    return html.replace("<code>Sentinel.UNSET</code>", "")
+
+
 def source_path(file: File) -> str:
     """A file's path in the repository; empty for the theme's files."""
     path = Path(file.abs_src_path or "/")
