@@ -1,6 +1,7 @@
 # make demo   install, then compare samplers on the embedded model
 # make check  install, lint, type-check and run the tests of what is touched most, in a minute
 # make test   install, lint, type-check and run the tests
+# make docs   install, write the pages made from the registry, build the documentation in site/
 # make bench  install, run the benchmark suite, report in out/benchmarks; BENCH=--quick for a small one
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +18,7 @@ CHECK = tests/registry/test_registry.py tests/path/test_grid.py tests/path/test_
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip setuptools -c constraints.txt
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,report]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,docs,report]"
 	touch $(STAMP)
 
 demo: $(STAMP)
@@ -28,7 +29,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy docs/make_pages.py
+	$(BIN)/mypy docs/make_pages.py docs/site_hooks.py docs/site_docstrings.py
 	$(BIN)/lint-imports --config pyproject.toml
 
 check: lint
@@ -43,8 +44,10 @@ test-slow: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python benchmarks/suite.py --out out/benchmarks $(BENCH)
 
+# --strict makes warnings errors; the variable silences a notice of the theme's authors about its successor.
 docs: $(STAMP)
 	$(BIN)/python docs/make_pages.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
-	rm -rf $(VENV) out build dist *.egg-info
+	rm -rf $(VENV) out build dist site *.egg-info

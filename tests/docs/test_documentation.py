@@ -1,5 +1,6 @@
 """The pages made from the registry are those that are checked in."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -60,16 +61,10 @@ def test_pages_are_written_where_one_says(tmp_path):
     assert all(file.read_text(encoding="utf-8").startswith("# ") for file in files)
 
 
-def test_the_readme_counts_what_there_is() -> None:
-    import re
-    from pathlib import Path
-
-    from sdesamplers.registry.registry import Registry
-
-    text = (Path(__file__).parents[2] / "README.md").read_text()
-    registry = Registry()
-    for words, shelf in (("Samplers", registry.samplers), ("Time grids", registry.spacings)):
+def test_the_inventory_counts_what_there_is(registry):
+    text = (DOCS / "inventory.md").read_text(encoding="utf-8")
+    for kind, shelf in (("Samplers", registry.samplers), ("Time grids", registry.spacings)):
         own = [item for item in shelf.values() if str(item.plugin).startswith("sdesamplers:")]
-        found = re.search(rf"\| {words}, (\d+) \|", text)
+        found = re.search(rf"\| {kind}, (\d+) \|", text)
         assert found is not None
         assert int(found[1]) == len(own)

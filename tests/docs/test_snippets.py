@@ -23,7 +23,7 @@ from sdesamplers.cli import cli
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = {
-    ("README.md", "for batch in sds.stream(model, "): "draws 50,000 samples; docs/scaling.md runs it with 24",
+    ("start.md", "for batch in sds.stream(model, "): "draws 50,000 samples; docs/scaling.md runs it with 24",
 }
 """(page, how the snippet begins): why it is not run."""
 
@@ -42,13 +42,16 @@ class Snippet:
         return next((why for head, why in heads.items() if self.text.startswith(head)), None)
 
 
-def snippets(page: Path) -> list[Snippet]:
+def snippets(name: str, page: Path) -> list[Snippet]:
     text = page.read_text(encoding="utf-8")
     found = re.finditer(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    return [Snippet(page.name, m[1], m[2], text[: m.start()].count("\n") + 2) for m in found]
+    return [Snippet(name, m[1], m[2], text[: m.start()].count("\n") + 2) for m in found]
 
 
-PAGES = {page.name: snippets(page) for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]}
+FILES = {"README.md": ROOT / "README.md"} | {
+    page.relative_to(ROOT / "docs").as_posix(): page for page in sorted((ROOT / "docs").rglob("*.md"))
+}
+PAGES = {name: snippets(name, page) for name, page in FILES.items()}
 RUN = {name: found for name, found in PAGES.items() if any(s.language == "python" for s in found)}
 QUICK = {"own-network.md", "langevin.md", "writing-samplers.md", "design.md", "training.md"}
 """Pages whose snippets take seconds; the others sample pictures."""
@@ -100,7 +103,7 @@ def stand_ins(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
         from tiny_models import save_pipeline, tiny_unet
 
         save_pipeline(Path("my-digits"), unet=tiny_unet(num_class_embeds=11))
-    if page in ("README.md", "pipelines.md"):
+    if page in ("README.md", "start.md", "pipelines.md"):
         import diffusers
         import tiny_pipelines
 
