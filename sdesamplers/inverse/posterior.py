@@ -15,7 +15,7 @@ from ..checks import function, name_of, number, one_of_types, shown
 from ..errors import UsageError
 from ..models.base import Model, ModelAround, Output
 from ..models.calling import isolated
-from ..models.conditions import cut, listed
+from ..models.conditions import listed, take_rows
 from ..models.guidance import wide
 from ..processes.predictions import clean_map
 from ..processes.scalars import Scalar, as_scalar, expand
@@ -42,7 +42,7 @@ class Measured:
             index = (
                 torch.from_numpy(rows).to(self.y.device, non_blocking=True) if isinstance(rows, np.ndarray) else rows
             )
-            return Measured(cut(self.condition, rows), self.y[index])
+            return Measured(take_rows(self.condition, rows), self.y[index])
 
     def tolist(self) -> Any:
         """The prior's condition, for records."""

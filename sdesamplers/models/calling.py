@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, SdesamplersError
-from ..processes.scalars import Scalar, is_each
-from .conditions import cut, own
+from ..processes.scalars import Scalar, is_per_sample
+from .conditions import cloned, take_rows
 from .output import Output
 from .running import evaluating, networks_in
 
@@ -132,7 +132,7 @@ def isolated(model: Any) -> Any:
         return model.predict
 
     def predict(x: Tensor, t: Scalar, condition: Any = None) -> Any:
-        return call(model.predict, x.clone(), time_of_its_own(t), own(condition), name=model.name)
+        return call(model.predict, x.clone(), copied_time(t), cloned(condition), name=model.name)
 
     return predict
 
@@ -143,13 +143,13 @@ def isolated_to(model: Any, end: Scalar) -> Any:
     def predict(x: Tensor, t: Scalar, condition: Any = None) -> Any:
         if getattr(model, "pure", False):
             return model.predict_to(x, t, condition, end=end)
-        given = x.clone(), time_of_its_own(t), own(condition)
-        return call(model.predict_to, *given, name=model.name, end=time_of_its_own(end))
+        given = x.clone(), copied_time(t), cloned(condition)
+        return call(model.predict_to, *given, name=model.name, end=copied_time(end))
 
     return predict
 
 
-def time_of_its_own(t: Scalar) -> Scalar:
+def copied_time(t: Scalar) -> Scalar:
     """A copy of the times of samples; a number as it is."""
     return t.copy() if isinstance(t, np.ndarray) else t
 
@@ -176,7 +176,7 @@ class TimedNetwork:
         for flat in shapes:
             told = (as_flat(t, x) if flat else as_column(t, x) for t in times)
             try:
-                answer = call(self.network, x.clone(), *told, *(own(each) for each in given), name=self.name)
+                answer = call(self.network, x.clone(), *told, *(cloned(each) for each in given), name=self.name)
             except TRIED as error:
                 if flat is shapes[-1] or is_final(error):
                     raise error from failure
@@ -191,9 +191,9 @@ class TimedNetwork:
     def _try_a_few(self, x: Tensor, times: tuple[Scalar, ...], given: tuple[Any, ...]) -> None:
         """Find the shape on a few samples: many, given times of the other shape, may come out as many times as many."""
         few = slice(0, next(n for n in range(2, LARGE) if n not in x.shape))
-        part = tuple(t[few] if is_each(t) else t for t in times)
+        part = tuple(t[few] if is_per_sample(t) else t for t in times)
         with evaluating(networks_in(self.network)), torch.no_grad():
-            self(x[few], part, *(cut(each, few) for each in given))
+            self(x[few], part, *(take_rows(each, few) for each in given))
 
 
 def is_final(error: Exception) -> bool:

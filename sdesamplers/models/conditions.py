@@ -32,15 +32,15 @@ def each(condition: Any, change: Callable[[Any], Any]) -> Any:
     return change(condition)
 
 
-def cut(condition: Any, rows: Any) -> Any:
+def take_rows(condition: Any, rows: Any) -> Any:
     """The part of a condition that belongs to some samples, a slice or an array of their numbers."""
     return each(condition, lambda leaf: leaf[rows])
 
 
-def own(condition: Any) -> Any:
+def cloned(condition: Any) -> Any:
     """A condition whose tensors share no memory with those given; objects of other classes as they are."""
-    if hasattr(condition, "of_its_own"):
-        return condition.of_its_own()
+    if hasattr(condition, "cloned"):
+        return condition.cloned()
     return each(condition, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
 
 

@@ -20,7 +20,7 @@ from ..public import public
 from .base import Model, ModelAround, Output
 from .calling import isolated
 from .clipping import thresholded
-from .conditions import cut, join_conditions, listed
+from .conditions import join_conditions, listed, take_rows
 
 Combine = Callable[[Tensor, Tensor, float], Tensor]
 """(conditional, unconditional, scale) -> guided, all (n, *shape) in the model's own prediction type."""
@@ -34,7 +34,7 @@ class GuidedCondition:
     unconditional: Any
 
     def __getitem__(self, rows: Any) -> GuidedCondition:
-        return GuidedCondition(cut(self.condition, rows), cut(self.unconditional, rows))
+        return GuidedCondition(take_rows(self.condition, rows), take_rows(self.unconditional, rows))
 
     def tolist(self) -> Any:
         """The condition itself, for records."""
@@ -173,7 +173,7 @@ class Guided(ModelAround):
         part, times, away = x, t, pair.unconditional
         if rows is not None:
             part = x[torch.from_numpy(rows).to(x.device, non_blocking=True)]
-            times, away = np.asarray(t)[rows], cut(away, rows)
+            times, away = np.asarray(t)[rows], take_rows(away, rows)
         if self.batched or (self.batched is None and not self._short_of_memory):
             joined = self._at_once(part, x, np.concatenate([times, t]) if np.ndim(t) else t, away, pair.condition)
             if joined is not None:

@@ -56,7 +56,7 @@ def evaluating(networks: Iterable[Module]) -> Iterator[None]:
     parts = list({id(part): part for network in networks for part in network.modules()}.values())
     with _LOCK:
         for part in parts:  # all flags are read before one is set: a compiled network's is that of what it compiles
-            _ASKED.setdefault(id(part), [0, part.training])[0] += 1
+            _IN_USE.setdefault(id(part), [0, part.training])[0] += 1
         for part in parts:
             if part.training:
                 part.training = False
@@ -65,16 +65,16 @@ def evaluating(networks: Iterable[Module]) -> Iterator[None]:
     finally:
         with _LOCK:
             for part in parts:
-                entry = _ASKED[id(part)]
+                entry = _IN_USE[id(part)]
                 entry[0] -= 1
                 if not entry[0]:
-                    del _ASKED[id(part)]
+                    del _IN_USE[id(part)]
                     if part.training is not entry[1]:
                         part.training = bool(entry[1])
 
 
 _LOCK = threading.Lock()
-_ASKED: dict[int, list[Any]] = {}
+_IN_USE: dict[int, list[Any]] = {}
 """Of each part that some run holds in evaluation mode, by its id: how many runs do, and the flag that was found."""
 
 
@@ -156,7 +156,7 @@ def networks_at(value: Any, depth: int) -> Iterator[Module]:
     """The networks that a value is or holds: a module, a container, a model, or an object of a class of Python's."""
     if isinstance(value, Module):
         yield value
-    elif not depth or is_own_process(value) or isinstance(value, HOLD_NONE):
+    elif not depth or is_library_process(value) or isinstance(value, HOLD_NONE):
         return
     elif isinstance(value, Mapping | list | tuple | set):
         entries = value.values() if isinstance(value, Mapping) else value
@@ -169,7 +169,7 @@ def networks_at(value: Any, depth: int) -> Iterator[Module]:
         yield from held_by(value, depth - 1)
 
 
-def is_own_process(value: Any) -> bool:
+def is_library_process(value: Any) -> bool:
     """Whether a value is a process of this package, which holds numbers alone; one of the user's may learn its own."""
     return isinstance(value, SDE) and type(value).__module__.partition(".")[0] == "sdesamplers"
 

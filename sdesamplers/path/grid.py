@@ -11,11 +11,11 @@ from ..errors import UsageError
 from ..processes.coordinates import View, view
 from ..processes.sde import SDE, GaussianProcess
 from .points import Point, clean_point, make_points
-from .span import Divides, Span
+from .span import SpacingLike, Span
 
 
 def spaced_points(
-    process: SDE, spacing: Divides, options: dict[str, Any], steps: int, start: float | None, final: str
+    process: SDE, spacing: SpacingLike, options: dict[str, Any], steps: int, start: float | None, final: str
 ) -> list[Point]:
     """steps + 1 points: the spacing's own, and the clean end where `final` is "zero" and the process has one."""
     ends_clean = final == "zero" and isinstance(process, View)
@@ -25,7 +25,7 @@ def spaced_points(
     if times.shape != (count,):
         raise UsageError(f"spacing {spacing.name!r} returned {times.shape} times where {count} were asked for")
     check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
-    if start is not None and not begins_at(float(times[0]), start, native):
+    if start is not None and not starts_at(float(times[0]), start, native):
         raise UsageError(
             f"spacing {spacing.name!r} begins at {times[0]:g} here and start stands at start_time={start:g}; use one "
             "that begins where it is told (linspace, karras, angle, ...), another start_time, or times=[...]"
@@ -34,14 +34,14 @@ def spaced_points(
     return _with_end(make_points(process, times), process, ends_clean)
 
 
-def begins_at(first: float, start: float, process: SDE) -> bool:
+def starts_at(first: float, start: float, process: SDE) -> bool:
     """Whether a grid begins at the start or, where that is alpha = 0, at the noisiest point that it can have."""
     noisiest = float(process.time_at_ratio(process.largest_ratio)) if isinstance(process, GaussianProcess) else start
     return min(abs(first - start), abs(first - min(start, noisiest))) <= 1e-9 * process_span(process)
 
 
 def divided(
-    process: SDE, spacing: Divides, options: dict[str, Any], count: int, start: float | None, *, ends_clean: bool
+    process: SDE, spacing: SpacingLike, options: dict[str, Any], count: int, start: float | None, *, ends_clean: bool
 ) -> np.ndarray:
     """A spacing's times, from the clock on which its makers divide a process back to the process's own."""
     clock = process.grid_process if isinstance(process, GaussianProcess) else process

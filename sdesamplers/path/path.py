@@ -17,7 +17,7 @@ from ..processes.scalars import Scalar, expand
 from ..processes.sde import SDE, GaussianProcess
 from ..public import public
 from .noise import Noise
-from .points import NO_MARGINALS, Point, _fields, _item, _point, clean_point, fresh_share, points_at
+from .points import NO_MARGINALS, Point, _fields, _item, _point, added_noise_fraction, clean_point, points_at
 
 
 @dataclass
@@ -164,7 +164,7 @@ class Path:
         is then (alpha_s/alpha_down) x_down + alpha_s up z, which has the right marginal in any process; in VE this is
         the ancestral step of Song et al. 2021, appendix F, as k-diffusion splits it. Returns (down, alpha_s up).
         """
-        share = 1.0 if now.is_pure_noise else fresh_share(now, then)
+        share = 1.0 if now.is_pure_noise else added_noise_fraction(now, then)
         up = min(eta * math.sqrt(share), 1.0)
         if then.is_clean or up == 0:
             return then, 0.0

@@ -206,7 +206,7 @@ def path_process(process: SDE, coordinates: str) -> SDE:
     return process
 
 
-def fresh_share(now: Point, then: Point) -> float:
+def added_noise_fraction(now: Point, then: Point) -> float:
     """1 - (sigma_s alpha_t / (sigma_t alpha_s))^2: how much of the variance of x_t's noise came in after s.
 
     None did where s is the noisier of the two, on a path from data to noise.

@@ -68,7 +68,7 @@ class Span:
         return times
 
 
-class Divides(Protocol):
+class SpacingLike(Protocol):
     """What the grid needs of a spacing."""
 
     name: str

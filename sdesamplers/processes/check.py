@@ -28,7 +28,7 @@ INVERSE_TOLERANCE = (1e-3, 0.05)
 """Of log(sigma/alpha) at time_at_ratio: the median and the largest difference. Interpolated tables pass."""
 
 
-class Trouble(Exception):
+class CheckFailure(Exception):
     """What a check found."""
 
 
@@ -57,14 +57,14 @@ class Probe:
             return self.values["sigma"] / self.values["alpha"]
 
     def at(self, name: str, t: Any) -> Any:
-        """One of the process's functions; what it raises becomes a `Trouble` that says how to write it."""
+        """One of the process's functions; what it raises becomes a `CheckFailure` that says how to write it."""
         kind = "an array of times" if np.ndim(t) else f"t = {t:.4g}"
         try:
             with np.errstate(all="ignore"):
                 return getattr(self.process, name)(t)
         except Exception as error:  # whatever a function of the user's raises
             text = " ".join(str(error).split())[:160]
-            raise Trouble(
+            raise CheckFailure(
                 f"{name} of {kind} raises {type(error).__name__} ({text}); it must take a float and a float64 NumPy "
                 "array, so write it with NumPy's functions (np.cos, np.where; not math.cos, torch.cos or `if`)"
             ) from None
@@ -83,10 +83,10 @@ def check_range(probe: Probe) -> None:
     for name in ("t_min", "t_max"):
         value = getattr(probe.process, name)
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-            raise Trouble(f"{name} must be a finite number, not {value!r}")
+            raise CheckFailure(f"{name} must be a finite number, not {value!r}")
     low, high = float(probe.process.t_min), float(probe.process.t_max)
     if not low < high:
-        raise Trouble(
+        raise CheckFailure(
             f"t_min = {low:g} must lie below t_max = {high:g}: t_min is the time next to the data, t_max that of the "
             "noise; if your time runs from noise to data, keep t_min below t_max and pass sds.reversed(process)"
         )
@@ -99,7 +99,7 @@ def check_arrays(probe: Probe) -> None:
         for k in places:
             one, many = float(probe.at(name, float(probe.times[k]))), float(probe.values[name][k])
             if not (math.isnan(one) and math.isnan(many)) and not math.isclose(one, many, rel_tol=1e-5, abs_tol=1e-9):
-                raise Trouble(
+                raise CheckFailure(
                     f"{name}({probe.times[k]:.4g}) is {one:.6g} for a float and {many:.6g} as part of an array"
                 )
 
@@ -132,7 +132,7 @@ def _refuse_first(probe: Probe, name: str, bad: np.ndarray, more: str = "") -> N
     if not more and len(good) and k in (0, len(bad) - 1):
         end = "t_min" if k == 0 else "t_max"
         more = f"; set {end} to the {'smallest' if k == 0 else 'largest'} time at which the functions are finite"
-    raise Trouble(f"{name} is {value:.4g} at {place}{t:.6g}{more}")
+    raise CheckFailure(f"{name} is {value:.4g} at {place}{t:.6g}{more}")
 
 
 def _runs_back(probe: Probe) -> bool:
@@ -143,7 +143,7 @@ def check_rise(probe: Probe) -> None:
     """sigma/alpha rises from t_min to t_max: time runs from data to noise."""
     ratio, times = probe.ratio, probe.times
     if _runs_back(probe):
-        raise Trouble(
+        raise CheckFailure(
             f"sigma/alpha falls from {ratio[0]:.4g} at t = {times[0]:g} to {ratio[-1]:.4g} at t = {times[-1]:g}: this "
             "time runs from noise to data, and a process's time runs from data to noise; pass sds.reversed(process), "
             "and the network is told your time"
@@ -153,7 +153,7 @@ def check_rise(probe: Probe) -> None:
     if len(bad):
         k = int(bad[0])
         word = "falls" if ratio[k + 1] < ratio[k] else "does not rise"
-        raise Trouble(
+        raise CheckFailure(
             f"sigma/alpha {word} from t = {times[k]:.6g} ({ratio[k]:.6g}) to t = {times[k + 1]:.6g} "
             f"({ratio[k + 1]:.6g}); it must rise strictly from t_min to t_max"
         )
@@ -162,7 +162,7 @@ def check_rise(probe: Probe) -> None:
         probe.at("sigma", t) / probe.at("alpha", t) for t in (inside, inside + 1e-5 * (probe.high - probe.low))
     )
     if np.sum(here == there) > len(inside) // 2:
-        raise Trouble(
+        raise CheckFailure(
             f"sigma/alpha stands still between steps, as around t = {inside[4]:.6g}: a table is interpolated between "
             "its entries (sds.DiscreteVP(alphas_cumprod) does it), not rounded to them"
         )
@@ -176,7 +176,7 @@ def check_ends(probe: Probe) -> None:
         "are still there; t_max is the time of the noise (999 for a table of 1000 timesteps)"
     )
     if first < 0.1:
-        raise Trouble(noisy)
+        raise CheckFailure(noisy)
     if first < 1:
         warn(f"{_title(probe.process)}: {noisy}")
     if last > 0.5:
@@ -187,11 +187,13 @@ def check_ends(probe: Probe) -> None:
     alpha, sigma = float(probe.values["alpha"][-1]), float(probe.values["sigma"][-1])
     std = float(probe.process.prior.std)
     if not 0.9 * sigma <= std <= 1.5 * math.hypot(alpha, sigma):
-        raise Trouble(f"prior.std is {std:.4g}, and sigma at t_max = {probe.high:g} is {sigma:.4g}")
+        raise CheckFailure(f"prior.std is {std:.4g}, and sigma at t_max = {probe.high:g} is {sigma:.4g}")
     clean = probe.process.clean_time
     if clean is not None and not abs(float(probe.at("sigma", float(clean)))) <= 1e-6 * sigma:
         found = float(probe.at("sigma", float(clean)))
-        raise Trouble(f"sigma is {found:.4g} at clean_time = {clean:g}; it is the time at which sigma is 0, or None")
+        raise CheckFailure(
+            f"sigma is {found:.4g} at clean_time = {clean:g}; it is the time at which sigma is 0, or None"
+        )
 
 
 def check_slopes(probe: Probe) -> None:
@@ -208,7 +210,7 @@ def check_slopes(probe: Probe) -> None:
         allowed[[0, -1]] *= 3  # slopes that are infinite at the very ends are integrated less exactly
         excess = np.abs(integrals - changes) / allowed
         if not np.all(excess <= 1):
-            raise Trouble(_wrong_slope(probe, name, float(middle[int(np.nanargmax(excess))])))
+            raise CheckFailure(_wrong_slope(probe, name, float(middle[int(np.nanargmax(excess))])))
 
 
 def _wrong_slope(probe: Probe, name: str, t: float) -> str:
@@ -243,7 +245,7 @@ def check_inverse(probe: Probe) -> None:
     median, largest = INVERSE_TOLERANCE
     if np.max(found) > largest or np.median(found) > median:
         k = int(np.argmax(found))
-        raise Trouble(
+        raise CheckFailure(
             f"time_at_ratio({ratio[k]:.6g}) is {back[k]:.6g}, but sigma/alpha is {ratio[k]:.6g} at t = {times[k]:.6g}; "
             "it is the inverse of sigma/alpha"
         )
@@ -268,7 +270,7 @@ def _same(times: np.ndarray, what: str, found: Any, right: np.ndarray, tolerance
         bad = np.abs(found - right) > tolerance * np.maximum(np.abs(found), np.abs(right)) + 1e-9
     if bad.any():
         k = int(np.flatnonzero(bad)[0])
-        raise Trouble(f"{what} is {found[k]:.6g} at t = {times[k]:.6g}, and by the other functions {right[k]:.6g}")
+        raise CheckFailure(f"{what} is {found[k]:.6g} at t = {times[k]:.6g}, and by the other functions {right[k]:.6g}")
 
 
 CHECKS: dict[str, tuple[str, Callable[[Probe], None]]] = {
@@ -290,7 +292,7 @@ def process_findings(process: SDE) -> Iterator[tuple[str, str, str | None]]:
     for name, (required, check) in CHECKS.items():
         try:
             check(probe)
-        except Trouble as found:
+        except CheckFailure as found:
             yield name, required, str(found)
             return
         yield name, required, None
@@ -328,7 +330,7 @@ def _gaussian(process: Any) -> GaussianProcess:
     return process
 
 
-def is_foreign(process: SDE) -> bool:
+def is_user_defined(process: SDE) -> bool:
     """Whether a process's class is not one of the library's."""
     own = process.process if isinstance(process, Reversed) else process
     return type(own).__module__.split(".")[0] != "sdesamplers"
@@ -336,7 +338,7 @@ def is_foreign(process: SDE) -> bool:
 
 def check_once(process: SDE) -> None:
     """`check_process` of a Gaussian process of the user's own when it is first used, and again if its range changes."""
-    if not isinstance(process, GaussianProcess) or not is_foreign(process):
+    if not isinstance(process, GaussianProcess) or not is_user_defined(process):
         return
     ends = (process.t_min, process.t_max)
     if vars(process).get("_checked") != ends:

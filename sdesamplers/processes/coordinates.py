@@ -14,7 +14,7 @@ import numpy as np
 from ..checks import name_of, one_of_types
 from ..errors import UnknownNameError, UsageError
 from ..public import public
-from .check import check_once, is_foreign
+from .check import check_once, is_user_defined
 from .scalars import Scalar
 from .sde import GaussianProcess, starts_as_noise
 
@@ -194,7 +194,7 @@ class Trimmed(GaussianProcess):
         """The process with regular ends, itself if they are."""
         clean = process.sigma(float(process.t_min)) == 0
         rounded = starts_as_noise(process) and process.alpha(float(process.t_max)) != 0
-        return cls(process) if is_foreign(process) and (clean or rounded) else process
+        return cls(process) if is_user_defined(process) and (clean or rounded) else process
 
     @property
     def grid_process(self) -> GaussianProcess:

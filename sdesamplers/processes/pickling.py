@@ -23,12 +23,12 @@ class Pickled:
     def __reduce_ex__(self, protocol: Any) -> Any:
         parts = [part for network in self.networks() for part in network.modules()]
         for part in parts:
-            forget_recorders(part)
+            remove_recorder_hooks(part)
         if not any(module.rpartition(".")[2] in BY_VALUE for module in sys.modules):
             held = [(f"{word} is", value) for word, value in vars(self).items()]
             held += [(f"its {type(part).__name__} has a hook,", hook) for part in parts for hook in hooks_of(part)]
             for word, value in held:
-                if (nameless := without_name(value)) is not None:
+                if (nameless := describe_unnamed(value)) is not None:
                     raise UsageError(
                         f"this {type(self).__name__} cannot be pickled: {word} {nameless}, which another process "
                         "cannot find by its name; define it at the top level of a module"
@@ -57,30 +57,30 @@ def hooks_of(part: Any) -> Iterator[Any]:
         yield from getattr(part, word, {}).values()
 
 
-def forget_recorders(part: Any) -> None:
+def remove_recorder_hooks(part: Any) -> None:
     """Take out the hooks by which transformers records hidden states: they have no names, act inside of a call alone,
     and are put in again by the next that needs them."""
     for key, hook in list(part._forward_hooks.items()):
-        if getattr(hook, "__module__", None) == RECORDERS:
+        if getattr(hook, "__module__", None) == RECORDER_MODULE:
             del part._forward_hooks[key]
     if getattr(part, "_output_capturing_hooks_installed", False):
         part._output_capturing_hooks_installed = False
 
 
-RECORDERS = "transformers.utils.output_capturing"
+RECORDER_MODULE = "transformers.utils.output_capturing"
 
 
-def without_name(value: Any) -> str | None:
+def describe_unnamed(value: Any) -> str | None:
     """A function or object of a class that lies inside another function, in words; None for all else."""
     while isinstance(value, functools.partial):
         value = value.func
     if isinstance(value, types.FunctionType):
-        return None if is_found(value) else f"the function {value.__qualname__}"
+        return None if is_importable(value) else f"the function {value.__qualname__}"
     kind = type(value)
     return f"of the class {kind.__qualname__}" if "<locals>" in kind.__qualname__ else None
 
 
-def is_found(function: types.FunctionType) -> bool:
+def is_importable(function: types.FunctionType) -> bool:
     """Whether a function is what its module has under its name."""
     found: Any = sys.modules.get(function.__module__)
     for part in function.__qualname__.split("."):

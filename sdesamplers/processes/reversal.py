@@ -27,7 +27,7 @@ class Reversed(GaussianProcess):
         self.process = process
         low, high = float(process.t_min), float(process.t_max)
         self.pivot = 1.0 if 0 <= low < high <= 1 else low + high
-        self.mirrored = falls(process)
+        self.mirrored = runs_from_noise_to_data(process)
         clean = process.clean_time
         if self.mirrored:
             self.t_min, self.t_max = self.pivot - high, self.pivot - low
@@ -79,7 +79,7 @@ class Reversed(GaussianProcess):
         return self._own(self.process.time_at_ratio(ratio))
 
 
-def falls(process: GaussianProcess) -> bool:
+def runs_from_noise_to_data(process: GaussianProcess) -> bool:
     """Whether sigma/alpha is smaller at t_max than at t_min, as where time runs from noise to data."""
     return bool(process.ratio(float(process.t_max)) < process.ratio(float(process.t_min)))
 

@@ -10,10 +10,10 @@ from torch import Tensor
 
 Scalar: TypeAlias = float | np.ndarray
 """A number for the batch, or a float64 array (N,) with one for each sample. What is computed of one is of its form,
-which NumPy's types do not say: where a checker must know which it is, `is_each` or a `Point[np.ndarray]` tells it."""
+which NumPy's types do not say: where a checker must know which it is, `is_per_sample` or a `Point[np.ndarray]` tells it."""
 
 
-def is_each(value: Scalar) -> TypeGuard[np.ndarray]:
+def is_per_sample(value: Scalar) -> TypeGuard[np.ndarray]:
     """Whether there is a number for each sample, and not one for the batch."""
     return np.ndim(value) > 0
 

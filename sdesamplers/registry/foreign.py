@@ -52,6 +52,6 @@ OF_MODELS = (
 HERE = {**GRIDS, **CALLS, **SOLVERS, **dict.fromkeys(OF_MODELS, MODELS)}
 
 
-def said_here(word: str) -> str | None:
+def equivalent_here(word: str) -> str | None:
     """How an argument of diffusers is written here; None for a word that is none of theirs."""
     return HERE.get(word.replace("-", "_"))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import PluginError, UnknownNameError, UsageError
-from .foreign import said_here
+from .foreign import equivalent_here
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Option:
         raise refusal
 
 
-WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None, "null": None}
+KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None, "null": None}
 NUMBER = re.compile(r"[-+]?(?:inf|nan|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.ASCII)
 ITEM = re.compile(r"[^\[\],\s]+")
 """What stands between the brackets and commas of a list."""
@@ -91,8 +91,8 @@ ITEM = re.compile(r"[^\[\],\s]+")
 def _meanings(text: str) -> Iterator[Any]:
     """What a word of the command line may stand for, in the order in which it is tried; the text itself is last."""
     word = text.strip().lower()
-    if word in WORDS:
-        yield WORDS[word]
+    if word in KEYWORDS:
+        yield KEYWORDS[word]
     elif (number := as_number(word)) is not None:
         yield number
     elif "," in word or word.startswith("["):
@@ -209,7 +209,7 @@ def check_options(values: Mapping[str, Any], known: Mapping[str, Option], owner:
 def unknown_option(name: str, known: Mapping[str, Option], owner: str) -> UnknownNameError:
     """The error about an option that `owner` does not have: how one of diffusers is said here, or near names."""
     listing = f" (it takes {', '.join(known)})" if known else " (it takes none)"
-    here = said_here(name)
+    here = equivalent_here(name)
     opening = f"{owner} has no option {name!r}"
     if here is None:
         return UnknownNameError("option", name, known, listing, opening=opening)

@@ -82,7 +82,7 @@ def parse(text: str, file: Path) -> Any:
     try:
         _measure(text, file)
         tree = compose(text)
-        _refuse_twins(tree, file)
+        _refuse_duplicate_keys(tree, file)
         return yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -129,7 +129,7 @@ def _measure(text: str, file: Path) -> None:
             )
 
 
-def _refuse_twins(tree: Any, file: Path) -> None:
+def _refuse_duplicate_keys(tree: Any, file: Path) -> None:
     """Raise UsageError where a mapping has a key twice."""
     waiting, seen = [tree], set[int]()
     while waiting:
