@@ -550,5 +550,5 @@ def test_errors(make, message):
 
 
 def test_score_prediction_at_the_data_is_refused():
-    with pytest.raises(sds.ConversionError, match="score of the data itself"):
+    with pytest.raises(sds.ConversionError, match="does not determine the score at sigma = 0"):
         losses.denoising_loss(lambda x, t: x, sds.EDM(), data(2), prediction="score", t=0.0)

@@ -14,7 +14,7 @@ from ..checks import device_of, one_of_types
 from ..errors import UsageError
 from ..models.base import Output
 from ..models.calling import call
-from ..models.conditions import take_rows
+from ..models.conditions import cloned, take_rows
 from ..models.function import FunctionModel
 from ..processes.check import check_process
 from ..processes.reversal import Reversed
