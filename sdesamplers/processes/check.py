@@ -109,7 +109,7 @@ def check_values(probe: Probe) -> None:
     for name, end, other in (("alpha", -1, "t_max"), ("sigma", 0, "t_min")):
         value = probe.values[name]
         _refuse_first(probe, name, ~np.isfinite(value))
-        _refuse_first(probe, name, value < 0, "; alpha and sigma must not be negative: let the time range exclude it")
+        _refuse_first(probe, name, value < 0, "; alpha and sigma must not be negative: t_min and t_max must exclude it")
         if _runs_back(probe):
             continue  # the next check reports it
         inside = np.ones(len(value), bool)
