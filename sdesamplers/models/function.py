@@ -113,7 +113,7 @@ class FunctionModel(Model):
         given = given.to(self.dtype) if given.is_floating_point() else given
         given = given if given.dim() else given[None]
         if len(given) not in (1, count):
-            raise UsageError(f"condition must have 1 entry, or {count}, one per sample, not {len(given)}")
+            raise UsageError(f"condition must be one for all samples or {count}, one per sample, not {len(given)}")
         return given.expand(count, *given.shape[1:])
 
     def unconditional(self, count: int) -> Any:

@@ -279,7 +279,7 @@ def test_a_loose_file_may_register_by_itself_and_have_a_modules_name(tmp_path: P
     [
         ("x = 1\n\n1 / 0\n", r"ZeroDivisionError: division by zero \(bad_lab.py, line 3\)"),
         ("def\n", "SyntaxError.*bad_lab.py, line 1"),
-        ("x = 1\n", "offers nothing"),
+        ("x = 1\n", "registers nothing"),
     ],
 )
 def test_a_plugin_that_the_user_names_must_work(tmp_path: Path, text: str, message: str) -> None:
@@ -393,7 +393,7 @@ def test_an_alias_that_leads_back_to_itself(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("aliases:\n  a: b\n  b: c\n  c: a\n  me: me\n")
     registry = Registry(file)
-    with pytest.raises(UsageError, match=r"leads back to itself \(a -> b -> c -> a\)") as caught:
+    with pytest.raises(UsageError, match=r"the alias refers to itself \(a -> b -> c -> a\)") as caught:
         registry.resolve("a")
     assert str(caught.value).startswith(f"{file}:2: aliases.a")
     with pytest.raises(UsageError, match="me -> me"):
