@@ -58,8 +58,8 @@ MAXIMA = {
     "num_train_timesteps": 10**6,
     "dimension": 10_000,
 }
-"""The largest allowed values; 10^9 for arguments that are not listed. Steps have a lower limit because a grid keeps one
-point per step in memory."""
+"""The largest allowed values; 10^9 for arguments that are not listed. A grid keeps one point per step in memory, so the
+limit of `steps` is smaller."""
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:

@@ -13,7 +13,7 @@ from .public import public
 
 @public
 class SdesamplersError(Exception):
-    """Base class. The command line prints the message alone and exits with `exit_code`.
+    """Base class of all errors of the library. The command line prints only the message and exits with `exit_code`.
 
     Args:
         message: one sentence, in which `{out}` stands for the argument `out`.
@@ -87,7 +87,7 @@ class UnknownNameError(UsageError, LookupError):
 
 @public
 class ModelError(SdesamplersError):
-    """A model could not be found, read or understood."""
+    """A model could not be found or read, or it is not supported or returns something invalid."""
 
 
 @public
@@ -130,7 +130,7 @@ def advice(name: str, known: Iterable[str]) -> str:
 def nearest(name: str, known: Iterable[str], count: int = 2) -> list[str]:
     """Return up to `count` known names closest to `name`, ignoring case, spaces and punctuation.
 
-    A known name that differs in these alone is returned on its own.
+    A known name without any other difference is returned on its own.
     """
 
     def plain(text: str) -> str:

@@ -169,7 +169,7 @@ class PosteriorSampling(ModelAround):
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         given = condition if isinstance(condition, Measured) else Measured(condition, self._measurements(len(x)))
-        graph = torch.is_grad_enabled()  # a caller who differentiates through the run keeps the graph
+        graph = torch.is_grad_enabled()  # keep the graph if the caller differentiates through the run
         # Leave the caller's inference mode: autograd cannot use tensors created in it.
         with torch.inference_mode(False), torch.set_grad_enabled(graph or self.method != "projection"):
             z = x if graph else x.detach().clone()

@@ -103,7 +103,7 @@ def inception(weights: str | Path | None) -> Any:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3  # optional
     except ImportError:
         raise UsageError("FID needs torch-fidelity: pip install 'sdesamplers[fidelity]'") from None
-    except RuntimeError as error:  # a torchvision that was built for another torch
+    except RuntimeError as error:  # for example, torchvision was built for another torch
         raise UsageError(f"torch-fidelity cannot be imported: {str(error).splitlines()[0]}") from None
     if weights is not None:
         try:  # torch-fidelity loads any pickle; this rejects files that contain anything but tensors

@@ -1,4 +1,4 @@
-"""From `steps`, `spacing`, `times` or `sigmas` to the points of a path."""
+"""The points of a path, from `steps` and `spacing`, or from `times` or `sigmas`."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def given_points(process: SDE, times: Sequence[float] | None, sigmas: Sequence[f
     A last sigma of 0, or a last time at which sigma is 0, is the clean end.
 
     Raises:
-        UsageError: fewer than two values, not falling, out of range or not finite.
+        UsageError: fewer than two values, not strictly decreasing, out of range or not finite.
     """
     name, values = ("times", times) if times is not None else ("sigmas", sigmas)
     try:
@@ -116,7 +116,7 @@ def check_falling(grid: np.ndarray, what: str) -> None:
     if len(rising):
         k = int(rising[0])
         raise UsageError(
-            f"{what}: a grid must fall strictly from noise to data, and entry {k + 1} ({grid[k + 1]:.6g}) does not lie "
+            f"{what}: a grid must fall strictly from noise to data, but entry {k + 1} ({grid[k + 1]:.6g}) does not lie "
             f"below entry {k} ({grid[k]:.6g})"
         )
 

@@ -119,9 +119,8 @@ class IndependentNoise:
 
     def __init__(self, source: NormalSource) -> None:
         self._source = one_of_types("source", source, NormalSource, "a NormalSource")
-        self._counts = np.zeros(
-            len(source.indices), dtype=np.int64
-        )  # draws so far, which differ with steps of one's own
+        # Draws so far of each sample; they differ if samples take different steps.
+        self._counts = np.zeros(len(source.indices), dtype=np.int64)
 
     def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
         taking = slice(None) if rows is None else rows
@@ -175,7 +174,7 @@ class BrownianNoise:
             )
         low, high = sorted((start, end))
         if low == high:
-            raise UsageError("Brownian noise was asked for over an empty interval; two grid points coincide")
+            raise UsageError("Brownian noise needs a step of positive length, but two grid points coincide")
         weights = self._weights(high)
         for key, weight in self._weights(low).items():
             weights[key] = weights.get(key, 0.0) - weight

@@ -192,8 +192,8 @@ class Path:
             drawn = ledger.replayed[len(ledger.draws)].to(mean)
         elif ledger.noise is None:
             raise UsageError(
-                "the sampler draws noise, but this path follows the probability-flow ODE and has no noise; turn the "
-                "sampler's noise off, for example with eta=0"
+                "the sampler draws noise, but this path follows the probability-flow ODE and has no noise; "
+                "turn it off, for example with eta=0"
             )
         else:
             noise = ledger.noise(self.clock(now), self.clock(then), now.rows).to(mean, non_blocking=True)

@@ -91,12 +91,12 @@ class Prediction:
 
     @property
     def x0(self) -> Tensor:
-        """E[x0 | x]: the clean sample that the model expects, the same in all coordinates."""
+        """E[x0 | x]: the predicted clean sample, the same in all coordinates."""
         return self.compose(1.0, 0.0)
 
     @property
     def eps(self) -> Tensor:
-        """E[eps | x]: the noise that the model sees, the same in all coordinates."""
+        """E[eps | x]: the predicted noise, the same in all coordinates."""
         return self.compose(0.0, 1.0)
 
     @property

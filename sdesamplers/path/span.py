@@ -35,7 +35,7 @@ class Span:
 
     @property
     def gaussian(self) -> GaussianProcess:
-        """The process as a Gaussian one, for spacings that are defined by alpha and sigma."""
+        """The process, for spacings that are defined by alpha and sigma; UsageError if it is not Gaussian."""
         if not isinstance(self.process, GaussianProcess):
             raise UsageError(
                 f"this spacing is defined by sigma/alpha, but {type(self.process).__name__} has no closed-form "

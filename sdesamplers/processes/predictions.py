@@ -108,7 +108,7 @@ def convert(value: Tensor, source: str, target: str, x: Tensor, process: Gaussia
         t: one time, or one for each sample.
 
     Raises:
-        ConversionError: the conversion does not exist at this alpha and sigma.
+        ConversionError: the conversion is undefined at this alpha and sigma.
     """
     source, target, t = prediction_type(source), prediction_type(target), as_scalar(t)
     if source == target:

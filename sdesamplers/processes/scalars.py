@@ -42,6 +42,6 @@ def any_zero(value: Scalar) -> bool:
 def as_scalar(t: Any) -> Scalar:
     """Convert a time: a number, or an array or tensor (N,) or (N, 1, ..., 1). Tensors are copied to the host."""
     if isinstance(t, Tensor):
-        t = t.detach().cpu().double().numpy()  # the cast on the CPU: Apple's GPUs have no float64
+        t = t.detach().cpu().double().numpy()  # cast on the CPU, since Apple's GPUs have no float64
     array = np.asarray(t, dtype=np.float64)
     return array.reshape(-1) if array.ndim else float(array)

@@ -1,8 +1,8 @@
-"""The `SDE` interface and Gaussian processes, and what follows from them once for all.
+"""The `SDE` interface, and Gaussian processes with everything derived from alpha and sigma.
 
-Time is a float, or a float64 NumPy array with one time for each sample; schedule values (alpha, sigma and their
-derivatives) come back in the same form, never as device tensors, so that no step waits for a device. Programs around
-the library may pass tensors too, and get tensors (`forms`).
+Time is a float, or a float64 NumPy array with one time for each sample. Schedule values (alpha, sigma and their
+derivatives) have the same form; they are never device tensors, so that no step waits for a device. Users may also pass
+tensors, and then get tensors (`forms`).
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ class SDE(Pickled, ABC):
         """The distribution at `t_max`."""
 
     def reverse_drift(self, x: Tensor, t: Scalar, score: Tensor, eta: float = 1.0) -> Tensor:
-        """Drift of the family of reverse processes with the same marginals, f - (1 + eta^2)/2 g^2 s.
+        """Drift of a family of reverse processes with the same marginals, f - (1 + eta^2)/2 g^2 s.
 
         eta = 1 is the reverse SDE of Anderson (1982), eta = 0 the probability-flow ODE of Song et al. (2021,
         eq. 13). The corresponding diffusion coefficient is eta * g for every eta >= 0.
@@ -156,7 +156,7 @@ class GaussianProcess(SDE):
         return self.time_at_ratio(np.exp(-0.5 * np.asarray(log_snr)))
 
     def at_ratio(self, ratio: Scalar) -> tuple[Scalar, Scalar]:
-        """(alpha, sigma) where sigma / alpha = `ratio`."""
+        """Return (alpha, sigma) at the time at which sigma / alpha = `ratio`."""
         t = self.time_at_ratio(ratio)
         return self.alpha(t), self.sigma(t)
 

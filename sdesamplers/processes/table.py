@@ -50,9 +50,9 @@ class DiscreteVP(VariancePreserving):
         self._knot_list: list[float] = self._knots.tolist()
 
     def with_zero_terminal_snr(self) -> DiscreteVP:
-        """The table with its last timestep moved to alpha = 0 (Lin et al. 2024, algorithm 1).
+        """Return the process with alpha = 0 at the last timestep (Lin et al. 2024, algorithm 1).
 
-        sqrt(alphas_cumprod) is shifted and scaled so that its last entry is 0 and its first one stays.
+        sqrt(alphas_cumprod) is shifted and scaled so that its last entry becomes 0 and its first does not change.
         """
         root = np.sqrt(self.alphas_cumprod)
         return DiscreteVP(np.square((root - root[-1]) * (root[0] / (root[0] - root[-1]))))

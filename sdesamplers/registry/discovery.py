@@ -146,7 +146,7 @@ class Discovery:
             self.plugins.append(Plugin(name, dist))
 
     def add_named(self, plugin: str, own: Collection[Registered]) -> None:
-        """Import and register a module or file that the user named; it must work.
+        """Import and register a module or file that the user named; unlike for other plugins, errors are raised.
 
         Args:
             own: items registered with `register`, which the module may call when it is imported.

@@ -165,7 +165,7 @@ def register(*items: Sampler | Spacing | NoiseSource) -> None:
         raise PluginError("register takes objects made by @sampler, @spacing or @noise_source")
     names = [(type(item).__name__, item.name) for item in items]
     if len(set(names)) < len(names):
-        raise PluginError("register was given two items of the same name")
+        raise PluginError("register received two items with the same name")
     catalogue = default_registry().catalogue
     for item in items:
         if isinstance(item, Sampler) and (item.name in catalogue.recipes or item.name in catalogue.aliases):

@@ -105,7 +105,7 @@ def test_a_configuration_folder_that_cannot_be_read_is_left_out(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(places[home]))
     monkeypatch.delenv("SDESAMPLERS_REGISTRY", raising=False)
     if home == "long":
-        with pytest.warns(UserWarning, match="registry.yaml is left out"):
+        with pytest.warns(UserWarning, match="registry.yaml is ignored"):
             assert "quality" in load_catalogue().recipes
     else:
         assert "quality" in load_catalogue().recipes
