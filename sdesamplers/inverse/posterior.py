@@ -15,7 +15,7 @@ from ..checks import function, name_of, number, one_of_types, shown
 from ..errors import UsageError
 from ..models.base import Model, ModelAround, Output
 from ..models.calling import isolated
-from ..models.conditions import listed, take_rows
+from ..models.conditions import as_plain_data, take_rows
 from ..models.guidance import wide
 from ..processes.predictions import clean_map
 from ..processes.scalars import Scalar, as_scalar, expand
@@ -46,7 +46,7 @@ class Measured:
 
     def tolist(self) -> Any:
         """The prior's condition, for records."""
-        return listed(self.condition)
+        return as_plain_data(self.condition)
 
 
 @public

@@ -49,7 +49,7 @@ def call(network: Callable[..., Any], x: Tensor, *given: Any, name: str, **kwarg
     if isinstance(output, Output):
         value, unguided, density = output
         unguided = None if unguided is None else read(unguided, shape, x.device, name)
-        return Output(read(value, shape, x.device, name), unguided, None if density is None else kept(density))
+        return Output(read(value, shape, x.device, name), unguided, None if density is None else copied(density))
     return read(output, shape, x.device, name)
 
 
@@ -88,10 +88,10 @@ def read(output: Any, shape: torch.Size, device: torch.device, name: str) -> Ten
     if value.shape != shape:
         found = f"shape {tuple(value.shape)} for a state of {tuple(shape)}"
         raise WrongShape(f"{name}: the network returned {found}{hint(value, shape)}")
-    return kept(value)
+    return copied(value)
 
 
-def kept(value: Tensor) -> Tensor:
+def copied(value: Tensor) -> Tensor:
     """Return a copy, with its autograd graph only if autograd is on."""
     return (value if torch.is_grad_enabled() or not value.requires_grad else value.detach()).clone()
 

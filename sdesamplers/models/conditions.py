@@ -23,7 +23,7 @@ def is_structure(condition: Any) -> bool:
     return bool(given) and all(isinstance(entry, Tensor | np.ndarray | dict | tuple) for entry in given)
 
 
-def each(condition: Any, change: Callable[[Any], Any]) -> Any:
+def map_tensors(condition: Any, change: Callable[[Any], Any]) -> Any:
     """Apply `change` to every tensor of a structure, or to the condition itself if it is not a structure; keep None."""
     if condition is None:
         return None
@@ -34,14 +34,14 @@ def each(condition: Any, change: Callable[[Any], Any]) -> Any:
 
 def take_rows(condition: Any, rows: Any) -> Any:
     """Return the rows of a condition for some samples; `rows` is a slice or an array of their positions."""
-    return each(condition, lambda leaf: leaf[rows])
+    return map_tensors(condition, lambda leaf: leaf[rows])
 
 
 def cloned(condition: Any) -> Any:
     """Return a copy of a condition with cloned tensors; objects of other classes are not copied."""
     if hasattr(condition, "cloned"):
         return condition.cloned()
-    return each(condition, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+    return map_tensors(condition, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
 
 
 def lengths(condition: Any) -> set[int]:
@@ -49,9 +49,9 @@ def lengths(condition: Any) -> set[int]:
     return {len(leaf) if np.ndim(leaf) else 1 for leaf in tree_leaves(condition) if leaf is not None}
 
 
-def listed(condition: Any) -> Any:
+def as_plain_data(condition: Any) -> Any:
     """Return a condition as lists and plain values, for records."""
-    return each(condition, lambda leaf: leaf.tolist() if hasattr(leaf, "tolist") else leaf)
+    return map_tensors(condition, lambda leaf: leaf.tolist() if hasattr(leaf, "tolist") else leaf)
 
 
 def join_conditions(a: Any, b: Any) -> Any:

@@ -16,7 +16,7 @@ from ..processes.scalars import Scalar
 from ..processes.sde import SDE, Prior
 from ..public import public
 from .base import Model, Output
-from .calling import call, kept
+from .calling import call, copied
 
 
 @public
@@ -83,15 +83,15 @@ class DensityModel(Model):
         self.process = LangevinSDE(self._score, duration)
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
-        return self._answer(x)
+        return self._output(x)
 
     def _score(self, x: Tensor) -> Tensor:
-        return self._answer(x).value
+        return self._output(x).value
 
-    def _answer(self, x: Tensor) -> Output:
+    def _output(self, x: Tensor) -> Output:
         if self.gradient is not None:
             score = call(self.gradient, x.clone(), name=self.name)
-            return Output(score, None, kept(self._checked(self.log_density(x.clone()), x)))
+            return Output(score, None, copied(self._checked(self.log_density(x.clone()), x)))
         with torch.inference_mode(False), torch.enable_grad():  # samplers run without autograd
             inside = x.clone().requires_grad_(True)
             value = self._checked(self.log_density(inside.clone()), x)

@@ -17,7 +17,7 @@ from ..public import public
 from .base import Model, floating, home_of
 from .calling import TimedNetwork
 from .clipping import Clip, ClipLike
-from .conditions import each
+from .conditions import map_tensors
 from .output import Output as Output
 from .running import networks_in
 
@@ -103,7 +103,7 @@ class FunctionModel(Model):
                 arguments={"condition": "condition="},
             )
         whole = self.null_condition if condition is None else condition
-        return each(whole, lambda entry: self._expand(entry, count))
+        return map_tensors(whole, lambda entry: self._expand(entry, count))
 
     def _expand(self, condition: Any, count: int) -> Tensor:
         try:

@@ -20,7 +20,7 @@ from ..public import public
 from .base import Model, ModelAround, Output
 from .calling import isolated
 from .clipping import thresholded
-from .conditions import join_conditions, listed, take_rows
+from .conditions import as_plain_data, join_conditions, take_rows
 
 Combine = Callable[[Tensor, Tensor, float], Tensor]
 """(conditional, unconditional, scale) -> guided, all (n, *shape) in the model's own prediction type."""
@@ -38,7 +38,7 @@ class GuidedCondition:
 
     def tolist(self) -> Any:
         """The condition itself, for records."""
-        return listed(self.condition)
+        return as_plain_data(self.condition)
 
 
 @public

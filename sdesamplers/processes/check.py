@@ -110,7 +110,7 @@ def check_values(probe: Probe) -> None:
         value = probe.values[name]
         _refuse_first(probe, name, ~np.isfinite(value))
         _refuse_first(probe, name, value < 0, "; alpha and sigma must not be negative: t_min and t_max must exclude it")
-        if _runs_back(probe):
+        if _is_reversed(probe):
             continue  # the next check reports it
         inside = np.ones(len(value), bool)
         inside[end] = False
@@ -136,14 +136,14 @@ def _refuse_first(probe: Probe, name: str, bad: np.ndarray, more: str = "") -> N
     raise CheckFailure(f"{name} is {value:.4g} at {place}{t:.6g}{more}")
 
 
-def _runs_back(probe: Probe) -> bool:
+def _is_reversed(probe: Probe) -> bool:
     return bool(probe.ratio[-1] < probe.ratio[0])
 
 
 def check_rise(probe: Probe) -> None:
     """sigma/alpha increases from t_min to t_max: time runs from data to noise."""
     ratio, times = probe.ratio, probe.times
-    if _runs_back(probe):
+    if _is_reversed(probe):
         raise CheckFailure(
             f"sigma/alpha falls from {ratio[0]:.4g} at t = {times[0]:g} to {ratio[-1]:.4g} at t = {times[-1]:g}: this "
             "time runs from noise to data, but a process's time must run from data to noise; pass "

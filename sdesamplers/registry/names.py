@@ -90,7 +90,7 @@ class Names:
                 where = self.catalogue.where("aliases", name)
                 raise UsageError(f"{where}: the alias refers to itself ({' -> '.join([*chain, name])})")
             chain.append(name)
-            name = self._meant("aliases", name, aliases[name])
+            name = self._target("aliases", name, aliases[name])
         found = self._own(name) or self._peers_sampler(name) or self._on_grid(name)
         if found is not None:
             return found
@@ -107,13 +107,13 @@ class Names:
 
     def candidates(self, name: str) -> list[str]:
         """Candidates for the suggestion after a mistyped name: a similar sampler on similar grids, or every name."""
-        return self.composites(name) or self._names_beside(name)
+        return self.composites(name) or self._known_names(name)
 
     def composites(self, name: str) -> list[str]:
         """`SAMPLER GRID` labels similar to a mistyped one; grids are spelled as in the library that has the sampler."""
         words, peers = name.split(" "), self.catalogue.peers
         own = self.peers.called(name.partition(":")[0])
-        names = self._names_beside(name)
+        names = self._known_names(name)
         for cut in range(len(words) - 1, 0, -1):
             for label in nearest(" ".join(words[:cut]), names, 1):
                 homes = [kinds for peer, kinds in peers.items() if peer == own or label in kinds.get("samplers", {})]
@@ -186,7 +186,7 @@ class Names:
             if isinstance(entry, str) and isinstance(names.get(entry), Mapping):  # another name of the same peer
                 own, entry = entry, names[entry]
             if isinstance(entry, str):
-                found = self._own(self._meant(f"peers.{peer}.samplers", own, self.catalogue.aliases.get(entry, entry)))
+                found = self._own(self._target(f"peers.{peer}.samplers", own, self.catalogue.aliases.get(entry, entry)))
                 if found is None:
                     raise UnknownNameError(
                         f"sampler of {self.peers.where(peer, 'samplers', own)}:", entry, self.samplers
@@ -207,10 +207,10 @@ class Names:
             if found is not None:
                 spacing, options = self.grid(tail)
                 made = replace(found, spacing=spacing.name, spacing_options=options)
-                return replace(made, description=self._regridded(label, tail, found, made))
+                return replace(made, description=self._describe_on_grid(label, tail, found, made))
         return None
 
-    def _regridded(self, label: str, tail: str, before: Preset, after: Preset) -> str:
+    def _describe_on_grid(self, label: str, tail: str, before: Preset, after: Preset) -> str:
         """The description of `SAMPLER GRID`. A recipe's description mentions its grid, so it is dropped on another."""
         moved = (before.spacing, before.spacing_options) != (after.spacing, after.spacing_options)
         of_recipes = {recipe.get("description") for recipe in self.catalogue.recipes.values()}
@@ -218,7 +218,7 @@ class Names:
         place = f", in place of {before.spacing}" if before.spacing not in (None, after.spacing) else ""
         return f"{label} on the grid {tail}{place}" + (f"; {note}" if note else "")
 
-    def _names_beside(self, name: str) -> list[str]:
+    def _known_names(self, name: str) -> list[str]:
         """Every sampler name, or for `peer:name` the sampler names of the peer."""
         peer, colon, _ = name.partition(":")
         own = self.peers.called(peer) if colon else None
@@ -232,11 +232,11 @@ class Names:
 
     def _option(self, pattern: str) -> Option | None:
         """The option in the braces of a recipe's name."""
-        wanted = self._meant("recipes", pattern, self.catalogue.recipes[pattern]["sampler"])
+        wanted = self._target("recipes", pattern, self.catalogue.recipes[pattern]["sampler"])
         key = pattern.partition("{")[2].rstrip("}")
         return self.samplers[wanted].options.get(key) if wanted in self.samplers else None
 
-    def _meant(self, section: str, name: str, target: str) -> str:
+    def _target(self, section: str, name: str, target: str) -> str:
         """The sampler that a catalogue entry refers to; shipped entries refer to ours even if the name is ambiguous."""
         ours = f"{GROUP}:{target}"
         return ours if self.catalogue.origins.get((section, name)) == SHIPPED and ours in self.samplers else target
@@ -245,7 +245,7 @@ class Names:
         """The preset of a recipe, checked and cached."""
         place = section, key or name
         if place not in self._presets:
-            meant = {**entry, "sampler": self._meant(section, name, entry["sampler"])}
+            meant = {**entry, "sampler": self._target(section, name, entry["sampler"])}
             self._presets[place] = self._build(meant, self.catalogue.where(section, name))
         return self._presets[place]
 

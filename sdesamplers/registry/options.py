@@ -73,7 +73,7 @@ class Option:
             UsageError: the text is not a value of the option's type.
         """
         refusal: UsageError | None = None
-        for value in _meanings(text):
+        for value in _candidate_values(text):
             try:
                 return self.check(value, owner)
             except UsageError as error:
@@ -88,7 +88,7 @@ ITEM = re.compile(r"[^\[\],\s]+")
 """An item between the brackets and commas of a list."""
 
 
-def _meanings(text: str) -> Iterator[Any]:
+def _candidate_values(text: str) -> Iterator[Any]:
     """The possible values of a command line argument, in the order in which they are tried; the text itself is last."""
     lowered = text.strip().lower()
     if lowered in KEYWORDS:

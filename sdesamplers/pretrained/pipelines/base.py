@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...errors import ModelError, UsageError
 from ...models.base import Model, Output
-from ...models.calling import in_modes, kept
+from ...models.calling import copied, in_modes
 from ...models.clipping import Clip, ClipLike
 from ...models.conditions import cloned
 from ...models.running import evaluating
@@ -262,7 +262,7 @@ class PipelineModel(Model):
             given = self.convention.scale_input(x, t)
             output = in_modes(self.ask, given.clone() if given is x else given, timestep, cloned(condition))
         # Guidance and preconditioning add large multiples of it, which half precision has no digits for.
-        output = kept(without_variance(output, self.shape[0]))
+        output = copied(without_variance(output, self.shape[0]))
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         return self.convention.read(output, x.to(output.dtype), t)
 
