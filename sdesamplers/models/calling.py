@@ -74,7 +74,7 @@ def read(output: Any, shape: torch.Size, device: torch.device, name: str) -> Ten
     if value is None:
         raise ModelError(
             f"{name}: the network returned {described(output)}; it must return a tensor of its input's shape "
-            f"{tuple(shape)}, alone in a tuple, or as `sample` of an object or dictionary"
+            f"{tuple(shape)}: directly, alone in a tuple, or as `sample` of an object or dictionary"
         )
     if not value.is_floating_point() or value.layout is not torch.strided:
         kind = value.dtype if value.layout is torch.strided else value.layout

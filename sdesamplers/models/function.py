@@ -32,7 +32,7 @@ class FunctionModel(Model):
 
     Args:
         function: takes the state (N, *shape) and the time on the process's clock, and returns the prediction: a
-            floating-point tensor (N, *shape), alone in a tuple, or as `sample` of an object or dictionary.
+            floating-point tensor (N, *shape), directly, alone in a tuple, or as `sample` of an object or dictionary.
         process: the process that the function was trained on; a `reversed` one if the function's time runs from noise
             to data.
         prediction: its prediction type.

@@ -729,7 +729,7 @@ def test_info_explains_names_of_every_kind() -> None:
     assert explain(registry, "DDIM")[0]["sampler"] == "ddim"  # also a grid of A1111's; samplers come first
     with pytest.raises(UnknownNameError, match=r"'Karas'; did you mean 'karras'"):
         explain(registry, "Karas")
-    with pytest.raises(UsageError, match="it changes the table"):
+    with pytest.raises(UsageError, match="it changes the noise schedule"):
         explain(registry, "rescale_betas_zero_snr")
 
 
@@ -941,10 +941,10 @@ def test_every_recipe_and_peers_name_runs(name):
             "Euler on the grid Karras, in place of linspace",
         ),  # once: "; Euler in sigma on equal timesteps"
         ("k-euler exponential", "k-euler on the grid exponential, in place of karras"),
-        ("DPM2 Karras", "DPM2 on the grid Karras; the last sigma but one is left out there"),
+        ("DPM2 Karras", "DPM2 on the grid Karras; A1111 omits the next-to-last sigma"),
         (
             "DPM2 exponential",
-            "DPM2 on the grid exponential, in place of karras; the last sigma but one is left out there",
+            "DPM2 on the grid exponential, in place of karras; A1111 omits the next-to-last sigma",
         ),
     ],
 )
