@@ -410,7 +410,7 @@ def test_commands_mistyped(run: Any, words: tuple[str, ...], part: str) -> None:
         (("--sigmas", "1,2"), "fall"),
         (("--sigmas", ""), "comma-separated"),
         ((*STEPS, "--sampler", "ddim", "-o", "eta=high"), "float"),
-        ((*STEPS, "--sampler", "ddim", "-o", "eta=nan"), "not a number"),
+        ((*STEPS, "--sampler", "ddim", "-o", "eta=nan"), "must be a number, not NaN"),
         ((*STEPS, "--sampler", "ddim", "-o", "eta="), "float"),
         ((*STEPS, "--sampler", "ddim", "-o", "eta"), "KEY=VALUE"),
         ((*STEPS, "--sampler", "ddim", "-o", "etta=1"), "'eta'"),

@@ -523,7 +523,7 @@ BAD = [
     ({"sampler": "ddim", "steps": 5, "etta": 1.0}, "did you mean 'eta'"),
     ({"sampler": "ddim", "steps": 5, "eta": "big"}, "option 'eta' must be float, not 'big'"),
     ({"sampler": "ddim", "steps": 5, "eta": True}, "option 'eta' must be float, not True"),
-    ({"sampler": "ddim", "steps": 5, "eta": math.nan}, "not a number"),
+    ({"sampler": "ddim", "steps": 5, "eta": math.nan}, "must be a number, not NaN"),
     ({"sampler": "ddim", "steps": 5, "eta": -0.1}, r"eta must lie in \[0, "),
     ({"sampler": "euler-maruyama", "steps": 5, "eta": -0.1}, "eta must be 0 or more, not -0.1"),
     ({"sampler": "ddpm", "steps": 5, "variance": "none"}, '"posterior" | "beta"'),
