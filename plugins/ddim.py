@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
-from sdesamplers.path.points import fresh_share
+from sdesamplers.path.points import added_noise_fraction
 
 
 @sampler("ddim", order=1, needs=("marginals",), reference="Song, Meng & Ermon 2021, eq. 12 and 16")
@@ -22,7 +22,7 @@ def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
     where std is eta times the standard deviation of q(x_s | x_t, x0). eta = 0 is the exponential Euler step of the ODE,
     eta = 1 is DDPM; eta may exceed 1 until the square root has nothing left.
     """
-    fresh = [fresh_share(now, then) for now, then in path.steps]
+    fresh = [added_noise_fraction(now, then) for now, then in path.steps]
     noisy = [share for share, point in zip(fresh, path.points[1:], strict=True) if not point.is_clean]
     largest = 1 / math.sqrt(max(noisy)) if any(noisy) else math.inf
     if not 0 <= eta <= largest * (1 + 1e-12):
@@ -48,7 +48,7 @@ def ddpm(x: Tensor, path: Path, *, variance: Literal["posterior", "beta"] = "pos
     noise into sigma = 0.
     """
     for now, then in path.steps:
-        fresh = fresh_share(now, then)
+        fresh = added_noise_fraction(now, then)
         width = then.sigma if variance == "posterior" or then.is_clean else now.sigma * then.scale / now.scale
         out = yield x, now
         keep = now.alpha * then.sigma**2 / (then.alpha * now.sigma**2)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from sdesamplers import GaussianProcess, Path, Run, Sampler, View, hookimpl, sampler
-from sdesamplers.path.points import fresh_share
+from sdesamplers.path.points import added_noise_fraction
 
 
 def native(path: Path) -> GaussianProcess:
@@ -111,7 +111,7 @@ def tcd(x: Tensor, path: Path, *, gamma: float = 0.3) -> Run:
     for now, then in path.steps:
         out = yield x, now
         below = then if then.is_clean or gamma == 0 else path.at_ratio(float(model.ratio((1 - gamma) * then.t)))
-        lost = 0.0 if below is then else fresh_share(then, below)
+        lost = 0.0 if below is then else added_noise_fraction(then, below)
         mean = out.compose(then.alpha, then.sigma * math.sqrt(max(1 - lost, 0.0)))
         x = path.draw(mean, then.sigma * math.sqrt(max(lost, 0.0)), now, then)
     return x

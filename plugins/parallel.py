@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Run, Sampler, hookimpl, sampler
-from sdesamplers.path.points import fresh_share
+from sdesamplers.path.points import added_noise_fraction
 
 
 def for_rows(point: Point, rows: np.ndarray) -> Point:
@@ -44,7 +44,7 @@ def paradigms(x: Tensor, path: Path, *, window: int = 16, tolerance: float = 1e-
     if window < 1 or tolerance < 0:
         raise ValueError(f"window must be 1 or more and tolerance 0 or more, not {window} and {tolerance}")
     points, last = path.points, len(path.points) - 1
-    fresh = [then.sigma * math.sqrt(fresh_share(now, then)) for now, then in path.steps]
+    fresh = [then.sigma * math.sqrt(added_noise_fraction(now, then)) for now, then in path.steps]
     limits = tolerance * np.array(fresh)[:, None]
     states, begin = torch.stack([x] * (last + 1)), np.zeros(len(x), dtype=int)
     while len(live := np.flatnonzero(begin < last)):

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from sdesamplers import Path, Point, Prediction, Run, Sampler, hookimpl, sampler, samplers
-from sdesamplers.path.points import fresh_share
+from sdesamplers.path.points import added_noise_fraction
 
 
 def forward_step(now: Point, then: Point) -> tuple[float, float]:
     """(a, b) of the forward transition x_now = a x_then + b z."""
-    return now.alpha / then.alpha, now.sigma * math.sqrt(fresh_share(now, then))
+    return now.alpha / then.alpha, now.sigma * math.sqrt(added_noise_fraction(now, then))
 
 
 @sampler(
@@ -73,7 +73,7 @@ def score_ancestral(x: Tensor, path: Path) -> Run:
     decide, so the samples are the same in all coordinates. No noise into sigma = 0.
     """
     for now, then in path.steps:
-        fresh = fresh_share(now, then)  # b^2 / sigma_t^2
+        fresh = added_noise_fraction(now, then)  # b^2 / sigma_t^2
         out = yield x, now
         # (x + b^2 score)/a = alpha_s x0 + sigma_s sqrt(1 - fresh) eps, which is defined at a = 0 too
         mean = out.compose(then.alpha, then.sigma * math.sqrt(1 - fresh))

@@ -1,4 +1,4 @@
-"""sdesamplers: every diffusion sampler a plugin, on every diffusers model.
+"""sdesamplers: diffusion samplers, each one a plugin, for every diffusers model.
 
 import sdesamplers as sds
 
@@ -82,10 +82,10 @@ _HOMES = {
 }
 _MODULES = ("losses",)
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
-# diffusers looks for its base class in a component's library, to know how the component is loaded.
+# diffusers looks up its base class in a component's library to decide how the component is loaded.
 _find = lazily(__name__, {**_HOMES, "scheduler.scheduler": ["Scheduler", "SchedulerMixin"]})
 _PUBLIC = sorted([*_HOME, *_MODULES, "__version__", "noises", "samplers", "sdes", "spacings"])
-__all__ = [name for name in _PUBLIC if name != "reversed"]  # `import *` leaves Python's own function alone
+__all__ = [name for name in _PUBLIC if name != "reversed"]  # `import *` must not hide Python's `reversed`
 
 if TYPE_CHECKING:
     from .comparison.comparison import compare as compare
@@ -187,28 +187,28 @@ if TYPE_CHECKING:
 
 def samplers() -> dict[str, Sampler]:
     """Every registered sampler by name, with its order, options, plugin and reference."""
-    from .registry.registry import default_registry  # `import sdesamplers` stays light
+    from .registry.registry import default_registry  # keep `import sdesamplers` fast
 
     return dict(default_registry().samplers)
 
 
 def spacings() -> dict[str, Spacing]:
-    """Every registered time grid by name."""
-    from .registry.registry import default_registry  # `import sdesamplers` stays light
+    """Every registered spacing by name."""
+    from .registry.registry import default_registry  # keep `import sdesamplers` fast
 
     return dict(default_registry().spacings)
 
 
 def noises() -> dict[str, NoiseSource]:
-    """Every registered noise source by name; `limits` says which change the distribution sampled, and how."""
-    from .registry.registry import default_registry  # `import sdesamplers` stays light
+    """Every registered noise source by name; `limits` describes how it changes the sampled distribution, if it does."""
+    from .registry.registry import default_registry  # keep `import sdesamplers` fast
 
     return dict(default_registry().noises)
 
 
 def sdes() -> dict[str, Any]:
-    """Processes that plugins register, by name: classes or factories of `SDE`."""
-    from .registry.registry import default_registry  # `import sdesamplers` stays light
+    """Every process that a plugin has registered, by name: `SDE` classes or factories."""
+    from .registry.registry import default_registry  # keep `import sdesamplers` fast
 
     return dict(default_registry().sdes)
 

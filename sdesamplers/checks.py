@@ -1,4 +1,4 @@
-"""Arguments checked by type, each in one line: what was expected, and what was given instead."""
+"""Argument checks. Each raises a UsageError of one line: what was expected, and what was given instead."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def shown(value: Any, limit: int = 60) -> str:
-    """A value in few words, whatever its class makes of `repr`."""
+    """A short description of a value for messages, even if its `repr` is long or fails."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         return f"a {type(value).__name__} of shape {tuple(value.shape)}"
     try:
@@ -28,28 +28,28 @@ def shown(value: Any, limit: int = 60) -> str:
 
 
 def warn(message: str) -> None:
-    """Warn at the line that called this package, however deep inside of it the reason was found."""
+    """Warn with the stack level of the line that called this package, however deep the call stack is."""
     level, frame = 2, sys._getframe(1)
-    while (outer := frame.f_back) and frame.f_globals.get("__name__", "").split(".")[0] in OURS:
+    while (outer := frame.f_back) and frame.f_globals.get("__name__", "").split(".")[0] in OWN_PACKAGES:
         level, frame = level + 1, outer
     warnings.warn(message, stacklevel=level)
 
 
-OURS = ("sdesamplers", "sdesamplers_plugins", "contextlib")
-"""Packages whose lines are nobody's call."""
+OWN_PACKAGES = ("sdesamplers", "sdesamplers_plugins", "contextlib")
+"""Packages whose frames `warn` skips."""
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is one number of Python's or NumPy's, and no truth value, text or tensor."""
-    single = getattr(value, "shape", ()) == () and type(value).__name__ not in ("Tensor", "Parameter", *TRUTHS)
+    """True if a value is a single Python or NumPy number; False for bools, strings and tensors."""
+    single = getattr(value, "shape", ()) == () and type(value).__name__ not in ("Tensor", "Parameter", *BOOL_TYPES)
     return single and not isinstance(value, str | bytes) and hasattr(value, "__float__")
 
 
-TRUTHS = ("bool", "bool_")
-"""Names of the types of truth values, Python's and NumPy's."""
+BOOL_TYPES = ("bool", "bool_")
+"""Names of the bool types of Python and NumPy."""
 
 
-MOST = {
+MAXIMA = {
     **dict.fromkeys(("steps", "nfe", "nodes"), 10**5),
     **dict.fromkeys(("first_index", "memory_limit"), 2**63 - 1),
     **dict.fromkeys(("seed", "each of indices"), 2**64 - 1),
@@ -58,59 +58,64 @@ MOST = {
     "num_train_timesteps": 10**6,
     "dimension": 10_000,
 }
-"""The largest counts that have a meaning; of what is not named here 10^9. A grid has a point a step in memory."""
+"""The largest allowed values; 10^9 for arguments that are not listed. A grid keeps one point per step in memory, so the
+limit of `steps` is smaller."""
 
 
-def whole(word: str, value: Any, least: int = 1) -> int:
-    """A whole number of `least` or more, also one of NumPy's, up to what MOST says.
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """Return a Python or NumPy integer as an int, checked to lie between `least` and its limit in MAXIMA.
 
     Raises:
-        UsageError: it is none.
+        UsageError: not a whole number, or out of range.
     """
     try:
         found = operator.index(value) if is_plain(value) else None
     except TypeError:
         found = None
     if found is None or found < least:
-        raise UsageError(f"{word} must be a whole number of {least} or more, not {shown(value)}")
-    most = MOST.get(word, 10**9)
+        raise UsageError(f"{name} must be a whole number of {least} or more, not {shown(value)}")
+    most = MAXIMA.get(name, 10**9)
     if found > most:
-        raise UsageError(f"{word} must be a whole number from {least} to {most}, not {shown(value)}")
+        raise UsageError(f"{name} must be a whole number from {least} to {most}, not {shown(value)}")
     return found
 
 
 def sample_range(num_samples: Any, first_index: Any) -> tuple[int, int]:
-    """A number of samples and the index of the first, all of whose indices lie below 2^63.
+    """Return (num_samples, first_index), checked so that all sample indices lie below 2^63.
 
     Raises:
-        UsageError: they are none.
+        UsageError: not whole numbers, or an index of 2^63 or more.
     """
     count, first = whole("num_samples", num_samples), whole("first_index", first_index, 0)
     if first + count > 2**63:
-        raise UsageError(f"first_index must lie below 2^63 - num_samples, not at {first}")
+        raise UsageError(f"first_index + num_samples must not exceed 2^63, not {first} + {count}")
     return count, first
 
 
-def number(word: str, value: Any) -> float:
-    """A finite number, also one of NumPy's.
+def number(name: str, value: Any) -> float:
+    """Return a finite Python or NumPy number as a float.
 
     Raises:
-        UsageError: it is none.
+        UsageError: not a number, or not finite.
     """
     try:
         found = float(value) if is_plain(value) else math.nan
     except (TypeError, ValueError, OverflowError):
         found = math.nan
     if not math.isfinite(found):
-        raise UsageError(f"{word} must be a number, not {shown(value)}")
+        raise UsageError(f"{name} must be a number, not {shown(value)}")
     return found
 
 
-def numbers(word: str, values: Any, *shapes: str, dims: tuple[int, ...]) -> Tensor:
-    """Numbers as a float64 tensor of one of the numbers of dimensions `dims`; `shapes` are these in words.
+def numbers(name: str, values: Any, *shapes: str, dims: tuple[int, ...]) -> Tensor:
+    """Return real numbers as a float64 tensor.
+
+    Args:
+        shapes: the allowed shapes, as text for the message.
+        dims: the allowed numbers of dimensions.
 
     Raises:
-        UsageError: they are none.
+        UsageError: not real numbers, or another number of dimensions.
     """
     import torch  # torch takes seconds to import, and most checks do without
 
@@ -120,105 +125,105 @@ def numbers(word: str, values: Any, *shapes: str, dims: tuple[int, ...]) -> Tens
     except (TypeError, ValueError, RuntimeError, OverflowError):
         found = None
     if found is None or found.dim() not in dims or getattr(values, "dtype", None) in complexes:
-        raise UsageError(f"{word} must be numbers of shape {' or '.join(shapes)}, not {shown(values)}")
+        raise UsageError(f"{name} must be numbers of shape {' or '.join(shapes)}, not {shown(values)}")
     return found
 
 
-def range_of(word: str, value: Any) -> tuple[float, float]:
-    """Two numbers, (low, high).
+def range_of(name: str, value: Any) -> tuple[float, float]:
+    """Return a range (low, high) of two numbers.
 
     Raises:
-        UsageError: they are not, or do not rise.
+        UsageError: not two numbers, or low is not below high.
     """
     unordered = isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable)
     if unordered or getattr(value, "ndim", 1) != 1 or len(ends := list(value)) != 2:
-        raise UsageError(f"{word} must be (low, high), not {shown(value)}")
-    low, high = (number(f"each of {word}", end) for end in ends)
+        raise UsageError(f"{name} must be (low, high), not {shown(value)}")
+    low, high = (number(f"each of {name}", end) for end in ends)
     if not low < high:
-        raise UsageError(f"{word} must be (low, high), not {shown(value)}")
+        raise UsageError(f"{name} must be (low, high), with low below high, not {shown(value)}")
     return low, high
 
 
-def shape_of(word: str, value: Any) -> tuple[int, ...]:
-    """A shape: a sequence of whole numbers of 1 or more.
+def shape_of(name: str, value: Any) -> tuple[int, ...]:
+    """Return a shape: a sequence of whole numbers of 1 or more.
 
     Raises:
-        UsageError: it is none.
+        UsageError: not a shape.
     """
     unordered = isinstance(value, str | bytes | Mapping | Set) or not isinstance(value, Iterable)
     if unordered or getattr(value, "ndim", 1) != 1:
-        raise UsageError(f"{word} must be a sequence of whole numbers, such as (3, 32, 32), not {shown(value)}")
-    return tuple(whole(f"each of {word}", side) for side in value)
+        raise UsageError(f"{name} must be a sequence of whole numbers, such as (3, 32, 32), not {shown(value)}")
+    return tuple(whole(f"each of {name}", side) for side in value)
 
 
-def device_of(word: str, value: Any) -> torch.device:
-    """A device of torch's.
+def device_of(name: str, value: Any) -> torch.device:
+    """Return a torch device.
 
     Raises:
-        UsageError: there is none of this name.
+        UsageError: torch does not know this device.
     """
     import torch  # torch takes seconds to import, and most checks do without
 
     try:
         return torch.device(value)
     except (TypeError, RuntimeError, ValueError):
-        raise UsageError(f"{word} must be a device, such as 'cpu' or 'cuda:0', not {shown(value)}") from None
+        raise UsageError(f"{name} must be a device, such as 'cpu' or 'cuda:0', not {shown(value)}") from None
 
 
-def one_of_types(word: str, value: Any, kinds: type | tuple[type, ...], expected: str) -> Any:
-    """A value of a class; `expected` says which, in words.
+def one_of_types(name: str, value: Any, kinds: type | tuple[type, ...], expected: str) -> Any:
+    """Return a value that must be an instance of `kinds`; `expected` describes these for the message.
 
     Raises:
-        UsageError: it is of another.
+        UsageError: an instance of another class.
     """
     if not isinstance(value, kinds):
-        raise UsageError(f"{word} must be {expected}, not {shown(value)}")
+        raise UsageError(f"{name} must be {expected}, not {shown(value)}")
     return value
 
 
-def flag(word: str, value: Any) -> bool:
-    """True or False, also NumPy's.
+def flag(name: str, value: Any) -> bool:
+    """Return a Python or NumPy bool as a bool.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: not a bool.
     """
-    if type(value).__name__ not in TRUTHS:
-        raise UsageError(f"{word} must be True or False, not {shown(value)}")
+    if type(value).__name__ not in BOOL_TYPES:
+        raise UsageError(f"{name} must be True or False, not {shown(value)}")
     return bool(value)
 
 
-def name_of(word: str, value: Any, otherwise: str = "") -> str:
-    """A name; `otherwise` is what may stand in place of one.
+def name_of(name: str, value: Any, otherwise: str = "") -> str:
+    """Return a value that must be a string; `otherwise` describes the alternatives, for the message.
 
     Raises:
-        UsageError: it is no text.
+        UsageError: not a string.
     """
     if not isinstance(value, str):
-        raise UsageError(f"{word} must be a name{f' or {otherwise}' if otherwise else ''}, not {shown(value)}")
+        raise UsageError(f"{name} must be a name{f' or {otherwise}' if otherwise else ''}, not {shown(value)}")
     return value
 
 
-def choice(word: str, value: Any, known: Collection[Any]) -> Any:
-    """One of a few values.
+def choice(name: str, value: Any, known: Collection[Any]) -> Any:
+    """Return a value that must be one of `known`, of the same type.
 
     Raises:
-        UsageError: it is another; the nearest name is offered.
+        UsageError: another value; the message suggests similar names.
     """
     if any(type(value) is type(each) and value == each for each in known):
         return value
     listing = " or ".join(repr(each) for each in known)
     if isinstance(value, str):
         names = [each for each in known if isinstance(each, str)]
-        raise UnknownNameError(word, value, names, opening=f"{word} must be {listing}, not {value!r}")
-    raise UsageError(f"{word} must be {listing}, not {shown(value)}")
+        raise UnknownNameError(name, value, names, opening=f"{name} must be {listing}, not {value!r}")
+    raise UsageError(f"{name} must be {listing}, not {shown(value)}")
 
 
-def function(word: str, value: Any, of: str = "") -> Any:
-    """Something that can be called, or None.
+def function(name: str, value: Any, of: str = "") -> Any:
+    """Return a value that must be callable or None; `of` describes the arguments it takes, for the message.
 
     Raises:
-        UsageError: it is neither.
+        UsageError: neither callable nor None.
     """
     if value is not None and not callable(value):
-        raise UsageError(f"{word} must be a function{f' of {of}' if of else ''}, not {shown(value)}")
+        raise UsageError(f"{name} must be a function{f' of {of}' if of else ''}, not {shown(value)}")
     return value

@@ -1,4 +1,4 @@
-"""Every error that the library raises on purpose, each written for the person who meets it."""
+"""The error classes of the library, and helpers for their messages."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from .public import public
 
 @public
 class SdesamplersError(Exception):
-    """Base class. The command line prints the message alone and exits with `exit_code`.
+    """Base class of all errors of the library. The command line prints only the message and exits with `exit_code`.
 
     Args:
         message: one sentence, in which `{out}` stands for the argument `out`.
-        arguments: how each argument that it names so is written in Python; on the command line it is an option.
+        arguments: for each argument named in the message, how it is written in Python (`out=`). The command line
+            writes it as an option (`--out`).
 
     Example:
         >>> str(UsageError("choose another {out}", arguments={"out": "out="}))
@@ -36,29 +37,29 @@ class SdesamplersError(Exception):
         return self.naming(self.arguments)
 
     def add(self, text: str, arguments: Mapping[str, str]) -> None:
-        """Let the message end with more, which names arguments too."""
+        """Append `text` to the message; `arguments` are the placeholders that it contains."""
         self.args = (f"{super().__str__()}{text}",)
         self.arguments = {**self.arguments, **arguments}
 
     def naming(self, names: Mapping[str, str]) -> str:
-        """The message with the arguments that it names written as in `names`."""
+        """The message with its placeholders replaced by the values in `names`."""
         text = super().__str__()
-        for word in self.arguments:
-            text = text.replace(f"{{{word}}}", names[word])
+        for name in self.arguments:
+            text = text.replace(f"{{{name}}}", names[name])
         return text
 
     @property
     def in_options(self) -> str:
-        """The message with its arguments as options of the command line, `--json-log` for `json_log`."""
-        return self.naming({word: "--" + word.replace("_", "-") for word in self.arguments})
+        """The message with its arguments written as command line options, `--json-log` for `json_log`."""
+        return self.naming({name: "--" + name.replace("_", "-") for name in self.arguments})
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by message and attributes, whatever its constructor takes: a worker's error must reach its parent."""
+        """Pickle by message and attributes, whatever the constructor's signature, so that errors cross processes."""
         return _error_again, (type(self), self.args, dict(vars(self)))
 
 
 def _error_again(kind: type[SdesamplersError], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
-    """A pickled or copied error."""
+    """Rebuild a pickled or copied error."""
     error = kind.__new__(kind)
     error.args = arguments
     vars(error).update(attributes)
@@ -67,16 +68,16 @@ def _error_again(kind: type[SdesamplersError], arguments: tuple[Any, ...], attri
 
 @public
 class UsageError(SdesamplersError, ValueError):
-    """The call itself is wrong: an unknown name, a bad option, contradictory arguments."""
+    """Invalid or conflicting arguments: an unknown name, a bad option, arguments that contradict each other."""
 
     exit_code = 2
 
 
 @public
 class UnknownNameError(UsageError, LookupError):
-    """A name that is not registered; the message offers the nearest ones.
+    """A name that is not registered; the message suggests similar names.
 
-    `opening` is what the message says first, where that is not "unknown KIND NAME".
+    `opening` replaces the start of the message, "unknown KIND NAME".
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "", *, opening: str = "") -> None:
@@ -86,7 +87,7 @@ class UnknownNameError(UsageError, LookupError):
 
 @public
 class ModelError(SdesamplersError):
-    """A model could not be found, read or understood."""
+    """A model could not be found or read, or it is not supported or returns something invalid."""
 
 
 @public
@@ -95,7 +96,7 @@ class PluginError(SdesamplersError):
 
 
 class UnknownHookError(PluginError):
-    """A plugin implements a hook that there is not; the message offers the nearest ones."""
+    """A plugin implements a hook that does not exist; the message suggests similar names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
         super().__init__(f"unknown {kind} {name!r}{advice(name, known)}{hint}")
@@ -108,38 +109,41 @@ class NonFiniteError(SdesamplersError, ArithmeticError):
 
 @public
 class Cancelled(SdesamplersError):
-    """The run was stopped from outside; raise it in a callback to stop a run yourself."""
+    """The run was cancelled. Raise it in a callback to stop a run."""
 
 
 class ClaimError(SdesamplersError):
-    """Another run is at work on the same job, or has taken it over."""
+    """Another process is working on the same job, or has taken it over."""
 
 
 @public
 class ConversionError(SdesamplersError, ZeroDivisionError):
-    """A prediction that does not exist at this point (for example epsilon at sigma = 0)."""
+    """A prediction is undefined at this point (for example epsilon at sigma = 0)."""
 
 
 def advice(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'euler'?", or "" where nothing is near."""
+    """Return "; did you mean 'euler'?", or "" if no known name is similar."""
     near = nearest(name, known)
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 
 def nearest(name: str, known: Iterable[str], count: int = 2) -> list[str]:
-    """The known names closest to `name`, compared without case, spaces and punctuation; one that is the same, alone."""
+    """Return up to `count` known names closest to `name`, ignoring case, spaces and punctuation.
+
+    A known name without any other difference is returned on its own.
+    """
 
     def plain(text: str) -> str:
         return "".join(c for c in text.lower() if c.isalnum())
 
-    by_plain = {plain(k): k for k in reversed(list(known))}  # of names that look the same, the first
+    by_plain = {plain(k): k for k in reversed(list(known))}  # the first of several names with the same plain form
     if plain(name) and plain(name) in by_plain:
         return [by_plain[plain(name)]]
     return [by_plain[m] for m in difflib.get_close_matches(plain(name), by_plain, count, 0.6)]
 
 
 def raised_at(error: BaseException, file: str) -> str:
-    """ " (file.py, line 12)": the last line of a file that an exception came through; "" where it came through none."""
+    """Return " (file.py, line 12)", the last line of `file` in the exception's traceback or its causes', or ""."""
     source: BaseException | None = error
     while source is not None:
         lines, trace = list[int](), source.__traceback__
@@ -154,8 +158,10 @@ def raised_at(error: BaseException, file: str) -> str:
 
 
 def last_place(error: BaseException) -> str:
-    """ " (file.py, line 12)": the last line outside of this library, pluggy and Python's imports that an exception came
-    through; "" where there is none, or the error says it itself."""
+    """Return " (file.py, line 12)", the last line of the traceback outside this library, pluggy and importlib.
+
+    Returns "" if there is no such line, or for a SyntaxError, whose message has its own file and line.
+    """
     if isinstance(error, SyntaxError):
         return ""
     found, trace = "", error.__traceback__
@@ -167,9 +173,9 @@ def last_place(error: BaseException) -> str:
 
 
 INSIDE = ("pluggy", "importlib")
-"""Folders of files that a plugin's errors come through on their way."""
+"""Folders whose files `last_place` skips, besides this package."""
 
 
 @public
 class SolverError(SdesamplersError):
-    """A solver gave up: a budget used up, or a step size that shrank to nothing."""
+    """A solver gave up: its budget is used up, or its step size became too small."""

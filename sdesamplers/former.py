@@ -1,6 +1,6 @@
-"""Modules under the names that they had in early 0.1, for pickles, saved pipelines and plugins that name them.
+"""Module names of early 0.1, for pickles, saved pipelines and plugins that import them.
 
-A finder at the end of Python's search: it is asked only for modules of this package that there are no more.
+The finder comes last in `sys.meta_path`, so it is used only for modules that no longer exist in this package.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-NOW: dict[str, tuple[str, ...]] = {
+NEW_MODULES: dict[str, tuple[str, ...]] = {
     "catalogue": ("registry.catalogue",),
     "consistency": ("ode.consistency",),
     "coordinates": ("processes.coordinates",),
@@ -49,17 +49,17 @@ NOW: dict[str, tuple[str, ...]] = {
     "terminal": ("io.terminal",),
     "timesteps": ("scheduler.timesteps",),
 }
-"""A module's former name, and the modules where its names are now."""
+"""A module's former name -> the modules that contain its names now."""
 PACKAGE = __name__.rpartition(".")[0]
 
 
 class Former(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module by its former name: a module that takes every name from where it is now."""
+    """Finder and loader of modules by their former names; the loaded module looks its names up in the new modules."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if fullname.removeprefix(f"{PACKAGE}.") not in NOW or not fullname.startswith(f"{PACKAGE}."):
+        if fullname.removeprefix(f"{PACKAGE}.") not in NEW_MODULES or not fullname.startswith(f"{PACKAGE}."):
             return None
         return importlib.util.spec_from_loader(fullname, self, is_package=fullname.endswith("pipelines"))
 
@@ -67,10 +67,10 @@ class Former(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        homes = NOW[module.__name__.removeprefix(f"{PACKAGE}.")]
+        homes = NEW_MODULES[module.__name__.removeprefix(f"{PACKAGE}.")]
 
         def find(name: str) -> Any:
-            for home in homes if not name.startswith("__") else ():  # Python's own tools ask for these at any moment
+            for home in homes if not name.startswith("__") else ():  # Python's own tools look up dunder names
                 found = importlib.import_module(f"{PACKAGE}.{home}")
                 if hasattr(found, name):
                     return getattr(found, name)
@@ -80,6 +80,6 @@ class Former(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def install() -> None:
-    """Let Python find modules by their former names, once."""
+    """Add the finder to `sys.meta_path`, once."""
     if not any(isinstance(finder, Former) for finder in sys.meta_path):
         sys.meta_path.append(Former())

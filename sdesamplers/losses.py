@@ -1,8 +1,8 @@
 """Training objectives: denoising score matching in continuous time, for any Gaussian process and prediction type.
 
-Every objective of the field is E_{t ~ times} [w(t) E ||error||^2], with the error of one prediction type or another. At
-a given state all types' errors are parallel, so an objective is a density of times and a `Weighting`, w on one type's
-error, and it stays the same whichever type the network predicts (Kingma & Gao 2023).
+The usual objectives are E_{t ~ times} [w(t) E ||error||^2], with the error of some prediction type. At a given state
+the errors of all types are proportional to each other, so an objective is given by a density of times and a
+`Weighting`, w on the error of one type, and does not depend on the type that the network predicts (Kingma & Gao 2023).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Weighting:
 
     Attributes:
         on: the prediction type.
-        weight: a function of the process and times (N,) on its clock; returns (N,), not negative.
+        weight: a function of the process and times (N,) on its clock; returns weights (N,) of 0 or more.
     """
 
     on: str
@@ -45,15 +45,15 @@ class Weighting:
 
 
 def unit(on: str) -> Weighting:
-    """1 on the squared error of a prediction type."""
+    """Weight 1 on the squared error of a prediction type."""
     return Weighting(on, lambda process, t: np.ones_like(t))
 
 
 def likelihood() -> Weighting:
     """g^2 / 2 on the score, with which the loss bounds the negative log-likelihood (Song, Durkan, Murray & Ermon 2021,
-    corollary 1): D (t_max - t_min) times its mean, but for a constant.
+    corollary 1): up to a constant, the bound is D (t_max - t_min) times the mean loss.
 
-    Written as alpha / (sigma (alpha sigma' - sigma alpha')) on the flow: g is infinite where alpha = 0, this is not.
+    Written as alpha / (sigma (alpha sigma' - sigma alpha')) on the flow, which is finite where alpha = 0 and g is not.
     """
 
     def weight(process: GaussianProcess, t: np.ndarray) -> np.ndarray:
@@ -94,11 +94,11 @@ al. 2023, eq. 9; Liu et al. 2022); the others by their functions' defaults."""
 def weights_on(
     weighting: str | Weighting, prediction: str, process: GaussianProcess, t: np.ndarray | float
 ) -> np.ndarray:
-    """What a weighting is on the squared error of another prediction type, at times (N,).
+    """Convert a weighting to the squared error of another prediction type, at times (N,).
 
     Raises:
         UnknownNameError: no weighting or prediction type of this name.
-        UsageError: the weight is infinite there, as for epsilon at alpha = 0, which says nothing of x0.
+        UsageError: the weight is infinite, as for epsilon at alpha = 0, which does not determine x0.
     """
     if isinstance(weighting, str):
         if weighting not in WEIGHTINGS:
@@ -117,16 +117,16 @@ def weights_on(
     bad = ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
         raise UsageError(
-            f"this weighting is {weights[bad][0]:g} on the squared error of {target} at t = {t[bad][0]:g}; keep away "
-            "from that time, or let the network predict v or flow, which determine x0 and epsilon at all times"
+            f"this weighting is {weights[bad][0]:g} on the squared error of {target} at t = {t[bad][0]:g}; exclude "
+            "that time, or let the network predict v or flow, which determine x0 and epsilon at all times"
         )
     return weights
 
 
 def error_size(prediction: str, schedule: Schedule) -> Scalar:
-    """How long a prediction's error is, relative to other types' at the same state: alpha q - sigma p of its `row`.
+    """The size of a prediction's error relative to other types' at the same state: alpha q - sigma p of its `row`.
 
-    An error moves (x0, eps) along (-sigma, alpha), for alpha x0 + sigma eps is given.
+    An error moves (x0, eps) along (-sigma, alpha), since alpha x0 + sigma eps is fixed.
     """
     alpha, sigma, *_ = schedule
     on_x0, on_eps = row(prediction, schedule)
@@ -138,7 +138,7 @@ class Times(ABC):
 
     @abstractmethod
     def quantile(self, process: GaussianProcess, share: np.ndarray) -> np.ndarray:
-        """Times below which a share (N,) of the draws lies, on the process's clock."""
+        """Quantile function: times, on the process's clock, below which a fraction `share` (N,) of the draws lies."""
 
     @abstractmethod
     def density(self, process: GaussianProcess, t: np.ndarray) -> np.ndarray:
@@ -146,7 +146,7 @@ class Times(ABC):
 
 
 class UniformTimes(Times):
-    """Equal chances for all times from t_min to t_max."""
+    """The uniform density from t_min to t_max."""
 
     def quantile(self, process: GaussianProcess, share: np.ndarray) -> np.ndarray:
         return process.t_min + (process.t_max - process.t_min) * share
@@ -157,28 +157,28 @@ class UniformTimes(Times):
 
 
 class NormalTimes(Times):
-    """Base of densities that are normal in some coordinate of time, cut to the process's range.
+    """Base of densities that are normal in some coordinate of time, truncated to the process's range.
 
     Args:
-        mean, std: of the normal.
+        mean, std: of the normal distribution, before truncation.
     """
 
     def __init__(self, mean: float, std: float) -> None:
         if not (std > 0 and math.isfinite(mean)):
-            raise UsageError(f"a normal needs a finite mean and a positive std, not {mean} and {std}")
+            raise UsageError(f"a normal distribution needs a finite mean and a positive std, not {mean} and {std}")
         self.mean, self.std = mean, std
 
     @abstractmethod
     def coordinate(self, process: GaussianProcess, t: Scalar) -> Scalar:
-        """The coordinate, growing with t; infinite ends are allowed."""
+        """The coordinate at time t, increasing in t; it may be infinite at the ends."""
 
     @abstractmethod
     def slope(self, process: GaussianProcess, t: np.ndarray) -> np.ndarray:
-        """Its derivative."""
+        """The derivative of the coordinate with respect to t."""
 
     @abstractmethod
     def time(self, process: GaussianProcess, coordinate: np.ndarray) -> np.ndarray:
-        """Its inverse."""
+        """The time at a coordinate: the inverse of `coordinate`."""
 
     def _ends(self, process: GaussianProcess) -> tuple[float, float]:
         from scipy.special import ndtr  # scipy takes a second to import
@@ -188,8 +188,8 @@ class NormalTimes(Times):
         low, high = (float(ndtr((end - self.mean) / self.std)) for end in ends)
         if high - low < 1e-6:
             raise UsageError(
-                f"{type(self).__name__}(mean={self.mean}, std={self.std}) has next to nothing in this process's range, "
-                f"{ends[0]:.3g} to {ends[1]:.3g}"
+                f"{type(self).__name__}(mean={self.mean}, std={self.std}) has almost no probability within the range "
+                f"of this process, {ends[0]:.3g} to {ends[1]:.3g}"
             )
         return low, high
 
@@ -245,18 +245,18 @@ class LogitNormalTimes(NormalTimes):
 
 
 class ImportanceTimes(Times):
-    """A density proportional to `times` and to a weighting, so that all draws weigh the same.
+    """The density proportional to `times` multiplied by a weighting, so that all draws have the same weight.
 
     With the defaults it is the importance sampling of Song, Durkan, Murray & Ermon (2021), section 5.1: proportional to
-    g^2/sigma^2, under which the squared error of epsilon, of about one size at all times, has constant weight. It is
-    integrated by the trapezoidal rule, once for a process.
+    g^2/sigma^2, which gives constant weight to the squared error of epsilon, whose size hardly depends on the time. The
+    density is integrated by the trapezoidal rule, once per process.
 
     Args:
-        weighting: a name of `WEIGHTINGS` or a `Weighting`.
-        prediction: the type whose squared error is to weigh the same everywhere. Where alpha = 0 at the end, as in flow
-            models, take "flow" or "v": epsilon's weight has no integral there.
-        times: the objective's density.
-        nodes: of the grid.
+        weighting: a name in `WEIGHTINGS` or a `Weighting`.
+        prediction: the type whose squared error has the same weight at all times. For processes that end at alpha = 0,
+            such as flow models, use "flow" or "v": epsilon's weight is not integrable there.
+        times: the objective's density of times, uniform by default.
+        nodes: number of nodes of the trapezoidal rule, 8 or more.
     """
 
     def __init__(
@@ -273,7 +273,7 @@ class ImportanceTimes(Times):
         self._kept: tuple[GaussianProcess, np.ndarray, np.ndarray] | None = None
 
     def _table(self, process: GaussianProcess) -> tuple[np.ndarray, np.ndarray]:
-        """Nodes, and the distribution function there, linear in between."""
+        """The nodes and the cumulative distribution function there; it is linear between nodes."""
         kept = self._kept
         if kept is None or kept[0] is not process:
             t = nodes(process, self.nodes)
@@ -294,7 +294,7 @@ class ImportanceTimes(Times):
 
 
 def nodes(process: GaussianProcess, count: int) -> np.ndarray:
-    """Times from t_min to t_max, dense both in t and in log(sigma/alpha), in which weightings vary slowly."""
+    """Times from t_min to t_max, dense both in t and in log(sigma/alpha); weightings vary slowly in the latter."""
     ends = process.t_min, process.t_max
     low, high = (float(np.clip(process.ratio(t), 1e-6, 1e6)) for t in ends)
     levels = np.asarray(process.time_at_ratio(np.geomspace(low, high, count // 2)), dtype=np.float64)
@@ -305,8 +305,8 @@ def nodes(process: GaussianProcess, count: int) -> np.ndarray:
 def stratified_shares(count: int, generator: torch.Generator | None = None) -> np.ndarray:
     """Numbers (count,) in [0, 1), each uniform and exactly one in each of `count` equal parts, in random order.
 
-    A batch's mean stays unbiased and varies less than with independent draws; Kingma et al. (2021, appendix I.1) do the
-    same with one offset common to all parts.
+    The mean over a batch is unbiased and varies less than with independent draws. Kingma et al. (2021, appendix I.1) do
+    the same with one offset for all parts.
     """
     device = generator.device if generator else torch.device("cpu")
     place = torch.rand(count, generator=generator, device=device, dtype=torch.float64)
@@ -328,31 +328,33 @@ def denoising_loss(
     noise: Tensor | None = None,
     condition: Any = None,
 ) -> Tensor:
-    """w(t) ||error||^2 / D of each sample, whose mean estimates the objective E_{t ~ times} [w(t) E ||error||^2 / D].
+    """Return w(t) ||error||^2 / D of each sample; the mean estimates E_{t ~ times} [w(t) E ||error||^2 / D].
 
     Args:
-        network: called as network(x_t, t), or network(x_t, t, condition) if a condition is given, as `FunctionModel`
-            does, so that what trains can be sampled as it is: x_t (N, *shape) of x0's dtype, and t on the process's
-            clock, float32 at least, (N, 1, ..., 1), or (N,) if the network does not take that. It returns its
-            prediction, of x_t's shape, alone in a tuple, or as `sample` of an object or dictionary.
-        process: the Gaussian process. Of a `reversed` one the network is told the time from noise to data, and its
-            flow is the slope in that time; `t` below stays on the process's own clock.
+        network: called as network(x_t, t), or network(x_t, t, condition) if a condition is given, exactly as
+            `FunctionModel` calls it, so that a trained network can be sampled unchanged. x_t is (N, *shape), of x0's
+            dtype; t is on the process's clock, float32 at least, of shape (N, 1, ..., 1), or (N,) if the network does
+            not accept that. The network returns its prediction, of x_t's shape, as a tensor, as the only entry of a
+            tuple, or as `sample` of an object or dictionary.
+        process: the Gaussian process. With a `reversed` process the network receives the time that runs from noise to
+            data, and its flow is the derivative with respect to that time; `t` below is on the process's own clock.
         x0: data (N, *shape), floating-point.
         prediction: what the network predicts, one of `PREDICTIONS`. It does not change the objective.
-        weighting: a name of `WEIGHTINGS` or a `Weighting`.
+        weighting: a name in `WEIGHTINGS` or a `Weighting`.
         times: the objective's density of times, uniform by default.
-        importance: draw from this density instead, and weigh by times / importance, which leaves the expectation as it
-            is; its support must hold that of `times`.
-        generator: of the times and the noise; torch's global one by default. Times are drawn by `stratified_shares`.
-        t, noise: given times, one or (N,), and noise (N, *shape), instead of drawn ones. Times are taken for draws from
-            `importance` where that is given, else from `times`.
-        condition: handed to the network.
+        importance: a density to draw times from instead, with weights times / importance, which do not change the
+            expectation; its support must contain that of `times`.
+        generator: for the times and the noise; torch's global generator by default. Times are drawn by
+            `stratified_shares`.
+        t, noise: times, one number or (N,), and noise (N, *shape), to use instead of random ones. The times count as
+            draws from `importance` if it is given, else from `times`.
+        condition: passed to the network.
 
     Returns:
-        (N,) of the prediction's dtype, to be averaged.
+        (N,), of the prediction's dtype, to be averaged.
 
     Raises:
-        UsageError: words that do not fit, or an infinite weight at a given time.
+        UsageError: invalid arguments, or an infinite weight at a given time.
         ModelError: the network does not return one tensor of x_t's shape.
         ConversionError: score prediction at sigma = 0.
     """
@@ -372,7 +374,7 @@ def denoising_loss(
     if importance is not None:
         density = importance.density(process, clock)
         if not np.all(density > 0):
-            raise UsageError(f"importance has no density at t = {clock[density <= 0][0]:g}; t must be draws from it")
+            raise UsageError(f"importance has density 0 at t = {clock[density <= 0][0]:g}; t must be drawn from it")
         weights = weights * target_times.density(process, clock) / density
     if noise is None:
         place = generator.device if generator else x0.device
@@ -380,17 +382,17 @@ def denoising_loss(
     if noise.shape != x0.shape:
         raise UsageError(f"noise must have x0's shape {tuple(x0.shape)}, not {tuple(noise.shape)}")
     schedule = process.schedule(clock)
-    state, ask = mix(schedule[:2], x0, noise), TimedNetwork(network, "denoising_loss")
-    answer = ask(state, (process.network_time(clock),), *(() if condition is None else (condition,)))
-    if isinstance(answer, Output):
-        answer = answer.value
+    state, timed = mix(schedule[:2], x0, noise), TimedNetwork(network, "denoising_loss")
+    predicted = timed(state, (process.network_time(clock),), *(() if condition is None else (condition,)))
+    if isinstance(predicted, Output):
+        predicted = predicted.value
     if kind == "flow" and process.clock_sign < 0:
-        answer = -answer
-    error = (answer - mix(row(kind, schedule), x0, noise)).square().flatten(1).mean(1)
+        predicted = -predicted
+    error = (predicted - mix(row(kind, schedule), x0, noise)).square().flatten(1).mean(1)
     return torch.from_numpy(weights).to(error) * error
 
 
 def mix(coefficients: tuple[Scalar, Scalar], x0: Tensor, noise: Tensor) -> Tensor:
-    """a x0 + b noise, sample by sample."""
+    """Return a x0 + b noise, with coefficients for each sample."""
     a, b = (np.asarray(value, dtype=np.float64) for value in coefficients)
     return expand(a, x0) * x0 + expand(b, x0) * noise

@@ -1,4 +1,4 @@
-"""Public names belong to the package, whatever file they stand in, and are imported when they are first used."""
+"""Public names: defined in any module, presented as the package's own, and imported on first use."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ T = TypeVar("T", bound=Any)
 
 
 def public(item: T) -> T:
-    """A class or function of the public interface: pickles, saved pipelines and reprs call it `sdesamplers.NAME`."""
+    """Mark a class or function as public: pickles, saved pipelines and reprs refer to it as `sdesamplers.NAME`."""
     item.__module__ = "sdesamplers"
     return item
 
 
 def lazily(package: str, homes: dict[str, list[str]]) -> Callable[[str], Any]:
-    """A package's `__getattr__`: names of its modules, each imported when it is first used.
+    """Return a package's `__getattr__`, which imports each name's module on first use.
 
     Args:
-        package: its `__name__`.
-        homes: the names of each module.
+        package: the package's `__name__`.
+        homes: module -> the names that it defines.
     """
     home = {name: module for module, names in homes.items() for name in names}
 

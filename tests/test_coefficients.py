@@ -19,7 +19,7 @@ from sdesamplers.coefficients import (
     semilinear,
     semilinear_sde,
 )
-from sdesamplers.path.points import fresh_share, make_points
+from sdesamplers.path.points import added_noise_fraction, make_points
 
 
 def integral(function, start, end):
@@ -82,9 +82,14 @@ def test_the_fresh_share_of_noise_is_the_forward_transitions(process):
     """sigma_t^2 - (alpha_t/alpha_s)^2 sigma_s^2, over sigma_t^2; all of it out of alpha = 0 and into sigma = 0."""
     now, then = make_points(view(process, "native"), np.array([0.8, 0.3]))
     forward = now.sigma**2 - (now.alpha / then.alpha * then.sigma) ** 2
-    assert fresh_share(now, then) == pytest.approx(forward / now.sigma**2, rel=1e-12)
+    assert added_noise_fraction(now, then) == pytest.approx(forward / now.sigma**2, rel=1e-12)
     ends = make_points(view(RectifiedFlow(), "native"), np.array([1.0, 0.4, 0.0]))
-    assert fresh_share(ends[0], ends[1]) == fresh_share(ends[1], ends[2]) == fresh_share(ends[0], ends[2]) == 1.0
+    assert (
+        added_noise_fraction(ends[0], ends[1])
+        == added_noise_fraction(ends[1], ends[2])
+        == added_noise_fraction(ends[0], ends[2])
+        == 1.0
+    )
 
 
 def test_even_nodes_give_the_adams_bashforth_weights():
@@ -130,3 +135,10 @@ def test_the_odes_exact_solution_of_a_constant_prediction_is_ddim(t, coordinates
     start, end = (0.0, 0.7 / 0.3) if t == 1.0 else (math.log(0.3 / 0.7), math.log(0.7 / 0.3))
     weight = integral(lambda u: math.exp(rate * (u - end)), start, end)
     assert carry * x + gain * weight * value == pytest.approx(then.alpha * x0 + then.sigma * eps, rel=1e-12)
+
+
+def test_the_former_name_of_the_added_noise_fraction_warns():
+    import sdesamplers.coefficients as coefficients
+
+    with pytest.warns(DeprecationWarning, match="added_noise_fraction"):
+        assert coefficients.fresh_share is added_noise_fraction

@@ -255,7 +255,7 @@ def test_what_has_no_name_elsewhere_is_refused_in_a_sentence(monkeypatch: pytest
 
     lambdas = sds.FunctionModel(lambda x, t: x, sds.VP(), "epsilon", (2,))
     for model, what in (
-        (lambdas, r"function is the function .*<lambda>, which another process cannot find by its name"),
+        (lambdas, r"function is the function .*<lambda>, which another process cannot import by name"),
         (sds.FunctionModel(Inside(), sds.VP(), "epsilon", (2,)), r"function is of the class .*Inside"),
         (sds.DensityModel(lambda x: x.sum(1), (2,)), r"log_density is the function .*<lambda>"),
     ):

@@ -23,7 +23,7 @@ import torch
 from tiny_models import save_pipeline, tiny_unet
 
 import sdesamplers as sds
-from sdesamplers.former import NOW
+from sdesamplers.former import NEW_MODULES
 
 FOLDER = Path(__file__).parent / "data" / "written_by_0.1"
 PRIVATE = (b"sdesamplers.errors", b"sdesamplers.processes.coordinates", b"sdesamplers.scheduler.scheduler")
@@ -129,10 +129,10 @@ def test_a_pipeline_with_our_scheduler_loads(tmp_path: Path, library: str, made:
         torch.testing.assert_close(sds.sample(model, "ddim", **words).samples, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", NOW)
+@pytest.mark.parametrize("name", NEW_MODULES)
 def test_a_module_under_its_former_name_has_its_names(name: str) -> None:
     there = importlib.import_module(f"sdesamplers.{name}")
-    first = importlib.import_module(f"sdesamplers.{NOW[name][0]}")
+    first = importlib.import_module(f"sdesamplers.{NEW_MODULES[name][0]}")
     names = [word for word, value in vars(first).items() if word[0] != "_" and not isinstance(value, ModuleType)]
     assert names
     assert all(getattr(there, word) is getattr(first, word) for word in names)
@@ -147,6 +147,6 @@ def test_a_module_that_never_was_is_not_found() -> None:
 
 def test_documented_modules_keep_their_names() -> None:
     from sdesamplers import coefficients
-    from sdesamplers.path.points import fresh_share
+    from sdesamplers.path.points import added_noise_fraction
 
-    assert coefficients.fresh_share is fresh_share
+    assert coefficients.fresh_share is added_noise_fraction

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..models.base import Model
-from ..models.conditions import each, is_structure, lengths
+from ..models.conditions import is_structure, lengths, map_tensors
 
 
 class Conditions:
@@ -42,7 +42,7 @@ class Conditions:
 
     def of(self, rows: range) -> Any:
         """These samples' conditions, as the model takes them."""
-        mine = each(self.given, lambda entry: self._part(entry, rows))
+        mine = map_tensors(self.given, lambda entry: self._part(entry, rows))
         return self.model.condition_for(mine, len(rows))
 
     def _part(self, given: Any, rows: range) -> Any:
@@ -62,7 +62,7 @@ def lengths_of(condition: Any) -> set[int]:
 
 def first_of(condition: Any, count: int) -> Any:
     """A user's condition for the first `count` samples alone."""
-    return each(condition, lambda entry: entry[:count] if lengths_of(entry) - {1} else entry)
+    return map_tensors(condition, lambda entry: entry[:count] if lengths_of(entry) - {1} else entry)
 
 
 def in_words(condition: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Inverse problems: y = A x + noise, solved with a trained model as the prior and any sampler."""
+"""Inverse problems y = A x + noise, solved with a trained model as the prior and any sampler."""
 
 from .noising import noised as noised
 from .operators import Downsample as Downsample

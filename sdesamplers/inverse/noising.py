@@ -1,4 +1,4 @@
-"""Partial noising: data taken part of the way to noise, to be sampled from there (SDEdit)."""
+"""Partial noising of data, as the start of a run (SDEdit)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..public import public
 
 
 class Start(TypedDict):
-    """The words of `sample` that begin a run part of the way."""
+    """The keyword arguments of `sample` that start a run at an intermediate time."""
 
     start: Tensor
     start_time: float
@@ -25,24 +25,25 @@ class Start(TypedDict):
 
 @public
 def noised(model: Model | str, x: Tensor, time: float, *, seed: int = 0, first_index: int = 0) -> Start:
-    """Data noised part of the way: x_t = alpha(t) x + sigma(t) z (SDEdit; Meng et al. 2022, section 3).
+    """Noise data partially: x_t = alpha(t) x + sigma(t) z (SDEdit; Meng et al. 2022, section 3).
 
-    The words that it returns go to `sample`, which denoises from there: the later the time, the less is left of x.
+    Pass the result to `sample` as keyword arguments, which denoises from there. The larger the time, the less of x
+    remains.
 
         sample(model, "dpmpp-2m-sde", steps=20, **noised(model, x, 0.5))
 
     Args:
-        model: a Gaussian process's `Model`, or what `load` takes.
+        model: a `Model` on a Gaussian process, or anything that `load` takes.
         x: data (N, *shape) in the model's range.
         time: on the model's clock, from its t_min to t_max.
-        seed, first_index: sample j's noise depends on (seed, first_index + j) alone. It is the noise that `sample` with
-            this seed starts from, and no part of the noise of its steps.
+        seed, first_index: the noise of sample j depends only on (seed, first_index + j). It is the noise that `sample`
+            with this seed starts from, and is independent of the noise of its steps.
 
     Returns:
         {"start": x_t (N, *shape), float32 at least, on the model's device, "start_time": time}.
 
     Raises:
-        UsageError: x or time does not fit the model, or its process has no alpha and sigma.
+        UsageError: x or time is not valid for the model, or its process has no alpha and sigma.
     """
     model = as_model(model)
     process: GaussianProcess = model.gaussian

@@ -1,4 +1,4 @@
-"""Linear measurements y = A x, with what the methods need of them: A, its adjoint, and (v A A^T + s^2 I)^-1."""
+"""Linear measurements y = A x, with the operations that the methods need: A, its adjoint, and (v A A^T + s^2 I)^-1."""
 
 from __future__ import annotations
 
@@ -20,74 +20,74 @@ from ..public import public
 class LinearOperator(ABC):
     """A linear map from samples (N, *shape) to measurements (N, *measured), the same for every sample of a batch.
 
-    A subclass gives `apply` and `adjoint`, and either `gain`, where A A^T = gain I, or its own `solve`.
+    A subclass defines `apply` and `adjoint`, and either `gain`, if A A^T = gain I, or its own `solve`.
     """
 
     gain: float | None = None
-    """A A^T = gain I, as it is for measurements that do not overlap; None where it is no multiple of I."""
+    """The number with A A^T = gain I, as for measurements that do not overlap; None if A A^T is not a multiple of I."""
 
     @abstractmethod
     def apply(self, x: Tensor) -> Tensor:
-        """A x, (N, *measured), for x (N, *shape)."""
+        """Return A x, (N, *measured), for x (N, *shape)."""
 
     @abstractmethod
     def adjoint(self, y: Tensor) -> Tensor:
-        """A^T y, (N, *shape), for y (N, *measured)."""
+        """Return A^T y, (N, *shape), for y (N, *measured)."""
 
     def solve(self, y: Tensor, variance: Scalar, noise_variance: float) -> Tensor:
-        """(variance A A^T + noise_variance I)^-1 y, (N, *measured).
+        """Return (variance A A^T + noise_variance I)^-1 y, (N, *measured).
 
         Args:
-            variance: one number for all, or a float64 array with one for each sample.
+            variance: one number for all samples, or a float64 array with one for each sample.
         """
         if self.gain is None:
-            raise UsageError(f"{type(self).__name__} must say its gain, where A A^T = gain I, or have its own solve()")
+            raise UsageError(f"{type(self).__name__} must define gain, with A A^T = gain I, or its own solve()")
         return y / expand(self.gain * variance + noise_variance, y)
 
     def pseudo_inverse(self, y: Tensor) -> Tensor:
-        """A^T (A A^T)^-1 y: of all samples with A x = y the one of least norm, (N, *shape)."""
+        """Return A^T (A A^T)^-1 y, the solution of A x = y with the smallest norm, (N, *shape)."""
         return self.adjoint(self.solve(y, 1.0, 0.0))
 
 
 @public
 class Mask(LinearOperator):
-    """Keeps some entries of a sample and drops the others (inpainting). Measurements are (N, K), the K entries kept.
+    """Keep some entries of a sample and drop the others (inpainting). Measurements are (N, K), the K entries kept.
 
     Args:
-        keep: True (or non-zero) where an entry is measured; of a sample's shape, or of its last dimensions alone, such
+        keep: True (or non-zero) for entries that are measured; of the shape of a sample or of its last dimensions, such
             as (H, W) for all channels.
-        shape: of one sample, where `keep` is not of that shape.
+        shape: the shape of one sample, if `keep` has another shape.
 
     Raises:
-        UsageError: nothing is kept, or `keep` does not fit the shape.
+        UsageError: nothing is kept, or the shape of `keep` cannot be expanded to `shape`.
     """
 
     gain = 1.0
 
     def __init__(self, keep: Any, shape: Sequence[int] | None = None) -> None:
-        kept = numbers("keep", keep, "that of the samples, or of their last dimensions", dims=tuple(range(1, 9))) != 0
+        kept = numbers("keep", keep, "(*shape), that of a sample or its last dimensions", dims=tuple(range(1, 9))) != 0
         self.shape = tuple(kept.shape) if shape is None else shape_of("shape", shape)
         try:
             kept = kept.expand(self.shape)
         except RuntimeError:
             raise UsageError(
-                f"a mask of shape {tuple(kept.shape)} does not fit samples of shape {self.shape}; it needs their shape "
-                "or that of their last dimensions"
+                f"a mask of shape {tuple(kept.shape)} does not match samples of shape {self.shape}; it must have their "
+                "shape or that of their last dimensions"
             ) from None
         self.keep = kept
         self._index = kept.flatten().nonzero().flatten()
         if not len(self._index):
-            raise UsageError("the mask keeps nothing, so nothing is measured; it must be True somewhere")
+            raise UsageError("the mask keeps nothing: at least one entry must be True")
 
     def _entries(self, like: Tensor) -> Tensor:
         if self._index.device != like.device:
-            with torch.inference_mode(False):  # or autograd could not use it later
+            with torch.inference_mode(False):  # autograd could not use it later otherwise
                 self._index = self._index.to(like.device, non_blocking=True)
         return self._index
 
     def apply(self, x: Tensor) -> Tensor:
         if tuple(x.shape[1:]) != self.shape:
-            raise UsageError(f"this mask is of samples of shape {self.shape}, not {tuple(x.shape[1:])}")
+            raise UsageError(f"this mask is for samples of shape {self.shape}, not {tuple(x.shape[1:])}")
         return x.flatten(1).index_select(1, self._entries(x))
 
     def adjoint(self, y: Tensor) -> Tensor:
@@ -111,7 +111,8 @@ class Downsample(LinearOperator):
         if x.dim() != 4 or x.shape[2] % self.factor or x.shape[3] % self.factor:
             shape = tuple(x.shape[1:])
             raise UsageError(
-                f"Downsample({self.factor}) takes images (C, H, W) whose sides it divides, not samples of shape {shape}"
+                f"Downsample({self.factor}) takes images (C, H, W) with H and W divisible by {self.factor}, not "
+                f"samples of shape {shape}"
             )
         return avg_pool2d(x, self.factor)
 
@@ -142,10 +143,10 @@ class Grey(LinearOperator):
 
 @public
 class Matrix(LinearOperator):
-    """Any linear map of vectors, (N, D) to (N, M), by its matrix.
+    """Any linear map of vectors, (N, D) to (N, M), given by its matrix.
 
     Args:
-        matrix: (M, D). Its singular value decomposition is kept, so that M and D are to be thousands at most.
+        matrix: (M, D). Its singular value decomposition is computed and stored, so M and D should be thousands at most.
     """
 
     def __init__(self, matrix: Any) -> None:
@@ -156,7 +157,7 @@ class Matrix(LinearOperator):
         left, values, _ = torch.linalg.svd(a)
         squares = a.new_zeros(len(a))
         squares[: len(values)] = values.square()
-        # What rounding leaves of a singular value of 0 is not measured at all.
+        # Singular values that are 0 up to rounding do not contribute to the measurement.
         self._null = squares <= squares.max() * (max(a.shape) * torch.finfo(a.dtype).eps) ** 2
         self._left, self._squares = left, squares.masked_fill(self._null, 0.0)
 
@@ -171,6 +172,6 @@ class Matrix(LinearOperator):
     def solve(self, y: Tensor, variance: Scalar, noise_variance: float) -> Tensor:
         left, squares = self._left.to(y), self._squares.to(y)
         divisor = expand(variance, y) * squares + noise_variance
-        if noise_variance == 0:  # a combination that measures nothing, and carries no noise, says nothing
+        if noise_variance == 0:  # in the null space of A^T, without noise, y has no information: use 0
             divisor = divisor.masked_fill(self._null.to(y.device), torch.inf)
         return (y @ left / divisor) @ left.mT

@@ -1,4 +1,4 @@
-"""Sample quality: a small classifier's features, Fréchet distance and sliced Wasserstein distance."""
+"""Sample quality: Fréchet and sliced Wasserstein distance, in features of a small classifier or InceptionV3."""
 
 from .distances import frechet_distance, gaussian_statistics, sliced_wasserstein
 from .features import FeatureNet

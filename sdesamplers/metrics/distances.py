@@ -18,8 +18,8 @@ def gaussian_statistics(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def frechet_distance(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)) between two Gaussians (Heusel et al. 2017, eq. 6).
 
-    It is the squared 2-Wasserstein distance, in squared feature units. The trace of the root is taken from the
-    eigenvalues of the symmetric C1^(1/2) C2 C1^(1/2), which stay real for rank-deficient covariances.
+    It is the squared 2-Wasserstein distance, in squared feature units. The trace of the square root is computed from
+    the eigenvalues of the symmetric matrix C1^(1/2) C2 C1^(1/2), which stay real for rank-deficient covariances.
     """
     (m1, c1), (m2, c2) = first, second
     values, axes = np.linalg.eigh(c1)
@@ -30,10 +30,10 @@ def frechet_distance(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndar
 
 
 def sliced_wasserstein(first: np.ndarray, second: np.ndarray, projections: int = 256, seed: int = 0) -> float:
-    """Sliced 2-Wasserstein distance of two sets (N, D) and (M, D), in feature units (Bonneel et al. 2015).
+    """Sliced 2-Wasserstein distance between two sets (N, D) and (M, D), in feature units (Bonneel et al. 2015).
 
-    The root of the mean, over `projections` random directions, of the squared distance between the two projected
-    sets' quantile functions, read at the midpoints of the smaller set.
+    The root mean square, over `projections` random directions, of the distance between the quantile functions of the
+    two projected sets, evaluated at the midpoint levels of the smaller set.
     """
     directions = np.random.default_rng(seed).standard_normal((projections, first.shape[1]))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
@@ -44,7 +44,7 @@ def sliced_wasserstein(first: np.ndarray, second: np.ndarray, projections: int =
 
 
 def _quantiles(ordered: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """The quantile functions of columns of sorted values, linear between midpoints."""
+    """Evaluate the quantile functions of columns of sorted values, linear between midpoints, at `levels`."""
     if len(ordered) == len(levels):
         return ordered
     place = np.clip(levels * len(ordered) - 0.5, 0, len(ordered) - 1)

@@ -1,4 +1,4 @@
-"""The feature network that scores the embedded model's samples."""
+"""The feature network with which samples of the embedded model are scored."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ class FeatureNet(nn.Module):
     """A three-block convolutional classifier whose pooled activations are the feature space.
 
     Args:
-        channels: of the images.
+        channels: number of image channels.
         classes: number of labels.
-        width: of the first block; features have dimension 4 * width.
+        width: channels of the first block; features have dimension 4 * width.
     """
 
     def __init__(self, channels: int = 1, classes: int = 10, width: int = 16) -> None:
@@ -31,7 +31,7 @@ class FeatureNet(nn.Module):
         self.head = nn.Linear(4 * width, classes)
 
     def features(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) in [-1, 1] to (N, 4 * width)."""
+        """Features (N, 4 * width) of images (N, C, H, W) in [-1, 1]."""
         pooled: Tensor = self.body(images).mean((2, 3))
         return pooled
 

@@ -1,4 +1,4 @@
-"""Scores of samples against real images, and the floor that real images reach."""
+"""Scores of samples against real images, and the scores of real images themselves as a floor."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .features import FeatureNet
 class Score:
     """Distances of `count` samples to the reference set: Fréchet (squared feature units) and sliced Wasserstein.
 
-    The latter is None where no more than the mean and covariance of the reference are known.
+    The sliced Wasserstein distance is None if only the mean and covariance of the reference are known.
     """
 
     count: int
@@ -30,22 +30,23 @@ class Score:
 
 
 class FeatureScorer(Protocol):
-    """What can score pictures by their features, batch by batch: `Scorer`, `InceptionScorer`, or your own."""
+    """Interface for scoring images by their features, batch by batch: `Scorer`, `InceptionScorer` or your own class."""
 
     description: str
 
     def features(self, samples: Tensor) -> np.ndarray:
-        """Feature vectors (N, D) of pictures (N, C, H, W) in [-1, 1]."""
+        """Feature vectors (N, D) of images (N, C, H, W) in [-1, 1]."""
 
     def score_features(self, features: np.ndarray) -> Score:
         """Score feature vectors (N, D)."""
 
 
 class Scorer:
-    """A feature network with the features of two real sets: a reference and a second one for the floor.
+    """A feature network with the features of two sets of real images: the reference, and a second set for the floor.
 
     Args:
-        folder: holds config.json, classifier.safetensors and reference.safetensors (`reference` and `second`, (N, D)).
+        folder: contains config.json, classifier.safetensors and reference.safetensors (`reference` and `second`,
+            (N, D)).
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -56,7 +57,7 @@ class Scorer:
             self.net.load_state_dict(load_file(folder / "classifier.safetensors"))
             sets = load_file(folder / "reference.safetensors")
         except (OSError, KeyError, ValueError, RuntimeError) as error:
-            raise ModelError(f"{folder}: the metrics cannot be read: {error}") from None
+            raise ModelError(f"{folder}: cannot read the metrics: {error}") from None
         self.net.requires_grad_(False).eval()
         self.description: str = config.get("description", "")
         self.reference, self.second = (sets[k].double().numpy() for k in ("reference", "second"))
@@ -64,7 +65,7 @@ class Scorer:
 
     @torch.inference_mode()
     def features(self, samples: Tensor, batch_size: int = 500) -> np.ndarray:
-        """Feature vectors (N, D) of samples (N, C, H, W) in [-1, 1], which are clipped as pictures would be."""
+        """Feature vectors (N, D) of samples (N, C, H, W), which are clipped to [-1, 1] like saved images."""
         parts = [self.net.features(part.float().clamp(-1, 1)) for part in torch.split(samples, batch_size)]
         return np.asarray(torch.cat(parts).double().numpy())
 
@@ -80,13 +81,13 @@ class Scorer:
     def floor(self, count: int, repeats: int = 8) -> Score:
         """The mean score of `count` real images of the second set, over up to `repeats` disjoint draws.
 
-        Both distances are biased upwards for few samples, so a score means something only beside the floor of the
-        same count.
+        Both distances are biased upwards for few samples, so a score is meaningful only in comparison with the floor
+        for the same count.
         """
         if not 2 <= count <= len(self.second):
-            raise UsageError(f"a floor is known for 2 to {len(self.second)} samples, not {count}")
+            raise UsageError(f"the floor can be computed for 2 to {len(self.second)} samples, not {count}")
         order = np.random.default_rng(0).permutation(len(self.second))
         draws = min(repeats, len(self.second) // count)
         scores = [self.score_features(self.second[order[k * count : (k + 1) * count]]) for k in range(draws)]
-        means = [float(np.mean([getattr(s, word) for s in scores])) for word in ("frechet", "sliced_wasserstein")]
+        means = [float(np.mean([getattr(s, name) for s in scores])) for name in ("frechet", "sliced_wasserstein")]
         return Score(count, *means)

@@ -1,13 +1,13 @@
-"""What a model is, and models from functions, densities and closed forms.
+"""The `Model` interface, and models from functions, densities and closed forms.
 
 base.py        the `Model` interface
-function.py    models from functions, flow maps among them
-output.py      what a network may return beside its answer
-conditions.py  conditions of batches, cut and joined
-calling.py     networks of others, called so that nothing they do changes a run
-running.py     what a run puts around a model: evaluation mode, autograd, torch's global state
+function.py    models from functions, including flow maps
+output.py      predictions with additional values: `Output`
+conditions.py  selecting rows of conditions, copying and joining them
+calling.py     calling foreign networks without side effects on the run
+running.py     the environment of a run: evaluation mode, autograd, torch's global state
 clipping.py    bounds of x0
 guidance.py    classifier-free guidance: `Guided`
-analytic.py    Gaussians and mixtures, whose scores are known
+analytic.py    Gaussians and Gaussian mixtures, with exact scores
 density.py     densities for Langevin dynamics
 """

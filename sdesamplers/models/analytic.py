@@ -20,17 +20,17 @@ from .base import Model, Output
 
 @public
 class MixtureModel(Model):
-    """A Gaussian mixture noised by a process: score, epsilon and x0 in closed form, in float64 unless said otherwise.
+    """A Gaussian mixture noised by a process: score, epsilon and x0 in closed form, in float64 by default.
 
-    Noised to time t, component k is N(alpha m_k, alpha^2 C_k + sigma^2 I), so its posterior mean of x0 is linear in x
-    and the mixture's is their average under the responsibilities.
+    At time t component k is N(alpha m_k, alpha^2 C_k + sigma^2 I), so its posterior mean of x0 is linear in x. The
+    posterior mean of the mixture is the average of these, weighted by the responsibilities.
 
     Args:
-        weights: (K,), normalised here.
+        weights: (K,) positive numbers; they are normalised.
         means: (K, D).
         covariances: (K,) variances, (K, D) diagonals or (K, D, D) matrices.
         process: the Gaussian process.
-        prediction: what the model is to predict, any of `PREDICTIONS`.
+        prediction: the prediction type of the model, any of `PREDICTIONS`.
     """
 
     pure = True
@@ -58,7 +58,7 @@ class MixtureModel(Model):
         self.shape = (dimension,)
         w = numbers("weights", weights, f"({count},)", dims=(0, 1, 2))
         if w.shape != (count,) or not bool((w > 0).all()):
-            raise UsageError(f"weights must be {count} positive numbers, one for each mean")
+            raise UsageError(f"weights must be {count} positive numbers, one per mean")
         self.weights = w / w.sum()
         c = numbers("covariances", covariances, "(K,)", "(K, D)", "(K, D, D)", dims=(0, 1, 2, 3))
         if c.shape == (count,):
@@ -74,7 +74,7 @@ class MixtureModel(Model):
         self._variances = variances.clamp(min=0)
 
     def _parts(self, x: Tensor, t: Scalar) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Per component along its own axes: residual and variance (N, K, D); log-weights (N, K)."""
+        """Per component: residual and variance along its principal axes (N, K, D), log-weights (N, K); and alpha."""
         t = as_scalar(t)
         alpha, sigma = (expand(as_scalar(f(t)), x) for f in (self.process.alpha, self.process.sigma))
         alpha, sigma = (torch.as_tensor(v, dtype=torch.float64).reshape(-1, 1, 1) for v in (alpha, sigma))
@@ -105,15 +105,15 @@ class MixtureModel(Model):
         score = self.score(x, t)
         if self.prediction == "score":
             return score.to(x.dtype)
-        # x0 and eps are both exact here, so every prediction is its row and nothing is divided by alpha or sigma.
-        words = "alpha", "sigma", "d_alpha", "d_sigma"
-        alpha, sigma, d_alpha, d_sigma = (as_scalar(getattr(self.process, word)(t)) for word in words)
+        # x0 and eps are both known, so the prediction is a linear combination without division by alpha or sigma.
+        names = "alpha", "sigma", "d_alpha", "d_sigma"
+        alpha, sigma, d_alpha, d_sigma = (as_scalar(getattr(self.process, name)(t)) for name in names)
         on_x0, on_eps = (expand(c, score) for c in row(self.prediction, (alpha, sigma, d_alpha, d_sigma)))
         sigma = expand(sigma, score)
         return (on_x0 * self.posterior_mean(x, t) - on_eps * sigma * score).to(x.dtype)
 
     def sample_data(self, count: int, generator: torch.Generator, t: Scalar = 0.0) -> Tensor:
-        """Exact draws of x_t, (count, D), float64; t = 0 draws data where the process is clean there."""
+        """Return exact draws of x_t, (count, D), float64; t = 0 draws data if the process has sigma = 0 there."""
         which = torch.multinomial(self.weights, count, replacement=True, generator=generator)
         normal = torch.randn(count, self.shape[0], dtype=torch.float64, generator=generator)
         spread = torch.einsum("nd,ned->ne", normal * self._variances[which].sqrt(), self._axes[which])
@@ -123,7 +123,7 @@ class MixtureModel(Model):
 
 @public
 class GaussianModel(MixtureModel):
-    """A single Gaussian N(mean, covariance): every marginal and the whole flow map are known.
+    """A single Gaussian N(mean, covariance), for which all marginals and the flow map are known.
 
     Args:
         mean: (D,).
@@ -139,7 +139,7 @@ class GaussianModel(MixtureModel):
 
 @public
 def grid_mixture(process: GaussianProcess, dimension: int = 2, **options: Any) -> MixtureModel:
-    """A fixed, lopsided mixture of five components for tests, docs and comparisons."""
+    """Return a fixed, asymmetric mixture of five components for tests, docs and comparisons."""
     dimension = whole("dimension", dimension)
     generator = torch.Generator().manual_seed(5)
     means = 0.9 * torch.randn(5, dimension, dtype=torch.float64, generator=generator)

@@ -1,4 +1,4 @@
-"""The `Model` interface: what the library needs to know of a trained network."""
+"""The `Model` interface: what the library needs to know about a trained network."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ class Model(Pickled, ABC):
     """A score model: `process` + `prediction` + a function of state and time.
 
     Attributes:
-        process: the SDE that it was trained on.
-        prediction: what it predicts, one of `PREDICTIONS`.
-        shape: the shape of one sample, without the batch.
+        process: the SDE that the model was trained on.
+        prediction: the prediction type, one of `PREDICTIONS`.
+        shape: the shape of one sample, without the batch dimension.
         dtype, device: of the network's input; the state itself is float32 at least.
-        data_range: (low, high) of the data, for images and tolerances; None where there is none.
-        name, revision: where it came from, recorded with samples.
-        network: the module behind `predict`, None where there is none; its weights tell models apart in records.
-        tuning: what was done to it that changes rounding ("compile", "channels_last").
-        autocast: makes the mixed-precision context that the network is asked in.
-        pure: whether `predict` leaves its arguments as they are and returns tensors that nothing else holds or will
-            write to. Where it is not said, states and predictions are copied around each call, so that nothing that a
-            network does can change samples.
-        clip: bounds of x0, which samplers meet at each evaluation; None for none. Encodings, likelihoods and the like
-            follow the network's own ODE, without.
+        data_range: (low, high) of the data, for images and tolerances; None if the data has no range.
+        name, revision: the origin of the model, recorded with samples.
+        network: the module behind `predict`, or None; its weights identify the model in records.
+        tuning: optimisations that change rounding ("compile", "channels_last").
+        autocast: returns the mixed-precision context in which the network is evaluated.
+        pure: True if `predict` does not modify its arguments and returns tensors that nothing else refers to or will
+            write to. If it is False, states and predictions are copied around each call, so that side effects of a
+            network cannot change samples.
+        clip: bounds of x0, applied at each evaluation of a sampler; None for no bounds. Encodings, likelihoods and
+            similar functions follow the network's own ODE, without clipping.
     """
 
     process: SDE
@@ -55,9 +55,9 @@ class Model(Pickled, ABC):
     autocast: Any = nullcontext
     pure: bool = False
 
-    def __init_subclass__(cls, **words: Any) -> None:
-        """A class with a `predict` of its own says for itself whether it is pure."""
-        super().__init_subclass__(**words)
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """A class that overrides `predict` does not inherit `pure`; it must set it itself."""
+        super().__init_subclass__(**kwargs)
         if {"predict", "predict_to"} & vars(cls).keys() and "pure" not in vars(cls):
             cls.pure = False
 
@@ -69,56 +69,56 @@ class Model(Pickled, ABC):
 
     @abstractmethod
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
-        """The raw prediction at state x (N, *shape), in the model's own coordinates and clock.
+        """Return the raw prediction at state x (N, *shape), in native coordinates and time.
 
         Args:
             x: the state, in `dtype` on `device`.
             t: one time for the batch, or a float64 NumPy array (N,).
-            condition: what `sample(condition=...)` was given, cut to these samples.
+            condition: the rows for these samples of the argument of `sample(condition=...)`.
         """
 
     def predict_to(self, x: Tensor, t: Scalar, condition: Any = None, *, end: Scalar) -> Tensor | Output:
-        """The same for a step from t that ends at `end`: what a flow map needs to know, and other models do not."""
-        answer: Tensor | Output = isolated(self)(x, t, condition)
-        return answer
+        """Return the prediction for a step from t to `end`. Flow maps use `end`; other models ignore it."""
+        output: Tensor | Output = isolated(self)(x, t, condition)
+        return output
 
     def networks(self) -> list[torch.nn.Module]:
-        """What is put into evaluation mode while the model runs; by default the modules among its attributes."""
+        """The modules that are put into evaluation mode during a run; by default all modules found in attributes."""
         return list(held_by(self))
 
     def facts(self) -> dict[str, Any]:
-        """What decides the predictions beside process, weights and condition, as plain data, for records."""
+        """What else determines the predictions, besides process, weights and condition, as plain data for records."""
         return {}
 
     def condition_for(self, condition: Any, count: int) -> Any:
-        """Check a user's condition and spread it over `count` samples; raise UsageError where it does not fit."""
+        """Check a user's condition and expand it to `count` samples; raise UsageError if it is not valid."""
         if condition is not None:
             raise UsageError(f"model {self.name!r} is unconditional and takes no condition")
         return None
 
     def unconditional(self, count: int) -> Any:
-        """The condition that stands for none, for classifier-free guidance."""
+        """The null condition, for classifier-free guidance."""
         raise UsageError(f"model {self.name!r} has no unconditional input, so guidance_scale does not apply to it")
 
     @property
     def decoded_range(self) -> tuple[float, float] | None:
-        """(low, high) of what `decode` returns; None where it is no picture."""
+        """(low, high) of the output of `decode`; None if it is not an image."""
         return self.data_range
 
     def decode(self, samples: Tensor) -> Tensor:
-        """Samples (N, *shape) as they are looked at; a model in latent space returns pictures (N, C, H, W)."""
+        """Convert samples (N, *shape) for display; a model in latent space returns images (N, C, H, W)."""
         return samples
 
     @property
     def gaussian(self) -> GaussianProcess:
-        """The process, where alpha and sigma are needed."""
+        """The process, for code that needs alpha and sigma; UsageError if it has none."""
         if not isinstance(self.process, GaussianProcess):
             raise UsageError(f"model {self.name!r} runs on {type(self.process).__name__}, which has no alpha and sigma")
         return self.process
 
 
 class ModelAround(Model):
-    """A model that asks another one and changes its answers (guidance, measurements); all else is the inner model's.
+    """A model that evaluates another model and changes its predictions; other attributes are the inner model's.
 
     Args:
         model: the inner model, kept as `model`.
@@ -134,10 +134,10 @@ class ModelAround(Model):
     def facts(self) -> dict[str, Any]:
         return {**self.model.facts(), "around": type(self).__name__}
 
-    def __getattr__(self, word: str) -> Any:
-        if word.startswith("_") or word == "model":  # before __init__, as in unpickling, there is no model to ask
-            raise AttributeError(word)
-        return getattr(self.model, word)
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name == "model":  # before __init__, as in unpickling, there is no inner model
+            raise AttributeError(name)
+        return getattr(self.model, name)
 
     @property
     def decoded_range(self) -> tuple[float, float] | None:
@@ -148,7 +148,7 @@ class ModelAround(Model):
 
 
 def home_of(function: Any) -> tuple[torch.dtype, torch.device]:
-    """The dtype and device of a network's input: its first floating-point weight's, else float32 on the CPU."""
+    """The dtype and device of a network's input: those of its first floating-point weight, else float32 on the CPU."""
     owner = getattr(function, "__self__", function)  # of a bound method
     if isinstance(owner, torch.nn.Module):
         weights = [*owner.parameters(), *owner.buffers()]
@@ -161,16 +161,16 @@ def home_of(function: Any) -> tuple[torch.dtype, torch.device]:
 
 
 def floating(dtype: Any) -> torch.dtype:
-    """A floating-point dtype, checked."""
+    """Return a floating-point dtype; raise UsageError for anything else."""
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         complex_ = isinstance(dtype, torch.dtype) and dtype.is_complex
-        advice = "; complex states are not supported, take real and imaginary parts as channels" if complex_ else ""
+        advice = "; complex states are not supported: use real and imaginary parts as channels" if complex_ else ""
         raise UsageError(f"dtype must be a floating-point dtype of torch, such as torch.float32, not {dtype!r}{advice}")
     return dtype
 
 
 def __getattr__(name: str) -> Any:
-    """Names that pickles of early 0.1 look for here."""
+    """Names that were in this module in early 0.1, for pickles."""
     if name not in ("FunctionModel", "FlowMapModel"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__package__}.function"), name)

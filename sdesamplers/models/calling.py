@@ -1,7 +1,7 @@
-"""How foreign code is called: with tensors of its own, and what it returns is copied before anybody else sees it.
+"""Calls of foreign code: it receives copies of tensors, and its output is copied before it is used.
 
-So nothing that a network does to its input, to its output afterwards (a buffer that the next call overwrites, as CUDA
-graphs do) or to torch's modes reaches the samples. It costs a copy of the state and one of the output.
+So samples do not change if a network modifies its input, overwrites its output later (a buffer that the next call
+reuses, as CUDA graphs do) or changes torch's modes. The cost is one copy of the state and one of the output.
 """
 
 from __future__ import annotations
@@ -15,68 +15,70 @@ import torch
 from torch import Tensor
 
 from ..errors import ModelError, SdesamplersError
-from ..processes.scalars import Scalar, is_each
-from .conditions import cut, own
+from ..processes.scalars import Scalar, is_per_sample
+from .conditions import cloned, take_rows
 from .output import Output
 from .running import evaluating, networks_in
 
 LARGE = 32
-"""A first call with more samples than this is tried on a few of them."""
+"""If the first call has more samples than this, the shape of times is determined on a few of them."""
 
 TRIED = (RuntimeError, TypeError, ValueError, IndexError, AssertionError, ModelError)
-"""What a network raises that does not take times of a shape."""
+"""Exceptions that a network may raise because it does not accept times of a shape."""
 
 
 class WrongShape(ModelError):
-    """A network's output is not of its input's shape."""
+    """A network's output does not have the shape of its input."""
 
 
-def call(network: Callable[..., Any], x: Tensor, *given: Any, name: str, **words: Any) -> Any:
-    """network(x, *given), for arguments that are the network's own, as a tensor or `Output` that is the library's own.
+def call(network: Callable[..., Any], x: Tensor, *given: Any, name: str, **kwargs: Any) -> Any:
+    """Return network(x, *given, **kwargs) as a tensor or `Output` that shares no memory with the network's output.
+
+    The caller passes copies as arguments: the network may modify them.
 
     Args:
         network: foreign code.
-        x: its input (N, ...); its output has this shape, or holds a tensor of it.
-        name: what it is called in errors.
+        x: its input (N, ...); its output has this shape, or contains a tensor of it.
+        name: the network's name in error messages.
 
     Raises:
         ModelError: the output is not one floating-point tensor of x's shape on its device.
     """
     shape = x.shape
-    answer = in_modes(network, x, *given, **words)
-    if isinstance(answer, Output):
-        value, unguided, density = answer
+    output = in_modes(network, x, *given, **kwargs)
+    if isinstance(output, Output):
+        value, unguided, density = output
         unguided = None if unguided is None else read(unguided, shape, x.device, name)
-        return Output(read(value, shape, x.device, name), unguided, None if density is None else kept(density))
-    return read(answer, shape, x.device, name)
+        return Output(read(value, shape, x.device, name), unguided, None if density is None else copied(density))
+    return read(output, shape, x.device, name)
 
 
-def in_modes(network: Callable[..., Any], *given: Any, **words: Any) -> Any:
-    """What a function returns, with torch's modes as they were before the call."""
+def in_modes(network: Callable[..., Any], *given: Any, **kwargs: Any) -> Any:
+    """Call a function and restore torch's autograd mode and default dtype afterwards."""
     grad, dtype = torch.is_grad_enabled(), torch.get_default_dtype()
-    answer = network(*given, **words)
+    output = network(*given, **kwargs)
     if torch.is_grad_enabled() is not grad:
         torch.set_grad_enabled(grad)
     if torch.get_default_dtype() is not dtype:
         torch.set_default_dtype(dtype)
-    return answer
+    return output
 
 
-def read(answer: Any, shape: torch.Size, device: torch.device, name: str) -> Tensor:
-    """A copy of the one tensor in a network's output.
+def read(output: Any, shape: torch.Size, device: torch.device, name: str) -> Tensor:
+    """Return a copy of the one tensor in a network's output.
 
     Raises:
-        ModelError: there is none, or it is not of this shape, floating-point and on this device.
+        ModelError: there is no such tensor, or it is not floating-point, of this shape and on this device.
     """
-    value = tensor_in(answer)
+    value = tensor_in(output)
     if value is None:
         raise ModelError(
-            f"{name}: the network returned {described(answer)}; it must return a tensor of its input's shape "
-            f"{tuple(shape)}, or an object or dictionary that has it as `sample`, or a tuple of it alone"
+            f"{name}: the network returned {described(output)}; it must return a tensor of its input's shape "
+            f"{tuple(shape)}: directly, alone in a tuple, or as `sample` of an object or dictionary"
         )
     if not value.is_floating_point() or value.layout is not torch.strided:
         kind = value.dtype if value.layout is torch.strided else value.layout
-        advice = "; complex states are not supported, return real and imaginary parts as channels"
+        advice = "; complex states are not supported: return real and imaginary parts as channels"
         raise ModelError(
             f"{name}: the network returned a tensor of {kind}; it must return floating-point numbers"
             f"{advice if value.is_complex() else ''}"
@@ -86,79 +88,79 @@ def read(answer: Any, shape: torch.Size, device: torch.device, name: str) -> Ten
     if value.shape != shape:
         found = f"shape {tuple(value.shape)} for a state of {tuple(shape)}"
         raise WrongShape(f"{name}: the network returned {found}{hint(value, shape)}")
-    return kept(value)
+    return copied(value)
 
 
-def kept(value: Tensor) -> Tensor:
-    """A copy, with its graph only where autograd is on."""
+def copied(value: Tensor) -> Tensor:
+    """Return a copy, with its autograd graph only if autograd is on."""
     return (value if torch.is_grad_enabled() or not value.requires_grad else value.detach()).clone()
 
 
-def tensor_in(answer: Any) -> Tensor | None:
-    """The tensor that a network's output is or holds: as `sample`, as diffusers' do, or alone in a tuple or list."""
-    if isinstance(answer, Tensor):
-        return answer
-    held = answer.get("sample") if isinstance(answer, Mapping) else getattr(answer, "sample", None)
-    if held is None and isinstance(answer, tuple | list):
-        entries = [entry for entry in answer if entry is not None]
+def tensor_in(output: Any) -> Tensor | None:
+    """The tensor in a network's output: itself, its `sample` as in diffusers, or the only entry of a tuple or list."""
+    if isinstance(output, Tensor):
+        return output
+    held = output.get("sample") if isinstance(output, Mapping) else getattr(output, "sample", None)
+    if held is None and isinstance(output, tuple | list):
+        entries = [entry for entry in output if entry is not None]
         held = entries[0] if len(entries) == 1 else None
     return held if isinstance(held, Tensor) else None
 
 
-def described(answer: Any) -> str:
-    """A network's output that is not understood, in words."""
-    if answer is None:
+def described(output: Any) -> str:
+    """Describe an unsupported network output, for messages."""
+    if output is None:
         return "None (is a `return` missing?)"
-    if isinstance(answer, np.ndarray):
-        return "a NumPy array (torch.from_numpy makes a tensor of it)"
-    if isinstance(answer, Mapping):
-        return f"a dictionary of {', '.join(map(str, answer)) or 'nothing'}"
-    if isinstance(answer, tuple | list):
-        return f"a {type(answer).__name__} of {len(answer)} ({', '.join(type(entry).__name__ for entry in answer)})"
-    return f"an object of class {type(answer).__name__}"
+    if isinstance(output, np.ndarray):
+        return "a NumPy array (convert it with torch.from_numpy)"
+    if isinstance(output, Mapping):
+        return f"a dictionary with keys {', '.join(map(str, output))}" if output else "an empty dictionary"
+    if isinstance(output, tuple | list):
+        return f"a {type(output).__name__} of {len(output)} ({', '.join(type(entry).__name__ for entry in output)})"
+    return f"an object of class {type(output).__name__}"
 
 
 def hint(value: Tensor, shape: torch.Size) -> str:
-    """What a wrong shape is likely to mean."""
+    """The likely reason of a wrong shape, or ""."""
     doubled = len(shape) > 1 and value.shape == (shape[0], 2 * shape[1], *shape[2:])
     if not doubled:
         return ""
-    return f"; if the second half of its channels is a learned variance, return the first {shape[1]} alone"
+    return f"; if the second half of its channels is a learned variance, return only the first {shape[1]}"
 
 
 def isolated(model: Any) -> Any:
-    """A model's `predict` as one that leaves its arguments alone and returns a tensor that is nobody else's."""
+    """A model's `predict`, wrapped so that it does not modify its arguments and returns a tensor that is not shared."""
     if getattr(model, "pure", False):
         return model.predict
 
     def predict(x: Tensor, t: Scalar, condition: Any = None) -> Any:
-        return call(model.predict, x.clone(), time_of_its_own(t), own(condition), name=model.name)
+        return call(model.predict, x.clone(), copied_time(t), cloned(condition), name=model.name)
 
     return predict
 
 
 def isolated_to(model: Any, end: Scalar) -> Any:
-    """The same for `predict_to`, a step that ends at `end`."""
+    """The same for `predict_to`, for a step that ends at `end`."""
 
     def predict(x: Tensor, t: Scalar, condition: Any = None) -> Any:
         if getattr(model, "pure", False):
             return model.predict_to(x, t, condition, end=end)
-        given = x.clone(), time_of_its_own(t), own(condition)
-        return call(model.predict_to, *given, name=model.name, end=time_of_its_own(end))
+        given = x.clone(), copied_time(t), cloned(condition)
+        return call(model.predict_to, *given, name=model.name, end=copied_time(end))
 
     return predict
 
 
-def time_of_its_own(t: Scalar) -> Scalar:
-    """A copy of the times of samples; a number as it is."""
+def copied_time(t: Scalar) -> Scalar:
+    """A copy of an array of times; a number is returned unchanged."""
     return t.copy() if isinstance(t, np.ndarray) else t
 
 
 class TimedNetwork:
-    """A network of state and time, called with times of the shape that it takes.
+    """A network of state and time, called with times of the shape that it accepts.
 
-    That is a column (N, 1, ..., 1), or (N,) if the network raises an error for a column or returns another shape than
-    the state's. Found at its first call with several samples, and the same for losses and samplers.
+    This is a column (N, 1, ..., 1), or (N,) if the network raises an error for a column or returns a shape other than
+    the state's. It is determined at the network's first call with several samples, in a loss or a sampler alike.
     """
 
     def __init__(self, network: Callable[..., Any], name: str) -> None:
@@ -166,7 +168,7 @@ class TimedNetwork:
         self.flat: bool | None = None
 
     def __call__(self, x: Tensor, times: tuple[Scalar, ...], *given: Any) -> Any:
-        """The network's output for a state (N, *shape), which is copied, at one or several times."""
+        """Return the network's output for a copy of the state (N, *shape), at one or several times."""
         if self.flat is None:
             self.flat = remembered(self.network)
         if self.flat is None and len(x) > LARGE and x.dim() > 1:
@@ -174,9 +176,9 @@ class TimedNetwork:
         shapes = (False, True) if self.flat is None and x.dim() > 1 else (bool(self.flat),)
         failure: Exception | None = None
         for flat in shapes:
-            told = (as_flat(t, x) if flat else as_column(t, x) for t in times)
+            shaped = (as_flat(t, x) if flat else as_column(t, x) for t in times)
             try:
-                answer = call(self.network, x.clone(), *told, *(own(each) for each in given), name=self.name)
+                output = call(self.network, x.clone(), *shaped, *(cloned(each) for each in given), name=self.name)
             except TRIED as error:
                 if flat is shapes[-1] or is_final(error):
                     raise error from failure
@@ -185,38 +187,38 @@ class TimedNetwork:
             if len(shapes) > 1 and len(x) > 1:
                 self.flat = flat
                 remember(self.network, flat)
-            return answer
+            return output
         raise AssertionError
 
     def _try_a_few(self, x: Tensor, times: tuple[Scalar, ...], given: tuple[Any, ...]) -> None:
-        """Find the shape on a few samples: many, given times of the other shape, may come out as many times as many."""
+        """Determine the shape on a few samples: with the wrong shape, broadcasting could create N^2 outputs."""
         few = slice(0, next(n for n in range(2, LARGE) if n not in x.shape))
-        part = tuple(t[few] if is_each(t) else t for t in times)
+        part = tuple(t[few] if is_per_sample(t) else t for t in times)
         with evaluating(networks_in(self.network)), torch.no_grad():
-            self(x[few], part, *(cut(each, few) for each in given))
+            self(x[few], part, *(take_rows(each, few) for each in given))
 
 
 def is_final(error: Exception) -> bool:
-    """Whether an error has nothing to do with the shape of times."""
+    """True if an error cannot be caused by the shape of times."""
     if isinstance(error, SdesamplersError):
         return not isinstance(error, WrongShape)
     return isinstance(error, torch.OutOfMemoryError)
 
 
 _FLAT: WeakKeyDictionary[Any, bool] = WeakKeyDictionary()
-"""Networks that were called with several samples, and whether they take times as (N,)."""
+"""Network, already called with several samples -> True if it takes times as (N,), False for columns."""
 
 
 def remembered(network: Any) -> bool | None:
-    """Whether a network is known to take times as (N,); None where it is not known yet."""
+    """True if a network takes times as (N,), False for columns, None if this is not known yet."""
     try:
         return _FLAT.get(network)
-    except TypeError:  # not hashable, or without weak references
+    except TypeError:  # not hashable, or not weakly referenceable
         return None
 
 
 def remember(network: Any, flat: bool) -> None:
-    """Keep what was found for as long as the network lives."""
+    """Store the result of `remembered` for the lifetime of the network."""
     try:
         _FLAT[network] = flat
     except TypeError:
@@ -224,15 +226,16 @@ def remember(network: Any, flat: bool) -> None:
 
 
 def as_column(t: Scalar, x: Tensor) -> Tensor:
-    """A time, or one for each sample of x (N, ...), as a tensor (N, 1, ..., 1) on x's device, in float32 at least.
+    """Convert a time, or one for each sample of x (N, ...), to a tensor (N, 1, ..., 1) on x's device, float32 at least.
 
-    In half precision whole timesteps of a table merge, and the last is rounded to one that the table does not have.
+    In half precision neighbouring timesteps of a table would become equal, and the last would be rounded to a timestep
+    outside the table.
     """
     return as_flat(t, x).view(len(x), *(1,) * (x.dim() - 1))
 
 
 def as_flat(t: Scalar, x: Tensor) -> Tensor:
-    """The same, (N,)."""
+    """The same, as a tensor (N,)."""
     dtype = torch.promote_types(x.dtype, torch.float32)
     if np.ndim(t):
         return torch.tensor(t, dtype=torch.float64).to(x.device, dtype, non_blocking=True)

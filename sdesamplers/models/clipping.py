@@ -1,4 +1,4 @@
-"""Clipping and dynamic thresholding of x0: a part of the model, so that every sampler meets it alike."""
+"""Clipping and dynamic thresholding of x0. They are part of the model, so that they apply equally to every sampler."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ ClipLike: TypeAlias = "Clip | bool | float | Sequence[float] | Mapping[str, Any]
 @public
 @dataclass(frozen=True)
 class Clip:
-    """Bounds of a model's estimate of x0, applied at each evaluation; noise, score and velocity follow from it.
+    """Bounds of a model's x0 prediction, applied at each evaluation; noise, score and velocity follow from the result.
 
-    Data lie in [low, high], so their mean given any state does too, and what a network says beyond it is an error of
-    its own. Where a network predicts noise, that error is divided by alpha, which is small at the start of cosine
+    The data lies in [low, high], so its mean given any state does too, and a prediction outside is an error of the
+    network. If the network predicts noise, this error is divided by alpha, which is small at the start of cosine
     tables.
 
     Attributes:
         low, high: bounds of the data.
-        percentile: None to clip to the bounds; else dynamic thresholding (Saharia et al. 2022, section 2.3): with x0 in
-            half widths of [low, high] from its middle, s is this percentile of a sample's |x0|, not less than 1 and not
-            more than `most`; x0 is clipped to [-s, s] and divided by s.
-        most: the greatest s.
+        percentile: None to clip to the bounds; else dynamic thresholding (Saharia et al. 2022, section 2.3). With x0
+            rescaled so that [low, high] becomes [-1, 1], s is this percentile (from 0 to 1) of a sample's |x0|, limited
+            to [1, most]; x0 is clipped to [-s, s] and divided by s.
+        most: the largest allowed s.
     """
 
     low: float = -1.0
@@ -40,9 +40,9 @@ class Clip:
     most: float = math.inf
 
     def __post_init__(self) -> None:
-        for word in ("low", "high", "percentile"):
-            if getattr(self, word) is not None:
-                object.__setattr__(self, word, number(f"a clip's {word}", getattr(self, word)))
+        for name in ("low", "high", "percentile"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, number(f"a clip's {name}", getattr(self, name)))
         if not is_plain(self.most):
             raise UsageError(f"a clip's most must be a number, not {shown(self.most)}")
         if not -math.inf < self.low < self.high < math.inf:
@@ -50,10 +50,10 @@ class Clip:
         if self.percentile is not None and not 0 <= self.percentile <= 1:
             raise UsageError(f"a clip's percentile must lie in [0, 1], such as 0.995, not {self.percentile}")
         if not self.most > 0:
-            raise UsageError(f"a clip's greatest s must be positive, not {self.most}")
+            raise UsageError(f"a clip's most must be positive, not {self.most}")
 
     def apply(self, x0: Tensor) -> Tensor:
-        """x0 (N, ...) inside the bounds."""
+        """Return x0 (N, ...) clipped or thresholded to the bounds."""
         if self.percentile is None:
             return x0.clamp(self.low, self.high)
         middle, half = (self.low + self.high) / 2, (self.high - self.low) / 2
@@ -63,12 +63,12 @@ class Clip:
 
     @classmethod
     def of(cls, value: ClipLike, usual: Clip | None = None) -> Clip | None:
-        """What an argument `clip=` means.
+        """Convert an argument `clip=` to a `Clip`, or None for no clipping.
 
         Args:
-            value: None for `usual`, False for none, True for `usual` or [-1, 1], a number r for [-r, r], (low, high), a
-                `Clip`, or its attributes in a dictionary.
-            usual: the model's own.
+            value: None for `usual`, False for no clipping, True for `usual` or, if it is None, [-1, 1], a number r for
+                [-r, r], (low, high), a `Clip`, or its attributes in a dictionary.
+            usual: the model's default.
 
         Raises:
             UsageError: anything else.
@@ -91,9 +91,9 @@ class Clip:
 
 
 def clipped(prediction: Prediction, clip: Clip | None) -> Prediction:
-    """A prediction whose x0 is the clipped one, and the noise what is left of the same state.
+    """Return a prediction with clipped x0, and with the noise that then follows from the same state.
 
-    Where x0 does not follow from the prediction (noise at alpha = 0) it stays as it is.
+    If the prediction does not determine x0 (noise at alpha = 0), it is returned unchanged.
     """
     if clip is None or (prediction.point.is_pure_noise and prediction.kind in ("epsilon", "score")):
         return prediction
@@ -108,14 +108,14 @@ def thresholded(x0: Tensor, percentile: float, most: float = math.inf) -> Tensor
     """Clip to [-s, s] and divide by s = max(1, percentile of |x0| in each sample) (Saharia et al. 2022, section 2.3).
 
     Args:
-        x0: (N, ...), data being in [-1, 1].
-        percentile: from 0 to 1; between two values it is interpolated.
-        most: the greatest s.
+        x0: (N, ...), for data in [-1, 1].
+        percentile: from 0 to 1; values between two entries are interpolated linearly.
+        most: the largest allowed s.
     """
     size = x0.abs().flatten(1)
     position = percentile * (size.shape[1] - 1)
     below = math.floor(position)
-    largest = size.topk(size.shape[1] - below, 1).values  # not torch.quantile, which old versions limit in size
+    largest = size.topk(size.shape[1] - below, 1).values  # torch.quantile has a size limit in old versions
     level = largest[:, -1].lerp(largest[:, max(largest.shape[1] - 2, 0)], position - below)
     s = level.clamp(min=1, max=most).view(-1, *(1,) * (x0.dim() - 1))
     return x0.clamp(-s, s) / s

@@ -1,4 +1,4 @@
-"""Conditions: one tensor, or a dictionary or tuple of them, each with the samples first."""
+"""Conditions: a tensor, or a dictionary or tuple of tensors; the first dimension of each is the sample."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import UsageError
 
 
 def is_structure(condition: Any) -> bool:
-    """Whether a condition is a dictionary or tuple of tensors, and not one object for all or a sequence of words."""
+    """True for a dictionary or a tuple of tensors; False for a single object, for example a sequence of prompts."""
     if isinstance(condition, dict):
         return True
     if not isinstance(condition, tuple):
@@ -23,8 +23,8 @@ def is_structure(condition: Any) -> bool:
     return bool(given) and all(isinstance(entry, Tensor | np.ndarray | dict | tuple) for entry in given)
 
 
-def each(condition: Any, change: Callable[[Any], Any]) -> Any:
-    """A condition with every tensor of a structure changed, or itself where it is none."""
+def map_tensors(condition: Any, change: Callable[[Any], Any]) -> Any:
+    """Apply `change` to every tensor of a structure, or to the condition itself if it is not a structure; keep None."""
     if condition is None:
         return None
     if is_structure(condition):
@@ -32,44 +32,44 @@ def each(condition: Any, change: Callable[[Any], Any]) -> Any:
     return change(condition)
 
 
-def cut(condition: Any, rows: Any) -> Any:
-    """The part of a condition that belongs to some samples, a slice or an array of their numbers."""
-    return each(condition, lambda leaf: leaf[rows])
+def take_rows(condition: Any, rows: Any) -> Any:
+    """Return the rows of a condition for some samples; `rows` is a slice or an array of their positions."""
+    return map_tensors(condition, lambda leaf: leaf[rows])
 
 
-def own(condition: Any) -> Any:
-    """A condition whose tensors share no memory with those given; objects of other classes as they are."""
-    if hasattr(condition, "of_its_own"):
-        return condition.of_its_own()
-    return each(condition, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
+def cloned(condition: Any) -> Any:
+    """Return a copy of a condition with cloned tensors; objects of other classes are not copied."""
+    if hasattr(condition, "cloned"):
+        return condition.cloned()
+    return map_tensors(condition, lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf)
 
 
 def lengths(condition: Any) -> set[int]:
-    """Of how many samples the tensors of a structure are."""
+    """The numbers of samples of a structure's tensors: a set of one element if they agree."""
     return {len(leaf) if np.ndim(leaf) else 1 for leaf in tree_leaves(condition) if leaf is not None}
 
 
-def listed(condition: Any) -> Any:
-    """A condition in plain words, for records."""
-    return each(condition, lambda leaf: leaf.tolist() if hasattr(leaf, "tolist") else leaf)
+def as_plain_data(condition: Any) -> Any:
+    """Return a condition as lists and plain values, for records."""
+    return map_tensors(condition, lambda leaf: leaf.tolist() if hasattr(leaf, "tolist") else leaf)
 
 
 def join_conditions(a: Any, b: Any) -> Any:
-    """Two batches' conditions as one batch's.
+    """Join the conditions of two batches.
 
     Args:
         a, b: tensors (N, ...) and (M, ...), dictionaries or tuples of them, objects of one class that has a class
             method `cat(list)`, or both None.
 
     Raises:
-        UsageError: they are of other kinds, or do not fit each other.
+        UsageError: unsupported types, or conditions that do not match.
     """
     if a is None and b is None:
         return None
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         if a.shape[1:] != b.shape[1:]:
             shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-            raise UsageError(f"conditions of shapes {shapes} cannot be joined in one batch")
+            raise UsageError(f"conditions of shapes {shapes} cannot be joined into one batch")
         return torch.cat([a, b])
     if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
         return type(a)((key, join_conditions(a[key], b[key])) for key in a)
@@ -79,7 +79,7 @@ def join_conditions(a: Any, b: Any) -> Any:
     if type(a) is type(b) and hasattr(a, "cat"):
         return type(a).cat([a, b])
     raise UsageError(
-        f"conditions {type(a).__name__} and {type(b).__name__} cannot be joined in one batch: they must be tensors, "
-        "dictionaries or tuples of them with the same entries, or of one class with a class method cat(list); with "
-        "batched=False the model is asked twice instead"
+        f"conditions of types {type(a).__name__} and {type(b).__name__} cannot be joined into one batch: they must be "
+        "tensors, dictionaries or tuples of tensors with the same entries, or objects of one class with a class method "
+        "cat(list); batched=False evaluates the model twice instead"
     )

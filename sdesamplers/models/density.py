@@ -16,19 +16,19 @@ from ..processes.scalars import Scalar
 from ..processes.sde import SDE, Prior
 from ..public import public
 from .base import Model, Output
-from .calling import call, kept
+from .calling import call, copied
 
 
 @public
 class LangevinSDE(SDE):
-    """Overdamped Langevin dynamics on a density: dx = s(x)/2 dt + dw, which leaves the density as it is.
+    """Overdamped Langevin dynamics on a density: dx = s(x)/2 dt + dw, which leaves the density invariant.
 
-    It is its own time reversal, so any sampler of the reverse SDE runs it: `euler-maruyama` on it is the unadjusted
+    It is its own time reversal, so any sampler of the reverse SDE simulates it: `euler-maruyama` is then the unadjusted
     Langevin algorithm with step size duration / steps. It has no closed-form marginals.
 
     Args:
         score: grad log p, a function of x (N, D).
-        duration: how long to run.
+        duration: length of the run, in units of t.
     """
 
     def __init__(self, score: Any, duration: float = 10.0) -> None:
@@ -51,14 +51,14 @@ class LangevinSDE(SDE):
 
 @public
 class DensityModel(Model):
-    """A log-density, known up to a constant, as a model that Langevin samplers run on.
+    """A model for Langevin samplers, defined by a log-density that is known up to a constant.
 
     Args:
         log_density: takes the state (N, *shape) and returns log p (N,) in nats; -inf outside of the support is allowed.
-        shape: of one sample.
-        score: its gradient, a function of the state that returns (N, *shape); by default autograd's.
+        shape: the shape of one sample.
+        score: the gradient of log_density, a function of the state that returns (N, *shape); by default autograd's.
         duration: of the dynamics, on the clock of `LangevinSDE`.
-        dtype, device: of the state that the functions are given.
+        dtype, device: of the state that the functions receive.
     """
 
     prediction = "score"
@@ -83,15 +83,15 @@ class DensityModel(Model):
         self.process = LangevinSDE(self._score, duration)
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
-        return self._answer(x)
+        return self._output(x)
 
     def _score(self, x: Tensor) -> Tensor:
-        return self._answer(x).value
+        return self._output(x).value
 
-    def _answer(self, x: Tensor) -> Output:
+    def _output(self, x: Tensor) -> Output:
         if self.gradient is not None:
             score = call(self.gradient, x.clone(), name=self.name)
-            return Output(score, None, kept(self._checked(self.log_density(x.clone()), x)))
+            return Output(score, None, copied(self._checked(self.log_density(x.clone()), x)))
         with torch.inference_mode(False), torch.enable_grad():  # samplers run without autograd
             inside = x.clone().requires_grad_(True)
             value = self._checked(self.log_density(inside.clone()), x)
@@ -100,15 +100,16 @@ class DensityModel(Model):
 
     def _checked(self, value: Tensor, x: Tensor) -> Tensor:
         if value.shape != (len(x),):
-            raise UsageError(f"the log-density must be one number a sample, ({len(x)},), not {tuple(value.shape)}")
+            raise UsageError(f"the log-density must have shape ({len(x)},), one per sample, not {tuple(value.shape)}")
         return value
 
 
 @public
 class FunnelModel(DensityModel):
-    """Neal's funnel: v ~ N(0, scale^2), x_1..x_{D-1} ~ N(0, e^v), the state being (v, x) (Neal 2003, section 8).
+    """Neal's funnel: v ~ N(0, scale^2), x_1..x_{D-1} ~ N(0, e^v), with state (v, x) (Neal 2003, section 8).
 
-    Its score's v component is -v/scale^2 + sum x^2 e^{-v} / 2 - (D - 1)/2: the last term is the log-variance's.
+    The v component of its score is -v/scale^2 + sum x^2 e^{-v} / 2 - (D - 1)/2; the last term comes from the
+    normalisation of p(x | v).
     """
 
     def __init__(self, dimension: int = 10, scale: float = 3.0, duration: float = 10.0) -> None:
@@ -134,7 +135,7 @@ class FunnelModel(DensityModel):
         return torch.cat([top, -rest * precision], 1)
 
     def sample_data(self, count: int, generator: torch.Generator) -> Tensor:
-        """Exact draws, (count, D), float64."""
+        """Return exact draws, (count, D), float64."""
         normal = torch.randn(count, *self.shape, dtype=torch.float64, generator=generator)
         v = self.scale * normal[:, :1]
         return torch.cat([v, torch.exp(0.5 * v) * normal[:, 1:]], 1)

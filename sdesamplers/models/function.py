@@ -1,4 +1,4 @@
-"""Models from functions."""
+"""Models from functions: `FunctionModel` and `FlowMapModel`."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from ..public import public
 from .base import Model, floating, home_of
 from .calling import TimedNetwork
 from .clipping import Clip, ClipLike
-from .conditions import each
+from .conditions import map_tensors
 from .output import Output as Output
 from .running import networks_in
 
 
 @public
 class FunctionModel(Model):
-    """Any function `f(x, t)` or `f(x, t, condition)` as a model.
+    """A model from any function `f(x, t)` or `f(x, t, condition)`.
 
-    It is called with tensors of its own, which it may change, and what it returns is copied, so it may reuse that. t is
-    a tensor (N, 1, ..., 1), or (N,) if the function raises an error for that or returns another shape than x's; it is
-    float32 at least, whatever the dtype of x. The networks that the function is or names are in evaluation mode.
+    The function receives copies, which it may modify, and its output is copied, so it may reuse the buffer. t is a
+    tensor (N, 1, ..., 1), or (N,) if the function raises an error for that or returns a shape other than x's; it is
+    float32 at least, whatever the dtype of x. Networks that the function is or refers to are in evaluation mode.
 
     Args:
-        function: takes the state (N, *shape) and the time on the process's clock, returns the prediction: a
-            floating-point tensor (N, *shape), alone in a tuple, or as `sample` of an object or dictionary.
-        process: the process that the function belongs to; a `reversed` one for a function whose time runs from noise to
-            data.
+        function: takes the state (N, *shape) and the time on the process's clock, and returns the prediction: a
+            floating-point tensor (N, *shape), directly, alone in a tuple, or as `sample` of an object or dictionary.
+        process: the process that the function was trained on; a `reversed` one if the function's time runs from noise
+            to data.
         prediction: its prediction type.
-        shape: of one sample.
-        dtype, device: of its input; by default those of the function's own weights where it is a module, else float32
-            and the CPU.
-        conditional: whether the function takes a condition, a tensor (N, ...): labels, embeddings, pictures; or a
-            dictionary or tuple of them.
-        null_condition: of a conditional function, what stands for no condition; guidance needs it, and where it is
-            given a call may leave the condition out.
-        data_range: (low, high) of the data, for pictures.
-        clip: bounds that x0 is clipped to at each evaluation of a sampler: True for `data_range`, which is the default
-            where there is one, False for none, (low, high), or a `Clip` for dynamic thresholding.
+        shape: the shape of one sample.
+        dtype, device: of its input; by default those of the function's weights if it is a module, else float32 and the
+            CPU.
+        conditional: True if the function takes a condition: a tensor (N, ...) of labels, embeddings or images, or a
+            dictionary or tuple of tensors.
+        null_condition: the condition of a conditional function that means "no condition". Guidance needs it, and with
+            it calls may omit the condition.
+        data_range: (low, high) of the data, for images.
+        clip: bounds that x0 is clipped to at each evaluation of a sampler: True for `data_range` (the default if it is
+            given), False for no clipping, (low, high), or a `Clip` for dynamic thresholding.
 
     Raises:
-        UsageError: an argument that does not fit, such as a complex dtype.
+        UsageError: an invalid argument, such as a complex dtype.
     """
 
     pure = True
@@ -69,7 +69,7 @@ class FunctionModel(Model):
         clip: ClipLike = None,
     ) -> None:
         if null_condition is not None and not conditional:
-            raise UsageError("null_condition is for functions of a condition: give conditional=True as well")
+            raise UsageError("null_condition is for conditional functions: pass conditional=True as well")
         if not isinstance(process, SDE):
             raise UsageError(f"process must be a process, such as VP() or RectifiedFlow(), not {process!r}")
         data_range = None if data_range is None else range_of("data_range", data_range)
@@ -85,27 +85,27 @@ class FunctionModel(Model):
         self.network = function if isinstance(function, torch.nn.Module) else None
 
     def _bounds(self) -> Clip | None:
-        """The data's range, where x0 is defined."""
+        """Clipping to the data's range; None without a range, or if the process does not define x0."""
         if self.data_range is None or not isinstance(self.process, GaussianProcess):
             return None
         return Clip(*self.data_range)
 
     def condition_for(self, condition: Any, count: int) -> Any:
-        """One condition for all, a number or (1, ...), or one a sample, (N, ...), as a tensor (N, ...).
+        """Expand a condition for all samples, a number or (1, ...), or one per sample, (N, ...), to a tensor (N, ...).
 
-        Of a dictionary or tuple each entry is spread by itself.
+        Entries of a dictionary or tuple are expanded separately.
         """
         if not self.conditional:
             return super().condition_for(condition, count)
         if condition is None and self.null_condition is None:
             raise UsageError(
-                f"model {self.name!r} is conditional: give {{condition}}, one for all or one a sample",
+                f"model {self.name!r} is conditional: give {{condition}}, one for all samples or one per sample",
                 arguments={"condition": "condition="},
             )
         whole = self.null_condition if condition is None else condition
-        return each(whole, lambda entry: self._spread(entry, count))
+        return map_tensors(whole, lambda entry: self._expand(entry, count))
 
-    def _spread(self, condition: Any, count: int) -> Tensor:
+    def _expand(self, condition: Any, count: int) -> Tensor:
         try:
             given = torch.as_tensor(condition, device=self.device)
         except (TypeError, ValueError, RuntimeError):
@@ -113,7 +113,7 @@ class FunctionModel(Model):
         given = given.to(self.dtype) if given.is_floating_point() else given
         given = given if given.dim() else given[None]
         if len(given) not in (1, count):
-            raise UsageError(f"condition must be one for all, (1, ...), or {count}, one a sample, not {len(given)}")
+            raise UsageError(f"condition must be one for all samples or {count}, one per sample, not {len(given)}")
         return given.expand(count, *given.shape[1:])
 
     def unconditional(self, count: int) -> Any:
@@ -125,15 +125,15 @@ class FunctionModel(Model):
         return self._in_own_time(self._called(x, (t,), *self._given(condition)))
 
     def _called(self, x: Tensor, times: tuple[Scalar, ...], *given: Any) -> Tensor | Output:
-        """What the function returns at one or several times of the process."""
-        answer: Tensor | Output = self._timed(x, tuple(self.process.network_time(t) for t in times), *given)
-        return answer
+        """Return the function's output at one or several times of the process."""
+        output: Tensor | Output = self._timed(x, tuple(self.process.network_time(t) for t in times), *given)
+        return output
 
-    def _in_own_time(self, answer: Tensor | Output) -> Tensor | Output:
-        """An answer with the flow of a `reversed` process turned to the process's own time."""
+    def _in_own_time(self, output: Tensor | Output) -> Tensor | Output:
+        """Convert the flow of a `reversed` process from network time to the process's time."""
         if self.process.clock_sign > 0 or self.prediction != "flow":
-            return answer
-        return answer._replace(value=-answer.value) if isinstance(answer, Output) else -answer
+            return output
+        return output._replace(value=-output.value) if isinstance(output, Output) else -output
 
     def networks(self) -> list[torch.nn.Module]:
         return [*networks_in(self.function), *super().networks()]
@@ -146,15 +146,15 @@ class FunctionModel(Model):
 class FlowMapModel(FunctionModel):
     """A flow map `f(x, t, r)`: the mean velocity (x_t - x_r) / (t - r) of the flow from time t to time r.
 
-    MeanFlow (Geng et al. 2025, eq. 3), AnyFlow and others learn it; f(x, t, t) is the velocity itself, which is what
-    samplers that do not say where a step ends are given. `flow-map-euler` does.
+    MeanFlow (Geng et al. 2025, eq. 3), AnyFlow and others learn it. f(x, t, t) is the velocity, which samplers receive
+    that do not specify the end of a step; `flow-map-euler` specifies it.
 
     Args:
         function: takes the state (N, *shape) and two times, tensors (N, 1, ..., 1) or (N,) on the process's clock, and
-            the condition of a conditional one, and returns the mean velocity.
-        process: the process that the flow belongs to.
-        shape: of one sample.
-        **options: the others of `FunctionModel`.
+            the condition if it is conditional, and returns the mean velocity.
+        process: the process of the flow.
+        shape: the shape of one sample.
+        **options: the other arguments of `FunctionModel`.
     """
 
     pure = True

@@ -1,4 +1,4 @@
-"""Guidance as a model around a model, so that whatever runs on a model runs on a guided one."""
+"""Guidance as a wrapper around a model, so that everything that takes a model also takes a guided one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..public import public
 from .base import Model, ModelAround, Output
 from .calling import isolated
 from .clipping import thresholded
-from .conditions import cut, join_conditions, listed
+from .conditions import as_plain_data, join_conditions, take_rows
 
 Combine = Callable[[Tensor, Tensor, float], Tensor]
 """(conditional, unconditional, scale) -> guided, all (n, *shape) in the model's own prediction type."""
@@ -28,17 +28,17 @@ Combine = Callable[[Tensor, Tensor, float], Tensor]
 
 @dataclass(frozen=True)
 class GuidedCondition:
-    """What a guided model is asked with: the condition, and what it is guided away from, for the same samples."""
+    """The condition of a guided model: a condition and the one to guide away from, for the same samples."""
 
     condition: Any
     unconditional: Any
 
     def __getitem__(self, rows: Any) -> GuidedCondition:
-        return GuidedCondition(cut(self.condition, rows), cut(self.unconditional, rows))
+        return GuidedCondition(take_rows(self.condition, rows), take_rows(self.unconditional, rows))
 
     def tolist(self) -> Any:
         """The condition itself, for records."""
-        return listed(self.condition)
+        return as_plain_data(self.condition)
 
 
 @public
@@ -46,32 +46,32 @@ class Guided(ModelAround):
     """A conditional model with classifier-free guidance, for any sampler.
 
     The guided prediction is unconditional + scale (conditional - unconditional) (Ho & Salimans 2022, eq. 6, with
-    w + 1 = scale). It commutes with the linear maps between prediction types, so it is taken in the model's own, and so
-    are `rescale` and `combine`, as in diffusers. Arithmetic is in float32 at least. The answer carries the
-    unconditional prediction beside the guided one, which CFG++ samplers need. An evaluation counts once in NFE.
+    w + 1 = scale). It commutes with the linear maps between prediction types, so it is computed in the model's own
+    type. So are `rescale` and `combine`, as in diffusers. Arithmetic is in float32 at least. The output contains the
+    unconditional prediction besides the guided one, as CFG++ samplers need. An evaluation counts once in NFE.
 
-    Process, prediction type, shape, dtype and device are the wrapped model's, and so is every other attribute that a
-    `Guided` does not have itself. Leave `guidance_scale` of `sample` at 1.
+    Process, prediction type, shape, dtype, device and all other attributes that `Guided` does not define are those of
+    the wrapped model. Leave `guidance_scale` of `sample` at 1.
 
     Args:
-        model: a model with a condition.
-        scale: guidance weight; 1 is the conditional model, asked once, 0 the unconditional one.
-        negative: a condition to guide away from in place of the model's unconditional one (a negative prompt); one for
-            all or one a sample.
-        rescale: phi of Lin et al. (2024, eqs. 14-16), in [0, 1]: how far to bring the guided prediction's standard
-            deviation, over all dimensions of a sample, back to the conditional one's.
+        model: a conditional model.
+        scale: guidance weight; 1 is the conditional model, evaluated once, 0 the unconditional one.
+        negative: a condition to guide away from instead of the null condition (a negative prompt); one for all samples
+            or one per sample.
+        rescale: phi of Lin et al. (2024, eqs. 14-16), in [0, 1]: how far the standard deviation of the guided
+            prediction, over all dimensions of a sample, is brought back to that of the conditional one.
         interval: (low, high) bounds of sigma/alpha (Kynkäänniemi et al. 2024, whose sigma is that of alpha = 1).
-            Guidance applies where low < sigma/alpha <= high. Outside, the model is asked once and its conditional
-            prediction stands for both the guided and the unguided one. high may be infinite.
-        threshold: percentile, in (0.5, 1], of dynamic thresholding (Saharia et al. 2022, section 2.3), for models of
-            pixels; latents have no range to be clipped to. With x0 measured in half widths of `data_range` from its
-            middle, s is that percentile of a sample's |x0| and 1 at least; x0 is clipped to [-s, s] and divided by s.
-            It applies at all times, except where the prediction says nothing of x0 (epsilon at alpha = 0) or x0 is the
-            state (sigma = 0). The unguided prediction is left as it is.
-        combine: your own combination in place of the one above; it must treat samples independently, and is given a
-            part of the batch where others are outside the interval.
-        batched: True for one network call on both halves, False for two calls, which need half the memory. None takes
-            one call until a GPU's memory does not hold it, and two calls from then on, or where the two conditions
+            Guidance applies for low < sigma/alpha <= high. Outside, the model is evaluated once and its conditional
+            prediction is both the guided and the unguided one. high may be infinite.
+        threshold: percentile, in (0.5, 1], of dynamic thresholding (Saharia et al. 2022, section 2.3), for pixel-space
+            models; latents have no range to clip to. With x0 rescaled so that `data_range` becomes [-1, 1], s is this
+            percentile of a sample's |x0|, or 1 if that is larger; x0 is clipped to [-s, s] and divided by s. It applies
+            at all times, except when the prediction does not determine x0 (epsilon at alpha = 0) or x0 is the state
+            (sigma = 0). The unguided prediction is not thresholded.
+        combine: a function that replaces the combination above. It must treat samples independently; it receives part
+            of the batch if the other samples are outside the interval.
+        batched: True for one network call on both halves, False for two calls, which need half the memory. None makes
+            one call until it runs out of GPU memory, and two calls from then on; and two calls if the two conditions
             cannot be joined.
 
     Raises:
@@ -103,7 +103,7 @@ class Guided(ModelAround):
         if threshold is not None and not 0.5 < threshold <= 1:
             raise UsageError(f"threshold must be a percentile above 0.5 and at most 1, such as 0.995, not {threshold}")
         if threshold is not None and model.data_range is None:
-            raise UsageError(f"threshold needs a range of the data, and model {model.name!r} has no data_range")
+            raise UsageError(f"threshold needs the range of the data, but model {model.name!r} has no data_range")
         if interval is not None or threshold is not None:
             self._process: GaussianProcess = model.gaussian
         super().__init__(model)
@@ -114,26 +114,26 @@ class Guided(ModelAround):
         self._short_of_memory = False
 
     @property
-    def _ask(self) -> Any:
-        """The inner model's `predict`, of whose calls none changes what another was given or returned."""
+    def _predict(self) -> Any:
+        """The inner model's `predict`, wrapped so that calls do not change each other's arguments or outputs."""
         return isolated(self.model)
 
     def condition_for(self, condition: Any, count: int) -> Any:
-        if isinstance(condition, GuidedCondition):  # of an earlier result
+        if isinstance(condition, GuidedCondition):  # from an earlier result
             condition = condition.condition
         spread = self.model.condition_for(condition, count)
-        return spread if self._plain else GuidedCondition(spread, self._away(count))
+        return spread if self._plain else GuidedCondition(spread, self._negative_condition(count))
 
     def unconditional(self, count: int) -> Any:
         if self._plain:
-            return self._away(count)
+            return self._negative_condition(count)
         raise UsageError(
-            f"model {self.name!r} is guided already, with scale {self.scale:g}; leave guidance_scale at 1, or give "
-            "sample the model inside (its .model)"
+            f"model {self.name!r} is already guided, with scale {self.scale:g}; leave guidance_scale at 1, or pass the "
+            "inner model (its .model) to sample"
         )
 
-    def _away(self, count: int) -> Any:
-        """What is guided away from."""
+    def _negative_condition(self, count: int) -> Any:
+        """The condition to guide away from."""
         if self.negative is None:
             return self.model.unconditional(count)
         return self.model.condition_for(self.negative, count)
@@ -141,17 +141,17 @@ class Guided(ModelAround):
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         if self._plain:
             own = condition.condition if isinstance(condition, GuidedCondition) else condition
-            answer = self._ask(x, t, own)
-            return answer if self.threshold is None else self._clipped(wide(answer), x, t)
+            output = self._predict(x, t, own)
+            return output if self.threshold is None else self._clipped(wide(output), x, t)
         pair = condition
         if not isinstance(pair, GuidedCondition):
-            pair = GuidedCondition(condition, self._away(len(x)))
+            pair = GuidedCondition(condition, self._negative_condition(len(x)))
         rows = self._rows(t, len(x))
         if rows is None:
             conditional, unguided = self._both(x, t, pair, None)
             value = self._guide(conditional, unguided)
         elif not len(rows):
-            value = unguided = wide(self._ask(x, t, pair.condition))
+            value = unguided = wide(self._predict(x, t, pair.condition))
         else:
             conditional, plain = self._both(x, t, pair, rows)
             index = torch.from_numpy(rows).to(x.device, non_blocking=True)
@@ -160,7 +160,7 @@ class Guided(ModelAround):
         return Output(value if self.threshold is None else self._clipped(value, x, t), unguided)
 
     def _rows(self, t: Scalar, count: int) -> np.ndarray | None:
-        """The samples that are inside the interval, None for all."""
+        """The positions of the samples inside the interval, or None for all."""
         if self.interval is None:
             return None
         low, high = self.interval
@@ -169,20 +169,20 @@ class Guided(ModelAround):
         return None if inside.all() else np.flatnonzero(inside)
 
     def _both(self, x: Tensor, t: Scalar, pair: GuidedCondition, rows: np.ndarray | None) -> tuple[Tensor, Tensor]:
-        """The conditional prediction of all samples and the unconditional one of `rows`."""
+        """Return the conditional prediction of all samples and the unconditional one of `rows`."""
         part, times, away = x, t, pair.unconditional
         if rows is not None:
             part = x[torch.from_numpy(rows).to(x.device, non_blocking=True)]
-            times, away = np.asarray(t)[rows], cut(away, rows)
+            times, away = np.asarray(t)[rows], take_rows(away, rows)
         if self.batched or (self.batched is None and not self._short_of_memory):
             joined = self._at_once(part, x, np.concatenate([times, t]) if np.ndim(t) else t, away, pair.condition)
             if joined is not None:
                 return joined[len(part) :], joined[: len(part)]
-        conditional = wide(self._ask(x, t, pair.condition))
-        return conditional, wide(self._ask(part, times, away))
+        conditional = wide(self._predict(x, t, pair.condition))
+        return conditional, wide(self._predict(part, times, away))
 
     def _at_once(self, part: Tensor, x: Tensor, t: Scalar, away: Any, condition: Any) -> Tensor | None:
-        """Both predictions in one call, (n + N, *shape); None where two calls have to do."""
+        """Return both predictions from one call, (n + N, *shape), or None if two calls are needed."""
         try:
             joined = join_conditions(away, condition)
         except UsageError:
@@ -190,7 +190,7 @@ class Guided(ModelAround):
                 raise
             return None
         try:
-            return wide(self._ask(torch.cat([part, x]), t, joined))
+            return wide(self._predict(torch.cat([part, x]), t, joined))
         except torch.cuda.OutOfMemoryError:
             if self.batched:
                 raise
@@ -208,7 +208,7 @@ class Guided(ModelAround):
         return rescaled(guided, conditional, self.rescale) if self.rescale else guided
 
     def _clipped(self, value: Tensor, x: Tensor, t: Scalar) -> Tensor:
-        """The prediction whose x0 is the thresholded one, at the same state."""
+        """Return the prediction that corresponds to the thresholded x0 at the same state."""
         assert self.threshold is not None
         assert self.data_range is not None
         a, b, back = clean_map(self.prediction, self._process, t)
@@ -219,7 +219,7 @@ class Guided(ModelAround):
 
 
 def bounds(interval: Any) -> tuple[float, float]:
-    """An interval of sigma/alpha, checked."""
+    """Return an interval of sigma/alpha; raise UsageError if it is not valid."""
     try:
         low, high = (float(bound) for bound in interval)
     except (TypeError, ValueError):
@@ -229,9 +229,9 @@ def bounds(interval: Any) -> tuple[float, float]:
     return low, high
 
 
-def wide(answer: Tensor | Output) -> Tensor:
-    """A prediction in float32 at least, so that guidance adds no rounding to that of a half-precision network."""
-    value = answer.value if isinstance(answer, Output) else answer
+def wide(output: Tensor | Output) -> Tensor:
+    """Convert a prediction to float32 at least, so that guidance of a half-precision network adds no rounding error."""
+    value = output.value if isinstance(output, Output) else output
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 

@@ -1,4 +1,4 @@
-"""A model's answer where it is more than one tensor."""
+"""A model's output with more than one tensor."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..public import public
 
 @public
 class Output(NamedTuple):
-    """A prediction, and what belongs to it.
+    """A prediction with additional values.
 
     Attributes:
         value: the prediction (N, *shape).

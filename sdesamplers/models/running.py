@@ -1,7 +1,7 @@
-"""What a run puts around a model: its networks in evaluation mode, autograd off or on, torch's global state kept.
+"""The environment in which a run evaluates a model: evaluation mode, autograd mode, torch's global state.
 
-A network belongs to whoever made it. A run changes nothing of it for good: training flags are set back as they were
-found, and `requires_grad` is left alone.
+Networks belong to the user, and a run makes no lasting change to them: training flags are restored, and
+`requires_grad` is not changed.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from ..checks import warn
 from ..processes.sde import SDE
 
 DEPTH = 3
-"""How many functions, containers and objects deep the networks that a function calls are looked for."""
+"""The depth of functions, containers and objects to which networks are searched for."""
 ENTRIES = 1000
-"""How many entries of a container are looked at."""
+"""The number of entries of a container that are searched."""
 
 
 @contextmanager
 def running(*models: Any, key: tuple[int, ...] = (), gradients: bool = False) -> Iterator[None]:
-    """Run models: in evaluation mode, with autograd on or off, whatever mode the caller is in.
+    """Context in which models are evaluated: evaluation mode, and autograd on or off whatever the caller's mode.
 
-    Off is `no_grad` and not inference mode, so that a model or a callback may differentiate inside of
+    Off means `no_grad`, not inference mode, so that a model or a callback can differentiate inside
     `torch.enable_grad()`.
 
     Args:
-        *models: what is evaluated.
-        key: of the run, its seed and its first sample, see `global_state`.
-        gradients: whether autograd is on.
+        *models: the models that are evaluated.
+        key: identifies the run (its seed and first sample), see `global_state`.
+        gradients: True to turn autograd on.
     """
     found = [network for model in models for network in networks_of(model)]
     with evaluating(found), torch.inference_mode(False), torch.set_grad_enabled(gradients), global_state(key):
@@ -48,15 +48,15 @@ def running(*models: Any, key: tuple[int, ...] = (), gradients: bool = False) ->
 
 @contextmanager
 def evaluating(networks: Iterable[Module]) -> Iterator[None]:
-    """Networks and all their parts in evaluation mode; each part's training flag is set back as it was found.
+    """Context in which networks and all their submodules are in evaluation mode; it restores training flags.
 
-    Where runs overlap, in threads or inside of one another, the last to end sets the flags back. Flags are set one by
-    one and not by `train()` and `eval()`, which networks overload, and which no second call undoes (merged adapters).
+    If runs overlap, in threads or nested, the last one to end restores the flags. Flags are set directly and not with
+    `train()` and `eval()`, which networks override with effects that a second call does not undo (merged adapters).
     """
     parts = list({id(part): part for network in networks for part in network.modules()}.values())
     with _LOCK:
-        for part in parts:  # all flags are read before one is set: a compiled network's is that of what it compiles
-            _ASKED.setdefault(id(part), [0, part.training])[0] += 1
+        for part in parts:  # read all flags before setting any: a compiled network shares its flag with the original
+            _IN_USE.setdefault(id(part), [0, part.training])[0] += 1
         for part in parts:
             if part.training:
                 part.training = False
@@ -65,26 +65,26 @@ def evaluating(networks: Iterable[Module]) -> Iterator[None]:
     finally:
         with _LOCK:
             for part in parts:
-                entry = _ASKED[id(part)]
+                entry = _IN_USE[id(part)]
                 entry[0] -= 1
                 if not entry[0]:
-                    del _ASKED[id(part)]
+                    del _IN_USE[id(part)]
                     if part.training is not entry[1]:
                         part.training = bool(entry[1])
 
 
 _LOCK = threading.Lock()
-_ASKED: dict[int, list[Any]] = {}
-"""Of each part that some run holds in evaluation mode, by its id: how many runs do, and the flag that was found."""
+_IN_USE: dict[int, list[Any]] = {}
+"""id of a submodule in evaluation mode -> [number of runs that use it, its original training flag]."""
 
 
 @contextmanager
 def global_state(key: tuple[int, ...]) -> Iterator[None]:
-    """What a network may use or change of the whole program, its default dtype and random state, set back afterwards.
+    """Context that seeds the global random generators, and restores them, the default dtype and device afterwards.
 
-    The library itself draws nothing from torch's global generators. A network that does finds them in a state that
-    belongs to `key`, so that the same run gives the same samples. Threads share the generators, so only a run in the
-    main thread touches them.
+    The library itself draws nothing from torch's global generators. They are seeded with `key` for networks that do, so
+    that the same run gives the same samples. Threads share the generators, so only a run in the main thread seeds and
+    restores them.
     """
     dtype, device = torch.get_default_dtype(), torch.get_default_device()
     alone = threading.current_thread() is threading.main_thread()
@@ -112,14 +112,14 @@ def global_state(key: tuple[int, ...]) -> Iterator[None]:
             np.random.set_state(others[1])
     if drew and key:
         warn(
-            "the network or the sampler drew from torch's global generator (dropout in training mode does), so that a "
-            "sample depends on the batch that it is made in; put networks that the model does not show into "
-            "evaluation mode"
+            "the network or the sampler drew from torch's global generator (as dropout in training mode does), so a "
+            "sample depends on the batch that it is generated in; put networks that are not found through the model's "
+            "attributes into evaluation mode"
         )
 
 
 def generators() -> list[torch.Generator]:
-    """torch's global generators: the CPU's, and those of CUDA devices where CUDA is in use."""
+    """torch's global generators: the CPU's, and those of CUDA devices if CUDA is initialized."""
     found = [torch.default_generator]
     in_use = torch.cuda.is_initialized()
     if in_use and not torch.cuda.is_current_stream_capturing():
@@ -128,35 +128,35 @@ def generators() -> list[torch.Generator]:
 
 
 def seed_of(key: tuple[int, ...]) -> int:
-    """A seed that other keys do not have, but for one chance in 2^63."""
+    """A seed derived from the key; two keys have the same seed with probability 2^-63."""
     return int.from_bytes(hashlib.blake2b(repr(key).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def networks_of(model: Any) -> list[Module]:
-    """The networks that a model asks."""
+    """The networks that a model evaluates."""
     found = getattr(model, "networks", None)
     return list(held_by(model)) if found is None else list(found())
 
 
 LEAVES = frozenset({type(None), bool, int, float, complex, str, bytes, torch.Tensor, np.ndarray, np.float64})
-"""Types of values that hold no network. Tables of schedules are lists of a thousand, looked through at every call."""
+"""Types of values that contain no network; skipped early, since lists of schedules have a thousand entries."""
 
 
 HOLD_NONE = (type, types.ModuleType, types.FunctionType, str, bytes, torch.Tensor)
 
 
 def held_by(thing: Any, depth: int = DEPTH) -> Iterator[Module]:
-    """The networks among an object's attributes, also in containers and in objects among them, and those of models."""
+    """The networks in an object's attributes, including those in containers, models and other objects."""
     for value in list(getattr(thing, "__dict__", {}).values()):
         if value is not thing and type(value) not in LEAVES:
             yield from networks_at(value, depth)
 
 
 def networks_at(value: Any, depth: int) -> Iterator[Module]:
-    """The networks that a value is or holds: a module, a container, a model, or an object of a class of Python's."""
+    """The networks that a value is or contains: a module, a container, a model, or any other object."""
     if isinstance(value, Module):
         yield value
-    elif not depth or is_own_process(value) or isinstance(value, HOLD_NONE):
+    elif not depth or is_library_process(value) or isinstance(value, HOLD_NONE):
         return
     elif isinstance(value, Mapping | list | tuple | set):
         entries = value.values() if isinstance(value, Mapping) else value
@@ -169,13 +169,13 @@ def networks_at(value: Any, depth: int) -> Iterator[Module]:
         yield from held_by(value, depth - 1)
 
 
-def is_own_process(value: Any) -> bool:
-    """Whether a value is a process of this package, which holds numbers alone; one of the user's may learn its own."""
+def is_library_process(value: Any) -> bool:
+    """True for a process of this package, which contains only numbers; a user's process may contain networks."""
     return isinstance(value, SDE) and type(value).__module__.partition(".")[0] == "sdesamplers"
 
 
 def networks_in(function: Any, depth: int = DEPTH) -> Iterator[Module]:
-    """The networks that a function is or calls: bound, in its closure or defaults, or global names that it uses."""
+    """The networks that a function is or refers to: bound, in its closure or defaults, or as global names."""
     if isinstance(function, Module):
         yield function
     elif isinstance(function, functools.partial):
@@ -193,7 +193,7 @@ def networks_in(function: Any, depth: int = DEPTH) -> Iterator[Module]:
 
 
 def names_used(function: types.FunctionType) -> Iterator[Any]:
-    """What a Python function refers to: its closure, its defaults, and the globals that its code names."""
+    """The objects that a Python function refers to: its closure, its defaults, and the globals named in its code."""
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checks import whole
 from ..errors import UsageError
 from ..models.base import Model
-from ..models.conditions import cut
+from ..models.conditions import take_rows
 from ..models.running import running
 from ..path.noise import NormalSource, check_seed
 from ..path.path import Path
@@ -131,7 +131,7 @@ def consistency_error(
     spread = guide.condition_for(condition, count)
     clock, squared, ends = np.empty(0), list[np.ndarray](), list[Tensor]()
     for rows in all_rows:
-        part = Along(guide, recipe, spec, cut(spread, rows), conduct.guidance_scale)
+        part = Along(guide, recipe, spec, take_rows(spread, rows), conduct.guidance_scale)
         source = NormalSource(seed, list(range(rows.start, rows.stop)), guide.shape)
         path = make_path(guide.process, recipe)
         with running(guide, model, key=(seed, rows.start)):

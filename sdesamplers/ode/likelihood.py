@@ -16,7 +16,7 @@ from ..errors import ModelError, UsageError
 from ..io.datasets import Data, as_states
 from ..models.base import Model, Output
 from ..models.calling import isolated
-from ..models.conditions import cut
+from ..models.conditions import take_rows
 from ..path.noise import AUXILIARY, NormalSource
 from ..path.points import Point
 from ..pretrained.loading import as_model
@@ -158,7 +158,7 @@ def log_likelihood(
         if dequantize == "uniform":
             data = data + (width or 0.0) * (torch.special.ndtr(source.draw(AUXILIARY).double()) - 0.5).to(data)
         vectors = None if divergence == "exact" else draw_probes(source, probes, probe).to(model.device)
-        inside = Probed(cut(spread, slice(rows.start, rows.stop)), vectors)
+        inside = Probed(take_rows(spread, slice(rows.start, rows.stop)), vectors)
         state = torch.cat([data.flatten(1), data.new_zeros(len(data), columns)], 1)
         run = way.walk(state, inside)
         latent, losses = run.samples[:, :size].view(-1, *model.shape), run.samples[:, size:]
@@ -209,7 +209,7 @@ class Probed:
     vectors: Tensor | None
 
     def __getitem__(self, rows: Any) -> Probed:
-        return Probed(cut(self.condition, rows), None if self.vectors is None else self.vectors[rows])
+        return Probed(take_rows(self.condition, rows), None if self.vectors is None else self.vectors[rows])
 
 
 class DensityFlow(Model):

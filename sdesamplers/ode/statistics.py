@@ -32,7 +32,7 @@ from ..coefficients import apart, derivative_weights, lagrange_integrals
 from ..errors import ModelError, UsageError
 from ..io.files import write
 from ..models.base import Model
-from ..models.conditions import cut
+from ..models.conditions import take_rows
 from ..models.running import running
 from ..path.noise import AUXILIARY, START, NormalSource
 from ..path.path import Path
@@ -208,7 +208,7 @@ def compute_statistics(
             model,
             len(rows),
             f"statistics of {model.name}",
-            condition=cut(spread, slice(rows.start, rows.stop)),
+            condition=take_rows(spread, slice(rows.start, rows.stop)),
             guidance_scale=guidance_scale,
         )
         source = NormalSource(seed, rows, model.shape)

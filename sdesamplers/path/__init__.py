@@ -1,12 +1,12 @@
-"""What a sampler is given: the points of its grid, the model's predictions there, and noise.
+"""What a sampler receives: the points of its grid, the model's predictions, and noise.
 
-points.py      a time of a process, with all that a sampler is told of it
-span.py        what a grid is laid out over
-grid.py        from steps and a spacing, or times of one's own, to the points of a path
+points.py      a time of a process, with everything that a sampler needs to know about it
+span.py        the range of times that a spacing divides into steps
+grid.py        the points of a path, from steps and a spacing or from times that the user gives
 noise.py       noise as a function of (seed, sample): independent draws, Brownian motion
-prediction.py  a network's answer at a point, as x0, noise, v, score or flow
-path.py        the points, the noise and the record of a run
-pairs.py       the second state of samplers that walk two
+prediction.py  a network's output at a point, converted to x0, noise, score or velocity
+path.py        the points, the noise and the ledger of a run
+pairs.py       the second state of samplers that advance a pair of states
 """
 
 from .path import Ledger, Path

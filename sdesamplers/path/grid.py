@@ -1,4 +1,4 @@
-"""From `steps`, `spacing`, `times` or `sigmas` to the points of a path."""
+"""The points of a path, from `steps` and `spacing`, or from `times` or `sigmas`."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from ..errors import UsageError
 from ..processes.coordinates import View, view
 from ..processes.sde import SDE, GaussianProcess
 from .points import Point, clean_point, make_points
-from .span import Divides, Span
+from .span import SpacingLike, Span
 
 
 def spaced_points(
-    process: SDE, spacing: Divides, options: dict[str, Any], steps: int, start: float | None, final: str
+    process: SDE, spacing: SpacingLike, options: dict[str, Any], steps: int, start: float | None, final: str
 ) -> list[Point]:
-    """steps + 1 points: the spacing's own, and the clean end where `final` is "zero" and the process has one."""
+    """Return steps + 1 points of a spacing; the last is the clean end if `final` is "zero" and the process has one."""
     ends_clean = final == "zero" and isinstance(process, View)
     native = process.native if isinstance(process, View) else process
     count = steps if ends_clean else steps + 1
     times = divided(native, spacing, options, count, start, ends_clean=ends_clean)
     if times.shape != (count,):
-        raise UsageError(f"spacing {spacing.name!r} returned {times.shape} times where {count} were asked for")
+        raise UsageError(f"spacing {spacing.name!r} returned times of shape {times.shape}, not ({count},)")
     check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
-    if start is not None and not begins_at(float(times[0]), start, native):
+    if start is not None and not starts_at(float(times[0]), start, native):
         raise UsageError(
-            f"spacing {spacing.name!r} begins at {times[0]:g} here and start stands at start_time={start:g}; use one "
-            "that begins where it is told (linspace, karras, angle, ...), another start_time, or times=[...]"
+            f"spacing {spacing.name!r} starts at {times[0]:g} here, but the run starts at start_time={start:g}; use a "
+            "spacing that can start at any time (linspace, karras, angle, ...), another start_time, or times=[...]"
         )
     check_range(times, native, f"spacing {spacing.name!r}")
     return _with_end(make_points(process, times), process, ends_clean)
 
 
-def begins_at(first: float, start: float, process: SDE) -> bool:
-    """Whether a grid begins at the start or, where that is alpha = 0, at the noisiest point that it can have."""
+def starts_at(first: float, start: float, process: SDE) -> bool:
+    """True if a grid starts at `start` or, if alpha = 0 there, at the noisiest point that the grid can contain."""
     noisiest = float(process.time_at_ratio(process.largest_ratio)) if isinstance(process, GaussianProcess) else start
     return min(abs(first - start), abs(first - min(start, noisiest))) <= 1e-9 * process_span(process)
 
 
 def divided(
-    process: SDE, spacing: Divides, options: dict[str, Any], count: int, start: float | None, *, ends_clean: bool
+    process: SDE, spacing: SpacingLike, options: dict[str, Any], count: int, start: float | None, *, ends_clean: bool
 ) -> np.ndarray:
-    """A spacing's times, from the clock on which its makers divide a process back to the process's own."""
+    """Return a spacing's times on the process's clock, divided on the clock that the model's authors use."""
     clock = process.grid_process if isinstance(process, GaussianProcess) else process
     if not isinstance(process, GaussianProcess) or clock is process:
         return spacing(Span(process, start, ends_clean=ends_clean), count, **options)
@@ -53,7 +53,7 @@ def divided(
     times = spacing(span, count, **options)
     native = np.asarray(process.time_at_ratio(clock.ratio(times)), dtype=np.float64)
     for mine, theirs in ((begin, span.start), (process.t_min, span.end)):
-        native[times == theirs] = mine  # the ends to the last bit
+        native[times == theirs] = mine  # the ends are exact
     return native
 
 
@@ -65,32 +65,32 @@ def _with_end(points: list[Point], process: SDE, ends_clean: bool) -> list[Point
 
 
 def given_points(process: SDE, times: Sequence[float] | None, sigmas: Sequence[float] | None) -> list[Point]:
-    """The user's own grid, run exactly as given: native times, or values of sigma/alpha (sigma where alpha = 1).
+    """Return the points of a user's grid, unchanged: native times, or values of sigma/alpha (sigma if alpha = 1).
 
-    A last sigma of 0, or a last time where sigma is 0, is the clean end.
+    A last sigma of 0, or a last time at which sigma is 0, is the clean end.
 
     Raises:
-        UsageError: fewer than two values, not falling, out of range or not finite.
+        UsageError: fewer than two values, not strictly decreasing, out of range or not finite.
     """
-    word, values = ("times", times) if times is not None else ("sigmas", sigmas)
+    name, values = ("times", times) if times is not None else ("sigmas", sigmas)
     try:
         grid = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise UsageError(f"{word} must be a list of numbers") from None
+        raise UsageError(f"{name} must be a list of numbers") from None
     if grid.ndim != 1 or len(grid) < 2 or not np.all(np.isfinite(grid)):
-        raise UsageError(f"{word} must be a list of two or more finite numbers, from noise to data")
-    check_falling(grid, word)
+        raise UsageError(f"{name} must be a list of two or more finite numbers, from noise to data")
+    check_falling(grid, name)
     if not isinstance(process, View):
-        if word == "sigmas":
+        if name == "sigmas":
             raise UsageError(f"{type(process).__name__} has no sigma(t); give times=[...]")
-        check_range(grid, process, word)
+        check_range(grid, process, name)
         return make_points(process, grid)
-    if word == "times":
+    if name == "times":
         last = float(grid[-1])
-        clean = view(process.native).clean_time  # on the model's own clock, whatever the path's
+        clean = view(process.native).clean_time  # on the model's own clock, even if the path has another
         tail = 1 if last == clean or (last >= 0 and process.native.sigma(last) == 0) else 0
         body = grid[: len(grid) - tail]
-        check_range(body, process.native, word)
+        check_range(body, process.native, name)
         points = make_points(process, body)
     else:
         tail = 1 if grid[-1] == 0 else 0
@@ -109,20 +109,20 @@ def process_span(process: SDE) -> float:
 
 
 def check_falling(grid: np.ndarray, what: str) -> None:
-    """Raise unless the grid falls strictly, from noise to data."""
+    """Raise UsageError unless the grid is finite and strictly decreasing, from noise to data."""
     if not np.all(np.isfinite(grid)):
         raise UsageError(f"{what}: the grid has values that are not finite")
     rising = np.flatnonzero(np.diff(grid) >= 0)
     if len(rising):
         k = int(rising[0])
         raise UsageError(
-            f"{what}: a grid must fall strictly from noise to data, and entry {k + 1} ({grid[k + 1]:.6g}) does not lie "
+            f"{what}: a grid must fall strictly from noise to data, but entry {k + 1} ({grid[k + 1]:.6g}) does not lie "
             f"below entry {k} ({grid[k]:.6g})"
         )
 
 
 def check_range(grid: np.ndarray, process: SDE, what: str) -> None:
-    """Raise where times leave the process's range (0 to t_max)."""
+    """Raise UsageError if times lie outside the process's range, min(t_min, 0) to t_max."""
     low = min(process.t_min, 0.0)
     if grid.max() > process.t_max * (1 + 1e-12) or grid.min() < low:
         raise UsageError(f"{what}: times must lie between {low:g} and {process.t_max:g} for this model")

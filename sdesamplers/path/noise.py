@@ -1,8 +1,9 @@
-"""Random numbers: every one is a pure function of (seed, sample index, what it is for).
+"""Random numbers: each is a pure function of the seed, the sample index and its purpose.
 
-The generator is Philox 4x64-10 (Salmon et al. 2011): its key is (seed, sample index) and its counter says which draw,
-so streams never overlap, any draw can be had without the ones before it, and nothing depends on batch size, device,
-processes or global state. Bits are made on the CPU and turned into normals by Box & Muller (1958).
+The generator is Philox 4x64-10 (Salmon et al. 2011). Its key is (seed, sample index) and its counter identifies the
+draw, so streams never overlap, any draw is available without the ones before it, and nothing depends on batch size,
+device, number of processes or global state. Bits are generated on the CPU and converted to normals by the transform of
+Box & Muller (1958).
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ class _Philox(threading.local):
         # Philox keeps up to four unread words; a fresh position starts with none.
         self.state["buffer_pos"], self.state["has_uint32"] = 4, 0
 
-    def words(self, key: tuple[int, int], counter: tuple[int, ...], count: int) -> np.ndarray:
-        """The first `count` 64-bit words at a key and a counter."""
+    def outputs(self, key: tuple[int, int], counter: tuple[int, ...], count: int) -> np.ndarray:
+        """Return the first `count` 64-bit outputs for a key and a counter."""
         self.state["state"]["key"][:] = key
         self.state["state"]["counter"][:] = counter
         self.generator.state = self.state
@@ -42,19 +43,19 @@ class _Philox(threading.local):
 _PHILOX = _Philox()
 
 START, PATH, BROWNIAN, AUXILIARY = range(STREAMS := 4)
-"""Streams of a sample: its starting noise, its steps' noise, its Brownian motion, and everything else."""
+"""Streams of a sample: its initial noise, the noise of its steps, its Brownian motion, and everything else."""
 
 
 @public
 class NormalSource:
     """Standard normal tensors for the samples `indices` of the run `seed`.
 
-    Its streams are START (the noise that a run starts from), PATH (its steps' noise), BROWNIAN and AUXILIARY (free
-    for plugins).
+    Its streams are START (the noise that a run starts from), PATH (the noise of its steps), BROWNIAN and AUXILIARY
+    (free for plugins).
 
     Args:
-        seed: a whole number, 0 <= seed < 2^64, or one for each sample.
-        indices: the samples' global indices; row j of every draw belongs to indices[j].
+        seed: a whole number, 0 <= seed < 2^64, or a list of one for each sample.
+        indices: the samples' global indices; row j of every draw belongs to sample indices[j].
         shape: the shape of one sample.
     """
 
@@ -67,7 +68,9 @@ class NormalSource:
         self.shape = shape_of("shape", shape)
         seeds = seed if isinstance(seed, list | tuple | range) else [seed] * len(self.indices)
         if len(seeds) != len(self.indices):
-            raise UsageError(f"there are {len(seeds)} seeds for {len(self.indices)} samples; give one, or one a sample")
+            raise UsageError(
+                f"there are {len(seeds)} seeds for {len(self.indices)} samples; give one seed, or one per sample"
+            )
         self._keys = [(check_seed(each), index) for each, index in zip(seeds, self.indices, strict=True)]
         self._size = math.prod(self.shape)
         self._pairs = (self._size + 1) // 2
@@ -75,24 +78,28 @@ class NormalSource:
     def draw(
         self, stream: int, position: int | Sequence[int] = 0, block: int = 0, rows: np.ndarray | None = None
     ) -> Tensor:
-        """Draw number (`stream`, `position`, `block`) as a float32 CPU tensor (N, *shape), or of `rows` alone.
+        """Return draw number (`stream`, `position`, `block`) as a float32 CPU tensor (N, *shape).
 
-        `position` may be a list with one entry a row.
+        Args:
+            stream: one of the streams above.
+            position: the number of the draw within the stream, or a list with one for each row.
+            block: a second number of the draw.
+            rows: return these rows only.
         """
         keys = self._keys if rows is None else [self._keys[r] for r in rows]
         bits = np.empty((len(keys), 2 * self._pairs), dtype=np.int32)
-        words = (2 * self._pairs + 1) // 2
+        count = (2 * self._pairs + 1) // 2
         for j, key in enumerate(keys):
             # The lowest word of the counter counts within the draw.
             counter = (0, position if isinstance(position, int) else position[j], block, stream)
-            bits[j] = _PHILOX.words(key, counter, words).view(np.int32)[: 2 * self._pairs]
+            bits[j] = _PHILOX.outputs(key, counter, count).view(np.int32)[: 2 * self._pairs]
         both = torch.from_numpy(bits).view(len(keys), 2, self._pairs)
         normals = box_muller(both[:, 0], both[:, 1]).flatten(1)
         return normals[:, : self._size].reshape(len(keys), *self.shape)
 
 
 def check_seed(seed: Any) -> int:
-    """A seed, or an error that says what one is."""
+    """Return a valid seed; raise UsageError for anything else."""
     try:
         return whole("seed", seed, 0)
     except UsageError:
@@ -100,7 +107,7 @@ def check_seed(seed: Any) -> int:
 
 
 def box_muller(first: Tensor, second: Tensor) -> Tensor:
-    """Two int32 tensors (N, M) of random bits to 2M float32 normals a row, (N, 2, M)."""
+    """Convert two int32 tensors (N, M) of random bits to 2M float32 normals per row, (N, 2, M)."""
     # |k| keeps small uniforms exact, which the tail needs; (|k| + 1/2) / 2^31 is never 0.
     uniform = first.to(torch.float32).abs_().add_(0.5).mul_(2.0**-31)
     radius = uniform.log_().mul_(-2).sqrt_()
@@ -112,20 +119,19 @@ def box_muller(first: Tensor, second: Tensor) -> Tensor:
 
 
 class Noise(Protocol):
-    """What `Path.draw` asks for the noise of a step between two values of lambda = log(alpha/sigma)."""
+    """The callable with which `Path.draw` gets the noise of a step between two values of lambda = log(alpha/sigma)."""
 
     def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor: ...
 
 
 @public
 class IndependentNoise:
-    """A fresh standard normal for every draw of a run."""
+    """An independent standard normal for every draw of a run."""
 
     def __init__(self, source: NormalSource) -> None:
         self._source = one_of_types("source", source, NormalSource, "a NormalSource")
-        self._counts = np.zeros(
-            len(source.indices), dtype=np.int64
-        )  # draws so far, which differ with steps of one's own
+        # Draws so far of each sample; they differ if samples take different steps.
+        self._counts = np.zeros(len(source.indices), dtype=np.int64)
 
     def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
         taking = slice(None) if rows is None else rows
@@ -138,17 +144,17 @@ MIN_LEVELS = 5
 
 @public
 class BrownianNoise:
-    """Increments of one Brownian motion a sample, over an interval of lambda, scaled to unit variance.
+    """Increments of one Brownian motion per sample, over an interval of lambda, scaled to unit variance.
 
-    The motion lives on the whole line, so no time lies outside it: unit cells each carry a normal for their total,
-    and inside a cell Levy's construction adds midpoints, W(u) = u Z + sum_l tent_l(u) z_l, for l below `levels`; a
-    smallest piece is bridged with the normal that would be its midpoint's. An increment is thus a short weighted sum
-    of keyed normals, a pure function of the interval's two ends: cutting the interval elsewhere cannot change it.
-    Its law is exact while no two ends share a smallest piece (2^-levels wide). Sources of different `levels` agree
-    at all multiples of the coarser one's half piece.
+    The motion is defined on the whole real line. Each unit cell has a normal for its total increment, and within a cell
+    Levy's construction adds midpoints, W(u) = u Z + sum_l tent_l(u) z_l, for l below `levels`; a smallest piece is
+    bridged with the normal that would be its midpoint's. An increment is thus a short weighted sum of keyed normals and
+    a pure function of the two ends of the interval: it does not depend on how the interval is divided. Its distribution
+    is exact if no two ends lie in the same smallest piece (2^-levels wide). Sources with different `levels` agree at
+    all multiples of half a smallest piece of the coarser one.
 
-    Called for step after step, it follows one motion as long as the steps do not overlap. A step that goes back over
-    ground already covered (a sampler that adds noise again) begins another, independent one.
+    Successive calls follow one motion as long as the steps do not overlap. A step that overlaps an earlier one (of a
+    sampler that adds noise again) starts another, independent motion.
     """
 
     def __init__(self, source: NormalSource, levels: int = MIN_LEVELS) -> None:
@@ -158,7 +164,7 @@ class BrownianNoise:
 
     @classmethod
     def for_steps(cls, source: NormalSource, shortest: float) -> BrownianNoise:
-        """Deep enough that no two ends of steps share a smallest piece, where the shortest step is `shortest` long."""
+        """Choose `levels` so that no two ends of steps of length `shortest` or more lie in the same smallest piece."""
         return cls(source, brownian_levels([0.0, shortest]))
 
     def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
@@ -172,12 +178,14 @@ class BrownianNoise:
     def increment(
         self, start: float, end: float, rows: np.ndarray | None = None, visit: int = 0
     ) -> tuple[Tensor, float]:
-        """W(end) - W(start) of the motion number `visit`, and its standard deviation."""
+        """Return W(end) - W(start) of motion number `visit`, and its standard deviation."""
         if rows is not None or not (math.isfinite(start) and math.isfinite(end)):
-            raise UsageError("Brownian noise needs finite steps that all take together; use noise='independent'")
+            raise UsageError(
+                "Brownian noise needs finite steps that all samples take together; use noise='independent'"
+            )
         low, high = sorted((start, end))
         if low == high:
-            raise UsageError("Brownian noise was asked for over an empty interval; two grid points coincide")
+            raise UsageError("Brownian noise needs a step of positive length, but two grid points coincide")
         weights = self._weights(high)
         for key, weight in self._weights(low).items():
             weights[key] = weights.get(key, 0.0) - weight
@@ -191,7 +199,7 @@ class BrownianNoise:
         return total.mul_(sign), math.sqrt(sum(weight * weight for weight, _ in parts))
 
     def _weights(self, time: float) -> dict[tuple[int, int], float]:
-        """W(time) - W(floor(time)) as weights on normals keyed by (cell, node); node 0 is the cell's total."""
+        """W(time) - W(floor(time)) as weights of normals keyed by (cell, node); node 0 is the increment of the cell."""
         cell = math.floor(time)
         u = time - cell
         weights = {(cell, 0): u}
@@ -214,12 +222,12 @@ class BrownianNoise:
 
 
 def shortest_step(clocks: Sequence[float]) -> float:
-    """The shortest stretch between neighbouring values of the clock; infinite where there is none."""
+    """The smallest distance between consecutive, different values of the clock; infinite if there are none."""
     gaps = np.abs(np.diff(np.asarray(clocks, dtype=float)))
     return float(gaps[gaps > 0].min(initial=math.inf))
 
 
 def brownian_levels(clocks: Sequence[float]) -> int:
-    """How deep the construction must go: five levels, more where a step is shorter than 2^-5."""
+    """The number of levels of the construction: five, or more if a step is shorter than 2^-5."""
     shortest = shortest_step(clocks)
     return max(MIN_LEVELS, math.ceil(-math.log2(shortest))) if math.isfinite(shortest) else MIN_LEVELS

@@ -1,7 +1,7 @@
-"""The second state of samplers that walk a pair of states, as those do that can be walked back exactly.
+"""The second state of samplers that advance a pair of states, such as exactly invertible samplers.
 
-Such a sampler's run is a bijection of pairs, so that only both states of its end lead back. `sample` hands over and
-keeps one state; `encode` and `decode` carry the other one, the companion, beside it.
+Such a sampler maps pairs of states to pairs one-to-one, so inverting a run needs both final states. `sample` passes and
+returns one state; `encode` and `decode` also carry the other state, the companion.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from .path import Ledger, Path
 
 @dataclass
 class PairLedger(Ledger):
-    """A run's ledger with room for the companion.
+    """A run's ledger that also holds the companion.
 
     Attributes:
-        companion: (N, ...) in the path's coordinates: what the run is given, until the sampler takes it, then what the
-            sampler leaves.
+        companion: (N, ...) in the path's coordinates: the run's input until the sampler takes it, then the sampler's
+            output.
     """
 
     companion: Tensor | None = None
 
 
 def take_companion(path: Path) -> Tensor | None:
-    """The companion that a run is given, for the sampler to begin with; None where it begins with one state."""
+    """Remove and return the companion that a sampler starts with; None if the run starts from one state."""
     ledger = path.ledger
     if not isinstance(ledger, PairLedger):
         return None
@@ -35,6 +35,6 @@ def take_companion(path: Path) -> Tensor | None:
 
 
 def leave_companion(path: Path, state: Tensor) -> None:
-    """Keep a sampler's second state at its end, where the run asks for it."""
+    """Store a sampler's second final state, if the run keeps it."""
     if isinstance(path.ledger, PairLedger):
         path.ledger.companion = state

@@ -1,4 +1,4 @@
-"""The path: the grid of points that a sampler walks, in the coordinates chosen, with the noise of its steps."""
+"""The path: the grid of points of a run, in the chosen coordinates, with the noise of its steps."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from ..processes.scalars import Scalar, expand
 from ..processes.sde import SDE, GaussianProcess
 from ..public import public
 from .noise import Noise
-from .points import NO_MARGINALS, Point, _fields, _item, _point, clean_point, fresh_share, points_at
+from .points import NO_MARGINALS, Point, _fields, _item, _point, added_noise_fraction, clean_point, points_at
 
 
 @dataclass
 class Ledger:
-    """A run's random transitions: where their noise comes from and what is kept of them.
+    """The random transitions of a run: the source of their noise and what is recorded of them.
 
     Attributes:
-        noise: where `Path.draw` gets its noise from; None where a sampler is not to draw any.
-        drew_noise: whether a transition has had noise so far.
-        log_probs, draws: every transition's log-probability (N,) and outcome, recorded where log_probs is a list.
-        replayed: outcomes of a stored run that `Path.draw` is to return instead of new ones.
+        noise: the source of noise of `Path.draw`; None if the sampler must not draw noise.
+        drew_noise: True if a transition has drawn noise so far.
+        log_probs, draws: the log-probability (N,) and the outcome of every transition, recorded if log_probs is a list.
+        replayed: outcomes of a stored run that `Path.draw` returns instead of new draws.
         accepted, rejected: (N,) step counts, reported by an adaptive sampler.
     """
 
@@ -42,20 +42,20 @@ class Ledger:
 
 
 CLOSE = 0.1
-"""The sigma/alpha below which a path's end counts as the data's: tables end at 0.01 to 0.04, EDM at 0.002."""
+"""The largest sigma/alpha at which the end of a path counts as data: tables end at 0.01 to 0.04, EDM at 0.002."""
 
 
 @public
 class Path:
-    """What a sampler is given: the points to visit, and the only source of random numbers.
+    """What a sampler receives: the points to visit, and the only source of random numbers.
 
     Attributes:
         process: the process in the path's coordinates, whose time is `Point.time`.
         points: the grid, from noise to data; its last point may be clean (sigma = 0).
-        is_free: no grid was asked for: `points` holds only the two ends and the (adaptive) sampler chooses its
+        is_free: True if no grid was set: `points` contains only the two ends, and the (adaptive) sampler chooses its
             own steps between them.
         ledger: the run's noise and what is recorded of it, shared by all parts of a path.
-        known: points that were asked for by their time or ratio, shared by runs that ask for the same ones again.
+        known: cache of the points computed from a time or a ratio, shared by runs that need the same points.
     """
 
     def __init__(
@@ -73,24 +73,24 @@ class Path:
 
     @property
     def steps(self) -> list[tuple[Point, Point]]:
-        """Neighbouring points, (now, then)."""
+        """The pairs (now, then) of consecutive points."""
         return list(zip(self.points[:-1], self.points[1:], strict=True))
 
     @property
     def ends_at_data(self) -> bool:
-        """Whether the last step arrives at sigma = 0 or next to it, where x is the data to within `CLOSE` of them.
+        """True if the last step ends at sigma = 0 or close to it: sigma/alpha of `CLOSE` or less.
 
-        Models stop there because their schedule does, and the step there is long in lambda = log(alpha/sigma), as the
-        one into sigma = 0 is infinitely long.
+        Schedules that do not reach sigma = 0 stop close to it, and the last step is then long in
+        lambda = log(alpha/sigma), just as a step into sigma = 0 is infinitely long.
         """
         return bool(self.points[-1].is_clean or 0 <= self.points[-1].ratio <= CLOSE)
 
     def again(self) -> Path:
-        """The same grid for another run, which has a ledger of its own."""
+        """Return the same grid with a new ledger, for another run."""
         return Path(self.process, self.points, is_free=self.is_free)
 
     def part(self, points: Sequence[Point]) -> Path:
-        """A path over other points of the same run, for a sampler that runs another one on a stretch of its own."""
+        """Return a path over other points of the same run, for a sampler that runs another one on part of its path."""
         return Path(self.process, points, ledger=self.ledger, known=self.known)
 
     @overload
@@ -100,7 +100,7 @@ class Path:
     def at(self, time: np.ndarray, rows: np.ndarray | None = None) -> Point[np.ndarray]: ...
 
     def at(self, time: Scalar, rows: np.ndarray | None = None) -> Point[Any]:
-        """The point at any time on the path's clock; an array of times holds one for each of the samples `rows`."""
+        """Return the point at any time on the path's clock; an array has one time for each of the samples `rows`."""
         if rows is None and not np.ndim(time):
             key = ("time", float(time))
             if key not in self.known:
@@ -117,13 +117,13 @@ class Path:
     def at_ratio(self, ratio: np.ndarray, rows: np.ndarray | None = None) -> Point[np.ndarray]: ...
 
     def at_ratio(self, ratio: Scalar, rows: np.ndarray | None = None) -> Point[Any]:
-        """The point where sigma/alpha is `ratio`; 0 is the clean end.
+        """Return the point at which sigma/alpha is `ratio`; 0 is the clean end.
 
         Raises:
             UsageError: the process has no alpha and sigma.
         """
         if not isinstance(self.process, View):
-            raise UsageError(f"{NO_MARGINALS} and {type(self.process).__name__} has none in closed form")
+            raise UsageError(f"{NO_MARGINALS} but {type(self.process).__name__} has no closed-form marginals")
         if rows is None and not np.ndim(ratio):
             key = ("ratio", float(ratio))
             if key not in self.known:
@@ -150,50 +150,50 @@ class Path:
     def at_lambda(self, lam: np.ndarray, rows: np.ndarray | None = None) -> Point[np.ndarray]: ...
 
     def at_lambda(self, lam: Scalar, rows: np.ndarray | None = None) -> Point[Any]:
-        """The point where lambda = log(alpha/sigma) is `lam`."""
+        """Return the point at which lambda = log(alpha/sigma) is `lam`."""
         return self.at_ratio(np.exp(-np.asarray(lam, dtype=np.float64)), rows)
 
     def between(self, now: Point[Any], then: Point[Any], fraction: float) -> Point[Any]:
-        """The point at lambda_now + fraction (lambda_then - lambda_now)."""
+        """Return the point at lambda_now + fraction (lambda_then - lambda_now)."""
         return self.at_lambda(now.lam + fraction * (then.lam - now.lam), now.rows)
 
     def ancestral(self, now: Point, then: Point, eta: float) -> tuple[Point, float]:
-        """Split a step into an ODE step to the point returned, below `then`, and noise that leads back up to `then`.
+        """Split a step into an ODE step to a point `down`, less noisy than `then`, and noise that leads back to `then`.
 
         With r = sigma/alpha: up^2 = eta^2 r_s^2 (1 - r_s^2/r_t^2), at most r_s^2; down^2 = r_s^2 - up^2. The sample
-        is then (alpha_s/alpha_down) x_down + alpha_s up z, which has the right marginal in any process; in VE this is
-        the ancestral step of Song et al. 2021, appendix F, as k-diffusion splits it. Returns (down, alpha_s up).
+        is then (alpha_s/alpha_down) x_down + alpha_s up z, which has the correct marginal for any process; in VE this
+        is the ancestral step of Song et al. 2021, appendix F, split as in k-diffusion. Returns (down, alpha_s up).
         """
-        share = 1.0 if now.is_pure_noise else fresh_share(now, then)
-        up = min(eta * math.sqrt(share), 1.0)
+        fraction = 1.0 if now.is_pure_noise else added_noise_fraction(now, then)
+        up = min(eta * math.sqrt(fraction), 1.0)
         if then.is_clean or up == 0:
             return then, 0.0
         return self.at_ratio(then.ratio * math.sqrt((1 - up) * (1 + up))), then.sigma * up
 
     def expand(self, value: Scalar, like: Tensor) -> Any:
-        """Make a number or a per-sample array multiply the samples of `like` (N, ...)."""
+        """Make a number or a per-sample array broadcast over `like` (N, ...)."""
         return expand(value, like)
 
     def draw(self, mean: Tensor, std: Scalar, now: Point[Any], then: Point[Any]) -> Tensor:
-        """A sample of N(mean, std^2 I), the transition from `now` to `then`.
+        """Draw from N(mean, std^2 I), the transition from `now` to `then`.
 
-        The noise belongs to the step, not to the sampler: independent, Brownian over the step, or replayed from
-        a stored run; the transition's log-probability is recorded when the run asks for it. std = 0 gives `mean`.
+        The run, not the sampler, determines the noise: independent, Brownian over the step, or replayed from a stored
+        run. The transition's log-probability is recorded if the run records them. std = 0 gives `mean`.
         """
         if isinstance(std, float | int | np.floating) and std == 0:
             return mean
         ledger = self.ledger
         if now.rows is not None and ledger.log_probs is not None:
             raise UsageError(
-                "log_probs are recorded for steps that all samples take together, not for steps of their own"
+                "log_probs can be recorded only if all samples take the same steps, but here each takes its own"
             )
         ledger.drew_noise = True
         if ledger.replayed is not None:
             drawn = ledger.replayed[len(ledger.draws)].to(mean)
         elif ledger.noise is None:
             raise UsageError(
-                "the sampler draws noise, and this path, which follows the probability-flow ODE, has none; turn it "
-                "off, for example with eta=0"
+                "the sampler draws noise, but this path follows the probability-flow ODE and has no noise; "
+                "turn it off, for example with eta=0"
             )
         else:
             noise = ledger.noise(self.clock(now), self.clock(then), now.rows).to(mean, non_blocking=True)
@@ -205,9 +205,9 @@ class Path:
         return drawn
 
     def clock(self, point: Point[Any]) -> float:
-        """Brownian motion runs in lambda, which coordinates and grids leave alone; in time where there is none.
+        """The time variable of Brownian noise: lambda, the same in all coordinates; time if the process has no lambda.
 
-        Where alpha or sigma is 0 lambda is infinite; the motion is followed to +-32, sigma/alpha = e^-+32.
+        If alpha or sigma is 0, lambda is infinite; it is limited to +-32, sigma/alpha = e^-+32.
         """
         if point.rows is not None:
             return 0.0
@@ -217,7 +217,7 @@ class Path:
 
 
 def normal_log_prob(x: Tensor, mean: Tensor, std: Scalar) -> Tensor:
-    """log N(x; mean, std^2 I) of each sample, in nats, shape (N,), accumulated in float64."""
+    """Return log N(x; mean, std^2 I) of each sample, in nats, shape (N,), accumulated in float64."""
     width = expand(std, mean)
     residual = ((x - mean) / width).double().flatten(1)
     log_std = torch.log(width.double()).flatten() if isinstance(width, Tensor) else math.log(width)

@@ -1,4 +1,4 @@
-"""Points: a time of a process, with all that a sampler is told of it."""
+"""Points: a time of a process, with everything that a sampler needs to know about it."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ if TYPE_CHECKING:
 else:
     from typing import TypeVar
 
-    N = TypeVar("N")  # Python 3.10 knows no default, which only a checker needs
+    N = TypeVar("N")  # TypeVar has no default= in Python 3.10, and only type checkers need it
 
 NO_MARGINALS = "this sampler needs alpha(t) and sigma(t),"
 
 
 @public
 class Point(Generic[N]):
-    """One place on the path. Numbers are floats, or float64 arrays with one entry for each sample evaluated.
+    """A point on the path. Its numbers are floats, or float64 arrays with one entry for each evaluated sample.
 
-    To a type checker a `Point` has floats, as all points of a grid do, and a `Point[np.ndarray]` arrays.
+    For type checkers a `Point` has floats, like all points of a grid, and a `Point[np.ndarray]` has arrays.
 
     Attributes:
-        time: the path's clock (decreasing while sampling).
-        t: the model's own time, what the network is asked at.
+        time: the time on the path's clock (decreasing during sampling).
+        t: the model's native time, at which the network is evaluated.
         alpha, sigma, d_alpha, d_sigma: the schedule and its derivatives on the path's clock and coordinates.
         native: the same four in the model's own coordinates.
         scale: path state = scale * model state.
-        rows: indices of the samples that are evaluated here, or None for all of them.
-        is_clean: whether this is the noiseless end, sigma = 0, where the model is never asked.
-        ratio: sigma / alpha, the same in all coordinates; infinite where alpha = 0.
+        rows: indices of the samples that are evaluated at this point, or None for all samples.
+        is_clean: True at the noiseless end, sigma = 0, where the model is never evaluated.
+        ratio: sigma / alpha, the same in all coordinates; infinite if alpha = 0.
         lam: lambda = log(alpha / sigma), half the log signal-to-noise ratio, the same in all coordinates.
-        is_pure_noise: whether alpha = 0 here: the start of flow models and of tables with zero terminal SNR.
-        end: the model's time where the step from here ends, for flow maps, which are told both; see `towards`.
+        is_pure_noise: True if alpha = 0: at the start of flow models and of tables with zero terminal SNR.
+        end: native time of the end of the step from here, for flow maps, which receive both times; see `towards`.
     """
 
     __slots__ = (
@@ -69,7 +69,7 @@ class Point(Generic[N]):
     end: N | None = None
 
     def towards(self, then: Point[Any]) -> Point[N]:
-        """This point with the end of the step from it: what a flow map is asked at. Other models answer as ever."""
+        """Return this point with the end of its step set, as flow maps need it; other models ignore the end."""
         leap: Leap[N] = Leap()
         for slot in Point.__slots__:
             setattr(leap, slot, getattr(self, slot))
@@ -78,7 +78,7 @@ class Point(Generic[N]):
 
     @property
     def has_own_time(self) -> bool:
-        """Whether the model's own time leads here; not to the clean end of VP, VE and tables, which stop above it."""
+        """True if a native model time exists for this point; False at sigma = 0 for VP, VE and discrete schedules."""
         return not self.is_clean or not isinstance(self.process, View) or self.process.native.clean_time is not None
 
     @property
@@ -88,8 +88,8 @@ class Point(Generic[N]):
             return np.square(self.process.diffusion(self.time))
         if self.is_pure_noise:
             raise UsageError(
-                "the reverse SDE has infinite diffusion where alpha = 0, where this path starts; take an ODE "
-                "step there, use ddim or ddpm, or start later with times=..."
+                "this path starts at alpha = 0, where the diffusion of the reverse SDE is infinite; take an ODE step "
+                "there, use ddim or ddpm, or start later with times=..."
             )
         return diffusion_squared(self.alpha, self.sigma, self.d_alpha, self.d_sigma)
 
@@ -104,21 +104,21 @@ class Point(Generic[N]):
 
 def _refuse(point: Point[Any]) -> NoReturn:
     raise UsageError(
-        f"{NO_MARGINALS} and {type(point.process).__name__} has no closed-form marginals; use one "
-        "that reads score or velocity alone (euler-maruyama, euler, heun)"
+        f"{NO_MARGINALS} but {type(point.process).__name__} has no closed-form marginals; use a sampler that needs "
+        "only the score or the velocity (euler-maruyama, euler, heun)"
     )
 
 
 class Leap(Point[N]):
-    """A point with the end of the step from it."""
+    """A point that also has the end of the step from it."""
 
     __slots__ = ("end",)
 
 
 class TimePoint(Point[N]):
-    """A point on an SDE without closed-form marginals: a time, and an error for a sampler that needs more.
+    """A point of an SDE without closed-form marginals: it has a time, and raises an error if a sampler needs more.
 
-    It is a class of its own because a `Point` with a `__getattr__` would be slower to read where nothing is missing.
+    A separate class, because a `__getattr__` on `Point` would slow down access to its attributes.
     """
 
     __slots__ = ()
@@ -126,7 +126,7 @@ class TimePoint(Point[N]):
 
 
 def points_at(process: SDE, time: Scalar) -> Point[Any]:
-    """The point of `process` (in the path's coordinates) at a time of its clock."""
+    """Return the point of `process` (in the path's coordinates) at a time on its clock."""
     if not isinstance(process, View):
         return make_points(process, np.atleast_1d(time))[0] if not np.ndim(time) else _sde_point(process, time)
     ratio = process.ratio(time)
@@ -146,7 +146,7 @@ def _sde_point(process: SDE, time: Scalar) -> Point[Any]:
 
 
 def _fields(process: View, time: Scalar, t: Scalar, ratio: Scalar) -> list[Scalar]:
-    """time, t, the four schedule values, the four native ones and the scale, vectorised."""
+    """The fields of points as arrays: time, t, four schedule values, the four native ones, and the scale."""
     native = process.native
     alpha, sigma, *slopes = process.schedule(time)
     native_alpha, native_sigma = native.at_ratio(ratio)
@@ -176,7 +176,7 @@ def _point(process: View, fields: Sequence[Any]) -> Point[Any]:
 
 
 def make_points(process: SDE, times: np.ndarray, ratios: np.ndarray | None = None) -> list[Point]:
-    """Points at native times (and sigma/alpha ratios, where these are what was given), computed in one sweep."""
+    """Return points at native times, vectorised; `ratios` are their sigma/alpha, if the grid was given by ratios."""
     if not isinstance(process, View):
         return [_sde_point(process, float(t)) for t in times]
     times = np.minimum(times, process.latest)
@@ -187,7 +187,7 @@ def make_points(process: SDE, times: np.ndarray, ratios: np.ndarray | None = Non
 
 
 def clean_point(process: View) -> Point:
-    """The noiseless end, sigma = 0 and alpha = 1, at the time where the view's clock reaches it."""
+    """Return the noiseless end, sigma = 0 and alpha = 1, at the time at which the view's clock reaches it."""
     assert process.clean_time is not None
     t = min(process.native.t_min, max(process.clean_time, 0.0))
     nan = math.nan
@@ -195,27 +195,27 @@ def clean_point(process: View) -> Point:
 
 
 def path_process(process: SDE, coordinates: str) -> SDE:
-    """The process that a path runs on: the view named, or the SDE itself where it has no marginals."""
+    """Return the process of a path: the view in these coordinates, or the SDE itself if it has no marginals."""
     if isinstance(process, GaussianProcess):
         return view(process, coordinates)
     if coordinates != "native":
         raise UsageError(
-            f"coordinates {coordinates!r} need alpha(t) and sigma(t), and {type(process).__name__} has no closed-form "
+            f"coordinates {coordinates!r} need alpha(t) and sigma(t), but {type(process).__name__} has no closed-form "
             "marginals; use coordinates='native'"
         )
     return process
 
 
-def fresh_share(now: Point, then: Point) -> float:
-    """1 - (sigma_s alpha_t / (sigma_t alpha_s))^2: how much of the variance of x_t's noise came in after s.
+def added_noise_fraction(now: Point, then: Point) -> float:
+    """1 - (sigma_s alpha_t / (sigma_t alpha_s))^2: the fraction of the noise variance of x_t that was added after s.
 
-    None did where s is the noisier of the two, on a path from data to noise.
+    t is `now` and s is `then`. The fraction is 0 if s is the noisier of the two, on a path from data to noise.
     """
     return max(0.0, -math.expm1(2 * (now.lam - then.lam)))
 
 
 def model_state(x: Tensor, point: Point[Any]) -> Tensor:
-    """The state in the model's own coordinates."""
+    """Return the state in the model's own coordinates."""
     scale = point.scale
     if isinstance(scale, float):
         return x if scale == 1.0 else scaled(x, 1 / scale)

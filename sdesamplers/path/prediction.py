@@ -1,7 +1,7 @@
-"""What a network predicts, and the one linear map between all of it.
+"""A network's prediction with its conversions, all by one linear map.
 
-With x = alpha x0 + sigma eps, every prediction type is a row (p, q): output = p x0 + q eps. Two rows that are not
-parallel determine x0 and eps, so any type follows from x and any other by solving a 2x2 system, `linear_map`.
+With x = alpha x0 + sigma eps, every prediction type is a row (p, q): output = p x0 + q eps. Two linearly independent
+rows determine x0 and eps, so any type follows from x and any other type by solving a 2x2 system, `linear_map`.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _ALIASES |= {"flow_prediction": "flow", "x_start": "sample"}
 
 @public
 class Prediction:
-    """What the model said at one point, in whichever form a sampler asks for.
+    """A model's prediction at one point, in whichever form a sampler needs.
 
-    `x` is the state that was really evaluated, in the path's coordinates; `x0`, `eps`, `score` and `velocity`
-    (of x's shape) are linear in it and the model's raw output, and belong to the path's coordinates too.
-    `unguided` is the prediction without guidance, where the model gives one (CFG++ needs it), `log_density` the
-    model's log-density (N,) in nats, where it has one (Metropolis corrections need it).
+    `x` is the state that was actually evaluated, in the path's coordinates; `x0`, `eps`, `score` and `velocity`
+    (of x's shape) are linear in it and in the model's raw output, and are in the path's coordinates too.
+    `unguided` is the prediction without guidance, if the model returns one (CFG++ needs it); `log_density` is the
+    model's log-density (N,) in nats, if it has one (Metropolis corrections need it).
     """
 
     __slots__ = ("__dict__", "_row", "kind", "point", "raw", "x")
@@ -43,15 +43,15 @@ class Prediction:
         self._row: Row | None = None
 
     def compose(self, x0: Scalar, eps: Scalar, *others: tuple[Prediction, float, float]) -> Tensor:
-        """x0 * (predicted x0) + eps * (predicted noise), in one pass over the state and the model's output.
+        """Return x0 * (predicted x0) + eps * (predicted noise), in one pass over the state and the model's output.
 
-        `others`, (prediction, x0, eps) with one number each for the batch, are added: a multistep method's earlier
-        predictions, whose x0 or eps need not be made, and kept, as tensors of their own.
+        `others` are added: triples (prediction, x0, eps) with one number each for the batch. A multistep method passes
+        its earlier predictions here, so their x0 or eps need not be computed and stored as tensors.
         """
         a, b = self._weights(x0, eps)
         if not others:
             return combine(a, self.x, b, self.raw)
-        weights: list[Any] = [a, b]  # numbers for the batch, as those of `others` are
+        weights: list[Any] = [a, b]  # one number each for the batch, as in `others`
         tensors = [self.x, self.raw]
         for other, x0, eps in others:
             weights += other._weights(x0, eps)
@@ -66,22 +66,22 @@ class Prediction:
         return linear_map((point.alpha, point.sigma), self._row, (x0, eps))
 
     def ahead(self, h: float, eta: float = 0.0) -> Tensor:
-        """x + h * reverse_drift(eta): Euler's step, in one pass over the state and the model's output."""
+        """Return x + h * reverse_drift(eta), Euler's step, in one pass over the state and the model's output."""
         a, b = self._weights(self.point.d_alpha, self._noise_drift(eta))
         return combine(1.0 + h * a, self.x, h * b, self.raw)
 
     def step_to(self, then: Point[Any]) -> Tensor:
-        """alpha_s x0 + sigma_s eps: the state at `then` if x0 and eps stay as predicted here (DDIM, first order).
+        """Return alpha_s x0 + sigma_s eps, the state at `then` if x0 and eps stay as predicted (DDIM, first order).
 
-        Of all steps the one that is defined from alpha = 0 and into sigma = 0, where lambda is infinite.
+        This step is also defined from alpha = 0 and into sigma = 0, where lambda is infinite.
         """
         return self.compose(then.alpha, then.sigma)
 
     def jump_to(self, then: Point[Any]) -> Tensor:
-        """x_s = x_t + (s - t) u(x_t, t) in the model's own coordinates and time, u being the velocity predicted.
+        """Return x_s = x_t + (s - t) u(x_t, t), in native coordinates and time, with the predicted velocity u.
 
-        Euler's step of the probability-flow ODE there, and exact where u is a flow map's mean velocity up to `then`.
-        Into a clean end that the model's own time does not lead to it is `step_to`.
+        This is Euler's step of the probability-flow ODE, and exact if u is a flow map's mean velocity up to `then`. If
+        `then` has no native time (`Point.has_own_time`), it is `step_to`.
         """
         if not then.has_own_time:
             return self.step_to(then)
@@ -91,12 +91,12 @@ class Prediction:
 
     @property
     def x0(self) -> Tensor:
-        """E[x0 | x]: the clean sample that the model expects, the same in all coordinates."""
+        """E[x0 | x]: the predicted clean sample, the same in all coordinates."""
         return self.compose(1.0, 0.0)
 
     @property
     def eps(self) -> Tensor:
-        """E[eps | x]: the noise that the model sees, the same in all coordinates."""
+        """E[eps | x]: the predicted noise, the same in all coordinates."""
         return self.compose(0.0, 1.0)
 
     @property
@@ -114,20 +114,20 @@ class Prediction:
         return self.compose(self.point.d_alpha, self._noise_drift(eta))
 
     def _noise_drift(self, eta: float) -> Scalar:
-        """The weight of eps in the reverse drift; with eta, -g^2 s eta^2/2 = + g^2 eta^2/(2 sigma) eps."""
+        """The weight of eps in the reverse drift; the eta term is -g^2 s eta^2/2 = + g^2 eta^2/(2 sigma) eps."""
         point = self.point
         return point.d_sigma if eta == 0 else point.d_sigma + 0.5 * eta**2 * point.diffusion_squared / point.sigma
 
 
 class ScorePrediction(Prediction):
-    """A prediction for an SDE without closed-form marginals: the score, and what follows from the SDE alone."""
+    """A prediction for an SDE without closed-form marginals: the score, and what follows from it and the SDE."""
 
     __slots__ = ()
 
     def compose(self, x0: Scalar, eps: Scalar, *others: tuple[Prediction, float, float]) -> Tensor:
         raise UsageError(
-            f"{type(self.point.process).__name__} has no alpha(t) and sigma(t), so x0 and eps do not exist there; "
-            "use a sampler that reads the score or the velocity (euler-maruyama, euler, heun)"
+            f"{type(self.point.process).__name__} has no alpha(t) and sigma(t), so it has no x0 and eps; use a sampler "
+            "that needs only the score or the velocity (euler-maruyama, euler, heun)"
         )
 
     @property

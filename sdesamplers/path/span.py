@@ -1,4 +1,4 @@
-"""What a grid is laid out over: the span of a run."""
+"""The span of a run: the range of times that a spacing divides into steps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from ..public import public
 
 @public
 class Span:
-    """The stretch of time that a spacing divides: from `start` (noise) down to `end` on the model's clock.
+    """The range of times that a spacing divides: from `start` (noise) down to `end`, on the clock of `process`.
 
     Attributes:
-        ends_clean: whether the run steps on from the last point to sigma = 0.
-        model: the model's process; `process` is the same, unless its makers divide another clock.
+        ends_clean: True if the run takes a last step from `end` to sigma = 0.
+        model: the model's process. `process` is the same, unless the model's authors divide another clock.
     """
 
     def __init__(
@@ -30,37 +30,40 @@ class Span:
         self.start = float(process.t_max if start is None else start)
         if not self.end < self.start <= process.t_max:
             raise UsageError(
-                f"the start time must lie above {self.end:g} and at or below {process.t_max:g}, not at {self.start:g}"
+                f"the start time must lie above {self.end:g} and be at most {process.t_max:g}, not {self.start:g}"
             )
 
     @property
     def gaussian(self) -> GaussianProcess:
-        """The process as a Gaussian one, for spacings that are defined by alpha and sigma."""
+        """The process, for spacings that are defined by alpha and sigma; UsageError if it is not Gaussian."""
         if not isinstance(self.process, GaussianProcess):
             raise UsageError(
-                f"this spacing is defined by sigma/alpha, and {type(self.process).__name__} has no closed-form "
+                f"this spacing is defined by sigma/alpha, but {type(self.process).__name__} has no closed-form "
                 "marginals; use spacing='linspace' or times=[...]"
             )
         return self.process
 
     def ratios(self, *, finite: bool = True) -> tuple[float, float]:
-        """sigma/alpha at start and end.
+        """Return sigma/alpha at start and end.
+
+        Args:
+            finite: limit the first one to the process's `largest_ratio`.
 
         Raises:
-            UsageError: `finite` and the start has alpha = 0, on a process that has no `largest_ratio`.
+            UsageError: with `finite`, alpha = 0 at the start and `largest_ratio` is infinite.
         """
         first, last = float(self.gaussian.ratio(self.start)), float(self.gaussian.ratio(self.end))
         if finite:
             first = min(first, self.gaussian.largest_ratio)
         if finite and np.isinf(first):
             raise UsageError(
-                "this spacing needs a finite sigma/alpha and the model starts at alpha = 0; use 'angle', 'linspace' "
+                "this spacing needs a finite sigma/alpha, but the model starts at alpha = 0; use 'angle', 'linspace' "
                 "or 'trailing'"
             )
         return first, last
 
     def at_ratios(self, ratios: np.ndarray) -> np.ndarray:
-        """Native times of sigma/alpha ratios, the ends exactly `start` and `end` where the ratios are theirs."""
+        """Return the times of sigma/alpha ratios; ratios of the span's ends give exactly `start` and `end`."""
         times = np.array(self.gaussian.time_at_ratio(ratios), dtype=np.float64)
         ends = self.ratios(finite=False)
         for value, time in zip(ends, (self.start, self.end), strict=True):
@@ -68,11 +71,11 @@ class Span:
         return times
 
 
-class Divides(Protocol):
-    """What the grid needs of a spacing."""
+class SpacingLike(Protocol):
+    """The part of the `Spacing` interface that `grid` uses."""
 
     name: str
 
     def __call__(self, span: Span, count: int, **options: Any) -> np.ndarray:
-        """`count` times over the span, falling."""
+        """Return `count` decreasing times within the span."""
         ...

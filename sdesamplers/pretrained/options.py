@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..checks import TRUTHS, flag, one_of_types
+from ..checks import BOOL_TYPES, flag, one_of_types
 from ..errors import UsageError
 from ..models.clipping import Clip, ClipLike
 
@@ -81,7 +81,7 @@ class LoadOptions:
 
     def given(self) -> dict[str, Any]:
         """The options that are neither None nor off, but those that `load` applies itself; 0, a label, is given."""
-        off = {word for word, value in vars(self).items() if type(value).__name__ in TRUTHS and not value}
+        off = {word for word, value in vars(self).items() if type(value).__name__ in BOOL_TYPES and not value}
         return {word: v for word, v in vars(self).items() if v is not None and word not in (*off, *TUNING)}
 
     def of_a_plugin(self) -> dict[str, Any]:

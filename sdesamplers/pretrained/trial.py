@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import ModelError
 from ..models.calling import in_modes
-from ..models.conditions import cut
+from ..models.conditions import take_rows
 from ..models.running import global_state
 from ..processes.sde import GaussianProcess
 from .asking import Asking, has_variance, read_answer, told
@@ -65,7 +65,7 @@ class Trial:
         around = model.preconditioning
         given = x if around is None else around.scale_input(x, t)
         times = told(model.network_clock(t), x) if times is None else times
-        condition = () if self.condition is None else (cut(self.condition, rows),)
+        condition = () if self.condition is None else (take_rows(self.condition, rows),)
         if asking.time_shape == "one":
             times = times[-1:].expand(len(x))
         return self.read(in_modes(asking.call, given, times, *condition), x)

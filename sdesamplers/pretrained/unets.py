@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..errors import ModelError, UsageError
 from ..models.base import Model, Output
-from ..models.calling import in_modes, kept
+from ..models.calling import copied, in_modes
 from ..models.clipping import Clip, ClipLike
-from ..models.conditions import own
+from ..models.conditions import cloned
 from ..processes.scalars import Scalar
 from .conventions import Convention, timesteps_for, without_variance
 from .quiet import in_dtype, quiet_loading, warn_of_unknown_words
@@ -78,8 +78,8 @@ class DiffusersModel(Model):
         with context:
             given = self.convention.scale_input(x, t)
             given = given.clone() if given is x else given
-            output = in_modes(self.unet, given, timestep, class_labels=own(condition), return_dict=False)[0]
-        return self.convention.read(kept(without_variance(output, self.shape[0])), x, t)
+            output = in_modes(self.unet, given, timestep, class_labels=cloned(condition), return_dict=False)[0]
+        return self.convention.read(copied(without_variance(output, self.shape[0])), x, t)
 
     def condition_for(self, condition: Any, count: int) -> Any:
         if condition is None:

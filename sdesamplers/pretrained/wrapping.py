@@ -14,11 +14,11 @@ from ..checks import device_of, one_of_types
 from ..errors import UsageError
 from ..models.base import Output
 from ..models.calling import call
-from ..models.conditions import cut, own
+from ..models.conditions import cloned, take_rows
 from ..models.function import FunctionModel
 from ..processes.check import check_process
 from ..processes.reversal import Reversed
-from ..processes.scalars import Scalar, is_each
+from ..processes.scalars import Scalar, is_per_sample
 from ..processes.schedules import EDM, RectifiedFlow, float_column
 from ..processes.sde import GaussianProcess
 from ..processes.table import DiscreteVP
@@ -76,11 +76,11 @@ class WrappedModel(FunctionModel):
 
     def _called(self, x: Tensor, times: tuple[Scalar, ...], *given: Any) -> Tensor | Output:
         now = (told(self.network_clock(t), x) for t in times)
-        answer: Tensor | Output = call(self.function, x.clone(), *now, *map(own, given), name=self.name)
+        answer: Tensor | Output = call(self.function, x.clone(), *now, *map(cloned, given), name=self.name)
         return answer
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
-        if self.asking.time_shape == "one" and is_each(t) and np.any(t != t[0]):
+        if self.asking.time_shape == "one" and is_per_sample(t) and np.any(t != t[0]):
             return self._one_time_after_the_other(x, t, condition)
         around = self.preconditioning
         if around is None:
@@ -94,7 +94,7 @@ class WrappedModel(FunctionModel):
         whole = torch.empty_like(x)
         for time in np.unique(t):
             rows = np.flatnonzero(t == time)
-            answer = self.predict(x[rows], float(time), cut(condition, rows))
+            answer = self.predict(x[rows], float(time), take_rows(condition, rows))
             assert isinstance(answer, Tensor)
             whole[rows] = answer.to(whole.dtype)
         return whole

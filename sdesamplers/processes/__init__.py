@@ -1,15 +1,15 @@
-"""How noise comes in, and what networks predict of it: needs no model and no sampler.
+"""Forward noising processes and prediction types, independent of models and samplers.
 
-scalars.py      times and schedule values: numbers, or arrays with one for each sample
-sde.py          the `SDE` interface; Gaussian processes, and what follows from alpha and sigma
-schedules.py    the processes of the field, each its pair (alpha, sigma)
-table.py        a DDPM table as one of them
-coordinates.py  the same process scaled and timed otherwise: `View`
-predictions.py  what networks predict, and how one type is turned into another
-reversal.py     processes whose time runs from noise to data
-check.py        whether a process of one's own is what it says
-forms.py        schedules answer in the form that they are asked in
-own_grid.py     the grid that a model's makers sample on, as a process carries it
+scalars.py      times and schedule values: a number, or an array with one number for each sample
+sde.py          the `SDE` interface; Gaussian processes, and everything derived from alpha and sigma
+schedules.py    the common processes, each defined by (alpha, sigma)
+table.py        a DDPM table of alphas_cumprod as a process in continuous time
+coordinates.py  the same process in other coordinates: `View`
+predictions.py  prediction types and conversions between them
+reversal.py     processes of networks whose time runs from noise to data
+check.py        consistency checks of user-defined processes
+forms.py        schedule functions that return the type that they are given: float, array or tensor
+own_grid.py     interface of the grid that a model's authors sample on
 pickling.py     pickling processes and models that hold functions
 """
 

@@ -1,7 +1,7 @@
-"""`check_process`: whether a process of one's own is what it says, before anything is sampled or trained on it.
+"""`check_process`: consistency checks of a user-defined process, before it is used for sampling or training.
 
-A wrong sign of a slope or a clock that runs the other way makes wrong samples without an error, so whoever writes the
-five functions of a `GaussianProcess` has them compared with each other when the process is first used.
+A derivative with the wrong sign, or a clock that runs backwards, gives wrong samples without an error. So the five
+functions of a user-defined `GaussianProcess` are compared with each other when the process is first used.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from .sde import SDE, GaussianProcess
 
 FUNCTIONS = ("alpha", "sigma", "d_alpha", "d_sigma")
 SLOPE_TOLERANCE = 0.01
-"""Of the change of alpha and sigma over a sixteenth of the time. Slopes of an interpolated table pass."""
+"""Relative to the change of alpha and sigma over a sixteenth of the time range. Interpolated tables pass."""
 INVERSE_TOLERANCE = (1e-3, 0.05)
-"""Of log(sigma/alpha) at time_at_ratio: the median and the largest difference. Interpolated tables pass."""
+"""Of log(sigma/alpha) at time_at_ratio: limits of the median and the maximum error. Interpolated tables pass."""
 
 
-class Trouble(Exception):
-    """What a check found."""
+class CheckFailure(Exception):
+    """A check failed; the message says why."""
 
 
 @dataclass
 class Probe:
-    """A process, and its functions at times from t_min to t_max.
+    """A process with the values of its functions at times from t_min to t_max.
 
-    The times are even, with more of them next to t_min, where sigma may be steep.
+    The times are evenly spaced, with additional ones close to t_min, where sigma may be steep.
     """
 
     process: GaussianProcess
@@ -57,14 +57,14 @@ class Probe:
             return self.values["sigma"] / self.values["alpha"]
 
     def at(self, name: str, t: Any) -> Any:
-        """One of the process's functions; what it raises becomes a `Trouble` that says how to write it."""
+        """Call one of the process's functions; its exceptions become a `CheckFailure` that says how to write it."""
         kind = "an array of times" if np.ndim(t) else f"t = {t:.4g}"
         try:
             with np.errstate(all="ignore"):
                 return getattr(self.process, name)(t)
-        except Exception as error:  # whatever a function of the user's raises
+        except Exception as error:  # the user's function may raise anything
             text = " ".join(str(error).split())[:160]
-            raise Trouble(
+            raise CheckFailure(
                 f"{name} of {kind} raises {type(error).__name__} ({text}); it must take a float and a float64 NumPy "
                 "array, so write it with NumPy's functions (np.cos, np.where; not math.cos, torch.cos or `if`)"
             ) from None
@@ -79,50 +79,51 @@ class Probe:
 
 
 def check_range(probe: Probe) -> None:
-    """t_min and t_max are numbers, the first below the second."""
+    """t_min and t_max are finite numbers with t_min < t_max."""
     for name in ("t_min", "t_max"):
         value = getattr(probe.process, name)
         if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
-            raise Trouble(f"{name} must be a finite number, not {value!r}")
+            raise CheckFailure(f"{name} must be a finite number, not {value!r}")
     low, high = float(probe.process.t_min), float(probe.process.t_max)
     if not low < high:
-        raise Trouble(
-            f"t_min = {low:g} must lie below t_max = {high:g}: t_min is the time next to the data, t_max that of the "
-            "noise; if your time runs from noise to data, keep t_min below t_max and pass sds.reversed(process)"
+        raise CheckFailure(
+            f"t_min = {low:g} must lie below t_max = {high:g}: t_min is the time closest to the data, t_max the time "
+            "of the noise; if your time runs from noise to data, keep t_min below t_max and pass sds.reversed(process)"
         )
 
 
 def check_arrays(probe: Probe) -> None:
-    """All functions take a float and an array, and give the same for both."""
+    """All functions accept a float and an array, and return the same values for both."""
     places = [len(probe.times) // 4, len(probe.times) // 2, 3 * len(probe.times) // 4]
     for name in FUNCTIONS:
         for k in places:
             one, many = float(probe.at(name, float(probe.times[k]))), float(probe.values[name][k])
             if not (math.isnan(one) and math.isnan(many)) and not math.isclose(one, many, rel_tol=1e-5, abs_tol=1e-9):
-                raise Trouble(
+                raise CheckFailure(
                     f"{name}({probe.times[k]:.4g}) is {one:.6g} for a float and {many:.6g} as part of an array"
                 )
 
 
 def check_values(probe: Probe) -> None:
-    """alpha and sigma are finite and not negative, and 0 at the ends alone; slopes are finite."""
+    """alpha and sigma are finite, not negative, and 0 only at t_max and t_min respectively; slopes are finite."""
     for name, end, other in (("alpha", -1, "t_max"), ("sigma", 0, "t_min")):
         value = probe.values[name]
         _refuse_first(probe, name, ~np.isfinite(value))
-        _refuse_first(probe, name, value < 0, "; alpha and sigma are not negative, so the range of time ends before it")
-        if _runs_back(probe):
-            continue  # the next check has the reason
+        _refuse_first(probe, name, value < 0, "; alpha and sigma must not be negative: t_min and t_max must exclude it")
+        if _is_reversed(probe):
+            continue  # the next check reports it
         inside = np.ones(len(value), bool)
         inside[end] = False
-        _refuse_first(probe, name, inside & (value == 0), f"; it may be 0 at {other} alone")
+        _refuse_first(probe, name, inside & (value == 0), f"; it may be 0 only at {other}")
     for name in ("d_alpha", "d_sigma"):
         bad = ~np.isfinite(probe.values[name])
         if probe.values["sigma"][0] == 0 and np.isinf(probe.values[name][0]):
-            bad[0] = False  # sigma may leave 0 like a square root
+            bad[0] = False  # sigma may start at 0 like a square root
         _refuse_first(probe, name, bad)
 
 
 def _refuse_first(probe: Probe, name: str, bad: np.ndarray, more: str = "") -> None:
+    """Raise CheckFailure for the first bad value, if there is one."""
     if not bad.any():
         return
     k = int(np.flatnonzero(bad)[0])
@@ -132,29 +133,29 @@ def _refuse_first(probe: Probe, name: str, bad: np.ndarray, more: str = "") -> N
     if not more and len(good) and k in (0, len(bad) - 1):
         end = "t_min" if k == 0 else "t_max"
         more = f"; set {end} to the {'smallest' if k == 0 else 'largest'} time at which the functions are finite"
-    raise Trouble(f"{name} is {value:.4g} at {place}{t:.6g}{more}")
+    raise CheckFailure(f"{name} is {value:.4g} at {place}{t:.6g}{more}")
 
 
-def _runs_back(probe: Probe) -> bool:
+def _is_reversed(probe: Probe) -> bool:
     return bool(probe.ratio[-1] < probe.ratio[0])
 
 
 def check_rise(probe: Probe) -> None:
-    """sigma/alpha rises from t_min to t_max: time runs from data to noise."""
+    """sigma/alpha increases from t_min to t_max: time runs from data to noise."""
     ratio, times = probe.ratio, probe.times
-    if _runs_back(probe):
-        raise Trouble(
+    if _is_reversed(probe):
+        raise CheckFailure(
             f"sigma/alpha falls from {ratio[0]:.4g} at t = {times[0]:g} to {ratio[-1]:.4g} at t = {times[-1]:g}: this "
-            "time runs from noise to data, and a process's time runs from data to noise; pass sds.reversed(process), "
-            "and the network is told your time"
+            "time runs from noise to data, but a process's time must run from data to noise; pass "
+            "sds.reversed(process), and the network receives your time"
         )
     with np.errstate(invalid="ignore"):
         bad = np.flatnonzero(~(np.diff(ratio) > 0))
     if len(bad):
         k = int(bad[0])
-        word = "falls" if ratio[k + 1] < ratio[k] else "does not rise"
-        raise Trouble(
-            f"sigma/alpha {word} from t = {times[k]:.6g} ({ratio[k]:.6g}) to t = {times[k + 1]:.6g} "
+        trend = "falls" if ratio[k + 1] < ratio[k] else "does not rise"
+        raise CheckFailure(
+            f"sigma/alpha {trend} from t = {times[k]:.6g} ({ratio[k]:.6g}) to t = {times[k + 1]:.6g} "
             f"({ratio[k + 1]:.6g}); it must rise strictly from t_min to t_max"
         )
     inside = probe.low + (probe.high - probe.low) * np.linspace(0.1, 0.9, 9)
@@ -162,40 +163,42 @@ def check_rise(probe: Probe) -> None:
         probe.at("sigma", t) / probe.at("alpha", t) for t in (inside, inside + 1e-5 * (probe.high - probe.low))
     )
     if np.sum(here == there) > len(inside) // 2:
-        raise Trouble(
-            f"sigma/alpha stands still between steps, as around t = {inside[4]:.6g}: a table is interpolated between "
-            "its entries (sds.DiscreteVP(alphas_cumprod) does it), not rounded to them"
+        raise CheckFailure(
+            f"sigma/alpha is piecewise constant, for example around t = {inside[4]:.6g}: interpolate a table between "
+            "its entries (sds.DiscreteVP(alphas_cumprod) does it) instead of rounding to them"
         )
 
 
 def check_ends(probe: Probe) -> None:
-    """At t_max there is noise, at t_min data; the prior has the noise's standard deviation."""
+    """x is noise at t_max and data at t_min; the prior has the standard deviation of the noise."""
     first, last = float(probe.ratio[-1]), float(probe.ratio[0])
     noisy = (
-        f"sigma/alpha is only {first:.3g} at t_max = {probe.high:g}, where sampling starts from pure noise: the data "
-        "are still there; t_max is the time of the noise (999 for a table of 1000 timesteps)"
+        f"sigma/alpha is only {first:.3g} at t_max = {probe.high:g}, where sampling starts from pure noise, so x still "
+        "contains the data; t_max must be the time of the noise (999 for a table of 1000 timesteps)"
     )
     if first < 0.1:
-        raise Trouble(noisy)
+        raise CheckFailure(noisy)
     if first < 1:
         warn(f"{_title(probe.process)}: {noisy}")
     if last > 0.5:
         warn(
-            f"{_title(probe.process)}: sigma/alpha is {last:.3g} at t_min = {probe.low:g} already, and nothing below "
-            "is asked for; t_min is the smallest time that the network was trained at"
+            f"{_title(probe.process)}: sigma/alpha is {last:.3g} at t_min = {probe.low:g} already, and the network is "
+            "never evaluated below t_min; set t_min to the smallest time that the network was trained at"
         )
     alpha, sigma = float(probe.values["alpha"][-1]), float(probe.values["sigma"][-1])
     std = float(probe.process.prior.std)
     if not 0.9 * sigma <= std <= 1.5 * math.hypot(alpha, sigma):
-        raise Trouble(f"prior.std is {std:.4g}, and sigma at t_max = {probe.high:g} is {sigma:.4g}")
+        raise CheckFailure(f"prior.std is {std:.4g}, but sigma at t_max = {probe.high:g} is {sigma:.4g}")
     clean = probe.process.clean_time
     if clean is not None and not abs(float(probe.at("sigma", float(clean)))) <= 1e-6 * sigma:
         found = float(probe.at("sigma", float(clean)))
-        raise Trouble(f"sigma is {found:.4g} at clean_time = {clean:g}; it is the time at which sigma is 0, or None")
+        raise CheckFailure(
+            f"sigma is {found:.4g} at clean_time = {clean:g}; clean_time must be the time at which sigma is 0, or None"
+        )
 
 
 def check_slopes(probe: Probe) -> None:
-    """d_alpha and d_sigma are the slopes of alpha and sigma: their integrals are the changes."""
+    """d_alpha and d_sigma are the derivatives of alpha and sigma: they integrate to the changes of alpha and sigma."""
     nodes, weights = np.polynomial.legendre.leggauss(32)
     edges = np.linspace(probe.low, probe.high, 17)
     half, middle = 0.5 * np.diff(edges), 0.5 * (edges[1:] + edges[:-1])
@@ -205,22 +208,22 @@ def check_slopes(probe: Probe) -> None:
         integrals, sizes = (half * (s @ weights) for s in (slopes, np.abs(slopes)))
         changes = np.diff(values)
         allowed = SLOPE_TOLERANCE * np.maximum(sizes, np.abs(changes)) + 1e-5 * np.maximum(values[1:], values[:-1])
-        allowed[[0, -1]] *= 3  # slopes that are infinite at the very ends are integrated less exactly
+        allowed[[0, -1]] *= 3  # slopes that are infinite at an end are integrated less accurately
         excess = np.abs(integrals - changes) / allowed
         if not np.all(excess <= 1):
-            raise Trouble(_wrong_slope(probe, name, float(middle[int(np.nanargmax(excess))])))
+            raise CheckFailure(_wrong_slope(probe, name, float(middle[int(np.nanargmax(excess))])))
 
 
 def _wrong_slope(probe: Probe, name: str, t: float) -> str:
     h = 1e-4 * (probe.high - probe.low)
     right = float(probe.at(name, t + h) - probe.at(name, t - h)) / (2 * h)
     found = float(probe.at(f"d_{name}", t))
-    share = found / right if right else math.nan
+    factor = found / right if right else math.nan
     hint = ""
-    if abs(share + 1) < 0.02:
+    if abs(factor + 1) < 0.02:
         hint = ": the sign is wrong"
-    elif math.isfinite(share) and share > 0 and not 0.98 < share < 1.02:
-        hint = f": it is {share:.4g} times what is right"
+    elif math.isfinite(factor) and factor > 0 and not 0.98 < factor < 1.02:
+        hint = f": it is {factor:.4g} times the correct value"
     return f"d_{name}({t:.6g}) is {found:.6g}, but the slope of {name} there is {right:.6g}{hint}"
 
 
@@ -243,14 +246,14 @@ def check_inverse(probe: Probe) -> None:
     median, largest = INVERSE_TOLERANCE
     if np.max(found) > largest or np.median(found) > median:
         k = int(np.argmax(found))
-        raise Trouble(
+        raise CheckFailure(
             f"time_at_ratio({ratio[k]:.6g}) is {back[k]:.6g}, but sigma/alpha is {ratio[k]:.6g} at t = {times[k]:.6g}; "
-            "it is the inverse of sigma/alpha"
+            "time_at_ratio must be the inverse of sigma/alpha"
         )
 
 
 def check_derived(probe: Probe) -> None:
-    """What a class defines beside the five functions agrees with them."""
+    """Methods that a class overrides in addition to the five functions agree with them."""
     times, alpha, sigma = probe.times[1:-1:8], probe.values["alpha"][1:-1:8], probe.values["sigma"][1:-1:8]
     ratio = probe.ratio[1:-1:8]
     slopes = [probe.values[name][1:-1:8] for name in ("d_alpha", "d_sigma")]
@@ -268,12 +271,14 @@ def _same(times: np.ndarray, what: str, found: Any, right: np.ndarray, tolerance
         bad = np.abs(found - right) > tolerance * np.maximum(np.abs(found), np.abs(right)) + 1e-9
     if bad.any():
         k = int(np.flatnonzero(bad)[0])
-        raise Trouble(f"{what} is {found[k]:.6g} at t = {times[k]:.6g}, and by the other functions {right[k]:.6g}")
+        raise CheckFailure(
+            f"{what} is {found[k]:.6g} at t = {times[k]:.6g}, but the other functions give {right[k]:.6g}"
+        )
 
 
 CHECKS: dict[str, tuple[str, Callable[[Probe], None]]] = {
     "range": ("t_min < t_max, finite numbers", check_range),
-    "arrays": ("functions take floats and arrays alike", check_arrays),
+    "arrays": ("functions accept floats and arrays", check_arrays),
     "values": ("finite, not negative", check_values),
     "direction": ("sigma/alpha rises from t_min to t_max", check_rise),
     "ends": ("noise at t_max, data at t_min", check_ends),
@@ -281,16 +286,16 @@ CHECKS: dict[str, tuple[str, Callable[[Probe], None]]] = {
     "inverse": ("time_at_ratio inverts sigma/alpha", check_inverse),
     "derived": ("other methods agree with these", check_derived),
 }
-"""The checks of a Gaussian process, in order, each with what it requires."""
+"""The checks of a Gaussian process, in order: name -> (requirement, function)."""
 
 
 def process_findings(process: SDE) -> Iterator[tuple[str, str, str | None]]:
-    """(check, what it requires, what is wrong or None) of each check, ending with the first that finds something."""
+    """Yield (check, requirement, error message or None) for each check, up to the first that fails."""
     probe = Probe(_gaussian(process))
     for name, (required, check) in CHECKS.items():
         try:
             check(probe)
-        except Trouble as found:
+        except CheckFailure as found:
             yield name, required, str(found)
             return
         yield name, required, None
@@ -298,24 +303,24 @@ def process_findings(process: SDE) -> Iterator[tuple[str, str, str | None]]:
 
 @public
 def check_process(process: SDE) -> None:
-    """Compare the functions of a Gaussian process with each other.
+    """Check that the functions of a Gaussian process are consistent with each other.
 
-    Every process of one's own is checked so when it is first used; a call of this function checks it at once. alpha^2 +
-    sigma^2 = 1 is not required, nor sigma = 0 at t_min.
+    Every user-defined process is checked automatically when it is first used; this function checks it immediately.
+    Neither alpha^2 + sigma^2 = 1 nor sigma = 0 at t_min is required.
 
         sds.check_process(MyProcess())
 
     Raises:
-        UsageError: it is no Gaussian process; its time runs from noise to data (`sds.reversed` is for those); slopes,
-            `time_at_ratio` or another method does not belong to alpha and sigma; something is not finite. The message
-            says what is wrong, at which time, and what would be right.
+        UsageError: not a Gaussian process; its time runs from noise to data (use `sds.reversed`); slopes,
+            `time_at_ratio` or another method are inconsistent with alpha and sigma; a value is not finite. The message
+            gives the error, the time and the correct value.
 
     Warns:
-        UserWarning: t_max is hardly noise, or t_min hardly data.
+        UserWarning: x is still close to the data at t_max, or far from it at t_min.
     """
-    for _, _, trouble in process_findings(process):
-        if trouble is not None:
-            raise UsageError(f"{_title(process)}: {trouble}")
+    for _, _, problem in process_findings(process):
+        if problem is not None:
+            raise UsageError(f"{_title(process)}: {problem}")
 
 
 def _title(process: SDE) -> str:
@@ -328,15 +333,15 @@ def _gaussian(process: Any) -> GaussianProcess:
     return process
 
 
-def is_foreign(process: SDE) -> bool:
-    """Whether a process's class is not one of the library's."""
+def is_user_defined(process: SDE) -> bool:
+    """True if the process's class is not defined in this library."""
     own = process.process if isinstance(process, Reversed) else process
     return type(own).__module__.split(".")[0] != "sdesamplers"
 
 
 def check_once(process: SDE) -> None:
-    """`check_process` of a Gaussian process of the user's own when it is first used, and again if its range changes."""
-    if not isinstance(process, GaussianProcess) or not is_foreign(process):
+    """Run `check_process` on a user-defined Gaussian process at its first use, and again if its time range changes."""
+    if not isinstance(process, GaussianProcess) or not is_user_defined(process):
         return
     ends = (process.t_min, process.t_max)
     if vars(process).get("_checked") != ends:

@@ -1,7 +1,7 @@
-"""Coordinates: the same model seen as another process.
+"""Coordinates: the same process with rescaled states and another clock.
 
-Multiplying x by a function of time keeps sigma/alpha, so a Gaussian process can be viewed with any other
-(alpha, sigma) that runs through the same ratios, on any clock. A view is itself a `GaussianProcess`, in its own time.
+Multiplying x by a function of time does not change sigma/alpha. So a Gaussian process can be rewritten with any other
+(alpha, sigma) that takes the same ratios, on any clock. The result, a `View`, is a `GaussianProcess` in its own time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from ..checks import name_of, one_of_types
 from ..errors import UnknownNameError, UsageError
 from ..public import public
-from .check import check_once, is_foreign
+from .check import check_once, is_user_defined
 from .scalars import Scalar
 from .sde import GaussianProcess, starts_as_noise
 
@@ -25,22 +25,22 @@ class View(GaussianProcess):
 
     def __init__(self, native: GaussianProcess) -> None:
         self.native = native
-        self.latest = native.t_max  # the native time of its noisiest point
+        self.latest = native.t_max  # the native time of the view's noisiest point
         self.t_min = float(self.time_at_ratio(native.ratio(native.t_min)))
         self.t_max = float(self.clock(native.t_max, native.ratio(native.t_max)))
 
     @abstractmethod
     def clock(self, t: Scalar, ratio: Scalar) -> Scalar:
-        """This view's time where the native time is t and sigma/alpha is `ratio` (both are given, either may do)."""
+        """This view's time at native time t and sigma/alpha = `ratio`; both describe the same point. t may be NaN."""
 
     def time_at_ratio(self, ratio: Scalar) -> Scalar:
         return self.clock(np.nan, ratio)
 
 
 class VEView(View):
-    """alpha = 1, sigma = time: the coordinates of EDM and k-diffusion; Euler here is DDIM.
+    """alpha = 1, sigma = time: the coordinates of EDM and k-diffusion. Euler's method in them is DDIM.
 
-    A table that ends in alpha = 0 begins at its `largest_ratio` here.
+    A table whose last entry has alpha = 0 starts at its `largest_ratio` in these coordinates.
     """
 
     clean_time = 0.0
@@ -114,11 +114,11 @@ class AngleView(View):
 
 
 class NativeView(View):
-    """The model's own coordinates and clock, with a regular end at sigma = 0.
+    """The model's own coordinates and clock, extended to a regular end at sigma = 0.
 
     A VP process reaches sigma = 0 like sqrt(t), with infinite slope; a table and the VE process stop at a smallest
-    sigma. For these the clock runs on below `t_min` so that sigma/alpha falls along its tangent to 0: the same
-    states in the same order, on a clock that a solver can step over. Times of `t_min` and above are untouched.
+    sigma. For these the clock continues below `t_min` with sigma/alpha falling to 0 along its tangent: the same states
+    in the same order, on a clock with finite slopes. Times of `t_min` and above are unchanged.
     """
 
     def __init__(self, native: GaussianProcess) -> None:
@@ -171,10 +171,10 @@ class NativeView(View):
 
 
 class Trimmed(GaussianProcess):
-    """A process of the user's whose ends are 0, made as regular as the library's own.
+    """A user-defined process with sigma = 0 at t_min or alpha = 0 at t_max, with ends like the library's own processes.
 
-    Where sigma is 0 at its t_min, t_min moves up to sigma/alpha = `SMALLEST`, where a network can be asked, and the
-    clean end stays where it was. An alpha that is 0 at t_max but for rounding, such as cos(pi/2), is 0 there.
+    If sigma is 0 at t_min, t_min moves up to sigma/alpha = `SMALLEST`, where a network can be evaluated, and the clean
+    end keeps its time. If alpha at t_max is 0 up to rounding, as cos(pi/2) is, it becomes exactly 0.
     """
 
     SMALLEST = 1e-3  # as in `RectifiedFlow`
@@ -191,10 +191,10 @@ class Trimmed(GaussianProcess):
 
     @classmethod
     def of(cls, process: GaussianProcess) -> GaussianProcess:
-        """The process with regular ends, itself if they are."""
+        """Return the process with regular ends: `process` itself if its ends are regular already."""
         clean = process.sigma(float(process.t_min)) == 0
         rounded = starts_as_noise(process) and process.alpha(float(process.t_max)) != 0
-        return cls(process) if is_foreign(process) and (clean or rounded) else process
+        return cls(process) if is_user_defined(process) and (clean or rounded) else process
 
     @property
     def grid_process(self) -> GaussianProcess:
@@ -223,18 +223,18 @@ VIEWS: dict[str, type[View]] = {"native": NativeView, "ve": VEView, "flow": Flow
 
 @public
 def view(process: GaussianProcess, coordinates: str = "native") -> View:
-    """`process` in the coordinates "native", "ve", "flow" or "angle".
+    """Return `process` in the coordinates "native", "ve", "flow" or "angle".
 
     Raises:
         UnknownNameError: no such coordinates.
-        UsageError: the view does not exist for this process ("ve" where alpha reaches 0), or the process is the
-            user's own and `check_process` finds it wrong.
+        UsageError: the view does not exist for this process ("ve" if alpha reaches 0), or the process is user-defined
+            and `check_process` rejects it.
     """
     one_of_types("process", process, GaussianProcess, "a GaussianProcess such as VP()")
     if name_of("coordinates", coordinates) not in VIEWS:
         raise UnknownNameError("coordinates", coordinates, VIEWS, f" (known: {', '.join(VIEWS)})")
     check_once(process)
-    # Kept with the process, so that a view is built once and goes when the process goes.
+    # Stored on the process, so that a view is built once and is freed with the process.
     made: dict[Any, View] = vars(process).setdefault("_views", {})
     key = coordinates, process.t_min, process.t_max
     if key not in made:

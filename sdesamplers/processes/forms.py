@@ -1,4 +1,4 @@
-"""Functions of time that return what they are given: a float, an array or a tensor."""
+"""Functions of time that return the type of their argument: a float, an array or a tensor."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ OF_TIME = (
     *("time_at_ratio", "time_at_log_snr", "at_ratio", "d_alpha_d_ratio"),
     *("beta", "integral", "time_at_integral"),
 )
-"""Methods of processes with one argument, a time or a ratio; subclasses may define any of them."""
+"""Methods of processes with one argument, such as a time or a ratio; subclasses may define any of them."""
 
 FLOATS = (float, np.float64)
 
 
 def keep_forms(cls: type) -> None:
-    """Make the methods of `OF_TIME` that a class defines return what they are given; see `like_given`."""
+    """Wrap the methods of `OF_TIME` that a class defines in `like_given`: they then return their argument's type."""
     for name in OF_TIME:
         method = vars(cls).get(name)
         if inspect.isfunction(method) and _needs_two(method):
@@ -30,17 +30,17 @@ def keep_forms(cls: type) -> None:
 
 
 def _needs_two(method: Callable[..., Any]) -> bool:
-    """Whether a method is called with self and one argument more."""
+    """True if a method has exactly two required parameters, self and one more."""
     parameters = inspect.signature(method).parameters.values()
     return sum(p.default is p.empty and p.kind is not p.VAR_KEYWORD for p in parameters) == 2
 
 
 def like_given(method: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """A method of one argument that computes in float64 NumPy and returns its result, or each of a tuple, as it came.
+    """Wrap a one-argument method that computes in float64 NumPy, so that its results have the type of the argument.
 
     A float gives a float. An array gives a float64 array of its shape. A tensor gives a tensor of its shape, dtype
-    (torch's default dtype for whole numbers) and device; it is computed in float64 on the CPU, so a device is waited
-    for, and no gradient flows.
+    (torch's default dtype for whole numbers) and device; the computation is in float64 on the CPU, so it synchronizes
+    with the device and does not propagate gradients. If the method returns a tuple, this holds for each entry.
     """
 
     @wraps(method)
@@ -66,7 +66,7 @@ def _each(value: Any, form: Callable[[Any], Any]) -> Any:
 
 
 def _plain(value: Any) -> np.ndarray:
-    """Numbers as a float64 array; the cast is made on the CPU, for not every device has float64."""
+    """Convert numbers to a float64 array; the cast is on the CPU, since not every device has float64."""
     if isinstance(value, Tensor):
         return np.asarray(value.detach().cpu().double().numpy())
     return np.asarray(value, dtype=np.float64)
@@ -77,7 +77,7 @@ def _as_float(value: Any) -> Any:
 
 
 def _as_array(value: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """Float64 numbers of a shape; one number stands for all."""
+    """Convert to a float64 array of the given shape; a single number is broadcast."""
     array = value if value.__class__ is np.ndarray and value.dtype == np.float64 else _plain(value)
     if array.shape == shape:
         return array

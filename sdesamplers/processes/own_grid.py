@@ -1,4 +1,4 @@
-"""What a model that was loaded from a configuration brings with it: the grid that its makers sample on."""
+"""The grid that a model's authors sample on, known for models loaded from a configuration."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import numpy as np
 
 
 class OwnGrid(Protocol):
-    """The grid of a model's makers, which is the default of samplers that have none of their own.
+    """The grid that a model's authors sample on: the default for samplers without a grid of their own.
 
     Attributes:
-        kind: the name of the scheduler class that the configuration is of.
-        final: "zero" or "min": where the last step ends, as `sample(final=...)` has it.
-        teacher_steps: of a distilled model, the number of timesteps that it was distilled on; else None.
-        is_distilled: whether the grid is one of a distilled model, that distilled samplers are to run on.
+        kind: the name of the scheduler class in the configuration.
+        final: "zero" or "min": where the last step ends, as in `sample(final=...)`.
+        teacher_steps: the number of timesteps that a distilled model was distilled on; None for other models.
+        is_distilled: True if this is the grid of a distilled model, for samplers of distilled models to run on.
     """
 
     kind: str
@@ -23,8 +23,8 @@ class OwnGrid(Protocol):
     is_distilled: bool
 
     def times(self, steps: int) -> np.ndarray | None:
-        """Where a run of `steps` evaluations asks the model, falling, on its process's own clock.
+        """The times at which a run of `steps` evaluations evaluates the model, decreasing, on its process's clock.
 
-        None where the makers have no grid of so many steps.
+        None if the authors' scheduler has no grid with this number of steps.
         """
         ...

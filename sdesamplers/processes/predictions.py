@@ -1,4 +1,4 @@
-"""What networks predict, and the 2 x 2 algebra that turns one prediction type into another."""
+"""Prediction types of networks, and the 2 x 2 linear algebra that converts one type to another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _ALIASES = {"eps": "epsilon", "noise": "epsilon", "x0": "sample", "v_prediction"
 
 
 def prediction_type(name: str) -> str:
-    """The canonical name of a prediction type; accepts diffusers' and papers' names.
+    """Return the canonical name of a prediction type; names from diffusers and from papers are accepted.
 
     Raises:
         UnknownNameError: not a prediction type.
@@ -55,7 +55,7 @@ def row(kind: str, schedule: Schedule) -> Row:
     if kind == "flow":
         return d_alpha, d_sigma
     if any_zero(sigma):
-        raise ConversionError("the score of the data itself (sigma = 0) is not determined by a prediction")
+        raise ConversionError("a prediction does not determine the score at sigma = 0")
     return 0.0, -1.0 / sigma
 
 
@@ -63,21 +63,21 @@ def linear_map(state: Row, source: Row, target: Row) -> Row:
     """Coefficients (a, b) with target = a state + b source, all three given as rows (on x0, on eps).
 
     Raises:
-        ConversionError: state and source are parallel, so that they do not determine the target.
+        ConversionError: state and source are linearly dependent, so they do not determine the target.
     """
     (alpha, sigma), (p, q), (r, s) = state, source, target
     determinant = alpha * q - sigma * p
     if determinant == 0.0 if isinstance(determinant, float) else any_zero(determinant):
         raise ConversionError(
             "this prediction cannot be converted here: at this time it carries the same information as the state "
-            "(epsilon and score say nothing of x0 where alpha = 0, x0 nothing of epsilon where sigma = 0); "
-            "take a model that predicts something else (v, flow or x0 at alpha = 0), or a grid that stops short of it"
+            "(epsilon and score do not determine x0 where alpha = 0, nor x0 epsilon where sigma = 0); use a model with "
+            "another prediction type (v, flow or x0 at alpha = 0), or a grid that does not reach this time"
         )
     return (r * q - s * p) / determinant, (alpha * s - sigma * r) / determinant
 
 
 def combine(a: Scalar, x: Tensor, b: Scalar, y: Tensor) -> Tensor:
-    """a x + b y, with one coefficient for the batch or one for each sample."""
+    """Return a x + b y, with coefficients for the batch or for each sample."""
     if isinstance(a, float) and isinstance(b, float):
         if a == 0.0:
             return y if b == 1.0 else scaled(y, b)
@@ -87,7 +87,7 @@ def combine(a: Scalar, x: Tensor, b: Scalar, y: Tensor) -> Tensor:
 
 @public
 def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
-    """sum_j weights_j tensors_j, skipping weights of 0; a tensor of its own, whatever the weights."""
+    """Return sum_j weights_j tensors_j, skipping weights of 0; always a new tensor."""
     if len(weights) > 1 and weights[0] == 1.0 and weights[1]:  # one pass for the first two
         total, done = torch.add(tensors[0], tensors[1], alpha=weights[1]), 2
     else:
@@ -100,15 +100,15 @@ def weighted_sum(weights: Sequence[float], tensors: Sequence[Tensor]) -> Tensor:
 
 @public
 def convert(value: Tensor, source: str, target: str, x: Tensor, process: GaussianProcess, t: Any) -> Tensor:
-    """Turn a prediction of type `source` at state `x` and time `t` into type `target`.
+    """Convert a prediction of type `source` at state `x` and time `t` to type `target`.
 
     Args:
         value: the prediction, of x's shape (N, ...).
-        x: the state that it was made at.
+        x: the state at which the network was evaluated.
         t: one time, or one for each sample.
 
     Raises:
-        ConversionError: the conversion does not exist at this alpha and sigma.
+        ConversionError: the conversion is undefined at this alpha and sigma.
     """
     source, target, t = prediction_type(source), prediction_type(target), as_scalar(t)
     if source == target:
@@ -117,22 +117,22 @@ def convert(value: Tensor, source: str, target: str, x: Tensor, process: Gaussia
         functions = process.alpha, process.sigma, process.d_alpha, process.d_sigma
         alpha, sigma, d_alpha, d_sigma = (as_scalar(f(t)) for f in functions)
     if "flow" in (source, target) and not np.all(np.isfinite(d_sigma)):
-        raise ConversionError("the velocity is infinite here: this process reaches sigma = 0 with infinite slope")
+        raise ConversionError("the velocity is infinite here: sigma has infinite slope where it reaches 0")
     schedule = alpha, sigma, d_alpha, d_sigma
     a, b = linear_map((alpha, sigma), row(source, schedule), row(target, schedule))
     return combine(a, x, b, value)
 
 
 def clean_map(kind: str, process: GaussianProcess, t: Scalar) -> tuple[Scalar, Scalar, Scalar]:
-    """(a, b, c): x0 = a x + b prediction, and a change of x0 at a fixed state changes the prediction by c times it.
+    """Return (a, b, c): x0 = a x + b prediction, and a change d of x0 at a fixed state changes the prediction by c d.
 
-    All are 0 where the prediction and x0 do not determine each other.
+    All three are 0 if the prediction and x0 do not determine each other.
     """
     if kind == "sample":
         return 0.0, 1.0, 1.0
     with np.errstate(all="ignore"):
         alpha, sigma, d_alpha, d_sigma = (np.asarray(v, dtype=np.float64) for v in process.schedule(t))
-        sigma = np.where(sigma == 0, np.nan, sigma)  # x0 is the state there, whatever is predicted
+        sigma = np.where(sigma == 0, np.nan, sigma)  # at sigma = 0, x0 is the state, whatever the prediction
         p, q = row(kind, (alpha, sigma, d_alpha, d_sigma))
         determinant = alpha * q - sigma * p
         found = [q / determinant, -sigma / determinant, -determinant / sigma]

@@ -1,4 +1,4 @@
-"""Networks whose time runs from noise to data, as most flow matching codes have it."""
+"""Processes of networks whose time runs from noise to data, as in most flow matching code."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .sde import GaussianProcess
 
 
 class Reversed(GaussianProcess):
-    """A Gaussian process whose networks are told another time, u = `pivot` - t, which runs from noise to data.
+    """A Gaussian process whose networks receive the time u = `pivot` - t, which runs from noise to data.
 
-    The process itself runs as all do, from data at `t_min` to noise at `t_max`; grids (`times=`) are on its clock.
-    Only networks see the other one: they are told u, and what they predict as "flow" is dx/du = -dx/dt.
+    The process itself runs like every process, from data at `t_min` to noise at `t_max`; grids (`times=`) are on its
+    clock. Only networks use the other clock: they receive u, and their "flow" prediction is dx/du = -dx/dt.
 
     Attributes:
         process: the process that was given.
-        pivot: the sum of the two clocks' times: 1 where the process lies within [0, 1], else t_min + t_max.
+        pivot: t + u: 1 if the process lies within [0, 1], else t_min + t_max.
     """
 
     clock_sign = -1.0
@@ -27,7 +27,7 @@ class Reversed(GaussianProcess):
         self.process = process
         low, high = float(process.t_min), float(process.t_max)
         self.pivot = 1.0 if 0 <= low < high <= 1 else low + high
-        self.mirrored = falls(process)
+        self.mirrored = runs_from_noise_to_data(process)
         clean = process.clean_time
         if self.mirrored:
             self.t_min, self.t_max = self.pivot - high, self.pivot - low
@@ -48,7 +48,7 @@ class Reversed(GaussianProcess):
         return self if self.mirrored or grid is self.process else grid
 
     def _own(self, t: Scalar) -> Scalar:
-        """The time of the process that was given."""
+        """The time on the clock of `process`."""
         return self.pivot - t if self.mirrored else t
 
     def _sign(self) -> float:
@@ -79,18 +79,18 @@ class Reversed(GaussianProcess):
         return self._own(self.process.time_at_ratio(ratio))
 
 
-def falls(process: GaussianProcess) -> bool:
-    """Whether sigma/alpha is smaller at t_max than at t_min, as where time runs from noise to data."""
+def runs_from_noise_to_data(process: GaussianProcess) -> bool:
+    """True if sigma/alpha is smaller at t_max than at t_min."""
     return bool(process.ratio(float(process.t_max)) < process.ratio(float(process.t_min)))
 
 
 @public
 def reversed(process: GaussianProcess) -> Reversed:
-    """The process of a network whose time runs from noise (its smallest) to data (its largest).
+    """Return the process for a network whose time runs from noise (smallest time) to data (largest time).
 
-    Flow matching codes mostly have it so: x_u = u x_1 + (1 - u) x_0, with data at u = 1 (Lipman et al. 2023; torchcfm,
-    SiT and others). Pass your own process as you wrote it on that clock, or one of the library's: networks are then
-    told u and may predict dx/du as they were trained to.
+    Most flow matching code uses this clock: x_u = u x_1 + (1 - u) x_0, with data at u = 1 (Lipman et al. 2023;
+    torchcfm, SiT and others). Pass your own process, written on that clock, or one of the library's. Networks then
+    receive u and predict dx/du, as they were trained to.
 
         model = sds.FunctionModel(network, sds.reversed(sds.RectifiedFlow()), "flow", (3, 32, 32))
 
@@ -98,11 +98,11 @@ def reversed(process: GaussianProcess) -> Reversed:
         process: a Gaussian process on either clock.
 
     Raises:
-        UsageError: not a Gaussian process, or one that is reversed already.
+        UsageError: not a Gaussian process, or already reversed.
     """
     check: Any = process
     if isinstance(check, Reversed):
-        raise UsageError("this process is reversed already; its networks are told a time from noise to data")
+        raise UsageError("this process is already reversed: its networks receive a time that runs from noise to data")
     if not isinstance(check, GaussianProcess):
         raise UsageError(f"reversed takes a GaussianProcess, such as RectifiedFlow(), not {check!r}")
     return Reversed(check)

@@ -1,4 +1,4 @@
-"""The Gaussian processes of the field. Each is its pair (alpha, sigma); everything else is derived in `sde`."""
+"""The common Gaussian processes. Each is defined by its (alpha, sigma); `sde` derives everything else."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class VariancePreserving(GaussianProcess):
 
 
 class BetaProcess(VariancePreserving):
-    """dx = -beta(t)/2 x dt + sqrt(beta(t)) dw, given by beta and its integral B from 0 to t.
+    """dx = -beta(t)/2 x dt + sqrt(beta(t)) dw, defined by beta and its integral B from 0 to t.
 
     alpha = exp(-B/2), sigma = sqrt(1 - exp(-B)) (Song et al. 2021, eq. 29).
     """
@@ -108,7 +108,7 @@ class CosineVP(BetaProcess):
         self.s = s
         self.t_min = 1e-3
         self.rate = math.pi / 2 / (1 + s)
-        self._cos0 = math.sin(self.rate)  # cos(pi/2 * s/(1+s)), written from the far end
+        self._cos0 = math.sin(self.rate)  # cos(pi/2 * s/(1+s)), as the sine of the complementary angle
 
     def _to_end(self, t: Scalar) -> Scalar:
         # pi/2 minus the schedule's angle, so that alpha is exactly 0 at t = 1.
@@ -235,8 +235,8 @@ class RectifiedFlow(GaussianProcess):
     """The straight path of flow matching (Liu et al. 2022; Lipman et al. 2023): alpha = 1 - t, sigma = t.
 
     Args:
-        shift: s of Esser et al. (2024), eq. 23, with which the model's makers sample: grids that are even in time are
-            even in u with t = s u / (1 + (s - 1) u). It changes no state, no time and no grid that is given.
+        shift: s of Esser et al. (2024), eq. 23, with which the model's authors sample: grids that are even in time
+            become even in u, where t = s u / (1 + (s - 1) u). States, times and explicitly given grids do not change.
     """
 
     clean_time = 0.0
@@ -315,7 +315,7 @@ class TrigFlow(GaussianProcess):
         self.sigma_data = float(sigma_data)
 
     def alpha(self, t: Scalar) -> Scalar:
-        # cos(pi/2) is 6e-17 in floating point, and the start is to be pure noise.
+        # cos(pi/2) is 6e-17 in floating point, but the start must be pure noise.
         return np.where(np.asarray(t) == self.t_max, 0.0, np.cos(t))
 
     def sigma(self, t: Scalar) -> Scalar:
@@ -331,10 +331,10 @@ class TrigFlow(GaussianProcess):
         return np.arctan(np.divide(ratio, self.sigma_data))
 
 
-def float_column(values: Any, word: str) -> np.ndarray:
-    """Numbers, an array or a tensor on any device as a float64 array."""
+def float_column(values: Any, name: str) -> np.ndarray:
+    """Convert numbers, an array or a tensor on any device to a float64 array."""
     try:
         values = values.detach().cpu() if hasattr(values, "detach") else values
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
-        raise UsageError(f"{word} must be a list of numbers, not {type(values).__name__}") from None
+        raise UsageError(f"{name} must be a list of numbers, not {type(values).__name__}") from None

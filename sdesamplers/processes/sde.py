@@ -1,8 +1,8 @@
-"""The `SDE` interface and Gaussian processes, and what follows from them once for all.
+"""The `SDE` interface, and Gaussian processes with everything derived from alpha and sigma.
 
-Time is a float, or a float64 NumPy array with one time for each sample; schedule values (alpha, sigma and their
-derivatives) come back in the same form, never as device tensors, so that no step waits for a device. Programs around
-the library may pass tensors too, and get tensors (`forms`).
+Time is a float, or a float64 NumPy array with one time for each sample. Schedule values (alpha, sigma and their
+derivatives) have the same form; they are never device tensors, so that no step waits for a device. Users may also pass
+tensors, and then get tensors (`forms`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Prior:
     std: float
 
     def sample(self, noise: Tensor) -> Tensor:
-        """Turn standard normal `noise` of any shape into a draw."""
+        """Scale standard normal `noise` of any shape to a draw from the prior."""
         return noise * self.std
 
     def log_prob(self, x: Tensor) -> Tensor:
@@ -43,19 +43,19 @@ class Prior:
 class SDE(Pickled, ABC):
     """dx = f(x, t) dt + g(t) dw, noise growing with t from `t_min` to `t_max` (Song et al. 2021, eq. 5).
 
-    `t_min` is the smallest time at which the score is asked for; samplers start at `t_max`.
+    `t_min` is the smallest time at which the score is evaluated; samplers start at `t_max`.
     """
 
     t_min: float = 0.0
     t_max: float = 1.0
     preferred_spacing: str = "linspace"
-    """The time grid used where neither the call nor the sampler chooses one."""
+    """The spacing used if neither the call nor the sampler sets one."""
 
     clock_sign: float = 1.0
-    """-1 if the clock of its networks runs against its own (`reversed`): their flow is then -dx/dt."""
+    """-1 if network time runs opposite to the process's time (`reversed`): a network's flow is then -dx/dt."""
 
     def network_time(self, t: Scalar) -> Scalar:
-        """What a network of one's own on this process is told at time t."""
+        """The time that a user's network receives at time t of the process."""
         return t
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -76,10 +76,10 @@ class SDE(Pickled, ABC):
         """The distribution at `t_max`."""
 
     def reverse_drift(self, x: Tensor, t: Scalar, score: Tensor, eta: float = 1.0) -> Tensor:
-        """Drift of the family of reverse processes with the same marginals, f - (1 + eta^2)/2 g^2 s.
+        """Drift of a family of reverse processes with the same marginals, f - (1 + eta^2)/2 g^2 s.
 
         eta = 1 is the reverse SDE of Anderson (1982), eta = 0 the probability-flow ODE of Song et al. (2021,
-        eq. 13); in between and beyond, the diffusion that belongs to it is eta * g.
+        eq. 13). The corresponding diffusion coefficient is eta * g for every eta >= 0.
         """
         t = as_scalar(t)
         g = self.diffusion(t)
@@ -92,23 +92,23 @@ class SDE(Pickled, ABC):
 
 @public
 class GaussianProcess(SDE):
-    """x_t = alpha(t) x_0 + sigma(t) eps: a linear SDE given by its two schedule functions.
+    """x_t = alpha(t) x_0 + sigma(t) eps: a linear SDE defined by its two schedule functions.
 
-    Subclasses give alpha, sigma, their derivatives and `time_at_ratio`, as functions of a float or a NumPy array (so
-    `np.cos`, not `math.cos`); drift and diffusion follow
-    (Karras et al. 2022, appendix B; Lu et al. 2022 (DPM-Solver), eq. 2.3): f = (alpha'/alpha) x and
-    g^2 = 2 sigma (sigma' - (alpha'/alpha) sigma).
+    Subclasses implement alpha, sigma, their derivatives and `time_at_ratio`, as functions of a float or a NumPy array
+    (so `np.cos`, not `math.cos`). Drift and diffusion follow (Karras et al. 2022, appendix B; Lu et al. 2022
+    (DPM-Solver), eq. 2.3): f = (alpha'/alpha) x and g^2 = 2 sigma (sigma' - (alpha'/alpha) sigma).
     """
 
     clean_time: float | None = None
-    """Time at which sigma = 0 is reached with finite slope, or None: then the path continues the clock there."""
+    """The time at which sigma reaches 0 with finite slope. None if there is no such time: a path then extends the clock
+    to sigma = 0 (`NativeView`)."""
     preferred_spacing = "even"
     own_grid: OwnGrid | None = None
-    """The grid of the model's makers, where the model was loaded from a configuration that says something of it."""
+    """The grid that the model's authors use, if the model was loaded from a configuration that specifies it."""
 
     @property
     def grid_process(self) -> GaussianProcess:
-        """The same process on the clock that spacings divide; its own, unless its makers sample with another."""
+        """The same process on the clock that spacings divide: itself, unless the model's authors use another clock."""
         return self
 
     @abstractmethod
@@ -143,11 +143,11 @@ class GaussianProcess(SDE):
 
     @property
     def largest_ratio(self) -> float:
-        """sigma/alpha where grids and coordinates that cannot have alpha = 0 begin; infinite if there is none."""
+        """The sigma/alpha at which grids and coordinates that need alpha > 0 start; infinite if there is none."""
         return float(self.ratio(self.t_max))
 
     def log_snr(self, t: Scalar) -> Scalar:
-        """log(alpha^2 / sigma^2), which is 2 lambda in the notation of DPM-Solver (Lu et al. 2022)."""
+        """log(alpha^2 / sigma^2), that is 2 lambda in the notation of DPM-Solver (Lu et al. 2022)."""
         with np.errstate(divide="ignore"):
             return -2 * np.log(self.ratio(t))
 
@@ -156,18 +156,18 @@ class GaussianProcess(SDE):
         return self.time_at_ratio(np.exp(-0.5 * np.asarray(log_snr)))
 
     def at_ratio(self, ratio: Scalar) -> tuple[Scalar, Scalar]:
-        """(alpha, sigma) where sigma / alpha = `ratio`."""
+        """Return (alpha, sigma) at the time at which sigma / alpha = `ratio`."""
         t = self.time_at_ratio(ratio)
         return self.alpha(t), self.sigma(t)
 
     def d_alpha_d_ratio(self, ratio: Scalar) -> Scalar:
-        """Slope of alpha as a function of sigma / alpha, along the process."""
+        """Derivative of alpha with respect to sigma / alpha, along the process."""
         t = self.time_at_ratio(ratio)
         alpha, d_alpha = self.alpha(t), self.d_alpha(t)
         return d_alpha * alpha**2 / (self.d_sigma(t) * alpha - self.sigma(t) * d_alpha)
 
     def perturb(self, x0: Tensor, t: Any, noise: Tensor) -> Tensor:
-        """alpha(t) x0 + sigma(t) noise; t is a number or one time for each sample of x0 (N, ...)."""
+        """Return alpha(t) x0 + sigma(t) noise; t is a number, or one time for each sample of x0 (N, ...)."""
         t = as_scalar(t)
         return expand(self.alpha(t), x0) * x0 + expand(self.sigma(t), x0) * noise
 
@@ -189,5 +189,5 @@ def diffusion_squared(alpha: Scalar, sigma: Scalar, d_alpha: Scalar, d_sigma: Sc
 
 
 def starts_as_noise(process: GaussianProcess) -> bool:
-    """Whether alpha = 0 at t_max, if only up to rounding: cos(pi/2) is 6e-17, and float32 states end before that."""
+    """True if alpha = 0 at t_max up to rounding: cos(pi/2) is 6e-17, which float32 states cannot distinguish from 0."""
     return bool(process.ratio(float(process.t_max)) > 1e7)

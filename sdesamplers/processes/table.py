@@ -20,9 +20,9 @@ class DiscreteVP(VariancePreserving):
     """The process of a DDPM table `alphas_cumprod`; t is the (fractional) timestep, 0 to len - 1.
 
     Between timesteps log(sigma/alpha) is a cubic spline through the table (twice differentiable, so that
-    high-order solvers keep their order in native time); a table whose spline is not monotone gets the monotone
-    interpolant of Fritsch & Carlson (1980) instead. A last entry of 0 (zero terminal SNR, Lin et al. 2024) is
-    reached by letting alpha/sigma fall linearly to 0 over the last timestep.
+    high-order solvers keep their order in native time). If this spline is not monotone, the monotone interpolant of
+    Fritsch & Carlson (1980) is used instead. If the last entry is 0 (zero terminal SNR, Lin et al. 2024), alpha/sigma
+    falls linearly to 0 over the last timestep.
     """
 
     def __init__(self, alphas_cumprod: Any) -> None:
@@ -31,8 +31,8 @@ class DiscreteVP(VariancePreserving):
         table = float_column(alphas_cumprod, "alphas_cumprod")
         if table.ndim != 1 or len(table) < 2 or not np.all(np.diff(table) < 0) or table[0] >= 1 or table[-1] < 0:
             rises = table.ndim == 1 and len(table) > 1 and bool(np.all(np.diff(table) >= 0))
-            hint = "; these rise, as betas do: pass numpy.cumprod(1 - betas)" if rises else ""
-            raise UsageError(f"alphas_cumprod must be two or more numbers that fall strictly, within [0, 1){hint}")
+            hint = "; these increase, as betas do: pass numpy.cumprod(1 - betas)" if rises else ""
+            raise UsageError(f"alphas_cumprod must be two or more strictly decreasing numbers within [0, 1){hint}")
         self.alphas_cumprod = table
         self.t_max = float(len(table) - 1)
         self.zero_terminal_snr = bool(table[-1] == 0)
@@ -46,14 +46,14 @@ class DiscreteVP(VariancePreserving):
             slopes = self._spline.derivative()
         self._slopes = slopes
         self._last = times[-1]
-        # The same cubics as plain numbers, highest power first, for times that are asked for one by one.
+        # The coefficients of the cubics as plain floats, highest power first, for `_solve_one`.
         self._cubics: list[list[float]] = self._spline.c.T.tolist()
         self._knot_list: list[float] = self._knots.tolist()
 
     def with_zero_terminal_snr(self) -> DiscreteVP:
-        """The table with its last timestep moved to alpha = 0 (Lin et al. 2024, algorithm 1).
+        """Return the process with alpha = 0 at the last timestep (Lin et al. 2024, algorithm 1).
 
-        sqrt(alphas_cumprod) is shifted and scaled so that its last entry is 0 and its first one stays.
+        sqrt(alphas_cumprod) is shifted and scaled so that its last entry becomes 0 and its first does not change.
         """
         root = np.sqrt(self.alphas_cumprod)
         return DiscreteVP(np.square((root - root[-1]) * (root[0] / (root[0] - root[-1]))))
@@ -86,7 +86,7 @@ class DiscreteVP(VariancePreserving):
 
     @property
     def largest_ratio(self) -> float:
-        # Zero terminal SNR: alphas_cumprod = 2^-24 there, as in diffusers' Euler, DPM-Solver and UniPC.
+        # With zero terminal SNR: alphas_cumprod = 2^-24, as in diffusers' Euler, DPM-Solver and UniPC.
         return math.sqrt(2.0**24 - 1) if self.zero_terminal_snr else super().largest_ratio
 
     def schedule(self, t: Scalar) -> tuple[Scalar, Scalar, Scalar, Scalar]:
@@ -131,7 +131,7 @@ class DiscreteVP(VariancePreserving):
         return t if np.ndim(ratio) else float(t[0])
 
     def _solve_one(self, target: float) -> float:
-        """`_solve` for one number, which a step may ask for: without NumPy it takes a fiftieth of the time."""
+        """`_solve` for one number, for use within a step: without NumPy it takes a fiftieth of the time."""
         interval = min(max(bisect_right(self._knot_list, target) - 1, 0), len(self._cubics) - 1)
         a, b, c, d = self._cubics[interval]
         left, right = self._knot_list[interval], self._knot_list[interval + 1]
@@ -147,7 +147,7 @@ class DiscreteVP(VariancePreserving):
         return interval + new
 
     def _solve(self, target: np.ndarray) -> np.ndarray:
-        """Safeguarded Newton iteration for spline(t) = target, inside the interval that holds each number."""
+        """Safeguarded Newton iteration for spline(t) = target, within the interval that contains each target."""
         interval = np.clip(np.searchsorted(self._knots, target, side="right") - 1, 0, len(self._knots) - 2)
         a, b, c, d = self._spline.c[:, interval]
         left, right = self._knots[interval], self._knots[interval + 1]

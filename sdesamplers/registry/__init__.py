@@ -1,16 +1,16 @@
-"""Samplers, grids and noise sources by name, whoever made them.
+"""Samplers, spacings and noise sources by name, from the library and from plugins.
 
-options.py     the options of a registered function, checked
-foreign.py     how diffusers' words are said here
-plugin.py      `@sampler`, `@spacing`, `@noise_source`, and what they make of a function
-hooks.py       what a plugin implements
+options.py     the options of a registered function, and their checks
+foreign.py     argument names of diffusers and their equivalents
+plugin.py      `@sampler`, `@spacing`, `@noise_source` and the objects that they create
+hooks.py       the hooks that a plugin implements
 catalogue.py   registry.yaml: models, recipes and names
-plain_yaml.py  YAML without what a file of data has no use for, and bounded
-shelf.py       the registered things of one kind
-discovery.py   plugins: found, imported, checked, and put on the shelves
-peers.py       other libraries' names
-names.py       what a name stands for
-registry.py    `Registry`, which joins these, and the one that the process has
+plain_yaml.py  a restricted YAML reader, with limits on size and nesting
+shelf.py       the registered items of one kind, by name
+discovery.py   finding, importing, checking and registering plugins
+peers.py       the names of other libraries
+names.py       resolving names
+registry.py    `Registry`, which combines these, and the process-wide registry
 """
 
 from __future__ import annotations

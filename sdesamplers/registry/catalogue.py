@@ -1,4 +1,4 @@
-"""registry.yaml: the catalogue of models, recipes and names, checked, with errors that name file, line and key."""
+"""registry.yaml: the catalogue of models, recipes and names, validated, with errors that name file, line and key."""
 
 from __future__ import annotations
 
@@ -51,19 +51,19 @@ _PEER_SAMPLER = {
 }
 
 
-def _choice(word: str) -> dict[str, Any]:
-    """The schema of a spacing or a noise source under another name: its own name, or that and options."""
+def _choice(key: str) -> dict[str, Any]:
+    """The schema of an alias of a spacing or noise source as a mapping: its name under `key`, and options."""
     return {
         "type": "object",
-        "required": [word],
+        "required": [key],
         "additionalProperties": False,
-        "properties": {word: {"type": "string"}, "options": _OPTIONS, "description": {"type": "string"}},
+        "properties": {key: {"type": "string"}, "options": _OPTIONS, "description": {"type": "string"}},
     }
 
 
-def _renamed(word: str, *, reasons: bool = False) -> dict[str, Any]:
-    """The schema of a section's values: a name, a `_choice` or, in `peers`, the reason why there is none."""
-    mapping = {"if": {"required": ["reason"]}, "then": _REASON, "else": _choice(word)} if reasons else _choice(word)
+def _renamed(key: str, *, reasons: bool = False) -> dict[str, Any]:
+    """The schema of an alias: a name, a `_choice` or, in `peers`, the reason why there is no equivalent."""
+    mapping = {"if": {"required": ["reason"]}, "then": _REASON, "else": _choice(key)} if reasons else _choice(key)
     return {"type": ["string", "object"], "if": {"type": "object"}, "then": mapping}
 
 
@@ -121,12 +121,16 @@ SCHEMA: dict[str, Any] = {
 @public
 @dataclass
 class Catalogue:
-    """The merged catalogue. `models` carry the folder of the file that named them under "base".
+    """The merged catalogue of all registry files.
 
-    `aliases` are other names of samplers and recipes, `spacing_aliases` of spacings, `noise_aliases` of noise sources.
-    `peers` holds the names of other libraries, peer -> "samplers" or "spacings" -> name -> what runs here under it, or
-    the reason why nothing does; and under "methods" samplers of ours that it has by options, with where.
-    `origins` says for (section, name) which file an entry came from.
+    Attributes:
+        models: name -> entry, with the folder of the file that contains the entry under "base".
+        recipes: name -> sampler with options, grid and so on.
+        aliases, spacing_aliases, noise_aliases: other names of samplers and recipes, of spacings and of noise sources.
+        peers: names in other libraries: peer -> "samplers" or "spacings" -> name -> the equivalent here, or the reason
+            why there is none; and peer -> "methods" -> our sampler -> how the peer selects it by options.
+        plugins: modules to import.
+        origins: (section, name) -> the file that an entry comes from.
     """
 
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -139,7 +143,7 @@ class Catalogue:
     origins: dict[tuple[str, str], Path] = field(default_factory=dict)
 
     def overlay(self, other: Catalogue) -> Catalogue:
-        """This catalogue with the entries of `other` on top."""
+        """Return this catalogue with the entries of `other` added; they replace entries of the same name."""
         return Catalogue(
             {**self.models, **other.models},
             {**self.recipes, **other.recipes},
@@ -158,7 +162,7 @@ class Catalogue:
         )
 
     def where(self, section: str, name: str) -> str:
-        """`file:line: section.name`, for errors about an entry that only show when it is used."""
+        """Return `file:line: section.name`, for errors in an entry that are found only when it is used."""
         file = self.origins[section, name]
         try:
             line = str(_line(read_text(file), [*section.split("."), name]))
@@ -168,14 +172,14 @@ class Catalogue:
 
 
 def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
-    """Read and check one registry file.
+    """Read and validate one registry file.
 
     Args:
-        allow_plugins: whether the user named this file, so that its `plugins` may be imported.
-        check: whether to validate it (the shipped file is validated by the tests).
+        allow_plugins: True if the user named this file, so that its `plugins` may be imported.
+        check: False to skip the validation (of the shipped file, which the tests validate).
 
     Raises:
-        UsageError: unreadable, not YAML, or not of the schema; with file, line and key.
+        UsageError: unreadable, not YAML, or not valid under the schema; with file, line and key.
     """
     text = read_text(file)
     data = parse(text, file) if check else yaml.load(text, Loader=Loader)
@@ -188,8 +192,8 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
             f"{file}:{line}: plugins: only a file named by --registry or $SDESAMPLERS_REGISTRY may import plugins"
         )
     models = {name: {**entry, "base": str(file.parent)} for name, entry in (data.get("models") or {}).items()}
-    words = ("recipes", "aliases", "spacing_aliases", "noise_aliases", "peers")
-    sections: dict[str, dict[str, Any]] = {"models": models, **{word: data.get(word) or {} for word in words}}
+    keys = ("recipes", "aliases", "spacing_aliases", "noise_aliases", "peers")
+    sections: dict[str, dict[str, Any]] = {"models": models, **{key: data.get(key) or {} for key in keys}}
     origins = {(section, name): file for section, entries in sections.items() for name in entries}
     for peer, kinds in sections["peers"].items():
         origins |= {(f"peers.{peer}.{kind}", name): file for kind, names in kinds.items() for name in names}
@@ -198,8 +202,8 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
 
 
 def _validate(data: Any, text: str, file: Path) -> None:
-    from jsonschema import Draft202012Validator  # the shipped file is not checked at start-up
-    from jsonschema.exceptions import best_match  # the shipped file is not checked at start-up
+    from jsonschema import Draft202012Validator  # not needed at start-up: the shipped file is not validated
+    from jsonschema.exceptions import best_match  # not needed at start-up: the shipped file is not validated
 
     error = best_match(Draft202012Validator(SCHEMA).iter_errors(data))
     if error is None:
@@ -210,7 +214,7 @@ def _validate(data: Any, text: str, file: Path) -> None:
         keys.append(str(unknown[0]))
         message = f"unknown key (known: {', '.join(error.schema['properties'])})"
     elif error.validator == "oneOf":
-        message = "a model has either repo and revision (a pinned commit or tag), or path"
+        message = "a model needs either repo and revision (a pinned commit or tag), or path"
     else:
         message = error.message
     raise UsageError(f"{file}:{_line(text, keys)}: {'.'.join(keys) or 'top level'}: {message}")
@@ -222,7 +226,7 @@ def _tree(text: str) -> Any:
 
 
 def _line(text: str, keys: list[str]) -> int:
-    """The line (from 1) of a nested key in a YAML text."""
+    """The line number (from 1) of a nested key in a YAML text."""
     node = _tree(text)
     line = 0 if node is None else node.start_mark.line
     for key in keys:
@@ -237,7 +241,7 @@ def _line(text: str, keys: list[str]) -> int:
 
 
 def user_file() -> tuple[Path, bool] | None:
-    """The user's own registry and whether it was named: $SDESAMPLERS_REGISTRY, else the config folder's."""
+    """The user's registry file and whether the user named it: $SDESAMPLERS_REGISTRY, else that in the config folder."""
     named = os.environ.get("SDESAMPLERS_REGISTRY")
     if named:
         return Path(named), True
@@ -247,14 +251,14 @@ def user_file() -> tuple[Path, bool] | None:
         if found.is_file():
             with found.open("rb"):
                 return found, False
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: there is no home
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: there is no home folder
         reason = getattr(error, "strerror", None) or error
-        warn(f"your registry.yaml is left out, since your configuration cannot be read: {reason}")
+        warn(f"your registry.yaml is ignored, since your configuration folder cannot be read: {reason}")
     return None
 
 
 def load_catalogue(named: str | Path | None = None) -> Catalogue:
-    """The shipped catalogue, overlaid by the user's and by a file named in the call."""
+    """The shipped catalogue, overlaid with the user's file and then with the file `named`."""
     catalogue = _shipped()
     user = user_file()
     if user is not None:

@@ -1,4 +1,4 @@
-"""Plugins as they are found: imported, checked, and what became of them."""
+"""Discovery of plugins: finding, importing, checking and registering them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .shelf import Shelf, T
 
 @dataclass(frozen=True)
 class Plugin:
-    """One plugin that was found: its name, distribution and, where it is broken, the error."""
+    """A plugin that was found: its name, its distribution and, if it is broken, the error."""
 
     name: str
     dist: str
@@ -33,7 +33,7 @@ class Plugin:
 
 
 def check_hooks(plugin: Any) -> None:
-    """Raise PluginError where a plugin has a hook that nobody would call: misspelt, or without `@hookimpl`."""
+    """Raise PluginError if a plugin has a hook that would never be called: misspelt, or without `@hookimpl`."""
     known = [name for name in vars(HookSpecs) if name.startswith(f"{GROUP}_")]
     for name in dir(plugin):
         if name.startswith("__") or not callable(function := getattr(plugin, name, None)):
@@ -44,18 +44,18 @@ def check_hooks(plugin: Any) -> None:
             if meant not in known:
                 raise UnknownHookError("hook", meant, known, f" (known: {', '.join(known)})")
         elif name in known and marks is None and isinstance(function, FunctionType):
-            raise PluginError(f"{name} lacks @hookimpl, so that nobody calls it")
+            raise PluginError(f"{name} lacks @hookimpl, so it would never be called")
 
 
-def flattened(answers: Iterable[Iterable[T]]) -> Iterator[T]:
-    """What all of a hook's plugins returned, one after the other."""
-    for answer in answers:
-        yield from answer
+def flattened(results: Iterable[Iterable[T]]) -> Iterator[T]:
+    """The items that all of a hook's implementations returned, one after the other."""
+    for result in results:
+        yield from result
 
 
 @contextmanager
 def _importable_from(folder: Path | None) -> Iterator[None]:
-    """Let modules that lie in a folder be imported, as those beside a script are."""
+    """Context in which modules in a folder can be imported, like those in the folder of a script."""
     if folder is None:
         yield
         return
@@ -74,7 +74,7 @@ def import_named(module: str, folder: Path | None) -> ModuleType:
 
 
 def import_file(file: Path) -> ModuleType:
-    """Import a Python file, once, under its own name unless that is another module's."""
+    """Import a Python file, once, under its own name unless another module has this name."""
     name = re.sub(r"\W", "_", file.stem)
     if (there := sys.modules.get(name)) is not None:
         own = getattr(there, "__file__", None) == str(file)
@@ -100,13 +100,13 @@ def import_file(file: Path) -> ModuleType:
 
 
 class Discovery:
-    """Finds plugins, imports them and puts what they offer on the shelves.
+    """Finds plugins, imports them and registers their items on the shelves.
 
     Args:
         samplers, spacings, noises, sdes: the shelves to fill.
 
     Attributes:
-        plugins: what was found, with the errors of those that are broken.
+        plugins: the plugins that were found, including broken ones with their errors.
     """
 
     def __init__(
@@ -146,18 +146,18 @@ class Discovery:
             self.plugins.append(Plugin(name, dist))
 
     def add_named(self, plugin: str, own: Collection[Registered]) -> None:
-        """Import and register a module or file that the user named; it must work.
+        """Import and register a module or file that the user named; unlike for other plugins, errors are raised.
 
         Args:
-            own: what the running program has registered itself, as a module may do when it is imported.
+            own: items registered with `register`, which the module may call when it is imported.
 
         Raises:
-            UsageError: a file that is not there.
-            PluginError: it cannot be imported or offers nothing.
+            UsageError: the file does not exist.
+            PluginError: the plugin cannot be imported, or registers nothing.
         """
         file = Path(plugin).resolve() if plugin.endswith(".py") else None
         if file is not None and not file.is_file():
-            raise UsageError(f"plugin {plugin}: there is no such file")
+            raise UsageError(f"plugin {plugin}: no such file")
         name = plugin if file is None else file.stem
         try:
             module = import_named(plugin, None) if file is None else import_file(file)
@@ -171,14 +171,16 @@ class Discovery:
         self.plugins.append(Plugin(name, name))
         registered_itself = any(item.function.__module__ == module.__name__ for item in own)
         if not self._manager.get_hookcallers(module) and not registered_itself:
-            raise PluginError(f"plugin {plugin} offers nothing: it needs @hookimpl def sdesamplers_samplers()")
+            raise PluginError(
+                f"plugin {plugin} registers nothing: it needs a hook such as @hookimpl def sdesamplers_samplers()"
+            )
 
     def register(self, plugin: Any, name: str, dist: str) -> None:
-        """Register a plugin object (a module or anything with hook implementations), whole or not at all.
+        """Register a plugin object (a module or anything with hook implementations) atomically: all its items or none.
 
         Raises:
-            PluginError: a hook returned something that is not what it is for, or a name twice; or a function is no
-                hook, for its name is misspelt or it lacks `@hookimpl`.
+            PluginError: a hook returned an object of the wrong type, or a name twice; or a function is not a valid
+                hook, because its name is misspelt or it lacks `@hookimpl`.
         """
         check_hooks(plugin)
         staged = self._offered(plugin, name, dist)
@@ -192,7 +194,7 @@ class Discovery:
             shelf.put(key, item, dist)
 
     def _offered(self, plugin: Any, name: str, dist: str) -> list[tuple[Shelf[Any], str, Any]]:
-        """(shelf, name, item) of all that a plugin's hooks return; the items are told where they come from."""
+        """(shelf, name, item) of all items that a plugin's hooks return; sets their `plugin` attribute."""
         manager = _manager()
         manager.register(plugin, name)
         hooks = manager.hook
@@ -213,10 +215,10 @@ class Discovery:
         return offered
 
     def load_model(self, source: str, options: dict[str, Any]) -> Any:
-        """The first plugin's answer to `sdesamplers_load_model`, or None.
+        """Return the model from the first plugin whose `sdesamplers_load_model` returns one, or None.
 
         Raises:
-            PluginError: a plugin failed, with its file and line.
+            PluginError: a plugin failed; the message has its file and line.
         """
         try:
             return self._manager.hook.sdesamplers_load_model(source=source, options=options)
@@ -229,7 +231,7 @@ class Discovery:
 
 
 def _manager() -> pluggy.PluginManager:
-    """An empty manager that knows the hooks."""
+    """An empty plugin manager with our hook specifications."""
     manager = pluggy.PluginManager(GROUP)
     manager.add_hookspecs(HookSpecs)
     return manager

@@ -1,8 +1,8 @@
-"""Arguments of diffusers under their names there, and how the same is said here."""
+"""Argument names of diffusers, and the equivalents in this library."""
 
 from __future__ import annotations
 
-MODELS = "it belongs to the model: Scheduler.from_config(config) reads it, and load(), wrap() or a process take it"
+MODELS = "a property of the model: Scheduler.from_config(config) reads it, and load(), wrap() or a process take it"
 GRIDS = {
     "use_karras_sigmas": 'spacing="karras"',
     "use_exponential_sigmas": 'spacing="exponential"',
@@ -22,7 +22,7 @@ CALLS = {
     "prompt": "condition=",
     "negative_prompt": "load(..., negative_prompt=), or Guided(model, scale, negative=)",
     "latents": "start= and start_time=",
-    "strength": "start= and start_time=, which noised(model, x, time) gives",
+    "strength": "start= and start_time=, as noised(model, x, time) returns them",
     "height": "load(..., size=)",
     "width": "load(..., size=)",
     "output_type": "result.images or result.samples",
@@ -33,14 +33,14 @@ CALLS = {
 SOLVERS = {
     "algorithm_type": 'the sampler: "dpmpp-2m" (dpmsolver++), "dpm-solver-2m" (dpmsolver), "dpmpp-2m-sde" (sde-...)',
     "solver_order": 'the sampler, such as "dpmpp-2m" or "dpmpp-3m", or the order= of "unipc" and "deis"',
-    "solver_type": 'the sampler: "dpmpp-2m" is midpoint, "dpmpp-2s" and "dpm-solver-2" are of one step',
-    "eta": 'of samplers that draw noise, such as "ddim", "euler-ancestral" or "dpmpp-2m-sde"',
+    "solver_type": 'the sampler: "dpmpp-2m" is midpoint, "dpmpp-2s" and "dpm-solver-2" are single-step',
+    "eta": 'an option of samplers that draw noise, such as "ddim", "euler-ancestral" or "dpmpp-2m-sde"',
     "s_churn": 'the sampler "churn"',
     "s_noise": 'the sampler "churn"',
     "stochastic_sampling": 'a stochastic sampler, such as "euler-ancestral"',
-    "predict_x0": 'the sampler "unipc", or "dpm-solver-2m" for the noise',
+    "predict_x0": 'the sampler "unipc", or "dpm-solver-2m" for noise prediction',
     "lower_order_final": 'an option of multistep samplers, such as "dpmpp-2m", "dpmpp-3m", "deis" and "unipc"',
-    "euler_at_final": "no argument: samplers take the order that the grid's end allows",
+    "euler_at_final": "not needed: samplers use the order that the end of the grid allows",
 }
 OF_MODELS = (
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type"),
@@ -52,6 +52,6 @@ OF_MODELS = (
 HERE = {**GRIDS, **CALLS, **SOLVERS, **dict.fromkeys(OF_MODELS, MODELS)}
 
 
-def said_here(word: str) -> str | None:
-    """How an argument of diffusers is written here; None for a word that is none of theirs."""
-    return HERE.get(word.replace("-", "_"))
+def equivalent_here(name: str) -> str | None:
+    """The equivalent of an argument of diffusers; None for other names."""
+    return HERE.get(name.replace("-", "_"))

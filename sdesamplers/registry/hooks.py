@@ -1,4 +1,4 @@
-"""What plugins implement: the hooks, by which pluggy asks them for what they register."""
+"""The hooks that plugins implement to register samplers, spacings, noise sources, processes and model loaders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 GROUP = "sdesamplers"
-"""The entry points of installed plugins, and the name of their hooks."""
+"""The entry point group of installed plugins, and the prefix of hook names."""
 
 hookspec = pluggy.HookspecMarker("sdesamplers")
 
@@ -44,4 +44,4 @@ class HookSpecs(Protocol):
 
     @hookspec(firstresult=True)
     def sdesamplers_load_model(self, source: str, options: dict[str, Any]) -> Model | None:
-        """Load a model that the library itself does not know; return None to leave it to others."""
+        """Load a model from a source that the library does not support; return None to leave it to other plugins."""

@@ -1,4 +1,4 @@
-"""What a name stands for: a sampler with options, a grid and noise."""
+"""Resolving names to samplers with their options, grid and noise."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from .shelf import Shelf, T
 
 @dataclass(frozen=True)
 class Preset:
-    """What a name stands for: a sampler with everything it is to be run with.
+    """What a name refers to: a sampler with the settings to run it with.
 
-    What is None is open, for the call or defaults to say; a `Recipe` is what a call has settled for its process.
+    A setting of None is left to the call or to defaults. A `Recipe` has the final settings of a call.
     """
 
     sampler: Sampler
@@ -36,9 +36,9 @@ class Preset:
     description: str = ""
 
 
-def chosen_entry(entry: str | Mapping[str, Any], word: str, shelf: Shelf[T], where: str) -> tuple[T, dict[str, Any]]:
-    """The spacing or noise source that an alias stands for, and its options, checked."""
-    name, options = (entry, {}) if isinstance(entry, str) else (entry[word], entry.get("options", {}))
+def chosen_entry(entry: str | Mapping[str, Any], key: str, shelf: Shelf[T], where: str) -> tuple[T, dict[str, Any]]:
+    """Return the spacing or noise source that an alias refers to, and its checked options."""
+    name, options = (entry, {}) if isinstance(entry, str) else (entry[key], entry.get("options", {}))
     if name not in shelf:
         raise UnknownNameError(f"{shelf.kind} of {where}:", name, shelf)
     item: Any = shelf[name]
@@ -46,12 +46,12 @@ def chosen_entry(entry: str | Mapping[str, Any], word: str, shelf: Shelf[T], whe
 
 
 class Names:
-    """What the names of samplers, grids and noise sources stand for: on the shelves, in the catalogue, of peers.
+    """Resolves the names of samplers, spacings and noise sources: registered, in the catalogue, or of other libraries.
 
     Args:
         catalogue: recipes, aliases and other libraries' names.
-        samplers, spacings, noises: what is registered.
-        plugins: those that were found, for the hint that some are broken.
+        samplers, spacings, noises: the registered items.
+        plugins: the plugins that were found, for the hint that some are broken.
     """
 
     def __init__(
@@ -67,29 +67,30 @@ class Names:
         self.peers = Peers(catalogue)
         self._presets: dict[tuple[str, str], Preset] = {}
 
-    def forget(self) -> None:
-        """Build recipes anew, for a shelf has changed."""
+    def clear_cache(self) -> None:
+        """Clear the cache of built recipes, after a shelf has changed."""
         self._presets.clear()
 
     def resolve(self, name: str) -> Preset:
-        """Resolve a name to a sampler and what it is to be run with.
+        """Resolve a name to a sampler and its settings.
 
         Tried in this order: a registered sampler; a recipe, or a recipe named `head{option}` with the option's value
-        in place of the braces; an alias; a peer's name, in the order of `peers` in the registry file, or `peer:name`
-        for one peer's; and such a name followed by a space and a grid's name ("DPM++ 2M Karras").
+        in place of the braces; an alias; a name in another library (a peer), in the order of `peers` in the registry
+        file, or `peer:name` for a particular peer; and such a name followed by a space and a spacing's name
+        ("DPM++ 2M Karras").
 
         Raises:
-            UnknownNameError: none of these; the nearest names are offered.
-            UsageError: a peer's name that stands for nothing here, with the reason.
+            UnknownNameError: no such name; the message suggests similar names.
+            UsageError: a name in another library without an equivalent here; the message has the reason.
         """
         aliases = self.catalogue.aliases
         chain: list[str] = []
         while name in aliases and name not in self.samplers and name not in self.catalogue.recipes:
             if name in chain:
                 where = self.catalogue.where("aliases", name)
-                raise UsageError(f"{where}: the alias leads back to itself ({' -> '.join([*chain, name])})")
+                raise UsageError(f"{where}: the alias refers to itself ({' -> '.join([*chain, name])})")
             chain.append(name)
-            name = self._meant("aliases", name, aliases[name])
+            name = self._target("aliases", name, aliases[name])
         found = self._own(name) or self._peers_sampler(name) or self._on_grid(name)
         if found is not None:
             return found
@@ -97,7 +98,7 @@ class Names:
         raise UnknownNameError(kind, name, self.candidates(name), self.hint())
 
     def sampler_names(self) -> list[str]:
-        """Every name that `resolve` knows, ours first; of a recipe `head{option}` one for each choice of the option."""
+        """Every name that `resolve` knows, ours first; for a recipe `head{option}` one name per value of the option."""
         recipes: list[str] = []
         for pattern in self.catalogue.recipes:
             head, brace, _ = pattern.partition("{")
@@ -105,14 +106,14 @@ class Names:
         return [*self.samplers, *recipes, *self.catalogue.aliases, *self.peers.names("samplers")]
 
     def candidates(self, name: str) -> list[str]:
-        """What a mistyped sampler's name may have meant: the nearest sampler on the nearest grids, or every name."""
-        return self.composites(name) or self._names_beside(name)
+        """Candidates for the suggestion after a mistyped name: a similar sampler on similar grids, or every name."""
+        return self.composites(name) or self._known_names(name)
 
     def composites(self, name: str) -> list[str]:
-        """`SAMPLER GRID` labels near a mistyped one, each grid in the spelling that goes with its sampler."""
+        """`SAMPLER GRID` labels similar to a mistyped one; grids are spelled as in the library that has the sampler."""
         words, peers = name.split(" "), self.catalogue.peers
         own = self.peers.called(name.partition(":")[0])
-        names = self._names_beside(name)
+        names = self._known_names(name)
         for cut in range(len(words) - 1, 0, -1):
             for label in nearest(" ".join(words[:cut]), names, 1):
                 homes = [kinds for peer, kinds in peers.items() if peer == own or label in kinds.get("samplers", {})]
@@ -123,7 +124,7 @@ class Names:
         return []
 
     def hint(self) -> str:
-        """Where to look further when a name is not found."""
+        """The end of the message about an unknown name: which command shows more."""
         broken = [p for p in self.plugins if p.error]
         return (
             f" ({len(broken)} plugin(s) are broken: see `sdesamplers doctor`)" if broken else "; see `sdesamplers list`"
@@ -134,11 +135,11 @@ class Names:
         return [*self.spacings, *self.catalogue.spacing_aliases, *self.peers.names("spacings")]
 
     def grid(self, name: str) -> tuple[Spacing, dict[str, Any]]:
-        """A spacing and the options that its name stands for: a registered spacing, an alias or a peer's name.
+        """Resolve the name of a registered spacing, an alias or a name in another library to a spacing and its options.
 
         Raises:
-            UnknownNameError: none of these; the nearest names are offered.
-            UsageError: a peer's name that stands for nothing here, with the reason.
+            UnknownNameError: no such name; the message suggests similar names.
+            UsageError: a name in another library without an equivalent here; the message has the reason.
         """
         found = self._grid(name)
         if found is None:
@@ -146,20 +147,20 @@ class Names:
         return found
 
     def noise(self, name: str) -> tuple[NoiseSource, dict[str, Any]]:
-        """A noise source and the options that its name stands for: a registered one or an alias.
+        """Resolve the name of a registered noise source or an alias to a noise source and its options.
 
         Raises:
-            UnknownNameError: neither; the nearest names are offered.
+            UnknownNameError: no such name; the message suggests similar names.
         """
         found = self._noise(name)
         if found is None:
             known = [*self.noises, *self.catalogue.noise_aliases]
             there = ", ".join(repr(source) for source in self.noises)
-            raise UnknownNameError("noise source", name, known, f" (there are {there})")
+            raise UnknownNameError("noise source", name, known, f" (known: {there})")
         return found
 
     def _own(self, name: str) -> Preset | None:
-        """A registered sampler or a recipe, plain or with its option in its name."""
+        """Resolve the name of a registered sampler or a recipe, which may contain an option's value."""
         if name in self.samplers:
             return Preset(self.samplers[name])
         recipes = self.catalogue.recipes
@@ -168,24 +169,24 @@ class Names:
         for pattern, entry in recipes.items():
             head, brace, rest = pattern.partition("{")
             if brace and name.startswith(head) and len(name) > len(head):
-                text, word, owner = name.removeprefix(head), rest.rstrip("}"), head.rstrip(":")
+                text, key, owner = name.removeprefix(head), rest.rstrip("}"), head.rstrip(":")
                 option, choices = self._option(pattern), [str(choice) for choice in self._choices(pattern)]
                 if choices and text not in choices:
                     listing = f" (known: {', '.join(choices)})"
-                    raise UnknownNameError(word, text, choices, listing, opening=f"unknown {word} {text!r} of {owner}")
+                    raise UnknownNameError(key, text, choices, listing, opening=f"unknown {key} {text!r} of {owner}")
                 value = text if option is None else option.parse(text, owner)
-                filled = {**entry.get("options", {}), word: value}
+                filled = {**entry.get("options", {}), key: value}
                 return self._built("recipes", pattern, {**entry, "options": filled}, key=name)
         return None
 
     def _peers_sampler(self, name: str) -> Preset | None:
-        """What a peer's sampler is here; the first peer that has the name answers."""
+        """Resolve the name of a sampler in another library; the first peer that has the name is used."""
         for peer, own, entry in self.peers.entries("samplers", name):
             names = self.catalogue.peers[peer]["samplers"]
             if isinstance(entry, str) and isinstance(names.get(entry), Mapping):  # another name of the same peer
                 own, entry = entry, names[entry]
             if isinstance(entry, str):
-                found = self._own(self._meant(f"peers.{peer}.samplers", own, self.catalogue.aliases.get(entry, entry)))
+                found = self._own(self._target(f"peers.{peer}.samplers", own, self.catalogue.aliases.get(entry, entry)))
                 if found is None:
                     raise UnknownNameError(
                         f"sampler of {self.peers.where(peer, 'samplers', own)}:", entry, self.samplers
@@ -195,7 +196,7 @@ class Names:
         return None
 
     def _on_grid(self, name: str) -> Preset | None:
-        """`SAMPLER GRID`, as A1111 labels them: the sampler on another grid; the longest sampler's name wins."""
+        """Resolve `SAMPLER GRID`, as A1111 labels them: a sampler on another grid. The longest sampler name is used."""
         words = name.split(" ")
         for cut in range(len(words) - 1, 0, -1):
             label, tail = " ".join(words[:cut]), " ".join(words[cut:])
@@ -206,45 +207,45 @@ class Names:
             if found is not None:
                 spacing, options = self.grid(tail)
                 made = replace(found, spacing=spacing.name, spacing_options=options)
-                return replace(made, description=self._regridded(label, tail, found, made))
+                return replace(made, description=self._describe_on_grid(label, tail, found, made))
         return None
 
-    def _regridded(self, label: str, tail: str, before: Preset, after: Preset) -> str:
-        """The description of `SAMPLER GRID`. A recipe's own tells of its grid, and is false on another."""
+    def _describe_on_grid(self, label: str, tail: str, before: Preset, after: Preset) -> str:
+        """The description of `SAMPLER GRID`. A recipe's description mentions its grid, so it is dropped on another."""
         moved = (before.spacing, before.spacing_options) != (after.spacing, after.spacing_options)
         of_recipes = {recipe.get("description") for recipe in self.catalogue.recipes.values()}
         note = "" if moved and before.description in of_recipes else before.description
         place = f", in place of {before.spacing}" if before.spacing not in (None, after.spacing) else ""
         return f"{label} on the grid {tail}{place}" + (f"; {note}" if note else "")
 
-    def _names_beside(self, name: str) -> list[str]:
-        """Every sampler's name, or of `peer:name` those of the peer."""
+    def _known_names(self, name: str) -> list[str]:
+        """Every sampler name, or for `peer:name` the sampler names of the peer."""
         peer, colon, _ = name.partition(":")
         own = self.peers.called(peer) if colon else None
         samplers = {} if own is None else self.catalogue.peers[own].get("samplers", {})
         return self.sampler_names() if own is None else [f"{own}:{known}" for known in samplers]
 
     def _choices(self, pattern: str) -> tuple[Any, ...]:
-        """The values that may stand in place of the braces of a recipe's name, where they can be listed."""
+        """The possible values of the option in a recipe's name; () if they cannot be listed."""
         option = self._option(pattern)
         return typing.get_args(option.type) if option is not None and typing.get_origin(option.type) is Literal else ()
 
     def _option(self, pattern: str) -> Option | None:
         """The option in the braces of a recipe's name."""
-        wanted = self._meant("recipes", pattern, self.catalogue.recipes[pattern]["sampler"])
-        word = pattern.partition("{")[2].rstrip("}")
-        return self.samplers[wanted].options.get(word) if wanted in self.samplers else None
+        wanted = self._target("recipes", pattern, self.catalogue.recipes[pattern]["sampler"])
+        key = pattern.partition("{")[2].rstrip("}")
+        return self.samplers[wanted].options.get(key) if wanted in self.samplers else None
 
-    def _meant(self, section: str, name: str, target: str) -> str:
-        """The sampler that an entry of the catalogue names; a shipped one means ours, whatever else has the name."""
+    def _target(self, section: str, name: str, target: str) -> str:
+        """The sampler that a catalogue entry refers to; shipped entries refer to ours even if the name is ambiguous."""
         ours = f"{GROUP}:{target}"
         return ours if self.catalogue.origins.get((section, name)) == SHIPPED and ours in self.samplers else target
 
     def _built(self, section: str, name: str, entry: Mapping[str, Any], key: str | None = None) -> Preset:
-        """The preset of a recipe, checked and built once."""
+        """The preset of a recipe, checked and cached."""
         place = section, key or name
         if place not in self._presets:
-            meant = {**entry, "sampler": self._meant(section, name, entry["sampler"])}
+            meant = {**entry, "sampler": self._target(section, name, entry["sampler"])}
             self._presets[place] = self._build(meant, self.catalogue.where(section, name))
         return self._presets[place]
 

@@ -1,4 +1,4 @@
-"""Options: the keyword-only parameters of a sampler or spacing, read from its signature and checked against it."""
+"""Options: the keyword-only parameters of a sampler, spacing or noise source, read from its signature."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from ..errors import PluginError, UnknownNameError, UsageError
-from .foreign import said_here
+from .foreign import equivalent_here
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Option:
 
     @property
     def type_name(self) -> str:
-        """The type as a user would write it: `float`, `"posterior" | "beta"`."""
+        """The type as users write it: `float`, `"posterior" | "beta"`."""
         return " | ".join(_named(kind) for kind in self.kinds)
 
     def check(self, value: Any, owner: str) -> Any:
-        """Return `value` in the option's type; whole numbers pass as floats, nothing else is converted.
+        """Return `value` as the option's type. An int is converted to float if needed, nothing else.
 
         Raises:
             UsageError: the value has another type.
@@ -59,21 +59,21 @@ class Option:
         raise UsageError(f"{owner}: option {self.name!r} must be {self.type_name}, not {value!r}")
 
     def _as_float(self, value: float, owner: str) -> float:
-        """A number as a float; finite, unless the default is not."""
+        """Return a number as a float. It must be finite, unless the default is infinite."""
         if value != value:
-            raise UsageError(f"{owner}: option {self.name!r} is not a number")
+            raise UsageError(f"{owner}: option {self.name!r} must be a number, not NaN")
         if math.isinf(value) and not (isinstance(self.default, float) and math.isinf(self.default)):
             raise UsageError(f"{owner}: option {self.name!r} must be finite, not {value}")
         return float(value)
 
     def parse(self, text: str, owner: str) -> Any:
-        """Read the option from the command line: numbers are decimal, flags are true or false, None is none or null.
+        """Parse the option from the command line: numbers are decimal, flags are true or false, None is none or null.
 
         Raises:
-            UsageError: the text is no value of the option's type.
+            UsageError: the text is not a value of the option's type.
         """
         refusal: UsageError | None = None
-        for value in _meanings(text):
+        for value in _candidate_values(text):
             try:
                 return self.check(value, owner)
             except UsageError as error:
@@ -82,22 +82,22 @@ class Option:
         raise refusal
 
 
-WORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None, "null": None}
+KEYWORDS: dict[str, bool | None] = {"true": True, "false": False, "none": None, "null": None}
 NUMBER = re.compile(r"[-+]?(?:inf|nan|(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?)", re.ASCII)
 ITEM = re.compile(r"[^\[\],\s]+")
-"""What stands between the brackets and commas of a list."""
+"""An item between the brackets and commas of a list."""
 
 
-def _meanings(text: str) -> Iterator[Any]:
-    """What a word of the command line may stand for, in the order in which it is tried; the text itself is last."""
-    word = text.strip().lower()
-    if word in WORDS:
-        yield WORDS[word]
-    elif (number := as_number(word)) is not None:
+def _candidate_values(text: str) -> Iterator[Any]:
+    """The possible values of a command line argument, in the order in which they are tried; the text itself is last."""
+    lowered = text.strip().lower()
+    if lowered in KEYWORDS:
+        yield KEYWORDS[lowered]
+    elif (number := as_number(lowered)) is not None:
         yield number
-    elif "," in word or word.startswith("["):
+    elif "," in lowered or lowered.startswith("["):
         try:
-            found = json.loads(ITEM.sub(_in_json, word if word.startswith("[") else f"[{word}]"))
+            found = json.loads(ITEM.sub(_in_json, lowered if lowered.startswith("[") else f"[{lowered}]"))
         except (ValueError, RecursionError):
             found = None
         if found is not None:
@@ -105,21 +105,21 @@ def _meanings(text: str) -> Iterator[Any]:
     yield text
 
 
-def as_number(word: str) -> int | float | None:
-    """A decimal number: 010 is ten; 1:30, 0x10 and 1_000 are none."""
-    if not NUMBER.fullmatch(word):
+def as_number(text: str) -> int | float | None:
+    """Parse a decimal number: 010 is ten; 1:30, 0x10 and 1_000 give None."""
+    if not NUMBER.fullmatch(text):
         return None
     try:
-        return int(word)
-    except ValueError:  # not whole, or of more digits than Python reads
-        return float(word)
+        return int(text)
+    except ValueError:  # not whole, or more digits than Python converts
+        return float(text)
 
 
 def _in_json(match: re.Match[str]) -> str:
-    """An item of a list in JSON's spelling, which knows no leading zeros, plus signs or bare points.
+    """Rewrite an item of a list as JSON, which does not allow leading zeros, plus signs, or a point at either end.
 
     Raises:
-        ValueError: it is no number.
+        ValueError: not a number.
     """
     number = as_number(match[0])
     if number is None:
@@ -131,7 +131,7 @@ SEQUENCES = (Sequence, list, tuple)
 
 
 def _is_numbers(kind: Any) -> bool:
-    """Whether a type is a sequence of numbers, or of sequences of them."""
+    """True if a type is a sequence of numbers, or of such sequences."""
     if typing.get_origin(kind) not in SEQUENCES:
         return False
     inner = [part for part in typing.get_args(kind) if part is not ...]
@@ -139,19 +139,19 @@ def _is_numbers(kind: Any) -> bool:
 
 
 def _holds_numbers(value: Any) -> bool:
-    """Whether a value is a list or tuple of numbers, or of such; registry files and the command line have lists."""
+    """True for a list or tuple of numbers, possibly nested; registry files and the command line give lists."""
     return isinstance(value, list | tuple) and all(
         _holds_numbers(part) or (isinstance(part, int | float) and not isinstance(part, bool)) for part in value
     )
 
 
 def _is_known(kind: Any) -> bool:
-    """Whether values of a type can be written down on the command line and in a registry file."""
+    """True if values of a type can be written on the command line and in a registry file."""
     return kind in (int, float, bool, str, None, type(None)) or typing.get_origin(kind) is Literal or _is_numbers(kind)
 
 
 def _named(kind: Any) -> str:
-    """A type as a user would write it."""
+    """A type as users write it."""
     if typing.get_origin(kind) is Literal:
         return " | ".join(f'"{c}"' if isinstance(c, str) else str(c) for c in typing.get_args(kind))
     if kind in (None, type(None)):
@@ -161,10 +161,10 @@ def _named(kind: Any) -> str:
 
 
 def read_options(function: Callable[..., Any], positional: int, kind: str) -> dict[str, Option]:
-    """The options of a plugin function: its keyword-only parameters, each with a type and a default.
+    """Read the options of a plugin function: its keyword-only parameters, each with a type and a default.
 
     Raises:
-        PluginError: the signature is not that of a `kind`, or a default is not of its type.
+        PluginError: the signature is not valid for a `kind`, or a default does not have its declared type.
     """
     name = function.__qualname__
     try:
@@ -174,7 +174,7 @@ def read_options(function: Callable[..., Any], positional: int, kind: str) -> di
     options = {}
     parameters = list(inspect.signature(function).parameters.values())
     if sum(p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters) != positional:
-        raise PluginError(f"{name}: a {kind} takes {positional} positional parameters, options behind a bare *")
+        raise PluginError(f"{name}: a {kind} takes {positional} positional parameters, and options after a bare *")
     for parameter in parameters[positional:]:
         if parameter.kind is not parameter.KEYWORD_ONLY or parameter.default is parameter.empty:
             raise PluginError(f"{name}: parameter {parameter.name!r} must be keyword-only with a default")
@@ -207,10 +207,11 @@ def check_options(values: Mapping[str, Any], known: Mapping[str, Option], owner:
 
 
 def unknown_option(name: str, known: Mapping[str, Option], owner: str) -> UnknownNameError:
-    """The error about an option that `owner` does not have: how one of diffusers is said here, or near names."""
-    listing = f" (it takes {', '.join(known)})" if known else " (it takes none)"
-    here = said_here(name)
+    """The error for an unknown option of `owner`, with the equivalent of a diffusers option or similar names."""
+    listing = f" (its options: {', '.join(known)})" if known else " (it has no options)"
+    here = equivalent_here(name)
     opening = f"{owner} has no option {name!r}"
     if here is None:
         return UnknownNameError("option", name, known, listing, opening=opening)
-    return UnknownNameError("option", name, (), f"{listing}; what diffusers calls so is here {here}", opening=opening)
+    hint = f"{listing}; the equivalent of diffusers' {name} is {here}"
+    return UnknownNameError("option", name, (), hint, opening=opening)

@@ -1,4 +1,4 @@
-"""YAML that nobody vouches for: bounded in size, depth and nodes, without duplicate keys, and numbers are numbers."""
+"""Reading untrusted YAML: limited in size, depth and nodes, without duplicate keys, with YAML 1.2 scalars."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import yaml
 from ..errors import UsageError
 
 LARGEST = 4 * 2**20
-"""Bytes of a file. The shipped registry has 24 thousand."""
+"""The largest file size in bytes. The shipped registry has 24 thousand."""
 
 DEEPEST = 32
 MOST_NODES = 100_000
-"""Nodes with every alias written out. The shipped registry has three thousand."""
+"""The largest number of nodes after expanding aliases. The shipped registry has three thousand."""
 
 BASE: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -25,8 +25,8 @@ FLOAT = re.compile(
 )
 
 
-class Loader(BASE):  # type: ignore[misc]  # which base is known when it runs: libyaml may be missing
-    """YAML with the scalars of version 1.2's core schema: 010 is ten, 1:30 is text, so are yes and off and dates."""
+class Loader(BASE):  # type: ignore[misc]  # the base is known only at run time: libyaml may be missing
+    """YAML loader with the scalars of the YAML 1.2 core schema: 010 is ten; 1:30, yes, off and dates are strings."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
 
@@ -34,8 +34,8 @@ class Loader(BASE):  # type: ignore[misc]  # which base is known when it runs: l
 def _integer(loader: Any, node: Any) -> int:
     try:
         return int(loader.construct_scalar(node))
-    except ValueError:  # Python reads no number of more than 4300 digits
-        raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark) from None
+    except ValueError:  # Python converts at most 4300 digits
+        raise yaml.constructor.ConstructorError(None, None, "a number with too many digits", node.start_mark) from None
 
 
 def _float(loader: Any, node: Any) -> float:
@@ -55,10 +55,10 @@ Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 def read_text(file: Path) -> str:
-    """A file's text.
+    """Return a file's text.
 
     Raises:
-        UsageError: it cannot be read, is not a regular file or not UTF-8, or is too large.
+        UsageError: unreadable, not a regular file, not UTF-8, or too large.
     """
     try:
         if file.exists() and not file.is_file():
@@ -73,16 +73,16 @@ def read_text(file: Path) -> str:
 
 
 def parse(text: str, file: Path) -> Any:
-    """What a YAML text holds.
+    """Return the data of a YAML text.
 
     Raises:
-        UsageError: it is not valid, or too deep or large once its aliases are written out, or has a key twice; with
-            file and line.
+        UsageError: not valid, or too deep or large after expanding aliases, or with a duplicate key; with file and
+            line.
     """
     try:
         _measure(text, file)
         tree = compose(text)
-        _refuse_twins(tree, file)
+        _refuse_duplicate_keys(tree, file)
         return yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -92,13 +92,13 @@ def parse(text: str, file: Path) -> Any:
 
 
 def compose(text: str) -> Any:
-    """The tree of nodes of a text that has been measured."""
+    """Return the node tree of a text that `_measure` has accepted."""
     return yaml.compose(text, Loader=Loader)
 
 
 def _measure(text: str, file: Path) -> None:
-    """Raise UsageError where a text is too deep or has too many nodes. Events come one by one, without recursion."""
-    open_nodes: list[tuple[str | None, int]] = []  # the anchor of each open collection, and the nodes before it
+    """Raise UsageError if a text is too deep or has too many nodes. Works on parser events, without recursion."""
+    open_nodes: list[tuple[str | None, int]] = []  # (anchor, number of nodes before it) of each open collection
     sizes: dict[str, int] = {}
     count = 0
     for event in yaml.parse(text, Loader=BASE):
@@ -113,24 +113,22 @@ def _measure(text: str, file: Path) -> None:
                 sizes[name] = count - before
         elif isinstance(event, yaml.AliasEvent):
             if event.anchor not in sizes:
-                raise UsageError(
-                    f"{file}:{line}: not valid YAML: the alias *{event.anchor} stands for nothing before it"
-                )
+                raise UsageError(f"{file}:{line}: not valid YAML: the alias *{event.anchor} has no anchor before it")
             count += sizes[event.anchor]
         elif isinstance(event, yaml.ScalarEvent):
             count += 1
             if anchor is not None:
                 sizes[anchor] = 1
         if len(open_nodes) > DEEPEST:
-            raise UsageError(f"{file}:{line}: not valid YAML here: nested more than {DEEPEST} deep")
+            raise UsageError(f"{file}:{line}: not allowed here: YAML nested more than {DEEPEST} levels deep")
         if count > MOST_NODES:
             raise UsageError(
-                f"{file}:{line}: not valid YAML here: more than {MOST_NODES} nodes with aliases written out"
+                f"{file}:{line}: not allowed here: YAML with more than {MOST_NODES} nodes after expanding aliases"
             )
 
 
-def _refuse_twins(tree: Any, file: Path) -> None:
-    """Raise UsageError where a mapping has a key twice."""
+def _refuse_duplicate_keys(tree: Any, file: Path) -> None:
+    """Raise UsageError if a mapping has a duplicate key."""
     waiting, seen = [tree], set[int]()
     while waiting:
         node = waiting.pop()
@@ -144,8 +142,8 @@ def _refuse_twins(tree: Any, file: Path) -> None:
             for key, value in node.value:
                 line = key.start_mark.line + 1
                 if not isinstance(key, yaml.ScalarNode):
-                    raise UsageError(f"{file}:{line}: a key is a name, not a list or a mapping")
+                    raise UsageError(f"{file}:{line}: a key must be a name, not a list or a mapping")
                 if (same := (key.tag, key.value)) in lines:
-                    raise UsageError(f"{file}:{line}: the key {key.value!r} is there already, in line {lines[same]}")
+                    raise UsageError(f"{file}:{line}: duplicate key {key.value!r}, first in line {lines[same]}")
                 lines[same] = line
                 waiting.append(value)

@@ -1,4 +1,4 @@
-"""What a plugin author uses: the `sampler`, `spacing` and `noise_source` decorators and the hook markers."""
+"""The `sampler`, `spacing` and `noise_source` decorators for plugin authors, and the classes that they create."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 
 NEEDS = ("unguided", "log_density", "marginals", "stationary")
-"""What a sampler may need beyond a prediction at a point."""
+"""The requirements that a sampler may declare, beyond a prediction at a point."""
 
 SamplerFunction = Callable[..., "Generator[Any, Any, Tensor]"]
 
 
 class Registered:
-    """What samplers, spacings and noise sources share: a documented function under a name.
+    """Base of samplers, spacings and noise sources: a documented function with a name.
 
     Attributes:
-        kind: what it is, in words.
+        kind: "sampler", "spacing" or "noise source".
         function, name: the function and its kebab-case name.
         reference: authors, year and equation or algorithm number.
         options: name -> `Option`, the function's keyword-only parameters.
-        plugin: where it came from, set by the registry.
+        plugin: the plugin that it comes from, set by the registry.
     """
 
     kind: ClassVar[str]
@@ -54,7 +54,7 @@ class Registered:
 
     @property
     def summary(self) -> str:
-        """The first line of its docstring."""
+        """The first line of the function's docstring."""
         return inspect.cleandoc(self.function.__doc__ or "").splitlines()[0]
 
     def __repr__(self) -> str:
@@ -62,15 +62,15 @@ class Registered:
 
     @property
     def is_anothers(self) -> bool:
-        """Whether it comes from a plugin that is neither the library's own nor part of the running program."""
+        """True if it comes from a plugin that is neither the library's own nor part of the running program."""
         return bool(self.plugin) and self.plugin != "local" and not self.plugin.startswith("sdesamplers:")
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """What its function raises names the plugin, file and line, where the plugin is another's."""
+        """Context for calls of the function: errors from a third-party plugin name the plugin, file and line."""
         try:
             yield
-        except (SdesamplersError, ValueError, MemoryError):  # a ValueError is about options, and said by who gave them
+        except (SdesamplersError, ValueError, MemoryError):  # ValueErrors are about options and reported by the caller
             raise
         except Exception as error:
             if not self.is_anothers:
@@ -78,7 +78,7 @@ class Registered:
             raise self.blamed(error) from error
 
     def blamed(self, error: Exception) -> PluginError:
-        """An error that its function raised, with plugin, file and line."""
+        """Return a PluginError for an error that the function raised, with plugin, file and line."""
         place = raised_at(error, self.function.__code__.co_filename)
         return PluginError(f"{self.kind} {self.name!r} of plugin {self.plugin}: {type(error).__name__}: {error}{place}")
 
@@ -91,26 +91,26 @@ class Registered:
 
 @public
 class Sampler(Registered):
-    """A registered sampler: the generator function and what it declares about itself.
+    """A registered sampler: the generator function and its declared properties.
 
-    The conformance kit (`sdesamplers.testing`) measures what is declared here, so a wrong declaration fails.
+    The conformance kit (`sdesamplers.testing`) measures these properties, and fails if a declaration is wrong.
 
     Attributes:
         order: order of convergence with default options: of the sample for a deterministic sampler, of its first two
-            moments for a stochastic one (weak order). None where none is claimed.
-        evaluations: model evaluations a step; single steps may need fewer (the one into sigma = 0) or more (starting
-            values). None where the number depends on the values met, so that `nfe=` cannot be planned.
-        stochastic: whether it draws noise (with its default options).
-        noiseless: options that turn the noise off, for a stochastic sampler that has an ODE solver inside.
+            moments for a stochastic one (weak order). None if no order is claimed.
+        evaluations: model evaluations per step. Some steps may need fewer (the one into sigma = 0) or more (starting
+            values). None if the number depends on the states, so that `nfe=` cannot be planned.
+        stochastic: True if it draws noise with its default options.
+        noiseless: options that turn the noise off, for a stochastic sampler that is then an ODE solver.
         ode_order: order of convergence of that ODE solver; `order` by default.
-        strong_order: order of convergence along one Brownian path (noise="brownian"), where claimed.
-        control: names of the options that steer adaptive steps; non-empty for an adaptive sampler, which runs
+        strong_order: order of convergence along one Brownian path (noise="brownian"), if claimed.
+        control: names of the options that control adaptive steps; non-empty for an adaptive sampler, which can run
             without `steps`.
-        needs: what it asks beyond the prediction: "unguided" (both guided and unguided predictions), "log_density"
-            (a model that knows its density), "marginals" (alpha and sigma, which a plain SDE does not have),
-            "stationary" (a process that leaves its density as it is, such as `LangevinSDE`; no diffusion).
-        limits: where its result is not the model's distribution, in a few words ("" where it is).
-        coordinates, spacing: what it runs with unless the user says otherwise.
+        needs: requirements beyond the prediction: "unguided" (both guided and unguided predictions), "log_density"
+            (a model with a known density), "marginals" (alpha and sigma, which a plain SDE does not have),
+            "stationary" (a process that leaves its density invariant, such as `LangevinSDE`; not a noising process).
+        limits: a short description of how its result deviates from the model's distribution; "" if it does not.
+        coordinates, spacing: its defaults.
     """
 
     kind = "sampler"
@@ -135,7 +135,9 @@ class Sampler(Registered):
         spacing: str | None = None,
     ) -> None:
         if not inspect.isgeneratorfunction(function):
-            raise PluginError(f"sampler {name!r} is not a generator function; it must yield the points it wants")
+            raise PluginError(
+                f"sampler {name!r} is not a generator function; it must yield (state, point) for each evaluation"
+            )
         super().__init__(function, name, reference)
         self.order, self.evaluations, self.stochastic, self.control = order, evaluations, stochastic, tuple(control)
         self.coordinates, self.spacing = coordinates, spacing
@@ -151,7 +153,7 @@ class Sampler(Registered):
 
     @property
     def adaptive(self) -> bool:
-        """Whether it can choose its own steps."""
+        """True if it can choose its own steps."""
         return bool(self.control)
 
     def __call__(self, x: Tensor, path: Path, **options: Any) -> Generator[Any, Any, Tensor]:
@@ -160,7 +162,7 @@ class Sampler(Registered):
 
 @public
 class Spacing(Registered):
-    """A registered time grid: a function of a `Span` and a number of points, returning native times."""
+    """A registered spacing: a function of a `Span` and a number of points that returns native times."""
 
     kind = "spacing"
 
@@ -174,11 +176,11 @@ class Spacing(Registered):
 
 @public
 class NoiseSource(Registered):
-    """A registered source of the noise that steps draw: a function of a `NormalSource` that makes a `Noise`.
+    """A registered source of the noise that steps draw: a function of a `NormalSource` that returns a `Noise`.
 
     Attributes:
-        limits: how it changes the distribution that is sampled, in a few words; "" where it leaves the model's, as
-            independent standard normals do. Log-probabilities are recorded with such sources alone.
+        limits: a short description of how it changes the sampled distribution; "" if it does not, as with independent
+            standard normals. Log-probabilities can be recorded only with sources whose limits are "".
     """
 
     kind = "noise source"
@@ -195,27 +197,28 @@ class NoiseSource(Registered):
 
 @public
 def sampler(name: str, *, order: int | None, **declared: Any) -> Callable[[SamplerFunction], Sampler]:
-    """Make a generator function `f(x, path, *, options...)` a sampler; keywords as in `Sampler`.
+    """Turn a generator function `f(x, path, *, options...)` into a sampler; keywords as in `Sampler`.
 
-    The function yields `(state, point)` wherever it wants the model, receives a `Prediction`, and returns the
-    sample. It may yield a list of such pairs to have them evaluated in one batch.
+    The function yields `(state, point)` for each model evaluation, receives a `Prediction`, and returns the sample. It
+    may yield a list of such pairs to have them evaluated in one batch.
     """
     return lambda function: Sampler(function, name, order=order, **declared)
 
 
 @public
 def spacing(name: str, *, reference: str = "") -> Callable[[Callable[..., Any]], Spacing]:
-    """Make `f(span, count, *, options...)` a spacing: `count` native times, falling from span.start to span.end."""
+    """Turn `f(span, count, *, options...)` into a spacing. The function returns `count` native times, decreasing from
+    span.start to span.end."""
     return lambda function: Spacing(function, name, reference)
 
 
 @public
 def noise_source(name: str, *, limits: str = "", reference: str = "") -> Callable[[Callable[..., Noise]], NoiseSource]:
-    """Make `f(source, shortest, *, options...)` a noise source.
+    """Turn `f(source, shortest, *, options...)` into a noise source.
 
-    The function returns what steps draw from: a callable `noise(start, end, rows)` that gives the noise of a step
-    between two values of lambda as (N, *shape), every number a pure function of the `NormalSource`'s keyed draws.
-    `shortest` is the shortest such step. Where the returned object has a method `start_noise()`, that is the noise
-    that the run starts from; else it is the source's standard normal.
+    The function returns a callable `noise(start, end, rows)` that returns the noise of a step between two values of
+    lambda as (N, *shape); every number must be a pure function of the `NormalSource`'s keyed draws. `shortest` is the
+    length of the shortest step in lambda. If the returned object has a method `start_noise()`, the run starts from its
+    result; otherwise it starts from the source's standard normal.
     """
     return lambda function: NoiseSource(function, name, limits=limits, reference=reference)

@@ -1,4 +1,4 @@
-"""`Registry`: plugins found by entry point, names resolved to samplers, spacings, noise sources and recipes."""
+"""`Registry`: finds plugins by entry point, and resolves names to samplers, spacings, noise sources and recipes."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from .shelf import Shelf, shipped_names
 
 @public
 class Registry:
-    """Everything that installed plugins and registry files offer.
+    """All samplers, spacings, noise sources, processes and recipes of installed plugins and registry files.
 
     Args:
-        file: a registry file that the user named, on top of the shipped and the user's own.
-        plugins: modules or Python files that the user named, to be imported as plugins.
-        catalogue: instead of all these files.
+        file: a registry file that takes precedence over the shipped file and the one in the user's configuration.
+        plugins: modules or Python files to import as plugins.
+        catalogue: a catalogue to use instead of all registry files.
 
     Raises:
-        UsageError: a file among `plugins` that is not there.
-        PluginError: one of `plugins` cannot be imported or offers nothing.
+        UsageError: a file in `plugins` does not exist.
+        PluginError: one of `plugins` cannot be imported, or registers nothing.
     """
 
     def __init__(
@@ -60,53 +60,53 @@ class Registry:
             self._discovery.add_named(plugin, _local.values())
 
     def register(self, plugin: Any, name: str, dist: str = "local") -> None:
-        """Register a plugin object (a module or anything with hook implementations), whole or not at all.
+        """Register a plugin object (a module or anything with hook implementations) atomically: all its items or none.
 
         Raises:
-            PluginError: a hook returned something that is not what it is for, or a name twice; or a function is no
-                hook, for its name is misspelt or it lacks `@hookimpl`.
+            PluginError: a hook returned an object of the wrong type, or a name twice; or a function is not a valid
+                hook, because its name is misspelt or it lacks `@hookimpl`.
         """
         self._discovery.register(plugin, name, dist)
 
     def adopt(self, items: Iterable[Sampler | Spacing | NoiseSource]) -> None:
-        """Register a program's own plugins, in place of its earlier ones of the same names."""
-        self.names.forget()  # recipes may have been built with the earlier ones
+        """Register items of the running program, replacing its earlier items of the same names."""
+        self.names.clear_cache()  # recipes may have been built with the earlier items
         shelves: dict[type, Shelf[Any]] = {Sampler: self.samplers, Spacing: self.spacings, NoiseSource: self.noises}
         for item in items:
             item.plugin = item.plugin or "local"
             shelves[type(item)].put(item.name, item, "local")
 
     def load_model(self, source: str, options: dict[str, Any]) -> Any:
-        """The first plugin's answer to `sdesamplers_load_model`, or None.
+        """Return the model from the first plugin whose `sdesamplers_load_model` returns one, or None.
 
         Raises:
-            PluginError: a plugin failed, with its file and line.
+            PluginError: a plugin failed; the message has its file and line.
         """
         return self._discovery.load_model(source, options)
 
     def resolve(self, name: str) -> Preset:
-        """Resolve a name to a sampler and what it is to be run with; `Names.resolve` says what is tried.
+        """Resolve a name to a sampler and its settings; see `Names.resolve` for the order of lookups.
 
         Raises:
-            UnknownNameError: no such name; the nearest are offered.
-            UsageError: a peer's name that stands for nothing here, with the reason.
+            UnknownNameError: no such name; the message suggests similar names.
+            UsageError: a name in another library without an equivalent here; the message has the reason.
         """
         return self.names.resolve(name)
 
     def sampler_names(self) -> list[str]:
-        """Every name that `resolve` knows, ours first; of a recipe `head{option}` one for each choice of the option."""
+        """Every name that `resolve` knows, ours first; for a recipe `head{option}` one name per value of the option."""
         return self.names.sampler_names()
 
     def spacing(self, name: str) -> Spacing:
-        """A spacing by its name or another one."""
+        """Return a spacing by its name, an alias or its name in another library."""
         return self.names.grid(name)[0]
 
     def grid(self, name: str) -> tuple[Spacing, dict[str, Any]]:
-        """A spacing and the options that its name stands for: a registered spacing, an alias or a peer's name.
+        """Resolve the name of a registered spacing, an alias or a name in another library to a spacing and its options.
 
         Raises:
-            UnknownNameError: none of these; the nearest names are offered.
-            UsageError: a peer's name that stands for nothing here, with the reason.
+            UnknownNameError: no such name; the message suggests similar names.
+            UsageError: a name in another library without an equivalent here; the message has the reason.
         """
         return self.names.grid(name)
 
@@ -115,15 +115,15 @@ class Registry:
         return self.names.grid_names()
 
     def noise(self, name: str) -> tuple[NoiseSource, dict[str, Any]]:
-        """A noise source and the options that its name stands for: a registered one or an alias.
+        """Resolve the name of a registered noise source or an alias to a noise source and its options.
 
         Raises:
-            UnknownNameError: neither; the nearest names are offered.
+            UnknownNameError: no such name; the message suggests similar names.
         """
         return self.names.noise(name)
 
 
-_lock = threading.RLock()  # a plugin that is being imported may call `register`
+_lock = threading.RLock()  # reentrant: a plugin may call `register` while it is imported
 _default: Registry | None = None
 _local: dict[tuple[str, str], Sampler | Spacing | NoiseSource] = {}
 
@@ -141,7 +141,7 @@ def default_registry() -> Registry:
 
 @public
 def use_registry(file: str | Path | None, *, plugins: Sequence[str | Path] = ()) -> Registry:
-    """Rebuild the process-wide registry with a registry file and plugins on top; None alone brings the plain one back.
+    """Rebuild the process-wide registry with an additional registry file and plugins; `use_registry(None)` resets it.
 
     `plugins` are modules or Python files (`folder/file.py`), which are imported.
     """
@@ -157,19 +157,19 @@ def use_registry(file: str | Path | None, *, plugins: Sequence[str | Path] = ())
 def register(*items: Sampler | Spacing | NoiseSource) -> None:
     """Register samplers, spacings and noise sources of this program, without packaging a plugin.
 
-    A name that this program has registered before is replaced, as a notebook needs; a name of another distribution
-    then has to be picked as `dist:name`.
+    An item that this program has registered before under the same name is replaced, as notebooks need. If another
+    distribution has registered the name, it must then be written as `dist:name`.
     """
 
     if not all(isinstance(item, Sampler | Spacing | NoiseSource) for item in items):
         raise PluginError("register takes objects made by @sampler, @spacing or @noise_source")
     names = [(type(item).__name__, item.name) for item in items]
     if len(set(names)) < len(names):
-        raise PluginError("register was given two items of the same name")
+        raise PluginError("register received two items with the same name")
     catalogue = default_registry().catalogue
     for item in items:
         if isinstance(item, Sampler) and (item.name in catalogue.recipes or item.name in catalogue.aliases):
-            raise PluginError(f"{item.name!r} is a recipe or an alias already, which a sampler of this name would hide")
+            raise PluginError(f"{item.name!r} is a recipe or an alias, which a sampler of this name would hide")
     for item in items:
         _local[type(item).__name__, item.name] = item
     default_registry().adopt(items)
@@ -179,7 +179,7 @@ def register(*items: Sampler | Spacing | NoiseSource) -> None:
 
 
 def _shelf(kind: str) -> Mapping[str, Registered]:
-    """What is registered of a kind."""
+    """The registered items of a kind."""
     registry = default_registry()
     shelves: dict[str, Mapping[str, Registered]]
     shelves = {"sampler": registry.samplers, "spacing": registry.spacings, "noise source": registry.noises}
@@ -187,33 +187,33 @@ def _shelf(kind: str) -> Mapping[str, Registered]:
 
 
 def _reduced(item: Registered) -> str | tuple[Any, ...]:
-    """A pickled object is its place in its module, as a function is, or in the registry; so results can be pickled.
+    """Pickle an item by its name in its module, like a function, or else by its name in the registry.
 
     Raises:
-        UsageError: it has neither.
+        UsageError: it has neither name.
     """
     module = sys.modules.get(item.__module__)
-    place = next((word for word, value in vars(module).items() if value is item), None) if module else None
+    place = next((name for name, value in vars(module).items() if value is item), None) if module else None
     if place is not None:
         return place
     name = next((name for name, other in _shelf(item.kind).items() if other is item), None)
     if name is None:
         raise UsageError(
             f"{item.kind} {item.name!r} cannot be pickled: it has no name at the top level of its module, and it "
-            "is not registered"
+            "is not registered; register it, or define it at the top level"
         )
     return _registered, (item.kind, name)
 
 
 def _registered(kind: str, name: str) -> Registered:
-    """What a pickle of a registered object without a place in its module stands for.
+    """Unpickle an item by its name in the registry.
 
     Raises:
-        UnknownNameError: the process that reads the pickle has not registered it.
+        UnknownNameError: the process that reads the pickle has not registered the item.
     """
     shelf = _shelf(kind)
     if name not in shelf:
-        raise UnknownNameError(kind, name, shelf, "; the pickle is of a process that had registered it")
+        raise UnknownNameError(kind, name, shelf, "; the process that wrote the pickle had registered it")
     return shelf[name]
 
 

@@ -1,4 +1,4 @@
-"""The registered things of one kind, by name, whoever registered them."""
+"""The registered items of one kind, by name, from all distributions."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ T = TypeVar("T")
 
 
 class Shelf(Mapping[str, T], Generic[T]):
-    """Name -> item. A built-in name stays built in; a name claimed otherwise by two distributions needs `dist:name`.
+    """Mapping name -> item. A name that two distributions have registered is ambiguous and must be written `dist:name`.
 
     Args:
-        kind: what the items are, in words.
-        reserved: names that are shipped with the library for something else: recipes and other libraries' names.
+        kind: the kind of the items ("sampler", "spacing", ...), for messages.
+        reserved: names that the library uses for something else: recipes and names in other libraries.
 
     Attributes:
-        installed: distributions that were found and not named by the user. What they register under a built-in or
-            reserved name is had as `dist:name` alone, for nobody has asked them to change what a name means.
+        installed: distributions that were found by entry point, not named by the user. Their items with a built-in or
+            reserved name are available only as `dist:name`, so that installing a package never changes the meaning of
+            a name.
     """
 
     def __init__(self, kind: str, reserved: Collection[str] = ()) -> None:
@@ -30,11 +31,11 @@ class Shelf(Mapping[str, T], Generic[T]):
         self._items: dict[str, dict[str, T]] = {}
 
     def put(self, name: str, item: T, dist: str) -> None:
-        """Register `item`, or replace what `dist` had under this name."""
+        """Register `item`, replacing an earlier item of `dist` with this name."""
         self._items.setdefault(name, {})[dist] = item
 
     def has(self, name: str, dist: str) -> bool:
-        """Whether a distribution has registered this name."""
+        """True if the distribution has registered this name."""
         return dist in self._items.get(name, {})
 
     def __getitem__(self, name: str) -> T:
@@ -47,14 +48,14 @@ class Shelf(Mapping[str, T], Generic[T]):
             raise KeyError(name)
         if _disagree(owners):
             picks = " or ".join(repr(f"{d}:{bare}") for d in sorted(owners))
-            raise UsageError(f"{self.kind} {bare!r} is registered by {' and by '.join(sorted(owners))}; pick {picks}")
+            raise UsageError(f"{self.kind} {bare!r} is registered by {' and by '.join(sorted(owners))}; use {picks}")
         return next(iter(owners.values()))
 
     def name_of(self, item: T) -> str | None:
-        """The name that stands for an item: `dist:name` where its own is another's. None where none does."""
+        """The name that refers to an item: its own, or `dist:name` if needed; None if the item is not registered."""
         name = str(getattr(item, "name", ""))
         owners = self._owners(name)
-        if owners and all(owned is item for owned in owners.values()):  # as nearly always
+        if owners and all(owned is item for owned in owners.values()):  # the usual case
             return name
         return next((name for name, found in self.items() if found is item), None)
 
@@ -71,29 +72,29 @@ class Shelf(Mapping[str, T], Generic[T]):
         return sum(1 for _ in self)
 
     def _owners(self, name: str) -> dict[str, T]:
-        """The distributions that the bare name may mean."""
+        """The distributions whose item the name without a prefix may refer to."""
         owners = self._items.get(name) or {}
         if GROUP not in owners and name not in self.reserved:
             return owners
         return {dist: item for dist, item in owners.items() if dist == GROUP or dist not in self.installed}
 
     def renamed(self, name: str) -> list[str]:
-        """The distributions whose item of this name is had as `dist:name` alone, for the name itself is built in."""
+        """The distributions whose item is available only as `dist:name`, since the name is built in or reserved."""
         owners = self._owners(name)
         return sorted(dist for dist in self._items.get(name, ()) if dist not in owners)
 
     def renamed_of(self, dist: str) -> list[str]:
-        """The names of a distribution that are had as `dist:name` alone."""
+        """The names of a distribution's items that are available only as `dist:name`."""
         return sorted(name for name, owners in self._items.items() if dist in owners and dist in self.renamed(name))
 
 
 def _disagree(owners: Mapping[str, Any]) -> bool:
-    """Whether distributions mean different items by one name."""
+    """True if distributions have registered different items under one name."""
     return len({id(item) for item in owners.values()}) > 1
 
 
 def shipped_names(catalogue: Catalogue, sections: Collection[str], kind: str) -> set[str]:
-    """Names that the library's own registry file gives a meaning: in `sections`, and of all peers' `kind`."""
+    """The names that the shipped registry file defines in `sections`, and in `kind` of all peers."""
     return {
         name
         for (section, name), file in catalogue.origins.items()

@@ -15,7 +15,7 @@ from ..errors import Cancelled, ModelError, NonFiniteError, PluginError, SolverE
 from ..models.base import Model, Output
 from ..models.calling import isolated, isolated_to
 from ..models.clipping import Clip, clipped
-from ..models.conditions import cut
+from ..models.conditions import take_rows
 from ..path.points import Point, model_state
 from ..path.prediction import Prediction, ScorePrediction
 from ..processes.scalars import Scalar
@@ -188,7 +188,7 @@ class Evaluator:
 
     def _ask(self, state: Tensor, t: Scalar, rows: np.ndarray | None, end: Scalar | None = None) -> Output:
         predict = self._predict if end is None else isolated_to(self.model, end)
-        condition = self.condition if rows is None else cut(self.condition, rows)
+        condition = self.condition if rows is None else take_rows(self.condition, rows)
         if self.shape is not None and state.shape[1:] != self.shape:
             found = f"{tuple(state.shape[1:])}, and the model's samples are {tuple(self.shape)}"
             raise PluginError(f"{self.label}: the sampler asks about states of shape {found}")
@@ -204,7 +204,7 @@ class Evaluator:
             # Classifier-free guidance (Ho & Salimans 2022, eq. 6, with w + 1 = guidance_scale); it commutes with
             # the linear map between prediction types.
             everyone = self._unconditional
-            unconditional = everyone if rows is None else cut(everyone, rows)
+            unconditional = everyone if rows is None else take_rows(everyone, rows)
             plain = predict(inside, t, unconditional)
             plain = plain.value if isinstance(plain, Output) else plain
             output = Output(plain + self.guidance_scale * (output.value - plain), plain, output.log_density)

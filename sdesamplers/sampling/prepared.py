@@ -14,7 +14,7 @@ from torch import Tensor
 from ..checks import warn
 from ..errors import PluginError, UsageError
 from ..models.base import Model
-from ..models.conditions import cut
+from ..models.conditions import take_rows
 from ..models.running import running
 from ..path.noise import START, Noise, NormalSource, check_seed, shortest_step
 from ..path.path import Path
@@ -116,7 +116,7 @@ class PreparedRun:
         parts = []
         for rows in batches(len(indices), batch_size):
             first = None if start is None else start[rows]
-            parts.append(self.run(indices[rows], cut(condition, rows), first, advance))
+            parts.append(self.run(indices[rows], take_rows(condition, rows), first, advance))
         return parts
 
     def run(

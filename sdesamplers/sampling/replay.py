@@ -8,7 +8,7 @@ from torch import Tensor
 from ..checks import one_of_types
 from ..errors import UsageError
 from ..models.base import Model
-from ..models.conditions import cut
+from ..models.conditions import take_rows
 from ..models.running import running
 from ..pretrained.loading import as_model
 from ..public import public
@@ -58,7 +58,7 @@ def replay_log_probs(model: Model, result: Result, rows: slice = slice(None)) ->
         model,
         len(start),
         f"replay of {spec.name} on {model.name}",
-        condition=cut(condition, rows),
+        condition=take_rows(condition, rows),
         guidance_scale=result.guidance_scale,
         both="unguided" in spec.needs,
         clip=model.clip,

@@ -240,4 +240,4 @@ def test_the_command_line_takes_a_guidance_scale(tmp_path: Path, monkeypatch: py
     assert given["guidance_scale"] == 2.5
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     run = CliRunner().invoke(cli, ["compare", "fashion-mnist", "--reference", str(tmp_path / "none")])
-    assert "no such folder of pictures" in str(run.exception) or "torch-fidelity" in str(run.exception)
+    assert "no such folder of images" in str(run.exception) or "torch-fidelity" in str(run.exception)

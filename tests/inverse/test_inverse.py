@@ -102,10 +102,10 @@ def test_an_operator_of_ones_own_says_its_gain():
     ("make", "word"),
     [
         (lambda: sds.Mask(torch.zeros(2, 2)), "keeps nothing"),
-        (lambda: sds.Mask(torch.ones(2, 2), (1, 3, 3)), "does not fit"),
+        (lambda: sds.Mask(torch.ones(2, 2), (1, 3, 3)), "does not match"),
         (lambda: sds.Mask(torch.ones(2)).apply(normals(1, 3)), "not"),
         (lambda: sds.Downsample(0), "factor"),
-        (lambda: sds.Downsample(3).apply(normals(1, 1, 4, 4)), "divides"),
+        (lambda: sds.Downsample(3).apply(normals(1, 1, 4, 4)), "divisible by 3"),
         (lambda: sds.Grey(0), "channels"),
         (lambda: sds.Grey(3).apply(normals(1, 1, 4, 4)), "3 channels"),
         (lambda: sds.Matrix([1.0, 2.0]), "shape"),

@@ -93,13 +93,13 @@ def test_what_cannot_be_read_is_told(weights, pictures, tmp_path):
     with pytest.raises(UsageError, match="no such folder"):
         InceptionScorer(tmp_path / "nowhere", weights=weights)
     (tmp_path / "bad.pth").write_bytes(b"no weights")
-    with pytest.raises(ModelError, match="not a file of InceptionV3's weights"):
+    with pytest.raises(ModelError, match="not a weights file of InceptionV3"):
         InceptionScorer(pictures / "first", weights=tmp_path / "bad.pth")
     np.savez(tmp_path / "bad.npz", mean=0.0)
     with pytest.raises(ModelError, match="mu and sigma"):
         InceptionScorer(tmp_path / "bad.npz", weights=weights).score(read(pictures / "first"))
     (tmp_path / "one").mkdir()
-    with pytest.raises(ModelError, match="two pictures or more"):
+    with pytest.raises(ModelError, match="needs two or more images"):
         InceptionScorer(tmp_path / "one", weights=weights).score(read(pictures / "first"))
     with pytest.raises(UsageError, match="1 or 3 channels"):
         InceptionScorer(pictures / "first", weights=weights).features(torch.zeros(2, 4, 8, 8))
@@ -107,5 +107,5 @@ def test_what_cannot_be_read_is_told(weights, pictures, tmp_path):
 
 def test_pickles_that_could_run_code_are_refused(pictures, tmp_path):
     torch.save({"weights": pytest.approx}, tmp_path / "code.pth")
-    with pytest.raises(ModelError, match="not a file of InceptionV3's weights"):
+    with pytest.raises(ModelError, match="not a weights file of InceptionV3"):
         InceptionScorer(pictures / "first", weights=tmp_path / "code.pth")

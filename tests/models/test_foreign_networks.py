@@ -321,7 +321,7 @@ REFUSED = {
     "None": (lambda x: None, r"returned None \(is a `return` missing\?\)"),
     "array": (lambda x: x.numpy(), "NumPy array"),
     "pair": (lambda x: (x, x), r"a tuple of 2 \(Tensor, Tensor\)"),
-    "other dictionary": (lambda x: {"eps": x}, "a dictionary of eps"),
+    "other dictionary": (lambda x: {"eps": x}, "a dictionary with keys eps"),
     "distribution": (lambda x: torch.distributions.Normal(x, 1.0), "class Normal"),
     "complex": (lambda x: x * 1j, "complex64.*real and imaginary parts as channels"),
     "whole": (lambda x: x.long(), "int64; it must return floating-point"),

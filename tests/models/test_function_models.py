@@ -68,7 +68,7 @@ def test_guidance_leads_away_from_the_null_condition():
     ("condition", "message"),
     [
         (None, "give condition="),
-        ([1.0, 2.0, 3.0], "4, one a sample, not 3"),
+        ([1.0, 2.0, 3.0], "4, one per sample, not 3"),
         ("a cat", "tensor or numbers, not 'a cat'"),
         ([[1.0], [2.0, 3.0]], "tensor or numbers"),
     ],

@@ -506,7 +506,7 @@ def test_models_that_are_refused():
 
 def test_calls_that_are_refused():
     guided, unconditional = sds.Guided(classes()), extrapolated("vp", 1.0)
-    with pytest.raises(UsageError, match=r"guided already, with scale 7\.5; leave guidance_scale at 1"):
+    with pytest.raises(UsageError, match=r"already guided, with scale 7\.5; leave guidance_scale at 1"):
         sds.sample(guided, "euler", steps=2, condition=1, guidance_scale=2.0)
     with pytest.raises(UsageError, match="needs a label"):
         sds.sample(guided, "euler", steps=2)

@@ -228,7 +228,7 @@ def test_an_index_out_of_range_is_refused_before_a_job_begins(tmp_path: Any) -> 
         lambda: sds.generate(model, "euler", out=tmp_path / "out", **words),
         lambda: next(iter(sds.stream(model, "euler", **words))),
     ):
-        with pytest.raises(sds.UsageError, match=r"first_index must lie below 2\^63"):
+        with pytest.raises(sds.UsageError, match=r"first_index \+ num_samples must not exceed 2\^63"):
             call()
     assert not (tmp_path / "out").exists()
 

@@ -183,5 +183,5 @@ def test_words_that_do_not_fit(words, message):
 
 
 def test_epsilon_at_pure_noise_is_refused():
-    with pytest.raises(sds.ConversionError, match="predicts something else"):
+    with pytest.raises(sds.ConversionError, match="with another prediction type"):
         sds.consistency_error(gaussian(sds.RectifiedFlow(), "epsilon"), steps=3)

@@ -230,5 +230,5 @@ def test_a_log_density_alone_is_enough():
 
 def test_a_log_density_is_one_number_a_sample():
     model = sds.DensityModel(lambda x: -x.square() / 2, (2,))
-    with pytest.raises(sds.UsageError, match=r"one number a sample, \(3,\), not \(3, 2\)"):
+    with pytest.raises(sds.UsageError, match=r"shape \(3,\), one per sample, not \(3, 2\)"):
         sds.sample(model, "ula", steps=2, num_samples=3)

@@ -340,6 +340,6 @@ def test_a_shape_is_needed():
 
 
 def test_a_table_of_betas_says_cumprod():
-    with pytest.raises(sds.UsageError, match=r"rise, as betas do: pass numpy.cumprod\(1 - betas\)"):
+    with pytest.raises(sds.UsageError, match=r"increase, as betas do: pass numpy.cumprod\(1 - betas\)"):
         sds.DiscreteVP(BETAS)
     assert sds.DiscreteVP(KEPT.clone().requires_grad_()).t_max == 999

@@ -175,7 +175,7 @@ def test_pure_noise_is_a_regular_point_of_the_other_views(name, coordinates):
     assert point.ratio == math.inf
     assert point.lam == -math.inf
     assert all(map(math.isfinite, (point.time, point.d_alpha, point.d_sigma)))
-    with pytest.raises(sds.UsageError, match="infinite diffusion"):
+    with pytest.raises(sds.UsageError, match="diffusion of the reverse SDE is infinite"):
         _ = point.diffusion
 
 

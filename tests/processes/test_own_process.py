@@ -78,7 +78,7 @@ WRONG = {
     "an inverse 1 % off": (
         circle(time_at_ratio=lambda self, r: np.arctan(1.01 * r) * 2 / np.pi), ["time_at_ratio("]),
     "time from noise to data": (Forwards(), ["falls from inf at t = 0 to 0 at t = 1", "sds.reversed(process)"]),
-    "t_max too late": (circle(t_max=1.5), ["alpha is -", "range of time ends"]),
+    "t_max too late": (circle(t_max=1.5), ["alpha is -", "t_min and t_max must exclude it"]),
     "t_max forgotten": (type("Forgot", (Table,), {"t_max": property(lambda self: 1.0, lambda self, v: None)})(),
                         ["t_max = 1", "pure noise"]),
     "t_min and t_max swapped": (circle(t_min=0.9, t_max=0.1), ["t_min = 0.9 must lie below t_max = 0.1"]),

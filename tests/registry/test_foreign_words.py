@@ -34,7 +34,7 @@ def test_sample_says_how_it_is_written_here(mixture: sds.MixtureModel, word: str
         lambda: sds.log_likelihood(mixture, torch.zeros(1, 2), "heun", steps=3, **{word: value}),
     ):
         with pytest.raises(
-            sds.UnknownNameError, match=f"has no option '{word}' .*; what diffusers calls so is here "
+            sds.UnknownNameError, match=f"has no option '{word}' .*; the equivalent of diffusers' {word} is "
         ) as caught:
             call()
         assert HERE[word] in str(caught.value)
@@ -65,7 +65,7 @@ OTHERS |= {"use_karras_sigmas"}
 
 def test_the_command_line_says_it_too() -> None:
     run = CliRunner().invoke(cli, ["sample", "fashion-mnist", "--steps", "3", "-o", "use_karras_sigmas=True"])
-    assert 'what diffusers calls so is here spacing="karras"' in str(run.exception)
+    assert """the equivalent of diffusers' use_karras_sigmas is spacing="karras\"""" in str(run.exception)
 
 
 def test_the_help_names_a_module_that_runs() -> None:

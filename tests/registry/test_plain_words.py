@@ -39,18 +39,18 @@ def refused(tmp_path: Path, text: str | bytes, match: str) -> str:
     [
         (BOMB, "more than 100000 nodes"),
         ("models: {a: &a {path: &b x}}\n" + "".join(f"k{k}: *a\n" for k in range(3)), "unknown key"),
-        ("[" * 200_000, "nested more than 32 deep"),
-        ("{a: " * 200_000, "nested more than 32 deep"),
-        ("".join(" " * k + f"k{k}:\n" for k in range(500)), "nested more than 32 deep"),
-        ("- " * 100_000, "nested more than 32 deep"),
-        ("recipes: &a {b: *a}", r"the alias \*a stands for nothing"),
+        ("[" * 200_000, "nested more than 32 levels deep"),
+        ("{a: " * 200_000, "nested more than 32 levels deep"),
+        ("".join(" " * k + f"k{k}:\n" for k in range(500)), "nested more than 32 levels deep"),
+        ("- " * 100_000, "nested more than 32 levels deep"),
+        ("recipes: &a {b: *a}", r"the alias \*a has no anchor"),
         ("recipes: {b: *c}", "alias|not valid YAML"),
         ("x: [" + "a, " * 200_000 + "]", "more than 100000 nodes"),
         ("# " + "x" * (5 * 2**20), "larger than 4 MiB"),
-        ("aliases: {a: heun}\nrecipes: {}\naliases: {b: euler}", ":3: the key 'aliases' is there already, in line 1"),
-        ("aliases:\n  a: heun\n  b: euler\n  a: ddim", ":4: the key 'a' is there already, in line 2"),
-        ("recipes: {x: {sampler: heun, steps: 3, sampler: ddim}}", ":1: the key 'sampler' is there already"),
-        ("aliases: {[a, b]: heun}", "a key is a name"),
+        ("aliases: {a: heun}\nrecipes: {}\naliases: {b: euler}", ":3: duplicate key 'aliases', first in line 1"),
+        ("aliases:\n  a: heun\n  b: euler\n  a: ddim", ":4: duplicate key 'a', first in line 2"),
+        ("recipes: {x: {sampler: heun, steps: 3, sampler: ddim}}", ":1: duplicate key 'sampler'"),
+        ("aliases: {[a, b]: heun}", "a key must be a name"),
         ("aliases: {x: !!python/object/apply:os.system [id]}", "not valid YAML"),
         ("aliases: {x: " + "9" * 5000 + "}", "too many digits"),
         ("aliases: {a: \x07}", "not valid YAML"),
@@ -105,7 +105,7 @@ def test_a_configuration_folder_that_cannot_be_read_is_left_out(
     monkeypatch.setenv("XDG_CONFIG_HOME", str(places[home]))
     monkeypatch.delenv("SDESAMPLERS_REGISTRY", raising=False)
     if home == "long":
-        with pytest.warns(UserWarning, match="registry.yaml is left out"):
+        with pytest.warns(UserWarning, match="registry.yaml is ignored"):
             assert "quality" in load_catalogue().recipes
     else:
         assert "quality" in load_catalogue().recipes
@@ -125,7 +125,7 @@ def test_so_is_one_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("is_file", "open"):
         with monkeypatch.context() as patch:
             patch.setattr(Path, name, forbidden)
-            with pytest.warns(UserWarning, match="left out.*Permission denied"):
+            with pytest.warns(UserWarning, match="ignored.*Permission denied"):
                 assert "a" not in load_catalogue().aliases
 
 
@@ -177,7 +177,7 @@ def test_words_of_the_command_line(kind: Any, text: str, value: Any) -> None:
     ],
 )
 def test_words_that_are_no_values(kind: Any, text: str) -> None:
-    with pytest.raises(UsageError, match=r"option 'k' (must be|is not a number)"):
+    with pytest.raises(UsageError, match=r"option 'k' must be"):
         Option("k", kind, None).parse(text, "it")
 
 

@@ -115,7 +115,7 @@ def test_a_run_of_a_renamed_sampler_says_so(installed: Any, mixture: sds.Mixture
 def test_what_the_user_names_has_to_be_picked(installed: Any) -> None:
     registry = installed()
     registry.adopt([standing_still("ddim")])
-    with pytest.raises(sds.UsageError, match="pick 'local:ddim' or 'sdesamplers:ddim'"):
+    with pytest.raises(sds.UsageError, match="use 'local:ddim' or 'sdesamplers:ddim'"):
         registry.resolve("ddim")
 
 

@@ -279,7 +279,7 @@ def test_a_loose_file_may_register_by_itself_and_have_a_modules_name(tmp_path: P
     [
         ("x = 1\n\n1 / 0\n", r"ZeroDivisionError: division by zero \(bad_lab.py, line 3\)"),
         ("def\n", "SyntaxError.*bad_lab.py, line 1"),
-        ("x = 1\n", "offers nothing"),
+        ("x = 1\n", "registers nothing"),
     ],
 )
 def test_a_plugin_that_the_user_names_must_work(tmp_path: Path, text: str, message: str) -> None:
@@ -393,7 +393,7 @@ def test_an_alias_that_leads_back_to_itself(tmp_path: Path) -> None:
     file = tmp_path / "r.yaml"
     file.write_text("aliases:\n  a: b\n  b: c\n  c: a\n  me: me\n")
     registry = Registry(file)
-    with pytest.raises(UsageError, match=r"leads back to itself \(a -> b -> c -> a\)") as caught:
+    with pytest.raises(UsageError, match=r"the alias refers to itself \(a -> b -> c -> a\)") as caught:
         registry.resolve("a")
     assert str(caught.value).startswith(f"{file}:2: aliases.a")
     with pytest.raises(UsageError, match="me -> me"):
@@ -729,7 +729,7 @@ def test_info_explains_names_of_every_kind() -> None:
     assert explain(registry, "DDIM")[0]["sampler"] == "ddim"  # also a grid of A1111's; samplers come first
     with pytest.raises(UnknownNameError, match=r"'Karas'; did you mean 'karras'"):
         explain(registry, "Karas")
-    with pytest.raises(UsageError, match="it changes the table"):
+    with pytest.raises(UsageError, match="it changes the noise schedule"):
         explain(registry, "rescale_betas_zero_snr")
 
 
@@ -941,10 +941,10 @@ def test_every_recipe_and_peers_name_runs(name):
             "Euler on the grid Karras, in place of linspace",
         ),  # once: "; Euler in sigma on equal timesteps"
         ("k-euler exponential", "k-euler on the grid exponential, in place of karras"),
-        ("DPM2 Karras", "DPM2 on the grid Karras; the last sigma but one is left out there"),
+        ("DPM2 Karras", "DPM2 on the grid Karras; A1111 omits the next-to-last sigma"),
         (
             "DPM2 exponential",
-            "DPM2 on the grid exponential, in place of karras; the last sigma but one is left out there",
+            "DPM2 on the grid exponential, in place of karras; A1111 omits the next-to-last sigma",
         ),
     ],
 )

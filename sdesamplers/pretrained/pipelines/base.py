@@ -15,9 +15,9 @@ from torch import Tensor
 
 from ...errors import ModelError, UsageError
 from ...models.base import Model, Output
-from ...models.calling import in_modes, kept
+from ...models.calling import copied, in_modes
 from ...models.clipping import Clip, ClipLike
-from ...models.conditions import own
+from ...models.conditions import cloned
 from ...models.running import evaluating
 from ...processes.scalars import Scalar
 from ...public import public
@@ -47,7 +47,7 @@ class Conditioning:
         words = self.words[rows] if isinstance(rows, slice) else tuple(self.words[k] for k in rows)
         return Conditioning({name: value[rows] for name, value in self.tensors.items()}, words)
 
-    def of_its_own(self) -> Conditioning:
+    def cloned(self) -> Conditioning:
         """The same in tensors of its own."""
         return Conditioning({name: value.clone() for name, value in self.tensors.items()}, self.words)
 
@@ -260,9 +260,9 @@ class PipelineModel(Model):
         context: AbstractContextManager[Any] = self.autocast()
         with context:
             given = self.convention.scale_input(x, t)
-            output = in_modes(self.ask, given.clone() if given is x else given, timestep, own(condition))
+            output = in_modes(self.ask, given.clone() if given is x else given, timestep, cloned(condition))
         # Guidance and preconditioning add large multiples of it, which half precision has no digits for.
-        output = kept(without_variance(output, self.shape[0]))
+        output = copied(without_variance(output, self.shape[0]))
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         return self.convention.read(output, x.to(output.dtype), t)
 
