@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import UsageError
 from ..models.clipping import Clip
-from .scheduler_words import word_of
+from .scheduler_keys import key_of
 
 REFUSED = {
     "AmusedScheduler": "it unmasks tokens, and there is no score to follow",
@@ -122,7 +122,7 @@ def completed(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, **filled, "_class_name": kind, "_use_default_values": sorted(listed)}
 
 
-def words_read(config: Mapping[str, Any]) -> dict[str, Any]:
+def effective_config(config: Mapping[str, Any]) -> dict[str, Any]:
     """The words of a configuration that its class reads, with that class's defaults.
 
     Words that another class has left behind are no part of it. Where the class is not named all words count.
@@ -139,9 +139,9 @@ def clip_of(config: Mapping[str, Any]) -> Clip | None:
     Raises:
         UsageError: a bound or a percentile that means nothing.
     """
-    words = words_read(config)
+    words = effective_config(config)
     kind = words["_class_name"]
-    said = {word: value for word, value in words.items() if (row := word_of(kind, word)) and row.role == "clip"}
+    said = {word: value for word, value in words.items() if (row := key_of(kind, word)) and row.role == "clip"}
     if said.get("thresholding"):
         ratio, most = said.get("dynamic_thresholding_ratio"), said.get("sample_max_value")
         return Clip(percentile=0.995 if ratio is None else float(ratio), most=1.0 if most is None else float(most))
@@ -152,7 +152,7 @@ def clip_of(config: Mapping[str, Any]) -> Clip | None:
 
 
 @dataclass(frozen=True)
-class MakersGrid:
+class GridSettings:
     """What a scheduler's configuration says of its grid, with its class's defaults.
 
     Attributes:
@@ -184,13 +184,13 @@ class MakersGrid:
     shift_terminal: float | None = None
 
 
-def grid_of(config: Mapping[str, Any]) -> MakersGrid:
+def grid_of(config: Mapping[str, Any]) -> GridSettings:
     """What a configuration says of its class's grid.
 
     Raises:
         UsageError: two kinds of sigmas at once, or a word whose value means nothing.
     """
-    words = words_read(config)
+    words = effective_config(config)
     kinds = [name for flag, name in SIGMAS.items() if words.get(flag)]
     kinds += [words["sigma_schedule"]] if words.get("sigma_schedule") else []
     if len(kinds) > 1:
@@ -199,7 +199,7 @@ def grid_of(config: Mapping[str, Any]) -> MakersGrid:
     _check("timestep_spacing", spacing, (None, "linspace", "leading", "trailing"))
     _check("final_sigmas_type", final, ("zero", "sigma_min"))
     least = words.get("lambda_min_clipped")
-    return MakersGrid(
+    return GridSettings(
         kind=words["_class_name"],
         train_steps=int(words.get("num_train_timesteps") or 1000),
         spacing=spacing,

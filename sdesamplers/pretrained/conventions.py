@@ -20,11 +20,11 @@ from ..processes.schedules import EDM, VE, RectifiedFlow, TrigFlow
 from ..processes.sde import GaussianProcess
 from ..processes.table import DiscreteVP
 from .configuration import REFUSED as REFUSED
-from .configuration import MakersGrid, clip_of, completed, defaults_of, grid_of
+from .configuration import GridSettings, clip_of, completed, defaults_of, grid_of
 from .configuration import class_of as class_of
 from .grids import attach
-from .saved_words import own_part, trained_part
-from .scheduler_words import refused_words
+from .saved_keys import own_part, trained_part
+from .scheduler_keys import refused_keys
 
 
 class Convention:
@@ -42,7 +42,7 @@ class Convention:
 
     data_range = (-1.0, 1.0)
     is_plain = True
-    grid: MakersGrid | None = None
+    grid: GridSettings | None = None
     clip: Clip | None = None
 
     def __init__(self, process: GaussianProcess, prediction: str) -> None:
@@ -222,7 +222,7 @@ def convention_of(config: dict[str, Any]) -> Convention:
     kind = class_of(config)
     if kind in REFUSED:
         raise ModelError(f"models that are sampled with {kind} are not supported: {REFUSED[kind]}")
-    unsupported = refused_words(kind, config, defaults_of(kind))
+    unsupported = refused_keys(kind, config, defaults_of(kind))
     if unsupported:
         raise ModelError(f"{kind}: {'; '.join(unsupported)}")
     try:

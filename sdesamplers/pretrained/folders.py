@@ -10,7 +10,7 @@ from ..errors import ModelError, UsageError
 from .components import component_class
 from .conventions import convention_of
 from .quiet import quiet_loading
-from .trust import read_json, refuse_code, refuse_words
+from .trust import read_json, refuse_code, refuse_code_in
 
 SUPPORTED = (
     "supported are pixel pipelines around a UNet2DModel (DDPM, DDIM, PNDM, score-SDE-VE, consistency models), in "
@@ -81,7 +81,7 @@ def scheduler_beside(folder: Path) -> Path | None:
 
 def refuse_foreign(index: dict[str, Any], folder: Path) -> None:
     """Raise ModelError where the parts of a pipeline of pixels are of classes that come with the model."""
-    refuse_words(index, folder / "model_index.json")
+    refuse_code_in(index, folder / "model_index.json")
     for key, (library, name) in pipeline_parts(index).items():
         component_class(key, library, name, str(folder))
 

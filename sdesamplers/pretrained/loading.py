@@ -20,7 +20,7 @@ from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
 from .folders import check_unet, class_count, find_parts, sample_shape
 from .hub import fetch
-from .options import TEXT_MODELS, TUNING, LoadOptions
+from .options import TEXT_OPTIONS, TUNING, LoadOptions
 from .pipelines.loading import layout_of, load_pipeline
 from .placement import autocast_for, move
 from .trained import checked_convention, trained_config
@@ -111,7 +111,7 @@ def found(name: str, options: LoadOptions) -> Model:
     models = default_registry().catalogue.models
     home = home_of(name, options)
     if home.folder is None and name not in models:
-        answer = plugins_model(name, options.of_a_plugin())
+        answer = plugins_model(name, options.for_plugins())
         if answer is not None:
             return answer
     if home.folder is not None:
@@ -237,7 +237,7 @@ def load_folder(folder: Path, options: LoadOptions, *, name: str, revision: str 
     layout = layout_of(folder)
     if layout is not None:
         return load_pipeline(folder, layout, options, name=name, revision=revision)
-    if given := [word for word in TEXT_MODELS if getattr(options, word) is not None]:
+    if given := [word for word in TEXT_OPTIONS if getattr(options, word) is not None]:
         raise UsageError(f"{', '.join(given)}: model {name!r} is a UNet of pixels, which takes no text")
     unet_folder, found = find_parts(folder)
     config = read_json(unet_folder / "config.json")

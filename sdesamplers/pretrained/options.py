@@ -13,11 +13,11 @@ from ..checks import TRUTHS, flag, one_of_types
 from ..errors import UsageError
 from ..models.clipping import Clip, ClipLike
 
-TEXTS = ("revision", "subfolder", "variant", "mixed_precision", "prediction", "negative_prompt")
-FLAGS = ("local_files_only", "allow_pickle", "round_timesteps", "zero_snr", "compile", "channels_last")
-TEXT_MODELS = ("prompt", "negative_prompt", "embedded_guidance")
+STRING_OPTIONS = ("revision", "subfolder", "variant", "mixed_precision", "prediction", "negative_prompt")
+FLAG_OPTIONS = ("local_files_only", "allow_pickle", "round_timesteps", "zero_snr", "compile", "channels_last")
+TEXT_OPTIONS = ("prompt", "negative_prompt", "embedded_guidance")
 """Options of pipelines that take text."""
-OF_PLACES = ("variant", "token", "cache_dir", "local_files_only")
+LOCATION_OPTIONS = ("variant", "token", "cache_dir", "local_files_only")
 """Options that say where files are, which a plugin's model is not asked about."""
 TUNING = ("compile", "channels_last")
 """Options that `load` applies itself, whatever the model."""
@@ -56,11 +56,11 @@ class LoadOptions:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        for word in TEXTS:
+        for word in STRING_OPTIONS:
             one_of_types(word, getattr(self, word), (str, type(None)), "text")
         one_of_types("token", self.token, (str, bool, type(None)), "text, True or False")
         one_of_types("cache_dir", self.cache_dir, (str, Path, type(None)), "a folder")
-        for word in FLAGS:
+        for word in FLAG_OPTIONS:
             flag(word, getattr(self, word))
         Clip.of(self.clip)
 
@@ -84,9 +84,9 @@ class LoadOptions:
         off = {word for word, value in vars(self).items() if type(value).__name__ in TRUTHS and not value}
         return {word: v for word, v in vars(self).items() if v is not None and word not in (*off, *TUNING)}
 
-    def of_a_plugin(self) -> dict[str, Any]:
+    def for_plugins(self) -> dict[str, Any]:
         """What a plugin is asked for."""
-        options = {word: value for word, value in vars(self).items() if word not in (*OF_PLACES, *TUNING)}
+        options = {word: value for word, value in vars(self).items() if word not in (*LOCATION_OPTIONS, *TUNING)}
         return {**options, "dtype": self.floats}
 
 

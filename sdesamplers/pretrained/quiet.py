@@ -53,17 +53,17 @@ def in_dtype(dtype: Any) -> dict[str, Any]:
     return {"dtype" if new else "torch_dtype": dtype}
 
 
-OF_AN_AVERAGE = (
+EMA_KEYS = (
     *("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"),
 )
 """What diffusers' EMAModel writes into its network's configuration of the average, which is no part of the network."""
 
 
-def warn_of_unknown_words(cls: type, config: Mapping[str, Any], folder: Path) -> None:
+def warn_of_unknown_keys(cls: type, config: Mapping[str, Any], folder: Path) -> None:
     """Warn once, in a sentence, where a configuration sets what its class does not know and leaves out."""
     known = inspect.signature(cls).parameters
     words = [word for word, value in config.items() if not (word.startswith("_") or word in known or value is None)]
-    words = [word for word in words if word != "quantization_config" and word not in OF_AN_AVERAGE]
+    words = [word for word in words if word != "quantization_config" and word not in EMA_KEYS]
     if words:
         import diffusers  # diffusers takes seconds to import
 

@@ -11,7 +11,7 @@ from ..processes.predictions import prediction_type
 from .conventions import Convention, Preconditioned, convention_of
 from .trust import read_json
 
-WORDS = {"epsilon": "epsilon", "sample": "sample", "v": "v_prediction", "flow": "flow_prediction"}
+DIFFUSERS_NAMES = {"epsilon": "epsilon", "sample": "sample", "v": "v_prediction", "flow": "flow_prediction"}
 """Our names of prediction types, and those of diffusers' configurations."""
 
 
@@ -29,9 +29,9 @@ def trained_config(found: Mapping[str, Any], scheduler: Any = None, prediction: 
     config = dict(found) if scheduler is None else config_of(scheduler)
     if prediction is not None:
         kind = prediction_type(prediction)
-        if kind not in WORDS:
-            raise UsageError(f"prediction must be {', '.join(WORDS)}, not {prediction!r}: no scheduler is made for it")
-        config["prediction_type"] = WORDS[kind]
+        if kind not in DIFFUSERS_NAMES:
+            raise UsageError(f"prediction must be {', '.join(DIFFUSERS_NAMES)}, not {prediction!r}: no scheduler is made for it")
+        config["prediction_type"] = DIFFUSERS_NAMES[kind]
     return config
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ModelError
 
-CODE_WORDS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
+CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
 """Keys of configurations that name Python code of the repository, or of another one."""
 
 LARGEST = 64 * 2**20
@@ -83,15 +83,15 @@ def refuse_code(folder: Path) -> None:
         if file.name.endswith(".index.json") or ".index." in file.name:
             refuse_index(file)
         elif file.name.endswith("config.json"):
-            refuse_words(read_json(file), file)
+            refuse_code_in(read_json(file), file)
         elif file.is_file() and file.suffix in (".json", ".model", ".txt"):
             refuse_pointer(file)
 
 
-def refuse_words(config: Any, file: Path) -> None:
+def refuse_code_in(config: Any, file: Path) -> None:
     """Raise ModelError where a configuration names code or files elsewhere, at any depth."""
     for key, value in _entries(config):
-        if key in CODE_WORDS and value:
+        if key in CODE_KEYS and value:
             raise ModelError(f"{file}: {key} names code, and code that comes with a model is not run")
         if not isinstance(value, str):
             continue

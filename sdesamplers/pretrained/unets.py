@@ -19,7 +19,7 @@ from ..models.clipping import Clip, ClipLike
 from ..models.conditions import own
 from ..processes.scalars import Scalar
 from .conventions import Convention, timesteps_for, without_variance
-from .quiet import in_dtype, quiet_loading, warn_of_unknown_words
+from .quiet import in_dtype, quiet_loading, warn_of_unknown_keys
 from .trust import read_json, refuse_pickles, refuse_pointer
 
 
@@ -160,5 +160,5 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allo
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{folder}: {len(report['missing_keys'])} weights are missing from the file ({some}, ...)")
-    warn_of_unknown_words(UNet2DModel, read_json(folder / "config.json"), folder)
+    warn_of_unknown_keys(UNet2DModel, read_json(folder / "config.json"), folder)
     return unet

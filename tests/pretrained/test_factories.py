@@ -64,7 +64,7 @@ def test_options_are_passed_to_it(file):
     assert sds.load(f"{file}:build", device="cpu").device == torch.device("cpu")
     with pytest.raises(sds.UsageError, match="dtype"):
         sds.load(f"{file}:build", dtype="bfloat16")
-    with pytest.raises(sds.UsageError, match="made already and takes no device"):
+    with pytest.raises(sds.UsageError, match="is an object and takes no device"):
         sds.load(f"{file}:ready", device="cpu")
 
 
@@ -73,7 +73,7 @@ def test_options_are_passed_to_it(file):
     [
         ("buidl", sds.UnknownNameError, "defines no 'buidl'; did you mean 'build'"),
         ("number", sds.UsageError, "is int; it must be a function"),
-        ("network", sds.ModelError, r"returned Linear, and must return a Model; wrap a network by sds.wrap"),
+        ("network", sds.ModelError, r"returned Linear, but must return a Model; wrap a network with sds.wrap"),
         ("needy", sds.UsageError, "missing a required argument: 'size'"),
         ("broken", sds.ModelError, r"ZeroDivisionError: nothing to divide by \(factory_of_tests.py, line \d+\)"),
         ("leaves", sds.ModelError, "SystemExit: 3"),

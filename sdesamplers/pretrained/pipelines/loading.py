@@ -19,7 +19,7 @@ from ..folders import as_class, is_plain, pipeline_parts, refuse_unbuildable, si
 from ..options import LoadOptions
 from ..placement import autocast_for, move
 from ..quiet import in_dtype, quiet_loading
-from ..trust import closed_prompt, read_json, refuse_code, refuse_index, refuse_pickles, refuse_pointer, refuse_words
+from ..trust import closed_prompt, read_json, refuse_code, refuse_index, refuse_pickles, refuse_pointer, refuse_code_in
 from .kinds import CONVERTED, Kind, from_pipeline, kind_of
 
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "caption_processor", "caption_generator")
@@ -99,7 +99,7 @@ def weight_files(folder: Path, variant: str | None, ending: str) -> list[Path]:
 def check_configs(folder: Path, layout: Layout) -> None:
     """Raise ModelError where what the configurations say is refused, before weights are read."""
     index = folder / "model_index.json"
-    refuse_words(read_json(index), index)
+    refuse_code_in(read_json(index), index)
     for key in pipeline_parts(read_json(index)):
         refuse_code(folder / key)
     scheduler = place_of(folder, "scheduler") / "scheduler_config.json"
