@@ -22,7 +22,7 @@ def pipeline_class(name: Any, label: str) -> Any:
     if not isinstance(found, type) or not issubclass(found, diffusers.DiffusionPipeline):
         raise ModelError(f"{label}: diffusers {diffusers.__version__} has no pipeline class {name!r}")
     if getattr(found, "_load_connected_pipes", False):
-        raise ModelError(f"{label}: {name} combines pipelines from several repositories; load the decoder's own repository")
+        raise ModelError(f"{label}: {name} combines several repositories; load the decoder's own repository")
     return found
 
 

@@ -28,7 +28,8 @@ def from_file(name: str, kind: type, options: Mapping[str, Any] | None = None) -
         options: keyword arguments of the call, all of which NAME must accept.
 
     Raises:
-        UsageError: the file or the name in it does not exist, or the options do not match the function's parameters.
+        UsageError: the file or the name in it does not exist, the options do not match the function's parameters, or
+            NAME is not a function and options are given.
         ModelError: the file or the function raises (the message has the line), or the function returns an object of
             another class.
     """

@@ -1,4 +1,4 @@
-"""What a `Scheduler` of ours adds to the configuration of a model's own one, and how both are told apart again."""
+"""The keys that our `Scheduler` adds to a model's own scheduler configuration, and how to separate the two again."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from collections.abc import Mapping
 from typing import Any
 
 KEY = "_sdesamplers"
-"""Where our words are: diffusers' classes keep private words of a configuration, and do not warn of them."""
+"""The key that holds our settings: diffusers' classes keep private keys of a configuration without a warning."""
 
 OURS = (
     *("sampler", "options", "spacing", "spacing_options", "coordinates", "noise", "noise_options", "final"),
     *("seed", "adaptive", "round_timesteps", "clip"),
 )
-"""What our configuration says beside what the model came with."""
+"""Our settings, in addition to the model's own configuration."""
 
 
 def own_part(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What a configuration says of ours; None where it is not one of ours, nor made of one."""
+    """Return our settings in a configuration; None if it does not derive from one written by our `Scheduler`."""
     if KEY in config:
         return dict(config[KEY])
-    if "trained_class" in config:  # as 0.1 wrote it
-        return {word: config[word] for word in (*OURS, "trained_class") if word in config}
+    if "trained_class" in config:  # as early 0.1 wrote it
+        return {key: config[key] for key in (*OURS, "trained_class") if key in config}
     return None
 
 
 def trained_part(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration says of the model, without what ours adds to it.
+    """Return the model's own configuration, without our settings.
 
-    In one that comes from ours, perhaps by way of a scheduler of diffusers, words that were left at a class's defaults
-    are those of the model's own class.
+    In a configuration created by our `Scheduler`, perhaps converted by a diffusers scheduler since, keys listed as left
+    at their defaults get the defaults of the model's own class.
     """
     own, listed = own_part(config) or {}, list(config.get("_use_default_values") or ())
     trained = {
-        word: value
-        for word, value in config.items()
-        if not (word.startswith("_") or word in OURS or word == "trained_class" or (own and word in listed))
+        key: value
+        for key, value in config.items()
+        if not (key.startswith("_") or key in OURS or key == "trained_class" or (own and key in listed))
     }
     if own:
-        kept = {word: value for word, value in own.get("defaults", {}).items() if word not in trained}
+        kept = {key: value for key, value in own.get("defaults", {}).items() if key not in trained}
         trained, listed = {**trained, **kept}, list(kept)
     kind = own.get("trained_class", config.get("_class_name"))
     if kind is not None:

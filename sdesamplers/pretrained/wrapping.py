@@ -225,7 +225,7 @@ def table_process(betas: Any, alphas_cumprod: Any) -> DiscreteVP:
 def _prediction(process: GaussianProcess, prediction: str | None, sigma_data: float | None) -> str:
     if sigma_data is not None:
         if prediction not in (None, "sample"):
-            raise UsageError(f"sigma_data= means an EDM network F, which predicts F alone; omit prediction={prediction!r}")
+            raise UsageError(f"sigma_data= determines what the raw network F predicts; omit prediction={prediction!r}")
         return "sample"
     if prediction is not None:
         return prediction
@@ -275,9 +275,7 @@ def _dtype_and_device(network: Any) -> tuple[torch.dtype, torch.device]:
     return torch.float32, torch.device("cpu")
 
 
-def _find_call_style(
-    model: WrappedModel, timesteps: str | None, condition_keyword: str | None, example: Any
-) -> None:
+def _find_call_style(model: WrappedModel, timesteps: str | None, condition_keyword: str | None, example: Any) -> None:
     """Set `model.asking` to the first call style that works."""
     trial = Trial(model, example)
     tried: dict[str, str] = {}

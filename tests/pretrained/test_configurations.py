@@ -67,8 +67,8 @@ def test_what_a_configuration_says_of_its_grid(config, grid):
     ("words", "message"),
     [
         ({"use_karras_sigmas": True, "use_beta_sigmas": True}, "one kind of sigmas|[Oo]nly one"),
-        ({"timestep_spacing": "trailling"}, "timestep_spacing must be 'linspace', 'leading', 'trailing'"),
-        ({"final_sigmas_type": "one"}, "final_sigmas_type must be 'zero', 'sigma_min'"),
+        ({"timestep_spacing": "trailling"}, "timestep_spacing must be one of 'linspace', 'leading', 'trailing'"),
+        ({"final_sigmas_type": "one"}, "final_sigmas_type must be one of 'zero', 'sigma_min'"),
     ],
 )
 def test_a_grid_that_means_nothing_is_refused(words, message):
@@ -133,9 +133,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
     "tokens": ({"_class_name": "AmusedScheduler", "masking_schedule": "cosine"}, "unmasks tokens"),
-    "VQ diffusion": ({"_class_name": "VQDiffusionScheduler", "num_vec_classes": 4097}, "no score to follow"),
+    "VQ diffusion": ({"_class_name": "VQDiffusionScheduler", "num_vec_classes": 4097}, "no score"),
     "Wuerstchen": ({"_class_name": "DDPMWuerstchenScheduler", "s": 0.008, "scaler": 1.0}, "its pipeline scales"),
-    "flow map": ({"_class_name": "FlowMapEulerDiscreteScheduler", "shift": 5.0}, "told two times"),
+    "flow map": ({"_class_name": "FlowMapEulerDiscreteScheduler", "shift": 5.0}, "receives two times"),
     "MiniMax": ({"_class_name": "MiniMaxH3Scheduler", "shift": 3.0}, "its process is unknown"),
     "a copy of a class": ({"_class_name": DPM, "beta_schedule": "cosine"}, "cosine is not implemented"),
     "several resolutions": ({"_class_name": "FlowMatchLCMScheduler", "scale_factors": [1, 2]}, "several resolutions"),

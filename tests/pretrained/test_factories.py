@@ -95,7 +95,7 @@ def test_a_file_alone_is_not_enough(file):
 
 
 def test_a_network_in_place_of_a_model_is_told_of_wrap():
-    with pytest.raises(sds.UsageError, match="not Linear; wrap makes one of a network"):
+    with pytest.raises(sds.UsageError, match=r"not Linear; wrap\(network, ...\) makes one from a network"):
         sds.sample(torch.nn.Linear(2, 2), "euler", steps=2)
 
 

@@ -612,7 +612,7 @@ def test_loading_a_folder(saved: dict[str, Path], name: str) -> None:
     assert model.shape == reference.shape
 
 
-def test_words_of_load(saved: dict[str, Path]) -> None:
+def test_options_of_load(saved: dict[str, Path]) -> None:
     model = sds.load(saved["sd3"], dtype="bf16", size=(16, 32), prompt="a", negative_prompt="b", device="cpu")
     assert (model.dtype, model.shape) == (torch.bfloat16, (4, 8, 16))
     assert model.unconditional(1).words == ("b",)

@@ -220,8 +220,8 @@ def test_code_in_the_place_of_a_network_of_pixels(tmp_path: Path) -> None:
     ("place", "words", "match"),
     [
         ("text_encoder", {"attn_implementation": "somebody/kernel"}, "code of a repository is not run"),
-        ("text_encoder", {"transformers_weights": "../../other.safetensors"}, "not a safetensors file of its folder"),
-        ("text_encoder", {"transformers_weights": "weights.bin"}, "not a safetensors file of its folder"),
+        ("text_encoder", {"transformers_weights": "../../other.safetensors"}, "not a safetensors file in its folder"),
+        ("text_encoder", {"transformers_weights": "weights.bin"}, "not a safetensors file in its folder"),
         ("text_encoder", {"custom_generate": "generate.py"}, "names code"),
     ],
 )
@@ -246,7 +246,7 @@ def test_an_index_names_safetensors_of_its_folder(copy: Path, tmp_path: Path, pl
     folder = save_pipeline(tmp_path / "plain") if plain else copy
     index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": {"conv_in.weight": name}}))
-    assert repr(name) in refused(folder, "which is not a safetensors file of its folder")
+    assert repr(name) in refused(folder, "which is not a safetensors file in its folder")
     refused(folder, "which is not a safetensors file", allow_pickle=True)
 
 
