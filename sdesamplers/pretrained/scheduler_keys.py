@@ -39,9 +39,7 @@ KEYS: dict[str, Key] = {
     "timestep_type": Key("model", "'continuous' with v prediction means an EDM-preconditioned network"),
     "sigma_data": Key("model", "sigma_data of the preconditioning, or of TrigFlow"),
     "sigma_min": Key("model", "the smallest sigma of EDM and VE processes", "spacing_options={'sigma_min': ...}"),
-    "sigma_max": Key(
-        "model", "the largest sigma of EDM and VE processes", "start_time=... or sigmas=[...]"
-    ),
+    "sigma_max": Key("model", "the largest sigma of EDM and VE processes", "start_time=... or sigmas=[...]"),
     "shift": Key("model", "the shift of a flow's time", "spacing='flow-shift', spacing_options={'shift': ...}"),
     "flow_shift": Key("model", "the shift of a flow's time", "spacing='flow-shift', spacing_options={'shift': ...}"),
     "use_flow_sigmas": Key("model", "the process is a rectified flow"),
@@ -74,9 +72,7 @@ KEYS: dict[str, Key] = {
     "use_lu_lambdas": Key("grid", "a grid uniform in log(alpha/sigma)", "spacing='logsnr'"),
     "sigma_schedule": Key("grid", "the sigma grid, karras or exponential", "spacing=..., with the same name"),
     "rho": Key("grid", "the exponent of the Karras grid", "spacing='karras', spacing_options={'rho': ...}"),
-    "lambda_min_clipped": Key(
-        "grid", "a limit on the start of the grid", "start_time=... or sigmas=[...]"
-    ),
+    "lambda_min_clipped": Key("grid", "a limit on the start of the grid", "start_time=... or sigmas=[...]"),
     "shift_terminal": Key("grid", "the time, above 0, at which a flow's grid ends", "sigmas=[...]"),
     # the solver, in place of which the chosen sampler of this library runs
     "algorithm_type": Key(
@@ -88,7 +84,9 @@ KEYS: dict[str, Key] = {
     "solver_order": Key("solver", "the method's order", "the sampler's name, such as 'dpmpp-3m', or its order"),
     "solver_type": Key("solver", "a variant of the method", "the sampler's name, such as 'dpmpp-2m'"),
     "solver_p": Key("solver", "a solver of another class as UniPC's predictor", "the sampler's name, such as 'unic'"),
-    "predict_x0": Key("solver", "True if UniPC runs on x0, False if it runs on epsilon", "sampler 'unipc' with prediction=..."),
+    "predict_x0": Key(
+        "solver", "True if UniPC runs on x0, False if it runs on epsilon", "sampler 'unipc' with prediction=..."
+    ),
     "disable_corrector": Key("solver", "the steps that UniPC does not correct", "sampler 'unip', which never corrects"),
     "predictor_order": Key(
         "solver", "the order of SA-Solver's predictor", "sampler 'sa-solver' with predictor_order=..."

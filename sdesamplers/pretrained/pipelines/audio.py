@@ -50,16 +50,16 @@ class StableAudio(TextModel):
             whole = torch.zeros_like(whole)
         return whole, torch.cat([start, end], 2)
 
-    def sort(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
+    def named_tensors(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
         return {"embeds": self.cast(encoded[0]), "duration": self.cast(encoded[1])}
 
     def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
-        told = condition.tensors
+        tensors = condition.tensors
         output: Tensor = self.network(
             x,
             timestep,
-            encoder_hidden_states=told["embeds"],
-            global_hidden_states=told["duration"],
+            encoder_hidden_states=tensors["embeds"],
+            global_hidden_states=tensors["duration"],
             rotary_embedding=self._rotary,
             return_dict=False,
         )[0]

@@ -43,10 +43,10 @@ class Flux(TextModel):
     def takes_embedded_guidance(self) -> bool:
         return bool(self.network.config.get("guidance_embeds"))
 
-    def sort(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
+    def named_tensors(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
         return {"embeds": self.cast(encoded[0]), "pooled": self.cast(encoded[1])}
 
-    def beside(self, embeds: Tensor) -> dict[str, Tensor]:
+    def extra_tensors(self, embeds: Tensor) -> dict[str, Tensor]:
         if self.embedded_guidance is None:
             return {}
         return {"guidance": torch.tensor([self.embedded_guidance], device=embeds.device)}
