@@ -52,7 +52,7 @@ def component_class(key: str, library: str, name: str, label: str) -> Any:
             raise ModelError(f"{label}: {key} is {library}.{name}, and code that comes with a model is not run")
     found = getattr(home, _current(library, name), None)
     if not isinstance(found, type):
-        raise ModelError(f"{label}: {key} is {library}.{name}, which the installed {library} does not have")
+        raise ModelError(f"{label}: {key} is {library}.{name}, which the installed {library} lacks")
     if backends := getattr(found, "_backends", None):  # diffusers' placeholder for a class that it cannot import
         raise ModelError(f"{label}: {key} is {library}.{name}, which needs {', '.join(backends)} to be installed")
     required, description = _required_base(key)
