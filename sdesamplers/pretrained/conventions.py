@@ -319,12 +319,12 @@ def _discrete(config: dict[str, Any], kind: str) -> Convention:
     # diffusers warns of keys of other classes, and would replace the keys that `_use_default_values` lists.
     config = {key: value for key, value in config.items() if key in inspect.signature(cls).parameters}
     try:
-        theirs = cls.from_config(config)
+        scheduler = cls.from_config(config)
     except Exception as error:  # whatever a scheduler raises, its configuration is the cause
         raise ValueError(str(error)) from None
-    if getattr(theirs, "alphas_cumprod", None) is None:
+    if getattr(scheduler, "alphas_cumprod", None) is None:
         raise ModelError(f"scheduler {kind} has no alphas_cumprod table, so its process is unknown")
-    return Convention(DiscreteVP(_alphas_cumprod(theirs)), prediction_type(config.get("prediction_type", "epsilon")))
+    return Convention(DiscreteVP(_alphas_cumprod(scheduler)), prediction_type(config.get("prediction_type", "epsilon")))
 
 
 def _alphas_cumprod(scheduler: Any) -> np.ndarray:

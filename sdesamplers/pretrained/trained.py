@@ -73,6 +73,6 @@ def checked_convention(config: dict[str, Any], prediction: str | None) -> Conven
         kind = config.get("_class_name")
         raise UsageError(
             f"a network sampled with {kind} predicts {convention.prediction}, so prediction={prediction!r} "
-            "does not fit; give scheduler= as well"
+            "does not fit; pass scheduler= as well"
         )
     return convention

@@ -63,8 +63,8 @@ class Trial:
         """Return the prediction for some rows of the batch, at the trial's times or at the given network times."""
         model = self.model
         x, t = self.x[rows].clone(), self.t[rows]
-        around = model.preconditioning
-        given = x if around is None else around.scale_input(x, t)
+        preconditioning = model.preconditioning
+        given = x if preconditioning is None else preconditioning.scale_input(x, t)
         times = as_network_time(model.network_clock(t), x) if times is None else times
         condition = () if self.condition is None else (cut(self.condition, rows),)
         if style.time_shape == "one":

@@ -138,14 +138,14 @@ def _is_inside(name: str, ending: str = ".safetensors") -> bool:
 def closed_prompt() -> Iterator[None]:
     """Suppress transformers' terminal prompt for running a repository's code; it is then treated as declined."""
     try:
-        from transformers import dynamic_module_utils as theirs  # transformers takes seconds to import
+        from transformers import dynamic_module_utils  # transformers takes seconds to import
     except ImportError:
         yield
         return
-    before = getattr(theirs, "TIME_OUT_REMOTE_CODE", None)
-    theirs.TIME_OUT_REMOTE_CODE = 0
+    before = getattr(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", None)
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     try:
         yield
     finally:
         if before is not None:
-            theirs.TIME_OUT_REMOTE_CODE = before
+            dynamic_module_utils.TIME_OUT_REMOTE_CODE = before

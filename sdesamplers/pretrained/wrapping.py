@@ -82,12 +82,12 @@ class WrappedModel(FunctionModel):
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
         if self.asking.time_shape == "one" and is_each(t) and np.any(t != t[0]):
             return self._predict_time_by_time(x, t, condition)
-        around = self.preconditioning
-        if around is None:
+        preconditioning = self.preconditioning
+        if preconditioning is None:
             return super().predict(x, t, condition)
-        output = super().predict(around.scale_input(x, t), t, condition)
+        output = super().predict(preconditioning.scale_input(x, t), t, condition)
         assert isinstance(output, Tensor)
-        return around.read(output, x, t)
+        return preconditioning.read(output, x, t)
 
     def _predict_time_by_time(self, x: Tensor, t: np.ndarray, condition: Any) -> Tensor:
         """Predict samples at different times with a network that takes a single time for the batch."""
@@ -167,8 +167,8 @@ def wrap(
         raise UsageError(f"timesteps must be 'int' or 'float', not {timesteps!r}")
     if not callable(clock) and (isinstance(clock, bool) or not isinstance(clock, int | float) or not 0 < clock < 1e12):
         raise UsageError(f"clock must be a positive number or a function of the time, not {clock!r}")
-    around = None if sigma_data is None else _preconditioning(own, sigma_data)
-    default = (lambda t: 0.25 * np.log(t)) if around is not None and clock == 1.0 else clock
+    preconditioning = None if sigma_data is None else _preconditioning(own, sigma_data)
+    default = (lambda t: 0.25 * np.log(t)) if preconditioning is not None and clock == 1.0 else clock
     found_dtype, found_device = _dtype_and_device(network)
     place = found_device if device is None else device_of("device", device)
     try:
@@ -176,7 +176,7 @@ def wrap(
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"device {str(place)!r} cannot be used here: {str(error).splitlines()[0]}") from None
     model = WrappedModel(
-        network, own, kind, _shape(network, shape), default, around,
+        network, own, kind, _shape(network, shape), default, preconditioning,
         dtype=dtype or found_dtype, device=place,
         conditional=bool(conditional), null_condition=null_condition, **options,
     )  # fmt: skip

@@ -252,7 +252,7 @@ def test_encoding_undoes_the_decoders_scaling(name: str) -> None:
     module = model._coder().module
     raw = module.encode(pictures, return_dict=False)[0]
     raw = raw.mode() if hasattr(raw, "latent_dist") or not torch.is_tensor(raw) else raw
-    torch.testing.assert_close(model._coder().restored(latents), raw, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model._coder().from_network(latents), raw, rtol=1e-5, atol=1e-5)
 
 
 def test_encoding_is_image_to_images_without_its_noise() -> None:

@@ -31,30 +31,30 @@ class Autoencoder:
     def decode(self, latents: Tensor) -> Tensor:
         """Decode the network's latents to images (N, 3, H, W)."""
         with self._precise() as dtype:
-            return self.pictures(self.restored(latents.to(dtype)))
+            return self.decode_own(self.from_network(latents.to(dtype)))
 
     def encode(self, images: Tensor) -> Tensor:
         """Encode images to the network's latents."""
         with self._precise() as dtype:
-            return self.normalised(self.latents(images.to(dtype)))
+            return self.to_network(self.encode_own(images.to(dtype)))
 
-    def pictures(self, latents: Tensor) -> Tensor:
+    def decode_own(self, latents: Tensor) -> Tensor:
         """Return the decoder's output for the autoencoder's latents."""
         out: Tensor = self.module.decode(latents, return_dict=False)[0]
         return out
 
-    def latents(self, images: Tensor) -> Tensor:
+    def encode_own(self, images: Tensor) -> Tensor:
         """Return the encoder's latents; their mode, if it returns a distribution."""
         encoded = self.module.encode(images, return_dict=False)[0]
         out: Tensor = encoded.mode() if hasattr(encoded, "mode") and not isinstance(encoded, Tensor) else encoded
         return out
 
-    def restored(self, latents: Tensor) -> Tensor:
+    def from_network(self, latents: Tensor) -> Tensor:
         """Convert the network's latents to the autoencoder's."""
         scale, shift, spread = self._map(latents)
         return latents * spread / scale + shift
 
-    def normalised(self, latents: Tensor) -> Tensor:
+    def to_network(self, latents: Tensor) -> Tensor:
         """Convert the autoencoder's latents to the network's."""
         scale, shift, spread = self._map(latents)
         return (latents - shift) * scale / spread
@@ -86,7 +86,7 @@ class Autoencoder:
 class Unscaled(Autoencoder):
     """Kandinsky's MoVQ: latents are neither scaled nor quantised."""
 
-    def pictures(self, latents: Tensor) -> Tensor:
+    def decode_own(self, latents: Tensor) -> Tensor:
         out: Tensor = self.module.decode(latents, force_not_quantize=True, return_dict=False)[0]
         return out
 
