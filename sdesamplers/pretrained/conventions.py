@@ -313,7 +313,7 @@ def _discrete(config: dict[str, Any], kind: str) -> Convention:
     kind = "EulerDiscreteScheduler" if kind == "DPMSolverSDEScheduler" else kind
     cls = getattr(diffusers, kind, None)
     if cls is None or not isinstance(cls, type) or not issubclass(cls, diffusers.SchedulerMixin):
-        raise ModelError(f"the scheduler configuration names {kind!r}, unknown to diffusers {diffusers.__version__}")
+        raise ModelError(f"the scheduler configuration names {kind!r}, which diffusers {diffusers.__version__} lacks")
     if not hasattr(cls, "from_config"):
         raise ModelError(f"scheduler {kind} cannot be constructed from a configuration")
     # diffusers warns of keys of other classes, and would replace the keys that `_use_default_values` lists.
