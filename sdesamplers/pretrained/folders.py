@@ -145,7 +145,7 @@ def sample_shape(config: dict[str, Any], size: int | Sequence[int] | None, folde
     height, width = size_pair(wanted)
     blocks = config.get("block_out_channels", [0])
     if not isinstance(blocks, (list, tuple)) or not blocks:
-        raise ModelError(f"{folder}: the UNet's configuration has block_out_channels {blocks!r}")
+        raise ModelError(f"{folder}: the UNet's configuration has block_out_channels {blocks!r}, not a list of numbers")
     factor = 2 ** (len(blocks) - 1)
     for side in (height, width):
         if isinstance(side, int) and side > LARGEST_SIDE:
@@ -177,7 +177,7 @@ def whole(config: dict[str, Any], key: str, default: int, folder: Path) -> int:
     """Return a non-negative integer from a UNet's configuration; raise ModelError for any other value."""
     value = config.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ModelError(f"{folder}: the UNet's configuration has {key} {value!r}")
+        raise ModelError(f"{folder}: the UNet's configuration has {key} {value!r}, not a whole number")
     return value
 
 

@@ -145,7 +145,7 @@ class Source:
         absent = [part for part in parts if not any(file for name in choices for file in part.glob(name))]
         if not absent or self.access["local_files_only"] or _offline():
             return
-        from huggingface_hub import HfApi  # models from the Hub alone need it
+        from huggingface_hub import HfApi  # needed only for models from the Hub
 
         try:
             listed = HfApi().list_repo_files(self.repo, revision=self.folder.name, token=self.access["token"])
@@ -168,7 +168,7 @@ class Source:
 
 
 def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
-    from huggingface_hub import errors, snapshot_download  # models from the Hub alone need it
+    from huggingface_hub import errors, snapshot_download  # needed only for models from the Hub
 
     revision = options["revision"] or "main"
     try:
@@ -206,7 +206,7 @@ def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
 
 
 def _offline() -> bool:
-    from huggingface_hub import constants  # models from the Hub alone need it
+    from huggingface_hub import constants  # needed only for models from the Hub
 
     return bool(constants.HF_HUB_OFFLINE)
 

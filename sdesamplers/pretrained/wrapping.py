@@ -162,7 +162,7 @@ def wrap(
     for name, text in (("timesteps", timesteps), ("prediction", prediction)):
         one_of_types(name, text, (str, type(None)), "text")
     one_of_types("conditional", conditional, (bool, str), "True, False or the keyword of the condition")
-    one_of_types("dtype", dtype, (torch.dtype, type(None)), "a dtype of torch, such as torch.float32")
+    one_of_types("dtype", dtype, (torch.dtype, type(None)), "a torch dtype, such as torch.float32")
     if timesteps not in (None, "int", "float"):
         raise UsageError(f"timesteps must be 'int' or 'float', not {timesteps!r}")
     if not callable(clock) and (isinstance(clock, bool) or not isinstance(clock, int | float) or not 0 < clock < 1e12):
