@@ -162,7 +162,7 @@ class Energy:
         return -0.5 * self.scale * x.square().sum(1)
 
 
-@pytest.mark.filterwarnings("ignore:as a model, .* is its network under a condition alone")
+@pytest.mark.filterwarnings("ignore:the model of a .* evaluates the denoising network alone")
 @pytest.mark.parametrize("name", sorted(tiny.BUILDERS))
 def test_models_of_pipelines(name: str) -> None:
     try:

@@ -1,23 +1,23 @@
-"""Networks that others trained: what their configurations say, where they are, and how they are asked.
+"""Pretrained networks: reading their configurations, loading them, and evaluating them.
 
-conventions.py      how a diffusers scheduler's configuration says that a network is asked
-configuration.py    a scheduler's configuration, completed; the grid and the clipping that it says
-scheduler_words.py  every word of every scheduler class: read, refused, or of no matter here
-saved_words.py      what a `Scheduler` of ours adds to a configuration
-grids.py            the grid of a model's makers, laid out by diffusers' own class
-trained.py          how a network was trained, if the caller says it
-trust.py            code that comes with a model is not run, and pickles are not read
-components.py       the classes of a pipeline's components, which must be diffusers' and transformers' own
-folders.py          a folder of a pipeline of pixels, checked before any weights are read
-placement.py        where a network lives, and in what precision it is run
-quiet.py            loading without others' warnings
-unets.py            UNets of pixels as models
+conventions.py      how a network is evaluated, as derived from a diffusers scheduler's configuration
+configuration.py    a scheduler's configuration with its class's defaults; its grid and clipping
+scheduler_keys.py   every parameter of every scheduler class: whether it is used, refused or irrelevant here
+saved_keys.py       the keys that our own `Scheduler` adds to a configuration
+grids.py            a model's default grid, computed by its diffusers scheduler class
+trained.py          how a network was trained, as overridden by the caller
+trust.py            refuses code that comes with a model, and pickles
+components.py       the classes of a pipeline's components, which must come from diffusers or transformers
+folders.py          folders of pixel-space pipelines, checked before any weights are read
+placement.py        device and precision of a network
+quiet.py            loading without the warnings and progress bars of other libraries
+unets.py            pixel-space UNets as models
 pipelines/          whole pipelines as models
-hub.py              the Hugging Face Hub
-options.py          what `load` is asked for
-factories.py        models that a function of the user's makes
+hub.py              downloads from the Hugging Face Hub
+options.py          the options of `load`
+factories.py        models created by a function in a user's Python file
 loading.py          `load`
-asking.py           how a network of one's own takes its arguments
-trial.py            ... which a trial call finds out
+call_styles.py      the ways to call a user's network
+trial.py            trial calls, which find the call style that works
 wrapping.py         `wrap`
 """

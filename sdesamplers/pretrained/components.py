@@ -1,4 +1,4 @@
-"""The classes of a pipeline's components: diffusers' and transformers' own, and of the sort that their names say."""
+"""The classes of a pipeline's components, which must come from diffusers or transformers and match their names."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from ..errors import ModelError
 
 
 def pipeline_class(name: Any, label: str) -> Any:
-    """A pipeline class of diffusers.
+    """Return the diffusers pipeline class of a given name.
 
     Raises:
-        ModelError: the installed diffusers has no such class, or one that loads other repositories beside its own.
+        ModelError: the name refers to custom code, the installed diffusers has no such class, or the class loads
+            other repositories besides its own.
     """
     import diffusers  # diffusers takes seconds to import
 
     if not isinstance(name, str):
-        raise ModelError(f"{label} is a pipeline with code of its own, and code that comes with a model is not run")
+        raise ModelError(f"{label} is a pipeline with custom code, and code that comes with a model is not run")
     found = getattr(diffusers, name, None)
     if not isinstance(found, type) or not issubclass(found, diffusers.DiffusionPipeline):
-        raise ModelError(f"{label}: its pipeline class {name!r} is unknown to diffusers {diffusers.__version__}")
+        raise ModelError(f"{label}: diffusers {diffusers.__version__} has no pipeline class {name!r}")
     if getattr(found, "_load_connected_pipes", False):
-        raise ModelError(f"{label}: {name} joins pipelines of several repositories; load the decoder's own repository")
+        raise ModelError(f"{label}: {name} combines several repositories; load the decoder's own repository")
     return found
 
 
 OWN = (("sdesamplers", "Scheduler"), ("sdesamplers.scheduler", "Scheduler"))
-"""Components of ours, as pipelines with one of them name it; the second is how 0.1 wrote it."""
+"""Components of this library, as a model_index.json names them; the second spelling was written by early 0.1."""
 
 
 def component_class(key: str, library: str, name: str, label: str) -> Any:
-    """The class of a component.
+    """Return the class of a component, or None for a component of this library.
 
     Raises:
-        ModelError: it is not diffusers' or transformers' own, is not installed, or is of another sort than its place
-            needs. A processor where a tokenizer belongs would bring, and could run, parts that nobody looked at.
+        ModelError: the class does not come from diffusers or transformers, is not installed, or is of the wrong sort
+            for its key. A processor in place of a tokenizer, for example, would load parts that were never checked.
     """
     import diffusers  # diffusers takes seconds to import
 
@@ -43,7 +44,7 @@ def component_class(key: str, library: str, name: str, label: str) -> Any:
     home = {"diffusers": diffusers, "transformers": _transformers()}.get(library)
     if home is None and library == "transformers":
         raise ModelError(
-            f"{label}: {key} is {library}.{name}, and transformers is not installed: pip install transformers"
+            f"{label}: {key} is {library}.{name}, but transformers is not installed: pip install transformers"
         )
     if home is None:
         home = getattr(diffusers.pipelines, library, None) if library.isidentifier() else None
@@ -52,11 +53,11 @@ def component_class(key: str, library: str, name: str, label: str) -> Any:
     found = getattr(home, _current(library, name), None)
     if not isinstance(found, type):
         raise ModelError(f"{label}: {key} is {library}.{name}, which the installed {library} lacks")
-    if backends := getattr(found, "_backends", None):  # what diffusers has in place of a class that cannot be imported
+    if backends := getattr(found, "_backends", None):  # diffusers' placeholder for a class that it cannot import
         raise ModelError(f"{label}: {key} is {library}.{name}, which needs {', '.join(backends)} to be installed")
-    wanted, what = _sort(key)
-    if not issubclass(found, wanted):
-        raise ModelError(f"{label}: {key} is {library}.{name}, which is not {what}")
+    required, description = _required_base(key)
+    if not issubclass(found, required):
+        raise ModelError(f"{label}: {key} is {library}.{name}, which is not {description}")
     return found
 
 
@@ -69,7 +70,7 @@ def _transformers() -> Any:
 
 
 def _current(library: str, name: str) -> str:
-    """transformers' present name of a class that it has renamed."""
+    """Return the current name of a class that transformers may have renamed."""
     if library != "transformers":
         return name
     try:
@@ -80,8 +81,8 @@ def _current(library: str, name: str) -> str:
     return str(remapped(name) or name)
 
 
-def _sort(key: str) -> tuple[tuple[type, ...], str]:
-    """What a component of this name must be, and in words."""
+def _required_base(key: str) -> tuple[tuple[type, ...], str]:
+    """Return the base classes allowed for a component of this name, and a description for messages."""
     import diffusers  # diffusers takes seconds to import
 
     if "scheduler" in key:

@@ -1,4 +1,4 @@
-"""A diffusers scheduler's configuration: its class, its words with that class's defaults, its clipping, its grid."""
+"""A diffusers scheduler's configuration: its class, its keys with that class's defaults, its clipping, its grid."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any
 
 from ..errors import UsageError
 from ..models.clipping import Clip
-from .scheduler_words import word_of
+from .scheduler_keys import key_of
 
 REFUSED = {
-    "AmusedScheduler": "it unmasks tokens, and there is no score to follow",
-    "VQDiffusionScheduler": "it diffuses over tokens, and there is no score to follow",
-    "BlockRefinementScheduler": "it unmasks tokens, and there is no score to follow",
-    "DiscreteDDIMScheduler": "it diffuses over tokens, and there is no score to follow",
-    "EntropyBoundScheduler": "it unmasks tokens, and there is no score to follow",
-    "FlowMapEulerDiscreteScheduler": "a flow map is told two times, where a step begins and where it ends; make a "
-    "sdesamplers.FlowMapModel of its network and take flow-map-euler",
-    "DDPMWuerstchenScheduler": "its timesteps are those of a schedule that its pipeline scales by itself",
-    "HeliosScheduler": "it moves through several resolutions in one run",
-    "HeliosDMDScheduler": "it moves through several resolutions in one run",
+    "AmusedScheduler": "it unmasks tokens, so there is no score",
+    "VQDiffusionScheduler": "it diffuses over tokens, so there is no score",
+    "BlockRefinementScheduler": "it unmasks tokens, so there is no score",
+    "DiscreteDDIMScheduler": "it diffuses over tokens, so there is no score",
+    "EntropyBoundScheduler": "it unmasks tokens, so there is no score",
+    "FlowMapEulerDiscreteScheduler": "a flow map receives two times, the start and the end of a step; wrap its "
+    "network in a sdesamplers.FlowMapModel and use the sampler flow-map-euler",
+    "DDPMWuerstchenScheduler": "its timesteps belong to a schedule that its pipeline scales itself",
+    "HeliosScheduler": "one run passes through several resolutions",
+    "HeliosDMDScheduler": "one run passes through several resolutions",
     "KarrasVeScheduler": "diffusers removed its pipeline",
-    "ScoreSdeVpScheduler": "no pipeline of diffusers says which time its network is told",
+    "ScoreSdeVpScheduler": "no diffusers pipeline defines the network time for it",
 }
-"""Schedulers that have no convention here, and why."""
+"""Unsupported schedulers, and the reasons."""
 
 WITHOUT_TORCHSDE: dict[str, dict[str, Any]] = {
     "CosineDPMSolverMultistepScheduler": {
@@ -58,7 +58,7 @@ WITHOUT_TORCHSDE: dict[str, dict[str, Any]] = {
         "steps_offset": 0,
     },
 }
-"""Defaults of the classes that diffusers hides where torchsde, which is for noise alone, is not installed."""
+"""Defaults of the classes that diffusers hides if torchsde, which they need only for noise, is not installed."""
 
 SIGMAS = {
     "use_karras_sigmas": "karras",
@@ -66,24 +66,24 @@ SIGMAS = {
     "use_beta_sigmas": "beta",
     "use_lu_lambdas": "lu",
 }
-"""Flags of a configuration, and the grid of sigmas that each stands for."""
+"""Flags of a configuration, and the sigma grid that each one selects."""
 
 
 def class_of(config: Mapping[str, Any]) -> str:
-    """The name of the scheduler class that a configuration is of.
+    """Return the name of the scheduler class that a configuration belongs to.
 
-    A scheduler that was not loaded does not name its class in its configuration; it is then the class that takes just
-    these words, or DDPM's.
+    The configuration of a scheduler that was not loaded from a file does not name its class. It is then the class
+    whose parameters are exactly these keys, or DDPMScheduler if there is no such class.
     """
     if "_class_name" in config:
         return str(config["_class_name"])
-    words = {key for key in config if not key.startswith("_")}
-    return next((kind for kind, known in _classes() if words == known), "DDPMScheduler")
+    keys = {key for key in config if not key.startswith("_")}
+    return next((kind for kind, known in _classes() if keys == known), "DDPMScheduler")
 
 
 @cache
 def _classes() -> list[tuple[str, set[str]]]:
-    """diffusers' scheduler classes and their words; refused ones come last, since two classes may have the same."""
+    """Return diffusers' scheduler classes and their parameters, unsupported ones last: two may have the same ones."""
     import diffusers  # diffusers takes seconds to import
 
     names = sorted((n for n in dir(diffusers) if n.endswith("Scheduler")), key=lambda n: (n in REFUSED, n))
@@ -93,7 +93,7 @@ def _classes() -> list[tuple[str, set[str]]]:
 
 @cache
 def _signature(kind: str) -> dict[str, Any]:
-    """A class's parameters and their defaults (`inspect.Parameter.empty` if there is none)."""
+    """Return a class's parameters and their defaults (`inspect.Parameter.empty` for required ones)."""
     import diffusers  # diffusers takes seconds to import
 
     cls = getattr(diffusers, kind, None)
@@ -101,73 +101,76 @@ def _signature(kind: str) -> dict[str, Any]:
 
 
 def defaults_of(kind: str) -> dict[str, Any]:
-    """The defaults of a scheduler class of diffusers, by word; none where diffusers has no such class."""
+    """Return the defaults of a diffusers scheduler class, by key; an empty dictionary if there is no such class."""
     if kind in WITHOUT_TORCHSDE:
         return dict(WITHOUT_TORCHSDE[kind])
-    return {word: default for word, default in _signature(kind).items() if default is not inspect.Parameter.empty}
+    return {key: default for key, default in _signature(kind).items() if default is not inspect.Parameter.empty}
 
 
 def completed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with every word that its class has, as diffusers completes it.
+    """Return a configuration with the defaults of its class for all missing keys, as diffusers completes it.
 
-    Words that were filled in are listed under `_use_default_values`, where diffusers lists them, beside those that it
-    has listed itself. Where the class is not named, and only guessed by its words, nothing is clipped that no word asks
-    for: DDPM's own default would clip latents.
+    The keys filled in are listed under `_use_default_values`, as in diffusers, together with the keys already listed
+    there. If the class is not named but inferred from the keys, `clip_sample` defaults to False: DDPM's own default,
+    True, would clip latents.
     """
     kind = class_of(config)
-    filled = {word: value for word, value in defaults_of(kind).items() if word not in config}
+    filled = {key: value for key, value in defaults_of(kind).items() if key not in config}
     if "_class_name" not in config and "clip_sample" in filled:
         filled["clip_sample"] = False
-    listed = [*filled, *(word for word in config.get("_use_default_values") or () if word in config)]
+    listed = [*filled, *(key for key in config.get("_use_default_values") or () if key in config)]
     return {**config, **filled, "_class_name": kind, "_use_default_values": sorted(listed)}
 
 
-def words_read(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The words of a configuration that its class reads, with that class's defaults.
+def effective_config(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a configuration that its class reads, with that class's defaults.
 
-    Words that another class has left behind are no part of it. Where the class is not named all words count.
+    Keys that another class left in the configuration are dropped. If the class is not named, all keys are kept.
     """
-    words, known = completed(config), defaults_of(class_of(config))
+    full, known = completed(config), defaults_of(class_of(config))
     if "_class_name" not in config:
-        return words
-    return {word: value for word, value in words.items() if word in known or word.startswith("_")}
+        return full
+    return {key: value for key, value in full.items() if key in known or key.startswith("_")}
 
 
 def clip_of(config: Mapping[str, Any]) -> Clip | None:
-    """What a diffusers scheduler's configuration does to x0: as in its own class, thresholding goes before clipping.
+    """Return how a diffusers scheduler's configuration clips x0, or None if it does not clip.
+
+    As in its class, `thresholding` takes precedence over `clip_sample`.
 
     Raises:
-        UsageError: a bound or a percentile that means nothing.
+        UsageError: an invalid bound or percentile.
     """
-    words = words_read(config)
-    kind = words["_class_name"]
-    said = {word: value for word, value in words.items() if (row := word_of(kind, word)) and row.role == "clip"}
-    if said.get("thresholding"):
-        ratio, most = said.get("dynamic_thresholding_ratio"), said.get("sample_max_value")
+    settings = effective_config(config)
+    kind = settings["_class_name"]
+    clipping = {key: value for key, value in settings.items() if (row := key_of(kind, key)) and row.role == "clip"}
+    if clipping.get("thresholding"):
+        ratio, most = clipping.get("dynamic_thresholding_ratio"), clipping.get("sample_max_value")
         return Clip(percentile=0.995 if ratio is None else float(ratio), most=1.0 if most is None else float(most))
-    if said.get("clip_sample"):
-        bound = said.get("clip_sample_range")
+    if clipping.get("clip_sample"):
+        bound = clipping.get("clip_sample_range")
         return Clip.of(1.0 if bound is None else float(bound))
-    return Clip() if said.get("clip_denoised") else None
+    return Clip() if clipping.get("clip_denoised") else None
 
 
 @dataclass(frozen=True)
-class MakersGrid:
-    """What a scheduler's configuration says of its grid, with its class's defaults.
+class GridSettings:
+    """The grid settings of a scheduler's configuration, with its class's defaults.
 
     Attributes:
         kind: the scheduler class.
-        train_steps: timesteps of its table, or the factor from a flow's time to what the network is told.
-        spacing: `timestep_spacing`: "linspace", "leading" or "trailing"; None for classes without it.
+        train_steps: the number of timesteps of its noise schedule; for flows, the factor from the process's time to the
+            network time.
+        spacing: `timestep_spacing`: "linspace", "leading" or "trailing"; None for classes without this parameter.
         offset: `steps_offset`.
-        sigmas: "karras", "exponential", "beta" or "lu" where the configuration asks for such a grid, else None.
+        sigmas: "karras", "exponential", "beta" or "lu" if the configuration selects one of these grids, else None.
         rho: of the Karras grid.
-        sigma_min, sigma_max: ends of a grid of sigmas where the configuration sets them.
-        final: "zero" or "sigma_min": where the last step arrives.
-        set_alpha_to_one: whether the last step of a class with this word arrives at alpha = 1, and not at the table's
-            first entry; None for other classes.
-        lambda_min: log(alpha/sigma) that a grid does not begin below (`lambda_min_clipped`).
-        shift_terminal: where a flow's grid is stretched to end, before the clean end.
+        sigma_min, sigma_max: ends of a sigma grid, if the configuration sets them.
+        final: "zero" or "sigma_min": the noise level at which the last step ends.
+        set_alpha_to_one: True if the last step ends at alpha = 1, False if it ends at the first entry of the noise
+            schedule; None for classes without this parameter.
+        lambda_min: lower bound of log(alpha/sigma) at the start of the grid (`lambda_min_clipped`).
+        shift_terminal: time greater than 0 at which a flow's grid ends, after stretching.
     """
 
     kind: str
@@ -184,34 +187,37 @@ class MakersGrid:
     shift_terminal: float | None = None
 
 
-def grid_of(config: Mapping[str, Any]) -> MakersGrid:
-    """What a configuration says of its class's grid.
+MakersGrid = GridSettings  # its former name, which pickles contain
+
+
+def grid_of(config: Mapping[str, Any]) -> GridSettings:
+    """Return the grid settings of a configuration.
 
     Raises:
-        UsageError: two kinds of sigmas at once, or a word whose value means nothing.
+        UsageError: more than one kind of sigma grid, or an invalid value.
     """
-    words = words_read(config)
-    kinds = [name for flag, name in SIGMAS.items() if words.get(flag)]
-    kinds += [words["sigma_schedule"]] if words.get("sigma_schedule") else []
+    settings = effective_config(config)
+    kinds = [name for flag, name in SIGMAS.items() if settings.get(flag)]
+    kinds += [settings["sigma_schedule"]] if settings.get("sigma_schedule") else []
     if len(kinds) > 1:
-        raise UsageError(f"a grid has one kind of sigmas, and the configuration asks for {' and '.join(kinds)}")
-    spacing, final = words.get("timestep_spacing"), words.get("final_sigmas_type") or "zero"
+        raise UsageError(f"a grid has one kind of sigmas, but the configuration selects {' and '.join(kinds)}")
+    spacing, final = settings.get("timestep_spacing"), settings.get("final_sigmas_type") or "zero"
     _check("timestep_spacing", spacing, (None, "linspace", "leading", "trailing"))
     _check("final_sigmas_type", final, ("zero", "sigma_min"))
-    least = words.get("lambda_min_clipped")
-    return MakersGrid(
-        kind=words["_class_name"],
-        train_steps=int(words.get("num_train_timesteps") or 1000),
+    least = settings.get("lambda_min_clipped")
+    return GridSettings(
+        kind=settings["_class_name"],
+        train_steps=int(settings.get("num_train_timesteps") or 1000),
         spacing=spacing,
-        offset=int(words.get("steps_offset") or 0),
+        offset=int(settings.get("steps_offset") or 0),
         sigmas=kinds[0] if kinds else None,
-        rho=float(words.get("rho") or 7.0),
-        sigma_min=_float(words.get("sigma_min")),
-        sigma_max=_float(words.get("sigma_max")),
+        rho=float(settings.get("rho") or 7.0),
+        sigma_min=_float(settings.get("sigma_min")),
+        sigma_max=_float(settings.get("sigma_max")),
         final=final,
-        set_alpha_to_one=words.get("set_alpha_to_one"),
+        set_alpha_to_one=settings.get("set_alpha_to_one"),
         lambda_min=None if least is None or float(least) == float("-inf") else float(least),
-        shift_terminal=_float(words.get("shift_terminal")) or None,
+        shift_terminal=_float(settings.get("shift_terminal")) or None,
     )
 
 
@@ -219,6 +225,6 @@ def _float(value: Any) -> float | None:
     return None if value is None else float(value)
 
 
-def _check(word: str, value: Any, known: tuple[Any, ...]) -> None:
+def _check(key: str, value: Any, known: tuple[Any, ...]) -> None:
     if value not in known:
-        raise UsageError(f"{word} must be {', '.join(repr(k) for k in known if k)}, not {value!r}")
+        raise UsageError(f"{key} must be one of {', '.join(repr(k) for k in known if k)}, not {value!r}")

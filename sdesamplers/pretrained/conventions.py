@@ -1,4 +1,4 @@
-"""Conventions: how a network that was trained under a diffusers scheduler is asked, and what its answer means."""
+"""Conventions: how a network trained with a diffusers scheduler is evaluated, and what its output means."""
 
 from __future__ import annotations
 
@@ -20,63 +20,64 @@ from ..processes.schedules import EDM, VE, RectifiedFlow, TrigFlow
 from ..processes.sde import GaussianProcess
 from ..processes.table import DiscreteVP
 from .configuration import REFUSED as REFUSED
-from .configuration import MakersGrid, clip_of, completed, defaults_of, grid_of
+from .configuration import GridSettings, clip_of, completed, defaults_of, grid_of
 from .configuration import class_of as class_of
 from .grids import attach
-from .saved_words import own_part, trained_part
-from .scheduler_words import refused_words
+from .saved_keys import own_part, trained_part
+from .scheduler_keys import refused_keys
 
 
 class Convention:
-    """A process, a prediction type, and the way between them and a network; this one is a DDPM table's.
+    """A process, a prediction type, and the conversions to a network's inputs and from its output.
 
-    A table's network is told the timestep, which is the process's own time, and is given the state as it is.
+    This base class is the convention of a DDPM noise schedule: the network receives the timestep, which is the
+    process's own time, and the unscaled state.
 
     Attributes:
-        process: what the network was trained on.
-        prediction: what `read` returns, one of `PREDICTIONS`.
-        data_range: (low, high) of pixels that such networks are trained on.
-        is_plain: whether `scale_input` and `read` give back what they are given.
-        grid, clip: what the configuration says of its class's grid and of x0; None where it says nothing.
+        process: the process that the network was trained on.
+        prediction: the prediction type that `read` returns, one of `PREDICTIONS`.
+        data_range: (low, high) of the pixels that networks of this convention are trained on.
+        is_plain: True if `scale_input` returns the state and `read` the output, unchanged.
+        grid, clip: the grid settings and the clipping of x0 in the configuration, if any; else None.
     """
 
     data_range = (-1.0, 1.0)
     is_plain = True
-    grid: MakersGrid | None = None
+    grid: GridSettings | None = None
     clip: Clip | None = None
 
     def __init__(self, process: GaussianProcess, prediction: str) -> None:
         self.process, self.prediction = process, prediction
 
     def on(self, process: GaussianProcess) -> Convention:
-        """The same convention on another process of its kind."""
+        """Return the same convention with another process of the same class."""
         made = copy(self)
         made.process = process
         return made
 
     def timestep(self, t: Scalar) -> Scalar:
-        """What the network is told at time t of the process."""
+        """Return the network time (timestep, log sigma, ...) at time t of the process."""
         return np.clip(t, 0.0, self.process.t_max)
 
     def time(self, timestep: Scalar) -> Scalar:
-        """The process's time at which the network is told `timestep`."""
+        """Return the process's time for a network time; the inverse of `timestep`."""
         return timestep
 
     def scale_input(self, x: Tensor, t: Scalar) -> Tensor:
-        """What the network is given for the state x (N, ...) at time t."""
+        """Return the network's input for the state x (N, ...) at time t."""
         return x
 
     def read(self, output: Tensor, x: Tensor, t: Scalar) -> Tensor:
-        """A network's output (N, ...) for the state x at time t, as `prediction`."""
+        """Convert the network's output (N, ...) for the state x at time t to the type `prediction`."""
         return output
 
     def target(self, t: Scalar) -> tuple[Scalar, Scalar]:
-        """(p, q) of p x0 + q noise, what the network is trained to answer at time t: v on a table (get_velocity)."""
+        """Return (p, q) of the training target p x0 + q eps at time t; here that of v prediction (get_velocity)."""
         return -self.process.sigma(t), self.process.alpha(t)
 
 
 class ScoreVE(Convention):
-    """Song et al.'s (2021) VE networks: asked at sigma, trained on pixels in [0, 1]."""
+    """The VE networks of Song et al. (2021): they receive sigma, and are trained on pixels in [0, 1]."""
 
     data_range = (0.0, 1.0)
     process: VE
@@ -92,17 +93,18 @@ class ScoreVE(Convention):
 
 
 class Preconditioned(Convention):
-    """F of Karras et al. (2022), eq. 7: x0 = c_skip x + c_out F(c_in x, c_noise), the process being x = x0 + t eps.
+    """The raw network F of Karras et al. (2022), eq. 7: x0 = c_skip x + c_out F(c_in x, c_noise) for x = x0 + t eps.
 
     c_in = (t^2 + d^2)^(-1/2), c_skip = d^2 / (t^2 + d^2) and c_out = t d c_in (their table 1), where d is the standard
-    deviation of the data. A network that predicts v has c_out with the other sign.
+    deviation of the data. For networks that predict v, c_out has the opposite sign.
 
     Args:
+        process: the EDM process.
         sigma_data: d.
-        clock: "edm" (c_noise = log(t)/4), "consistency" (1000 times that; Song et al. 2023) or "angle"
-            (2/pi atan(t), Stable Audio).
+        clock: the network time: "edm" (c_noise = log(t)/4), "consistency" (1000 times that; Song et al. 2023) or
+            "angle" (2/pi atan(t), Stable Audio).
         sign: of c_out.
-        boundary: t_0, which makes x0 = x there: c_skip = d^2 / ((t - t_0)^2 + d^2), c_out = (t - t_0) d c_in
+        boundary: the time t_0 at which x0 = x: c_skip = d^2 / ((t - t_0)^2 + d^2), c_out = (t - t_0) d c_in
             (consistency models, Song et al. 2023, appendix C).
     """
 
@@ -132,7 +134,7 @@ class Preconditioned(Convention):
         return above**2 / (above**2 + self.sigma_data**2) / out, -skip * t / out
 
     def _weights(self, t: Scalar) -> tuple[Scalar, Scalar]:
-        """c_skip and c_out."""
+        """Return c_skip and c_out."""
         above = t - self.boundary
         skip = self.sigma_data**2 / (above**2 + self.sigma_data**2)
         return skip, self.sign * above * self.sigma_data / np.hypot(t, self.sigma_data)
@@ -145,7 +147,7 @@ class Preconditioned(Convention):
 
 
 class Flow(Convention):
-    """Flow matching: the network is told 1000 t and predicts eps - x0, or with `reverse` 1000 (1 - t) and x0 - eps."""
+    """Flow matching: the network receives 1000 t and predicts eps - x0; if `reverse`, 1000 (1 - t) and x0 - eps."""
 
     def __init__(self, process: RectifiedFlow, train_steps: float = 1000.0, *, reverse: bool = False) -> None:
         super().__init__(process, "flow")
@@ -167,7 +169,7 @@ class Flow(Convention):
 
 
 class Trigonometric(Convention):
-    """v prediction on the circle, x0 = cos(t) x - sin(t) F (Lu & Song 2025, TrigFlow), told `factor` times t."""
+    """TrigFlow's v prediction, x0 = cos(t) x - sin(t) F (Lu & Song 2025); the network time is `factor` times t."""
 
     is_plain = False
     process: TrigFlow
@@ -206,23 +208,23 @@ PRECONDITIONED = ("EDMEulerScheduler", "EDMDPMSolverMultistepScheduler")
 
 
 def convention_of(config: dict[str, Any]) -> Convention:
-    """The convention that a diffusers scheduler's configuration stands for.
+    """Return the convention of a diffusers scheduler's configuration.
 
-    A table is computed by the scheduler class itself, so every `beta_schedule` that diffusers knows, `trained_betas`
-    and `rescale_betas_zero_snr` mean what they mean there. What a configuration says of its grid is kept beside it;
-    what it says of its solver is not read.
+    A discrete noise schedule is computed by the scheduler class itself, so `beta_schedule`, `trained_betas` and
+    `rescale_betas_zero_snr` mean the same as in diffusers. Grid and clipping settings are kept as attributes of the
+    convention; solver settings are ignored.
 
     Args:
-        config: of any diffusers scheduler, or of one of ours.
+        config: of any diffusers scheduler, or of our `Scheduler`.
 
     Raises:
-        ModelError: a scheduler of another kind, or a broken configuration.
+        ModelError: an unsupported scheduler, or an invalid configuration.
     """
     config = config if own_part(config) is None else trained_part(config)
     kind = class_of(config)
     if kind in REFUSED:
-        raise ModelError(f"models that are sampled with {kind} are not supported: {REFUSED[kind]}")
-    unsupported = refused_words(kind, config, defaults_of(kind))
+        raise ModelError(f"models sampled with {kind} are not supported: {REFUSED[kind]}")
+    unsupported = refused_keys(kind, config, defaults_of(kind))
     if unsupported:
         raise ModelError(f"{kind}: {'; '.join(unsupported)}")
     try:
@@ -233,7 +235,7 @@ def convention_of(config: dict[str, Any]) -> Convention:
         return attach(convention, config)
     except (UsageError, TypeError, ValueError) as error:
         text = " ".join(str(error).split())
-        raise ModelError(f"the {kind} configuration is broken: {text[:300]}") from None
+        raise ModelError(f"the {kind} configuration is invalid: {text[:300]}") from None
 
 
 def _convention(config: dict[str, Any], kind: str) -> Convention:
@@ -253,7 +255,7 @@ def _convention(config: dict[str, Any], kind: str) -> Convention:
         return Trigonometric(TrigFlow(), 2 / math.pi)
     if kind in FLOW or config.get("use_flow_sigmas"):
         return _flow(config, kind)
-    return _table(config, kind)
+    return _discrete(config, kind)
 
 
 def _number(config: dict[str, Any], key: str, default: float) -> float:
@@ -271,11 +273,11 @@ def _preconditioned(config: dict[str, Any], sigma_data: float, clock: str, *, bo
 
 
 def _continuous(config: dict[str, Any], kind: str) -> Preconditioned:
-    """Stable Video Diffusion, CosXL: EDM's network between two sigmas, by default those of the class's table."""
+    """Stable Video Diffusion, CosXL: an EDM network between two sigmas, by default those of the class's schedule."""
     if config.get("sigma_min") is None or config.get("sigma_max") is None:
-        table = _table(config, kind).process
-        ends = {"sigma_min": float(table.ratio(table.t_min)), "sigma_max": float(table.ratio(table.t_max))}
-        config = {**config, **{word: value for word, value in ends.items() if config.get(word) is None}}
+        schedule = _discrete(config, kind).process
+        ends = {"sigma_min": float(schedule.ratio(schedule.t_min)), "sigma_max": float(schedule.ratio(schedule.t_max))}
+        config = {**config, **{key: value for key, value in ends.items() if config.get(key) is None}}
     return _preconditioned({**config, "sigma_data": 1.0}, 1.0, "edm")
 
 
@@ -287,10 +289,10 @@ def _flow(config: dict[str, Any], kind: str) -> Flow:
 
 
 def with_shift(convention: Convention, config: dict[str, Any], mu: float | None) -> Convention:
-    """A flow model's convention at the resolution that `mu` stands for: its shift is e^mu, or mu with the linear law.
+    """Return a flow model's convention with the resolution-dependent shift e^mu, or mu if time_shift_type is linear.
 
-    Other models, and flow models whose makers give them one shift for all resolutions, are left as they are: their
-    pipelines may pass mu too.
+    Conventions of other models, and of flow models with one shift for all resolutions, are returned unchanged, since
+    their pipelines may pass mu too.
 
     Raises:
         UsageError: the configuration has `use_dynamic_shifting` and there is no mu.
@@ -303,29 +305,30 @@ def with_shift(convention: Convention, config: dict[str, Any], mu: float | None)
     return attach(convention.on(RectifiedFlow(shift)), config, mu)
 
 
-def _table(config: dict[str, Any], kind: str) -> Convention:
+def _discrete(config: dict[str, Any], kind: str) -> Convention:
+    """Return the convention of a discrete noise schedule, which the scheduler class computes."""
     import diffusers  # diffusers takes seconds to import
 
-    # Its class needs torchsde to be built, for noise that is not wanted here; the table is the same.
+    # DPMSolverSDEScheduler needs torchsde, for noise that is unused here; the schedule is the same.
     kind = "EulerDiscreteScheduler" if kind == "DPMSolverSDEScheduler" else kind
     cls = getattr(diffusers, kind, None)
     if cls is None or not isinstance(cls, type) or not issubclass(cls, diffusers.SchedulerMixin):
         raise ModelError(f"the scheduler configuration names {kind!r}, which diffusers {diffusers.__version__} lacks")
     if not hasattr(cls, "from_config"):
-        raise ModelError(f"scheduler {kind} cannot be built from a configuration")
-    # Words of other classes make diffusers warn, and those that `_use_default_values` lists it would replace.
-    config = {word: value for word, value in config.items() if word in inspect.signature(cls).parameters}
+        raise ModelError(f"scheduler {kind} cannot be constructed from a configuration")
+    # diffusers warns of keys of other classes, and would replace the keys that `_use_default_values` lists.
+    config = {key: value for key, value in config.items() if key in inspect.signature(cls).parameters}
     try:
-        theirs = cls.from_config(config)
-    except Exception as error:  # whatever a scheduler raises, its configuration is what is wrong
+        scheduler = cls.from_config(config)
+    except Exception as error:  # whatever a scheduler raises, its configuration is the cause
         raise ValueError(str(error)) from None
-    if getattr(theirs, "alphas_cumprod", None) is None:
+    if getattr(scheduler, "alphas_cumprod", None) is None:
         raise ModelError(f"scheduler {kind} has no alphas_cumprod table, so its process is unknown")
-    return Convention(DiscreteVP(_alphas_cumprod(theirs)), prediction_type(config.get("prediction_type", "epsilon")))
+    return Convention(DiscreteVP(_alphas_cumprod(scheduler)), prediction_type(config.get("prediction_type", "epsilon")))
 
 
 def _alphas_cumprod(scheduler: Any) -> np.ndarray:
-    """A scheduler's table; from its betas in float64 where the products have become 0 or equal in its float32."""
+    """Return a scheduler's alphas_cumprod; from its betas in float64 if they are not strictly decreasing in float32."""
     table: np.ndarray = scheduler.alphas_cumprod.double().numpy()
     betas = getattr(scheduler, "betas", None)
     if betas is None or np.all(np.diff(table) < 0):
@@ -334,7 +337,10 @@ def _alphas_cumprod(scheduler: Any) -> np.ndarray:
 
 
 def timesteps_for(convention: Convention, t: Scalar, x: Tensor, *, rounded: bool = False) -> Tensor:
-    """What a network is told at time t, one float32 number for each sample of x (N, ...)."""
+    """Return the network times at time t, one float32 number for each sample of x (N, ...).
+
+    They are rounded to integers if `rounded` and the noise schedule is discrete.
+    """
     time = convention.timestep(t)
     time = np.round(time) if rounded and isinstance(convention.process, DiscreteVP) else time
     if np.ndim(time):
@@ -343,22 +349,23 @@ def timesteps_for(convention: Convention, t: Scalar, x: Tensor, *, rounded: bool
 
 
 def without_variance(output: Tensor, channels: int) -> Tensor:
-    """A prediction (N, channels, ...) without the variance in the channels behind it (Nichol & Dhariwal 2021)."""
+    """Return an output's first channels (N, channels, ...), without a learned variance (Nichol & Dhariwal 2021)."""
     return output if output.shape[1] == channels else output[:, :channels]
 
 
 def with_zero_snr(convention: Convention) -> Convention:
-    """A table that ends in pure noise, for a network that says something there.
+    """Rescale a discrete noise schedule to end in pure noise (zero terminal SNR; Lin et al. 2024).
 
     Raises:
-        UsageError: there is no table, or epsilon is predicted, from which x0 does not follow where alpha = 0.
+        UsageError: the schedule is not discrete, or the network predicts epsilon, which does not determine x0 at
+            alpha = 0.
     """
     process = convention.process
     if not isinstance(process, DiscreteVP):
-        raise UsageError(f"zero_snr changes a table of alphas_cumprod, and {type(process).__name__} has none")
+        raise UsageError(f"zero_snr rescales alphas_cumprod, which {type(process).__name__} does not have")
     if convention.prediction == "epsilon":
         raise UsageError(
-            "zero_snr needs a model that predicts v or the sample: at alpha = 0 epsilon is all of the input"
+            "zero_snr needs a model that predicts v or the sample: at alpha = 0 the input is epsilon alone, without x0"
         )
     made = convention.on(process.with_zero_terminal_snr())
     made.process.own_grid = process.own_grid

@@ -1,4 +1,4 @@
-"""`module.py:factory`: an object of the user's own, named on the command line by its file and its name there."""
+"""`FILE.py:NAME`: a user's own object, given by its Python file and its name in that file."""
 
 from __future__ import annotations
 
@@ -12,53 +12,55 @@ from ..registry.discovery import import_file
 
 
 def is_factory(name: str) -> bool:
-    """Whether a name is of the form FILE.py:NAME."""
+    """Return True if a name has the form FILE.py:NAME."""
     file, colon, name = name.rpartition(":")
     return bool(colon) and file.endswith(".py") and name.isidentifier()
 
 
 def from_file(name: str, kind: type, options: Mapping[str, Any] | None = None) -> Any:
-    """The object that FILE.py:NAME stands for: NAME itself, or what it returns if it can be called.
+    """Return the object that FILE.py:NAME refers to: NAME itself if it is a `kind`, else what calling NAME returns.
 
-    The file is imported, which runs it; nothing but a name that the user typed leads here.
+    The file is imported, which runs its code. Only names that the user typed reach this function.
 
     Args:
         name: FILE.py:NAME.
-        kind: the class that the object must be of.
-        options: keyword arguments of the call, each of which NAME must take.
+        kind: the required class of the object.
+        options: keyword arguments of the call, all of which NAME must accept.
 
     Raises:
-        UsageError: no such file or name in it, or a function that needs or lacks arguments.
-        ModelError: the file or the function fails, or returns something else; with the line.
+        UsageError: the file or the name in it does not exist, the options do not match the function's parameters, or
+            NAME is not a function and options are given.
+        ModelError: the file or the function raises (the message has the line), or the function returns an object of
+            another class.
     """
-    path, _, word = name.rpartition(":")
+    path, _, attribute = name.rpartition(":")
     file = Path(path).expanduser().resolve()
     if not file.is_file():
         raise UsageError(f"{name}: there is no file {path}")
     module = _run(name, file, lambda: import_file(file))
-    found = vars(module).get(word)
+    found = vars(module).get(attribute)
     if found is None:
         public = [key for key in vars(module) if not key.startswith("_")]
-        raise UnknownNameError("name", word, public, opening=f"{path} defines no {word!r}")
+        raise UnknownNameError("name", attribute, public, opening=f"{path} defines no {attribute!r}")
     if not isinstance(found, kind):
         found = _called(name, file, found, dict(options or {}))
     elif options:
-        raise UsageError(f"{name} is made already and takes no {next(iter(options))}; name a function that makes it")
+        raise UsageError(f"{name} is an object and takes no {next(iter(options))}; name a function that creates it")
     if not isinstance(found, kind):
-        what = type(found).__name__
-        advice = "; wrap a network by sds.wrap(network, ...)" if hasattr(found, "forward") else ""
-        raise ModelError(f"{name} returned {what}, and must return a {kind.__name__}{advice}")
+        returned = type(found).__name__
+        advice = "; wrap a network with sds.wrap(network, ...)" if hasattr(found, "forward") else ""
+        raise ModelError(f"{name} returned {returned}, but must return a {kind.__name__}{advice}")
     return found
 
 
 def _called(name: str, file: Path, function: Any, options: dict[str, Any]) -> Any:
     if not callable(function):
-        raise UsageError(f"{name} is {type(function).__name__}; it must be a function that makes the object")
+        raise UsageError(f"{name} is {type(function).__name__}; it must be a function that creates the object")
     try:
         inspect.signature(function).bind(**options)
     except TypeError as error:
-        given = f"{', '.join(options)} (as asked for)" if options else "no arguments"
-        raise UsageError(f"{name} is called with {given}: {error}") from None
+        given = f"the options {', '.join(options)}" if options else "no arguments"
+        raise UsageError(f"{name} cannot be called with {given}: {error}") from None
     return _run(name, file, lambda: function(**options))
 
 
@@ -67,6 +69,6 @@ def _run(name: str, file: Path, call: Any) -> Any:
         return call()
     except (KeyboardInterrupt, GeneratorExit):
         raise
-    except BaseException as error:  # whatever the user's file raises, a SystemExit too
+    except BaseException as error:  # a user's file may raise anything, including SystemExit
         place = "" if isinstance(error, SyntaxError) else raised_at(error, str(file))
         raise ModelError(f"{name}: {type(error).__name__}: {error}{place}") from error

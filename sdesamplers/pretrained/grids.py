@@ -1,11 +1,11 @@
-"""The grid of a model's makers, laid out by the scheduler class of diffusers that its configuration is of.
+"""A model's default grid, computed by the diffusers scheduler class that its configuration names.
 
-The class itself is asked, as for its table, so that every word of a configuration means what it means there: spacing,
-offset, Karras, exponential, beta and flow sigmas, their ends, shift, dynamic shift and terminal shift. What the class
-tells its networks (timesteps) or steps between (sigmas) becomes times of the model's process.
+The class itself computes the grid, so every configuration key has the same meaning as in diffusers: spacing, offset,
+Karras, exponential, beta and flow sigmas, their ends, shift, dynamic shift and terminal shift. The class's timesteps
+(passed to the network) or sigmas (between which it steps) are converted to times of the model's process.
 
-Flow pipelines give their class the even grid 1, 1 - 1/n, ..., 1/n; the class alone would spend the last of n
-evaluations at t = 1/1000, where it moves nothing. So the even grid is what it is given here.
+Flow pipelines pass the uniform grid 1, 1 - 1/n, ..., 1/n to their class; by default the class would spend the last of n
+evaluations at t = 1/1000, where the state barely moves. The uniform grid is therefore passed here too.
 """
 
 from __future__ import annotations
@@ -23,33 +23,38 @@ if TYPE_CHECKING:
 DISTILLED = (
     *("LCMScheduler", "TCDScheduler", "SCMScheduler", "CMStochasticIterativeScheduler", "FlowMatchLCMScheduler"),
 )
-"""Classes that distilled models are sampled with."""
+"""Scheduler classes of distilled models."""
 SHIFTED = ("FlowMatchEulerDiscreteScheduler", "FlowMatchLCMScheduler", "LTXEulerAncestralRFScheduler")
-"""Classes of flow models that take a grid of sigmas, and shift it."""
+"""Scheduler classes of flow models that accept a sigma grid, and shift it."""
 BY_SIGMAS = ("KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler")
-"""Classes of tables whose timesteps have those of the middles of steps among them."""
+"""Classes with discrete schedules whose timesteps include those of the midpoints of steps."""
 
 
 class ClassGrid:
-    """The grid of a configuration's class; see `OwnGrid`.
+    """The grid computed by a configuration's scheduler class; see `OwnGrid`.
 
     Args:
         config: of a diffusers scheduler.
-        convention: what it stands for.
-        mu: the shift of the resolution, where the configuration leaves that open.
+        convention: the convention of this configuration.
+        mu: determines the shift at the resolution in use, if the configuration has `use_dynamic_shifting`.
     """
 
     def __init__(self, config: Mapping[str, Any], convention: Convention, mu: float | None = None) -> None:
-        self.words, self.convention, self.mu = completed(config), convention, mu
-        self.kind = str(self.words["_class_name"])
+        self.config, self.convention, self.mu = completed(config), convention, mu
+        self.kind = str(self.config["_class_name"])
         self.is_distilled = self.kind in DISTILLED
-        self.teacher_steps: int | None = self.words.get("original_inference_steps")
+        self.teacher_steps: int | None = self.config.get("original_inference_steps")
         self._known: dict[int, np.ndarray | None] = {}
         self.final = "min" if self._stops_early() else "zero"
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "words" in state:  # the former name of `config`, in pickles
+            state = {**state, "config": state["words"]}
+        vars(self).update(state)
+
     def _stops_early(self) -> bool:
-        """Whether the last step ends at the smallest sigma, below the last evaluation."""
-        grid = grid_of(self.words)
+        """Return True if the last step ends at the smallest sigma, which lies below the last evaluation."""
+        grid = grid_of(self.config)
         early = grid.final == "sigma_min" or (grid.set_alpha_to_one is False and self.kind != "LCMScheduler")
         if not early and self.kind not in ("CMStochasticIterativeScheduler", "TCDScheduler"):
             return False
@@ -57,7 +62,7 @@ class ClassGrid:
         return times is not None and bool(times[-1] > self.convention.process.t_min * (1 + 1e-6))
 
     def times(self, steps: int) -> np.ndarray | None:
-        """Where a run of `steps` evaluations asks the model; None where the class has no grid of so many steps."""
+        """Return the times of a run of `steps` evaluations; None if the class has no grid with this number of steps."""
         if steps not in self._known:
             self._known[steps] = self._checked(steps)
         return self._known[steps]
@@ -65,57 +70,58 @@ class ClassGrid:
     def _checked(self, steps: int) -> np.ndarray | None:
         process = self.convention.process
         try:
-            times = self._laid_out(steps)
-        except Exception:  # whatever a class raises, it has no such grid
+            times = self._class_times(steps)
+        except Exception:  # whatever the class raises, it has no grid of this length
             return None
         low, high = float(process.t_min), float(process.t_max)
-        # The class counts in float32, and some end their tables a trifle beyond the last timestep.
+        # Classes compute in float32, and some schedules end slightly beyond the last timestep.
         times = np.where(np.isclose(times, high, rtol=1e-5, atol=0), high, times)
         times = np.where(np.isclose(times, low, rtol=1e-5, atol=1e-7 * high), low, times)
         fits = len(times) == steps and bool(np.all(np.diff(times) < 0)) and low <= times[-1] and times[0] <= high
-        # One step of a `leading` grid would start from pure noise next to the data; no sampler makes a sample of that.
+        # A single step of a `leading` grid would treat pure noise as a state near the data, which yields no sample.
         return times if fits and (steps > 1 or times[0] > high / 2) else None
 
-    def _laid_out(self, steps: int) -> np.ndarray:
+    def _class_times(self, steps: int) -> np.ndarray:
+        """Return the class's grid as times of the process; raises whatever the class raises."""
         kind, convention = self.kind, self.convention
-        if kind == "FlowMatchHeunDiscreteScheduler":  # it takes no sigmas
+        if kind == "FlowMatchHeunDiscreteScheduler":  # its set_timesteps takes no sigmas
             even = np.linspace(1.0, 1.0 / steps, steps)
-            shift = float(self.words["shift"])
+            shift = float(self.config["shift"])
             return np.asarray(shift * even / (1 + (shift - 1) * even))
-        if kind == "CosineDPMSolverMultistepScheduler":  # it needs torchsde to be built
-            return self._of_sigmas(steps)
+        if kind == "CosineDPMSolverMultistepScheduler":  # it cannot be constructed without torchsde
+            return self._sigma_grid(steps)
         scheduler = self._scheduler(steps)
-        if kind in SHIFTED or self.words.get("use_flow_sigmas"):
-            sigmas = falling(1.0 - _array(scheduler.sigmas) if self.words.get("invert_sigmas") else scheduler.sigmas)
-            return sigmas[:steps]
+        if kind in SHIFTED or self.config.get("use_flow_sigmas"):
+            sigmas = _array(scheduler.sigmas)
+            return descending(1.0 - sigmas if self.config.get("invert_sigmas") else sigmas)[:steps]
         if kind == "ScoreSdeVeScheduler":
             return _array(scheduler.timesteps)
         if kind in ("SCMScheduler", "IPNDMScheduler"):
             return np.asarray(convention.time(_array(scheduler.timesteps)[:steps]))
         if not convention.is_plain:  # EDM, whose time is sigma
-            return falling(_array(scheduler.sigmas)[:-1])
-        if grid_of(self.words).sigmas or kind in BY_SIGMAS:
-            ratios = falling(_array(scheduler.sigmas)[:-1])
+            return descending(_array(scheduler.sigmas)[:-1])
+        if grid_of(self.config).sigmas or kind in BY_SIGMAS:
+            ratios = descending(_array(scheduler.sigmas)[:-1])
             return np.asarray(convention.process.time_at_ratio(ratios[ratios > 0]))
-        # Runge-Kutta steps ask PNDM's networks in between.
-        return falling(scheduler._timesteps if kind == "PNDMScheduler" else scheduler.timesteps)
+        # PNDM's `timesteps` also lists the evaluations inside its Runge-Kutta steps; `_timesteps` does not.
+        return descending(scheduler._timesteps if kind == "PNDMScheduler" else scheduler.timesteps)
 
-    def _of_sigmas(self, steps: int) -> np.ndarray:
-        """Karras et al.'s (2022) eq. 5 between the model's ends, or equal ratios."""
+    def _sigma_grid(self, steps: int) -> np.ndarray:
+        """Return the grid of Karras et al. (2022), eq. 5, between the model's ends, or one with equal ratios."""
         ends = self.convention.process.t_max, self.convention.process.t_min
-        if self.words.get("sigma_schedule", "exponential") == "exponential":
+        if self.config.get("sigma_schedule", "exponential") == "exponential":
             return np.geomspace(*ends, steps)
-        rho = float(self.words.get("rho") or 7.0)
+        rho = float(self.config.get("rho") or 7.0)
         first, last = (float(end) ** (1 / rho) for end in ends)
         return np.asarray(np.linspace(first, last, steps) ** rho)
 
     def _scheduler(self, steps: int) -> Any:
-        """The class, with its run of `steps` laid out."""
+        """Return an instance of the class, after `set_timesteps` for `steps` steps."""
         import diffusers  # diffusers takes seconds to import
 
-        # Its class needs torchsde to be built, and has Euler's grid.
+        # DPMSolverSDEScheduler cannot be constructed without torchsde; its grid is that of Euler.
         kind = "EulerDiscreteScheduler" if self.kind == "DPMSolverSDEScheduler" else self.kind
-        config = {key: value for key, value in self.words.items() if not key.startswith("_")}
+        config = {key: value for key, value in self.config.items() if not key.startswith("_")}
         scheduler = getattr(diffusers, kind).from_config(config)
         if kind in SHIFTED:
             even = np.linspace(1.0, 1.0 / steps, steps).tolist()
@@ -131,12 +137,12 @@ def _array(values: Any) -> np.ndarray:
     return np.asarray(values, dtype=np.float64)
 
 
-def falling(values: Any) -> np.ndarray:
-    """The different values of a grid, the largest first: classes of several evaluations a step list some twice."""
+def descending(values: Any) -> np.ndarray:
+    """Return a grid's distinct values, the largest first: classes with several evaluations per step repeat some."""
     return np.unique(_array(values))[::-1]
 
 
 def attach(convention: Convention, config: Mapping[str, Any], mu: float | None = None) -> Convention:
-    """Give a convention's process its makers' grid."""
+    """Set the default grid of a convention's process."""
     convention.process.own_grid = ClassGrid(config, convention, mu)
     return convention

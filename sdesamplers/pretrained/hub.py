@@ -1,4 +1,4 @@
-"""Fetching model folders from the Hugging Face Hub, with errors in one line each."""
+"""Download model folders from the Hugging Face Hub; each error is one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VOCABULARIES = (
     "*tokens_map.json",
     "*.model",
 )
-"""What tokenizers are read from; nothing that can be code, or a pickle."""
+"""Files that tokenizers are read from; none of them can contain code or a pickle."""
 
 WEIGHTS = "diffusion_pytorch_model"
 SCHEDULER = "scheduler/scheduler_config.json"
@@ -41,23 +41,23 @@ def fetch(
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
 ) -> tuple[Path, str]:
-    """Download what a pipeline or a UNet needs (or find it in the cache) and say which commit it is.
+    """Download the files of a pipeline or a UNet, or find them in the cache.
 
-    Configurations come first, so that what is not supported is refused before its weights are downloaded. Broken
-    connections are taken up again by huggingface_hub; a complete cache works offline.
+    Configurations are downloaded first, so unsupported models are refused before their weights are downloaded.
+    huggingface_hub resumes broken downloads; with a complete cache no connection is needed.
 
     Returns:
         The local folder and the commit hash.
 
     Raises:
-        ModelError: no network, no such repository, revision or file, or no permission, in one line.
+        ModelError: no connection, no such repository, revision or file, or no permission; in one line.
     """
     prefix = f"{subfolder.strip('/')}/" if subfolder else ""
     endings = ("safetensors", "bin") if allow_pickle else ("safetensors",)
     indices = [_index(variant, ending) for ending in endings]
     configs = [prefix + place + name for place in ("", "unet/") for name in (*CONFIGS, *indices)]
     configs += [f"{prefix}scheduler/{name}" for name in CONFIGS]
-    if subfolder:  # a UNet alone, whose scheduler lies beside its folder, or in a pipeline above it
+    if subfolder:  # a bare UNet: its scheduler is beside its folder, or in a pipeline folder above it
         above = list(PurePosixPath(prefix).parents)[:LEVELS]
         configs += [(each / name).as_posix() for each in above for name in (SCHEDULER, "model_index.json")]
     access: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
@@ -70,27 +70,27 @@ def fetch(
     try:
         layout = layout_of(place)
         source.fetch_unet() if layout is None else source.fetch_parts(layout)
-    except ModelError as error:  # what is wrong is the repository's, not the cache's
+    except ModelError as error:  # blame the repository, not the folder in the cache
         message = str(error).replace(str(folder), label)
         raise ModelError(message if label in message else f"{label}: {message}") from None
     return place, folder.name
 
 
 def _index(variant: str | None, ending: str) -> str:
-    """The name of the index of a UNet's weights in pieces."""
+    """Return the file name of the index of a UNet's sharded weights."""
     return f"{WEIGHTS}.{ending}.index{f'.{variant}' if variant else ''}.json"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A repository of which the configurations have been fetched.
+    """A repository whose configurations have been downloaded.
 
     Attributes:
-        repo, label: its name, and what messages call it.
-        folder: the snapshot's folder, named by its commit.
-        place: the model's folder in it.
+        repo, label: the repository's id, and its name in messages.
+        folder: the snapshot's folder, whose name is the commit hash.
+        place: the model's folder inside it.
         variant: of the weights.
-        endings: the kinds of weight files that may be read, the preferred one first.
+        endings: the endings of weight files that may be read, in order of preference.
         access: options of huggingface_hub.
     """
 
@@ -103,7 +103,7 @@ class Source:
     access: Mapping[str, Any]
 
     def fetch_unet(self) -> None:
-        """Fetch the weights of a UNet of pixels, once its configurations are known to be supported."""
+        """Download the weights of a pixel-space UNet, after checking that its configurations are supported."""
         unet, scheduler = find_parts(self.place)
         check_unet(unet, scheduler, self.place)
         stem = f"{WEIGHTS}.{self.variant}" if self.variant else WEIGHTS
@@ -115,7 +115,7 @@ class Source:
         raise ModelError(f"{self.label}: no weights {stem}.safetensors{self.advice()}")
 
     def fetch_parts(self, layout: Layout) -> None:
-        """Fetch a pipeline's components: configurations, then vocabularies, then weights where there are none yet."""
+        """Download a pipeline's components: configurations, then vocabularies, then missing weights."""
         parts = [self.place / key for key in layout.classes]
         self.fetch(parts, PART_CONFIGS)
         check_configs(self.place, layout)
@@ -130,44 +130,45 @@ class Source:
         self.refuse_unweighted(missing)
 
     def fetch(self, parts: Sequence[Path], names: Sequence[str]) -> None:
-        """Download files of these names (or patterns) that some folders have."""
+        """Download the files with these names (or patterns) from some folders."""
         inside = [part.relative_to(self.folder).as_posix() for part in parts]
         patterns = [name if part == "." else f"{part}/{name}" for part in inside for name in names]
         _snapshot(self.repo, patterns, revision=self.folder.name, **self.access)
 
     def refuse_absent(self, parts: Sequence[Path]) -> None:
-        """Raise ModelError where the repository's listing has no weights for a part, before others' are fetched.
+        """Raise ModelError if the repository has no weights for a component, before other weights are downloaded.
 
-        Nothing is requested where all of them are in the cache, or where the Hub cannot be reached.
+        Nothing is requested if all weights are in the cache, or if the Hub is offline. If the listing cannot be
+        obtained, the subsequent download reports the error.
         """
         choices = [name for end in self.endings for v in {self.variant, None} for name in weight_names(v, end)]
         absent = [part for part in parts if not any(file for name in choices for file in part.glob(name))]
         if not absent or self.access["local_files_only"] or _offline():
             return
-        from huggingface_hub import HfApi  # models from the Hub alone need it
+        from huggingface_hub import HfApi  # needed only for models from the Hub
 
         try:
             listed = HfApi().list_repo_files(self.repo, revision=self.folder.name, token=self.access["token"])
-        except Exception:  # the download that follows says what is wrong with the connection
+        except Exception:  # the download that follows reports the problem
             return
         found = [self.folder / name for name in listed]
         held = {file.parent for file in found if any(fnmatch(file.name, choice) for choice in choices)}
         self.refuse_unweighted([part for part in absent if part not in held])
 
     def refuse_unweighted(self, parts: Sequence[Path]) -> None:
-        """Raise ModelError where parts have no weights that may be read."""
+        """Raise ModelError if any components have no readable weights; `parts` are their folders."""
         if parts:
             names = ", ".join(part.name for part in parts)
             raise ModelError(f"{self.label}: no weights in safetensors for {names}{self.advice()}")
 
     def advice(self) -> str:
-        """What to do where weights may be pickled."""
-        pickled = "pickled ones, which can run code when opened, are only read with allow_pickle=True"
+        """Return the advice for repositories whose weights may be pickled."""
+        pickled = "pickled ones, which can run code when opened, are read only with allow_pickle=True"
         return "" if "bin" in self.endings else f"; {pickled}"
 
 
 def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
-    from huggingface_hub import errors, snapshot_download  # models from the Hub alone need it
+    from huggingface_hub import errors, snapshot_download  # needed only for models from the Hub
 
     revision = options["revision"] or "main"
     try:
@@ -183,7 +184,7 @@ def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
             f"{repo}: no such repository on the Hub, or it is private (then pass token=... or run `hf auth login`)"
         ) from None
     except errors.RevisionNotFoundError:
-        raise ModelError(f"{repo}: no revision {revision!r}; give a branch, a tag or a commit hash") from None
+        raise ModelError(f"{repo}: no revision {revision!r}; pass a branch, a tag or a commit hash") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         why = "the Hub cannot be reached"
         if options["local_files_only"] or _offline():
@@ -194,9 +195,9 @@ def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
     except errors.HfHubHTTPError as error:
         raise ModelError(f"{repo}@{revision}: {_status(error)}") from None
     except Exception as error:
-        # huggingface_hub has changed its HTTP library twice; its errors are known by their package.
+        # huggingface_hub has changed its HTTP library twice; errors are recognised by their package.
         if type(error).__module__.split(".")[0].rstrip("2") in ("httpx", "httpcore", "requests", "urllib3"):
-            message = f"the download broke off ({type(error).__name__}); run it again, finished files are kept"
+            message = f"the download was interrupted ({type(error).__name__}); run it again: completed files are kept"
             raise ModelError(f"{repo}@{revision}: {message}") from None
         if isinstance(error, OSError):
             text = " ".join(str(error.strerror or error).split())
@@ -205,7 +206,7 @@ def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
 
 
 def _offline() -> bool:
-    from huggingface_hub import constants  # models from the Hub alone need it
+    from huggingface_hub import constants  # needed only for models from the Hub
 
     return bool(constants.HF_HUB_OFFLINE)
 
@@ -213,5 +214,5 @@ def _offline() -> bool:
 def _status(error: Any) -> str:
     status = getattr(error.response, "status_code", "?")
     if status == 401:
-        return "the Hub does not accept the token (HTTP status 401); run `hf auth login` again or pass another"
-    return f"the Hub answered with HTTP status {status}"
+        return "the Hub does not accept the token (HTTP status 401); run `hf auth login` again or pass another token"
+    return f"the Hub returned HTTP status {status}"

@@ -1,4 +1,4 @@
-"""`load`: a registered name, a local folder or a Hub repository to a `Model`."""
+"""`load`: a `Model` from a registered name, a local folder or a Hub repository."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
 from .folders import check_unet, class_count, find_parts, sample_shape
 from .hub import fetch
-from .options import TEXT_MODELS, TUNING, LoadOptions
+from .options import TEXT_OPTIONS, TUNING, LoadOptions
 from .pipelines.loading import layout_of, load_pipeline
 from .placement import autocast_for, move
 from .trained import checked_convention, trained_config
@@ -60,40 +60,40 @@ def load(
 
     Args:
         source: a name from the registry ("fashion-mnist" is embedded), a local folder in diffusers' layout (a
-            pipeline or a bare UNet), or a Hub repository id. Of whole pipelines, those that `from_pipeline` supports;
-            what a model does not use (safety checkers, image encoders) is left out. "FILE.py:NAME" is a model of your
-            own, made by the function NAME in the Python file, which is run; it is called with those of the options
-            below that are given.
+            pipeline or a bare UNet), or a Hub repository id. The supported pipelines are those of `from_pipeline`;
+            components that a model does not use (safety checkers, image encoders) are not loaded. "FILE.py:NAME" is a
+            model of your own: the Python file is run, and NAME is a model or a function that returns one, which is
+            called with the options below that are set.
         revision: branch, tag or commit on the Hub.
-        subfolder: where the model lies inside the folder or repository.
+        subfolder: the model's folder inside the folder or repository.
         variant: weights variant, such as "fp16".
-        dtype: of the networks, a torch dtype or its name; float32 by default. The state stays float32 at least.
-        device: where the network lives; accelerate's choice by default.
-        size: height and width in pixels, where not the network's own sample_size.
+        dtype: of the networks, a torch dtype or its name; float32 by default. States remain float32 or wider.
+        device: of the networks; accelerate's choice by default.
+        size: height and width in pixels; the network's own sample_size by default.
         token, cache_dir, local_files_only: as in huggingface_hub.
-        condition: class labels, or what else the model takes, to use where a call gives none.
+        condition: default condition for calls without one: class labels, or whatever the model takes.
         null_condition: the label that means "no label", for guidance.
-        prompt, negative_prompt, embedded_guidance: of text-to-image pipelines, as in `from_pipeline`.
+        prompt, negative_prompt, embedded_guidance: for text-conditioned pipelines, as in `from_pipeline`.
         allow_pickle: also read pickled weights, which can run code. Off by default: safetensors only.
         mixed_precision: "bf16" or "fp16" autocast, through accelerate.
-        round_timesteps: ask the network at whole timesteps only, as schedulers usually do.
-        zero_snr: rescale its table to zero terminal signal-to-noise ratio (Lin et al. 2024), for a model that was
-            trained so and whose configuration does not say it (`rescale_betas_zero_snr`).
-        scheduler: how the network was trained, in place of what is found with it: a scheduler of diffusers or ours, its
-            configuration, or a folder or file that holds it. A bare UNet below a pipeline's folder, such as
-            checkpoint-500/unet_ema, takes the pipeline's by itself.
-        prediction: what the network predicts, in place of what the scheduler's configuration says.
-        clip: bounds of x0, which samplers meet at each evaluation. By default what the scheduler's configuration says
-            (`clip_sample`, `thresholding` and kin), False for none, (low, high), or an `sds.Clip`.
-        compile: run the network through torch.compile, which takes a while at the first call of each batch size.
-        channels_last: lay the network's weights out channels last, which some devices convolve faster. Both change
-            results by rounding.
+        round_timesteps: evaluate the network at integer timesteps only, as most schedulers do.
+        zero_snr: rescale the noise schedule to zero terminal signal-to-noise ratio (Lin et al. 2024), for a model that
+            was trained that way but whose configuration does not set `rescale_betas_zero_snr`.
+        scheduler: how the network was trained, in place of the scheduler found with it: a scheduler of diffusers or
+            ours, its configuration, or a folder or file that contains it. By default, a bare UNet below a pipeline's
+            folder, such as checkpoint-500/unet_ema, uses the pipeline's scheduler.
+        prediction: what the network predicts, in place of the prediction type in the scheduler's configuration.
+        clip: bounds of x0, applied at each evaluation by a sampler. By default those of the scheduler's configuration
+            (`clip_sample`, `thresholding` and related keys); False for none, (low, high), or an `sds.Clip`.
+        compile: run the network through torch.compile, which is slow at the first call of each batch size.
+        channels_last: store the network's weights in channels-last format, with which some devices convolve faster.
+            `compile` and `channels_last` change results by rounding errors.
 
     Raises:
-        ModelError: not found, not readable or of an unsupported kind, in one line.
-        UsageError: options that do not fit the model.
+        ModelError: not found, not readable or of an unsupported kind; the message is one line.
+        UsageError: invalid options, or options that do not apply to the model.
     """
-    options = LoadOptions(**{word: value for word, value in locals().items() if word != "source"})
+    options = LoadOptions(**{name: value for name, value in locals().items() if name != "source"})
     if not isinstance(source, str | Path):
         kind = type(source).__name__
         raise UsageError(f"load takes a name, a folder or a Hub id, not {kind}; from_pipeline takes a loaded pipeline")
@@ -101,19 +101,19 @@ def load(
 
 
 def found(name: str, options: LoadOptions) -> Model:
-    """The model that a name, a file or a folder stands for."""
+    """Return the model that a name, a file or a folder refers to."""
     if is_factory(name):
         made: Model = from_file(name, Model, options.given())
         return made
     if name.endswith(".py") and Path(name).expanduser().is_file():
-        raise UsageError(f"say what makes the model in this file, as {name}:NAME")
+        raise UsageError(f"add the model, or the function that creates it, to the file's name, as in {name}:NAME")
     options.check_precision()
     models = default_registry().catalogue.models
     home = home_of(name, options)
     if home.folder is None and name not in models:
-        answer = plugins_model(name, options.of_a_plugin())
-        if answer is not None:
-            return answer
+        model = plugins_model(name, options.for_plugins())
+        if model is not None:
+            return model
     if home.folder is not None:
         place, commit = home.place(name), None
     else:
@@ -133,12 +133,12 @@ def found(name: str, options: LoadOptions) -> Model:
 
 
 class Home(NamedTuple):
-    """Where a model's files lie.
+    """The location of a model's files.
 
     Attributes:
-        folder: on this machine; None where they are on the Hub.
-        repo: the Hub's id of its repository, where there is no folder.
-        revision, subfolder, variant: what is meant of it.
+        folder: a local folder; None if the files are on the Hub.
+        repo: the id of the Hub repository, if `folder` is None.
+        revision, subfolder, variant: of the folder or repository.
     """
 
     folder: Path | None
@@ -148,10 +148,10 @@ class Home(NamedTuple):
     variant: str | None
 
     def place(self, name: str) -> Path:
-        """The folder of the model itself.
+        """Return the folder of the model itself, including the subfolder.
 
         Raises:
-            UsageError: a revision was asked for.
+            UsageError: a revision is set, which local folders do not have.
             ModelError: there is no such folder.
         """
         assert self.folder is not None
@@ -164,7 +164,7 @@ class Home(NamedTuple):
 
 
 def home_of(name: str, options: LoadOptions) -> Home:
-    """Where a name leads: by its entry in the registry, as a folder that is there, or else as a Hub id."""
+    """Return the location of a model, by its registry entry, else as an existing folder, else as a Hub id."""
     entry = default_registry().catalogue.models.get(name)
     if entry is None:
         folder = Path(name).expanduser()
@@ -181,34 +181,34 @@ def home_of(name: str, options: LoadOptions) -> Home:
 
 
 def plugins_model(name: str, options: dict[str, Any]) -> Model | None:
-    """The model that a plugin loads under this name, or None.
+    """Return the model that a plugin loads under this name, or None.
 
     Raises:
-        ModelError: a plugin returned something else.
+        ModelError: a plugin returned something other than a model.
     """
-    answer = default_registry().load_model(name, options)
-    if answer is not None and not isinstance(answer, Model):
-        raise ModelError(f"a plugin answered for {name!r} with {type(answer).__name__}, which is not a Model")
-    return answer
+    model = default_registry().load_model(name, options)
+    if model is not None and not isinstance(model, Model):
+        raise ModelError(f"a plugin returned {type(model).__name__} for {name!r}, which is not a Model")
+    return model
 
 
 def tuned(model: Model, options: LoadOptions) -> Model:
-    """The model with its network compiled or laid out anew, in place, if the options say so.
+    """Apply `compile` and `channels_last`, if set, to the model's network, in place; return the model.
 
     Raises:
-        UsageError: it has no network.
+        UsageError: the model has no network.
     """
-    asked = tuple(word for word in TUNING if getattr(options, word))
-    if not asked:
+    tuning = tuple(name for name in TUNING if getattr(options, name))
+    if not tuning:
         return model
     if not isinstance(model.network, torch.nn.Module):
-        raise UsageError(f"compile and channels_last are for networks, and {model.name!r} has none")
+        raise UsageError(f"compile and channels_last apply to networks, and {model.name!r} has none")
     if options.channels_last:
         network: Any = model.network  # torch's types do not know `memory_format`
         network.to(memory_format=torch.channels_last)
     if options.compile:
         model.network.compile()
-    model.tuning = asked
+    model.tuning = tuning
     return model
 
 
@@ -220,25 +220,25 @@ def _looks_like_hub_id(name: str) -> bool:
 
 
 def as_model(model: Model | str | pathlib.Path) -> Model:
-    """A model as it is, or loaded with its defaults; a UsageError for anything else, such as a pipeline."""
+    """Return a model unchanged, or load it by name with defaults; raise UsageError for anything else."""
     if isinstance(model, str | pathlib.Path):
         return load(model)
     if not hasattr(model, "process"):
         kind = type(model).__name__
         raise UsageError(
-            f"model must be a Model or a name to load, not {kind}; wrap makes one of a network, from_pipeline of a "
-            "pipeline, such as DDPMPipeline(unet, scheduler) around a network of diffusers"
+            f"model must be a Model or a name to load, not {kind}; wrap(network, ...) makes one from a network, "
+            "from_pipeline from a pipeline, such as DDPMPipeline(unet, scheduler) for a diffusers network"
         )
     return model
 
 
 def load_folder(folder: Path, options: LoadOptions, *, name: str, revision: str | None = None) -> Model:
-    """A `Model` from a local folder in pipeline layout or of a bare UNet; `revision` is that of the files."""
+    """Load a `Model` from a local folder with a pipeline or a bare UNet; `revision` is that of the files."""
     layout = layout_of(folder)
     if layout is not None:
         return load_pipeline(folder, layout, options, name=name, revision=revision)
-    if given := [word for word in TEXT_MODELS if getattr(options, word) is not None]:
-        raise UsageError(f"{', '.join(given)}: model {name!r} is a UNet of pixels, which takes no text")
+    if given := [option for option in TEXT_OPTIONS if getattr(options, option) is not None]:
+        raise UsageError(f"{', '.join(given)}: model {name!r} is a pixel-space UNet, which takes no text")
     unet_folder, found = find_parts(folder)
     config = read_json(unet_folder / "config.json")
     convention = unet_convention(folder, unet_folder, found, name, options)
@@ -266,13 +266,13 @@ def load_folder(folder: Path, options: LoadOptions, *, name: str, revision: str 
 def unet_convention(
     folder: Path, unet_folder: Path, found: dict[str, Any] | None, name: str, options: LoadOptions
 ) -> Convention:
-    """How a UNet of pixels was trained: as its scheduler says, or one given in its place, or else as DDPM's was."""
+    """Return a pixel-space UNet's convention: of its scheduler, or of `scheduler=`, or else of DDPM with a warning."""
     scheduler, prediction = options.scheduler, options.prediction
     if found is None and scheduler is None:
         warn(
-            f"{name} is a bare UNet without a scheduler_config.json; DDPM's linear table with "
-            f"{prediction or 'epsilon'} is assumed (scheduler= and prediction= say otherwise)"
+            f"{name} is a bare UNet without a scheduler_config.json; DDPM's linear schedule with "
+            f"{prediction or 'epsilon'} prediction is assumed (pass scheduler= and prediction= to change this)"
         )
-    told = trained_config(found or {"_class_name": "DDPMScheduler", "clip_sample": False}, scheduler, prediction)
-    check_unet(unet_folder, told, folder)
-    return checked_convention(told, prediction)
+    config = trained_config(found or {"_class_name": "DDPMScheduler", "clip_sample": False}, scheduler, prediction)
+    check_unet(unet_folder, config, folder)
+    return checked_convention(config, prediction)

@@ -1,4 +1,4 @@
-"""What `load` is asked for, as one object that the loading chain hands on."""
+"""The options of `load` as one object."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from ..checks import BOOL_TYPES, flag, one_of_types
 from ..errors import UsageError
 from ..models.clipping import Clip, ClipLike
 
-TEXTS = ("revision", "subfolder", "variant", "mixed_precision", "prediction", "negative_prompt")
-FLAGS = ("local_files_only", "allow_pickle", "round_timesteps", "zero_snr", "compile", "channels_last")
-TEXT_MODELS = ("prompt", "negative_prompt", "embedded_guidance")
-"""Options of pipelines that take text."""
-OF_PLACES = ("variant", "token", "cache_dir", "local_files_only")
-"""Options that say where files are, which a plugin's model is not asked about."""
+STRING_OPTIONS = ("revision", "subfolder", "variant", "mixed_precision", "prediction", "negative_prompt")
+FLAG_OPTIONS = ("local_files_only", "allow_pickle", "round_timesteps", "zero_snr", "compile", "channels_last")
+TEXT_OPTIONS = ("prompt", "negative_prompt", "embedded_guidance")
+"""Options of text-conditioned pipelines."""
+LOCATION_OPTIONS = ("variant", "token", "cache_dir", "local_files_only")
+"""Options that specify where files are; they are not passed to plugins."""
 TUNING = ("compile", "channels_last")
-"""Options that `load` applies itself, whatever the model."""
+"""Options that `load` itself applies, to any model."""
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """The options of `load`; see there for the attributes.
+    """The options of `load`, which documents the attributes.
 
     Raises:
-        UsageError: an option of the wrong type, or a value that no model has.
+        UsageError: an option of the wrong type, or a value that is invalid for all models.
     """
 
     revision: str | None = None
@@ -56,12 +56,12 @@ class LoadOptions:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        for word in TEXTS:
-            one_of_types(word, getattr(self, word), (str, type(None)), "text")
+        for name in STRING_OPTIONS:
+            one_of_types(name, getattr(self, name), (str, type(None)), "text")
         one_of_types("token", self.token, (str, bool, type(None)), "text, True or False")
         one_of_types("cache_dir", self.cache_dir, (str, Path, type(None)), "a folder")
-        for word in FLAGS:
-            flag(word, getattr(self, word))
+        for name in FLAG_OPTIONS:
+            flag(name, getattr(self, name))
         Clip.of(self.clip)
 
     @property
@@ -69,29 +69,29 @@ class LoadOptions:
         """`dtype` as a torch dtype.
 
         Raises:
-            UsageError: it is none of floating-point numbers.
+            UsageError: not a floating-point dtype.
         """
         return as_dtype(self.dtype)
 
     def check_precision(self) -> None:
-        """Raise UsageError unless `dtype` and `mixed_precision` are known."""
+        """Raise UsageError unless `dtype` and `mixed_precision` are valid."""
         as_dtype(self.dtype)
         if self.mixed_precision not in (None, "no", "bf16", "fp16"):
             raise UsageError(f"mixed_precision must be 'no', 'bf16' or 'fp16', not {self.mixed_precision!r}")
 
     def given(self) -> dict[str, Any]:
-        """The options that are neither None nor off, but those that `load` applies itself; 0, a label, is given."""
-        off = {word for word, value in vars(self).items() if type(value).__name__ in BOOL_TYPES and not value}
-        return {word: v for word, v in vars(self).items() if v is not None and word not in (*off, *TUNING)}
+        """Return the options that were set, without those that `load` itself applies; 0, a label, counts as set."""
+        off = {name for name, value in vars(self).items() if type(value).__name__ in BOOL_TYPES and not value}
+        return {name: v for name, v in vars(self).items() if v is not None and name not in (*off, *TUNING)}
 
-    def of_a_plugin(self) -> dict[str, Any]:
-        """What a plugin is asked for."""
-        options = {word: value for word, value in vars(self).items() if word not in (*OF_PLACES, *TUNING)}
+    def for_plugins(self) -> dict[str, Any]:
+        """Return the options that are passed to plugins."""
+        options = {name: value for name, value in vars(self).items() if name not in (*LOCATION_OPTIONS, *TUNING)}
         return {**options, "dtype": self.floats}
 
 
 def as_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    """A floating torch dtype from itself or its name ("fp16", "bfloat16", ...)."""
+    """Return a floating-point torch dtype, given as a dtype or by its name ("fp16", "bfloat16", ...)."""
     short = {"fp16": "float16", "bf16": "bfloat16", "fp32": "float32", "fp64": "float64"}
     if dtype is None or (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
         return dtype

@@ -1,4 +1,4 @@
-"""Where a network lives, and in what precision it is run."""
+"""The device of a network, and the precision in which it runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ..errors import UsageError
 
 
 def autocast_for(mixed_precision: str | None) -> Any:
-    """A factory of accelerate's mixed-precision context.
+    """Return a factory of accelerate's mixed-precision context.
 
     Raises:
-        UsageError: this machine cannot do it.
+        UsageError: this machine does not support the precision.
     """
     if mixed_precision in (None, "no"):
         return nullcontext
@@ -27,7 +27,7 @@ def autocast_for(mixed_precision: str | None) -> Any:
 
 
 class Autocast:
-    """A factory of accelerate's mixed-precision context, pickled by the name of its precision."""
+    """A factory of accelerate's mixed-precision context; pickles contain only the name of the precision."""
 
     def __init__(self, mixed_precision: str) -> None:
         import accelerate  # accelerate takes a second to import
@@ -44,10 +44,10 @@ class Autocast:
 
 
 def move(module: Any, device: torch.device | str | None) -> None:
-    """Put a network or a pipeline on a device, accelerate's choice by default.
+    """Move a network or a pipeline to a device, by default the one that accelerate chooses.
 
     Raises:
-        UsageError: there is no such device.
+        UsageError: the device does not exist or cannot be used.
     """
     import accelerate  # accelerate takes a second to import
 

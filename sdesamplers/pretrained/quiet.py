@@ -1,4 +1,4 @@
-"""Loading through diffusers and transformers without their bars and remarks, which no user of ours can act upon."""
+"""Loading through diffusers and transformers without their progress bars and warnings, which users cannot act on."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from ..checks import warn
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """Without the progress bars, remarks and deprecation warnings of loading; errors come through."""
-    from diffusers.utils import logging as theirs  # diffusers takes seconds to import
+    """Suppress progress bars, log messages and deprecation warnings during loading; exceptions propagate."""
+    from diffusers.utils import logging as of_diffusers  # diffusers takes seconds to import
 
     with ExitStack() as stack:
-        stack.enter_context(_without_remarks(theirs))
+        stack.enter_context(_silenced(of_diffusers))
         if importlib.util.find_spec("transformers") is not None:
             from transformers.utils import logging as of_transformers  # transformers takes seconds to import
 
-            stack.enter_context(_without_remarks(of_transformers))
+            stack.enter_context(_silenced(of_transformers))
         stack.enter_context(warnings.catch_warnings())
         for kind in (FutureWarning, DeprecationWarning):
             warnings.simplefilter("ignore", kind)
@@ -32,20 +32,21 @@ def quiet_loading() -> Iterator[None]:
 
 
 @contextmanager
-def _without_remarks(theirs: Any) -> Iterator[None]:
-    before, bar = theirs.get_verbosity(), theirs.is_progress_bar_enabled()
-    theirs.set_verbosity(logging.ERROR)
-    theirs.disable_progress_bar()
+def _silenced(library_logging: Any) -> Iterator[None]:
+    """Set a library's log level to ERROR and hide its progress bars."""
+    before, bar = library_logging.get_verbosity(), library_logging.is_progress_bar_enabled()
+    library_logging.set_verbosity(logging.ERROR)
+    library_logging.disable_progress_bar()
     try:
         yield
     finally:
-        theirs.set_verbosity(before)
+        library_logging.set_verbosity(before)
         if bar:
-            theirs.enable_progress_bar()
+            library_logging.enable_progress_bar()
 
 
 def in_dtype(dtype: Any) -> dict[str, Any]:
-    """The keyword by which `from_pretrained` takes a dtype: `dtype`, or `torch_dtype` where diffusers is older."""
+    """Return the dtype argument of `from_pretrained`: `dtype`, or `torch_dtype` for older versions of diffusers."""
     import diffusers  # diffusers takes seconds to import
     from diffusers.utils import deprecation_utils  # diffusers takes seconds to import
 
@@ -53,21 +54,19 @@ def in_dtype(dtype: Any) -> dict[str, Any]:
     return {"dtype" if new else "torch_dtype": dtype}
 
 
-OF_AN_AVERAGE = (
-    *("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"),
-)
-"""What diffusers' EMAModel writes into its network's configuration of the average, which is no part of the network."""
+EMA_KEYS = (*("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup", "inv_gamma", "power"),)
+"""Settings of the average that diffusers' EMAModel writes into a network's configuration."""
 
 
-def warn_of_unknown_words(cls: type, config: Mapping[str, Any], folder: Path) -> None:
-    """Warn once, in a sentence, where a configuration sets what its class does not know and leaves out."""
+def warn_of_unknown_keys(cls: type, config: Mapping[str, Any], folder: Path) -> None:
+    """Warn, in one message, of configuration keys that their class does not know and ignores."""
     known = inspect.signature(cls).parameters
-    words = [word for word, value in config.items() if not (word.startswith("_") or word in known or value is None)]
-    words = [word for word in words if word != "quantization_config" and word not in OF_AN_AVERAGE]
-    if words:
+    ignored = [key for key, value in config.items() if not (key.startswith("_") or key in known or value is None)]
+    ignored = [key for key in ignored if key != "quantization_config" and key not in EMA_KEYS]
+    if ignored:
         import diffusers  # diffusers takes seconds to import
 
         warn(
-            f"{folder}: {cls.__name__} of diffusers {diffusers.__version__} does not know {', '.join(words)} of its "
-            "configuration and leaves them out; if samples look wrong, use the diffusers version that it was saved by"
+            f"{folder}: {cls.__name__} of diffusers {diffusers.__version__} does not know {', '.join(ignored)} in its "
+            "configuration and ignores them; if samples look wrong, use the diffusers version that saved it"
         )

@@ -1,4 +1,4 @@
-"""Whether a model's files may be opened: none of its code is run, and nothing outside its folder is read."""
+"""Checks of a model's files before they are opened: no code of it is run, no file outside its folder is read."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from typing import Any
 
 from ..errors import ModelError
 
-CODE_WORDS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
-"""Keys of configurations that name Python code of the repository, or of another one."""
+CODE_KEYS = ("auto_map", "custom_pipelines", "custom_generate", "trust_remote_code")
+"""Configuration keys that name Python code, in the same or another repository."""
 
 LARGEST = 64 * 2**20
-"""Bytes of a configuration; the largest index of published weights has a tenth of that."""
+"""Maximum size of a configuration in bytes; the largest index of published weights is a tenth of that."""
 
 POINTERS = (b"version https://git-lfs.github.com/spec/", b"version https://hawser.github.com/spec/")
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A configuration file.
+    """Read a configuration file.
 
     Raises:
-        ModelError: it is not there, not a regular file, a Git LFS pointer, or not a JSON object.
+        ModelError: the file is missing, not a regular file, too large, a Git LFS pointer, or not a JSON object.
     """
     try:
         if not file.is_file() and file.exists():
@@ -47,12 +47,12 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def pointer_message(file: Path) -> str:
-    """What a Git LFS pointer is called."""
+    """Return the error message for a Git LFS pointer."""
     return f"{file} is a Git LFS pointer, not the file itself; run `git lfs pull` in the repository, or download it"
 
 
 def refuse_pointer(file: Path) -> None:
-    """Raise ModelError where a file is a Git LFS pointer instead of what it should hold."""
+    """Raise ModelError if a file is a Git LFS pointer instead of the actual content."""
     try:
         with file.open("rb") as opened:
             found = opened.read(100).startswith(POINTERS)
@@ -63,7 +63,7 @@ def refuse_pointer(file: Path) -> None:
 
 
 def refuse_pickles(folder: Path, pickled: Sequence[Path], *, allowed: bool) -> None:
-    """Raise ModelError where pickles, the only weights in a folder, are Git LFS pointers, or may not be opened."""
+    """Raise ModelError if pickles, the only weights in a folder, are Git LFS pointers or not allowed."""
     for file in pickled:
         refuse_pointer(file)
     if pickled and not allowed:
@@ -74,35 +74,35 @@ def refuse_pickles(folder: Path, pickled: Sequence[Path], *, allowed: bool) -> N
 
 
 def refuse_code(folder: Path) -> None:
-    """Raise ModelError where a component's folder names code, files outside of it, or is not made of plain files."""
+    """Raise ModelError if a component's folder refers to code or to files outside it, or has irregular files."""
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
         if not (file.is_file() or file.is_dir()) and os.path.lexists(file):
             raise ModelError(f"{file}: not a regular file" + (" (a broken link)" if file.is_symlink() else ""))
         if file.name == "adapter_config.json":
-            raise ModelError(f"{file}: adapters name weights of another repository; merge them into the model first")
+            raise ModelError(f"{file}: adapters need weights of another repository; merge them into the model first")
         if file.name.endswith(".index.json") or ".index." in file.name:
             refuse_index(file)
         elif file.name.endswith("config.json"):
-            refuse_words(read_json(file), file)
+            refuse_code_in(read_json(file), file)
         elif file.is_file() and file.suffix in (".json", ".model", ".txt"):
             refuse_pointer(file)
 
 
-def refuse_words(config: Any, file: Path) -> None:
-    """Raise ModelError where a configuration names code or files elsewhere, at any depth."""
+def refuse_code_in(config: Any, file: Path) -> None:
+    """Raise ModelError if a configuration refers, at any depth, to code or to files outside its folder."""
     for key, value in _entries(config):
-        if key in CODE_WORDS and value:
+        if key in CODE_KEYS and value:
             raise ModelError(f"{file}: {key} names code, and code that comes with a model is not run")
         if not isinstance(value, str):
             continue
         if key.endswith("_implementation") and "/" in value:
-            raise ModelError(f"{file}: {key} names code of {value!r}, and code of a repository is not run")
+            raise ModelError(f"{file}: {key} names code in {value!r}, and code from a repository is not run")
         if key == "transformers_weights" and not _is_inside(value):
-            raise ModelError(f"{file}: {key} names {value!r}, which is not a safetensors file of its folder")
+            raise ModelError(f"{file}: {key} names {value!r}, which is not a safetensors file in its folder")
 
 
 def _entries(config: Any) -> Iterator[tuple[str, Any]]:
-    """Every key and value of nested mappings and lists; not recursive, since depth is the file's choice."""
+    """Yield every key and value of nested mappings and lists; iterative, since a file may nest arbitrarily deep."""
     waiting = [config]
     while waiting:
         found = waiting.pop()
@@ -114,10 +114,10 @@ def _entries(config: Any) -> Iterator[tuple[str, Any]]:
 
 
 def refuse_index(file: Path, ending: str | None = None) -> list[str]:
-    """The files that an index of weights in pieces names.
+    """Return the files listed in an index of sharded weights.
 
     Raises:
-        ModelError: it names files elsewhere, or, for safetensors, files that are not safetensors.
+        ModelError: not an index, or it lists files outside its folder or with another ending.
     """
     files = read_json(file).get("weight_map")
     if not isinstance(files, dict) or not files or not all(isinstance(name, str) for name in files.values()):
@@ -125,27 +125,27 @@ def refuse_index(file: Path, ending: str | None = None) -> list[str]:
     ending = ending or (".bin" if ".bin.index" in file.name else ".safetensors")
     for name in dict.fromkeys(files.values()):
         if not _is_inside(name, ending):
-            raise ModelError(f"{file} names {name!r}, which is not a {ending.lstrip('.')} file of its folder")
+            raise ModelError(f"{file} names {name!r}, which is not a {ending.lstrip('.')} file in its folder")
     return list(dict.fromkeys(files.values()))
 
 
 def _is_inside(name: str, ending: str = ".safetensors") -> bool:
-    """Whether a name is that of a file in the folder, with this ending, and no path."""
+    """Return True if a name is a plain file name with this ending, without any path."""
     return name.endswith(ending) and PurePosixPath(name).name == name and not set(name) & set("\\:\0")
 
 
 @contextmanager
 def closed_prompt() -> Iterator[None]:
-    """Without the question on the terminal whether a repository's code may be run: transformers takes it for a no."""
+    """Suppress transformers' terminal prompt for running a repository's code; it is then treated as declined."""
     try:
-        from transformers import dynamic_module_utils as theirs  # transformers takes seconds to import
+        from transformers import dynamic_module_utils  # transformers takes seconds to import
     except ImportError:
         yield
         return
-    before = getattr(theirs, "TIME_OUT_REMOTE_CODE", None)
-    theirs.TIME_OUT_REMOTE_CODE = 0
+    before = getattr(dynamic_module_utils, "TIME_OUT_REMOTE_CODE", None)
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0
     try:
         yield
     finally:
         if before is not None:
-            theirs.TIME_OUT_REMOTE_CODE = before
+            dynamic_module_utils.TIME_OUT_REMOTE_CODE = before

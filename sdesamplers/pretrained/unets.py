@@ -1,4 +1,4 @@
-"""The diffusers adapter: a UNet2DModel and its scheduler's configuration as a `Model`."""
+"""Pixel-space UNets of diffusers as models: a UNet2DModel and its scheduler's configuration."""
 
 from __future__ import annotations
 
@@ -19,22 +19,24 @@ from ..models.clipping import Clip, ClipLike
 from ..models.conditions import cloned
 from ..processes.scalars import Scalar
 from .conventions import Convention, timesteps_for, without_variance
-from .quiet import in_dtype, quiet_loading, warn_of_unknown_words
+from .quiet import in_dtype, quiet_loading, warn_of_unknown_keys
 from .trust import read_json, refuse_pickles, refuse_pointer
 
 
 class DiffusersModel(Model):
-    """A UNet2DModel at fractional timesteps.
+    """A UNet2DModel as a `Model`, evaluated at fractional timesteps.
 
     Args:
         unet: the network, on its device and in its dtype.
-        convention: its process, and how it is asked.
-        num_classes: how many labels it takes; 0 for unconditional ones.
-        round_timesteps: ask at whole timesteps, as most schedulers do, instead of at the exact ones.
-        condition: labels used where a call gives none.
+        convention: its process, network time and prediction type.
+        shape: (channels, height, width) of one sample.
+        name, revision: for records.
+        num_classes: the number of class labels; 0 for an unconditional network.
+        condition: default labels for calls without a condition.
         null_condition: the label that means "no label", for classifier-free guidance.
+        round_timesteps: evaluate at integer timesteps, as most schedulers do, instead of at exact ones.
         autocast: a factory of the mixed-precision context.
-        clip: bounds of x0; by default the convention's own, False for none.
+        clip: bounds of x0; by default those of the convention, False for none.
     """
 
     pure = True
@@ -88,13 +90,13 @@ class DiffusersModel(Model):
             return super().condition_for(condition, count)
         if condition is None:
             raise UsageError(
-                f"model {self.name!r} is class-conditional: give {{condition}}, a label from 0 to "
+                f"model {self.name!r} is class-conditional: pass {{condition}}, a label from 0 to "
                 f"{self.num_classes - 1}",
                 arguments={"condition": "condition="},
             )
         labels = class_labels(condition, self.num_classes)
         if labels.shape not in ((1,), (count,)):
-            raise UsageError(f"condition must be one label or {count}, one a sample, not {labels.size}")
+            raise UsageError(f"condition must be one label or {count}, one per sample, not {labels.size}")
         return torch.from_numpy(np.broadcast_to(labels, (count,)).astype(np.int64)).to(self.device)
 
     def unconditional(self, count: int) -> Any:
@@ -102,7 +104,7 @@ class DiffusersModel(Model):
             return super().unconditional(count)
         if self.null_condition is None:
             raise UsageError(
-                f"guidance needs to know which label means none to model {self.name!r}; load it with "
+                f"guidance needs the label that means 'no label' to model {self.name!r}; load it with "
                 "{null_condition}",
                 arguments={"null_condition": "null_condition="},
             )
@@ -110,10 +112,10 @@ class DiffusersModel(Model):
 
 
 def class_labels(condition: Any, classes: int) -> np.ndarray:
-    """A user's labels as a vector of whole numbers.
+    """Return a user's labels as an integer vector.
 
     Raises:
-        UsageError: they are not labels from 0 to `classes` - 1.
+        UsageError: not labels from 0 to `classes` - 1.
     """
     try:
         labels = np.atleast_1d(np.asarray(condition.cpu() if isinstance(condition, Tensor) else condition))
@@ -125,7 +127,7 @@ def class_labels(condition: Any, classes: int) -> np.ndarray:
 
 
 def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allow_pickle: bool) -> Any:
-    """UNet2DModel.from_pretrained, with its failures in one line each."""
+    """Load a UNet with UNet2DModel.from_pretrained; every failure is a one-line ModelError."""
     from diffusers import UNet2DModel  # diffusers takes seconds to import
 
     stem = "diffusion_pytorch_model" + (f".{variant}" if variant else "")
@@ -140,7 +142,7 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allo
     try:
         for file in folder.glob(f"{stem}*.safetensors"):
             refuse_pointer(file)
-            with safe_open(file, "pt"):  # checks the header and the length; diffusers hides why it failed
+            with safe_open(file, "pt"):  # checks header and length; diffusers would hide the reason of a failure
                 pass
         with quiet_loading():
             unet, report = UNet2DModel.from_pretrained(
@@ -160,5 +162,5 @@ def load_unet(folder: Path, variant: str | None, dtype: torch.dtype | None, allo
     if report["missing_keys"]:
         some = ", ".join(sorted(report["missing_keys"])[:3])
         raise ModelError(f"{folder}: {len(report['missing_keys'])} weights are missing from the file ({some}, ...)")
-    warn_of_unknown_words(UNet2DModel, read_json(folder / "config.json"), folder)
+    warn_of_unknown_keys(UNet2DModel, read_json(folder / "config.json"), folder)
     return unet

@@ -11,8 +11,8 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 
 from ..errors import UsageError
 from ..pretrained.configuration import class_of, defaults_of
-from ..pretrained.saved_words import KEY, OURS, own_part, trained_part
-from ..pretrained.scheduler_words import WORDS
+from ..pretrained.saved_keys import KEY, OURS, own_part, trained_part
+from ..pretrained.scheduler_keys import KEYS
 
 ANSWERS = {
     *("prediction_type", "clip_sample", "clip_sample_range", "clip_denoised"),
@@ -124,8 +124,8 @@ def split_words(words: dict[str, Any], ours: set[str], trained: Mapping[str, Any
     kind = class_of(trained)
     known = defaults_of(kind)
     found: dict[str, Any] = {}
-    for word in [word for word in words if word not in ours and word in WORDS]:
-        row, value = WORDS[word], words[word]
+    for word in [word for word in words if word not in ours and word in KEYS]:
+        row, value = KEYS[word], words[word]
         write = f"; write {row.write}" if row.write else ""
         if row.role == "solver":
             raise UsageError(

@@ -17,7 +17,7 @@ from ..models.clipping import Clip, ClipLike
 from ..path.noise import check_seed
 from ..pretrained.configuration import completed
 from ..pretrained.conventions import convention_of, with_shift
-from ..pretrained.saved_words import KEY, trained_part
+from ..pretrained.saved_keys import KEY, trained_part
 from ..processes.schedules import EDM, VE, RectifiedFlow
 from ..processes.table import DiscreteVP
 from ..public import public

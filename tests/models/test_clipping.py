@@ -130,7 +130,7 @@ def test_what_a_configuration_says_of_x0(config, clip):
     "config", [{"clip_sample_range": -1.0}, {"thresholding": True, "dynamic_thresholding_ratio": 1.2}]
 )
 def test_bounds_that_mean_nothing_are_refused(config):
-    with pytest.raises(sds.ModelError, match="DDPMScheduler configuration is broken"):
+    with pytest.raises(sds.ModelError, match="DDPMScheduler configuration is invalid"):
         sds.Scheduler.from_config({"_class_name": "DDPMScheduler", **config}, "ddim")
 
 

@@ -17,7 +17,7 @@ from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from diffusers.utils import logging as diffusers_logging
 
 import sdesamplers as sds
-from sdesamplers.pretrained.configuration import MakersGrid, completed, grid_of
+from sdesamplers.pretrained.configuration import GridSettings, completed, grid_of
 from sdesamplers.pretrained.conventions import convention_of
 
 
@@ -34,27 +34,27 @@ def test_a_configuration_is_completed_with_its_classs_defaults():
 @pytest.mark.parametrize(
     ("config", "grid"),
     [
-        ({"_class_name": "DDIMScheduler"}, MakersGrid("DDIMScheduler", spacing="leading", set_alpha_to_one=True)),
+        ({"_class_name": "DDIMScheduler"}, GridSettings("DDIMScheduler", spacing="leading", set_alpha_to_one=True)),
         (
             {"_class_name": "PNDMScheduler", "steps_offset": 1, "num_train_timesteps": 500},
-            MakersGrid("PNDMScheduler", 500, "leading", 1, set_alpha_to_one=False),
+            GridSettings("PNDMScheduler", 500, "leading", 1, set_alpha_to_one=False),
         ),
         (
             {"_class_name": "DPMSolverMultistepScheduler", "use_karras_sigmas": True, "lambda_min_clipped": -5.1},
-            MakersGrid("DPMSolverMultistepScheduler", spacing="linspace", sigmas="karras", lambda_min=-5.1),
+            GridSettings("DPMSolverMultistepScheduler", spacing="linspace", sigmas="karras", lambda_min=-5.1),
         ),
         (
             {"_class_name": "EDMEulerScheduler", "sigma_schedule": "exponential", "final_sigmas_type": "sigma_min"},
-            MakersGrid("EDMEulerScheduler", 1000, None, 0, "exponential", 7.0, 0.002, 80.0, "sigma_min"),
+            GridSettings("EDMEulerScheduler", 1000, None, 0, "exponential", 7.0, 0.002, 80.0, "sigma_min"),
         ),
         (
             {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift_terminal": 0.1},
-            MakersGrid("FlowMatchEulerDiscreteScheduler", shift_terminal=0.1),
+            GridSettings("FlowMatchEulerDiscreteScheduler", shift_terminal=0.1),
         ),
         # words that another class has left behind
         (
             {"_class_name": "PNDMScheduler", "use_karras_sigmas": True},
-            MakersGrid("PNDMScheduler", 1000, "leading", 0, set_alpha_to_one=False),
+            GridSettings("PNDMScheduler", 1000, "leading", 0, set_alpha_to_one=False),
         ),
     ],
 )
@@ -67,8 +67,8 @@ def test_what_a_configuration_says_of_its_grid(config, grid):
     ("words", "message"),
     [
         ({"use_karras_sigmas": True, "use_beta_sigmas": True}, "one kind of sigmas|[Oo]nly one"),
-        ({"timestep_spacing": "trailling"}, "timestep_spacing must be 'linspace', 'leading', 'trailing'"),
-        ({"final_sigmas_type": "one"}, "final_sigmas_type must be 'zero', 'sigma_min'"),
+        ({"timestep_spacing": "trailling"}, "timestep_spacing must be one of 'linspace', 'leading', 'trailing'"),
+        ({"final_sigmas_type": "one"}, "final_sigmas_type must be one of 'zero', 'sigma_min'"),
     ],
 )
 def test_a_grid_that_means_nothing_is_refused(words, message):
@@ -133,9 +133,9 @@ OTHERS: dict[str, dict[str, Any]] = {
 
 IMPOSSIBLE: dict[str, tuple[dict[str, Any], str]] = {
     "tokens": ({"_class_name": "AmusedScheduler", "masking_schedule": "cosine"}, "unmasks tokens"),
-    "VQ diffusion": ({"_class_name": "VQDiffusionScheduler", "num_vec_classes": 4097}, "no score to follow"),
+    "VQ diffusion": ({"_class_name": "VQDiffusionScheduler", "num_vec_classes": 4097}, "no score"),
     "Wuerstchen": ({"_class_name": "DDPMWuerstchenScheduler", "s": 0.008, "scaler": 1.0}, "its pipeline scales"),
-    "flow map": ({"_class_name": "FlowMapEulerDiscreteScheduler", "shift": 5.0}, "told two times"),
+    "flow map": ({"_class_name": "FlowMapEulerDiscreteScheduler", "shift": 5.0}, "receives two times"),
     "MiniMax": ({"_class_name": "MiniMaxH3Scheduler", "shift": 3.0}, "its process is unknown"),
     "a copy of a class": ({"_class_name": DPM, "beta_schedule": "cosine"}, "cosine is not implemented"),
     "several resolutions": ({"_class_name": "FlowMatchLCMScheduler", "scale_factors": [1, 2]}, "several resolutions"),

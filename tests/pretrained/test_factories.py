@@ -64,7 +64,7 @@ def test_options_are_passed_to_it(file):
     assert sds.load(f"{file}:build", device="cpu").device == torch.device("cpu")
     with pytest.raises(sds.UsageError, match="dtype"):
         sds.load(f"{file}:build", dtype="bfloat16")
-    with pytest.raises(sds.UsageError, match="made already and takes no device"):
+    with pytest.raises(sds.UsageError, match="is an object and takes no device"):
         sds.load(f"{file}:ready", device="cpu")
 
 
@@ -73,7 +73,7 @@ def test_options_are_passed_to_it(file):
     [
         ("buidl", sds.UnknownNameError, "defines no 'buidl'; did you mean 'build'"),
         ("number", sds.UsageError, "is int; it must be a function"),
-        ("network", sds.ModelError, r"returned Linear, and must return a Model; wrap a network by sds.wrap"),
+        ("network", sds.ModelError, r"returned Linear, but must return a Model; wrap a network with sds.wrap"),
         ("needy", sds.UsageError, "missing a required argument: 'size'"),
         ("broken", sds.ModelError, r"ZeroDivisionError: nothing to divide by \(factory_of_tests.py, line \d+\)"),
         ("leaves", sds.ModelError, "SystemExit: 3"),
@@ -95,7 +95,7 @@ def test_a_file_alone_is_not_enough(file):
 
 
 def test_a_network_in_place_of_a_model_is_told_of_wrap():
-    with pytest.raises(sds.UsageError, match="not Linear; wrap makes one of a network"):
+    with pytest.raises(sds.UsageError, match=r"not Linear; wrap\(network, ...\) makes one from a network"):
         sds.sample(torch.nn.Linear(2, 2), "euler", steps=2)
 
 

@@ -422,7 +422,7 @@ def test_a_missing_folder() -> None:
 
 def test_an_empty_folder(tmp_path: Path) -> None:
     message = refusal(tmp_path)
-    assert "holds nothing" in message
+    assert "contains nothing" in message
     assert "supported are" in message
 
 
@@ -593,7 +593,7 @@ def test_only_networks_are_tuned() -> None:
     from sdesamplers.pretrained.loading import tuned
     from sdesamplers.pretrained.options import LoadOptions
 
-    with pytest.raises(UsageError, match="compile and channels_last are for networks, and 'mixture' has none"):
+    with pytest.raises(UsageError, match="compile and channels_last apply to networks, and 'mixture' has none"):
         tuned(sds.grid_mixture(sds.VP()), LoadOptions(compile=True))
 
 

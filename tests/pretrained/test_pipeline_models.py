@@ -252,7 +252,7 @@ def test_encoding_undoes_the_decoders_scaling(name: str) -> None:
     module = model._coder().module
     raw = module.encode(pictures, return_dict=False)[0]
     raw = raw.mode() if hasattr(raw, "latent_dist") or not torch.is_tensor(raw) else raw
-    torch.testing.assert_close(model._coder().restored(latents), raw, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model._coder().from_network(latents), raw, rtol=1e-5, atol=1e-5)
 
 
 def test_encoding_is_image_to_images_without_its_noise() -> None:
@@ -409,7 +409,7 @@ def test_batches_and_conditions_of_earlier_results() -> None:
     torch.testing.assert_close(first.samples, again.samples, rtol=1e-4, atol=1e-3)
     default = sds.sample(model_of("sdxl", prompt=prompts), "heun", **words)
     torch.testing.assert_close(first.samples, default.samples, rtol=0, atol=0)
-    with pytest.raises(UsageError, match="3 samples, and there are 2"):
+    with pytest.raises(UsageError, match="3 samples, but there are 2"):
         model.condition_for(first.condition, 2)
 
 
@@ -472,11 +472,11 @@ def test_parts_of_a_conditioning() -> None:
     assert len(whole) == 3
     for rows, words in ((slice(1, 3), ("b", "c")), (np.array([2, 0, 0]), ("c", "a", "a"))):
         cut = whole[rows]
-        assert cut.words == words
+        assert cut.labels == words
         for name, value in cut.tensors.items():
             torch.testing.assert_close(value, whole.tensors[name][rows], rtol=0, atol=0)
     joined = Conditioning.cat([whole[:1], whole[1:]])
-    assert joined.words == whole.words
+    assert joined.labels == whole.labels
     for name, value in joined.tensors.items():
         torch.testing.assert_close(value, whole.tensors[name], rtol=0, atol=0)
     with pytest.raises(UsageError, match="different models"):
@@ -536,7 +536,7 @@ def test_other_kinds_are_refused_with_a_list_of_what_is_supported(name: str) -> 
 
 @pytest.mark.parametrize("name", ["stable-diffusion-inpaint-9", "instruct-pix2pix", "sdxl-inpaint-9"])
 def test_networks_that_want_more_than_latents_are_refused(name: str) -> None:
-    with pytest.raises(ModelError, match="pictures beside them"):
+    with pytest.raises(ModelError, match="images besides them"):
         sds.from_pipeline(tiny.BUILDERS[name]())
 
 
@@ -557,7 +557,7 @@ def test_networks_that_are_told_more_than_text_are_refused() -> None:
 
 
 def test_a_control_net_is_left_out_and_said_to_be() -> None:
-    with pytest.warns(UserWarning, match="the controlnet is not asked"):
+    with pytest.warns(UserWarning, match="the controlnet is not used"):
         model = sds.from_pipeline(tiny.BUILDERS["stable-diffusion-controlnet"](), **SMALL)
     x = torch.zeros(1, *model.shape)
     plain = model_of("stable-diffusion")
@@ -574,7 +574,7 @@ def test_a_control_net_is_left_out_and_said_to_be() -> None:
         ("flux", {"embedded_guidance": float("nan")}, "finite"),
         ("stable-diffusion", {"prompt": "a", "condition": "b"}, "one of them"),
         ("dit", {"prompt": "a"}, "takes no prompt"),
-        ("dit", {"negative_prompt": "a"}, "negative_prompt applies to kinds with text"),
+        ("dit", {"negative_prompt": "a"}, "negative_prompt applies to text-conditioned kinds"),
         ("stable-diffusion", {"null_condition": 3}, "null_condition"),
         ("stable-diffusion", {"zero_snr": True}, "zero_snr needs"),
         ("stable-diffusion", {"prompt": "a", "encode_options": {"wave": 3}}, "takes no wave"),
@@ -612,10 +612,10 @@ def test_loading_a_folder(saved: dict[str, Path], name: str) -> None:
     assert model.shape == reference.shape
 
 
-def test_words_of_load(saved: dict[str, Path]) -> None:
+def test_options_of_load(saved: dict[str, Path]) -> None:
     model = sds.load(saved["sd3"], dtype="bf16", size=(16, 32), prompt="a", negative_prompt="b", device="cpu")
     assert (model.dtype, model.shape) == (torch.bfloat16, (4, 8, 16))
-    assert model.unconditional(1).words == ("b",)
+    assert model.unconditional(1).labels == ("b",)
     with pytest.raises(UsageError, match="multiple of 4"):
         sds.load(saved["sd3"], size=17)
     with pytest.raises(UsageError, match="negative_prompt applies"):
@@ -694,7 +694,7 @@ def test_configurations_are_judged_before_weights(saved: dict[str, Path], tmp_pa
     for file in folder.rglob("*.safetensors"):
         file.unlink()
     for file, change, words in (
-        (folder / "unet" / "config.json", {"in_channels": 9}, "pictures beside them"),
+        (folder / "unet" / "config.json", {"in_channels": 9}, "images besides them"),
         (folder / "model_index.json", {"scheduler": ["diffusers", "VQDiffusionScheduler"]}, "tokens"),
     ):
         kept = file.read_text()

@@ -62,7 +62,7 @@ def test_what_a_network_leaves_out_is_said_once(tmp_path: Path, remarks: list[st
     _, found = loaded(folder)
     said = [text for text in found if "num_head_channels" in text]
     assert len(said) == 1
-    assert "leaves them out" in said[0]
+    assert "ignores them" in said[0]
     assert "resolution" not in said[0]
     assert not any("num_head_channels" in text for text in remarks)
 

@@ -62,7 +62,7 @@ def test_a_scheduler_of_its_own_comes_first_and_folders_that_are_no_pipelines_ar
 
 
 def test_a_folder_of_checkpoints_says_which_networks_it_holds(folder: Path) -> None:
-    with pytest.raises(sds.ModelError, match="its folders unet and unet_ema hold networks; load one of them"):
+    with pytest.raises(sds.ModelError, match="its folders unet and unet_ema contain networks; load one of them"):
         sds.load(folder / "checkpoint-500")
 
 

@@ -219,9 +219,9 @@ def test_code_in_the_place_of_a_network_of_pixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("place", "words", "match"),
     [
-        ("text_encoder", {"attn_implementation": "somebody/kernel"}, "code of a repository is not run"),
-        ("text_encoder", {"transformers_weights": "../../other.safetensors"}, "not a safetensors file of its folder"),
-        ("text_encoder", {"transformers_weights": "weights.bin"}, "not a safetensors file of its folder"),
+        ("text_encoder", {"attn_implementation": "somebody/kernel"}, "code from a repository is not run"),
+        ("text_encoder", {"transformers_weights": "../../other.safetensors"}, "not a safetensors file in its folder"),
+        ("text_encoder", {"transformers_weights": "weights.bin"}, "not a safetensors file in its folder"),
         ("text_encoder", {"custom_generate": "generate.py"}, "names code"),
     ],
 )
@@ -232,7 +232,7 @@ def test_words_that_lead_elsewhere(copy: Path, place: str, words: dict[str, Any]
 
 def test_adapters_of_other_repositories(copy: Path) -> None:
     (copy / "text_encoder" / "adapter_config.json").write_text('{"base_model_name_or_path": "somebody/model"}')
-    refused(copy, "adapters name weights of another repository")
+    refused(copy, "adapters need weights of another repository")
 
 
 # Indices and pointers
@@ -246,7 +246,7 @@ def test_an_index_names_safetensors_of_its_folder(copy: Path, tmp_path: Path, pl
     folder = save_pipeline(tmp_path / "plain") if plain else copy
     index = folder / "unet" / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"metadata": {}, "weight_map": {"conv_in.weight": name}}))
-    assert repr(name) in refused(folder, "which is not a safetensors file of its folder")
+    assert repr(name) in refused(folder, "which is not a safetensors file in its folder")
     refused(folder, "which is not a safetensors file", allow_pickle=True)
 
 
@@ -342,31 +342,31 @@ def without_scheduler(folder: Path) -> None:
 KL = ["diffusers", "AutoencoderKLTemporalDecoder"]
 BEFORE_WEIGHTS: list[tuple[str, Callable[[Path], None], str]] = [
     ("ldm", super_resolution, "6 channels"),
-    ("ldm", set_config("unet", num_class_embeds=10), "conditioned on labels"),
-    ("ldm", set_config("vqvae", latent_channels=7), "pictures beside them"),
+    ("ldm", set_config("unet", num_class_embeds=10), "takes class labels"),
+    ("ldm", set_config("vqvae", latent_channels=7), "images besides them"),
     ("sdxl", refiner, "SDXL's refiner"),
-    ("stable-diffusion", set_config("unet", in_channels=9), "pictures beside them"),
-    ("stable-diffusion", set_config("unet", in_channels=8), "pictures beside them"),
-    ("stable-diffusion", set_config("unet", in_channels=5), "pictures beside them"),
-    ("stable-diffusion", set_config("unet", in_channels=7, num_class_embeds=1000), "pictures beside them"),
+    ("stable-diffusion", set_config("unet", in_channels=9), "images besides them"),
+    ("stable-diffusion", set_config("unet", in_channels=8), "images besides them"),
+    ("stable-diffusion", set_config("unet", in_channels=5), "images besides them"),
+    ("stable-diffusion", set_config("unet", in_channels=7, num_class_embeds=1000), "images besides them"),
     ("stable-diffusion", set_config("unet", num_class_embeds=1000), "num_class_embeds"),
     ("stable-diffusion", set_config("unet", class_embed_type="projection"), "class_embed_type"),
     ("stable-diffusion", set_config("unet", addition_embed_type="image"), "addition_embed_type"),
-    ("stable-diffusion", set_config("unet", cross_attention_dim=1024), "text 1024 wide"),
-    ("stable-diffusion", set_config("unet", down_block_types=["NoSuchBlock2D"] * 2), "can be built"),
-    ("stable-diffusion", set_config("vae", out_channels=6), "no pictures"),
+    ("stable-diffusion", set_config("unet", cross_attention_dim=1024), "text of width 1024"),
+    ("stable-diffusion", set_config("unet", down_block_types=["NoSuchBlock2D"] * 2), "can be constructed"),
+    ("stable-diffusion", set_config("vae", out_channels=6), "not images"),
     ("stable-diffusion", set_index(vae=KL), "AutoencoderKLTemporalDecoder"),
     ("stable-diffusion", set_index(vae=["diffusers", "AutoencoderKLWan"]), "AutoencoderKLWan"),
     ("stable-diffusion", set_index(motion_adapter=["diffusers", "MotionAdapter"]), "supported are"),
-    ("stable-diffusion", set_index(_class_name="NoSuchPipeline"), "unknown to diffusers"),
-    ("stable-diffusion", set_index(_class_name="UNet2DModel"), "unknown to diffusers"),
+    ("stable-diffusion", set_index(_class_name="NoSuchPipeline"), "has no pipeline class"),
+    ("stable-diffusion", set_index(_class_name="UNet2DModel"), "has no pipeline class"),
     ("stable-diffusion", set_index(_class_name="KandinskyV22CombinedPipeline"), "several repositories"),
-    ("stable-diffusion", set_index(scheduler=None), "names no scheduler"),
-    ("stable-diffusion", set_index(tokenizer=None), "names no tokenizer"),
+    ("stable-diffusion", set_index(scheduler=None), "lacks scheduler"),
+    ("stable-diffusion", set_index(tokenizer=None), "lacks tokenizer"),
     ("stable-diffusion", without_scheduler, "no scheduler_config.json"),
     ("stable-diffusion", set_index(scheduler=["diffusers", "VQDiffusionScheduler"]), "tokens"),
     ("stable-diffusion", set_index(scheduler=["diffusers", "NoSuchScheduler"]), "NoSuchScheduler"),
-    ("stable-diffusion", set_scheduler(beta_schedule="no-such"), "broken"),
+    ("stable-diffusion", set_scheduler(beta_schedule="no-such"), "configuration is invalid"),
     ("stable-diffusion", set_index(text_encoder=["transformers", "NoSuchModel"]), "supported are"),
     ("stable-diffusion", set_index(unet=["diffusers", "UNetSpatioTemporalConditionModel"]), "supported are"),
     ("stable-diffusion", set_index(text_encoder=None), "supported are"),
@@ -399,7 +399,7 @@ def test_refusals_come_before_weights(
         ("unet/config.json", {"in_channels": 6}, "6 input channels"),
         ("unet/config.json", {"class_embed_type": "identity"}, "not on labels"),
         ("unet/config.json", {"sample_size": 7}, "multiples of"),
-        ("unet/config.json", {"down_block_types": ["NoSuch"] * 2}, "can be built"),
+        ("unet/config.json", {"down_block_types": ["NoSuch"] * 2}, "can be constructed"),
         ("unet/config.json", {"block_out_channels": 3}, "block_out_channels"),
         ("model_index.json", {"scheduler": ["diffusers", "KarrasVeScheduler"]}, "not supported"),
         ("model_index.json", {"unet": ["diffusers", "UNet1DModel"]}, "supported are"),

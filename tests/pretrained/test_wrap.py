@@ -300,13 +300,13 @@ def third(x, t, y):
 
 
 ERRORS = {
-    "no table": (Ddpm(), {}, "one of betas=, alphas_cumprod= and process=, not none"),
-    "two tables": (Ddpm(), {"betas": BETAS, "process": sds.VP()}, "not betas and process"),
+    "no table": (Ddpm(), {}, "one of betas=, alphas_cumprod= and process=; given: none"),
+    "two tables": (Ddpm(), {"betas": BETAS, "process": sds.VP()}, "given: betas and process"),
     "alphas_cumprod as betas": (Ddpm(), {"betas": KEPT}, "are they alphas_cumprod?"),
     "betas as alphas_cumprod": (Ddpm(), {"alphas_cumprod": BETAS}, r"numpy.cumprod\(1 - betas\)"),
     "alphas": (Ddpm(), {"alphas_cumprod": 1 - BETAS}, r"np.cumprod\(alphas\)"),
     "words as betas": (Ddpm(), {"betas": ["a"]}, "betas must be a list of numbers"),
-    "no prediction": (Ddpm(), {"process": sds.VP()}, "prediction= says what the network predicts on VP"),
+    "no prediction": (Ddpm(), {"process": sds.VP()}, "prediction= is required on VP; it is what the network predicts"),
     "a wrong prediction": (Ddpm(), {"betas": BETAS, "prediction": "epsilom"}, "did you mean 'epsilon'"),
     "timesteps": (Ddpm(), {"betas": BETAS, "timesteps": "integer"}, "'int' or 'float', not 'integer'"),
     "clock": (Ddpm(), {"betas": BETAS, "clock": -1}, "clock must be a positive number"),
@@ -333,9 +333,9 @@ def test_what_does_not_fit_is_said(name):
 
 
 def test_a_shape_is_needed():
-    with pytest.raises(sds.UsageError, match=r"shape= is the shape of one sample"):
+    with pytest.raises(sds.UsageError, match=r"shape= is required: the shape of one sample"):
         sds.wrap(Ddpm(), betas=BETAS)
-    with pytest.raises(sds.UsageError, match="whole numbers"):
+    with pytest.raises(sds.UsageError, match="positive integers"):
         sds.wrap(Ddpm(), "3x32", betas=BETAS)
 
 

@@ -107,8 +107,8 @@ def test_every_other_kind_that_has_a_score(name, tmp_path):
     [
         ("AmusedScheduler", "unmasks tokens"),
         ("VQDiffusionScheduler", "diffuses over tokens"),
-        ("DDPMWuerstchenScheduler", "its pipeline scales by itself"),
-        ("FlowMapEulerDiscreteScheduler", "told two times"),
+        ("DDPMWuerstchenScheduler", "its pipeline scales itself"),
+        ("FlowMapEulerDiscreteScheduler", "receives two times"),
         ("HeliosScheduler", "several resolutions"),
         ("KarrasVeScheduler", "removed its pipeline"),
         ("NoSuchScheduler", "which diffusers .* lacks"),

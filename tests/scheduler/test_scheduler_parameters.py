@@ -17,7 +17,7 @@ import sdesamplers as sds
 from sdesamplers.pretrained.configuration import WITHOUT_TORCHSDE, defaults_of
 from sdesamplers.pretrained.conventions import REFUSED, convention_of, with_shift
 from sdesamplers.pretrained.pipelines.base import mu_for
-from sdesamplers.pretrained.scheduler_words import IN_CLASS, WORDS, word_of
+from sdesamplers.pretrained.scheduler_keys import IN_CLASS, KEYS, key_of
 
 NO_TABLE = ("MiniMaxH3Scheduler", "PiflowScheduler", "RFD4ProteinaScheduler")
 """Refused by name, since they have neither a table nor a convention."""
@@ -55,12 +55,12 @@ PAIRS = [(kind, word) for kind in supported() for word in sorted(parameters(kind
 def test_every_parameter_has_a_row():
     """A parameter that diffusers adds fails here, until somebody says what becomes of it."""
     assert len(PAIRS) > 350
-    assert [pair for pair in PAIRS if word_of(*pair) is None] == []
-    assert {word_of(*pair).role for pair in PAIRS} == {"model", "clip", "grid", "solver", "unused", "refused"}
+    assert [pair for pair in PAIRS if key_of(*pair) is None] == []
+    assert {key_of(*pair).role for pair in PAIRS} == {"model", "clip", "grid", "solver", "unused", "refused"}
 
 
 def test_rows_that_nothing_needs_any_more_are_taken_out():
-    assert set(WORDS) - {word for _, word in PAIRS} == set()
+    assert set(KEYS) - {word for _, word in PAIRS} == set()
     assert set(IN_CLASS) - set(PAIRS) == set()
 
 
@@ -172,7 +172,7 @@ def test_words_change_what_their_rows_say(kind):
     for word in sorted(parameters(kind) - {"kwargs"}):
         beside = {k: v for k, v in BESIDE.get(word, {}).items() if k in parameters(kind)}
         plain = {"_class_name": kind, **beside}
-        value, role = other(kind, word), word_of(kind, word).role
+        value, role = other(kind, word), key_of(kind, word).role
         if role == "refused":
             with pytest.raises(sds.ModelError, match=f"{kind}: {word}=.* is not supported: "):
                 convention_of({**plain, word: value})

@@ -1,4 +1,4 @@
-"""Whole diffusers pipelines as models: prompts and labels as conditions, latents as states, pictures from `decode`."""
+"""Whole diffusers pipelines as models: prompts or labels as conditions, latents as states, images from `decode`."""
 
 from .base import Conditioning, PipelineModel
 from .kinds import from_pipeline

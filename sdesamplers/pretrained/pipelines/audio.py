@@ -1,4 +1,4 @@
-"""Sound: Stable Audio."""
+"""Audio: Stable Audio."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .text import TextModel
 class StableAudio(TextModel):
     """Stable Audio (Evans et al. 2024): latents (C, L) of the full length; `decode` returns waveforms (N, channels, T).
 
-    Guidance leads away from zeros, as in its pipeline, or from a negative prompt.
+    The unconditional input of guidance is an embedding of zeros, as in its pipeline, or a negative prompt.
     """
 
     NETWORK: ClassVar[str] = "transformer"
@@ -23,7 +23,7 @@ class StableAudio(TextModel):
 
     def sides(self, height: int | None, width: int | None) -> tuple[int, ...]:
         if height is not None or width is not None:
-            raise UsageError(f"model {self.name!r} is one of sound, which has no height and width")
+            raise UsageError(f"model {self.name!r} generates audio, which has no height and width")
         config = self.pipe.vae.config
         hop = torch.tensor(config.downsampling_ratios).prod().item()
         return (int(self.network.config.sample_size * hop),)
@@ -34,14 +34,14 @@ class StableAudio(TextModel):
     def prepare(self) -> None:
         from diffusers.models.embeddings import get_1d_rotary_pos_embed  # diffusers takes seconds to import
 
-        # One place more than there are latents: the network puts the duration before them.
-        places = self.shape[1] + 1
+        # One position more than there are latents: the network prepends the duration.
+        positions = self.shape[1] + 1
         width = self.pipe.rotary_embed_dim
-        angles = get_1d_rotary_pos_embed(width, places, use_real=True, repeat_interleave_real=False)
+        angles = get_1d_rotary_pos_embed(width, positions, use_real=True, repeat_interleave_real=False)
         self._rotary = tuple(part.to(self.device) for part in angles)
 
     def _run_encoder(self, prompt: str | None, negative: bool) -> Sequence[Any]:
-        # Its encode_prompt returns both prompts in one batch, and a negative one is encoded like any other.
+        # Its encode_prompt returns both prompts in one batch; a negative prompt is encoded like any other.
         text = super()._run_encoder(prompt, negative=False)
         seconds = self.sizes[0] / self.pipe.vae.config.sampling_rate
         start, end = self.pipe.encode_duration(0.0, seconds, self.device, False, 1)
@@ -50,16 +50,16 @@ class StableAudio(TextModel):
             whole = torch.zeros_like(whole)
         return whole, torch.cat([start, end], 2)
 
-    def sort(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
+    def named_tensors(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
         return {"embeds": self.cast(encoded[0]), "duration": self.cast(encoded[1])}
 
     def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
-        told = condition.tensors
+        tensors = condition.tensors
         output: Tensor = self.network(
             x,
             timestep,
-            encoder_hidden_states=told["embeds"],
-            global_hidden_states=told["duration"],
+            encoder_hidden_states=tensors["embeds"],
+            global_hidden_states=tensors["duration"],
             rotary_embedding=self._rotary,
             return_dict=False,
         )[0]

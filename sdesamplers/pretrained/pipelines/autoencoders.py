@@ -1,4 +1,4 @@
-"""From latents to pictures and back, as the pipelines do it."""
+"""Conversion between latents and images, as in the pipelines."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from torch import Tensor
 
 
 class Autoencoder:
-    """A pipeline's autoencoder and the affine map between its latents and the network's.
+    """A pipeline's autoencoder, and the affine map between its latents and those of the denoising network.
 
-    The network's latents are z = scale (y - shift), for the autoencoder's y; with means m and deviations s of the
-    channels in its configuration, z = scale (y - m) / s.
+    The network's latents are z = scale (y - shift), where y are the autoencoder's latents; if its configuration has
+    means m and standard deviations s of the channels, z = scale (y - m) / s.
     """
 
     def __init__(self, module: Any) -> None:
@@ -29,33 +29,33 @@ class Autoencoder:
         vars(self).update(state, _lock=threading.Lock())
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Pictures (N, 3, H, W) of the network's latents."""
+        """Decode the network's latents to images (N, 3, H, W)."""
         with self._precise() as dtype:
-            return self.pictures(self.restored(latents.to(dtype)))
+            return self.decode_own(self.from_network(latents.to(dtype)))
 
     def encode(self, images: Tensor) -> Tensor:
-        """The network's latents of pictures."""
+        """Encode images to the network's latents."""
         with self._precise() as dtype:
-            return self.normalised(self.latents(images.to(dtype)))
+            return self.to_network(self.encode_own(images.to(dtype)))
 
-    def pictures(self, latents: Tensor) -> Tensor:
-        """The decoder's output for its own latents."""
+    def decode_own(self, latents: Tensor) -> Tensor:
+        """Return the decoder's output for the autoencoder's latents."""
         out: Tensor = self.module.decode(latents, return_dict=False)[0]
         return out
 
-    def latents(self, images: Tensor) -> Tensor:
-        """The encoder's latents, their mode where it gives a distribution."""
+    def encode_own(self, images: Tensor) -> Tensor:
+        """Return the encoder's latents; their mode, if it returns a distribution."""
         encoded = self.module.encode(images, return_dict=False)[0]
         out: Tensor = encoded.mode() if hasattr(encoded, "mode") and not isinstance(encoded, Tensor) else encoded
         return out
 
-    def restored(self, latents: Tensor) -> Tensor:
-        """The network's latents as the autoencoder knows them."""
+    def from_network(self, latents: Tensor) -> Tensor:
+        """Convert the network's latents to the autoencoder's."""
         scale, shift, spread = self._map(latents)
         return latents * spread / scale + shift
 
-    def normalised(self, latents: Tensor) -> Tensor:
-        """The autoencoder's latents as the network knows them."""
+    def to_network(self, latents: Tensor) -> Tensor:
+        """Convert the autoencoder's latents to the network's."""
         scale, shift, spread = self._map(latents)
         return (latents - shift) * scale / spread
 
@@ -70,7 +70,7 @@ class Autoencoder:
 
     @contextmanager
     def _precise(self) -> Iterator[torch.dtype]:
-        """The dtype to work in; autoencoders that overflow in half precision are made float32 for the time."""
+        """Yield the dtype to compute in; autoencoders that overflow in float16 are converted to float32 meanwhile."""
         dtype = self.module.dtype
         if dtype != torch.float16 or not self.module.config.get("force_upcast"):
             yield dtype
@@ -84,9 +84,9 @@ class Autoencoder:
 
 
 class Unscaled(Autoencoder):
-    """Kandinsky's MoVQ: latents as they are, and not quantised."""
+    """Kandinsky's MoVQ: latents are neither scaled nor quantised."""
 
-    def pictures(self, latents: Tensor) -> Tensor:
+    def decode_own(self, latents: Tensor) -> Tensor:
         out: Tensor = self.module.decode(latents, force_not_quantize=True, return_dict=False)[0]
         return out
 

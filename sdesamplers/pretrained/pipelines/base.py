@@ -1,4 +1,4 @@
-"""What all pipelines have in common: conditions by the sample, the network's call, and the way to pictures and back."""
+"""The common base of pipeline models: conditions per sample, the network's call, decoding and encoding."""
 
 from __future__ import annotations
 
@@ -29,45 +29,51 @@ from .autoencoders import Autoencoder
 
 @dataclass(frozen=True)
 class Conditioning:
-    """What a network is told beside state and time, for N samples.
+    """The inputs of a network besides state and time, for N samples.
 
     Attributes:
-        tensors: by name, each with the samples first (N, ...).
-        words: what was asked for, one a sample (a prompt or a label; None where nothing was).
+        tensors: the network's inputs by name, each (N, ...).
+        labels: the user's condition of each sample: a prompt or a class label; None for an unconditional sample, or
+            if the condition is an embedding.
     """
 
     tensors: Mapping[str, Tensor]
-    words: tuple[Any, ...]
+    labels: tuple[Any, ...]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        if "words" in state:  # the former name of `labels`, in pickles
+            state = {"tensors": state["tensors"], "labels": state["words"]}
+        vars(self).update(state)
 
     def __len__(self) -> int:
-        return len(self.words)
+        return len(self.labels)
 
     def __getitem__(self, rows: slice | np.ndarray) -> Conditioning:
-        """The part that belongs to some samples, a slice or an array of their numbers."""
-        words = self.words[rows] if isinstance(rows, slice) else tuple(self.words[k] for k in rows)
-        return Conditioning({name: value[rows] for name, value in self.tensors.items()}, words)
+        """Return the conditions of some samples, given by a slice or an array of indices."""
+        labels = self.labels[rows] if isinstance(rows, slice) else tuple(self.labels[k] for k in rows)
+        return Conditioning({name: value[rows] for name, value in self.tensors.items()}, labels)
 
     def cloned(self) -> Conditioning:
-        """The same in tensors of its own."""
-        return Conditioning({name: value.clone() for name, value in self.tensors.items()}, self.words)
+        """Return a copy with cloned tensors."""
+        return Conditioning({name: value.clone() for name, value in self.tensors.items()}, self.labels)
 
     def tolist(self) -> list[Any]:
-        """The words, for records."""
-        return list(self.words)
+        """Return the labels, for records."""
+        return list(self.labels)
 
     @classmethod
     def cat(cls, parts: Sequence[Conditioning]) -> Conditioning:
-        """Several batches' conditions as one batch's; a shorter sequence is padded where a mask says that it is.
+        """Concatenate conditions along the batch; if there is an attention mask, shorter sequences are zero-padded.
 
         Raises:
-            UsageError: they are of different models, or of lengths that cannot be told apart.
+            UsageError: conditions of different models, or sequences of different lengths without a mask.
         """
         names = list(parts[0].tensors)
         if any(list(part.tensors) != names for part in parts):
             raise UsageError("conditions of different models cannot be joined in one batch")
         masked = "attention_mask" in names
         joined = {name: _joined([part.tensors[name] for part in parts], masked) for name in names}
-        return cls(joined, tuple(word for part in parts for word in part.words))
+        return cls(joined, tuple(label for part in parts for label in part.labels))
 
 
 def _joined(values: list[Tensor], masked: bool) -> Tensor:
@@ -88,41 +94,42 @@ def _joined(values: list[Tensor], masked: bool) -> Tensor:
 
 @public
 class PipelineModel(Model):
-    """A loaded pipeline's network in latent space, with conditions and a decoder; made by `from_pipeline`.
+    """A loaded pipeline's denoising network in latent space, with conditions and a decoder; see `from_pipeline`.
 
-    The pipeline's networks stay as they are: they are put into evaluation mode for a run, and set back after it. The
-    pipeline's scheduler says how the network was trained and is not used otherwise.
+    The pipeline's networks are not modified; evaluation mode is set for a run and undone after it. The pipeline's
+    scheduler specifies how the network was trained, and is not used otherwise.
 
     Args:
         pipe: the pipeline, on its device and in its dtype.
-        height, width: of the pictures, in pixels; by default what the network was trained at.
-        condition: used where a call gives none.
-        negative_prompt: what guidance leads away from; the pipeline's own idea of nothing by default.
-        embedded_guidance: the guidance scale that a network distilled with guidance is told; the pipeline's default.
-        encode_options: more arguments of the pipeline's `encode_prompt`, such as clip_skip or max_sequence_length.
+        height, width: of the images, in pixels; by default the size that the network was trained at.
+        condition: default condition for calls without one.
+        negative_prompt: the prompt that guidance leads away from; by default the pipeline's own unconditional input.
+        embedded_guidance: the guidance scale that a guidance-distilled network takes as an input; by default that of
+            the pipeline.
+        encode_options: further arguments of the pipeline's `encode_prompt`, such as clip_skip or max_sequence_length.
         name, revision: for records.
-        round_timesteps: ask at whole timesteps, as most schedulers do, instead of at the exact ones.
-        zero_snr: rescale its table to zero terminal signal-to-noise ratio (Lin et al. 2024).
-        scheduler, prediction: how the network was trained, in place of what the pipeline's scheduler says.
+        round_timesteps: evaluate at integer timesteps, as most schedulers do, instead of at exact ones.
+        zero_snr: rescale the noise schedule to zero terminal signal-to-noise ratio (Lin et al. 2024).
+        scheduler, prediction: how the network was trained, in place of the pipeline's scheduler and prediction type.
         autocast: a factory of the mixed-precision context.
-        clip: bounds of x0; by default what the scheduler's configuration says, False for none.
+        clip: bounds of x0; by default those of the scheduler's configuration, False for none.
 
     Raises:
-        ModelError: the pipeline lacks what its kind needs.
-        UsageError: an argument that does not fit.
+        ModelError: the pipeline lacks a component that its kind needs, or its network needs further inputs.
+        UsageError: an invalid argument.
     """
 
     pure = True
     NETWORK: ClassVar[str] = "unet"
     AUTOENCODER: ClassVar[str] = "vae"
     AUTOENCODERS: ClassVar[tuple[str, ...]] = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
-    """diffusers' classes that can take the autoencoder's place."""
+    """The supported autoencoder classes of diffusers."""
 
     PATCH: ClassVar[int] = 1
-    """How many of the latents' channels and places the network's input joins in one: 4 for patches of 2x2."""
+    """Ratio of the network's input channels to latent channels: 4 for patches of 2x2."""
 
     GUIDED_BY_EMBEDDING: ClassVar[str | None] = None
-    """The argument of the pipeline's call that holds the embedded guidance, None where the kind has none."""
+    """The argument of the pipeline's call for the embedded guidance scale; None if the kind has none."""
 
     def __init__(
         self,
@@ -168,86 +175,86 @@ class PipelineModel(Model):
             self.condition_for(condition, count_of(condition))
             self._default = condition
 
-    # What a kind says of itself
+    # Overridden by the kinds of pipelines
 
     def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
-        """The network's raw output for its input x (N, *shape), timesteps (N,) and a condition of N samples."""
+        """Return the network's raw output for its input x (N, *shape), timesteps (N,) and a condition of N samples."""
         raise NotImplementedError
 
     @classmethod
     def refuse(cls, configs: Mapping[str, Mapping[str, Any]], name: str) -> None:
-        """Raise ModelError where a network wants more than state, time and condition.
+        """Raise ModelError if a network needs inputs other than state, time and condition.
 
         Args:
-            configs: of the pipeline's networks, by component.
-            name: the model's, for the message.
+            configs: the configurations of the pipeline's networks, by component.
+            name: the model's name in messages.
         """
         network, autoencoder = configs[cls.NETWORK], configs.get(cls.AUTOENCODER, {})
         channels, out = network.get("in_channels"), network.get("out_channels")
         latent = autoencoder.get("latent_channels") or autoencoder.get("decoder_input_channels")
         if channels and latent and channels != latent * cls.PATCH:
             raise ModelError(
-                f"the {cls.NETWORK} of {name!r} takes {channels} channels, {latent * cls.PATCH} of them noised "
-                "latents: it wants pictures beside them (inpainting, filling, editing, control, upscaling), which a "
-                "pipeline must give; set pipe.scheduler = sdesamplers.Scheduler.from_config(...) there"
+                f"the {cls.NETWORK} of {name!r} takes {channels} channels, of which {latent * cls.PATCH} are noised "
+                "latents: it needs images besides them (inpainting, filling, editing, control, upscaling), which only "
+                "a pipeline provides; use the pipeline, with pipe.scheduler = sdesamplers.Scheduler.from_config(...)"
             )
         if channels and out and out not in (channels, 2 * channels):
             raise ModelError(
-                f"the {cls.NETWORK} of {name!r} takes {channels} channels and predicts {out}: it wants pictures beside "
-                "the noised latents (super-resolution, editing), which a pipeline must give"
+                f"the {cls.NETWORK} of {name!r} takes {channels} channels and predicts {out}: it needs images besides "
+                "the noised latents (super-resolution, editing), which only a pipeline provides"
             )
         decoded = autoencoder.get("out_channels", 3)
         if autoencoder and decoded not in (1, 3, 4):
-            raise ModelError(f"the {cls.AUTOENCODER} of {name!r} decodes to {decoded} channels, which are no pictures")
+            raise ModelError(f"the {cls.AUTOENCODER} of {name!r} decodes to {decoded} channels, which are not images")
 
     def prepare(self) -> None:
-        """Make what every call of the network needs."""
+        """Precompute what every call of the network needs."""
 
     def make_autoencoder(self, module: Any) -> Autoencoder:
-        """How pictures are made."""
+        """Return the wrapper of the autoencoder `module`."""
         return Autoencoder(module)
 
     def make_convention(self, config: dict[str, Any]) -> Convention:
-        """How the network is asked, from the scheduler's configuration."""
+        """Return the network's convention for a scheduler's configuration."""
         mu = mu_for(config, self.tokens()) if config.get("use_dynamic_shifting") else None
         return with_shift(convention_of(config), config, mu)
 
     def tokens(self) -> int:
-        """How many patches the network sees, which is what dynamic shifting goes by."""
+        """Return the number of patches in the network's input, on which dynamic shifting depends."""
         patch = self.network.config.get("patch_size", 1) or 1
         return (self.shape[-2] // patch) * (self.shape[-1] // patch)
 
     def scale_factor(self) -> int:
-        """Pixels a latent, along one side."""
+        """Return the number of pixels per latent along one side."""
         return int(getattr(self.pipe, "vae_scale_factor", 8))
 
     def multiple(self) -> int:
-        """What sides in pixels must be multiples of."""
+        """Return the number of pixels of which height and width must be multiples."""
         return self.scale_factor()
 
     def default_size(self) -> tuple[int, int]:
-        """Height and width in pixels that the network was trained at."""
+        """Return the height and width in pixels that the network was trained at."""
         size = getattr(self.pipe, "default_sample_size", None) or self.network.config.get("sample_size")
         if size is None:
-            raise UsageError(f"the configuration of {self.name!r} has no sample_size; give height= and width=")
+            raise UsageError(f"the configuration of {self.name!r} has no sample_size; pass height= and width=")
         height, width = (size, size) if isinstance(size, int) else size
         return height * self.scale_factor(), width * self.scale_factor()
 
     def sides(self, height: int | None, width: int | None) -> tuple[int, ...]:
-        """The size of what is decoded, without channels: height and width in pixels."""
+        """Return the size of decoded samples without channels: height and width in pixels."""
         usual = (0, 0) if height and width else self.default_size()
         chosen = (height or usual[0], width or usual[1])
         step = self.multiple()
-        for word, side in zip(("height", "width"), chosen, strict=True):
+        for name, side in zip(("height", "width"), chosen, strict=True):
             if isinstance(side, int) and side > LARGEST_SIDE:
-                raise UsageError(f"{word} reaches to {LARGEST_SIDE} pixels, not {side!r:.40}")
+                raise UsageError(f"{name} must be at most {LARGEST_SIDE} pixels, not {side!r:.40}")
             if isinstance(side, bool) or not isinstance(side, int) or side < step or side % step:
                 near = max(step, round(side / step) * step) if isinstance(side, int) else step
-                raise UsageError(f"{word} must be a multiple of {step} pixels, not {side!r} (nearest: {near})")
+                raise UsageError(f"{name} must be a multiple of {step} pixels, not {side!r} (nearest: {near})")
         return chosen
 
     def latent_shape(self) -> tuple[int, ...]:
-        """The shape of one state."""
+        """Return the shape of one latent."""
         height, width = self.sizes
         return self.channels, height // self.scale_factor(), width // self.scale_factor()
 
@@ -261,13 +268,13 @@ class PipelineModel(Model):
         with context:
             given = self.convention.scale_input(x, t)
             output = in_modes(self.ask, given.clone() if given is x else given, timestep, cloned(condition))
-        # Guidance and preconditioning add large multiples of it, which half precision has no digits for.
+        # Guidance and preconditioning add large multiples of the output; half precision has too few digits for them.
         output = copied(without_variance(output, self.shape[0]))
         output = output.to(torch.promote_types(output.dtype, torch.float32))
         return self.convention.read(output, x.to(output.dtype), t)
 
     def networks(self) -> list[torch.nn.Module]:
-        """All of the pipeline's: the one that is asked, text encoders, autoencoder."""
+        """Return all networks of the pipeline: the denoising network, text encoders, autoencoder."""
         parts = getattr(self.pipe, "components", {}).values()
         return [each for each in (self.network, *parts) if isinstance(each, torch.nn.Module)]
 
@@ -277,11 +284,11 @@ class PipelineModel(Model):
         if not isinstance(condition, Conditioning):
             return self.encode_condition(condition, count)
         if len(condition) not in (1, count):
-            raise UsageError(f"condition is that of {len(condition)} samples, and there are {count}")
+            raise UsageError(f"condition is for {len(condition)} samples, but there are {count}")
         return condition if len(condition) == count else condition[np.zeros(count, dtype=np.int64)]
 
     def encode_condition(self, condition: Any, count: int) -> Any:
-        """A condition in the user's words, for `count` samples; unconditional kinds take None."""
+        """Convert a user's condition (prompts, labels, ...) for `count` samples; unconditional kinds take None."""
         return super().condition_for(condition, count)
 
     @property
@@ -289,11 +296,11 @@ class PipelineModel(Model):
         return (-1.0, 1.0)
 
     def decode(self, samples: Tensor, *, batch_size: int = 4, gradients: bool = False) -> Tensor:
-        """Pictures (N, 3, H, W) in [-1, 1], unclipped, float32 on the samples' device, from latents (N, *shape).
+        """Decode latents (N, *shape) to images (N, 3, H, W) in [-1, 1], unclipped, float32, on the latents' device.
 
         Args:
             samples: latents.
-            batch_size: how many are decoded at once.
+            batch_size: the number decoded at once.
             gradients: let gradients flow to the latents.
 
         Raises:
@@ -307,17 +314,17 @@ class PipelineModel(Model):
         return self._chunked(self._coder().decode, samples, batch_size, gradients)
 
     def encode(self, images: Tensor, *, batch_size: int = 4, gradients: bool = False) -> Tensor:
-        """Latents (N, *shape), float32 on the pictures' device, of pictures (N, 3, H, W) in [-1, 1].
+        """Encode images (N, 3, H, W) in [-1, 1] to latents (N, *shape), float32, on the images' device.
 
-        They are the most likely ones; the autoencoder's noise is left out.
+        These are the mode of the encoder's distribution, without its noise.
 
         Raises:
             ModelError: the pipeline has no encoder.
-            UsageError: pictures of another size than the model's.
+            UsageError: images of a size other than the model's.
         """
         if tuple(images.shape[2:]) != self.sizes:
             wanted = ", ".join(map(str, self.sizes))
-            raise UsageError(f"pictures must have shape (N, channels, {wanted}), not {tuple(images.shape)}")
+            raise UsageError(f"images must have shape (N, channels, {wanted}), not {tuple(images.shape)}")
         return self._chunked(self._coder().encode, images, batch_size, gradients)
 
     def _coder(self) -> Autoencoder:
@@ -331,29 +338,29 @@ class PipelineModel(Model):
         return torch.cat(parts)
 
     def _embedded(self, scale: float | None) -> float | None:
-        word = self.GUIDED_BY_EMBEDDING if self.takes_embedded_guidance() else None
-        if word is None:
+        argument = self.GUIDED_BY_EMBEDDING if self.takes_embedded_guidance() else None
+        if argument is None:
             if scale is not None:
-                raise UsageError(f"model {self.name!r} is told no guidance scale, so embedded_guidance does not apply")
+                raise UsageError(f"model {self.name!r} takes no guidance scale, so embedded_guidance does not apply")
             return None
-        value = call_defaults(self.pipe).get(word) if scale is None else scale
+        value = call_defaults(self.pipe).get(argument) if scale is None else scale
         if not isinstance(value, (int, float)) or not math.isfinite(value):
             raise UsageError(f"embedded_guidance must be a finite number, not {value!r}")
         return float(value)
 
     def takes_embedded_guidance(self) -> bool:
-        """Whether this network is told a guidance scale."""
+        """Return True if this network takes a guidance scale as an input."""
         return False
 
 
 def part(pipe: Any, name: str) -> Any:
-    """A pipeline's component, without what torch.compile puts around it; None where it has none."""
+    """Return a pipeline's component, without the wrapper of torch.compile; None if there is no such component."""
     module = getattr(pipe, name, None)
     return getattr(module, "_orig_mod", module)
 
 
 def configs_of(pipe: Any) -> dict[str, Mapping[str, Any]]:
-    """The configurations of a loaded pipeline's networks, by component."""
+    """Return the configurations of a loaded pipeline's components, by name."""
     found = {}
     for key in pipe.components:
         config = getattr(part(pipe, key), "config", None)
@@ -363,38 +370,38 @@ def configs_of(pipe: Any) -> dict[str, Mapping[str, Any]]:
 
 
 def device_of(pipe: Any, network: Any) -> torch.device:
-    """Where the network runs; offloaded pipelines move it there when it is asked."""
+    """Return the device that the network runs on; offloaded pipelines move it there for each call."""
     return torch.device(getattr(pipe, "_execution_device", network.device))
 
 
 def scheduler_config(scheduler: Any) -> dict[str, Any]:
-    """The configuration that the model came with, also where one of our own schedulers has taken its place."""
+    """Return the scheduler configuration that the model came with, even if `scheduler` is now one of ours."""
     import diffusers  # diffusers takes seconds to import
 
     trained = getattr(scheduler, "trained", None)
     if trained:
         return dict(trained)
-    kind = type(scheduler)  # the class that the pipeline has, or the one of diffusers that somebody's is made from
+    kind = type(scheduler)  # or, for a custom class, the diffusers class that it derives from
     names = [each.__name__ for each in kind.__mro__ if getattr(diffusers, each.__name__, None) is each]
     names = [name for name in names if name.endswith("Scheduler")] or [kind.__name__]
     return {**scheduler.config, "_class_name": names[0]}
 
 
 def call_defaults(pipe: Any) -> dict[str, Any]:
-    """The default arguments of a pipeline's call."""
+    """Return the default arguments of a pipeline's call."""
     parameters = inspect.signature(type(pipe).__call__).parameters
-    return {word: p.default for word, p in parameters.items() if p.default is not inspect.Parameter.empty}
+    return {name: p.default for name, p in parameters.items() if p.default is not inspect.Parameter.empty}
 
 
 def mu_for(config: Mapping[str, Any], tokens: int) -> float:
-    """mu of a resolution: it goes linearly with the number of patches (Esser et al. 2024, section 5.3.2)."""
+    """Return mu at a resolution, which is linear in the number of patches (Esser et al. 2024, section 5.3.2)."""
     low, high = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
     base, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
     return float(base + (most - base) * (tokens - low) / (high - low))
 
 
 def count_of(condition: Any) -> int:
-    """How many samples a condition in the user's words is for: one, or as many as a list or array holds."""
+    """Return the number of samples that a user's condition is for: the length of a list or array, else 1."""
     if isinstance(condition, str) or getattr(condition, "ndim", 1) == 0:
         return 1
     return len(condition) if hasattr(condition, "__len__") else 1

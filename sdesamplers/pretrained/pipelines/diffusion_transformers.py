@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import torch
@@ -25,58 +25,58 @@ class StableDiffusion3(TextModel):
     def multiple(self) -> int:
         return self.scale_factor() * int(self.network.config.patch_size)
 
-    def sort(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
+    def named_tensors(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
         embeds, pooled = (encoded[k + negative] for k in (0, 2))
         return {"embeds": self.cast(embeds), "pooled": self.cast(pooled)}
 
     def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
-        told = condition.tensors
+        tensors = condition.tensors
         output: Tensor = self.network(
             hidden_states=x,
             timestep=timestep,
-            encoder_hidden_states=told["embeds"],
-            pooled_projections=told["pooled"],
+            encoder_hidden_states=tensors["embeds"],
+            pooled_projections=tensors["pooled"],
             return_dict=False,
         )[0]
         return output
 
 
 class MaskedText(TextModel):
-    """Transformers that are given a prompt's embeddings and which of them count."""
+    """Transformers that take a prompt's embeddings and an attention mask."""
 
     NETWORK: ClassVar[str] = "transformer"
 
     def multiple(self) -> int:
         return self.scale_factor() * int(self.network.config.get("patch_size") or 1)
 
-    def sort(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
+    def named_tensors(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
         embeds, mask = encoded[2:4] if negative else encoded[:2]
         return {"embeds": self.cast(embeds), "attention_mask": mask}
 
     def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
-        told = condition.tensors
+        tensors = condition.tensors
         output: Tensor = self.network(
             x,
-            encoder_hidden_states=told["embeds"],
-            encoder_attention_mask=told["attention_mask"],
+            encoder_hidden_states=tensors["embeds"],
+            encoder_attention_mask=tensors["attention_mask"],
             timestep=timestep,
             return_dict=False,
-            **self.more(told),
+            **self.extra_arguments(tensors),
         )[0]
         return output
 
-    def more(self, told: Any) -> dict[str, Any]:
-        """More arguments of the network."""
+    def extra_arguments(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Return further keyword arguments of the network."""
         return {}
 
 
 class PixArt(MaskedText):
-    """PixArt Alpha and Sigma (Chen et al. 2023, 2024); Alpha's large network is told size and aspect ratio as well.
+    """PixArt Alpha and Sigma (Chen et al. 2023, 2024); Alpha's large network also takes size and aspect ratio.
 
-    The size is taken as given: the pipeline's binning to the nearest size of its list is left to the caller.
+    The size is used as given, without the pipeline's binning to the nearest size in its list.
     """
 
-    def beside(self, embeds: Tensor) -> dict[str, Tensor]:
+    def extra_tensors(self, embeds: Tensor) -> dict[str, Tensor]:
         if not self.network.use_additional_conditions:
             return {}
         height, width = self.sizes
@@ -85,8 +85,8 @@ class PixArt(MaskedText):
             "aspect_ratio": embeds.new_tensor([[height / width]]),
         }
 
-    def more(self, told: Any) -> dict[str, Any]:
-        return {"added_cond_kwargs": {word: told.get(word) for word in ("resolution", "aspect_ratio")}}
+    def extra_arguments(self, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+        return {"added_cond_kwargs": {name: tensors.get(name) for name in ("resolution", "aspect_ratio")}}
 
 
 class Sana(MaskedText):
@@ -99,14 +99,14 @@ class Sana(MaskedText):
 
 
 class AuraFlow(TextModel):
-    """AuraFlow: flow matching, told t in [0, 1]."""
+    """AuraFlow: flow matching with network time t in [0, 1]."""
 
     NETWORK: ClassVar[str] = "transformer"
 
     def multiple(self) -> int:
         return self.scale_factor() * int(self.network.config.patch_size)
 
-    def sort(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
+    def named_tensors(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
         return {"embeds": self.cast(encoded[2 if negative else 0])}
 
     def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
@@ -120,9 +120,9 @@ class AuraFlow(TextModel):
 
 
 class Lumina(MaskedText):
-    """Lumina-Next (Zhuo et al. 2024): flow matching that is told 1 - t and predicts x0 - eps.
+    """Lumina-Next (Zhuo et al. 2024): flow matching with network time 1 - t and prediction x0 - eps.
 
-    Guidance is of all channels; its pipeline guides the first three alone.
+    Guidance applies to all channels; in its pipeline, only to the first three.
     """
 
     def make_convention(self, config: dict[str, Any]) -> Convention:
@@ -138,12 +138,12 @@ class Lumina(MaskedText):
         self._rotary, self._base = rotary.to(self.device), (side // 16) ** 2
 
     def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
-        told = condition.tensors
+        tensors = condition.tensors
         output: Tensor = self.network(
             hidden_states=x,
             timestep=timestep,
-            encoder_hidden_states=told["embeds"],
-            encoder_mask=told["attention_mask"],
+            encoder_hidden_states=tensors["embeds"],
+            encoder_mask=tensors["attention_mask"],
             image_rotary_emb=self._rotary,
             cross_attention_kwargs={"base_sequence_length": self._base},
             return_dict=False,
@@ -152,31 +152,31 @@ class Lumina(MaskedText):
 
 
 class Lumina2(Lumina):
-    """Lumina-Image 2.0 (Qin et al. 2025). Guidance is not normalised, as its pipeline's is by default."""
+    """Lumina-Image 2.0 (Qin et al. 2025). Guidance is not normalised; its pipeline normalises it by default."""
 
     def prepare(self) -> None:
-        """It has its own places."""
+        """Nothing to precompute: the network computes its rotary embeddings itself."""
 
     def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
-        told = condition.tensors
+        tensors = condition.tensors
         output: Tensor = self.network(
             hidden_states=x,
             timestep=timestep,
-            encoder_hidden_states=told["embeds"],
-            encoder_attention_mask=told["attention_mask"],
+            encoder_hidden_states=tensors["embeds"],
+            encoder_attention_mask=tensors["attention_mask"],
             return_dict=False,
         )[0]
         return output
 
 
 class DiT(PipelineModel):
-    """DiT (Peebles & Xie 2023): class labels, and a learned variance that is left out."""
+    """DiT (Peebles & Xie 2023): class-conditional, with a learned variance that is ignored."""
 
     NETWORK: ClassVar[str] = "transformer"
 
     @property
     def num_classes(self) -> int:
-        """How many labels there are; the next one means none."""
+        """The number of class labels; the next label is the unconditional one."""
         return int(self.network.config.num_embeds_ada_norm)
 
     def multiple(self) -> int:
@@ -189,21 +189,21 @@ class DiT(PipelineModel):
     def encode_condition(self, condition: Any, count: int) -> Any:
         if condition is None:
             raise UsageError(
-                f"model {self.name!r} is class-conditional: give {{condition}}, a label from 0 to "
+                f"model {self.name!r} is class-conditional: pass {{condition}}, a label from 0 to "
                 f"{self.num_classes - 1}",
                 arguments={"condition": "condition="},
             )
         labels = class_labels(condition, self.num_classes)
         if len(labels) not in (1, count):
-            raise UsageError(f"condition must be one label or {count}, one a sample, not {len(labels)}")
+            raise UsageError(f"condition must be one label or {count}, one per sample, not {len(labels)}")
         return self._labelled([int(label) for label in labels] * (count if len(labels) == 1 else 1))
 
     def unconditional(self, count: int) -> Any:
         return self._labelled([self.num_classes] * count)
 
     def _labelled(self, labels: list[int]) -> Conditioning:
-        words = tuple(None if label == self.num_classes else label for label in labels)
-        return Conditioning({"labels": torch.tensor(labels).to(self.device)}, words)
+        shown = tuple(None if label == self.num_classes else label for label in labels)
+        return Conditioning({"labels": torch.tensor(labels).to(self.device)}, shown)
 
     def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
         labels = condition.tensors["labels"]

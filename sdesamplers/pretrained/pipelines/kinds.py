@@ -1,4 +1,4 @@
-"""Which model a pipeline becomes: its components' class names decide, so that variants of a pipeline are one kind."""
+"""The kinds of pipelines. The class names of its components determine a pipeline's kind, so its variants share one."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from .latent_diffusion import Kandinsky, LatentDiffusion, LatentDiffusionText
 from .stable_diffusion import StableDiffusion, StableDiffusionXL
 
 CONVERTED = "Transformer2DModel"
-"""What DiT's and PixArt's transformers were once called; diffusers converts them."""
+"""The former class of DiT's and PixArt's transformers; diffusers converts it."""
 
 
 def transformer(*names: str) -> dict[str, tuple[str, ...]]:
-    """A transformer of one of these classes."""
+    """Return the requirement of a transformer of one of these classes."""
     return {"transformer": names}
 
 
@@ -38,11 +38,11 @@ class Kind:
     """A kind of pipeline.
 
     Attributes:
-        name: for messages.
-        model: what it becomes; None for the UNets of pixels that `DiffusersModel` runs.
-        parts: component names and the classes that each may have; none named, and it may have any.
-        without: components that would make it another kind.
-        text: whether it is conditioned on prompts.
+        name: its name in messages.
+        model: the class of its models; None for pixel-space UNets, whose class is `DiffusersModel`.
+        parts: required components with their allowed classes; an empty tuple allows any class.
+        without: components that pipelines of this kind do not have.
+        text: True if it is conditioned on prompts.
     """
 
     name: str
@@ -52,18 +52,18 @@ class Kind:
     text: bool = True
 
     def fits(self, classes: Mapping[str, str]) -> bool:
-        """Whether components of these classes are of this kind."""
+        """Return True if a pipeline with components of these classes is of this kind."""
         has = all(key in classes and (not named or classes[key] in named) for key, named in self.parts.items())
         return has and not any(key in classes for key in self.without)
 
 
 VIDEO = ("motion_adapter",)
-"""Components that make a network of pictures one of films."""
+"""Components that turn an image network into a video network."""
 
 UNET, PLAIN = {"unet": ("UNet2DConditionModel",)}, {"unet": ("UNet2DModel",)}
 KINDS = (
     Kind(
-        "UNets of pixels (DDPM, DDIM, PNDM, score-SDE-VE, consistency models)",
+        "pixel-space UNets (DDPM, DDIM, PNDM, score-SDE-VE, consistency models)",
         None,
         PLAIN,
         without=("vae", "vqvae", "mel"),
@@ -97,14 +97,14 @@ KINDS = (
 
 
 def kind_of(classes: Mapping[str, str], label: str) -> Kind:
-    """The kind of a pipeline.
+    """Return the kind of a pipeline.
 
     Args:
-        classes: component names and their class names, without the ones that are absent.
-        label: what it is called in the message.
+        classes: the class name of each component, without absent components.
+        label: the pipeline's name in messages.
 
     Raises:
-        ModelError: none fits; what is supported is listed.
+        ModelError: an unsupported pipeline; the message lists the supported kinds.
     """
     for kind in KINDS:
         if kind.fits(classes):
@@ -115,7 +115,7 @@ def kind_of(classes: Mapping[str, str], label: str) -> Kind:
 
 
 def refuse_autoencoder(kind: Kind, classes: Mapping[str, str], label: str) -> None:
-    """Raise ModelError where a kind's latents would be decoded by another of diffusers' autoencoders than it knows."""
+    """Raise ModelError if a pipeline's autoencoder is a diffusers class that its kind does not support."""
     import diffusers  # diffusers takes seconds to import
 
     key = "" if kind.model is None else kind.model.AUTOENCODER
@@ -123,18 +123,16 @@ def refuse_autoencoder(kind: Kind, classes: Mapping[str, str], label: str) -> No
     if kind.model is None or found is None or found in kind.model.AUTOENCODERS or not hasattr(diffusers, found):
         return
     known = " or ".join(kind.model.AUTOENCODERS)
-    raise ModelError(
-        f"{label} has a {found} for its {key} is not supported as a model: {kind.name} decodes with {known}"
-    )
+    raise ModelError(f"{label} with {found} as its {key} is not supported as a model: {kind.name} decodes with {known}")
 
 
 def supported() -> str:
-    """The kinds, in words."""
+    """Return the names of the supported kinds, for messages."""
     return "; ".join(kind.name for kind in KINDS)
 
 
 def classes_of(pipe: Any) -> dict[str, str]:
-    """The class names of a loaded pipeline's components."""
+    """Return the class names of a loaded pipeline's components."""
     components = getattr(pipe, "components", None)
     if not isinstance(components, dict):
         raise UsageError(f"from_pipeline takes a loaded diffusers pipeline, not {type(pipe).__name__}")
@@ -162,47 +160,47 @@ def from_pipeline(
     autocast: Any = nullcontext,
     clip: ClipLike = None,
 ) -> Model:
-    """A loaded diffusers pipeline as a `Model`: its network in latent space, with prompts or labels as conditions.
+    """Convert a loaded diffusers pipeline to a `Model` in latent space, with prompts or labels as conditions.
 
         model = sds.from_pipeline(pipe, height=512, width=512)
         result = sds.sample(model, "dpmpp-2m", steps=20, condition="a cat", guidance_scale=7.5)
         result.images
 
-    Guidance is `sample`'s (`guidance_scale`), or `Guided`'s around the model, and not the pipeline's.
+    For guidance, pass `guidance_scale` to `sample` or wrap the model in `Guided`; the pipeline's guidance is not used.
 
     Args:
-        pipe: any pipeline whose components are of a supported kind; its own scheduler or one of ours says how the
-            network was trained.
-        height, width: of the pictures, in pixels; by default what the network was trained at.
-        prompt: the condition where a call gives none, for kinds with text: one for all samples or one each.
-        condition: the same for any kind: labels (DiT) or image embeddings (Kandinsky).
-        negative_prompt: what guidance leads away from; the pipeline's own idea of nothing by default.
-        embedded_guidance: the scale that a network distilled with guidance is told (FLUX.1-dev, LCM); by default that
-            of the pipeline's call. It is part of the network's input, and no second evaluation.
-        encode_options: more arguments of the pipeline's `encode_prompt`, such as clip_skip or max_sequence_length.
+        pipe: any pipeline whose components are of a supported kind; its scheduler, one of diffusers or ours, specifies
+            how the network was trained.
+        height, width: of the images, in pixels; by default the size that the network was trained at.
+        prompt: for text-conditioned kinds, the default condition for calls without one: one prompt for all samples, or
+            one per sample.
+        condition: likewise for any kind: labels (DiT) or image embeddings (Kandinsky).
+        negative_prompt: the prompt that guidance leads away from; by default the pipeline's own unconditional input.
+        embedded_guidance: the guidance scale that a guidance-distilled network (FLUX.1-dev, LCM) takes as an input; by
+            default that of the pipeline's call. It needs no second evaluation.
+        encode_options: further arguments of the pipeline's `encode_prompt`, such as clip_skip or max_sequence_length.
         name, revision: for records.
-        null_condition: for class-conditional UNets of pixels, the label that means "no label".
-        round_timesteps: ask at whole timesteps, as most schedulers do, instead of at the exact ones.
-        zero_snr: rescale its table to zero terminal signal-to-noise ratio (Lin et al. 2024).
-        scheduler: how the network was trained, in place of the pipeline's scheduler: another one, its configuration, or
-            a folder or file that holds it.
-        prediction: what the network predicts, in place of what the scheduler's configuration says.
+        null_condition: for class-conditional pixel-space UNets, the label that means "no label".
+        round_timesteps: evaluate at integer timesteps, as most schedulers do, instead of at exact ones.
+        zero_snr: rescale the noise schedule to zero terminal signal-to-noise ratio (Lin et al. 2024).
+        scheduler: how the network was trained, in place of the pipeline's scheduler: another scheduler, its
+            configuration, or a folder or file that contains it.
+        prediction: what the network predicts, in place of the prediction type in the scheduler's configuration.
         autocast: a factory of a mixed-precision context.
-        clip: bounds of x0, which samplers meet at each evaluation. By default what the scheduler's configuration says
-            (`clip_sample`, `thresholding` and kin), False for none, (low, high), or an `sds.Clip`.
+        clip: bounds of x0, applied at each evaluation by a sampler. By default those of the scheduler's configuration
+            (`clip_sample`, `thresholding` and related keys); False for none, (low, high), or an `sds.Clip`.
 
     Raises:
-        ModelError: a pipeline of another kind; the message lists what is supported.
-        UsageError: arguments that do not fit the kind.
+        ModelError: an unsupported pipeline; the message lists the supported kinds.
+        UsageError: arguments that do not apply to the kind.
     """
     classes = classes_of(pipe)
     kind = kind_of(classes, type(pipe).__name__)
-    for unasked in ("controlnet", "adapter"):
-        if unasked in classes:
-            text = (
-                f"as a model, {type(pipe).__name__} is its network under a condition alone; the {unasked} is not asked"
+    for unused in ("controlnet", "adapter"):
+        if unused in classes:
+            warn(
+                f"the model of a {type(pipe).__name__} evaluates the denoising network alone; the {unused} is not used"
             )
-            warn(text)
     common: dict[str, Any] = {
         "name": name,
         "revision": revision,
@@ -220,7 +218,7 @@ def from_pipeline(
     if kind.model is None:
         return _pixels(pipe, (height, width), condition, null_condition, zero_snr, trained, common)
     if null_condition is not None:
-        raise UsageError(f"null_condition applies to class-conditional UNets of pixels, not to {kind.name}")
+        raise UsageError(f"null_condition applies to class-conditional pixel-space UNets, not to {kind.name}")
     return kind.model(
         pipe,
         height=height,
@@ -234,14 +232,14 @@ def from_pipeline(
 
 
 def check_text(kind: Kind, prompt: Any, condition: Any, given: Mapping[str, Any]) -> None:
-    """Raise UsageError where text is given to a kind that takes none, or twice."""
+    """Raise UsageError if a kind without text gets text options, or if both prompt and condition are given."""
     if prompt is not None:
         if not kind.text:
-            raise UsageError(f"{kind.name} takes no prompt; give condition= where it has one")
+            raise UsageError(f"{kind.name} takes no prompt; pass condition= if it is conditional")
         if condition is not None:
-            raise UsageError("prompt and condition are the same thing for a kind with text; give one of them")
-    if not kind.text and (unfit := [word for word, value in given.items() if value is not None]):
-        raise UsageError(f"{kind.name}: {', '.join(unfit)} applies to kinds with text")
+            raise UsageError("prompt and condition are the same argument for a text-conditioned kind; pass one of them")
+    if not kind.text and (invalid := [name for name, value in given.items() if value is not None]):
+        raise UsageError(f"{kind.name}: {', '.join(invalid)} applies to text-conditioned kinds only")
 
 
 def _pixels(
@@ -253,12 +251,12 @@ def _pixels(
     trained: dict[str, Any],
     common: dict[str, Any],
 ) -> DiffusersModel:
-    """A pipeline around a UNet of pixels."""
+    """Return the model of a pipeline around a pixel-space UNet."""
     unet = part(pipe, "unet")
     label = common["name"] or getattr(pipe, "name_or_path", None) or type(pipe).__name__
     height, width = size
     if (height is None) != (width is None):
-        raise UsageError("give both height and width, or neither")
+        raise UsageError("pass both height and width, or neither")
     convention = checked_convention(trained_config(scheduler_config(pipe.scheduler), **trained), trained["prediction"])
     config = dict(unet.config)
     return DiffusersModel(

@@ -14,7 +14,7 @@ from .text import TextModel
 
 
 def halvings(autoencoder: Any) -> int:
-    """Pixels a latent, along one side."""
+    """Return the number of pixels per latent along one side."""
     return int(2 ** (len(autoencoder.config.block_out_channels) - 1))
 
 
@@ -27,9 +27,9 @@ class LatentDiffusion(PipelineModel):
     @classmethod
     def refuse(cls, configs: Mapping[str, Mapping[str, Any]], name: str) -> None:
         super().refuse(configs, name)
-        for word in ("class_embed_type", "num_class_embeds"):
-            if configs[cls.NETWORK].get(word) is not None:
-                raise ModelError(f"the UNet of {name!r} is conditioned on labels ({word}), and its kind takes none")
+        for key in ("class_embed_type", "num_class_embeds"):
+            if configs[cls.NETWORK].get(key) is not None:
+                raise ModelError(f"the UNet of {name!r} takes class labels ({key}), which this kind does not support")
 
     def scale_factor(self) -> int:
         return halvings(self._coder().module)
@@ -44,22 +44,22 @@ class LatentDiffusionText(TextModel):
 
     AUTOENCODER: ClassVar[str] = "vqvae"
     AUTOENCODERS: ClassVar[tuple[str, ...]] = ("VQModel", "AutoencoderKL")
-    WORDS = 77
+    MAX_TOKENS = 77
 
     def scale_factor(self) -> int:
-        return 8  # the pipeline says so, whatever the autoencoder does
+        return 8  # fixed in the pipeline, whatever the autoencoder's factor
 
     def default_size(self) -> tuple[int, int]:
         side = self.network.config.sample_size * self.pipe.vae_scale_factor
         return side, side
 
     def _run_encoder(self, prompt: str | None, negative: bool) -> Sequence[Any]:
-        words = {"padding": "max_length", "max_length": self.WORDS, "truncation": True, "return_tensors": "pt"}
-        tokens = self.pipe.tokenizer([prompt or ""], **words).input_ids
+        kwargs = {"padding": "max_length", "max_length": self.MAX_TOKENS, "truncation": True, "return_tensors": "pt"}
+        tokens = self.pipe.tokenizer([prompt or ""], **kwargs).input_ids
         encoded: Sequence[Any] = self.pipe.bert(tokens.to(self.device))
         return encoded
 
-    def sort(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
+    def named_tensors(self, encoded: Sequence[Any], negative: bool) -> dict[str, Tensor]:
         return {"embeds": self.cast(encoded[0])}
 
     def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:
@@ -69,9 +69,10 @@ class LatentDiffusionText(TextModel):
 
 
 class Kandinsky(PipelineModel):
-    """The decoder of Kandinsky 2.2 (Razzhigaev et al. 2023): image embeddings (N, D) or (1, D), made by its prior.
+    """The decoder of Kandinsky 2.2 (Razzhigaev et al. 2023), conditioned on image embeddings (N, D) or (1, D).
 
-    Its prior also makes the embedding that guidance leads away from: `Guided(model, 4.0, negative=...)`.
+    They are computed by its prior pipeline, as is the negative embedding for guidance:
+    `Guided(model, 4.0, negative=...)`.
     """
 
     AUTOENCODER: ClassVar[str] = "movq"
@@ -95,16 +96,16 @@ class Kandinsky(PipelineModel):
     def encode_condition(self, condition: Any, count: int) -> Any:
         width = self.network.config.encoder_hid_dim
         if not isinstance(condition, Tensor) or condition.dim() != 2 or condition.shape[1] != width:
-            raise UsageError(f"model {self.name!r} is conditioned on image embeddings: give condition=, (N, {width})")
+            raise UsageError(f"model {self.name!r} is conditioned on image embeddings: pass condition= (N, {width})")
         if len(condition) not in (1, count):
-            raise UsageError(f"condition must be one embedding or {count}, one a sample, not {len(condition)}")
+            raise UsageError(f"condition must be one embedding or {count}, one per sample, not {len(condition)}")
         embeds = condition.to(self.device, self.dtype).expand(count, -1)
         return Conditioning({"embeds": embeds}, (None,) * count)
 
     def unconditional(self, count: int) -> Any:
         raise UsageError(
-            f"model {self.name!r} needs its prior's embedding of nothing: use Guided(model, scale, negative=...), "
-            "with negative_image_embeds"
+            f"model {self.name!r} needs the negative_image_embeds of its prior for guidance: pass them as "
+            "Guided(model, scale, negative=...)"
         )
 
     def ask(self, x: Tensor, timestep: Tensor, condition: Any) -> Tensor:

@@ -1,4 +1,4 @@
-"""Pipelines from local folders: what they hold, whether it may be opened, and what becomes of it."""
+"""Load pipelines from local folders, after checking that their files are complete, supported and safe to open."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ..folders import as_class, is_plain, pipeline_parts, refuse_unbuildable, si
 from ..options import LoadOptions
 from ..placement import autocast_for, move
 from ..quiet import in_dtype, quiet_loading
-from ..trust import closed_prompt, read_json, refuse_code, refuse_index, refuse_pickles, refuse_pointer, refuse_words
+from ..trust import closed_prompt, read_json, refuse_code, refuse_code_in, refuse_index, refuse_pickles, refuse_pointer
 from .kinds import CONVERTED, Kind, from_pipeline, kind_of
 
 LEFT_OUT = ("safety_checker", "feature_extractor", "image_encoder", "caption_processor", "caption_generator")
-"""Components that a `Model` does not use; they are neither fetched nor loaded."""
+"""Components that a `Model` does not use; they are neither downloaded nor loaded."""
 
 WITHOUT_WEIGHTS = ("Tokenizer", "TokenizerFast", "Scheduler", "Processor", "Extractor")
 STEMS = {"safetensors": ("diffusion_pytorch_model", "model"), "bin": ("diffusion_pytorch_model", "pytorch_model")}
@@ -34,10 +34,10 @@ class Layout:
     """A folder in pipeline layout.
 
     Attributes:
-        kind: what it becomes.
-        classes: the components that are used, and their classes.
-        pipeline: diffusers' class of the whole.
-        types: the components' classes themselves; None for a scheduler of ours.
+        kind: the kind of pipeline, which determines the model's class.
+        classes: the class name of each component that is used.
+        pipeline: the pipeline class of diffusers.
+        types: the class of each component; None for our `Scheduler`.
     """
 
     kind: Kind
@@ -52,10 +52,10 @@ class Layout:
 
 
 def layout_of(folder: Path) -> Layout | None:
-    """What a folder with a model_index.json holds; None for a UNet of pixels and its scheduler, or without an index.
+    """Return the layout of a folder with a model_index.json; None without one, or for a pixel-space UNet and scheduler.
 
     Raises:
-        ModelError: a kind that is not supported, or components that are not diffusers' and transformers' own.
+        ModelError: an unsupported kind, or components that do not come from diffusers or transformers.
     """
     index = folder / "model_index.json"
     if not index.is_file():
@@ -66,40 +66,40 @@ def layout_of(folder: Path) -> Layout | None:
     if is_plain(classes):
         return None
     title = parts.get("_class_name", "pipeline")
-    words = title if isinstance(title, str) else "custom pipeline"
+    label = title if isinstance(title, str) else "custom pipeline"
     for key, (library, name) in named.items():
         if (folder / key / f"{library}.py").exists():
             raise ModelError(f"{folder}: {key} is {library}.{name}, and code that comes with a model is not run")
-    kind = kind_of(classes, f"{folder} holds a {words}, which")
+    kind = kind_of(classes, f"{folder}: {label}")
     whole = pipeline_class(title, str(folder))
     types = {key: component_class(key, *named[key], str(folder)) for key in named if key not in LEFT_OUT}
     return Layout(kind, {key: classes[key] for key in types}, whole, types)
 
 
 def required_parts(pipeline: Any) -> list[str]:
-    """The components that a pipeline class cannot do without."""
+    """Return the components that a pipeline class requires."""
     optional = getattr(pipeline, "_optional_components", [])
     given = list(inspect.signature(pipeline.__init__).parameters.values())[1:]
     return [p.name for p in given if p.default is p.empty and p.name not in optional]
 
 
 def weight_names(variant: str | None, ending: str) -> list[str]:
-    """Patterns of a component's weight files: whole, in pieces, and the index of the pieces."""
+    """Return patterns for a component's weight files: a single file, shards, and the index of the shards."""
     suffix = f".{variant}" if variant else ""
     endings = (f"{suffix}.{ending}", f"{suffix}-*-of-*.{ending}", f".{ending}.index{suffix}.json")
     return [stem + rest for stem in STEMS[ending] for rest in endings]
 
 
 def weight_files(folder: Path, variant: str | None, ending: str) -> list[Path]:
-    """A component's weight files; an index alone is none."""
+    """Return a component's weight files, without indices of shards."""
     names = weight_names(variant, ending)
     return [file for name in names if name.endswith(ending) for file in sorted(folder.glob(name))]
 
 
 def check_configs(folder: Path, layout: Layout) -> None:
-    """Raise ModelError where what the configurations say is refused, before weights are read."""
+    """Raise ModelError for unsupported or unsafe configurations, before weights are read."""
     index = folder / "model_index.json"
-    refuse_words(read_json(index), index)
+    refuse_code_in(read_json(index), index)
     for key in pipeline_parts(read_json(index)):
         refuse_code(folder / key)
     scheduler = place_of(folder, "scheduler") / "scheduler_config.json"
@@ -108,13 +108,13 @@ def check_configs(folder: Path, layout: Layout) -> None:
     check_networks(folder, layout)
     if missing := [key for key in required_parts(layout.pipeline) if key not in {*layout.classes, *LEFT_OUT}]:
         title = layout.pipeline.__name__
-        raise ModelError(f"{folder}: its model_index.json names no {', '.join(missing)}, which {title} needs")
+        raise ModelError(f"{folder}: its model_index.json lacks {', '.join(missing)}, which {title} needs")
     if not scheduler.is_file():
         raise ModelError(f"{folder}: there is no {scheduler.name}, so it is unknown how the network was trained")
 
 
 def check_networks(folder: Path, layout: Layout) -> None:
-    """Raise ModelError where a network's configuration is not of its kind, or cannot be built."""
+    """Raise ModelError if a network's configuration does not match its kind, or cannot be constructed."""
     model = layout.kind.model
     if model is None:
         return
@@ -130,25 +130,26 @@ def check_networks(folder: Path, layout: Layout) -> None:
 
 
 def place_of(folder: Path, key: str) -> Path:
-    """A component's folder, the pipeline's own where it has none, as diffusers has it."""
+    """Return a component's folder; like diffusers, the pipeline's own folder if the component has none."""
     return folder / key if (folder / key).is_dir() else folder
 
 
 def component_config(folder: Path, layout: Layout, key: str) -> dict[str, Any] | None:
-    """A network's configuration with its class's defaults for what it leaves out; None where there is none."""
+    """Return a network's configuration, completed with its class's defaults; None if there is no config.json."""
     file = place_of(folder, key) / "config.json"
     if not file.is_file():
         return None
     given = inspect.signature(layout.types[key].__init__).parameters.values()
-    usual = {p.name: p.default for p in given if p.default is not p.empty}
-    return {**usual, **read_json(file)}
+    defaults = {p.name: p.default for p in given if p.default is not p.empty}
+    return {**defaults, **read_json(file)}
 
 
 def check_weights(folder: Path, layout: Layout, variant: str | None, allow_pickle: bool) -> bool:
-    """Whether every component has safetensors; their headers and lengths are read.
+    """Return True if every component has safetensors; checks the headers and lengths of these files.
 
     Raises:
-        ModelError: a component without weights, with pickled ones only, or with a broken file.
+        ModelError: a component without weights, with a corrupt file, or with pickled weights only, unless
+            `allow_pickle`.
     """
     complete, found_variant = True, False
     for part in layout.weighted:
@@ -175,16 +176,16 @@ def check_weights(folder: Path, layout: Layout, variant: str | None, allow_pickl
 
 
 def refuse_missing_pieces(folder: Path, chosen: list[Path]) -> None:
-    """Raise ModelError where weights in pieces are not complete."""
+    """Raise ModelError if sharded weights are incomplete."""
     present = {file.name for file in chosen}
     for index in sorted({*folder.glob("*.safetensors.index.json"), *folder.glob("*.safetensors.index.*.json")}):
         names = refuse_index(index)
         if present & set(names) and (missing := [name for name in names if name not in present]):
-            raise ModelError(f"{folder} lacks {missing[0]}, one of {len(names)} pieces that {index.name} lists")
+            raise ModelError(f"{folder} lacks {missing[0]}, one of {len(names)} shards listed in {index.name}")
 
 
 def load_pipeline(folder: Path, layout: Layout, options: LoadOptions, *, name: str, revision: str | None) -> Model:
-    """A `Model` from a local folder in pipeline layout; `revision` is that of the files."""
+    """Load a `Model` from a local folder in pipeline layout; `revision` is that of the files."""
     context = autocast_for(options.mixed_precision)
     height, width = (None, None) if options.size is None else size_pair(options.size)
     check_configs(folder, layout)
@@ -212,20 +213,21 @@ def load_pipeline(folder: Path, layout: Layout, options: LoadOptions, *, name: s
 
 
 def read_pipeline(folder: Path, layout: Layout, variant: str | None, dtype: torch.dtype | None, safe: bool) -> Any:
-    """DiffusionPipeline.from_pretrained without the components that are left out, with its failures in one line.
+    """Load a pipeline with DiffusionPipeline.from_pretrained, without unused components; failures are one-line errors.
 
-    Tokenizers are read here, since diffusers does not pass `trust_remote_code` on to transformers, which then asks.
+    Tokenizers are loaded separately, since diffusers does not pass `trust_remote_code` on to transformers, which would
+    then prompt for it.
     """
     from diffusers import DiffusionPipeline  # diffusers takes seconds to import
 
-    words = inspect.signature(layout.pipeline.__init__).parameters
-    given: dict[str, Any] = {key: None for key in LEFT_OUT if key in words}
-    if "requires_safety_checker" in words:
+    parameters = inspect.signature(layout.pipeline.__init__).parameters
+    given: dict[str, Any] = {key: None for key in LEFT_OUT if key in parameters}
+    if "requires_safety_checker" in parameters:
         given["requires_safety_checker"] = False
     try:
         with quiet_loading(), closed_prompt():
             for key in layout.types:
-                if "tokenizer" in key and key in words:
+                if "tokenizer" in key and key in parameters:
                     place = place_of(folder, key)
                     given[key] = layout.types[key].from_pretrained(
                         place, trust_remote_code=False, local_files_only=True
@@ -239,7 +241,7 @@ def read_pipeline(folder: Path, layout: Layout, variant: str | None, dtype: torc
                 trust_remote_code=False,
                 **given,
             )
-    except Exception as error:  # tokenizers, transformers and diffusers each have errors of their own
+    except Exception as error:  # tokenizers, transformers and diffusers each raise their own errors
         text = " ".join(str(error).split())
         raise ModelError(f"{folder}: the pipeline cannot be loaded: {text[:300]}") from None
     return pipe
