@@ -1,4 +1,4 @@
-"""Find expressions of CONTRIBUTING.md's left column in docstrings, comments, messages and pages. `python docs/check_english.py`."""
+"""Find the expressions of CONTRIBUTING.md that plain English replaces, in code and pages. `python docs/check_english.py`."""
 
 from __future__ import annotations
 
