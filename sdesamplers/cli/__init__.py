@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> None:
     prepare()
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = tell
+            warnings.showwarning = show_warning
             code = cli.main(args=arguments, prog_name="sdesamplers", standalone_mode=False) or 0
         with writing():
             pass
@@ -68,7 +68,7 @@ def is_of_echo(error: OSError) -> bool:
     return trace is not None
 
 
-def tell(message: Warning | str, *where: Any, **more: Any) -> None:
+def show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
     """A warning as one line on standard error."""
     say(f"warning: {one_line(message)}", err=True)
 

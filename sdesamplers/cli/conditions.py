@@ -59,9 +59,9 @@ def read_prompts(file: str) -> list[str]:
     Raises:
         UsageError: it cannot be read, is not UTF-8, or has a blank line or none at all.
     """
-    from ..io.reading import regular
+    from ..io.reading import regular_path
 
-    path = regular(Path(file).expanduser(), "--prompts: ")
+    path = regular_path(Path(file).expanduser(), "--prompts: ")
     try:
         if path.stat().st_size > LONGEST:
             raise UsageError(f"--prompts: {printable(path)} has more than {LONGEST >> 20} MiB")
@@ -91,7 +91,7 @@ def join(values: tuple[Any, ...]) -> Any:
     return values[0] if len(values) == 1 else [number for value in values for number in value] or None
 
 
-def settle(words: dict[str, Any]) -> None:
+def resolve_conditions(kwargs: dict[str, Any]) -> None:
     """Make of --prompt, --prompts and --condition what `load_model` takes, and one sample of each of several.
 
     `words["prompt"]` becomes None, a prompt or a list of several, `words["condition"]` None, a list or an array.
@@ -99,22 +99,22 @@ def settle(words: dict[str, Any]) -> None:
     Raises:
         UsageError: they contradict each other, or are neither one nor one a sample.
     """
-    prompts, file = list(words["prompt"]), words.pop("prompts")
+    prompts, file = list(kwargs["prompt"]), kwargs.pop("prompts")
     if prompts and file is not None:
         raise UsageError("--prompt and --prompts are two ways to give prompts; give one of them")
     prompts = prompts if file is None else read_prompts(file)
-    condition = join(words["condition"])
+    condition = join(kwargs["condition"])
     if len(prompts) > 1 and condition is not None:
         raise UsageError("--condition and several prompts are both one a sample; give one of them")
-    words["prompt"] = prompts if len(prompts) > 1 else prompts[0] if prompts else None
-    words["condition"] = condition
+    kwargs["prompt"] = prompts if len(prompts) > 1 else prompts[0] if prompts else None
+    kwargs["condition"] = condition
     what, count = (
         ("prompts", len(prompts)) if len(prompts) > 1 else ("conditions", 0 if condition is None else len(condition))
     )
-    if count > 1 and "num_samples" in words:
+    if count > 1 and "num_samples" in kwargs:
         source = click.get_current_context().get_parameter_source("num_samples")
         if source is click.core.ParameterSource.DEFAULT:
-            words["num_samples"] = count
-        elif words["num_samples"] != count:
-            number = words["num_samples"]
+            kwargs["num_samples"] = count
+        elif kwargs["num_samples"] != count:
+            number = kwargs["num_samples"]
             raise UsageError(f"{count} {what} for {number} samples: give one for all, or {number}, one a sample")

@@ -17,9 +17,9 @@ import numpy as np
 from ..errors import UsageError
 from ..io.text import one_line, printable
 from .group import cli
+from .options import load_model, model_options, pairs, take_grid_options
 from .streams import say
 from .tables import emit, show, styled, table
-from .words import grid_words, load_model, model_options, pairs
 
 if TYPE_CHECKING:
     from ..ode.likelihood import Likelihood
@@ -53,22 +53,22 @@ def ode_options(sampler: str) -> Callable[[Callable[..., Any]], Callable[..., An
     return decorate
 
 
-def prepared(source: str, data: str, words: dict[str, Any]) -> tuple[Any, Any, list[str], dict[str, Any]]:
+def prepared(source: str, data: str, kwargs: dict[str, Any]) -> tuple[Any, Any, list[str], dict[str, Any]]:
     """The model, its data with their names, and the words for the ODE."""
     from ..checks import whole
     from ..io.datasets import read_data
     from ..registry.registry import default_registry
 
-    preset = default_registry().resolve(words["sampler"])
-    options = pairs(words.pop("option"), preset.sampler.options, f"sampler {preset.sampler.name!r}")
-    options |= grid_words(words, preset)
-    limit = words.pop("limit")
-    for word, value in (("limit", limit), ("batch_size", words["batch_size"])):
+    preset = default_registry().resolve(kwargs["sampler"])
+    options = pairs(kwargs.pop("option"), preset.sampler.options, f"sampler {preset.sampler.name!r}")
+    options |= take_grid_options(kwargs, preset)
+    limit = kwargs.pop("limit")
+    for name, value in (("limit", limit), ("batch_size", kwargs["batch_size"])):
         if value is not None:
-            whole(word, value)
-    model, condition = load_model(source, words)
+            whole(name, value)
+    model, condition = load_model(source, kwargs)
     x, names = read_data(data, model, limit=limit)
-    return model, x, names, {**words, **options, "condition": condition}
+    return model, x, names, {**kwargs, **options, "condition": condition}
 
 
 @cli.command()
@@ -82,7 +82,7 @@ def prepared(source: str, data: str, words: dict[str, Any]) -> tuple[Any, Any, l
 @click.option("--levels", type=int, default=256, show_default=True, help="Of the data; 0 for continuous ones.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @model_options
-def likelihood(source: str, data: str, **words: Any) -> None:
+def likelihood(source: str, data: str, **kwargs: Any) -> None:
     """Log-likelihood of DATA under MODEL, by the probability-flow ODE: bits per dimension, a CSV and a histogram.
 
     DATA is a folder or file of pictures, an .npy or .safetensors file, or fashion-mnist-test, which is embedded.
@@ -91,15 +91,15 @@ def likelihood(source: str, data: str, **words: Any) -> None:
     from ..io.terminal import counting_bar
     from ..ode.likelihood import log_likelihood
 
-    out, as_json = words.pop("out"), words.pop("as_json")
-    silent = words.pop("quiet") or as_json or not sys.stderr.isatty()
-    dequantize = words.pop("dequantize")
-    model, x, names, words = prepared(source, data, words)
-    words["dequantize"] = "uniform" if dequantize and words["levels"] and model.data_range is not None else None
+    out, as_json = kwargs.pop("out"), kwargs.pop("as_json")
+    silent = kwargs.pop("quiet") or as_json or not sys.stderr.isatty()
+    dequantize = kwargs.pop("dequantize")
+    model, x, names, kwargs = prepared(source, data, kwargs)
+    kwargs["dequantize"] = "uniform" if dequantize and kwargs["levels"] and model.data_range is not None else None
     with output_folder(out) as folder:
         bar = nullcontext(None) if silent else counting_bar(f"likelihood under {model.name}", len(x), "samples")
         with bar as advance:
-            found = log_likelihood(model, x, **words, advance=advance)
+            found = log_likelihood(model, x, **kwargs, advance=advance)
         files = [write_csv(found, names, folder), write_histogram(found, f"{data} under {model.name}", folder)]
     bits, count = found.bits_per_dim, len(x)
     spread = float(bits.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
@@ -165,7 +165,7 @@ def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
 @click.option("--guidance-scale", type=float, default=1.0, help="Classifier-free guidance weight.")
 @click.option("--check", is_flag=True, help="Decode again, and say how far the data are from themselves.")
 @model_options
-def encode(source: str, data: str, **words: Any) -> None:
+def encode(source: str, data: str, **kwargs: Any) -> None:
     """Latents of DATA under MODEL, by the probability-flow ODE from data to noise; written as latents.safetensors."""
     from safetensors.torch import save_file
 
@@ -174,14 +174,14 @@ def encode(source: str, data: str, **words: Any) -> None:
     from ..ode.encoding import encode as run
     from ..version import __version__
 
-    out, as_json, check = words.pop("out"), words.pop("as_json"), words.pop("check")
-    words.pop("quiet")
-    model, x, names, words = prepared(source, data, words)
-    if words["steps"] is None and words["nfe"] is None and not _adaptive(words["sampler"]):
-        raise UsageError(f"{words['sampler']} needs --steps or --nfe")
+    out, as_json, check = kwargs.pop("out"), kwargs.pop("as_json"), kwargs.pop("check")
+    kwargs.pop("quiet")
+    model, x, names, kwargs = prepared(source, data, kwargs)
+    if kwargs["steps"] is None and kwargs["nfe"] is None and not _adaptive(kwargs["sampler"]):
+        raise UsageError(f"{kwargs['sampler']} needs --steps or --nfe")
     with output_folder(out) as folder:
-        result = run(model, x, **words)
-        back = decode(model, result, **words) if check else None
+        result = run(model, x, **kwargs)
+        back = decode(model, result, **kwargs) if check else None
         about = {"model": printable(model.name), "names": "\n".join(names), "sdesamplers": __version__}
         tensors = {"samples": result.samples.contiguous()}
         if result.companion is not None:

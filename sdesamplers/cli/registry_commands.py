@@ -9,9 +9,9 @@ import click
 
 from ..errors import PluginError, SdesamplersError, UnknownNameError, UsageError
 from .group import cli
+from .options import pairs
 from .streams import say
 from .tables import emit, listing, one_line, show, styled, table
-from .words import pairs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..testing.report import Report
 
 
-PRESET_WORDS = (
+PRESET_FIELDS = (
     "options",
     "spacing",
     "spacing_options",
@@ -74,12 +74,12 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
     if wanted is not None and wanted not in families:
         raise UnknownNameError("family", wanted, families, f" (known: {', '.join(sorted(families))})")
 
-    def asked(name: str, item: Any = None) -> bool:
+    def matches(name: str, item: Any = None) -> bool:
         here = wanted is None or (item is not None and family(item) == wanted)
         return here and (part is None or part.casefold() in name.casefold())
 
-    samplers, spacings, noises = ({n: item for n, item in shelf.items() if asked(n, item)} for shelf in shelves)
-    recipes = {name: recipe for name, recipe in registry.catalogue.recipes.items() if asked(name)}
+    samplers, spacings, noises = ({n: item for n, item in shelf.items() if matches(n, item)} for shelf in shelves)
+    recipes = {name: recipe for name, recipe in registry.catalogue.recipes.items() if matches(name)}
     if not (samplers or spacings or noises or recipes):
         known = [*registry.sampler_names(), *registry.grid_names()]
         raise UnknownNameError("name", part or "", known, opening=f"nothing listed has {part!r} in its name")
@@ -93,7 +93,7 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
             "recipes": recipes,
         }
         names = ("aliases", "spacing_aliases", "noise_aliases", "peers")
-        emit({**facts, **{word: getattr(registry.catalogue, word) for word in names}})
+        emit({**facts, **{key: getattr(registry.catalogue, key) for key in names}})
         return
     if samplers:
         show(samplers_table(samplers))
@@ -141,12 +141,12 @@ def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
             return sampler_explained(registry, name)
         except UnknownNameError as unknown:
             refusal = unknown
-    for word, find in (("spacing", registry.grid), ("noise", registry.noise)):
+    for key, find in (("spacing", registry.grid), ("noise", registry.noise)):
         try:
             item, chosen = find(name)
         except UnknownNameError:
             continue
-        facts = {"asked for": name, word: item.name, f"{word} options": chosen, **plugin_facts(item)}
+        facts = {"asked for": name, key: item.name, f"{key} options": chosen, **plugin_facts(item)}
         return {k: v for k, v in facts.items() if v != {}}, item.__doc__
     if refusal.name != name:  # an alias or recipe that leads nowhere
         raise refusal
@@ -171,7 +171,7 @@ def sampler_explained(registry: Registry, name: str) -> tuple[dict[str, Any], st
     facts = {"asked for": name, "runs": what_runs(preset), **sampler_facts(preset.sampler)}
     facts.pop("summary")
     facts["sampler"] = facts.pop("name")
-    for key in PRESET_WORDS:
+    for key in PRESET_FIELDS:
         value = getattr(preset, key)
         if value:
             facts[f"recipe {key}" if key == "options" else key] = dict(value) if isinstance(value, Mapping) else value

@@ -12,9 +12,9 @@ import click
 
 from ..errors import Cancelled, UsageError
 from .group import cli
+from .options import Numbers, load_model, model_options, pairs, run_options, take_grid_options
 from .streams import say
 from .tables import comparison_table, emit, show, status_line
-from .words import Numbers, grid_words, load_model, model_options, pairs, run_options
 
 if TYPE_CHECKING:
     from ..generation import Generated
@@ -34,22 +34,24 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 @model_options
-def statistics_command(source: str, **words: Any) -> None:
+def statistics_command(source: str, **kwargs: Any) -> None:
     """Measure MODEL's statistics for dpm-solver-v3 (Zheng et al. 2023) and keep them in a file."""
     from ..io.terminal import evaluation_bar
     from ..ode.statistics import compute_statistics
 
-    out, nodes, as_json = words.pop("out"), words["nodes"], words.pop("as_json")
-    silent = words.pop("quiet") or as_json or not sys.stderr.isatty()  # where it is no terminal, a bar is an empty line
-    model, condition = load_model(source, words)
-    batches = -(-words["samples"] // max(words["batch_size"], 1))
+    out, nodes, as_json = kwargs.pop("out"), kwargs["nodes"], kwargs.pop("as_json")
+    silent = (
+        kwargs.pop("quiet") or as_json or not sys.stderr.isatty()
+    )  # where it is no terminal, a bar is an empty line
+    model, condition = load_model(source, kwargs)
+    batches = -(-kwargs["samples"] // max(kwargs["batch_size"], 1))
     bar = nullcontext(None) if silent else evaluation_bar(f"statistics of {model.name}", nodes * batches)
     with bar as advance:
         progress = None if advance is None else lambda done, total: advance(None)
-        table = compute_statistics(model, condition=condition, **words, progress=progress)
+        table = compute_statistics(model, condition=condition, **kwargs, progress=progress)
     file = table.save(out)
     if as_json:
-        emit({"model": model.name, "revision": model.revision, "file": str(file), **words})
+        emit({"model": model.name, "revision": model.revision, "file": str(file), **kwargs})
         return
     say(f"{file}: use it as --sampler dpm-solver-v3 -o statistics={out}")
 
@@ -81,7 +83,7 @@ def statistics_command(source: str, **words: Any) -> None:
 @click.option("--json-log", type=click.Path(dir_okay=False), help="Log events to this file as lines of JSON.")
 @run_options
 @model_options
-def sample_command(source: str, **words: Any) -> None:
+def sample_command(source: str, **kwargs: Any) -> None:
     """Sample MODEL (registered name, folder, Hub id or FILE.py:NAME) and write pictures or data.
 
     Alone, or on many processes: accelerate launch -m sdesamplers sample MODEL ...
@@ -94,49 +96,49 @@ def sample_command(source: str, **words: Any) -> None:
     from ..sampling.arguments import make_recipe, require_grid
     from ..sampling.request import Request
 
-    name, as_json, quiet = words.pop("sampler"), words.pop("as_json"), words.pop("quiet")
-    recipe = read_recipe(words.pop("recipe"))
+    name, as_json, quiet = kwargs.pop("sampler"), kwargs.pop("as_json"), kwargs.pop("quiet")
+    recipe = read_recipe(kwargs.pop("recipe"))
     preset = default_registry().resolve(name) if recipe is None else preset_of(recipe)
     spec = preset.sampler
-    options = pairs(words.pop("option"), spec.options, f"sampler {spec.name!r}")
-    chosen = grid_words(words, preset)
-    counts = {k: words.pop(k) for k in ("steps", "nfe", "times", "sigmas")}
+    options = pairs(kwargs.pop("option"), spec.options, f"sampler {spec.name!r}")
+    chosen = take_grid_options(kwargs, preset)
+    counts = {k: kwargs.pop(k) for k in ("steps", "nfe", "times", "sigmas")}
     request = Request(name if recipe is None else recipe, **counts, **chosen, options=options)
     counted_by = request.counted_by
     if recipe is None:
         require_grid(preset, counted_by)
-    whole("num_samples", words["num_samples"])
-    read_job_words(words)
+    whole("num_samples", kwargs["num_samples"])
+    parse_job_options(kwargs)
     scorer = scorer_for(
-        source, **{key: words.pop(key) for key in ("score", "metrics", "reference", "inception_weights")}
+        source, **{key: kwargs.pop(key) for key in ("score", "metrics", "reference", "inception_weights")}
     )
     ranks = Ranks.here()
     with ranks.one_after_first():
-        model, condition = load_model(source, words)
+        model, condition = load_model(source, kwargs)
     make_recipe(request, process=model.process)  # refuse before a folder is made
     try:
-        with output_folder(words["out"]):
-            words |= {"condition": condition, "scorer": scorer, "progress": not quiet}
-            done = generate(model, request.sampler, **counts, **chosen, **options, **words)
+        with output_folder(kwargs["out"]):
+            kwargs |= {"condition": condition, "scorer": scorer, "progress": not quiet}
+            done = generate(model, request.sampler, **counts, **chosen, **options, **kwargs)
     except Cancelled as stopped:
         if ranks.is_first:
             raise
         sys.exit(stopped.exit_code)  # a signal stops all, and one of them says so
     if ranks.is_first:
-        tell(done, as_json)
+        print_summary(done, as_json)
 
 
-def read_job_words(words: dict[str, Any]) -> None:
+def parse_job_options(kwargs: dict[str, Any]) -> None:
     """Put what --format, --memory-limit and --part mean in the place of their texts."""
     from ..generation.memory import parse_bytes
     from ..generation.ranks import parse_part
 
-    formats = words.pop("formats")
+    formats = kwargs.pop("formats")
     if formats is None:
-        formats = "grid" if words["num_samples"] <= 256 else "safetensors"
-    words["formats"] = [each.strip() for each in formats.split(",")]
-    words["memory_limit"] = parse_bytes(words["memory_limit"]) if words["memory_limit"] else None
-    words["part"] = parse_part(words["part"]) if words["part"] else (0, 1)
+        formats = "grid" if kwargs["num_samples"] <= 256 else "safetensors"
+    kwargs["formats"] = [each.strip() for each in formats.split(",")]
+    kwargs["memory_limit"] = parse_bytes(kwargs["memory_limit"]) if kwargs["memory_limit"] else None
+    kwargs["part"] = parse_part(kwargs["part"]) if kwargs["part"] else (0, 1)
 
 
 def read_recipe(file: str | None) -> Recipe | None:
@@ -195,7 +197,7 @@ def scorer_for(
     return scorer
 
 
-def tell(done: Generated, as_json: bool) -> None:
+def print_summary(done: Generated, as_json: bool) -> None:
     """Print what was made."""
     manifest = done.manifest
     if manifest is None:
@@ -241,33 +243,33 @@ def tell(done: Generated, as_json: bool) -> None:
 @click.option("--batch-size", type=int, default=64, show_default=True, help="How many at once.")
 @run_options
 @model_options
-def compare_command(source: str, **words: Any) -> None:
+def compare_command(source: str, **kwargs: Any) -> None:
     """Run samplers side by side on MODEL: a picture, a table, JSON and CSV."""
     from ..checks import whole
     from ..comparison.comparison import compare
     from ..io.files import output_folder
     from ..registry.registry import default_registry
 
-    as_json, quiet, out = words.pop("as_json"), words.pop("quiet"), words.pop("out")
-    names = [name.strip() for name in words.pop("samplers").split(",")]
+    as_json, quiet, out = kwargs.pop("as_json"), kwargs.pop("quiet"), kwargs.pop("out")
+    names = [name.strip() for name in kwargs.pop("samplers").split(",")]
     specs = [default_registry().resolve(name).sampler for name in names]
     options: dict[str, Any] = {}
-    for text in words.pop("option"):
+    for text in kwargs.pop("option"):
         options |= pairs((text,), {k: o for s in specs for k, o in s.options.items()}, "this comparison")
     if options and any(set(options) - set(s.options) for s in specs):
         lacking = next(s.name for s in specs if set(options) - set(s.options))
         raise UsageError(f"--option must fit every sampler compared, and {lacking} lacks one; name a recipe instead")
-    chosen = grid_words(words)
-    ways = {key: words.pop(key) for key in ("metrics", "reference", "inception_weights")}
+    chosen = take_grid_options(kwargs)
+    ways = {key: kwargs.pop(key) for key in ("metrics", "reference", "inception_weights")}
     scorer = scorer_for(source, score=False, **ways)
-    for word in ("num_samples", "batch_size"):
-        whole(word, words[word])
-    model, condition = load_model(source, words)
+    for name in ("num_samples", "batch_size"):
+        whole(name, kwargs[name])
+    model, condition = load_model(source, kwargs)
     say = (lambda line: None) if quiet or as_json else status_line()
-    budgets = words.pop("nfe")
+    budgets = kwargs.pop("nfe")
     with output_folder(out) as folder:
         result = compare(
-            model, names, budgets, scorer=scorer, condition=condition, progress=say, **words, **chosen, **options
+            model, names, budgets, scorer=scorer, condition=condition, progress=say, **kwargs, **chosen, **options
         )
         say("")
         files = result.save(folder)

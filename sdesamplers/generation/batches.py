@@ -33,11 +33,11 @@ class Batches:
         conditions: Conditions,
         first_index: int,
         size: int,
-        told: Callable[[int], None] = lambda size: None,
-        look: Callable[[Tensor], Any] = lambda samples: None,
+        on_resize: Callable[[int], None] = lambda size: None,
+        postprocess: Callable[[Tensor], Any] = lambda samples: None,
     ) -> None:
         self.run, self.conditions, self.first_index = run, conditions, first_index
-        self.size, self.told, self.look = size, told, look
+        self.size, self.on_resize, self.postprocess = size, on_resize, postprocess
 
     def make(self, rows: range, advance: Callback | None = None) -> list[tuple[Part, Any]]:
         """Samples `rows`, in as many parts as memory asks for, each with what `look` made of it.
@@ -51,7 +51,7 @@ class Batches:
             now = range(at, min(at + self.size, rows.stop))
             try:
                 part = self.run.run(self.indices(now), self.conditions.of(now), advance=advance)
-                made.append((part, self.look(part.samples)))
+                made.append((part, self.postprocess(part.samples)))
             except Exception as error:
                 if not ran_out_of_memory(error):
                     raise
@@ -63,7 +63,7 @@ class Batches:
                 at = now.stop
                 continue
             clear_cache()  # outside of the handler, which would keep what the failed batch held alive
-            self.told(self.size)
+            self.on_resize(self.size)
         return made
 
     def indices(self, rows: range) -> range:

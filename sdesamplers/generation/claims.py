@@ -28,14 +28,14 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ClaimError, SdesamplersError
-from ..io.files import names_in, read, telling
-from .words import WORDS
+from ..io.files import file_errors, names_in, read
+from .argument_names import ARGUMENT_NAMES
 
 Owner = dict[str, Any]
 
-BEAT = 15.0
+HEARTBEAT = 15.0
 """Seconds between signs of life, which processes on other machines look for."""
-LOST = 120.0
+TIMEOUT = 120.0
 """Seconds without one after which a process that cannot be looked up is taken to be gone."""
 TRIES = 50
 """Times that a claim is tried for while others come and go."""
@@ -79,7 +79,7 @@ class Claim:
             read(self.file)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR):
-                raise ClaimError(self._lost()) from None
+                raise ClaimError(self._lost_message()) from None
             raise SdesamplersError(f"{self.file} could not be read: {error.strerror or error}") from None
 
     @contextmanager
@@ -89,15 +89,15 @@ class Claim:
         Raises:
             ClaimError: another run has taken the claim over already.
         """
-        mine, over = replace(self, rank=rank), threading.Event()
+        mine, stop = replace(self, rank=rank), threading.Event()
         try:
             if rank:
                 mine._write()
                 self.check()
-            threading.Thread(target=mine._live, args=(over,), name="sdesamplers-claim", daemon=True).start()
+            threading.Thread(target=mine._send_heartbeats, args=(stop,), name="sdesamplers-claim", daemon=True).start()
             yield mine
         finally:
-            over.set()
+            stop.set()
             mine.release()
 
     def release(self) -> None:
@@ -109,20 +109,22 @@ class Claim:
             with suppress(OSError):  # others are there
                 place.rmdir()
 
-    def _live(self, over: threading.Event) -> None:
-        while not over.wait(BEAT):
+    def _send_heartbeats(self, stop: threading.Event) -> None:
+        while not stop.wait(HEARTBEAT):
             with suppress(OSError):
                 os.utime(self.file)
 
     def _write(self) -> None:
         _held.add(self.nonce)
-        owner = json.dumps(here(self.job)).encode()  # before the file is there: one without an owner is not cleared
-        with telling(self.file), self.file.open("xb", buffering=0) as out:
+        owner = json.dumps(
+            this_process(self.job)
+        ).encode()  # before the file is there: one without an owner is not cleared
+        with file_errors(self.file), self.file.open("xb", buffering=0) as out:
             out.write(owner)
 
-    def _lost(self) -> str:
+    def _lost_message(self) -> str:
         others = [owner for each in members(self.folder) if (owner := read_owner(each)) is not None]
-        taker = f" {described(others[0])}" if others else ""
+        taker = f" {owner_label(others[0])}" if others else ""
         return (
             f"this run has lost its claim on {self.job}, which another run{taker} has taken over while this one was "
             "stopped or gave no sign of life; it has stopped and changed nothing since"
@@ -175,8 +177,10 @@ def refuse_if_busy(job: Path, part: tuple[int, int], overwrite: bool) -> None:
     for folder in rivals(job / ".job" / "claims", part, overwrite):
         for file in members(folder):
             owner = read_owner(file)
-            if owner is not None and looked_up(owner, file, job) in (ALIVE, STOPPED)[: 1 if overwrite else 2]:
-                raise ClaimError(busy(job, owner, looked_up(owner, file, job) or ALIVE), arguments=WORDS)
+            if owner is not None and process_state(owner, file, job) in (ALIVE, STOPPED)[: 1 if overwrite else 2]:
+                raise ClaimError(
+                    busy_message(job, owner, process_state(owner, file, job) or ALIVE), arguments=ARGUMENT_NAMES
+                )
 
 
 def prepare(claims: Path) -> Claim:
@@ -211,20 +215,20 @@ def clear(claims: Path, part: tuple[int, int], own: Claim, overwrite: bool) -> N
     wanted = set(rivals(claims, part, overwrite))
     for name in names_in(claims):
         folder = claims / name
-        with telling(folder, "could not be looked up"):
+        with file_errors(folder, "could not be looked up"):
             if own.folder == folder or not folder.is_dir():
                 continue
         found, rival = members(folder), folder in wanted
         state, owner = GONE, None
         for file in found:
             owner = read_owner(file)
-            state = standing(owner, file, own, wait=rival)
+            state = owner_state(owner, file, own, wait=rival)
             if state != GONE:
                 break
         if state == GONE or (state == STOPPED and overwrite and rival):
-            evict(folder, found)
+            remove_dead(folder, found)
         elif rival:
-            raise ClaimError(busy(own.job, owner, state), arguments=WORDS)
+            raise ClaimError(busy_message(own.job, owner, state), arguments=ARGUMENT_NAMES)
 
 
 def rivals(claims: Path, part: tuple[int, int], overwrite: bool) -> list[Path]:
@@ -247,11 +251,11 @@ def members(folder: Path) -> list[Path]:
     return []
 
 
-def evict(folder: Path, found: list[Path]) -> None:
+def remove_dead(folder: Path, found: list[Path]) -> None:
     """Move a dead claim away; one that has changed hands meanwhile is moved back."""
     if not found:
         with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > LOST or PART.fullmatch(folder.name):
+            if time.time() - folder.stat().st_mtime > TIMEOUT or PART.fullmatch(folder.name):
                 folder.rmdir()  # one without the name of a part may be about to be filled
         return
     away = folder.with_name(f".{os.urandom(8).hex()}")
@@ -263,7 +267,7 @@ def evict(folder: Path, found: list[Path]) -> None:
         raise SdesamplersError(f"{folder} could not be removed: {error.strerror}") from None
     now = members(away)
     if {file.name for file in now} <= {file.name for file in found}:
-        with telling(away, "could not be removed"):
+        with file_errors(away, "could not be removed"):
             for file in now:
                 file.unlink(missing_ok=True)
             away.rmdir()
@@ -272,7 +276,7 @@ def evict(folder: Path, found: list[Path]) -> None:
             os.rename(away, folder)
 
 
-def standing(owner: Owner | None, file: Path, own: Claim, *, wait: bool) -> str:
+def owner_state(owner: Owner | None, file: Path, own: Claim, *, wait: bool) -> str:
     """Whether a claim's process is alive, by looking it up or else by its signs of life.
 
     Args:
@@ -281,13 +285,13 @@ def standing(owner: Owner | None, file: Path, own: Claim, *, wait: bool) -> str:
         own: whose file tells the file system's own time, whatever the clocks of machines say.
         wait: for a sign of life, until it is too late for one; without, an open case counts as alive.
     """
-    if owner is not None and (state := looked_up(owner, file, own.job)) is not None:
+    if owner is not None and (state := process_state(owner, file, own.job)) is not None:
         return state
     first: float | None = None
     while True:
         try:
             os.utime(own.file)
-            now, last = touched(own.file), touched(file)
+            now, last = last_modified(own.file), last_modified(file)
         except FileNotFoundError:
             return GONE
         except OSError as error:
@@ -295,14 +299,14 @@ def standing(owner: Owner | None, file: Path, own: Claim, *, wait: bool) -> str:
         if first is not None and last != first:
             return ALIVE
         first = last
-        if now - last > LOST:
+        if now - last > TIMEOUT:
             return GONE
         if not wait:
             return ALIVE
-        time.sleep(min(1.0, LOST / 10))
+        time.sleep(min(1.0, TIMEOUT / 10))
 
 
-def touched(file: Path) -> float:
+def last_modified(file: Path) -> float:
     """When a file was last changed; it is opened, for network file systems then ask their server."""
     handle = os.open(file, os.O_RDONLY)
     try:
@@ -314,7 +318,7 @@ def touched(file: Path) -> float:
 # Processes
 
 
-def here(job: Path) -> Owner:
+def this_process(job: Path) -> Owner:
     """What others are told of this process."""
     try:
         user = getpass.getuser()
@@ -325,7 +329,7 @@ def here(job: Path) -> Owner:
         "user": user,
         "pid": os.getpid(),
         "start": start_of(os.getpid()),
-        "world": world(),
+        "world": pid_namespace(),
         "since": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
         "job": os.path.realpath(job),
         "device": os.stat(job).st_dev,
@@ -342,7 +346,7 @@ def read_owner(file: Path) -> Owner | None:
 
 
 @cache
-def world() -> str | None:
+def pid_namespace() -> str | None:
     """What processes that see each other by their numbers share: a boot and a namespace; None if it is not known."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
@@ -355,9 +359,9 @@ def world() -> str | None:
         return f"{socket.gethostname()} {psutil.boot_time():.0f}"
 
 
-def looked_up(owner: Owner, file: Path, job: Path) -> str | None:
+def process_state(owner: Owner, file: Path, job: Path) -> str | None:
     """Whether a process is alive, stopped or gone; None if it cannot be seen from here."""
-    if owner.get("world") is None or owner.get("world") != world():
+    if owner.get("world") is None or owner.get("world") != pid_namespace():
         return None
     with suppress(OSError):
         if owner.get("job") != os.path.realpath(job) and owner.get("device") != os.stat(job).st_dev:
@@ -371,7 +375,7 @@ def looked_up(owner: Owner, file: Path, job: Path) -> str | None:
 
 def start_of(pid: int) -> float | None:
     """When a process began, in the system's own units; None if there is none."""
-    if (fields := proc(pid)) is not None:
+    if (fields := proc_stat(pid)) is not None:
         return float(fields[19])
     if os.path.isdir("/proc/self"):
         return None
@@ -397,7 +401,7 @@ def state_of(pid: int) -> str:
     return STOPPED if state in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP) else ALIVE
 
 
-def proc(pid: int) -> list[bytes] | None:
+def proc_stat(pid: int) -> list[bytes] | None:
     """Linux's facts of a process behind its name, the state first; None if there is none."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
@@ -408,14 +412,14 @@ def proc(pid: int) -> list[bytes] | None:
 # Messages
 
 
-def described(owner: Owner) -> str:
+def owner_label(owner: Owner) -> str:
     """A process for people."""
     return f"(process {owner['pid']} of {owner.get('user')} on {owner.get('host')}, since {owner.get('since')})"
 
 
-def busy(job: Path, owner: Owner | None, state: str) -> str:
+def busy_message(job: Path, owner: Owner | None, state: str) -> str:
     """What to tell whoever comes second."""
-    who = "another run" if owner is None else f"another run {described(owner)}"
+    who = "another run" if owner is None else f"another run {owner_label(owner)}"
     if state == STOPPED and owner is not None:
         return (
             f"{job} is held by {who}, which is stopped: let it go on (kill -CONT {owner['pid']}), end it, or take the "

@@ -34,7 +34,7 @@ def code_of(item: Registered) -> str:
 
 def uses(function: Any) -> Iterator[tuple[str, str]]:
     """The name and text of a function and of the functions, classes and constants of its own kind that it uses."""
-    package, seen = top(function.__module__), set[int]()
+    package, seen = top_package(function.__module__), set[int]()
     waiting: list[tuple[str, Any]] = [(function.__qualname__, function)]
     while waiting:
         name, value = waiting.pop()
@@ -43,11 +43,11 @@ def uses(function: Any) -> Iterator[tuple[str, str]]:
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, FunctionType) and own(value, package):
+        if isinstance(value, FunctionType) and is_own(value, package):
             yield name, text_of(value)
             waiting += used_by(value, package)
-        elif isinstance(value, type) and own(value, package):
-            waiting += [(f"{name}.{word}", part) for word, part in sorted(vars(value).items()) if relevant(word)]
+        elif isinstance(value, type) and is_own(value, package):
+            waiting += [(f"{name}.{key}", part) for key, part in sorted(vars(value).items()) if relevant(key)]
         elif isinstance(value, staticmethod | classmethod):
             waiting.append((name, value.__func__))
         elif isinstance(value, property) and value.fget is not None:
@@ -56,22 +56,22 @@ def uses(function: Any) -> Iterator[tuple[str, str]]:
             yield name, repr(value)
 
 
-def relevant(word: str) -> bool:
+def relevant(name: str) -> bool:
     """Whether a class's attribute is code or data of its author's."""
-    return word not in ("__module__", "__doc__", "__qualname__", "__firstlineno__", "__static_attributes__")
+    return name not in ("__module__", "__doc__", "__qualname__", "__firstlineno__", "__static_attributes__")
 
 
 def used_by(function: FunctionType, package: str) -> list[tuple[str, Any]]:
     """What a function's code names: globals, attributes of its own kind's modules, and what it encloses."""
-    names = {word for code in codes(function.__code__) for word in code.co_names}
+    names = {name for code in codes(function.__code__) for name in code.co_names}
     places = [function.__globals__]
-    found = [(word, place[word]) for place in places for word in sorted(names) if word in place]
-    for word, value in list(found):
-        if isinstance(value, ModuleType) and own_module(value, package):
-            found += [(f"{word}.{part}", vars(value)[part]) for part in sorted(names) if part in vars(value)]
-    for word, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+    found = [(name, place[name]) for place in places for name in sorted(names) if name in place]
+    for name, value in list(found):
+        if isinstance(value, ModuleType) and is_own_module(value, package):
+            found += [(f"{name}.{part}", vars(value)[part]) for part in sorted(names) if part in vars(value)]
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            found.append((f"{function.__qualname__}.{word}", cell.cell_contents))
+            found.append((f"{function.__qualname__}.{name}", cell.cell_contents))
         except ValueError:  # not filled yet
             continue
     return found
@@ -86,23 +86,23 @@ def is_plain(value: Any) -> bool:
     return type(value) in PLAIN
 
 
-def own(thing: Any, package: str) -> bool:
+def is_own(thing: Any, package: str) -> bool:
     """Whether a function or class is of the plugin's package, or of no installed one."""
     module = sys.modules.get(thing.__module__) if isinstance(thing.__module__, str) else None
-    return thing.__module__ == "__main__" or module is None or own_module(module, package)
+    return thing.__module__ == "__main__" or module is None or is_own_module(module, package)
 
 
-def own_module(module: ModuleType, package: str) -> bool:
+def is_own_module(module: ModuleType, package: str) -> bool:
     """Whether a module is of the plugin's package, or of no installed one."""
-    if top(module.__name__) == "sdesamplers":
+    if top_package(module.__name__) == "sdesamplers":
         return False  # the version tells
     file = getattr(module, "__file__", None)
-    if module.__name__ == "__main__" or top(module.__name__) == package:
+    if module.__name__ == "__main__" or top_package(module.__name__) == package:
         return True
     return file is not None and not any(Path(file).is_relative_to(place) for place in library_folders())
 
 
-def top(name: str) -> str:
+def top_package(name: str) -> str:
     """The package that a module is in."""
     return name.partition(".")[0]
 

@@ -29,16 +29,16 @@ class Conditions:
     """
 
     def __init__(self, model: Model, condition: Any, count: int) -> None:
-        self.model, self.given = model, in_words(condition)
+        self.model, self.given = model, as_lists(condition)
         self._count = count
         if wrong := sorted(lengths_of(self.given) - {1, count}):
             raise UsageError(f"condition must be one for all or {count}, one a sample, not {wrong[0]}")
         if isinstance(self.given, list):
-            labels = list(dict.fromkeys(word for word in self.given if isinstance(word, int)))
+            labels = list(dict.fromkeys(entry for entry in self.given if isinstance(entry, int)))
             if labels:  # one out of range is told before the first sample is made; prompts are in no range
                 model.condition_for(labels, len(labels))
         spread = self.of(range(1))
-        self.words = words_of(spread if condition is None else self.given)
+        self.recorded = recordable(spread if condition is None else self.given)
 
     def of(self, rows: range) -> Any:
         """These samples' conditions, as the model takes them."""
@@ -65,7 +65,7 @@ def first_of(condition: Any, count: int) -> Any:
     return each(condition, lambda entry: entry[:count] if lengths_of(entry) - {1} else entry)
 
 
-def in_words(condition: Any) -> Any:
+def as_lists(condition: Any) -> Any:
     """Arrays of labels and other sequences of words as lists; all else (a word, embeddings) as it is."""
     if isinstance(condition, Tensor | np.ndarray | np.generic):
         kind = condition.cpu().numpy() if isinstance(condition, Tensor) else np.asarray(condition)
@@ -74,8 +74,8 @@ def in_words(condition: Any) -> Any:
     return list(condition) if plain else condition
 
 
-def words_of(condition: Any) -> list[Any]:
+def recordable(condition: Any) -> list[Any]:
     """A condition's words; none where it has none."""
     listed = condition.tolist() if hasattr(condition, "tolist") else condition
-    words = listed if isinstance(listed, list) else [listed]
-    return words if all(isinstance(word, int | str) for word in words) else []
+    recorded = listed if isinstance(listed, list) else [listed]
+    return recorded if all(isinstance(entry, int | str) for entry in recorded) else []

@@ -12,11 +12,23 @@ from typing import Any
 
 from ..errors import SdesamplersError, UsageError
 from ..io.files import Draft, draft, names_in, read, regular_file, sync, sync_folder, write
+from .argument_names import ARGUMENT_NAMES
 from .claims import Claim
 from .identity import Facts
-from .job import BATCH, FREE, MANIFEST, RECORD, JobFolder, clear_inside, labels_of, shown, there, unsealed, written_by
-from .shards import HEADER, about_batch, cut, read_batch, sha256
-from .words import WORDS
+from .job import (
+    BATCH,
+    MANIFEST,
+    MAY_DIFFER,
+    RECORD,
+    JobFolder,
+    clear_inside,
+    exists,
+    labels_of,
+    shortened,
+    unsealed,
+    written_by,
+)
+from .shards import HEADER, batch_metadata, read_batch, sha256, split
 
 
 def stored_facts(folder: Path) -> Facts | None:
@@ -33,10 +45,10 @@ def stored_facts(folder: Path) -> Facts | None:
     except OSError as error:
         reason = error.strerror or error
         raise SdesamplersError(
-            f"{file} cannot be read: {reason}; choose another {{out}}, or move it away", arguments=WORDS
+            f"{file} cannot be read: {reason}; choose another {{out}}, or move it away", arguments=ARGUMENT_NAMES
         ) from None
-    found = opened(content)
-    return found if found is not None else next(filter(usable, others_facts(folder)), None)
+    found = decoded(content)
+    return found if found is not None else next(filter(usable, recovered_facts(folder)), None)
 
 
 def job_file(folder: Path) -> Path:
@@ -44,12 +56,12 @@ def job_file(folder: Path) -> Path:
     return folder / ".job" / "job.json"
 
 
-def closed(facts: Facts) -> str:
+def encoded(facts: Facts) -> str:
     """Facts as the job's file holds them, with a checksum."""
     return json.dumps({"job": facts, "sha256": sha256(json.dumps(facts).encode())}, indent=1) + "\n"
 
 
-def opened(content: bytes) -> Facts | None:
+def decoded(content: bytes) -> Facts | None:
     """The facts in a job's file; None if they are damaged."""
     try:
         stored = json.loads(content)
@@ -64,14 +76,14 @@ def opened(content: bytes) -> Facts | None:
 def usable(facts: Any) -> bool:
     """Whether facts say what a folder's files are called."""
     try:
-        shards = cut(facts["num_samples"], facts["shard_size"])
+        shards = split(facts["num_samples"], facts["shard_size"])
         next(written_by(Path(), facts, shards[:1]))
         return isinstance(facts["layout"], int) and isinstance(facts["batch_size"], int)
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration, ZeroDivisionError, OverflowError):
         return False
 
 
-def others_facts(folder: Path) -> Iterator[Any]:
+def recovered_facts(folder: Path) -> Iterator[Any]:
     """What records, kept batches, the manifest and files of samples say of their job, the surest first."""
     inside = folder / ".job"
     for name in names_in(inside / "records"):
@@ -83,7 +95,7 @@ def others_facts(folder: Path) -> Iterator[Any]:
         if BATCH.fullmatch(name):
             with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 if (kept := read_batch(inside / "batches" / name)) is not None:
-                    yield (about_batch(kept) or {}).get("job")
+                    yield (batch_metadata(kept) or {}).get("job")
     with suppress(OSError, ValueError, AttributeError, RecursionError):
         manifest = json.loads(read(folder / MANIFEST))
         yield {key: value for key, value in manifest.items() if key not in ("nfe", "shards")}
@@ -99,7 +111,7 @@ def header(path: Path) -> Any:
         return json.loads(file.read(min(int.from_bytes(file.read(8), "little"), size, HEADER)))
 
 
-def take(folder: Path, facts: Facts, claim: Claim, *, resume: bool, adopted: Collection[str] = ()) -> JobFolder:
+def open_job(folder: Path, facts: Facts, claim: Claim, *, resume: bool, adopted: Collection[str] = ()) -> JobFolder:
     """Make a folder this job's, or take up the same job in it again.
 
     Args:
@@ -120,13 +132,13 @@ def take(folder: Path, facts: Facts, claim: Claim, *, resume: bool, adopted: Col
         stored = stored_facts(folder) or facts
         claim.check()
     elif not resume:
-        raise UsageError(taken(folder, facts, stored), arguments=WORDS)
+        raise UsageError(already_there_message(folder, facts, stored), arguments=ARGUMENT_NAMES)
     wanted = {**facts, **{key: stored[key] for key in adopted if key in stored}}
     if changes := list(differences(stored, wanted)):
-        raise UsageError(another(folder, changes), arguments=WORDS)
+        raise UsageError(other_job_message(folder, changes), arguments=ARGUMENT_NAMES)
     if not is_stored(job_file(folder)):
         claim.check()
-        write(job_file(folder), closed(stored))
+        write(job_file(folder), encoded(stored))
     job = JobFolder(folder, stored, claim)
     job.make()
     return job
@@ -135,7 +147,7 @@ def take(folder: Path, facts: Facts, claim: Claim, *, resume: bool, adopted: Col
 def is_stored(file: Path) -> bool:
     """Whether a job's file is whole."""
     try:
-        return opened(read(file)) is not None
+        return decoded(read(file)) is not None
     except OSError:
         return False
 
@@ -143,20 +155,20 @@ def is_stored(file: Path) -> bool:
 def check_free(folder: Path, facts: Facts, replaced: Collection[Path] = ()) -> None:
     """Raise UsageError if the job that is to begin here would replace a file, other than those that may be."""
     names = set(names_in(folder)) - {file.name for file in replaced}
-    meant = written_by(folder, facts, cut(facts["num_samples"], facts["shard_size"]))
+    meant = written_by(folder, facts, split(facts["num_samples"], facts["shard_size"]))
     found = next((file.name for file in meant if file.name in names), None)
     if found is not None and (replaced or not is_stored(job_file(folder))):  # else another part began it meanwhile
         raise UsageError(
             f"{folder} holds {found}, which is no job's that is known there and would be replaced: move it away, or "
             "choose another {out}",
-            arguments=WORDS,
+            arguments=ARGUMENT_NAMES,
         )
 
 
 def begin(file: Path, facts: Facts) -> None:
     """Make a job's file of facts; of several parts that begin at once, one makes it."""
-    damaged = there(file) and not is_stored(file)
-    fresh = draft(file, closed(facts))
+    damaged = exists(file) and not is_stored(file)
+    fresh = draft(file, encoded(facts))
     try:
         sync([fresh])
         if damaged:  # and nothing tells what was in it
@@ -183,12 +195,12 @@ def link(fresh: Draft) -> None:
         fresh.commit()  # a file system without links
 
 
-def taken(folder: Path, facts: Facts, stored: Facts) -> str:
+def already_there_message(folder: Path, facts: Facts, stored: Facts) -> str:
     """What to tell of a folder that holds a job already."""
     if changes := list(differences(stored, facts)):
-        return another(folder, changes)
+        return other_job_message(folder, changes)
     job = JobFolder(folder, stored)
-    shards = cut(stored["num_samples"], stored["shard_size"])
+    shards = split(stored["num_samples"], stored["shard_size"])
     done = sum(job.read_record(shard) is not None for shard in shards)
     return (
         f"{folder} holds this job already, {done} of {len(shards)} shards done: {{resume}} goes on, {{overwrite}} "
@@ -196,21 +208,21 @@ def taken(folder: Path, facts: Facts, stored: Facts) -> str:
     )
 
 
-def another(folder: Path, changes: Sequence[str]) -> str:
+def other_job_message(folder: Path, changes: Sequence[str]) -> str:
     """What to tell of a folder that holds another job."""
     return f"{folder} holds another job: {'; '.join(changes)}. Choose another {{out}}, or discard it by {{overwrite}}"
 
 
-def differences(there: Facts, here: Facts, prefix: str = "") -> Iterator[str]:
+def differences(stored: Facts, wanted: Facts, prefix: str = "") -> Iterator[str]:
     """How two jobs differ, a line each."""
-    for key in dict.fromkeys((*there, *here)):
-        if key in FREE or there.get(key) == here.get(key):
+    for key in dict.fromkeys((*stored, *wanted)):
+        if key in MAY_DIFFER or stored.get(key) == wanted.get(key):
             continue
-        old, new = there.get(key), here.get(key)
+        old, new = stored.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             yield from differences(old, new, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key} is {shown(old)} there and {shown(new)} here"
+            yield f"{prefix}{key} is {shortened(old)} there and {shortened(new)} here"
 
 
 def discard(folder: Path, facts: Facts, claim: Claim) -> None:
@@ -231,6 +243,6 @@ def discard(folder: Path, facts: Facts, claim: Claim) -> None:
         clear_inside(folder / ".job")
         return
     job, labels = JobFolder(folder, stored, claim), labels_of(stored)
-    shards = cut(stored["num_samples"], stored["shard_size"])
+    shards = split(stored["num_samples"], stored["shard_size"])
     check_free(folder, facts, [job.inside, *job.made(shards, labels)])
     job.clear(shards, labels)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SCORES = "scores.json"
 """What a scored job's features come to."""
-SHOWN = 256
+GRID_LIMIT = 256
 """Samples of a shard that its grid shows at most."""
 
 
@@ -119,7 +119,7 @@ class Grid(Format):
 
     def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
         content = io.BytesIO()
-        grid([picture(pixels) for pixels in pixels_of(batch)[:SHOWN]]).save(content, format="PNG")
+        grid([picture(pixels) for pixels in pixels_of(batch)[:GRID_LIMIT]]).save(content, format="PNG")
         yield content.getvalue()
 
 
@@ -203,10 +203,10 @@ def formats_for(names: Sequence[str], model: Model, scorer: FeatureScorer | None
 
 def check_pictures(made: dict[str, Format], model: Model) -> None:
     """Raise UsageError where a format is for pictures and the model makes none."""
-    if not makes_pictures(model) and (needy := [name for name, each in made.items() if each.pictures]):
+    if not makes_pictures(model) and (picture_formats := [name for name, each in made.items() if each.pictures]):
         raise UsageError(
             f"{model.name!r} makes samples of shape {tuple(model.shape)}, which are no pictures of 1, 3 or 4 channels: "
-            f"{', '.join(needy)} cannot hold them; use safetensors or webdataset"
+            f"{', '.join(picture_formats)} cannot hold them; use safetensors or webdataset"
         )
 
 

@@ -33,9 +33,20 @@ Facts = dict[str, Any]
 
 LAYOUT = 2
 """Of a job's files; another number is another layout."""
-TOLD = ("process", "prediction", "shape", "dtype", "device", "name", "revision", "network", "tuning", "autocast")
+NOT_SETTINGS = (
+    "process",
+    "prediction",
+    "shape",
+    "dtype",
+    "device",
+    "name",
+    "revision",
+    "network",
+    "tuning",
+    "autocast",
+)
 """Attributes of a model that a job's facts name by themselves, or that do not decide its samples."""
-LISTED = 16
+LONGEST_LIST = 16
 """Entries of a list that are written out; longer ones are told by a hash."""
 
 
@@ -48,7 +59,7 @@ def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, firs
         "code": code_facts(run),
         "files": file_facts(run) or None,
         "guidance_scale": run.conduct.guidance_scale,
-        "condition": plain(conditions.words or conditions.given),
+        "condition": plain(conditions.recorded or conditions.given),
         "seed": run.seed,
         "first_index": first_index,
         "num_samples": num_samples,
@@ -117,7 +128,7 @@ def settings(thing: Any) -> Facts | None:
     found = {
         key: plain(value)
         for key, value in sorted(vars(thing).items())
-        if not (key.startswith("_") or key in TOLD or value is None or value is network)
+        if not (key.startswith("_") or key in NOT_SETTINGS or value is None or value is network)
     }
     return {key: value for key, value in found.items() if value is not None} or None
 
@@ -132,11 +143,11 @@ def plain(value: Any) -> Any:
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | range):
         entries = [plain(entry) for entry in value]
-        return entries if len(entries) <= LISTED else fingerprint(json.dumps(entries).encode())
+        return entries if len(entries) <= LONGEST_LIST else fingerprint(json.dumps(entries).encode())
     if isinstance(value, np.ndarray | np.generic):
         return plain(torch.as_tensor(value))
     if isinstance(value, Tensor):
-        return fingerprint(described(value))
+        return fingerprint(tensor_bytes(value))
     if isinstance(value, torch.nn.Module):
         return weights_hash(value)
     if isinstance(value, SDE):
@@ -158,11 +169,11 @@ def weights_hash(network: Any) -> str | None:
         if value.is_meta:
             return None
         whole.update(f"{name} ".encode())
-        whole.update(described(value))
+        whole.update(tensor_bytes(value))
     return whole.hexdigest()
 
 
-def described(tensor: Tensor) -> bytes:
+def tensor_bytes(tensor: Tensor) -> bytes:
     """A tensor's dtype, shape and bytes."""
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return f"{tensor.dtype} {tuple(tensor.shape)}\n".encode() + content.tobytes()
@@ -180,11 +191,11 @@ def schedule_hash(model: Model) -> str | None:
 
 def scorer_facts(scorer: FeatureScorer) -> Facts:
     """What tells a scorer's numbers from another's, as far as it can be seen: its words, network and reference."""
-    seen = {key: told(getattr(scorer, key, None)) for key in ("net", "reference")}
+    seen = {key: content_of(getattr(scorer, key, None)) for key in ("net", "reference")}
     return {"description": scorer.description, **{key: value for key, value in seen.items() if value is not None}}
 
 
-def told(thing: Any) -> Any:
+def content_of(thing: Any) -> Any:
     """What `plain` says; of a path what is there, of a folder its files' names and sizes."""
     if not isinstance(thing, os.PathLike):
         return plain(thing)

@@ -13,14 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SdesamplersError
-from ..io.files import Draft, checksum, make_lasting_folder, names_in, read, remove, sync, sync_folder, telling, write
+from ..io.files import (
+    Draft,
+    checksum,
+    file_errors,
+    make_lasting_folder,
+    names_in,
+    read,
+    remove,
+    sync,
+    sync_folder,
+    write,
+)
+from .argument_names import ARGUMENT_NAMES
 from .claims import Claim
 from .formats import FORMATS, SCORES, Format, Labels
 from .identity import Facts, fingerprint
-from .shards import Batch, Shard, described_there, read_batch, sha256
-from .words import WORDS
+from .shards import Batch, Shard, describe_files, read_batch, sha256
 
-FREE = ("environment",)
+MAY_DIFFER = ("environment",)
 """Facts that may differ where a job is taken up again: they change no more than rounding."""
 MANIFEST = "manifest.json"
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(\.\w+)?")
@@ -28,9 +39,9 @@ TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(\.\w+)?")
 RECORD = re.compile(r"(\d+)\.json")
 BATCH = re.compile(r"(\d+)-\d+\.safetensors")
 BEGUN = re.compile(r"(\d+)\.begun")
-CLAIMED = re.compile(r"\.job\.json\.[a-z0-9_]{8}\.json|job-\d+-[0-9a-f]+\.json")
+TEMPORARY_FACTS = re.compile(r"\.job\.json\.[a-z0-9_]{8}\.json|job-\d+-[0-9a-f]+\.json")
 """Names that a run gives, or once gave, the job's file until it is the job's."""
-OPENING = 64
+PREFIX = 64
 """Bytes by which a file without a record is known to be a job's, whatever happened to it."""
 
 
@@ -75,7 +86,7 @@ class JobFolder:
         for folder in (self.inside / "records", self.inside / "batches"):
             make_lasting_folder(folder)
 
-    def allowed(self) -> None:
+    def check_claim(self) -> None:
         """Raise ClaimError if this run has lost its claim."""
         if self.claim is not None:
             self.claim.check()
@@ -105,14 +116,14 @@ class JobFolder:
         if record is None or list(record["files"]) != list(formats):
             return False
         return all(
-            described_there(each.files(self.path, shard, labels), record["files"][name]["bytes"])
+            describe_files(each.files(self.path, shard, labels), record["files"][name]["bytes"])
             == record["files"][name]
             for name, each in formats.items()
         )
 
     def keep(self, shard: Shard, batch: Batch) -> None:
         """Keep a finished batch of an unfinished shard."""
-        write(self.batch_file(shard, batch.rows), batch.packed(self.key, self.facts), self.allowed)
+        write(self.batch_file(shard, batch.rows), batch.packed(self.key, self.facts), self.check_claim)
 
     def kept(self, shard: Shard, rows: range) -> Batch | None:
         """What `keep` kept; None if it is not there, not whole, or another job's."""
@@ -130,29 +141,29 @@ class JobFolder:
             ClaimError: this run has lost its claim.
         """
         sync(drafts)
-        self._begin(shard, drafts)
-        self.allowed()
+        self._claim_names(shard, drafts)
+        self.check_claim()
         for each in drafts:
             each.commit()
         sync_folder(self.path)
 
     def finish(self, shard: Shard, record: Facts) -> None:
         """Note that a shard is finished."""
-        write(self.record_file(shard), sealed(record, self.facts), self.allowed)
+        write(self.record_file(shard), sealed(record, self.facts), self.check_claim)
 
     def drop(self, shard: Shard, batches: Sequence[range]) -> None:
         """Remove what a shard needs only until it is finished."""
-        self.allowed()
+        self.check_claim()
         for rows in batches:
             remove(self.batch_file(shard, rows))
         remove(self.begun_file(shard))
 
     def reopen(self, shard: Shard) -> None:
         """A shard is not finished, whatever its record says, and so the job is not."""
-        self.allowed()
+        self.check_claim()
         self.remove_own(MANIFEST, self._manifest_text())
-        if there(self.record_file(shard)):
-            self._mark(shard)
+        if exists(self.record_file(shard)):
+            self._mark_begun(shard)
             remove(self.record_file(shard))
 
     def write_manifest(self, shards: Sequence[Shard]) -> Facts | None:
@@ -173,14 +184,14 @@ class JobFolder:
     def publish(self, name: str, facts: Facts) -> None:
         """Write one of the files that whoever finishes last writes, and remove what a killed one left of it."""
         text = json.dumps(facts, indent=1) + "\n"
-        if there(self.path / name) and not is_ours(self.path / name, text):
-            raise SdesamplersError(foreign(self.path / name), arguments=WORDS)
+        if exists(self.path / name) and not is_ours(self.path / name, text):
+            raise SdesamplersError(foreign_file_message(self.path / name), arguments=ARGUMENT_NAMES)
         try:
-            write(self.path / name, text, self.allowed)
+            write(self.path / name, text, self.check_claim)
         except SdesamplersError:  # another, which finished at the same moment, took ours for what a killed one left
-            self.allowed()
-            write(self.path / name, text, self.allowed)
-        remove_half(self.path, lambda half: half == name)
+            self.check_claim()
+            write(self.path / name, text, self.check_claim)
+        remove_temporary(self.path, lambda target: target == name)
 
     def remove_own(self, name: str, text: str) -> None:
         """Remove a file that whoever finishes last writes.
@@ -189,9 +200,9 @@ class JobFolder:
             SdesamplersError: another's file has its name.
         """
         file = self.path / name
-        if there(file):
+        if exists(file):
             if not is_ours(file, text):
-                raise SdesamplersError(foreign(file), arguments=WORDS)
+                raise SdesamplersError(foreign_file_message(file), arguments=ARGUMENT_NAMES)
             remove(file)
 
     def tidy(self, shards: Collection[Shard], whole: Collection[int], labels: Labels) -> None:
@@ -204,22 +215,22 @@ class JobFolder:
         """
         numbers, done = {shard.number for shard in shards}, set(whole)
         names = {path.name for shard in shards for path in shard_files(self.path, self.facts, shard, labels)}
-        self.allowed()
-        remove_half(self.path, names.__contains__)
+        self.check_claim()
+        remove_temporary(self.path, names.__contains__)
         for folder in (self.inside / "records", self.inside / "batches"):
-            remove_half(folder, lambda name: number_of(name) in numbers)
+            remove_temporary(folder, lambda name: number_of(name) in numbers)
         for name in names_in(self.inside / "batches"):
             if number_of(name) in done and RECORD.fullmatch(name) is None:
                 remove_file(self.inside / "batches" / name)
         for name in names_in(self.inside):  # left by who can do without it, now that there is a job
-            if CLAIMED.fullmatch(name):
+            if TEMPORARY_FACTS.fullmatch(name):
                 remove_file(self.inside / name)
 
     def clear(self, shards: Sequence[Shard], labels: Labels) -> None:
         """Remove all that the job made, by its records and names, and nothing else that lies in its folder."""
-        self.allowed()
+        self.check_claim()
         self.tidy(shards, (), labels)
-        remove_half(self.path, (MANIFEST, SCORES).__contains__)
+        remove_temporary(self.path, (MANIFEST, SCORES).__contains__)
         for file in self.made(shards, labels):
             remove_file(file)
         sync_folder(self.path)
@@ -227,40 +238,40 @@ class JobFolder:
 
     def made(self, shards: Sequence[Shard], labels: Labels) -> Iterator[Path]:
         """The files that the job has made, by its records, or has had a chance to; those that say it is done first."""
-        for name, text in self._last():
+        for name, text in self._final_files():
             if is_ours(self.path / name, text):
                 yield self.path / name
         for shard in shards:
-            if there(self.record_file(shard)) or there(self.begun_file(shard)):
+            if exists(self.record_file(shard)) or exists(self.begun_file(shard)):
                 yield from shard_files(self.path, self.facts, shard, labels)
 
     def _manifest_text(self) -> str:
         return json.dumps(self.facts, indent=1)
 
-    def _last(self) -> Iterator[tuple[str, str]]:
+    def _final_files(self) -> Iterator[tuple[str, str]]:
         """The files that whoever finishes last writes, and how they begin."""
         yield MANIFEST, self._manifest_text()
         if "scorer" in self.facts:
             about = {"count": self.facts["num_samples"], "scorer": self.facts["scorer"]["description"]}
             yield SCORES, json.dumps(about, indent=1)
 
-    def _begin(self, shard: Shard, drafts: Sequence[Draft]) -> None:
+    def _claim_names(self, shard: Shard, drafts: Sequence[Draft]) -> None:
         """Note that a shard's names are the job's, after a look at who has them."""
-        if there(self.begun_file(shard)):
+        if exists(self.begun_file(shard)):
             return
-        if not there(self.record_file(shard)):
+        if not exists(self.record_file(shard)):
             for each in drafts:
-                if there(each.path) and checksum(each.path, each.bytes) != each.sha256:
-                    raise SdesamplersError(foreign(each.path), arguments=WORDS)
-        self._mark(shard)
+                if exists(each.path) and checksum(each.path, each.bytes) != each.sha256:
+                    raise SdesamplersError(foreign_file_message(each.path), arguments=ARGUMENT_NAMES)
+        self._mark_begun(shard)
 
-    def _mark(self, shard: Shard) -> None:
-        write(self.begun_file(shard), b"", self.allowed)
+    def _mark_begun(self, shard: Shard) -> None:
+        write(self.begun_file(shard), b"", self.check_claim)
 
 
 def key_of(facts: Facts) -> str:
     """A fingerprint of the facts that may not differ."""
-    return fingerprint(json.dumps({k: v for k, v in facts.items() if k not in FREE}).encode())
+    return fingerprint(json.dumps({k: v for k, v in facts.items() if k not in MAY_DIFFER}).encode())
 
 
 def sealed(record: Facts, facts: Facts) -> str:
@@ -280,9 +291,9 @@ def unsealed(content: bytes) -> tuple[Facts, Facts] | None:
         return None
 
 
-def there(path: Path) -> bool:
+def exists(path: Path) -> bool:
     """Whether anything has this name."""
-    with telling(path, "could not be looked up"):
+    with file_errors(path, "could not be looked up"):
         try:
             os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -296,11 +307,11 @@ def is_ours(path: Path, text: str) -> bool:
         content = read(path)
     except OSError:
         return False
-    pairs = list(zip(content, text.encode()[:OPENING], strict=False))
+    pairs = list(zip(content, text.encode()[:PREFIX], strict=False))
     return not content or sum(a == b for a, b in pairs) > len(pairs) / 2
 
 
-def foreign(path: Path) -> str:
+def foreign_file_message(path: Path) -> str:
     """What to tell of a file in the way that no job made."""
     return f"{path} is there and is not this job's, which would replace it: move it away, or choose another {{out}}"
 
@@ -311,7 +322,7 @@ def number_of(name: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def remove_half(folder: Path, meant: Callable[[str], bool]) -> None:
+def remove_temporary(folder: Path, meant: Callable[[str], bool]) -> None:
     """Remove files that are half-written and were to have names that `meant` is true of."""
     for name in names_in(folder):
         if (found := TEMPORARY.fullmatch(name)) and meant(found["name"]):
@@ -320,7 +331,7 @@ def remove_half(folder: Path, meant: Callable[[str], bool]) -> None:
 
 def remove_file(path: Path) -> None:
     """Remove what is there, unless it is a folder, which no job made."""
-    with telling(path, "could not be removed"):
+    with file_errors(path, "could not be removed"):
         is_folder = path.is_dir() and not path.is_symlink()
     if not is_folder:
         remove(path)
@@ -330,20 +341,20 @@ def clear_inside(inside: Path) -> None:
     """Remove a job's own files, but for its claims, and its folders where nothing else is in them; its facts last."""
     for part in ("records", "batches"):
         for name in names_in(inside / part):
-            half = TEMPORARY.fullmatch(name)
-            if number_of(half["name"] if half else name) is not None:
+            temporary = TEMPORARY.fullmatch(name)
+            if number_of(temporary["name"] if temporary else name) is not None:
                 remove_file(inside / part / name)
     for name in names_in(inside / "progress"):
         if re.fullmatch(r"\d+-of-\d+-rank\d+", name):
             remove_file(inside / "progress" / name)
     for name in names_in(inside):
-        if CLAIMED.fullmatch(name):
+        if TEMPORARY_FACTS.fullmatch(name):
             remove_file(inside / name)
     for part in ("records", "batches", "progress"):
         with suppress(OSError):
             (inside / part).rmdir()
     remove(inside / "job.json")
-    with telling(inside, "could not be looked up"):
+    with file_errors(inside, "could not be looked up"):
         if inside.is_dir():
             sync_folder(inside)
 
@@ -369,7 +380,7 @@ def shard_files(folder: Path, facts: Facts, shard: Shard, labels: Labels) -> Ite
         yield from FORMATS[name].files(folder, shard, labels)
 
 
-def shown(value: Any) -> str:
+def shortened(value: Any) -> str:
     """A fact's value, not too long."""
     text = "none" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:37]}..."

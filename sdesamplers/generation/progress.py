@@ -13,9 +13,9 @@ from typing import Any
 
 from ..errors import UsageError
 
-EVERY = 0.5
+INTERVAL = 0.5
 """Seconds between what a process tells the others."""
-LOST = 300.0
+TIMEOUT = 300.0
 """Seconds after which a process that has told nothing new is taken to be lost."""
 
 
@@ -33,11 +33,11 @@ class Progress:
 
     def __init__(self, folder: Path, group: str, rank: int) -> None:
         self.folder, self.group, self.own = folder, group, folder / f"{group}-rank{rank}"
-        self.made, self._told = 0.0, 0.0
+        self.made, self._updated = 0.0, 0.0
         self._total, self._before = 0, 0
         self._move: Any = None
         self._stack = ExitStack()
-        self._heard: dict[str, tuple[str | None, float]] = {}
+        self._seen: dict[str, tuple[str | None, float]] = {}
 
     def clear(self, *, alone: bool) -> None:
         """Remove what killed runs left, other groups' too where this one is `alone`; before anybody tells anything."""
@@ -74,11 +74,11 @@ class Progress:
         """So many more are made; fractions of a sample count."""
         self.made += samples
         now = time.monotonic()
-        if now - self._told >= EVERY:
-            self._told = now
-            self.tell()
+        if now - self._updated >= INTERVAL:
+            self._updated = now
+            self.update()
 
-    def tell(self) -> None:
+    def update(self) -> None:
         """Tell the others, and show what they told."""
         with suppress(OSError):
             self.own.write_text(f"{self.made:.3f}")
@@ -88,7 +88,7 @@ class Progress:
     def others_at_work(self) -> bool:
         """Whether another process has not finished yet and has told something new not long ago."""
         now, names = time.monotonic(), self._others()
-        return any(now - self._heard[name][1] < LOST for name in names)
+        return any(now - self._seen[name][1] < TIMEOUT for name in names)
 
     def _others(self) -> dict[str, float]:
         """What each other process last told; 0 where it is just writing it."""
@@ -97,8 +97,8 @@ class Progress:
             for file in self.folder.glob(f"{self.group}-*"):
                 if file != self.own:
                     text = read(file)
-                    if self._heard.get(file.name, (None, 0.0))[0] != text:
-                        self._heard[file.name] = text, time.monotonic()
+                    if self._seen.get(file.name, (None, 0.0))[0] != text:
+                        self._seen[file.name] = text, time.monotonic()
                     numbers[file.name] = float(text or 0)
         return numbers
 

@@ -14,7 +14,7 @@ from ..errors import SdesamplersError, UsageError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=6)
+START_TIMEOUT = timedelta(hours=6)
 """How long processes wait for each other at the start, where one may download a model or check a finished job."""
 
 
@@ -42,10 +42,10 @@ class Ranks:
         from accelerate import PartialState  # accelerate takes a second to import
         from accelerate.utils import parse_flag_from_env  # accelerate takes a second to import
 
-        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE)
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=START_TIMEOUT)
         if state.num_processes == 1:  # accelerate takes processes on CPUs for lone ones unless it is told
             PartialState._reset_state()
-            state = PartialState(cpu=True, timeout=PATIENCE)
+            state = PartialState(cpu=True, timeout=START_TIMEOUT)
         if state.num_processes != launched:
             raise UsageError(
                 f"WORLD_SIZE is {launched}, but accelerate finds {state.num_processes} process here; start with "
@@ -71,17 +71,17 @@ class Ranks:
         """What the first process made of `work`, or the error that it met, for all."""
         if self.count == 1:
             return work()
-        answer: list[T] = []
+        results: list[T] = []
         error = None
         if self.is_first:
             try:
-                answer.append(work())
-            except SdesamplersError as met:
-                error = met
-        answer, error = self.gather((answer, error))[0]
+                results.append(work())
+            except SdesamplersError as caught:
+                error = caught
+        results, error = self.gather((results, error))[0]
         if error is not None:
             raise error
-        return answer[0]
+        return results[0]
 
     @contextmanager
     def one_after_first(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..checks import sample_range, warn, whole
 from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, UsageError
-from ..io.files import make_lasting_folder, telling
+from ..io.files import file_errors, make_lasting_folder
 from ..io.images import to_bytes
 from ..models.base import Model
 from ..public import public
@@ -26,24 +26,24 @@ from ..sampling.prepared import PreparedRun, prepare
 from ..sampling.recipe import Recipe
 from ..sampling.request import sorted_words
 from . import memory, streaming
+from .argument_names import ARGUMENT_NAMES
 from .batches import Batches
 from .claims import Claim, acquire, refuse_if_busy
 from .conditions import Conditions
-from .facts import discard, stored_facts, take
-from .formats import SHOWN, Format, Labels, formats_for, makes_pictures
+from .facts import discard, open_job, stored_facts
+from .formats import GRID_LIMIT, Format, Labels, formats_for, makes_pictures
 from .identity import Facts, facts_of, scorer_facts
 from .job import JobFolder, written_by
 from .progress import Log
 from .ranks import Ranks, check_part
-from .shards import cut
-from .streaming import fitting
-from .words import WORDS
+from .shards import split
+from .streaming import accepted
 from .work import Work
 
 if TYPE_CHECKING:
     from ..metrics import FeatureScorer
 
-ELSEWHERE = {**streaming.ELSEWHERE, **dict.fromkeys(("trajectory", "log_probs", "callback"), "stream")}
+ALTERNATIVES = {**streaming.ALTERNATIVES, **dict.fromkeys(("trajectory", "log_probs", "callback"), "stream")}
 """Words of `sample` that `generate` does not take, and where they are at home: what they make is not stored, and what
 a callback does is in no record."""
 SHARDS = 256
@@ -72,7 +72,7 @@ class Generated:
         """The files of a finished job."""
         if self.manifest is None:
             return []
-        shards = cut(self.manifest["num_samples"], self.manifest["shard_size"])
+        shards = split(self.manifest["num_samples"], self.manifest["shard_size"])
         return list(written_by(self.folder, self.manifest, shards))
 
 
@@ -96,7 +96,7 @@ def generate(
     progress: bool = False,
     json_log: str | Path | None = None,
     cancel: threading.Event | None = None,
-    **words: Any,
+    **kwargs: Any,
 ) -> Generated:
     """Write many samples to a folder, alone or as one of several processes.
 
@@ -137,14 +137,14 @@ def generate(
     """
     stop = cancel or threading.Event()
     num_samples, first_index = sample_range(num_samples, first_index)
-    for word, value in (("memory_limit", memory_limit), ("batch_size", batch_size), ("shard_size", shard_size)):
+    for name, value in (("memory_limit", memory_limit), ("batch_size", batch_size), ("shard_size", shard_size)):
         if value is not None:
-            whole(word, value)
+            whole(name, value)
     part = check_part(part)
     if resume and overwrite:
         raise UsageError("resume goes on with a job and overwrite discards it; give one of them")
     formats = [formats] if isinstance(formats, str) else formats
-    run = prepare(model, *sorted_words(sampler, {**fitting(words, "generate", ELSEWHERE), "cancel": stop}))
+    run = prepare(model, *sorted_words(sampler, {**accepted(kwargs, "generate", ALTERNATIVES), "cancel": stop}))
     styles = formats_for(formats, run.model, scorer)
     conditions = Conditions(run.model, condition, num_samples)
     ranks, folder = Ranks.here(), Path(out)
@@ -164,11 +164,11 @@ def generate(
             with claimed(folder, part, overwrite) as claim:
                 if overwrite:
                     discard(folder, facts, claim)
-                return take(folder, facts, claim, resume=resume, adopted=adopted)
+                return open_job(folder, facts, claim, resume=resume, adopted=adopted)
 
         job = ranks.from_first(begin)
         check_shared(job, ranks)
-        labels = Labels(first_index, run.seed, json.dumps(job.facts), conditions.words)
+        labels = Labels(first_index, run.seed, json.dumps(job.facts), conditions.recorded)
         with joined(job, ranks.rank) as job:
             work = work_on(job, styles, labels, run, conditions, log)
             try:
@@ -177,12 +177,14 @@ def generate(
             except Cancelled:
                 log("stopped", by=signals)
                 by = f" by {signals[0]}" if signals else ""
-                raise Cancelled(f"stopped{by}: {work.standing}; {GO_ON}", arguments=WORDS) from None
+                raise Cancelled(
+                    f"stopped{by}: {work.progress_summary}; {RESUME_HINT}", arguments=ARGUMENT_NAMES
+                ) from None
             except Exception as error:
                 log("failed", error=str(error))
                 if isinstance(error, SdesamplersError) and not isinstance(error, ClaimError | PluginError):
                     refuse_if_lost(job)  # whoever takes a job over removes what is half-written, and much else may fail
-                    error.add(f". {work.standing}; {GO_ON}", WORDS)
+                    error.add(f". {work.progress_summary}; {RESUME_HINT}", ARGUMENT_NAMES)
                 raise
         log("end", made=made, complete=manifest is not None)
     return Generated(folder, made, manifest)
@@ -213,7 +215,7 @@ def claimed(folder: Path, part: tuple[int, int], overwrite: bool) -> Iterator[Cl
 def check_shared(job: JobFolder, ranks: Ranks) -> None:
     """Raise unless the job's folder is here; the first process gives its claim back then."""
     try:
-        with telling(job.inside, "could not be looked up"):
+        with file_errors(job.inside, "could not be looked up"):
             shared = job.inside.is_dir()
         if not shared:
             raise UsageError(f"{job.path} is not here what it is to the first process; all need one shared folder")
@@ -236,14 +238,14 @@ def joined(job: JobFolder, rank: int) -> Iterator[JobFolder]:
 def refuse_if_lost(job: JobFolder) -> None:
     """Raise ClaimError if the claim is known to be lost."""
     try:
-        job.allowed()
+        job.check_claim()
     except ClaimError:
         raise
     except SdesamplersError:
         return
 
 
-GO_ON = "the same call with {resume} goes on from there"
+RESUME_HINT = "the same call with {resume} goes on from there"
 
 
 def work_on(
@@ -253,19 +255,19 @@ def work_on(
     model, size = run.model, job.facts["batch_size"]
     pictures = makes_pictures(model) and set(styles) != {"safetensors"}
 
-    def halved(now: int) -> None:
+    def warn_halved(now: int) -> None:
         log("out of memory", batch_size=now)
         warn(f"memory ran out: {now} samples at once from here on, which changes rounding")
 
-    def look(samples: Tensor) -> Any:
+    def decode_pictures(samples: Tensor) -> Any:
         return to_bytes(model.decode(samples), model.decoded_range) if pictures else None
 
     return Work(
         job=job,
-        shards=cut(job.facts["num_samples"], job.facts["shard_size"]),
+        shards=split(job.facts["num_samples"], job.facts["shard_size"]),
         formats=styles,
         labels=labels,
-        batches=Batches(run, conditions, labels.first_index, size, halved, look),
+        batches=Batches(run, conditions, labels.first_index, size, warn_halved, decode_pictures),
         size=size,
         pictures=pictures,
         log=log,
@@ -275,7 +277,7 @@ def work_on(
 def checked_shard(size: int | None, batch_size: int, count: int, model: Model, formats: Collection[str]) -> int:
     """A shard's size that fits, or the one taken by default."""
     whole("batch_size", batch_size)
-    if size is None and "grid" in formats and count <= SHOWN:
+    if size is None and "grid" in formats and count <= GRID_LIMIT:
         return count  # one picture
     if size is None:
         sample = 4 * math.prod(model.shape)
@@ -286,7 +288,7 @@ def checked_shard(size: int | None, batch_size: int, count: int, model: Model, f
     return size
 
 
-INSISTING = 1.0
+REPEAT_DELAY = 1.0
 """Seconds after which another SIGINT is taken to be meant; terminals and launchers may both send one at once."""
 
 
@@ -302,7 +304,7 @@ def stopped_by_signals(stop: threading.Event) -> Iterator[list[str]]:
     def handle(number: int, frame: Any) -> None:
         nonlocal first
         now = time.monotonic()
-        if now - first > INSISTING and number == signal.SIGINT:
+        if now - first > REPEAT_DELAY and number == signal.SIGINT:
             raise KeyboardInterrupt
         first = min(first, now)
         names.append(signal.Signals(number).name)

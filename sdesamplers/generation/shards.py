@@ -30,7 +30,7 @@ class Shard:
     """
 
     number: int
-    of: int
+    total: int
     rows: range
 
     def batches(self, size: int) -> Iterator[range]:
@@ -41,13 +41,13 @@ class Shard:
     @property
     def label(self) -> str:
         """What is added to a file's name: nothing where there is one shard alone."""
-        return "" if self.of == 1 else f"-{self.number:05d}-of-{self.of:05d}"
+        return "" if self.total == 1 else f"-{self.number:05d}-of-{self.total:05d}"
 
 
-def cut(count: int, size: int) -> list[Shard]:
+def split(count: int, size: int) -> list[Shard]:
     """`count` samples as shards of `size`."""
-    of = -(-count // size)
-    return [Shard(k, of, range(k * size, min((k + 1) * size, count))) for k in range(of)]
+    total = -(-count // size)
+    return [Shard(k, total, range(k * size, min((k + 1) * size, count))) for k in range(total)]
 
 
 @dataclass(eq=False)
@@ -89,10 +89,10 @@ class Batch:
         return hashlib.sha256(content).digest() + hashlib.sha256(key.encode() + content).digest() + content
 
     @classmethod
-    def unpacked(cls, whole: bytes, rows: range, key: str) -> Batch | None:
+    def unpacked(cls, packed: bytes, rows: range, key: str) -> Batch | None:
         """What was packed; None where it is not whole, or another job's."""
-        about, content = about_batch(whole), whole[64:]
-        if about is None or hashlib.sha256(key.encode() + content).digest() != whole[32:64]:
+        about, content = batch_metadata(packed), packed[64:]
+        if about is None or hashlib.sha256(key.encode() + content).digest() != packed[32:64]:
             return None
         tensors = load(content)
         pixels = tensors.get("pixels")
@@ -119,16 +119,16 @@ def read_batch(path: Path) -> bytes | None:
         head += file.read(length)
         try:
             ends = [each["data_offsets"][1] for name, each in json.loads(head[72:]).items() if name != "__metadata__"]
-            whole = size == len(head) + max(ends)
+            complete = size == len(head) + max(ends)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             return None
-        return head + file.read() if whole else None
+        return head + file.read() if complete else None
 
 
-def about_batch(whole: bytes) -> dict[str, Any] | None:
+def batch_metadata(packed: bytes) -> dict[str, Any] | None:
     """The size of a packed batch and the facts of its job; None where it is not whole."""
-    content = whole[64:]
-    if hashlib.sha256(content).digest() != whole[:32]:
+    content = packed[64:]
+    if hashlib.sha256(content).digest() != packed[:32]:
         return None
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     about: dict[str, Any] = json.loads(header["__metadata__"]["sdesamplers"])
@@ -147,7 +147,7 @@ def digest(names: Sequence[str], sums: Sequence[str]) -> str:
     return sha256("".join(f"{each}  {name}\n" for each, name in zip(sums, names, strict=True)).encode())
 
 
-def described(drafts: Sequence[Draft]) -> dict[str, Any]:
+def describe_drafts(drafts: Sequence[Draft]) -> dict[str, Any]:
     """What a record says of a format's files: what they were meant to be, not what a disk made of it."""
     names = [each.path.name for each in drafts]
     name = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
@@ -155,7 +155,7 @@ def described(drafts: Sequence[Draft]) -> dict[str, Any]:
     return {"name": name, "files": len(names), "bytes": size, "sha256": digest(names, [d.sha256 for d in drafts])}
 
 
-def described_there(files: Sequence[Path], size: int) -> dict[str, Any] | None:
+def describe_files(files: Sequence[Path], size: int) -> dict[str, Any] | None:
     """The same of files as they are now; None where one cannot be read, or they are not `size` bytes together."""
     try:
         sizes = [file.stat().st_size for file in files]
@@ -168,4 +168,4 @@ def described_there(files: Sequence[Path], size: int) -> dict[str, Any] | None:
         if (found := checksum(file, its)) is None:
             return None
         drafts.append(Draft(file, file, its, found))
-    return described(drafts)
+    return describe_drafts(drafts)

@@ -20,7 +20,7 @@ from .batches import Batches
 from .conditions import Conditions
 from .ranks import Ranks, check_part
 
-ELSEWHERE = {"start": "sample", "start_time": "sample", "gradients": "sample", "progress": "your own loop"}
+ALTERNATIVES = {"start": "sample", "start_time": "sample", "gradients": "sample", "progress": "your own loop"}
 """Words of `sample` that `stream` does not take, and where they are at home."""
 
 
@@ -35,7 +35,7 @@ def stream(
     first_index: int = 0,
     condition: Any = None,
     part: tuple[int, int] | None = None,
-    **words: Any,
+    **kwargs: Any,
 ) -> Iterator[Result]:
     """Samples batch by batch, as many as are wanted, with no more than one batch in memory.
 
@@ -69,7 +69,7 @@ def stream(
         raise UsageError("part needs batch_size, which all parts must share")
     ranks = Ranks.here()
     part = (ranks.rank, ranks.count) if part is None else check_part(part)
-    run = prepare(model, *sorted_words(sampler, fitting(words, "stream", ELSEWHERE)))
+    run = prepare(model, *sorted_words(sampler, accepted(kwargs, "stream", ALTERNATIVES)))
     conditions = Conditions(run.model, condition, num_samples)
     if batch_size is None:
         batch_size = min(ranks.gather(memory.batch_size_for(run, conditions, memory_limit, num_samples)))
@@ -88,9 +88,9 @@ def results(batches: Batches, count: int, size: int, part: tuple[int, int]) -> I
         yield result
 
 
-def fitting(words: dict[str, Any], owner: str, elsewhere: dict[str, str]) -> dict[str, Any]:
+def accepted(kwargs: dict[str, Any], owner: str, alternatives: dict[str, str]) -> dict[str, Any]:
     """The words, where none is one that is at home elsewhere."""
-    for word in words:
-        if word in elsewhere:
-            raise UsageError(f"{owner} does not take {word}; use {elsewhere[word]}")
-    return words
+    for name in kwargs:
+        if name in alternatives:
+            raise UsageError(f"{owner} does not take {name}; use {alternatives[name]}")
+    return kwargs

@@ -14,16 +14,16 @@ import torch
 from safetensors.torch import load
 
 from ..errors import Cancelled, SdesamplersError
-from ..io.files import Draft, read, telling
+from ..io.files import Draft, file_errors, read
 from ..sampling.loop import Event
 from ..sampling.prepared import warn_if_far
 from .batches import Batches
 from .formats import SCORES, Format, Labels
 from .identity import Facts, environment
 from .job import JobFolder
-from .progress import EVERY, Log, Progress
+from .progress import INTERVAL, Log, Progress
 from .ranks import Ranks
-from .shards import Batch, Shard, described, sha256
+from .shards import Batch, Shard, describe_drafts, sha256
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Work:
         return whole
 
     @property
-    def standing(self) -> str:
+    def progress_summary(self) -> str:
         """How much is finished."""
         done = sum(self.job.read_record(shard) is not None for shard in self.shards)
         return f"{done} of {len(self.shards)} shards in {self.job.path} are finished"
@@ -125,19 +125,19 @@ class Work:
 
     def _sample(self, rows: range, bar: Progress) -> Batch:
         begun, planned, run = time.perf_counter(), self._planned, self.batches.run
-        told = 0.0
+        reported = 0.0
 
         def advance(event: Event) -> None:
-            nonlocal told
+            nonlocal reported
             step = len(event.x) / planned if planned else 0.0
-            step = min(step, len(rows) - told)  # batches that memory did not hold are counted once
-            told += step
+            step = min(step, len(rows) - reported)  # batches that memory did not hold are counted once
+            reported += step
             bar.advance(step)
 
         made = self.batches.make(rows, advance)
-        bar.advance(len(rows) - told)
+        bar.advance(len(rows) - reported)
         samples, nfe = torch.cat([part.samples for part, _ in made]), np.concatenate([part.nfe for part, _ in made])
-        pixels = np.concatenate([look for _, look in made]) if self.pictures else None
+        pixels = np.concatenate([each for _, each in made]) if self.pictures else None
         if rows.start == 0:  # once, where a batch a warning would be hundreds
             warn_if_far(samples, run.model, run.recipe)
         facts = {"first": self.labels.index(rows.start), "count": len(rows), "nfe": int(nfe.sum())}
@@ -169,7 +169,7 @@ class Work:
             "first_index": self.labels.index(shard.rows.start),
             "count": len(shard.rows),
             "nfe": {"total": int(whole.nfe.sum()), "largest": int(whole.nfe.max())},
-            "files": {name: described(those) for name, those in drafts.items()},
+            "files": {name: describe_drafts(written) for name, written in drafts.items()},
         }
         if halved := [batch.size for batch in parts if batch.size < len(batch.rows)]:
             record["batch_size"] = min(halved)
@@ -182,8 +182,8 @@ class Work:
     def _await(self, todo: Sequence[Shard], bar: Progress, stop: threading.Event) -> None:
         """Stay until the others are done or gone, to show their progress; no work of this process depends on it."""
         while bar.others_at_work() and any(self.job.read_record(shard) is None for shard in todo):
-            bar.tell()
-            if stop.wait(EVERY):
+            bar.update()
+            if stop.wait(INTERVAL):
                 raise Cancelled("stopped while the other processes were at work")
 
     def _score(self, scorer: FeatureScorer) -> Facts:
@@ -197,7 +197,7 @@ class Work:
 
     def _features(self, shard: Shard) -> torch.Tensor:
         (file,) = self.formats["features"].files(self.job.path, shard, self.labels)
-        with telling(file, "could not be read"):
+        with file_errors(file, "could not be read"):
             content = read(file, 2**40)
         record = self.job.read_record(shard, strict=True)
         if record is None or sha256(content) != record["files"]["features"]["sha256"]:

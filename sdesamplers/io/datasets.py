@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..errors import UnknownNameError, UsageError
 from ..models.base import Model
-from .reading import pixels, read_array, read_picture, regular, whole_levels
+from .reading import check_levels, pixels, read_array, read_picture, regular_path
 from .text import one_line, printable
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ FAR = 16.0
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 EMBEDDED = {"fashion-mnist-test": (Path(__file__).parent.parent / "assets" / "fashion-mnist-test" / "images.png", 28)}
 """Sets that ship with the library: a sheet of pictures, and the side of each."""
-SHOWN = f"a folder or file of pictures ({', '.join(PICTURES)}), .npy, .safetensors, or {', '.join(EMBEDDED)}"
+ACCEPTED = f"a folder or file of pictures ({', '.join(PICTURES)}), .npy, .safetensors, or {', '.join(EMBEDDED)}"
 
 
 def as_states(model: Model, x: Any, what: Literal["data", "latents"]) -> Tensor:
@@ -97,13 +97,13 @@ def read_data(source: str | Path, model: Model, *, limit: int | None = None) -> 
     if str(source) in EMBEDDED:
         return _sheet(*EMBEDDED[str(source)], model, limit)
     if not _exists(path):
-        raise UnknownNameError("data set", printable(source), EMBEDDED, f"; nor is it {SHOWN}")
+        raise UnknownNameError("data set", printable(source), EMBEDDED, f"; nor is it {ACCEPTED}")
     if path.is_dir():
         files = _listed_pictures(path)[:limit]
         return _pictures(files, model), [printable(file.name) for file in files]
     if path.suffix.lower() in PICTURES:
         return _pictures([path], model), [printable(path.name)]
-    data = _array(regular(path), model, limit)
+    data = _array(regular_path(path), model, limit)
     return data, [str(k) for k in range(len(data))]
 
 
@@ -132,7 +132,7 @@ def _array(path: Path, model: Model, limit: int | None) -> Tensor:
         _check_shape(found.shape, model, name)
         part = found[:limit]
         if found.dtype.kind != "f" and part.size:
-            whole_levels(part, name)
+            check_levels(part, name)
         values = torch.from_numpy(np.array(part, dtype=np.float32))
         whole = found.dtype.kind != "f"
     elif path.suffix == ".safetensors":
@@ -143,17 +143,17 @@ def _array(path: Path, model: Model, limit: int | None) -> Tensor:
         if whole and (tensor.dtype == torch.bool or tensor.is_complex()):
             raise UsageError(f"{name} holds {tensor.dtype}, and real numbers are needed")
         if whole and len(tensor):
-            whole_levels(tensor, name)
+            check_levels(tensor, name)
         values = tensor.float()
     else:
-        raise UsageError(f"{name} is not {SHOWN}")
+        raise UsageError(f"{name} is not {ACCEPTED}")
     return scaled_to(values, model) if whole else values
 
 
 def _check_shape(shape: Sequence[int], model: Model, name: str) -> None:
     if tuple(shape[1:]) != model.shape or not shape[0]:
         found = tuple(shape) if len(shape) < 10 else f"an array of {len(shape)} dimensions"
-        raise UsageError(f"{name} holds {found}, and this model takes (N, {_listed(model.shape)}), N at least 1")
+        raise UsageError(f"{name} holds {found}, and this model takes (N, {_joined(model.shape)}), N at least 1")
 
 
 def _only_tensor(path: Path, name: str) -> Tensor:
@@ -240,5 +240,5 @@ def scaling(data_range: tuple[float, float]) -> str:
     return f"x * {high - low:g} / 255" + (f" {'-' if low < 0 else '+'} {abs(low):g}" if low else "")
 
 
-def _listed(shape: Any) -> str:
+def _joined(shape: Any) -> str:
     return ", ".join(map(str, shape))

@@ -18,16 +18,16 @@ from ..errors import SdesamplersError, UsageError
 
 Content = bytes | str | Callable[[Path], Any]
 """Of a file: itself, or what writes it to the path that it is given."""
-SYNCS = 16
+SYNC_THREADS = 16
 """Files synced at once: file systems with a journal then write it once for all of them."""
-UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+SYNC_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """What a file system says that cannot sync this; there is nothing more to be done there."""
-READ = 2**28
+READ_LIMIT = 2**28
 """Bytes that are read of a file at most, where nothing says how large it should be."""
 
 
 @contextmanager
-def telling(path: str | Path, what: str = "could not be written") -> Iterator[None]:
+def file_errors(path: str | Path, what: str = "could not be written") -> Iterator[None]:
     """Raise an OSError inside as a SdesamplersError of one sentence that names the path."""
     try:
         yield
@@ -49,7 +49,7 @@ def make_folder(folder: str | Path) -> Path:
 
 def make_lasting_folder(folder: Path) -> Path:
     """`make_folder`, with every folder made on the way synced into the one that it lies in."""
-    with telling(folder):
+    with file_errors(folder):
         made = [place for place in (folder, *folder.parents) if not place.exists()]
     make_folder(folder)
     for place in made:
@@ -61,7 +61,7 @@ def make_lasting_folder(folder: Path) -> Path:
 def output_folder(folder: str | Path) -> Iterator[Path]:
     """An output folder for a piece of work; if the work fails, the empty folders made for it are removed again."""
     folder = Path(folder)
-    with telling(folder, "cannot be looked up"):
+    with file_errors(folder, "cannot be looked up"):
         made = [place for place in (folder, *folder.parents) if not place.exists()]
     make_folder(folder)
     try:
@@ -91,7 +91,7 @@ class Draft:
 
     def commit(self) -> None:
         """Give it its name, in place of what has it. The folder is not synced."""
-        with telling(self.path):
+        with file_errors(self.path):
             os.replace(self.temporary, self.path)
 
     def drop(self) -> None:
@@ -104,7 +104,7 @@ def draft(path: Path, content: Content) -> Draft:
     """Write `content` beside `path`; see `sync`, then `Draft.commit`."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
     try:
-        with telling(path):
+        with file_errors(path):
             size, sha256 = _fill(temporary, content)
     except BaseException:
         with suppress(OSError):
@@ -133,12 +133,12 @@ def sync(drafts: Sequence[Draft]) -> None:
     if len(drafts) == 1:
         _sync_draft(drafts[0])
         return
-    with ThreadPoolExecutor(SYNCS) as pool:
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
         list(pool.map(_sync_draft, drafts))
 
 
 def _sync_draft(each: Draft) -> None:
-    with telling(each.path):
+    with file_errors(each.path):
         _sync(each.temporary, os.O_RDWR)
 
 
@@ -146,7 +146,7 @@ def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
     if os.name == "nt":  # where folders cannot be opened, and names are synced with their files
         return
-    with telling(folder):
+    with file_errors(folder):
         _sync(folder, os.O_RDONLY)
 
 
@@ -155,13 +155,13 @@ def _sync(path: Path, flags: int) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in UNSYNCED:
+        if error.errno not in SYNC_UNSUPPORTED:
             raise
     finally:
         os.close(handle)
 
 
-def write(path: Path, content: Content, allowed: Callable[[], Any] = lambda: None) -> Path:
+def write(path: Path, content: Content, before_commit: Callable[[], Any] = lambda: None) -> Path:
     """Write `content` beside `path`, sync it, move it into place and sync the folder.
 
     Args:
@@ -175,7 +175,7 @@ def write(path: Path, content: Content, allowed: Callable[[], Any] = lambda: Non
     made = draft(path, content)
     try:
         sync([made])
-        allowed()
+        before_commit()
         made.commit()
     finally:
         made.drop()
@@ -201,15 +201,15 @@ def regular_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         os.close(handle)
 
 
-def read(path: Path, most: int = READ) -> bytes:
+def read(path: Path, max_bytes: int = READ_LIMIT) -> bytes:
     """The content of a regular file.
 
     Raises:
         OSError: it cannot be read, is no regular file, or is larger than `most` bytes.
     """
     with regular_file(path) as (file, size):
-        if size > most:
-            raise OSError(errno.EFBIG, f"larger than {most} bytes", str(path))
+        if size > max_bytes:
+            raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes", str(path))
         return file.read(size)
 
 
@@ -219,7 +219,7 @@ def names_in(folder: Path) -> list[str]:
     Raises:
         SdesamplersError: it cannot be read.
     """
-    with telling(folder, "could not be read"):
+    with file_errors(folder, "could not be read"):
         try:
             return sorted(os.listdir(folder))
         except FileNotFoundError:
@@ -232,7 +232,7 @@ def remove(path: Path) -> None:
     Raises:
         SdesamplersError: it cannot be removed.
     """
-    with telling(path, "could not be removed"):
+    with file_errors(path, "could not be removed"):
         path.unlink(missing_ok=True)
 
 

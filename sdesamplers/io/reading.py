@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")
 """What a file may hold, whatever it is called: formats that run no other program and hold no script."""
 
-UNREADABLE = {
+UNSUPPORTED = {
     "F": "floating-point numbers, whose range it does not say; give an .npy file in the model's range",
     "I": "32-bit whole numbers, whose range it does not say; give an .npy file in the model's range",
     "CMYK": "amounts of ink (CMYK), whose colours depend on the printer; convert it to RGB first",
     "LAB": "CIELAB colours; convert it to RGB first",
 }
 TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
-DEEP = 65535
+WHITE_16_BIT = 65535
 """White in pictures of 16 bits."""
 
 ORIENTATION = 0x0112
@@ -34,7 +34,7 @@ SIDEWAYS = (5, 6, 7, 8)
 """Orientations in which rows and columns change places."""
 
 
-def regular(file: Path, what: str = "") -> Path:
+def regular_path(file: Path, what: str = "") -> Path:
     """The file, where it is one: FIFOs and devices could be read for ever.
 
     Raises:
@@ -57,7 +57,7 @@ def read_picture(file: Path, mode: str, size: tuple[int, int] | None) -> np.ndar
         with warnings.catch_warnings():
             # Where a size is wanted it is looked at before anything is decoded.
             warnings.simplefilter("error" if size is None else "ignore", Image.DecompressionBombWarning)
-            with Image.open(regular(file), formats=FORMATS) as picture:
+            with Image.open(regular_path(file), formats=FORMATS) as picture:
                 return pixels(picture, mode, size, str(printable(file)))
     except SdesamplersError:
         raise
@@ -83,7 +83,7 @@ def pixels(picture: Image, mode: str, size: tuple[int, int] | None, name: str) -
     from PIL import ImageOps  # only pictures need it
 
     if size is not None and picture.size not in (size, size[::-1]):
-        raise UsageError(wrong_size(name, picture.size, size))
+        raise UsageError(wrong_size_message(name, picture.size, size))
     if getattr(picture, "is_animated", False):
         raise UsageError(f"{name} has several frames; give them as files of their own")
     orientation = picture.getexif().get(ORIENTATION, 1)
@@ -91,24 +91,24 @@ def pixels(picture: Image, mode: str, size: tuple[int, int] | None, name: str) -
         raise UsageError(f"{name} is a TIFF file that lies on its side; turn it upright and save it anew")
     turned = ImageOps.exif_transpose(picture) if orientation != 1 else picture
     if size is not None and turned.size != size:
-        raise UsageError(wrong_size(name, turned.size, size))
-    if is_deep(picture):
+        raise UsageError(wrong_size_message(name, turned.size, size))
+    if has_16_bits(picture):
         levels = np.asarray(turned)
         if mode != "RGBA" and np.any(levels == turned.info.get("transparency", -1)):
-            raise UsageError(transparent(name))
-        values = levels.astype(np.float32) * np.float32(255 / DEEP)
+            raise UsageError(transparency_message(name))
+        values = levels.astype(np.float32) * np.float32(255 / WHITE_16_BIT)
         return np.repeat(values[..., None], 1 if mode == "L" else 3, axis=-1) if mode != "RGBA" else opaque(values)
-    if reason := UNREADABLE.get(turned.mode):
+    if reason := UNSUPPORTED.get(turned.mode):
         raise UsageError(f"{name} holds {reason}")
     if mode != "RGBA" and (turned.mode in TRANSPARENT or "transparency" in turned.info):
         if turned.convert("RGBA").getchannel("A").getextrema()[0] != 255:
-            raise UsageError(transparent(name))
+            raise UsageError(transparency_message(name))
         turned = turned.convert("RGBA").convert("RGB")
     found = np.asarray(turned.convert(mode)).astype(np.float32)
     return found.reshape(*found.shape[:2], -1)
 
 
-def transparent(name: str) -> str:
+def transparency_message(name: str) -> str:
     """What a picture is told whose transparency would be lost."""
     return f"{name} has transparent places; put it on a background first"
 
@@ -118,12 +118,12 @@ def opaque(values: np.ndarray) -> np.ndarray:
     return np.stack([values, values, values, np.full_like(values, 255)], axis=-1)
 
 
-def is_deep(picture: Image) -> bool:
+def has_16_bits(picture: Image) -> bool:
     """Whether a grey picture has 16 bits a pixel; Pillow before 11 calls those of PNG files "I"."""
     return picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG")
 
 
-def wrong_size(name: str, found: tuple[int, int], wanted: tuple[int, int]) -> str:
+def wrong_size_message(name: str, found: tuple[int, int], wanted: tuple[int, int]) -> str:
     """What a picture of another size is told."""
     return f"{name} is {found[0]}x{found[1]}, and this model takes {wanted[0]}x{wanted[1]}"
 
@@ -135,7 +135,7 @@ def read_array(file: Path) -> np.ndarray:
         UsageError: not one, or one that holds anything but real numbers.
     """
     try:
-        found: Any = np.load(regular(file), mmap_mode="r", allow_pickle=False)
+        found: Any = np.load(regular_path(file), mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy takes a file for a zip archive or a pickle by its first bytes
         raise UsageError(f"{printable(file)} is not a readable .npy file ({one_line(error)[:200]})") from None
     if not isinstance(found, np.ndarray):
@@ -145,7 +145,7 @@ def read_array(file: Path) -> np.ndarray:
     return found
 
 
-def whole_levels(values: Any, name: str) -> None:
+def check_levels(values: Any, name: str) -> None:
     """Raise UsageError where whole numbers are not levels from 0 to 255."""
     least, most = int(values.min()), int(values.max())
     if least < 0 or most > 255:

@@ -20,9 +20,9 @@ def console(**options: Any) -> Console:
     class Plain(Console):
         """Every string that is printed is made printable first."""
 
-        def render_str(self, text: str, **words: Any) -> Text:
+        def render_str(self, text: str, **kwargs: Any) -> Text:
             """Text, without what would be obeyed."""
-            return super().render_str(printable(text), **{**words, "markup": False, "emoji": False})
+            return super().render_str(printable(text), **{**kwargs, "markup": False, "emoji": False})
 
     return Plain(markup=False, emoji=False, highlight=False, **options)
 

@@ -724,7 +724,7 @@ def test_a_signal_leaves_a_folder_to_go_on_with(whole: Path, tmp_path: Path, num
 
 
 def test_a_later_sigint_interrupts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation_run, "INSISTING", -1.0)
+    monkeypatch.setattr(generation_run, "REPEAT_DELAY", -1.0)
 
     def function(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGINT)
@@ -926,7 +926,7 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     def show(self: Any, label: str, total: int, before: int) -> None:
         self._move, self._total, self._before = shown.append, total, before
 
-    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
     monkeypatch.setattr(progress.Progress, "show", show)
     return shown
 
@@ -976,7 +976,7 @@ def test_a_lost_process_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / "1-of-1-rank1").write_text("3.000")
         (tmp_path / "2-of-2-rank0").write_text("1.000")  # not of this group
         assert bar.others_at_work()
-        monkeypatch.setattr(progress, "LOST", 0.0)
+        monkeypatch.setattr(progress, "TIMEOUT", 0.0)
         assert not bar.others_at_work()
     assert [path.name for path in tmp_path.iterdir()] == ["1-of-1-rank1", "2-of-2-rank0"]
 
@@ -989,7 +989,7 @@ def test_no_bar_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.Captur
 def test_a_bar_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "150")
-    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
     run(tmp_path, progress=True)
     shown = capsys.readouterr().err
     assert "euler-maruyama on toy" in shown

@@ -10,7 +10,7 @@ import click
 
 from ..errors import UsageError
 from ..registry.options import unknown_option
-from .conditions import Condition, once, settle
+from .conditions import Condition, once, resolve_conditions
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -71,24 +71,24 @@ MODEL_OPTIONS = [
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options that say how a model is loaded and conditioned."""
-    command = settled(command)
+    command = with_resolved_conditions(command)
     for option in reversed(MODEL_OPTIONS):
         command = option(command)
     return command
 
 
-def settled(command: Callable[..., Any]) -> Callable[..., Any]:
+def with_resolved_conditions(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command whose prompts and conditions are read before it begins."""
 
     @functools.wraps(command)
-    def run(*arguments: Any, **words: Any) -> Any:
-        settle(words)
-        return command(*arguments, **words)
+    def run(*arguments: Any, **kwargs: Any) -> Any:
+        resolve_conditions(kwargs)
+        return command(*arguments, **kwargs)
 
     return run
 
 
-def load_model(source: str, words: dict[str, Any]) -> tuple[Model, Any]:
+def load_model(source: str, kwargs: dict[str, Any]) -> tuple[Model, Any]:
     """Load with the options of `model_options`, which are taken out of `words`; the model and its condition.
 
     Several prompts are the condition itself, so that each is counted, cut and recorded with its sample.
@@ -96,11 +96,13 @@ def load_model(source: str, words: dict[str, Any]) -> tuple[Model, Any]:
     from ..pretrained.loading import load
 
     keys = "revision subfolder variant dtype device size token cache_dir local_files_only allow_pickle mixed_precision"
-    options = {key: words.pop(key) for key in [*keys.split(), "null_condition", "zero_snr", "compile", "channels_last"]}
-    options |= {key: words.pop(key) for key in ("prompt", "negative_prompt", "embedded_guidance")}
-    options["clip"] = False if words.pop("no_clip") else None
+    options = {
+        key: kwargs.pop(key) for key in [*keys.split(), "null_condition", "zero_snr", "compile", "channels_last"]
+    }
+    options |= {key: kwargs.pop(key) for key in ("prompt", "negative_prompt", "embedded_guidance")}
+    options["clip"] = False if kwargs.pop("no_clip") else None
     several = isinstance(options["prompt"], list)
-    condition = words.pop("condition")
+    condition = kwargs.pop("condition")
     return load(source, **options), options["prompt"] if several else condition
 
 
@@ -139,15 +141,15 @@ def pairs(texts: tuple[str, ...], known: Mapping[str, Option], owner: str) -> di
     return values
 
 
-def grid_words(words: dict[str, Any], preset: Preset | None = None) -> dict[str, Any]:
+def take_grid_options(kwargs: dict[str, Any], preset: Preset | None = None) -> dict[str, Any]:
     """Take spacing, coordinates, final and noise out of `words`, as `sample` takes them; those not given are left out.
 
     Options of a spacing or noise source that is not given are for the preset's.
     """
     from ..registry.registry import default_registry
 
-    texts, noise_texts = words.pop("spacing_option"), words.pop("noise_option", ())
-    chosen = {k: v for k in ("spacing", "coordinates", "final", "noise") if (v := words.pop(k, None)) is not None}
+    texts, noise_texts = kwargs.pop("spacing_option"), kwargs.pop("noise_option", ())
+    chosen = {k: v for k in ("spacing", "coordinates", "final", "noise") if (v := kwargs.pop(k, None)) is not None}
     if texts:
         name = chosen.get("spacing", preset and preset.spacing)
         if name is None:
