@@ -1,4 +1,4 @@
-"""How errors of jobs name the arguments that a caller would change."""
+"""Argument names in the error messages of jobs."""
 
 ARGUMENT_NAMES = {"out": "out=", "resume": "resume=True", "overwrite": "overwrite=True"}
-"""An argument, and how it is written in Python; see `SdesamplersError`."""
+"""An argument, and how a message for Python callers spells it; see `SdesamplersError`."""

@@ -1,10 +1,10 @@
-"""Who is at work on a part of a job: one run at a time, found out without waiting for what died.
+"""Claims: at most one run works on a part of a job, and a run that died does not block the next one.
 
 A claim is a folder in `.job/claims`, named after the part, with a file for each process of the run. A prepared folder
-is renamed to that name, which fails while another one is there, on file systems of any kind; locks of the operating
-system do not work on all of them and may outlive their owner in its children. Whoever takes a claim over moves the
-folder away. So a process holds its claim if and only if its own file is still there, and one that slept finds out by
-looking, which it does before it gives any file its name.
+is renamed to that name. The rename fails while another folder has the name, on every kind of file system; locks of the
+operating system do not work on all of them, and child processes may keep a lock after its owner has died. A run that
+takes over a claim moves the folder away. So a process holds its claim if and only if its own file still exists. A
+process that was suspended notices the loss because it checks for that file before it renames any file into place.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ from .argument_names import ARGUMENT_NAMES
 Owner = dict[str, Any]
 
 HEARTBEAT = 15.0
-"""Seconds between signs of life, which processes on other machines look for."""
+"""Seconds between heartbeats, by which processes on other machines see that a run is alive."""
 TIMEOUT = 120.0
-"""Seconds without one after which a process that cannot be looked up is taken to be gone."""
+"""Seconds without a heartbeat after which a process that cannot be inspected from here is assumed dead."""
 TRIES = 50
-"""Times that a claim is tried for while others come and go."""
+"""Attempts to make a claim while other runs start and end."""
 PART = re.compile(r"(\d+)-of-(\d+)")
 MEMBER = re.compile(r"\.[0-9a-f]{16}-\d+\.json")
 ALIVE, STOPPED, GONE = "alive", "stopped", "gone"
-_held: set[str] = set()  # by this process: a file that it could not remove when it left does not keep it out
+_held: set[str] = set()  # by this process: a claim file that it failed to remove on release must not lock it out
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Claim:
     """A run's claim on a part of a job, as seen by one of its processes.
 
     Attributes:
-        folder: of the claim.
-        nonce: the run's.
-        rank: of the process.
+        folder: the claim's folder.
+        nonce: random identifier of the run.
+        rank: rank of the process.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class Claim:
 
     @property
     def file(self) -> Path:
-        """Is there as long as the claim holds."""
+        """This process's file, which exists as long as the claim holds."""
         return self.folder / f".{self.nonce}-{self.rank}.json"
 
     @property
@@ -70,10 +70,11 @@ class Claim:
         return self.folder.parents[2]
 
     def check(self) -> None:
-        """Raise unless the claim still holds.
+        """Raise if the claim no longer holds.
 
         Raises:
             ClaimError: another run has taken it over.
+            SdesamplersError: the claim's file cannot be read.
         """
         try:
             read(self.file)
@@ -84,7 +85,7 @@ class Claim:
 
     @contextmanager
     def joined(self, rank: int) -> Iterator[Claim]:
-        """This process as one of the run's; gives signs of life and, in the end, leaves.
+        """Join the run as one of its processes: send heartbeats inside the context and release the claim at its end.
 
         Raises:
             ClaimError: another run has taken the claim over already.
@@ -101,12 +102,12 @@ class Claim:
             mine.release()
 
     def release(self) -> None:
-        """Leave; the run's last process removes the claim."""
+        """Release the claim; the last process of the run removes its folder."""
         _held.discard(self.nonce)
         with suppress(OSError):
             self.file.unlink(missing_ok=True)
         for place in (self.folder, self.folder.parent):
-            with suppress(OSError):  # others are there
+            with suppress(OSError):  # other processes or claims are left
                 place.rmdir()
 
     def _send_heartbeats(self, stop: threading.Event) -> None:
@@ -116,9 +117,8 @@ class Claim:
 
     def _write(self) -> None:
         _held.add(self.nonce)
-        owner = json.dumps(
-            this_process(self.job)
-        ).encode()  # before the file is there: one without an owner is not cleared
+        # Computed before the file exists: a file without an owner would not be cleared.
+        owner = json.dumps(this_process(self.job)).encode()
         with file_errors(self.file), self.file.open("xb", buffering=0) as out:
             out.write(owner)
 
@@ -126,21 +126,21 @@ class Claim:
         others = [owner for each in members(self.folder) if (owner := read_owner(each)) is not None]
         taker = f" {owner_label(others[0])}" if others else ""
         return (
-            f"this run has lost its claim on {self.job}, which another run{taker} has taken over while this one was "
-            "stopped or gave no sign of life; it has stopped and changed nothing since"
+            f"this run has lost its claim on {self.job}: another run{taker} took it over while this one was suspended "
+            "or sent no heartbeats; this run has stopped and changed nothing since"
         )
 
 
 def acquire(job: Path, part: tuple[int, int], *, overwrite: bool = False) -> Claim:
-    """Claim a part of a job for this process and those that it speaks for.
+    """Claim a part of a job for this process and the other processes of its run.
 
     Args:
-        job: the job's folder, whose `.job` is there.
+        job: the job's folder; its `.job` folder must exist.
         part: (k, n).
-        overwrite: claim all of the job, and take it from processes that are stopped.
+        overwrite: claim the whole job, and take it from processes that are suspended.
 
     Raises:
-        ClaimError: another run is at work on samples of this part.
+        ClaimError: another run is working on samples of this part.
     """
     claims = job / ".job" / "claims"
     claim = prepare(claims)
@@ -158,7 +158,8 @@ def acquire(job: Path, part: tuple[int, int], *, overwrite: bool = False) -> Cla
                     raise
         claim = replace(claim, folder=target)
         claim.check()
-        clear(claims, part, claim, overwrite)  # another part, cut otherwise, may have come at the same moment
+        # A run with another number of parts may have claimed an overlapping part at the same moment.
+        clear(claims, part, claim, overwrite)
     except OSError as error:
         claim.release()
         raise SdesamplersError(f"{target} could not be written: {error.strerror or error}") from None
@@ -169,10 +170,12 @@ def acquire(job: Path, part: tuple[int, int], *, overwrite: bool = False) -> Cla
 
 
 def refuse_if_busy(job: Path, part: tuple[int, int], overwrite: bool) -> None:
-    """Raise ClaimError if a process that can be looked up is at work on samples of this part; `acquire` does the rest.
+    """Raise ClaimError if a process visible from this one is working on samples of this part.
+
+    A cheap check before expensive work; `acquire` also covers processes on other machines.
 
     Raises:
-        ClaimError: it is.
+        ClaimError: another run is working on samples of this part.
     """
     for folder in rivals(job / ".job" / "claims", part, overwrite):
         for file in members(folder):
@@ -184,7 +187,7 @@ def refuse_if_busy(job: Path, part: tuple[int, int], overwrite: bool) -> None:
 
 
 def prepare(claims: Path) -> Claim:
-    """A claim that has no part's name yet."""
+    """Create a claim folder that does not have a part's name yet."""
     nonce = os.urandom(8).hex()
     claim = Claim(claims / f".{nonce}", nonce)
     for chance in range(TRIES):
@@ -196,21 +199,21 @@ def prepare(claims: Path) -> Claim:
             continue
         except OSError as error:
             reason = error.strerror or str(error)
-            if isinstance(error, FileNotFoundError) and chance + 1 < TRIES:  # another run has just left, and tidied
+            if isinstance(error, FileNotFoundError) and chance + 1 < TRIES:  # removed by a run that ended
                 continue
             claim.release()
             raise SdesamplersError(f"{claim.folder} could not be written: {reason}") from None
         except BaseException:
             claim.release()
             raise
-    raise SdesamplersError(f"{claims} could not be written: other runs come and go")
+    raise SdesamplersError(f"{claims} could not be written: other runs keep starting and ending")
 
 
 def clear(claims: Path, part: tuple[int, int], own: Claim, overwrite: bool) -> None:
-    """Move away what dead runs left.
+    """Remove the claims of dead runs.
 
     Raises:
-        ClaimError: a run that is alive is at work on samples of this part.
+        ClaimError: a live run is working on samples of this part.
     """
     wanted = set(rivals(claims, part, overwrite))
     for name in names_in(claims):
@@ -232,8 +235,10 @@ def clear(claims: Path, part: tuple[int, int], own: Claim, overwrite: bool) -> N
 
 
 def rivals(claims: Path, part: tuple[int, int], overwrite: bool) -> list[Path]:
-    """The claims of parts that share samples with this one: shards k, k + n, ... and j, j + m, ... do where
-    k = j modulo gcd(n, m). Whoever overwrites a job has all parts for rivals."""
+    """The claims of parts that share samples with this one; with `overwrite`, the claims of all parts.
+
+    Shards k, k + n, ... and j, j + m, ... overlap if and only if k = j modulo gcd(n, m).
+    """
     found = []
     for name in names_in(claims):
         if (match := PART.fullmatch(name)) is None:
@@ -245,24 +250,24 @@ def rivals(claims: Path, part: tuple[int, int], overwrite: bool) -> list[Path]:
 
 
 def members(folder: Path) -> list[Path]:
-    """The files of a claim's processes."""
+    """The process files of a claim."""
     with suppress(SdesamplersError):
         return [folder / name for name in names_in(folder) if MEMBER.fullmatch(name)]
     return []
 
 
 def remove_dead(folder: Path, found: list[Path]) -> None:
-    """Move a dead claim away; one that has changed hands meanwhile is moved back."""
+    """Remove a dead claim; if another run has taken it over meanwhile, move it back."""
     if not found:
         with suppress(OSError):
             if time.time() - folder.stat().st_mtime > TIMEOUT or PART.fullmatch(folder.name):
-                folder.rmdir()  # one without the name of a part may be about to be filled
+                folder.rmdir()  # a folder that is not named after a part may be about to be filled
         return
     away = folder.with_name(f".{os.urandom(8).hex()}")
     try:
         os.rename(folder, away)
     except FileNotFoundError:
-        return  # another run has done it
+        return  # another run has removed it
     except OSError as error:
         raise SdesamplersError(f"{folder} could not be removed: {error.strerror}") from None
     now = members(away)
@@ -277,13 +282,13 @@ def remove_dead(folder: Path, found: list[Path]) -> None:
 
 
 def owner_state(owner: Owner | None, file: Path, own: Claim, *, wait: bool) -> str:
-    """Whether a claim's process is alive, by looking it up or else by its signs of life.
+    """ALIVE, STOPPED or GONE: the state of a claim's process, by inspecting it or else by its heartbeats.
 
     Args:
         owner: the process.
-        file: of the process, which its signs of life touch.
-        own: whose file tells the file system's own time, whatever the clocks of machines say.
-        wait: for a sign of life, until it is too late for one; without, an open case counts as alive.
+        file: the process's claim file, whose modification time is its last heartbeat.
+        own: the caller's claim; touching its file reads the file system's clock, which may differ from the machine's.
+        wait: if the process cannot be inspected, wait for a heartbeat until `TIMEOUT`; False counts it as alive.
     """
     if owner is not None and (state := process_state(owner, file, own.job)) is not None:
         return state
@@ -307,7 +312,7 @@ def owner_state(owner: Owner | None, file: Path, own: Claim, *, wait: bool) -> s
 
 
 def last_modified(file: Path) -> float:
-    """When a file was last changed; it is opened, for network file systems then ask their server."""
+    """A file's modification time. The file is opened because network file systems then query their server."""
     handle = os.open(file, os.O_RDONLY)
     try:
         return os.fstat(handle).st_mtime
@@ -319,7 +324,7 @@ def last_modified(file: Path) -> float:
 
 
 def this_process(job: Path) -> Owner:
-    """What others are told of this process."""
+    """The description of this process that its claim file holds."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):
@@ -337,7 +342,7 @@ def this_process(job: Path) -> Owner:
 
 
 def read_owner(file: Path) -> Owner | None:
-    """The process that a claim's file is of; None if it cannot be read."""
+    """The process that a claim file describes; None if the file cannot be read."""
     try:
         owner = json.loads(read(file, 2**16))
         return owner if isinstance(owner, dict) and isinstance(owner["pid"], int) else None
@@ -347,12 +352,12 @@ def read_owner(file: Path) -> Owner | None:
 
 @cache
 def pid_namespace() -> str | None:
-    """What processes that see each other by their numbers share: a boot and a namespace; None if it is not known."""
+    """Boot id and PID namespace: equal for processes that can see each other by PID; None if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        if sys.platform == "linux":  # a container that hides it
+        if sys.platform == "linux":  # hidden in this container
             return None
         import psutil  # only jobs need it
 
@@ -360,12 +365,12 @@ def pid_namespace() -> str | None:
 
 
 def process_state(owner: Owner, file: Path, job: Path) -> str | None:
-    """Whether a process is alive, stopped or gone; None if it cannot be seen from here."""
+    """ALIVE, STOPPED or GONE; None if the process cannot be seen from this one."""
     if owner.get("world") is None or owner.get("world") != pid_namespace():
         return None
     with suppress(OSError):
         if owner.get("job") != os.path.realpath(job) and owner.get("device") != os.stat(job).st_dev:
-            return GONE  # a copy of a folder: the process is at work on the original
+            return GONE  # a copied folder: the process works on the original
     if owner["pid"] == os.getpid():
         return ALIVE if file.name[1:17] in _held and owner.get("start") == start_of(os.getpid()) else GONE
     if owner.get("start") is None or start_of(owner["pid"]) != owner["start"]:
@@ -374,7 +379,7 @@ def process_state(owner: Owner, file: Path, job: Path) -> str | None:
 
 
 def start_of(pid: int) -> float | None:
-    """When a process began, in the system's own units; None if there is none."""
+    """Start time of a process in units of the operating system; None if it does not exist."""
     if (fields := proc_stat(pid)) is not None:
         return float(fields[19])
     if os.path.isdir("/proc/self"):
@@ -387,7 +392,7 @@ def start_of(pid: int) -> float | None:
 
 
 def state_of(pid: int) -> str:
-    """Whether a process that is there is alive, stopped, or gone but for its parent's notice."""
+    """ALIVE, STOPPED or GONE for an existing process; a zombie counts as GONE."""
     import psutil  # only jobs need it
 
     try:
@@ -402,7 +407,7 @@ def state_of(pid: int) -> str:
 
 
 def proc_stat(pid: int) -> list[bytes] | None:
-    """Linux's facts of a process behind its name, the state first; None if there is none."""
+    """The fields of Linux's /proc/PID/stat after the name, the state first; None if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
@@ -413,16 +418,16 @@ def proc_stat(pid: int) -> list[bytes] | None:
 
 
 def owner_label(owner: Owner) -> str:
-    """A process for people."""
+    """A process, as messages describe it."""
     return f"(process {owner['pid']} of {owner.get('user')} on {owner.get('host')}, since {owner.get('since')})"
 
 
 def busy_message(job: Path, owner: Owner | None, state: str) -> str:
-    """What to tell whoever comes second."""
+    """The message for a run that finds the part claimed."""
     who = "another run" if owner is None else f"another run {owner_label(owner)}"
     if state == STOPPED and owner is not None:
         return (
-            f"{job} is held by {who}, which is stopped: let it go on (kill -CONT {owner['pid']}), end it, or take the "
-            "folder from it by {overwrite}"
+            f"{job} is in use by {who}, which is suspended: continue it (kill -CONT {owner['pid']}), end it, or take "
+            "the folder from it with {overwrite}"
         )
-    return f"{job} is held by {who}, which is at work on it; wait until it has ended, or choose another {{out}}"
+    return f"{job} is in use by {who}; wait until it has ended, or choose another {{out}}"

@@ -75,7 +75,7 @@ def test_parts_cut_otherwise_share_samples_as_arithmetic_says(tmp_path: Path) ->
         claim = acquire(tmp_path, first)
         try:
             if shared:
-                with pytest.raises(ClaimError, match="is at work on it"):
+                with pytest.raises(ClaimError, match="is in use by another run"):
                     acquire(tmp_path, second)
             else:
                 acquire(tmp_path, second).release()
