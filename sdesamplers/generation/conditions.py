@@ -33,7 +33,7 @@ class Conditions:
         self.model, self.given = model, as_lists(condition)
         self._count = count
         if wrong := sorted(lengths_of(self.given) - {1, count}):
-            raise UsageError(f"condition must be one for all samples or {count}, one per sample, not {wrong[0]}")
+            raise UsageError(f"condition must be one for all or {count}, one per sample, not {wrong[0]}")
         if isinstance(self.given, list):
             labels = list(dict.fromkeys(entry for entry in self.given if isinstance(entry, int)))
             if labels:  # a label out of range is refused before the first sample; prompts need no check

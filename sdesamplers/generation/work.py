@@ -1,4 +1,4 @@
-"""The work of one process on a job: its shards one after the other, written while the next are made."""
+"""The work of one process on a job: its shards in sequence, each written while the next is generated."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Work:
-    """A job, and how its samples are made and stored.
+    """A job, and how its samples are generated and stored.
 
     Attributes:
-        job: its folder.
-        shards: all of them.
-        formats: by name.
-        labels: what is written beside samples.
-        batches: makes samples.
-        size: of a batch, as the shards are cut.
-        pictures: whether `batches` makes pixels of samples.
-        log: of events.
+        job: the job's folder.
+        shards: all shards of the job.
+        formats: output formats by name.
+        labels: metadata that is stored with the samples.
+        batches: generates the samples.
+        size: the job's batch size, by which shards are divided.
+        pictures: True if `batches` also returns the pixels of samples.
+        log: the event log.
     """
 
     job: JobFolder
@@ -55,7 +55,7 @@ class Work:
     log: Log
 
     def run(self, ranks: Ranks, part: tuple[int, int], shown: bool, stop: threading.Event) -> int:
-        """Make this process's share of what is missing; returns how many samples it made.
+        """Generate this process's share of the missing samples; return the number that it generated.
 
         Raises:
             Cancelled: `stop` was set.
@@ -81,11 +81,11 @@ class Work:
         return made
 
     def _check(self, shards: Sequence[Shard], stop: threading.Event) -> list[int]:
-        """The numbers of those shards that are whole; all others are open again, and what a killed run left is gone."""
+        """Return the numbers of the intact shards; reopen all others, and remove the remains of killed runs."""
         whole = []
         for shard in shards:
             if stop.is_set():
-                raise Cancelled("stopped while the files were checked")
+                raise Cancelled("stopped while files were being checked")
             if self.job.is_whole(shard, self.formats, self.labels):
                 whole.append(shard.number)
             else:
@@ -95,12 +95,12 @@ class Work:
 
     @property
     def progress_summary(self) -> str:
-        """How much is finished."""
+        """The number of finished shards, for messages."""
         done = sum(self.job.read_record(shard) is not None for shard in self.shards)
         return f"{done} of {len(self.shards)} shards in {self.job.path} are finished"
 
     def finish(self, scorer: FeatureScorer | None) -> Facts | None:
-        """Score and sum up, where every shard is finished."""
+        """Write the scores and the manifest if every shard is finished; None otherwise."""
         if any(self.job.read_record(shard, strict=True) is None for shard in self.shards):
             return None
         if scorer is not None:
@@ -108,7 +108,7 @@ class Work:
         return self.job.write_manifest(self.shards)
 
     def _make(self, shard: Shard, writer: Writer, bar: Progress) -> int:
-        """Make a shard's samples and have them written; returns how many were not kept from an earlier run."""
+        """Generate a shard and queue its writing; return the number of samples not kept from an earlier run."""
         parts, made = [], 0
         for rows in shard.batches(self.size):
             batch = self.job.kept(shard, rows)
@@ -130,7 +130,7 @@ class Work:
         def advance(event: Event) -> None:
             nonlocal reported
             step = len(event.x) / planned if planned else 0.0
-            step = min(step, len(rows) - reported)  # batches that memory did not hold are counted once
+            step = min(step, len(rows) - reported)  # count repeated batches once after memory ran out
             reported += step
             bar.advance(step)
 
@@ -138,7 +138,7 @@ class Work:
         bar.advance(len(rows) - reported)
         samples, nfe = torch.cat([part.samples for part, _ in made]), np.concatenate([part.nfe for part, _ in made])
         pixels = np.concatenate([each for _, each in made]) if self.pictures else None
-        if rows.start == 0:  # once, where a batch a warning would be hundreds
+        if rows.start == 0:  # warn once, not for every batch
             warn_if_far(samples, run.model, run.recipe)
         facts = {"first": self.labels.index(rows.start), "count": len(rows), "nfe": int(nfe.sum())}
         self.log("batch", **facts, seconds=time.perf_counter() - begun)
@@ -153,7 +153,7 @@ class Work:
         return environment(self.batches.run.model)
 
     def _store(self, shard: Shard, parts: list[Batch]) -> None:
-        """Write a shard, note that it is finished, and drop what was kept of it; in the writer's thread."""
+        """Write a shard and its record, and remove its kept batches; runs in the writer's thread."""
         whole = Batch.join(parts)
         drafts: dict[str, list[Draft]] = {name: [] for name in self.formats}
         try:
@@ -180,17 +180,17 @@ class Work:
         self.log("shard", shard=shard.number, count=len(shard.rows))
 
     def _await(self, todo: Sequence[Shard], bar: Progress, stop: threading.Event) -> None:
-        """Stay until the others are done or gone, to show their progress; no work of this process depends on it."""
+        """Wait until the other processes have finished or died, only to show their progress."""
         while bar.others_at_work() and any(self.job.read_record(shard) is None for shard in todo):
             bar.update()
             if stop.wait(INTERVAL):
-                raise Cancelled("stopped while the other processes were at work")
+                raise Cancelled("stopped while the other processes were working")
 
     def _score(self, scorer: FeatureScorer) -> Facts:
-        """The whole job's features against the reference; they are joined in the samples' order, whoever made them."""
+        """Score the features of the whole job, joined in the order of samples."""
         score = scorer.score_features(torch.cat([self._features(shard) for shard in self.shards]).numpy())
         numbers = {"frechet": score.frechet, "sliced_wasserstein": score.sliced_wasserstein}
-        # Six digits: the last ones depend on how many threads there are.
+        # Six digits: the last ones depend on the number of threads.
         return {"count": score.count, "scorer": scorer.description} | {
             k: float(f"{v:.6g}") for k, v in numbers.items() if v is not None
         }
@@ -201,10 +201,10 @@ class Work:
             content = read(file, 2**40)
         record = self.job.read_record(shard, strict=True)
         if record is None or sha256(content) != record["files"]["features"]["sha256"]:
-            raise SdesamplersError(f"{file} is not what was written to it")
+            raise SdesamplersError(f"{file} has changed since it was written")
         return load(content)["features"]
 
 
 def count(shards: Sequence[Shard]) -> int:
-    """How many samples are in them."""
+    """The number of samples in these shards."""
     return sum(len(shard.rows) for shard in shards)

@@ -278,7 +278,7 @@ def test_a_second_run_replaces_nothing_unless_told_to(run: Any, pipeline: Path) 
     words = ("sample", pipeline, "--steps", "2", "-n", "1", "--quiet")
     assert run(*words).code == 0
     first = Path("out/grid.png").read_bytes()
-    check_refused(run(*words), 2, "out holds this job already, 1 of 1 shards done: --resume goes on")
+    check_refused(run(*words), 2, "out already holds this job, 1 of 1 shards done: continue with --resume")
     check_refused(run(*words, "--seed", "1"), 2, "seed is 0 there and 1 here")
     assert Path("out/grid.png").read_bytes() == first
     Path("out/mine.txt").write_text("not the job's")

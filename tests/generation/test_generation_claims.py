@@ -271,7 +271,7 @@ def test_a_stopped_run_finds_that_it_has_lost_its_claim(tmp_path: Path) -> None:
     out, formats = tmp_path / "out", ("safetensors", "png")
     child = stopped(out)
     try:
-        with pytest.raises(ClaimError, match=rf"process {child.pid} of .* is stopped: .*overwrite=True"):
+        with pytest.raises(ClaimError, match=rf"process {child.pid} of .* is suspended: .*overwrite=True"):
             run(out, formats=formats, resume=True)
         run(out, formats=formats, overwrite=True, seed=6)
         made = content(out)
