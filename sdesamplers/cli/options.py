@@ -1,4 +1,4 @@
-"""Options that commands share, and what they mean in the library's words."""
+"""Options that several commands share, and their conversion to arguments of the library."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new vers
         self.kind = kind
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Parse, or fail with what was wrong."""
+        """Return a list of numbers; fail with the reason for any other text."""
         try:
             return [self.kind(part) for part in str(value).split(",")]
         except ValueError:
@@ -36,41 +36,49 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new vers
 
 MODEL_OPTIONS = [
     click.option("--revision", help="Branch, tag or commit on the Hub."),
-    click.option("--subfolder", help="Where the model lies inside the folder or repository."),
+    click.option("--subfolder", help="Subfolder of the folder or repository that contains the model."),
     click.option("--variant", help="Weights variant, such as fp16."),
-    click.option("--dtype", help="Of the network: float32, bfloat16, float16 or float64."),
-    click.option("--device", help="cpu, cuda, cuda:1, mps; accelerate's choice by default."),
-    click.option("--size", type=int, help="Height and width in pixels, where not the model's own."),
-    click.option("--token", help="Hub token; by default the one you logged in with."),
-    click.option("--cache-dir", type=click.Path(), help="Where downloads are kept."),
+    click.option("--dtype", help="Dtype of the network: float32, bfloat16, float16 or float64."),
+    click.option("--device", help="Device: cpu, cuda, cuda:1, mps; by default chosen by accelerate."),
+    click.option("--size", type=int, help="Height and width in pixels; by default the model's."),
+    click.option("--token", help="Hub token; by default that of your Hub login."),
+    click.option("--cache-dir", type=click.Path(), help="Folder for downloads."),
     click.option("--local-files-only", is_flag=True, help="Never use the network."),
-    click.option("--allow-pickle", is_flag=True, help="Also read pickled weights, which can run code."),
-    click.option("--zero-snr", is_flag=True, help="Rescale the table to zero terminal SNR (Lin et al. 2024)."),
-    click.option("--no-clip", is_flag=True, help="Leave x0 as it is, whatever the model's configuration says."),
-    click.option("--mixed-precision", type=click.Choice(["no", "bf16", "fp16"]), help="Autocast."),
+    click.option("--allow-pickle", is_flag=True, help="Allow pickled weights, which can execute code."),
+    click.option("--zero-snr", is_flag=True, help="Rescale the noise schedule to zero terminal SNR (Lin et al. 2024)."),
+    click.option("--no-clip", is_flag=True, help="Do not clip x0, even if the model's configuration enables it."),
+    click.option(
+        "--mixed-precision",
+        type=click.Choice(["no", "bf16", "fp16"]),
+        help="Run the network under autocast in this precision.",
+    ),
     click.option("--compile", is_flag=True, help="Run the network through torch.compile."),
-    click.option("--channels-last", is_flag=True, help="Lay the network's weights out channels last."),
-    click.option("--null-condition", type=int, help="The label that means no label, for guidance."),
+    click.option("--channels-last", is_flag=True, help="Store the network's weights in channels-last memory format."),
+    click.option("--null-condition", type=int, help="Class label of the unconditional input, for guidance."),
     click.option(
         "--condition",
         type=Condition(),
         multiple=True,
-        help="Class label or other number, one for all or one a sample; or an .npy file, one row a sample.",
+        help="Class labels or other numbers, one for all samples or one per sample; or an .npy file with one row each.",
     ),
-    click.option("--prompt", multiple=True, help="For pipelines with text; repeat for one a sample, in their order."),
-    click.option("--prompts", type=click.Path(), metavar="FILE", help="UTF-8, one prompt a line, one a sample."),
+    click.option("--prompt", multiple=True, help="Text prompt; repeat for one per sample, in order."),
+    click.option("--prompts", type=click.Path(), metavar="FILE", help="UTF-8 file of prompts, one line per sample."),
     click.option(
         "--negative-prompt",
         multiple=True,
         callback=once,
-        help="What guidance leads away from, for all samples.",
+        help="Negative prompt for guidance, the same for all samples.",
     ),
-    click.option("--embedded-guidance", type=float, help="The scale that FLUX.1-dev and LCM are told."),
+    click.option(
+        "--embedded-guidance",
+        type=float,
+        help="Guidance scale that the network itself takes as input (FLUX.1-dev, LCM).",
+    ),
 ]
 
 
 def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that say how a model is loaded and conditioned."""
+    """Add the options for loading and conditioning a model."""
     command = with_resolved_conditions(command)
     for option in reversed(MODEL_OPTIONS):
         command = option(command)
@@ -78,7 +86,7 @@ def model_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_resolved_conditions(command: Callable[..., Any]) -> Callable[..., Any]:
-    """A command whose prompts and conditions are read before it begins."""
+    """Read and check prompts and conditions before the command runs."""
 
     @functools.wraps(command)
     def run(*arguments: Any, **kwargs: Any) -> Any:
@@ -89,9 +97,9 @@ def with_resolved_conditions(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load_model(source: str, kwargs: dict[str, Any]) -> tuple[Model, Any]:
-    """Load with the options of `model_options`, which are taken out of `words`; the model and its condition.
+    """Load a model with the options of `model_options`, which are removed from `kwargs`; return it and the condition.
 
-    Several prompts are the condition itself, so that each is counted, cut and recorded with its sample.
+    Several prompts are returned as the condition, so that each is counted, split and recorded with its sample.
     """
     from ..pretrained.loading import load
 
@@ -107,20 +115,29 @@ def load_model(source: str, kwargs: dict[str, Any]) -> tuple[Model, Any]:
 
 
 def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """The options that `sample` and `compare` share."""
+    """Add the options that `sample` and `compare` share."""
     for option in reversed(
         [
-            click.option("--spacing", help="Time grid; see sdesamplers list."),
-            click.option("--spacing-option", multiple=True, metavar="KEY=VALUE", help="Option of the spacing; repeat."),
-            click.option("--coordinates", help="native, ve, flow or angle."),
-            click.option("--final", help="zero ends at sigma = 0, min at the smallest trained sigma."),
-            click.option("--noise", help="independent, brownian or another noise source; see sdesamplers list."),
-            click.option("--noise-option", multiple=True, metavar="KEY=VALUE", help="Option of the noise; repeat."),
-            click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; repeat."),
-            click.option("--seed", type=int, default=0, show_default=True),
-            click.option("--out", type=click.Path(), default="out", show_default=True, help="Folder for the results."),
+            click.option("--spacing", help="Spacing of the time grid; see sdesamplers list."),
+            click.option(
+                "--spacing-option", multiple=True, metavar="KEY=VALUE", help="Option of the spacing; may be repeated."
+            ),
+            click.option("--coordinates", help="Coordinates of the solver: native, ve, flow or angle."),
+            click.option("--final", help="End of the grid: zero is sigma = 0, min is the smallest trained sigma."),
+            click.option("--noise", help="Noise source: independent, brownian, ...; see sdesamplers list."),
+            click.option(
+                "--noise-option",
+                multiple=True,
+                metavar="KEY=VALUE",
+                help="Option of the noise source; may be repeated.",
+            ),
+            click.option(
+                "--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; may be repeated."
+            ),
+            click.option("--seed", type=int, default=0, show_default=True, help="Seed of the random numbers."),
+            click.option("--out", type=click.Path(), default="out", show_default=True, help="Output folder."),
             click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-            click.option("--quiet", is_flag=True, help="No progress."),
+            click.option("--quiet", is_flag=True, help="Show no progress."),
         ]
     ):
         command = option(command)
@@ -128,13 +145,13 @@ def run_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def pairs(texts: tuple[str, ...], known: Mapping[str, Option], owner: str) -> dict[str, Any]:
-    """KEY=VALUE texts to checked options."""
+    """Parse KEY=VALUE texts to options, checked against `known`."""
     values = {}
     for text in texts:
         key, equals, value = text.partition("=")
         key = key.strip().replace("-", "_")
         if not equals:
-            raise UsageError(f"options are given as KEY=VALUE, not {text!r}")
+            raise UsageError(f"options must be given as KEY=VALUE, not {text!r}")
         if key not in known:
             raise unknown_option(key, known, owner)
         values[key] = known[key].parse(value, owner)
@@ -142,9 +159,9 @@ def pairs(texts: tuple[str, ...], known: Mapping[str, Option], owner: str) -> di
 
 
 def take_grid_options(kwargs: dict[str, Any], preset: Preset | None = None) -> dict[str, Any]:
-    """Take spacing, coordinates, final and noise out of `words`, as `sample` takes them; those not given are left out.
+    """Remove the options of the grid and the noise from `kwargs`; return those given as arguments of `sample`.
 
-    Options of a spacing or noise source that is not given are for the preset's.
+    If --spacing or --noise is not given, --spacing-option and --noise-option apply to the preset's.
     """
     from ..registry.registry import default_registry
 
@@ -153,13 +170,13 @@ def take_grid_options(kwargs: dict[str, Any], preset: Preset | None = None) -> d
     if texts:
         name = chosen.get("spacing", preset and preset.spacing)
         if name is None:
-            raise UsageError("--spacing-option needs --spacing")
+            raise UsageError("--spacing-option requires --spacing")
         grid = default_registry().spacing(name)
         chosen["spacing_options"] = pairs(texts, grid.options, f"spacing {grid.name!r}")
     if noise_texts:
         name = chosen.get("noise", preset and preset.noise)
         if name is None:
-            raise UsageError("--noise-option needs --noise")
+            raise UsageError("--noise-option requires --noise")
         source, _ = default_registry().noise(name)
         chosen["noise_options"] = pairs(noise_texts, source.options, f"noise {source.name!r}")
     return chosen

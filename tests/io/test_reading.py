@@ -289,7 +289,11 @@ ARRAYS: list[tuple[str, bytes, str]] = [
     ),
     ("a.npy", npy("(" * 5000 + ")" * 5000), "not a readable"),
     ("a.npy", npy(" " * 1_000_000), "not a readable"),
-    ("a.npy", npy("{'descr': '<f8', 'fortran_order': False, 'shape': (0, 1, 8, 8), }"), "not a readable|this model requires"),
+    (
+        "a.npy",
+        npy("{'descr': '<f8', 'fortran_order': False, 'shape': (0, 1, 8, 8), }"),
+        "not a readable|this model requires",
+    ),
     ("a.npy", pickled(), "not a readable|real numbers"),
     ("a.npy", b"", "not a readable"),
     ("a.npy", b"\x80\x04K\x01.", "not a readable"),
