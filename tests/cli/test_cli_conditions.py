@@ -112,7 +112,12 @@ def test_contradictions_are_refused_before_anything_is_loaded(words: tuple[str, 
 
 @pytest.mark.parametrize(
     ("content", "part"),
-    [(b"", "it is empty"), (b"a\n\nb\n", "line 2 is blank"), (b"  \na\n", "line 1 is blank"), (b"a\xff", "not UTF-8")],
+    [
+        (b"", "the file is empty"),
+        (b"a\n\nb\n", "line 2 is blank"),
+        (b"  \na\n", "line 1 is blank"),
+        (b"a\xff", "not UTF-8"),
+    ],
 )
 def test_a_file_of_prompts_is_read_whole_or_refused(content: bytes, part: str, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_bytes(content)
