@@ -228,7 +228,7 @@ def encode(source: str, data: str, **kwargs: Any) -> None:
     by = f"{result.recipe.sampler}, {result.nfe} NFE each"
     say(f"{len(x)} latents of {model.name} with {by}, standard deviation {std:.3f}")
     if back is not None:
-        say(f"  decoded again: RMS {facts['round_trip_rms']:.3g} from the data")
+        say(f"  round trip: RMS error {facts['round_trip_rms']:.3g}")
     say(f"  {file}")
 
 

@@ -187,7 +187,7 @@ def sampler_explained(registry: Registry, name: str) -> tuple[dict[str, Any], st
 def what_runs(preset: Preset) -> str:
     """A recipe in one line: "dpmpp-2m-sde on karras, brownian noise"."""
     spec = preset.sampler
-    grid = preset.spacing or spec.spacing or "the process's grid"
+    grid = preset.spacing or spec.spacing or "the process's default grid"
     parts = [f"{spec.name} on {grid}"]
     if preset.noise or spec.stochastic:
         parts.append(f"{preset.noise or 'independent'} noise")
@@ -217,7 +217,7 @@ def sampler_rows(preset: Preset) -> dict[str, str]:
     return {
         "sampler": spec.name,
         "options": "\n".join(f"{n} = {v!r} ({spec.options[n].type_name})" for n, v in values.items()),
-        "spacing": with_options(preset.spacing or spec.spacing or "the process's", preset.spacing_options),
+        "spacing": with_options(preset.spacing or spec.spacing or "the process's default", preset.spacing_options),
         "coordinates": preset.coordinates or spec.coordinates,
         "noise": with_options(preset.noise or "independent", preset.noise_options),
         "steps": f"{steps}, or adaptive" if spec.adaptive and not preset.steps else steps,

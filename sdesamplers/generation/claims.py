@@ -218,7 +218,7 @@ def clear(claims: Path, part: tuple[int, int], own: Claim, overwrite: bool) -> N
     wanted = set(rivals(claims, part, overwrite))
     for name in names_in(claims):
         folder = claims / name
-        with file_errors(folder, "could not be looked up"):
+        with file_errors(folder, "could not be accessed"):
             if own.folder == folder or not folder.is_dir():
                 continue
         found, rival = members(folder), folder in wanted

@@ -296,7 +296,7 @@ def unsealed(content: bytes) -> tuple[Facts, Facts] | None:
 
 def exists(path: Path) -> bool:
     """True if the path exists; a broken link counts."""
-    with file_errors(path, "could not be looked up"):
+    with file_errors(path, "could not be accessed"):
         try:
             os.lstat(path)
         except (FileNotFoundError, NotADirectoryError):
@@ -357,7 +357,7 @@ def clear_inside(inside: Path) -> None:
         with suppress(OSError):
             (inside / part).rmdir()
     remove(inside / "job.json")
-    with file_errors(inside, "could not be looked up"):
+    with file_errors(inside, "could not be accessed"):
         if inside.is_dir():
             sync_folder(inside)
 

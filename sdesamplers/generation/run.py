@@ -215,7 +215,7 @@ def claimed(folder: Path, part: tuple[int, int], overwrite: bool) -> Iterator[Cl
 def check_shared(job: JobFolder, ranks: Ranks) -> None:
     """Raise if this process does not see the job's folder; the first process then releases its claim."""
     try:
-        with file_errors(job.inside, "could not be looked up"):
+        with file_errors(job.inside, "could not be accessed"):
             shared = job.inside.is_dir()
         if not shared:
             raise UsageError(f"{job.path} is not the first process's folder; all processes need one shared folder")
@@ -245,7 +245,7 @@ def refuse_if_lost(job: JobFolder) -> None:
         return
 
 
-RESUME_HINT = "repeat the call with {resume} to continue from there"
+RESUME_HINT = "repeat the call with {resume} to continue"
 
 
 def work_on(

@@ -65,7 +65,7 @@ def make_lasting_folder(folder: Path) -> Path:
 def output_folder(folder: str | Path) -> Iterator[Path]:
     """Create an output folder for the body; if the body fails, remove the folders created for it that are empty."""
     folder = Path(folder)
-    with file_errors(folder, "cannot be looked up"):
+    with file_errors(folder, "cannot be accessed"):
         made = [place for place in (folder, *folder.parents) if not place.exists()]
     make_folder(folder)
     try:
