@@ -349,7 +349,7 @@ def test_data_in_other_units():
             with pytest.raises(sds.UsageError, match=r"int.* by x \* 2 / 255 - 1, or pass PIL images"):
                 call(model, x, "heun", steps=2)
         for x, least in ((pixels.astype(np.float32), "0"), (pixels - 128.0, "-128")):
-            with pytest.raises(sds.UsageError, match=rf"reach from {least} to .* x \* 2 / 255 - 1"):
+            with pytest.raises(sds.UsageError, match=rf"lie between {least} and .* x \* 2 / 255 - 1"):
                 call(model, x, "heun", steps=2)
         with pytest.raises(sds.UsageError, match=r"x\[None\]"):
             call(model, torch.zeros(1, 4, 4), "heun", steps=2)
@@ -359,7 +359,7 @@ def test_data_in_other_units():
     assert sds.encode(model, noise, "heun", steps=2).samples.shape == noise.shape
     assert sds.decode(model, 100 * noise, "heun", steps=2).samples.shape == noise.shape  # latents have no range
     unit = sds.FunctionModel(lambda x, t: x, sds.VP(), "epsilon", (1, 4, 4), data_range=(0.0, 1.0))
-    with pytest.raises(sds.UsageError, match=r"\[0, 1\]; pixels .* x \* 1 / 255$"):
+    with pytest.raises(sds.UsageError, match=r"\[0, 1\]; scale pixels .* x \* 1 / 255$"):
         sds.encode(unit, pixels.astype(np.float64), "heun", steps=2)
 
 
