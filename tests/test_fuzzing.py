@@ -122,5 +122,5 @@ def test_command_lines(capsys: pytest.CaptureFixture[str]) -> None:
         assert caught.value.code in (0, 1, 2), words
         assert time.monotonic() - began < SECONDS, words
         assert "Traceback" not in said.err, (k, words)
-        assert "a bug of" not in said.err, (k, words, said.err)
+        assert "a bug in" not in said.err, (k, words, said.err)
         assert "\x1b" not in said.out + said.err, words

@@ -1,4 +1,4 @@
-"""The command line. Exit codes: 0 done, 1 failed, 2 wrong usage; errors are one line on standard error."""
+"""The command line. Exit codes: 0 success, 1 failure, 2 usage error; an error prints one line on standard error."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["cli", "density_commands", "main", "registry_commands", "run_commands
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: run, and turn every error into one line and an exit code."""
+    """Entry point: run a command, and turn every error into one line and an exit code."""
     debug = bool(os.environ.get("SDESAMPLERS_DEBUG"))
     prepare()
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = tell
+            warnings.showwarning = show_warning
             code = cli.main(args=arguments, prog_name="sdesamplers", standalone_mode=False) or 0
         with writing():
             pass
@@ -40,40 +40,43 @@ def main(arguments: list[str] | None = None) -> None:
         fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
         fail("stopped", 1)
-    except BrokenPipeError:  # as head leaves it
+    except BrokenPipeError:  # the reader of a pipe, such as head, has exited
         silence(sys.stdout)
         sys.exit(1)
     except Exception as error:
         if is_out_of_memory(error):
-            fail("there is not enough memory; make fewer at once (--batch-size), or smaller ones (--size, --dtype)", 1)
+            fail("out of memory; reduce --batch-size, --size or the precision (--dtype)", 1)
         if isinstance(error, OSError) and (not flushed() or is_of_echo(error)):
             fail(f"standard output could not be written: {error.strerror or error}", 1)
         if debug:
             raise
-        fail(f"{type(error).__name__}: {error} (a bug of sdesamplers or a plugin; SDESAMPLERS_DEBUG=1 shows where)", 1)
+        fail(
+            f"{type(error).__name__}: {error} (a bug in sdesamplers or a plugin; SDESAMPLERS_DEBUG=1 shows where)",
+            1,
+        )
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Whether a machine's or a device's memory was too small; torch says so of the machine's in words alone."""
+    """True if memory ran out, on the machine or a device; torch has no error class for the machine's memory."""
     return isinstance(error, MemoryError) or any(
         word in str(error) for word in ("out of memory", "not enough memory", "can't allocate memory")
     )
 
 
 def is_of_echo(error: OSError) -> bool:
-    """Whether click was printing, as it does a help page by itself; unbuffered, nothing is left then to be flushed."""
+    """True if click was printing, for example a help page; unbuffered output then leaves nothing to flush."""
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code is not click.echo.__code__:
         trace = trace.tb_next
     return trace is not None
 
 
-def tell(message: Warning | str, *where: Any, **more: Any) -> None:
-    """A warning as one line on standard error."""
+def show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    """Print a warning as one line on standard error."""
     say(f"warning: {one_line(message)}", err=True)
 
 
 def fail(message: str, code: int) -> None:
-    """One line on standard error, and out."""
+    """Print one line on standard error, and exit."""
     say(f"error: {one_line(message)}", err=True)
     sys.exit(code)

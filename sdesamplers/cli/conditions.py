@@ -1,4 +1,4 @@
-"""Conditions on the command line: prompts, labels and other numbers, one for all samples or one a sample."""
+"""Conditions on the command line: prompts, labels and other numbers, one for all samples or one per sample."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from ..io.text import printable
 from ..registry.options import as_number
 
 LONGEST = 64 << 20
-"""Bytes of a file of prompts."""
+"""Maximum size of a file of prompts, in bytes."""
 
 
 class Condition(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of click alone
-    """Comma-separated numbers, whole or not, or an .npy file with one row a sample."""
+    """Comma-separated numbers, or an .npy file with one row per sample."""
 
     name = "a,b,...|FILE.npy"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """A list of numbers or an array, or fail with what was wrong."""
+        """Return a list of numbers or an array; fail with the reason for any other text."""
         text = str(value)
         if text.endswith(".npy"):
             try:
@@ -32,7 +32,7 @@ class Condition(click.ParamType):  # type: ignore[type-arg]  # generic in new ve
         numbers = [as_number(part.strip()) for part in text.split(",")]
         if any(number is None or not math.isfinite(number) for number in numbers):
             self.fail(
-                f"{text!r} is neither a comma-separated list of numbers nor an .npy file; text is given by --prompt",
+                f"{text!r} is neither a comma-separated list of numbers nor an .npy file; pass text with --prompt",
                 param,
                 ctx,
             )
@@ -40,31 +40,31 @@ class Condition(click.ParamType):  # type: ignore[type-arg]  # generic in new ve
 
 
 def read_rows(file: Path) -> Any:
-    """An array with one row a sample; fractions in float32, as networks have their weights."""
+    """Read an array with one row per sample: floating-point numbers as float32, whole numbers as int64."""
     import numpy as np
 
     from ..io.reading import read_array
 
     found = read_array(file)
     if not found.ndim or not found.size:
-        raise UsageError(f"{printable(file)} holds no rows; a condition has one for all samples or one a sample")
+        raise UsageError(f"{printable(file)} holds no rows; it must have one for all samples or one per sample")
     return np.array(found, dtype=np.float32 if found.dtype.kind == "f" else np.int64)
 
 
 def read_prompts(file: str) -> list[str]:
-    """The prompts in a file, one a line.
+    """Read prompts from a file, one per line.
 
-    A blank line is refused: to leave it out would give every sample after it another prompt than its line says.
+    A blank line is refused: skipping it would shift the prompts of all samples after it.
 
     Raises:
-        UsageError: it cannot be read, is not UTF-8, or has a blank line or none at all.
+        UsageError: the file cannot be read, is too large, is not UTF-8, is empty, or has a blank line.
     """
-    from ..io.reading import regular
+    from ..io.reading import regular_path
 
-    path = regular(Path(file).expanduser(), "--prompts: ")
+    path = regular_path(Path(file).expanduser(), "--prompts: ")
     try:
         if path.stat().st_size > LONGEST:
-            raise UsageError(f"--prompts: {printable(path)} has more than {LONGEST >> 20} MiB")
+            raise UsageError(f"--prompts: {printable(path)} is larger than {LONGEST >> 20} MiB")
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise UsageError(f"--prompts: {printable(path)}: {error.strerror}") from None
@@ -72,49 +72,50 @@ def read_prompts(file: str) -> list[str]:
         raise UsageError(f"--prompts: {printable(path)} is not UTF-8 (byte {error.start})") from None
     lines = [line.removesuffix("\r").strip() for line in text.rstrip().split("\n")]
     if blank := [number for number, line in enumerate(lines, 1) if not line]:
-        where = f"line {blank[0]} is blank" if text.strip() else "it is empty"
-        raise UsageError(f"--prompts: {printable(path)}: {where}, and each line is a prompt")
+        problem = f"line {blank[0]} is blank" if text.strip() else "the file is empty"
+        raise UsageError(f"--prompts: {printable(path)}: {problem}; each line must be a prompt")
     return lines
 
 
 def once(ctx: Any, param: Any, values: tuple[Any, ...]) -> Any:
-    """The value of an option that is given once."""
+    """The value of an option that may be given only once; None if it is not given."""
     if len(values) > 1:
-        raise click.BadParameter(f"given {len(values)} times; there is one for all samples", ctx, param)
+        raise click.BadParameter(f"given {len(values)} times; one value applies to all samples", ctx, param)
     return values[0] if values else None
 
 
 def join(values: tuple[Any, ...]) -> Any:
-    """What several --condition mean together; None without any."""
+    """Join the values of repeated --condition; None if there are none."""
     if len(values) > 1 and not all(isinstance(value, list) for value in values):
-        raise UsageError("--condition: a file is given alone, and holds one row a sample")
+        raise UsageError("--condition: a file must be the only value, with one row per sample")
     return values[0] if len(values) == 1 else [number for value in values for number in value] or None
 
 
-def settle(words: dict[str, Any]) -> None:
-    """Make of --prompt, --prompts and --condition what `load_model` takes, and one sample of each of several.
+def resolve_conditions(kwargs: dict[str, Any]) -> None:
+    """Convert --prompt, --prompts and --condition in place to the values that `load_model` takes.
 
-    `words["prompt"]` becomes None, a prompt or a list of several, `words["condition"]` None, a list or an array.
+    `kwargs["prompt"]` becomes None, a prompt or a list of several; `kwargs["condition"]` None, a list or an array. If
+    there are several of them, num_samples defaults to their number.
 
     Raises:
-        UsageError: they contradict each other, or are neither one nor one a sample.
+        UsageError: conflicting options, or a number of conditions that is neither 1 nor the number of samples.
     """
-    prompts, file = list(words["prompt"]), words.pop("prompts")
+    prompts, file = list(kwargs["prompt"]), kwargs.pop("prompts")
     if prompts and file is not None:
-        raise UsageError("--prompt and --prompts are two ways to give prompts; give one of them")
+        raise UsageError("pass --prompt or --prompts, not both")
     prompts = prompts if file is None else read_prompts(file)
-    condition = join(words["condition"])
+    condition = join(kwargs["condition"])
     if len(prompts) > 1 and condition is not None:
-        raise UsageError("--condition and several prompts are both one a sample; give one of them")
-    words["prompt"] = prompts if len(prompts) > 1 else prompts[0] if prompts else None
-    words["condition"] = condition
+        raise UsageError("pass --condition or several prompts, not both: each gives one condition per sample")
+    kwargs["prompt"] = prompts if len(prompts) > 1 else prompts[0] if prompts else None
+    kwargs["condition"] = condition
     what, count = (
         ("prompts", len(prompts)) if len(prompts) > 1 else ("conditions", 0 if condition is None else len(condition))
     )
-    if count > 1 and "num_samples" in words:
+    if count > 1 and "num_samples" in kwargs:
         source = click.get_current_context().get_parameter_source("num_samples")
         if source is click.core.ParameterSource.DEFAULT:
-            words["num_samples"] = count
-        elif words["num_samples"] != count:
-            number = words["num_samples"]
-            raise UsageError(f"{count} {what} for {number} samples: give one for all, or {number}, one a sample")
+            kwargs["num_samples"] = count
+        elif kwargs["num_samples"] != count:
+            number = kwargs["num_samples"]
+            raise UsageError(f"{count} {what} for {number} samples: pass one for all, or {number}, one per sample")

@@ -1,4 +1,4 @@
-"""Commands that run the probability-flow ODE from data: likelihood, encode."""
+"""Commands that integrate the probability-flow ODE from data to noise: likelihood, encode."""
 
 from __future__ import annotations
 
@@ -17,34 +17,39 @@ import numpy as np
 from ..errors import UsageError
 from ..io.text import one_line, printable
 from .group import cli
+from .options import load_model, model_options, pairs, take_grid_options
 from .streams import say
 from .tables import emit, show, styled, table
-from .words import grid_words, load_model, model_options, pairs
 
 if TYPE_CHECKING:
     from ..ode.likelihood import Likelihood
 
 
 def ode_options(sampler: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """The options that say which data are run through the ODE, and how."""
+    """Add the options for the data and for the ODE solver."""
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         for option in reversed(
             [
-                click.option("--sampler", default=sampler, show_default=True, help="An ODE sampler."),
-                click.option("--steps", type=int, help="Grid intervals; none for adaptive samplers."),
-                click.option("--nfe", type=int, help="Budget of model evaluations a sample."),
-                click.option("--spacing", help="Time grid; see sdesamplers list."),
-                click.option("--spacing-option", multiple=True, metavar="KEY=VALUE", help="Of the spacing; repeat."),
-                click.option("--coordinates", help="native, ve, flow or angle."),
+                click.option("--sampler", default=sampler, show_default=True, help="Name of an ODE sampler."),
+                click.option("--steps", type=int, help="Number of steps; not needed for adaptive samplers."),
+                click.option("--nfe", type=int, help="Budget of model evaluations per sample, instead of --steps."),
+                click.option("--spacing", help="Spacing of the time grid; see sdesamplers list."),
                 click.option(
-                    "--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; repeat."
+                    "--spacing-option",
+                    multiple=True,
+                    metavar="KEY=VALUE",
+                    help="Option of the spacing; may be repeated.",
                 ),
-                click.option("--limit", type=int, help="Only the first so many of the data."),
-                click.option("--batch-size", type=int, default=64, show_default=True, help="How many at once."),
-                click.option("--out", type=click.Path(), default="out", show_default=True, help="Folder for results."),
+                click.option("--coordinates", help="Coordinates of the solver: native, ve, flow or angle."),
+                click.option(
+                    "--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; may be repeated."
+                ),
+                click.option("--limit", type=int, metavar="N", help="Use only the first N samples of DATA."),
+                click.option("--batch-size", type=int, default=64, show_default=True, help="Samples per batch."),
+                click.option("--out", type=click.Path(), default="out", show_default=True, help="Output folder."),
                 click.option("--json", "as_json", is_flag=True, help="Print JSON."),
-                click.option("--quiet", is_flag=True, help="No progress."),
+                click.option("--quiet", is_flag=True, help="Show no progress."),
             ]
         ):
             command = option(command)
@@ -53,53 +58,74 @@ def ode_options(sampler: str) -> Callable[[Callable[..., Any]], Callable[..., An
     return decorate
 
 
-def prepared(source: str, data: str, words: dict[str, Any]) -> tuple[Any, Any, list[str], dict[str, Any]]:
-    """The model, its data with their names, and the words for the ODE."""
+def prepared(source: str, data: str, kwargs: dict[str, Any]) -> tuple[Any, Any, list[str], dict[str, Any]]:
+    """Load the model and the data; return them, the names of the samples, and the keyword arguments for the ODE."""
     from ..checks import whole
     from ..io.datasets import read_data
     from ..registry.registry import default_registry
 
-    preset = default_registry().resolve(words["sampler"])
-    options = pairs(words.pop("option"), preset.sampler.options, f"sampler {preset.sampler.name!r}")
-    options |= grid_words(words, preset)
-    limit = words.pop("limit")
-    for word, value in (("limit", limit), ("batch_size", words["batch_size"])):
+    preset = default_registry().resolve(kwargs["sampler"])
+    options = pairs(kwargs.pop("option"), preset.sampler.options, f"sampler {preset.sampler.name!r}")
+    options |= take_grid_options(kwargs, preset)
+    limit = kwargs.pop("limit")
+    for name, value in (("limit", limit), ("batch_size", kwargs["batch_size"])):
         if value is not None:
-            whole(word, value)
-    model, condition = load_model(source, words)
+            whole(name, value)
+    model, condition = load_model(source, kwargs)
     x, names = read_data(data, model, limit=limit)
-    return model, x, names, {**words, **options, "condition": condition}
+    return model, x, names, {**kwargs, **options, "condition": condition}
 
 
 @cli.command()
 @click.argument("source", metavar="MODEL")
 @click.argument("data", metavar="DATA")
 @ode_options("rk45")
-@click.option("--divergence", type=click.Choice(["hutchinson", "exact"]), default="hutchinson", show_default=True)
-@click.option("--probes", type=int, default=1, show_default=True, help="Of the divergence, for each image.")
-@click.option("--probe", type=click.Choice(["rademacher", "gaussian"]), default="rademacher", show_default=True)
-@click.option("--dequantize/--no-dequantize", default=True, show_default=True, help="Spread whole levels uniformly.")
-@click.option("--levels", type=int, default=256, show_default=True, help="Of the data; 0 for continuous ones.")
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option(
+    "--divergence",
+    type=click.Choice(["hutchinson", "exact"]),
+    default="hutchinson",
+    show_default=True,
+    help="Estimate the divergence with random probes, or compute it exactly.",
+)
+@click.option("--probes", type=int, default=1, show_default=True, help="Random probes per sample for the divergence.")
+@click.option(
+    "--probe",
+    type=click.Choice(["rademacher", "gaussian"]),
+    default="rademacher",
+    show_default=True,
+    help="Distribution of the probes.",
+)
+@click.option(
+    "--dequantize/--no-dequantize",
+    default=True,
+    show_default=True,
+    help="Add uniform noise of one level's width to the data.",
+)
+@click.option(
+    "--levels", type=int, default=256, show_default=True, help="Number of levels of the data; 0 for continuous data."
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the probes and the dequantization.")
 @model_options
-def likelihood(source: str, data: str, **words: Any) -> None:
-    """Log-likelihood of DATA under MODEL, by the probability-flow ODE: bits per dimension, a CSV and a histogram.
+def likelihood(source: str, data: str, **kwargs: Any) -> None:
+    """Compute log-likelihoods of DATA under MODEL.
 
-    DATA is a folder or file of pictures, an .npy or .safetensors file, or fashion-mnist-test, which is embedded.
+    Integrates the probability-flow ODE. Prints the mean in bits per dimension, and writes a CSV file and a histogram.
+
+    DATA is a folder or file of pictures, an .npy or .safetensors file, or fashion-mnist-test, an embedded data set.
     """
     from ..io.files import output_folder
     from ..io.terminal import counting_bar
     from ..ode.likelihood import log_likelihood
 
-    out, as_json = words.pop("out"), words.pop("as_json")
-    silent = words.pop("quiet") or as_json or not sys.stderr.isatty()
-    dequantize = words.pop("dequantize")
-    model, x, names, words = prepared(source, data, words)
-    words["dequantize"] = "uniform" if dequantize and words["levels"] and model.data_range is not None else None
+    out, as_json = kwargs.pop("out"), kwargs.pop("as_json")
+    silent = kwargs.pop("quiet") or as_json or not sys.stderr.isatty()
+    dequantize = kwargs.pop("dequantize")
+    model, x, names, kwargs = prepared(source, data, kwargs)
+    kwargs["dequantize"] = "uniform" if dequantize and kwargs["levels"] and model.data_range is not None else None
     with output_folder(out) as folder:
         bar = nullcontext(None) if silent else counting_bar(f"likelihood under {model.name}", len(x), "samples")
         with bar as advance:
-            found = log_likelihood(model, x, **words, advance=advance)
+            found = log_likelihood(model, x, **kwargs, advance=advance)
         files = [write_csv(found, names, folder), write_histogram(found, f"{data} under {model.name}", folder)]
     bits, count = found.bits_per_dim, len(x)
     spread = float(bits.std(ddof=1) / math.sqrt(count)) if count > 1 else math.nan
@@ -117,15 +143,15 @@ def likelihood(source: str, data: str, **words: Any) -> None:
     made.add_row("nats", f"{found.nats.mean():.1f}")
     if found.standard_error is not None:
         error = facts["standard_error_of_probes"]
-        made.add_row("probes", f"{found.probes}: standard error {error:.4f} bits/dim of one sample")
-    made.add_row("evaluations", f"{found.nfe_per_sample.mean():.0f} a sample, {found.nfe} at most")
+        made.add_row("probes", f"{found.probes}: standard error {error:.4f} bits/dim per sample")
+    made.add_row("evaluations", f"{found.nfe_per_sample.mean():.0f} per sample on average, {found.nfe} at most")
     show(made)
     for file in filter(None, files):
         say(f"  {file}")
 
 
 def write_csv(found: Likelihood, names: list[str], folder: Path) -> Path:
-    """A line for each sample."""
+    """Write a CSV file with a line for each sample."""
     from ..io.files import write
 
     text = io.StringIO()
@@ -138,7 +164,7 @@ def write_csv(found: Likelihood, names: list[str], folder: Path) -> Path:
 
 
 def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
-    """A histogram of bits per dimension; nothing, and a line that says so, where matplotlib is not installed."""
+    """Write a histogram of bits per dimension; without matplotlib, print a message and return None."""
     from ..io.files import write
 
     try:
@@ -152,7 +178,7 @@ def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
     plot.hist(bits, bins=min(40, max(5, round(math.sqrt(len(bits)) * 2))), color="#35618f", edgecolor="white", lw=0.5)
     plot.axvline(float(np.mean(bits)), color="#c1272d", lw=1.5, label=f"mean {np.mean(bits):.3f}")
     plot.set(xlabel="bits per dimension", ylabel="samples")
-    plot.set_title(one_line(title), parse_math=False)  # a file's name may hold $
+    plot.set_title(one_line(title), parse_math=False)  # a file name may contain $
     plot.spines[["top", "right"]].set_visible(False)
     plot.legend(frameon=False)
     return write(folder / "likelihood.png", lambda path: figure.savefig(path, format="png"))
@@ -163,10 +189,15 @@ def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
 @click.argument("data", metavar="DATA")
 @ode_options("heun")
 @click.option("--guidance-scale", type=float, default=1.0, help="Classifier-free guidance weight.")
-@click.option("--check", is_flag=True, help="Decode again, and say how far the data are from themselves.")
+@click.option("--check", is_flag=True, help="Decode the latents again and print the RMS error of the round trip.")
 @model_options
-def encode(source: str, data: str, **words: Any) -> None:
-    """Latents of DATA under MODEL, by the probability-flow ODE from data to noise; written as latents.safetensors."""
+def encode(source: str, data: str, **kwargs: Any) -> None:
+    """Encode DATA to latents of MODEL.
+
+    Integrates the probability-flow ODE from data to noise, and writes latents.safetensors.
+
+    DATA is a folder or file of pictures, an .npy or .safetensors file, or fashion-mnist-test, an embedded data set.
+    """
     from safetensors.torch import save_file
 
     from ..io.files import output_folder, write
@@ -174,14 +205,14 @@ def encode(source: str, data: str, **words: Any) -> None:
     from ..ode.encoding import encode as run
     from ..version import __version__
 
-    out, as_json, check = words.pop("out"), words.pop("as_json"), words.pop("check")
-    words.pop("quiet")
-    model, x, names, words = prepared(source, data, words)
-    if words["steps"] is None and words["nfe"] is None and not _adaptive(words["sampler"]):
-        raise UsageError(f"{words['sampler']} needs --steps or --nfe")
+    out, as_json, check = kwargs.pop("out"), kwargs.pop("as_json"), kwargs.pop("check")
+    kwargs.pop("quiet")
+    model, x, names, kwargs = prepared(source, data, kwargs)
+    if kwargs["steps"] is None and kwargs["nfe"] is None and not _adaptive(kwargs["sampler"]):
+        raise UsageError(f"{kwargs['sampler']} needs --steps or --nfe")
     with output_folder(out) as folder:
-        result = run(model, x, **words)
-        back = decode(model, result, **words) if check else None
+        result = run(model, x, **kwargs)
+        back = decode(model, result, **kwargs) if check else None
         about = {"model": printable(model.name), "names": "\n".join(names), "sdesamplers": __version__}
         tensors = {"samples": result.samples.contiguous()}
         if result.companion is not None:
@@ -195,9 +226,9 @@ def encode(source: str, data: str, **words: Any) -> None:
         emit({**facts, "recipe": result.recipe.as_dict()})
         return
     by = f"{result.recipe.sampler}, {result.nfe} NFE each"
-    say(f"{len(x)} latents of {model.name} by {by}, standard deviation {std:.3f}")
+    say(f"{len(x)} latents of {model.name} with {by}, standard deviation {std:.3f}")
     if back is not None:
-        say(f"  decoded again: RMS {facts['round_trip_rms']:.3g} from the data")
+        say(f"  round trip: RMS error {facts['round_trip_rms']:.3g}")
     say(f"  {file}")
 
 

@@ -1,4 +1,4 @@
-"""`sdesamplers doctor`: what is installed, what is broken."""
+"""`sdesamplers doctor`: a check of the installation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Finding = tuple[str, str, bool]
 
 
 def diagnose() -> list[Finding]:
-    """(what, its state, whether it is good) for versions, devices, plugins, cache and the embedded model."""
+    """(item, state, True if it is in order) for versions, devices, plugins, the cache and the embedded model."""
     return [*_versions(), *_devices(), *_plugins(), _cache(), _embedded()]
 
 
@@ -65,9 +65,9 @@ def _plugins() -> list[Finding]:
 
 
 def _renamed(registry: Registry, plugin: Plugin) -> str:
-    """Which of a plugin's names are built in, so that its own are had under others."""
+    """Notes on names of a plugin that clash with built-in names, and are registered under a prefix."""
     notes = [
-        f"; its {shelf.kind} {name!r} has a built-in name and is had as {f'{plugin.dist}:{name}'!r}"
+        f"; its {shelf.kind} {name!r} has a built-in name and is available as {f'{plugin.dist}:{name}'!r}"
         for shelf in (registry.samplers, registry.spacings, registry.noises)
         for name in shelf.renamed_of(plugin.dist)
         if shelf[f"{plugin.dist}:{name}"].plugin in (plugin.name, f"{plugin.dist}:{plugin.name}")

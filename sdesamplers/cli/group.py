@@ -1,4 +1,4 @@
-"""The command group, and what all commands share."""
+"""The command group and its global options."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ..errors import UnknownNameError
 
 
 class Suggesting(click.Group):
-    """A command group that offers the nearest command for a mistyped one."""
+    """A command group that suggests the nearest command for a mistyped one."""
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
-        """Find the command, or raise with the nearest names."""
+        """Find the command, or raise UnknownNameError with the nearest names."""
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise UnknownNameError("command", args[0], self.commands, "; see sdesamplers --help")
         return super().resolve_command(ctx, args)
@@ -21,12 +21,18 @@ class Suggesting(click.Group):
 
 @click.group(cls=Suggesting, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="sdesamplers")
-@click.option("--registry", "registry_file", type=click.Path(), help="A registry.yaml on top of the shipped one.")
 @click.option(
-    "--plugin", "plugins", multiple=True, metavar="MODULE_OR_FILE.py", help="Import your own plugin; repeat for more."
+    "--registry", "registry_file", type=click.Path(), help="A registry.yaml file that extends the shipped one."
+)
+@click.option(
+    "--plugin",
+    "plugins",
+    multiple=True,
+    metavar="MODULE_OR_FILE.py",
+    help="Import a plugin of your own; may be repeated.",
 )
 def cli(registry_file: str | None, plugins: tuple[str, ...]) -> None:
-    """Diffusion samplers as plugins, on every diffusers model."""
+    """Diffusion samplers, as plugins, for every diffusers model."""
     from ..registry.registry import use_registry
 
     if registry_file is not None or plugins:

@@ -1,4 +1,4 @@
-"""Commands that look things up: list, info, models, check, doctor."""
+"""Commands on the registry and the installation: list, info, models, check, doctor."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import click
 
 from ..errors import PluginError, SdesamplersError, UnknownNameError, UsageError
 from .group import cli
+from .options import pairs
 from .streams import say
 from .tables import emit, listing, one_line, show, styled, table
-from .words import pairs
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..testing.report import Report
 
 
-PRESET_WORDS = (
+PRESET_FIELDS = (
     "options",
     "spacing",
     "spacing_options",
@@ -36,7 +36,7 @@ PRESET_WORDS = (
 
 
 def sampler_facts(spec: Any) -> dict[str, Any]:
-    """What `list --json` and `info --json` say of a sampler."""
+    """A sampler's entry in `list --json` and `info --json`."""
     return {
         "name": spec.name,
         "summary": spec.summary,
@@ -56,16 +56,19 @@ def sampler_facts(spec: Any) -> dict[str, Any]:
 
 
 def family(item: Any) -> str:
-    """The plugin that a sampler, spacing or noise source comes from, without its distribution."""
+    """The name of the plugin that an item comes from, without its distribution."""
     return str(item.plugin).rpartition(":")[2]
 
 
 @cli.command("list")
 @click.argument("part", required=False, metavar="[NAME-PART]")
-@click.option("--family", "wanted", help="Only what this plugin file brings: exponential, runge_kutta, ...")
+@click.option("--family", "wanted", help="List only items of this plugin file: exponential, runge_kutta, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
-    """List samplers, spacings, noise sources and recipes: all, or those with NAME-PART in their name."""
+    """List samplers, spacings, noise sources and recipes.
+
+    With NAME-PART, list only names that contain it.
+    """
     from ..registry.registry import default_registry
 
     registry = default_registry()
@@ -74,15 +77,15 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
     if wanted is not None and wanted not in families:
         raise UnknownNameError("family", wanted, families, f" (known: {', '.join(sorted(families))})")
 
-    def asked(name: str, item: Any = None) -> bool:
+    def matches(name: str, item: Any = None) -> bool:
         here = wanted is None or (item is not None and family(item) == wanted)
         return here and (part is None or part.casefold() in name.casefold())
 
-    samplers, spacings, noises = ({n: item for n, item in shelf.items() if asked(n, item)} for shelf in shelves)
-    recipes = {name: recipe for name, recipe in registry.catalogue.recipes.items() if asked(name)}
+    samplers, spacings, noises = ({n: item for n, item in shelf.items() if matches(n, item)} for shelf in shelves)
+    recipes = {name: recipe for name, recipe in registry.catalogue.recipes.items() if matches(name)}
     if not (samplers or spacings or noises or recipes):
         known = [*registry.sampler_names(), *registry.grid_names()]
-        raise UnknownNameError("name", part or "", known, opening=f"nothing listed has {part!r} in its name")
+        raise UnknownNameError("name", part or "", known, opening=f"no name contains {part!r}")
     if as_json:
         facts = {
             "samplers": [{**sampler_facts(s), "name": name} for name, s in samplers.items()],
@@ -93,7 +96,7 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
             "recipes": recipes,
         }
         names = ("aliases", "spacing_aliases", "noise_aliases", "peers")
-        emit({**facts, **{word: getattr(registry.catalogue, word) for word in names}})
+        emit({**facts, **{key: getattr(registry.catalogue, key) for key in names}})
         return
     if samplers:
         show(samplers_table(samplers))
@@ -104,20 +107,20 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
         ("Recipes", {name: recipes[name].get("description", "") for name in sorted(recipes)}),
     ):
         if texts:
-            made = listing(title, "name", "what it is")
+            made = listing(title, "name", "description")
             for name, text in texts.items():
                 made.add_row(name, one_line(text))
             show(made)
             say()
-    say("sdesamplers info NAME says more, also of names of k-diffusion, diffusers, ComfyUI and A1111")
+    say("details: sdesamplers info NAME, also for names of k-diffusion, diffusers, ComfyUI and A1111")
     broken = [p for p in registry.plugins if p.error]
     if broken:
         say(f"{len(broken)} broken plugin(s): {', '.join(p.name for p in broken)}; see sdesamplers doctor", err=True)
 
 
 def samplers_table(samplers: Mapping[str, Any]) -> Table:
-    """Samplers by family, a line each."""
-    made = listing("Samplers", "name", "order>", "NFE>", "noise", "adaptive", "what it is")
+    """A table of samplers by family, one line each."""
+    made = listing("Samplers", "name", "order>", "NFE>", "noise", "adaptive", "description")
     before = None
     for name, s in sorted(samplers.items(), key=lambda pair: (family(pair[1]), pair[0])):
         if family(s) != before:
@@ -130,10 +133,13 @@ def samplers_table(samplers: Mapping[str, Any]) -> Table:
 
 
 def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
-    """What `info` says of a name, and the docstring of what it stands for.
+    """The facts that `info` prints about a name, and the docstring of the item that it refers to.
 
-    Our own samplers and recipes come first, then registered spacings and noise sources, then samplers under all their
-    names, then other names of grids and noise sources.
+    A name is looked up in this order: registered samplers and recipes, registered spacings and noise sources, other
+    names of samplers, other names of grids and noise sources.
+
+    Raises:
+        UnknownNameError: the name refers to nothing, or to an alias or recipe of an unknown sampler.
     """
     ours = name in registry.samplers or name in registry.catalogue.recipes
     if ours or (name not in registry.spacings and name not in registry.noises):
@@ -141,14 +147,14 @@ def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
             return sampler_explained(registry, name)
         except UnknownNameError as unknown:
             refusal = unknown
-    for word, find in (("spacing", registry.grid), ("noise", registry.noise)):
+    for key, find in (("spacing", registry.grid), ("noise", registry.noise)):
         try:
             item, chosen = find(name)
         except UnknownNameError:
             continue
-        facts = {"asked for": name, word: item.name, f"{word} options": chosen, **plugin_facts(item)}
+        facts = {"asked for": name, key: item.name, f"{key} options": chosen, **plugin_facts(item)}
         return {k: v for k, v in facts.items() if v != {}}, item.__doc__
-    if refusal.name != name:  # an alias or recipe that leads nowhere
+    if refusal.name != name:  # an alias or recipe of an unknown sampler
         raise refusal
     known = [*registry.names.candidates(name), *registry.grid_names(), *registry.noises]
     raise UnknownNameError("sampler", name, registry.names.composites(name) or known, registry.names.hint())
@@ -166,12 +172,12 @@ def plugin_facts(item: Any) -> dict[str, Any]:
 
 
 def sampler_explained(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
-    """A sampler, the recipe that its name stands for, and its docstring."""
+    """The facts of a sampler and of the recipe that a name refers to, and the sampler's docstring."""
     preset = registry.resolve(name)
     facts = {"asked for": name, "runs": what_runs(preset), **sampler_facts(preset.sampler)}
     facts.pop("summary")
     facts["sampler"] = facts.pop("name")
-    for key in PRESET_WORDS:
+    for key in PRESET_FIELDS:
         value = getattr(preset, key)
         if value:
             facts[f"recipe {key}" if key == "options" else key] = dict(value) if isinstance(value, Mapping) else value
@@ -181,28 +187,28 @@ def sampler_explained(registry: Registry, name: str) -> tuple[dict[str, Any], st
 def what_runs(preset: Preset) -> str:
     """A recipe in one line: "dpmpp-2m-sde on karras, brownian noise"."""
     spec = preset.sampler
-    grid = preset.spacing or spec.spacing or "the process's grid"
+    grid = preset.spacing or spec.spacing or "the process's default grid"
     parts = [f"{spec.name} on {grid}"]
     if preset.noise or spec.stochastic:
         parts.append(f"{preset.noise or 'independent'} noise")
     if preset.steps is not None:
         parts.append(f"{preset.steps} steps")
     elif spec.adaptive:
-        parts = [f"{spec.name} with steps of its own", *parts[1:]]
+        parts = [f"{spec.name} with adaptive steps", *parts[1:]]
     return ", ".join(parts)
 
 
 def with_options(name: str, options: Mapping[str, Any]) -> str:
-    """`karras (rho=5.0)`."""
+    """A name with its options: `karras (rho=5.0)`."""
     return f"{name} ({', '.join(f'{key}={value!r}' for key, value in options.items())})" if options else name
 
 
 def sampler_rows(preset: Preset) -> dict[str, str]:
-    """What `info` prints of a sampler as it will run, then of what it declares."""
+    """The rows that `info` prints: the sampler as the recipe runs it, then its declared properties."""
     spec = preset.sampler
     values = {o.name: preset.options.get(o.name, o.default) for o in spec.options.values()}
     changed = any(value != spec.options[name].default for name, value in values.items())
-    steps = f"{preset.steps}, unless you say otherwise" if preset.steps else "as you say"
+    steps = f"{preset.steps} by default" if preset.steps else "set by the caller"
     declared = " (with default options)" if changed else ""
 
     def count(value: float | None, unclaimed: str) -> str:
@@ -211,14 +217,14 @@ def sampler_rows(preset: Preset) -> dict[str, str]:
     return {
         "sampler": spec.name,
         "options": "\n".join(f"{n} = {v!r} ({spec.options[n].type_name})" for n, v in values.items()),
-        "spacing": with_options(preset.spacing or spec.spacing or "the process's", preset.spacing_options),
+        "spacing": with_options(preset.spacing or spec.spacing or "the process's default", preset.spacing_options),
         "coordinates": preset.coordinates or spec.coordinates,
         "noise": with_options(preset.noise or "independent", preset.noise_options),
-        "steps": f"{steps}, or its own" if spec.adaptive and not preset.steps else steps,
+        "steps": f"{steps}, or adaptive" if spec.adaptive and not preset.steps else steps,
         "final": preset.final or "",
         "description": preset.description,
-        "order": count(spec.order, "none claimed"),
-        "evaluations a step": count(spec.evaluations, "depends on the values met"),
+        "order": count(spec.order, "not declared"),
+        "evaluations per step": count(spec.evaluations, "varies with the values of the state"),
         "stochastic": f"{'yes' if spec.stochastic else 'no'}{declared}",
         "strong order": count(spec.strong_order, ""),
         "needs": ", ".join(spec.needs),
@@ -232,7 +238,10 @@ def sampler_rows(preset: Preset) -> dict[str, str]:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(name: str, as_json: bool) -> None:
-    """Explain a sampler, recipe, spacing or noise source, by its own name, an alias or another library's name."""
+    """Describe a sampler, recipe, spacing or noise source.
+
+    NAME may also be an alias or a name from another library.
+    """
     from ..registry.registry import default_registry
 
     registry = default_registry()
@@ -260,14 +269,14 @@ def info(name: str, as_json: bool) -> None:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(as_json: bool) -> None:
-    """List the models of the registry."""
+    """List the registered models."""
     from ..registry.registry import default_registry
 
     entries = default_registry().catalogue.models
     if as_json:
         emit({name: {k: v for k, v in entry.items() if k != "base"} for name, entry in entries.items()})
         return
-    made = table("Models", "name", "where", "what it is")
+    made = table("Models", "name", "source", "description")
     for name, entry in sorted(entries.items()):
         where = f"{entry['repo']}@{entry['revision']}" if "repo" in entry else str(entry["path"])
         made.add_row(name, where, entry.get("description", ""))
@@ -276,13 +285,14 @@ def models(as_json: bool) -> None:
 
 @cli.command()
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--check", "checks", multiple=True, help="Only this check; repeat for more.")
-@click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; repeat.")
+@click.option("--check", "checks", multiple=True, help="Run only this check; may be repeated.")
+@click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ...], as_json: bool) -> None:
-    """Run the conformance kit on samplers, and the checks of processes; exit code 1 if one fails.
+    """Check samplers and processes; exit with code 1 if a check fails.
 
-    A process is named as a plugin registers it, or by the file and the name of its class or factory: process.py:MyVP.
+    Samplers run through the conformance kit. A process is given by the name that a plugin registers, or as the file and
+    the name of its class or factory: process.py:MyVP.
     """
     from ..io.terminal import console
     from ..registry.registry import default_registry
@@ -293,7 +303,7 @@ def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ..
     processes = {name: named_process(registry, name) for name in names}
     specs = {name: registry.resolve(name).sampler for name in names if processes[name] is None}
     if (checks or option) and len(specs) < len(names):
-        raise UsageError("--check and --option are for samplers, and a process is among the names")
+        raise UsageError("--check and --option apply to samplers only, and one of the names is a process")
     for name in names:
         process = processes[name]
         if process is not None:
@@ -314,7 +324,7 @@ def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ..
 
 
 def named_process(registry: Registry, name: str) -> SDE | None:
-    """The process that a name of `check` stands for, or None: then it is a sampler's."""
+    """The process that a name given to `check` refers to; None if it is a sampler's name."""
     from ..pretrained.factories import from_file, is_factory
     from ..processes.sde import SDE
 
@@ -325,21 +335,21 @@ def named_process(registry: Registry, name: str) -> SDE | None:
         return None
     made = registry.sdes[name]()
     if not isinstance(made, SDE):
-        raise PluginError(f"the process {name!r} of a plugin is {type(made).__name__}, not an SDE")
+        raise PluginError(f"the process {name!r} of a plugin is of class {type(made).__name__}, not an SDE")
     return made
 
 
 def process_report(name: str, process: SDE) -> Report:
-    """The checks of a process, as the conformance kit reports those of samplers."""
+    """Run the checks of a process, and report them in the form of the conformance kit."""
     from ..processes.check import process_findings
     from ..testing.report import Finding, Report
 
     found = process_findings(process)
-    return Report(name, tuple(Finding(c, t or "as it says", want, "fail" if t else "pass") for c, want, t in found))
+    return Report(name, tuple(Finding(c, t or "as declared", want, "fail" if t else "pass") for c, want, t in found))
 
 
 def report_table(name: str, report: Report) -> Table:
-    """A report as it is printed."""
+    """The table of a report."""
     made = table(f"Conformance of {name}", "check", "measured", "required", "verdict")
     colours = {"pass": "green", "fail": "bold red", "skip": "dim"}
     for finding in report:
@@ -351,7 +361,7 @@ def report_table(name: str, report: Report) -> Table:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
-    """Check versions, devices, plugins, the cache and the embedded model."""
+    """Check the installation: versions, devices, plugins, the cache and the embedded model."""
     from .doctor import diagnose
 
     findings = diagnose()
@@ -364,4 +374,4 @@ def doctor(as_json: bool) -> None:
             made.add_row(styled("ok", "green") if good else styled("broken", "red"), what, state)
         show(made)
     if not all(good for *_, good in findings):
-        raise SdesamplersError("something above is broken")
+        raise SdesamplersError("the installation has problems, marked broken above")

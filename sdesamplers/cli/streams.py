@@ -1,4 +1,4 @@
-"""Standard output and error as they may be: closed, full, or without a way to write every character."""
+"""Robust use of standard output and error, which may be closed, full, or unable to encode every character."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ..io.text import printable
 
 
 def prepare() -> None:
-    """Let both streams take anything: what an ASCII locale lacks is spelt out, and a closed one leads nowhere.
+    """Prepare both streams: characters that the encoding lacks are escaped, and a closed stream is sent to /dev/null.
 
-    A closed descriptor is taken up here, since the next file that is opened would get its number, and what libraries
-    print would go into that file.
+    Otherwise the next file to be opened would get the closed descriptor's number, and the output of libraries would go
+    into that file.
     """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -31,10 +31,11 @@ def prepare() -> None:
 
 @contextmanager
 def writing() -> Iterator[None]:
-    """Write to standard output, now.
+    """Flush standard output after the body.
 
     Raises:
-        SdesamplersError: it cannot be written. A reader that has gone is a BrokenPipeError.
+        SdesamplersError: standard output cannot be written.
+        BrokenPipeError: its reader has exited.
     """
     try:
         yield
@@ -47,9 +48,9 @@ def writing() -> Iterator[None]:
 
 
 def say(text: Any = "", *, err: bool = False) -> None:
-    """Print text of files, plugins and models, in which nothing is an order for the terminal."""
+    """Print text that may come from files, plugins and models, with control characters escaped."""
     if err:
-        with suppress(OSError):  # there is nobody to tell
+        with suppress(OSError):  # the error cannot be reported
             click.echo(printable(text), err=True)
         return
     with writing():
@@ -57,13 +58,13 @@ def say(text: Any = "", *, err: bool = False) -> None:
 
 
 def silence(stream: Any) -> None:
-    """Let what a stream still holds go nowhere, so that the interpreter does not fail to write it when it ends."""
+    """Redirect a stream to /dev/null, so that the interpreter does not fail to flush it at exit."""
     with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def flushed() -> bool:
-    """Whether standard output took all that was written to it."""
+    """True if standard output could be flushed."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""What commands print: tables, lists and JSON."""
+"""Output of commands: tables, lists and JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def show(table: Table) -> None:
-    """Print a table as wide as the terminal or $COLUMNS, else 160 columns wide."""
+    """Print a table at the width of the terminal or $COLUMNS, otherwise 160 columns wide."""
     from ..io.terminal import console
 
     known = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
@@ -40,7 +40,7 @@ def table(title: str, *columns: str) -> Table:
 
 
 def emit(data: Any) -> None:
-    """Print data as JSON, which knows neither NaN nor infinity: null stands for them."""
+    """Print data as JSON, with null for NaN and infinity, which JSON lacks."""
     with writing():
         click.echo(json.dumps(without_nan(data), indent=2, default=str, allow_nan=False))
 
@@ -55,7 +55,7 @@ def without_nan(data: Any) -> Any:
 
 
 def listing(title: str, *columns: str) -> Table:
-    """A table of one line an entry, with as much room for its last column as there is."""
+    """A compact table with one line per entry; the last column gets the remaining width."""
     made = table(title, *columns)
     made.columns[0].no_wrap = True
     made.pad_edge, made.show_edge, made.padding = False, False, (0, 1, 0, 0)
@@ -63,28 +63,28 @@ def listing(title: str, *columns: str) -> Table:
 
 
 def one_line(text: str) -> Text:
-    """Text of a cell that is cut off where the table is too narrow for it."""
+    """Text of a cell that is cut off if the table is too narrow for it."""
     from rich.text import Text
 
     return Text(printable(text), no_wrap=True, overflow="ellipsis")
 
 
 def styled(text: str, style: str = "") -> Text:
-    """Text in a style of ours; a style in the text itself is text."""
+    """Text in a style; markup in the text itself is printed literally."""
     from rich.text import Text
 
     return Text(printable(text), style)
 
 
 def status_line() -> Callable[[str], None]:
-    """A line on standard error that is overwritten, or lines where it is not a terminal."""
+    """A function that overwrites a status line on standard error, or prints lines if that is not a terminal."""
     if not sys.stderr.isatty():
         return lambda line: say(line, err=True) if line else None
     return lambda line: click.echo(f"\r\x1b[2K{printable(line)}", err=True, nl=False)
 
 
 def comparison_table(result: Any) -> Table:
-    """The cells of a comparison as a table, with what they are to be read against below it."""
+    """The cells of a comparison as a table, with the scores of real images and notes on the columns below it."""
     made = table(f"{result.model_name}: {result.num_samples} samples, seed {result.seed}", "sampler", "NFE>", "steps>")
     for column in ("seconds", "ODE error", "Fréchet", "sliced W2"):
         made.add_column(column, justify="right")

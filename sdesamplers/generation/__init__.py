@@ -1,20 +1,20 @@
-"""Many samples, on many processes, with nothing lost: `stream` and `generate`.
+"""Large jobs, on any number of processes, that can be interrupted and resumed: `stream` and `generate`.
 
-identity.py  what decides a job's samples, as plain data
-code.py      fingerprints of a sampler's own code and of files that its options name
-claims.py    who is at work on which part of a job
-job.py       the folder that they go to, and what is finished there
-facts.py     whose folder it is: taken, taken up again, discarded, its file made again where it is damaged
-shards.py    the pieces of a job, and what is known of a finished one
+identity.py  everything that determines a job's samples, as plain data
+code.py      fingerprints of a sampler's code and of files that its options name
+claims.py    which run is working on which part of a job
+job.py       the output folder, and which of its shards are finished
+facts.py     which job a folder belongs to: start, resume or discard it, or restore its damaged file
+shards.py    the shards of a job, and the records of finished ones
 formats.py   safetensors, PNG, WebDataset and grids
-memory.py    how many samples fit at once
-conditions.py  the conditions of its samples, one for all or one each
-batches.py   batches, halved where memory runs out
+memory.py    the largest batch size that fits in memory
+conditions.py  the conditions of its samples, one for all or one per sample
+batches.py   batches, halved when memory runs out
 streaming.py `stream`
-ranks.py     which of several processes this is
-writer.py    files written while the next samples are made
-progress.py  one bar for all processes, and the log
-work.py      what one process does
+ranks.py     the rank of this process among several
+writer.py    a thread that writes files while the next samples are generated
+progress.py  one progress bar for all processes, and the event log
+work.py      the work of one process
 run.py       `generate`
 """
 

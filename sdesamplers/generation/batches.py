@@ -1,4 +1,4 @@
-"""Batches of a prepared run, halved where memory runs out; and `stream`."""
+"""Batches of a prepared run, halved when memory runs out."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ from .memory import clear_cache, ran_out_of_memory
 
 
 class Batches:
-    """Runs batches, and smaller ones once memory has run out.
+    """Runs batches; halves the batch size each time memory runs out.
 
     Args:
-        run: what each batch does.
-        conditions: the samples'.
-        first_index: of the first sample.
-        size: samples at once, at most.
-        told: called with the new size where it was halved.
-        look: what is done with finished samples (N, *shape) besides, such as decoding, as part of the batch.
+        run: the prepared run that generates each batch.
+        conditions: the conditions of all samples.
+        first_index: index of the first sample.
+        size: maximum batch size.
+        on_resize: called with the new size after the batch size was halved.
+        postprocess: called on each batch of finished samples (N, *shape), for example to decode them; if memory runs
+            out here, the batch is halved too.
     """
 
     def __init__(
@@ -33,17 +34,17 @@ class Batches:
         conditions: Conditions,
         first_index: int,
         size: int,
-        told: Callable[[int], None] = lambda size: None,
-        look: Callable[[Tensor], Any] = lambda samples: None,
+        on_resize: Callable[[int], None] = lambda size: None,
+        postprocess: Callable[[Tensor], Any] = lambda samples: None,
     ) -> None:
         self.run, self.conditions, self.first_index = run, conditions, first_index
-        self.size, self.told, self.look = size, told, look
+        self.size, self.on_resize, self.postprocess = size, on_resize, postprocess
 
     def make(self, rows: range, advance: Callback | None = None) -> list[tuple[Part, Any]]:
-        """Samples `rows`, in as many parts as memory asks for, each with what `look` made of it.
+        """Generate the samples `rows`, in as many parts as memory requires, each with its `postprocess` result.
 
         Raises:
-            SdesamplersError: there is not enough memory for one sample at a time.
+            SdesamplersError: out of memory at batch size 1.
         """
         made: list[tuple[Part, Any]] = []
         at = rows.start
@@ -51,21 +52,21 @@ class Batches:
             now = range(at, min(at + self.size, rows.stop))
             try:
                 part = self.run.run(self.indices(now), self.conditions.of(now), advance=advance)
-                made.append((part, self.look(part.samples)))
+                made.append((part, self.postprocess(part.samples)))
             except Exception as error:
                 if not ran_out_of_memory(error):
                     raise
                 if len(now) == 1:
                     reason = " ".join(str(error).split())
-                    raise SdesamplersError(f"memory does not hold even one sample at a time: {reason}") from error
+                    raise SdesamplersError(f"out of memory at batch size 1: {reason}") from error
                 self.size = len(now) // 2
             else:
                 at = now.stop
                 continue
-            clear_cache()  # outside of the handler, which would keep what the failed batch held alive
-            self.told(self.size)
+            clear_cache()  # outside the handler, whose traceback keeps the failed batch's tensors alive
+            self.on_resize(self.size)
         return made
 
     def indices(self, rows: range) -> range:
-        """The numbers of these samples."""
+        """The sample indices of these rows."""
         return range(self.first_index + rows.start, self.first_index + rows.stop)

@@ -1,10 +1,10 @@
-"""Who is at work on a part of a job: one run at a time, found out without waiting for what died.
+"""Claims: at most one run works on a part of a job, and a run that died does not block the next one.
 
 A claim is a folder in `.job/claims`, named after the part, with a file for each process of the run. A prepared folder
-is renamed to that name, which fails while another one is there, on file systems of any kind; locks of the operating
-system do not work on all of them and may outlive their owner in its children. Whoever takes a claim over moves the
-folder away. So a process holds its claim if and only if its own file is still there, and one that slept finds out by
-looking, which it does before it gives any file its name.
+is renamed to that name. The rename fails while another folder has the name, on every kind of file system; locks of the
+operating system do not work on all of them, and child processes may keep a lock after its owner has died. A run that
+takes over a claim moves the folder away. So a process holds its claim if and only if its own file still exists. A
+process that was suspended notices the loss because it checks for that file before it renames any file into place.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ClaimError, SdesamplersError
-from ..io.files import names_in, read, telling
-from .words import WORDS
+from ..io.files import file_errors, names_in, read
+from .argument_names import ARGUMENT_NAMES
 
 Owner = dict[str, Any]
 
-BEAT = 15.0
-"""Seconds between signs of life, which processes on other machines look for."""
-LOST = 120.0
-"""Seconds without one after which a process that cannot be looked up is taken to be gone."""
+HEARTBEAT = 15.0
+"""Seconds between heartbeats, by which processes on other machines see that a run is alive."""
+TIMEOUT = 120.0
+"""Seconds without a heartbeat after which a process that cannot be inspected from here is assumed dead."""
 TRIES = 50
-"""Times that a claim is tried for while others come and go."""
+"""Attempts to make a claim while other runs start and end."""
 PART = re.compile(r"(\d+)-of-(\d+)")
 MEMBER = re.compile(r"\.[0-9a-f]{16}-\d+\.json")
 ALIVE, STOPPED, GONE = "alive", "stopped", "gone"
-_held: set[str] = set()  # by this process: a file that it could not remove when it left does not keep it out
+_held: set[str] = set()  # by this process: a claim file that it failed to remove on release must not lock it out
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ class Claim:
     """A run's claim on a part of a job, as seen by one of its processes.
 
     Attributes:
-        folder: of the claim.
-        nonce: the run's.
-        rank: of the process.
+        folder: the claim's folder.
+        nonce: random identifier of the run.
+        rank: rank of the process.
     """
 
     folder: Path
@@ -61,7 +61,7 @@ class Claim:
 
     @property
     def file(self) -> Path:
-        """Is there as long as the claim holds."""
+        """This process's file, which exists as long as the claim holds."""
         return self.folder / f".{self.nonce}-{self.rank}.json"
 
     @property
@@ -70,75 +70,77 @@ class Claim:
         return self.folder.parents[2]
 
     def check(self) -> None:
-        """Raise unless the claim still holds.
+        """Raise if the claim no longer holds.
 
         Raises:
             ClaimError: another run has taken it over.
+            SdesamplersError: the claim's file cannot be read.
         """
         try:
             read(self.file)
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ESTALE, errno.ENOTDIR):
-                raise ClaimError(self._lost()) from None
+                raise ClaimError(self._lost_message()) from None
             raise SdesamplersError(f"{self.file} could not be read: {error.strerror or error}") from None
 
     @contextmanager
     def joined(self, rank: int) -> Iterator[Claim]:
-        """This process as one of the run's; gives signs of life and, in the end, leaves.
+        """Join the run as one of its processes: send heartbeats inside the context and release the claim at its end.
 
         Raises:
             ClaimError: another run has taken the claim over already.
         """
-        mine, over = replace(self, rank=rank), threading.Event()
+        mine, stop = replace(self, rank=rank), threading.Event()
         try:
             if rank:
                 mine._write()
                 self.check()
-            threading.Thread(target=mine._live, args=(over,), name="sdesamplers-claim", daemon=True).start()
+            threading.Thread(target=mine._send_heartbeats, args=(stop,), name="sdesamplers-claim", daemon=True).start()
             yield mine
         finally:
-            over.set()
+            stop.set()
             mine.release()
 
     def release(self) -> None:
-        """Leave; the run's last process removes the claim."""
+        """Release the claim; the last process of the run removes its folder."""
         _held.discard(self.nonce)
         with suppress(OSError):
             self.file.unlink(missing_ok=True)
         for place in (self.folder, self.folder.parent):
-            with suppress(OSError):  # others are there
+            with suppress(OSError):  # other processes or claims are left
                 place.rmdir()
 
-    def _live(self, over: threading.Event) -> None:
-        while not over.wait(BEAT):
+    def _send_heartbeats(self, stop: threading.Event) -> None:
+        while not stop.wait(HEARTBEAT):
             with suppress(OSError):
                 os.utime(self.file)
 
     def _write(self) -> None:
         _held.add(self.nonce)
-        owner = json.dumps(here(self.job)).encode()  # before the file is there: one without an owner is not cleared
-        with telling(self.file), self.file.open("xb", buffering=0) as out:
+        # Computed before the file exists: a file without an owner would not be cleared.
+        owner = json.dumps(this_process(self.job)).encode()
+        with file_errors(self.file), self.file.open("xb", buffering=0) as out:
             out.write(owner)
 
-    def _lost(self) -> str:
+    def _lost_message(self) -> str:
         others = [owner for each in members(self.folder) if (owner := read_owner(each)) is not None]
-        taker = f" {described(others[0])}" if others else ""
+        taker = f" {owner_label(others[0])}" if others else ""
         return (
-            f"this run has lost its claim on {self.job}, which another run{taker} has taken over while this one was "
-            "stopped or gave no sign of life; it has stopped and changed nothing since"
+            f"this run has lost its claim on {self.job}: another run{taker} took it over while this one was suspended "
+            "or sent no heartbeats; this run has stopped and changed nothing since"
         )
 
 
 def acquire(job: Path, part: tuple[int, int], *, overwrite: bool = False) -> Claim:
-    """Claim a part of a job for this process and those that it speaks for.
+    """Claim a part of a job for this process and the other processes of its run.
 
     Args:
-        job: the job's folder, whose `.job` is there.
+        job: the job's folder; its `.job` folder must exist.
         part: (k, n).
-        overwrite: claim all of the job, and take it from processes that are stopped.
+        overwrite: claim the whole job, and take it from processes that are suspended.
 
     Raises:
-        ClaimError: another run is at work on samples of this part.
+        ClaimError: another run is working on samples of this part.
     """
     claims = job / ".job" / "claims"
     claim = prepare(claims)
@@ -156,7 +158,8 @@ def acquire(job: Path, part: tuple[int, int], *, overwrite: bool = False) -> Cla
                     raise
         claim = replace(claim, folder=target)
         claim.check()
-        clear(claims, part, claim, overwrite)  # another part, cut otherwise, may have come at the same moment
+        # A run with another number of parts may have claimed an overlapping part at the same moment.
+        clear(claims, part, claim, overwrite)
     except OSError as error:
         claim.release()
         raise SdesamplersError(f"{target} could not be written: {error.strerror or error}") from None
@@ -167,20 +170,24 @@ def acquire(job: Path, part: tuple[int, int], *, overwrite: bool = False) -> Cla
 
 
 def refuse_if_busy(job: Path, part: tuple[int, int], overwrite: bool) -> None:
-    """Raise ClaimError if a process that can be looked up is at work on samples of this part; `acquire` does the rest.
+    """Raise ClaimError if a process visible from this one is working on samples of this part.
+
+    A cheap check before expensive work; `acquire` also covers processes on other machines.
 
     Raises:
-        ClaimError: it is.
+        ClaimError: another run is working on samples of this part.
     """
     for folder in rivals(job / ".job" / "claims", part, overwrite):
         for file in members(folder):
             owner = read_owner(file)
-            if owner is not None and looked_up(owner, file, job) in (ALIVE, STOPPED)[: 1 if overwrite else 2]:
-                raise ClaimError(busy(job, owner, looked_up(owner, file, job) or ALIVE), arguments=WORDS)
+            if owner is not None and process_state(owner, file, job) in (ALIVE, STOPPED)[: 1 if overwrite else 2]:
+                raise ClaimError(
+                    busy_message(job, owner, process_state(owner, file, job) or ALIVE), arguments=ARGUMENT_NAMES
+                )
 
 
 def prepare(claims: Path) -> Claim:
-    """A claim that has no part's name yet."""
+    """Create a claim folder that does not have a part's name yet."""
     nonce = os.urandom(8).hex()
     claim = Claim(claims / f".{nonce}", nonce)
     for chance in range(TRIES):
@@ -192,44 +199,46 @@ def prepare(claims: Path) -> Claim:
             continue
         except OSError as error:
             reason = error.strerror or str(error)
-            if isinstance(error, FileNotFoundError) and chance + 1 < TRIES:  # another run has just left, and tidied
+            if isinstance(error, FileNotFoundError) and chance + 1 < TRIES:  # removed by a run that ended
                 continue
             claim.release()
             raise SdesamplersError(f"{claim.folder} could not be written: {reason}") from None
         except BaseException:
             claim.release()
             raise
-    raise SdesamplersError(f"{claims} could not be written: other runs come and go")
+    raise SdesamplersError(f"{claims} could not be written: other runs keep starting and ending")
 
 
 def clear(claims: Path, part: tuple[int, int], own: Claim, overwrite: bool) -> None:
-    """Move away what dead runs left.
+    """Remove the claims of dead runs.
 
     Raises:
-        ClaimError: a run that is alive is at work on samples of this part.
+        ClaimError: a live run is working on samples of this part.
     """
     wanted = set(rivals(claims, part, overwrite))
     for name in names_in(claims):
         folder = claims / name
-        with telling(folder, "could not be looked up"):
+        with file_errors(folder, "could not be accessed"):
             if own.folder == folder or not folder.is_dir():
                 continue
         found, rival = members(folder), folder in wanted
         state, owner = GONE, None
         for file in found:
             owner = read_owner(file)
-            state = standing(owner, file, own, wait=rival)
+            state = owner_state(owner, file, own, wait=rival)
             if state != GONE:
                 break
         if state == GONE or (state == STOPPED and overwrite and rival):
-            evict(folder, found)
+            remove_dead(folder, found)
         elif rival:
-            raise ClaimError(busy(own.job, owner, state), arguments=WORDS)
+            raise ClaimError(busy_message(own.job, owner, state), arguments=ARGUMENT_NAMES)
 
 
 def rivals(claims: Path, part: tuple[int, int], overwrite: bool) -> list[Path]:
-    """The claims of parts that share samples with this one: shards k, k + n, ... and j, j + m, ... do where
-    k = j modulo gcd(n, m). Whoever overwrites a job has all parts for rivals."""
+    """The claims of parts that share samples with this one; with `overwrite`, the claims of all parts.
+
+    Shards k, k + n, ... and j, j + m, ... overlap if and only if k = j modulo gcd(n, m).
+    """
     found = []
     for name in names_in(claims):
         if (match := PART.fullmatch(name)) is None:
@@ -241,29 +250,29 @@ def rivals(claims: Path, part: tuple[int, int], overwrite: bool) -> list[Path]:
 
 
 def members(folder: Path) -> list[Path]:
-    """The files of a claim's processes."""
+    """The process files of a claim."""
     with suppress(SdesamplersError):
         return [folder / name for name in names_in(folder) if MEMBER.fullmatch(name)]
     return []
 
 
-def evict(folder: Path, found: list[Path]) -> None:
-    """Move a dead claim away; one that has changed hands meanwhile is moved back."""
+def remove_dead(folder: Path, found: list[Path]) -> None:
+    """Remove a dead claim; if another run has taken it over meanwhile, move it back."""
     if not found:
         with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > LOST or PART.fullmatch(folder.name):
-                folder.rmdir()  # one without the name of a part may be about to be filled
+            if time.time() - folder.stat().st_mtime > TIMEOUT or PART.fullmatch(folder.name):
+                folder.rmdir()  # a folder that is not named after a part may be about to be filled
         return
     away = folder.with_name(f".{os.urandom(8).hex()}")
     try:
         os.rename(folder, away)
     except FileNotFoundError:
-        return  # another run has done it
+        return  # another run has removed it
     except OSError as error:
         raise SdesamplersError(f"{folder} could not be removed: {error.strerror}") from None
     now = members(away)
     if {file.name for file in now} <= {file.name for file in found}:
-        with telling(away, "could not be removed"):
+        with file_errors(away, "could not be removed"):
             for file in now:
                 file.unlink(missing_ok=True)
             away.rmdir()
@@ -272,22 +281,22 @@ def evict(folder: Path, found: list[Path]) -> None:
             os.rename(away, folder)
 
 
-def standing(owner: Owner | None, file: Path, own: Claim, *, wait: bool) -> str:
-    """Whether a claim's process is alive, by looking it up or else by its signs of life.
+def owner_state(owner: Owner | None, file: Path, own: Claim, *, wait: bool) -> str:
+    """ALIVE, STOPPED or GONE: the state of a claim's process, by inspecting it or else by its heartbeats.
 
     Args:
         owner: the process.
-        file: of the process, which its signs of life touch.
-        own: whose file tells the file system's own time, whatever the clocks of machines say.
-        wait: for a sign of life, until it is too late for one; without, an open case counts as alive.
+        file: the process's claim file, whose modification time is its last heartbeat.
+        own: the caller's claim; touching its file reads the file system's clock, which may differ from the machine's.
+        wait: if the process cannot be inspected, wait for a heartbeat until `TIMEOUT`; False counts it as alive.
     """
-    if owner is not None and (state := looked_up(owner, file, own.job)) is not None:
+    if owner is not None and (state := process_state(owner, file, own.job)) is not None:
         return state
     first: float | None = None
     while True:
         try:
             os.utime(own.file)
-            now, last = touched(own.file), touched(file)
+            now, last = last_modified(own.file), last_modified(file)
         except FileNotFoundError:
             return GONE
         except OSError as error:
@@ -295,15 +304,15 @@ def standing(owner: Owner | None, file: Path, own: Claim, *, wait: bool) -> str:
         if first is not None and last != first:
             return ALIVE
         first = last
-        if now - last > LOST:
+        if now - last > TIMEOUT:
             return GONE
         if not wait:
             return ALIVE
-        time.sleep(min(1.0, LOST / 10))
+        time.sleep(min(1.0, TIMEOUT / 10))
 
 
-def touched(file: Path) -> float:
-    """When a file was last changed; it is opened, for network file systems then ask their server."""
+def last_modified(file: Path) -> float:
+    """A file's modification time. The file is opened because network file systems then query their server."""
     handle = os.open(file, os.O_RDONLY)
     try:
         return os.fstat(handle).st_mtime
@@ -314,8 +323,8 @@ def touched(file: Path) -> float:
 # Processes
 
 
-def here(job: Path) -> Owner:
-    """What others are told of this process."""
+def this_process(job: Path) -> Owner:
+    """The description of this process that its claim file holds."""
     try:
         user = getpass.getuser()
     except (OSError, KeyError, ImportError):
@@ -325,7 +334,7 @@ def here(job: Path) -> Owner:
         "user": user,
         "pid": os.getpid(),
         "start": start_of(os.getpid()),
-        "world": world(),
+        "world": pid_namespace(),
         "since": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
         "job": os.path.realpath(job),
         "device": os.stat(job).st_dev,
@@ -333,7 +342,7 @@ def here(job: Path) -> Owner:
 
 
 def read_owner(file: Path) -> Owner | None:
-    """The process that a claim's file is of; None if it cannot be read."""
+    """The process that a claim file describes; None if the file cannot be read."""
     try:
         owner = json.loads(read(file, 2**16))
         return owner if isinstance(owner, dict) and isinstance(owner["pid"], int) else None
@@ -342,26 +351,26 @@ def read_owner(file: Path) -> Owner | None:
 
 
 @cache
-def world() -> str | None:
-    """What processes that see each other by their numbers share: a boot and a namespace; None if it is not known."""
+def pid_namespace() -> str | None:
+    """Boot id and PID namespace: equal for processes that can see each other by PID; None if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
-        if sys.platform == "linux":  # a container that hides it
+        if sys.platform == "linux":  # hidden in this container
             return None
         import psutil  # only jobs need it
 
         return f"{socket.gethostname()} {psutil.boot_time():.0f}"
 
 
-def looked_up(owner: Owner, file: Path, job: Path) -> str | None:
-    """Whether a process is alive, stopped or gone; None if it cannot be seen from here."""
-    if owner.get("world") is None or owner.get("world") != world():
+def process_state(owner: Owner, file: Path, job: Path) -> str | None:
+    """ALIVE, STOPPED or GONE; None if the process cannot be seen from this one."""
+    if owner.get("world") is None or owner.get("world") != pid_namespace():
         return None
     with suppress(OSError):
         if owner.get("job") != os.path.realpath(job) and owner.get("device") != os.stat(job).st_dev:
-            return GONE  # a copy of a folder: the process is at work on the original
+            return GONE  # a copied folder: the process works on the original
     if owner["pid"] == os.getpid():
         return ALIVE if file.name[1:17] in _held and owner.get("start") == start_of(os.getpid()) else GONE
     if owner.get("start") is None or start_of(owner["pid"]) != owner["start"]:
@@ -370,8 +379,8 @@ def looked_up(owner: Owner, file: Path, job: Path) -> str | None:
 
 
 def start_of(pid: int) -> float | None:
-    """When a process began, in the system's own units; None if there is none."""
-    if (fields := proc(pid)) is not None:
+    """Start time of a process in units of the operating system; None if it does not exist."""
+    if (fields := proc_stat(pid)) is not None:
         return float(fields[19])
     if os.path.isdir("/proc/self"):
         return None
@@ -383,7 +392,7 @@ def start_of(pid: int) -> float | None:
 
 
 def state_of(pid: int) -> str:
-    """Whether a process that is there is alive, stopped, or gone but for its parent's notice."""
+    """ALIVE, STOPPED or GONE for an existing process; a zombie counts as GONE."""
     import psutil  # only jobs need it
 
     try:
@@ -397,8 +406,8 @@ def state_of(pid: int) -> str:
     return STOPPED if state in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP) else ALIVE
 
 
-def proc(pid: int) -> list[bytes] | None:
-    """Linux's facts of a process behind its name, the state first; None if there is none."""
+def proc_stat(pid: int) -> list[bytes] | None:
+    """The fields of Linux's /proc/PID/stat after the name, the state first; None if there is no such process."""
     try:
         return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:
@@ -408,17 +417,17 @@ def proc(pid: int) -> list[bytes] | None:
 # Messages
 
 
-def described(owner: Owner) -> str:
-    """A process for people."""
+def owner_label(owner: Owner) -> str:
+    """A process, as messages describe it."""
     return f"(process {owner['pid']} of {owner.get('user')} on {owner.get('host')}, since {owner.get('since')})"
 
 
-def busy(job: Path, owner: Owner | None, state: str) -> str:
-    """What to tell whoever comes second."""
-    who = "another run" if owner is None else f"another run {described(owner)}"
+def busy_message(job: Path, owner: Owner | None, state: str) -> str:
+    """The message for a run that finds the part claimed."""
+    who = "another run" if owner is None else f"another run {owner_label(owner)}"
     if state == STOPPED and owner is not None:
         return (
-            f"{job} is held by {who}, which is stopped: let it go on (kill -CONT {owner['pid']}), end it, or take the "
-            "folder from it by {overwrite}"
+            f"{job} is in use by {who}, which is suspended: continue it (kill -CONT {owner['pid']}), end it, or take "
+            "the folder from it with {overwrite}"
         )
-    return f"{job} is held by {who}, which is at work on it; wait until it has ended, or choose another {{out}}"
+    return f"{job} is in use by {who}; wait until it has ended, or choose another {{out}}"

@@ -1,4 +1,4 @@
-"""Fingerprints of code and of files, for what a job's words name without saying what is in it."""
+"""Fingerprints of code and files that a job's arguments refer to by name only."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
 def code_of(item: Registered) -> str:
-    """A fingerprint of a plugin's code: its function and all that it uses of its own, one through the other.
+    """A fingerprint of a plugin's code: its function and, transitively, everything it uses from its own code.
 
-    Comments, docstrings and layout do not count, nor does what is installed, but for the plugin's own package.
+    Comments, docstrings and layout do not count, nor do installed libraries, except the plugin's own package.
     """
     texts = dict(uses(item.function))
     return hashlib.sha256("\n".join(f"{name}: {texts[name]}" for name in sorted(texts)).encode()).hexdigest()[:16]
 
 
 def uses(function: Any) -> Iterator[tuple[str, str]]:
-    """The name and text of a function and of the functions, classes and constants of its own kind that it uses."""
-    package, seen = top(function.__module__), set[int]()
+    """Names and texts of a function and of the functions, classes and constants that it uses from its own code."""
+    package, seen = top_package(function.__module__), set[int]()
     waiting: list[tuple[str, Any]] = [(function.__qualname__, function)]
     while waiting:
         name, value = waiting.pop()
@@ -43,11 +43,11 @@ def uses(function: Any) -> Iterator[tuple[str, str]]:
         if id(value) in seen:
             continue
         seen.add(id(value))
-        if isinstance(value, FunctionType) and own(value, package):
+        if isinstance(value, FunctionType) and is_own(value, package):
             yield name, text_of(value)
             waiting += used_by(value, package)
-        elif isinstance(value, type) and own(value, package):
-            waiting += [(f"{name}.{word}", part) for word, part in sorted(vars(value).items()) if relevant(word)]
+        elif isinstance(value, type) and is_own(value, package):
+            waiting += [(f"{name}.{key}", part) for key, part in sorted(vars(value).items()) if relevant(key)]
         elif isinstance(value, staticmethod | classmethod):
             waiting.append((name, value.__func__))
         elif isinstance(value, property) and value.fget is not None:
@@ -56,29 +56,29 @@ def uses(function: Any) -> Iterator[tuple[str, str]]:
             yield name, repr(value)
 
 
-def relevant(word: str) -> bool:
-    """Whether a class's attribute is code or data of its author's."""
-    return word not in ("__module__", "__doc__", "__qualname__", "__firstlineno__", "__static_attributes__")
+def relevant(name: str) -> bool:
+    """True if a class attribute was written by the author of the class, not added by Python."""
+    return name not in ("__module__", "__doc__", "__qualname__", "__firstlineno__", "__static_attributes__")
 
 
 def used_by(function: FunctionType, package: str) -> list[tuple[str, Any]]:
-    """What a function's code names: globals, attributes of its own kind's modules, and what it encloses."""
-    names = {word for code in codes(function.__code__) for word in code.co_names}
+    """The objects that a function's code names: globals, attributes of its own modules, and closure variables."""
+    names = {name for code in codes(function.__code__) for name in code.co_names}
     places = [function.__globals__]
-    found = [(word, place[word]) for place in places for word in sorted(names) if word in place]
-    for word, value in list(found):
-        if isinstance(value, ModuleType) and own_module(value, package):
-            found += [(f"{word}.{part}", vars(value)[part]) for part in sorted(names) if part in vars(value)]
-    for word, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+    found = [(name, place[name]) for place in places for name in sorted(names) if name in place]
+    for name, value in list(found):
+        if isinstance(value, ModuleType) and is_own_module(value, package):
+            found += [(f"{name}.{part}", vars(value)[part]) for part in sorted(names) if part in vars(value)]
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
-            found.append((f"{function.__qualname__}.{word}", cell.cell_contents))
-        except ValueError:  # not filled yet
+            found.append((f"{function.__qualname__}.{name}", cell.cell_contents))
+        except ValueError:  # an empty cell
             continue
     return found
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value's repr says all of it."""
+    """True if a value's repr determines it."""
     if isinstance(value, tuple | list):
         return all(map(is_plain, value))
     if isinstance(value, dict):
@@ -86,37 +86,37 @@ def is_plain(value: Any) -> bool:
     return type(value) in PLAIN
 
 
-def own(thing: Any, package: str) -> bool:
-    """Whether a function or class is of the plugin's package, or of no installed one."""
+def is_own(thing: Any, package: str) -> bool:
+    """True if a function or class belongs to the plugin's package or to no installed library."""
     module = sys.modules.get(thing.__module__) if isinstance(thing.__module__, str) else None
-    return thing.__module__ == "__main__" or module is None or own_module(module, package)
+    return thing.__module__ == "__main__" or module is None or is_own_module(module, package)
 
 
-def own_module(module: ModuleType, package: str) -> bool:
-    """Whether a module is of the plugin's package, or of no installed one."""
-    if top(module.__name__) == "sdesamplers":
-        return False  # the version tells
+def is_own_module(module: ModuleType, package: str) -> bool:
+    """True if a module belongs to the plugin's package or to no installed library."""
+    if top_package(module.__name__) == "sdesamplers":
+        return False  # the environment records its version
     file = getattr(module, "__file__", None)
-    if module.__name__ == "__main__" or top(module.__name__) == package:
+    if module.__name__ == "__main__" or top_package(module.__name__) == package:
         return True
     return file is not None and not any(Path(file).is_relative_to(place) for place in library_folders())
 
 
-def top(name: str) -> str:
-    """The package that a module is in."""
+def top_package(name: str) -> str:
+    """The top-level package of a module name."""
     return name.partition(".")[0]
 
 
 @cache
 def library_folders() -> list[str]:
-    """Where Python and installed libraries are."""
+    """The folders of Python's standard library and of installed libraries."""
     names = ("stdlib", "platstdlib", "purelib", "platlib")
     listed = [*(sysconfig.get_paths()[name] for name in names), *(place for place in sys.path if "-packages" in place)]
     return list(dict.fromkeys(place for each in listed for place in (each, os.path.realpath(each))))
 
 
 def text_of(function: FunctionType) -> str:
-    """A function's source without decorators, comments, docstrings and layout; its instructions if it has none."""
+    """A function's source without decorators, comments, docstrings and layout; its bytecode if there is no source."""
     try:
         if not is_current(function):
             raise OSError("edited since it was imported")
@@ -132,7 +132,7 @@ def text_of(function: FunctionType) -> str:
 
 
 def is_current(function: FunctionType) -> bool:
-    """Whether a function is what its file says now."""
+    """True if a function matches the present content of its file."""
     file = function.__code__.co_filename
     linecache.checkcache(file)
     lines = linecache.getlines(file, function.__globals__)
@@ -141,12 +141,12 @@ def is_current(function: FunctionType) -> bool:
 
 @cache
 def compiled(text: str, file: str) -> frozenset[CodeType]:
-    """All code in a file."""
+    """All code objects of a source text."""
     return frozenset(codes(compile(text, file, "exec", dont_inherit=True)))
 
 
 def codes(code: CodeType) -> Iterator[CodeType]:
-    """Code, and the functions in it."""
+    """A code object and all code objects nested in it."""
     yield code
     for value in code.co_consts:
         if isinstance(value, CodeType):
@@ -154,7 +154,7 @@ def codes(code: CodeType) -> Iterator[CodeType]:
 
 
 def instructions(code: CodeType) -> Iterator[Any]:
-    """What tells a function from another whose source is not known: instructions, names and numbers."""
+    """What distinguishes functions without source: bytecode, names and constants."""
     for each in codes(code):
         yield each.co_code
         yield each.co_names
@@ -162,7 +162,7 @@ def instructions(code: CodeType) -> Iterator[Any]:
 
 
 def files_in(values: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, str]:
-    """SHA-256 of each file that an option of free text names, by option.
+    """SHA-256 of each file that a free-text option names, by option name.
 
     Raises:
         UsageError: a file cannot be read.

@@ -1,4 +1,4 @@
-"""The conditions of a job's samples, one for all or one each."""
+"""The conditions of a job's samples, one for all or one per sample."""
 
 from __future__ import annotations
 
@@ -13,45 +13,46 @@ from ..models.conditions import is_structure, lengths, map_tensors
 
 
 class Conditions:
-    """A user's condition, given to the model batch by batch: fifty thousand samples' would not fit.
+    """A user's condition, prepared by the model batch by batch: the embeddings of all samples may not fit in memory.
 
     Args:
         model: the model.
-        condition: one for all samples or one a sample; None for none.
-        count: how many samples.
+        condition: one for all samples, or one per sample; None for the model's default.
+        count: number of samples.
 
     Attributes:
-        given: the condition, in plain words where it was an array of them; the model's own where none was given.
-        words: of each sample, or one for all, for records; none where they are no words.
+        given: the condition as given, with arrays of labels as lists.
+        recorded: prompts or class labels for records, one per sample or one for all; empty for other conditions, such
+            as embeddings. Without a given condition, the model's default.
 
     Raises:
-        UsageError: neither one nor one a sample, or the model does not take it.
+        UsageError: the number of conditions is neither 1 nor `count`, or the model rejects the condition.
     """
 
     def __init__(self, model: Model, condition: Any, count: int) -> None:
-        self.model, self.given = model, in_words(condition)
+        self.model, self.given = model, as_lists(condition)
         self._count = count
         if wrong := sorted(lengths_of(self.given) - {1, count}):
-            raise UsageError(f"condition must be one for all or {count}, one a sample, not {wrong[0]}")
+            raise UsageError(f"condition must be one for all or {count}, one per sample, not {wrong[0]}")
         if isinstance(self.given, list):
-            labels = list(dict.fromkeys(word for word in self.given if isinstance(word, int)))
-            if labels:  # one out of range is told before the first sample is made; prompts are in no range
+            labels = list(dict.fromkeys(entry for entry in self.given if isinstance(entry, int)))
+            if labels:  # a label out of range is refused before the first sample; prompts need no check
                 model.condition_for(labels, len(labels))
         spread = self.of(range(1))
-        self.words = words_of(spread if condition is None else self.given)
+        self.recorded = recordable(spread if condition is None else self.given)
 
     def of(self, rows: range) -> Any:
-        """These samples' conditions, as the model takes them."""
+        """The conditions of these samples, prepared by the model."""
         mine = map_tensors(self.given, lambda entry: self._part(entry, rows))
         return self.model.condition_for(mine, len(rows))
 
     def _part(self, given: Any, rows: range) -> Any:
-        """These samples' part of a condition, or all of one that is for all samples."""
+        """The rows of these samples in a condition, or the condition itself if it is for all samples."""
         return given[rows.start : rows.stop] if lengths_of(given) == {self._count} else given
 
 
 def lengths_of(condition: Any) -> set[int]:
-    """Of how many samples a user's condition is, each entry of a dictionary or tuple by itself; none of a word."""
+    """Lengths of a user's condition, one for each entry of a dictionary or tuple; empty for a prompt or a number."""
     if is_structure(condition):
         return lengths(condition)
     axes: int = getattr(condition, "ndim", 1)
@@ -61,12 +62,12 @@ def lengths_of(condition: Any) -> set[int]:
 
 
 def first_of(condition: Any, count: int) -> Any:
-    """A user's condition for the first `count` samples alone."""
+    """A user's condition for the first `count` samples."""
     return map_tensors(condition, lambda entry: entry[:count] if lengths_of(entry) - {1} else entry)
 
 
-def in_words(condition: Any) -> Any:
-    """Arrays of labels and other sequences of words as lists; all else (a word, embeddings) as it is."""
+def as_lists(condition: Any) -> Any:
+    """Arrays of labels and sequences of labels or prompts as lists; anything else (a prompt, embeddings) unchanged."""
     if isinstance(condition, Tensor | np.ndarray | np.generic):
         kind = condition.cpu().numpy() if isinstance(condition, Tensor) else np.asarray(condition)
         return kind.tolist() if kind.ndim <= 1 and not np.issubdtype(kind.dtype, np.floating) else condition
@@ -74,8 +75,8 @@ def in_words(condition: Any) -> Any:
     return list(condition) if plain else condition
 
 
-def words_of(condition: Any) -> list[Any]:
-    """A condition's words; none where it has none."""
+def recordable(condition: Any) -> list[Any]:
+    """A condition's labels or prompts as a list; empty for any other condition."""
     listed = condition.tolist() if hasattr(condition, "tolist") else condition
-    words = listed if isinstance(listed, list) else [listed]
-    return words if all(isinstance(word, int | str) for word in words) else []
+    recorded = listed if isinstance(listed, list) else [listed]
+    return recorded if all(isinstance(entry, int | str) for entry in recorded) else []

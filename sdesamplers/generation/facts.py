@@ -1,4 +1,4 @@
-"""Which job a folder is of: its file of facts, made once, read, and made again from what else is there."""
+"""The facts of the job in a folder: written once, read, and restored from other files if they are damaged."""
 
 from __future__ import annotations
 
@@ -12,18 +12,30 @@ from typing import Any
 
 from ..errors import SdesamplersError, UsageError
 from ..io.files import Draft, draft, names_in, read, regular_file, sync, sync_folder, write
+from .argument_names import ARGUMENT_NAMES
 from .claims import Claim
 from .identity import Facts
-from .job import BATCH, FREE, MANIFEST, RECORD, JobFolder, clear_inside, labels_of, shown, there, unsealed, written_by
-from .shards import HEADER, about_batch, cut, read_batch, sha256
-from .words import WORDS
+from .job import (
+    BATCH,
+    MANIFEST,
+    MAY_DIFFER,
+    RECORD,
+    JobFolder,
+    clear_inside,
+    exists,
+    labels_of,
+    shortened,
+    unsealed,
+    written_by,
+)
+from .shards import HEADER, batch_metadata, read_batch, sha256, split
 
 
 def stored_facts(folder: Path) -> Facts | None:
-    """The facts of the job that a folder holds, by its file or, if that is damaged, by what else is there.
+    """The facts of a folder's job, from its job file or, if that is damaged, from other files; None if there is no job.
 
     Raises:
-        SdesamplersError: they cannot be read.
+        SdesamplersError: the job file cannot be read.
     """
     file = job_file(folder)
     try:
@@ -33,27 +45,27 @@ def stored_facts(folder: Path) -> Facts | None:
     except OSError as error:
         reason = error.strerror or error
         raise SdesamplersError(
-            f"{file} cannot be read: {reason}; choose another {{out}}, or move it away", arguments=WORDS
+            f"{file} cannot be read: {reason}; choose another {{out}}, or move it away", arguments=ARGUMENT_NAMES
         ) from None
-    found = opened(content)
-    return found if found is not None else next(filter(usable, others_facts(folder)), None)
+    found = decoded(content)
+    return found if found is not None else next(filter(usable, recovered_facts(folder)), None)
 
 
 def job_file(folder: Path) -> Path:
-    """Where a job's facts are."""
+    """The file that holds a job's facts."""
     return folder / ".job" / "job.json"
 
 
-def closed(facts: Facts) -> str:
-    """Facts as the job's file holds them, with a checksum."""
+def encoded(facts: Facts) -> str:
+    """The content of a job file: the facts and their checksum."""
     return json.dumps({"job": facts, "sha256": sha256(json.dumps(facts).encode())}, indent=1) + "\n"
 
 
-def opened(content: bytes) -> Facts | None:
-    """The facts in a job's file; None if they are damaged."""
+def decoded(content: bytes) -> Facts | None:
+    """The facts in the content of a job file; None if they are damaged."""
     try:
         stored = json.loads(content)
-        if "layout" in stored:  # of before there was a checksum
+        if "layout" in stored:  # written by an early version, without a checksum
             return stored if usable(stored) else None
         facts: Facts = stored["job"]
         return facts if stored["sha256"] == sha256(json.dumps(facts).encode()) and usable(facts) else None
@@ -62,17 +74,17 @@ def opened(content: bytes) -> Facts | None:
 
 
 def usable(facts: Any) -> bool:
-    """Whether facts say what a folder's files are called."""
+    """True if facts are complete enough to determine the names of the job's files."""
     try:
-        shards = cut(facts["num_samples"], facts["shard_size"])
+        shards = split(facts["num_samples"], facts["shard_size"])
         next(written_by(Path(), facts, shards[:1]))
         return isinstance(facts["layout"], int) and isinstance(facts["batch_size"], int)
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration, ZeroDivisionError, OverflowError):
         return False
 
 
-def others_facts(folder: Path) -> Iterator[Any]:
-    """What records, kept batches, the manifest and files of samples say of their job, the surest first."""
+def recovered_facts(folder: Path) -> Iterator[Any]:
+    """Facts recovered from records, kept batches, the manifest and sample files, the most reliable first."""
     inside = folder / ".job"
     for name in names_in(inside / "records"):
         if RECORD.fullmatch(name):
@@ -83,7 +95,7 @@ def others_facts(folder: Path) -> Iterator[Any]:
         if BATCH.fullmatch(name):
             with suppress(OSError, ValueError, KeyError, TypeError, RecursionError):
                 if (kept := read_batch(inside / "batches" / name)) is not None:
-                    yield (about_batch(kept) or {}).get("job")
+                    yield (batch_metadata(kept) or {}).get("job")
     with suppress(OSError, ValueError, AttributeError, RecursionError):
         manifest = json.loads(read(folder / MANIFEST))
         yield {key: value for key, value in manifest.items() if key not in ("nfe", "shards")}
@@ -94,24 +106,24 @@ def others_facts(folder: Path) -> Iterator[Any]:
 
 
 def header(path: Path) -> Any:
-    """What stands before the tensors of a safetensors file."""
+    """The header of a safetensors file."""
     with regular_file(path) as (file, size):
         return json.loads(file.read(min(int.from_bytes(file.read(8), "little"), size, HEADER)))
 
 
-def take(folder: Path, facts: Facts, claim: Claim, *, resume: bool, adopted: Collection[str] = ()) -> JobFolder:
-    """Make a folder this job's, or take up the same job in it again.
+def open_job(folder: Path, facts: Facts, claim: Claim, *, resume: bool, adopted: Collection[str] = ()) -> JobFolder:
+    """Start a job in a folder, or resume the same job there.
 
     Args:
-        folder: where.
-        facts: the job's.
-        claim: of this run.
-        resume: whether the same job may be there already.
-        adopted: facts that are taken from the job that is there, for nobody asked for a value.
+        folder: the output folder.
+        facts: the job's facts.
+        claim: this run's claim.
+        resume: True if the same job may already be in the folder.
+        adopted: keys of facts that the caller left open: an existing job's values are used.
 
     Raises:
-        UsageError: the folder holds another job, or the same one and `resume` was not asked for, or a file of another's
-            that the job would replace.
+        UsageError: the folder holds another job, or the same job without `resume`, or a file of unknown origin that the
+            job would replace.
     """
     stored = stored_facts(folder)
     if stored is None:
@@ -120,51 +132,52 @@ def take(folder: Path, facts: Facts, claim: Claim, *, resume: bool, adopted: Col
         stored = stored_facts(folder) or facts
         claim.check()
     elif not resume:
-        raise UsageError(taken(folder, facts, stored), arguments=WORDS)
+        raise UsageError(already_there_message(folder, facts, stored), arguments=ARGUMENT_NAMES)
     wanted = {**facts, **{key: stored[key] for key in adopted if key in stored}}
     if changes := list(differences(stored, wanted)):
-        raise UsageError(another(folder, changes), arguments=WORDS)
+        raise UsageError(other_job_message(folder, changes), arguments=ARGUMENT_NAMES)
     if not is_stored(job_file(folder)):
         claim.check()
-        write(job_file(folder), closed(stored))
+        write(job_file(folder), encoded(stored))
     job = JobFolder(folder, stored, claim)
     job.make()
     return job
 
 
 def is_stored(file: Path) -> bool:
-    """Whether a job's file is whole."""
+    """True if a job file exists and is intact."""
     try:
-        return opened(read(file)) is not None
+        return decoded(read(file)) is not None
     except OSError:
         return False
 
 
 def check_free(folder: Path, facts: Facts, replaced: Collection[Path] = ()) -> None:
-    """Raise UsageError if the job that is to begin here would replace a file, other than those that may be."""
+    """Raise UsageError if a new job would replace a file that is not in `replaced`."""
     names = set(names_in(folder)) - {file.name for file in replaced}
-    meant = written_by(folder, facts, cut(facts["num_samples"], facts["shard_size"]))
+    meant = written_by(folder, facts, split(facts["num_samples"], facts["shard_size"]))
     found = next((file.name for file in meant if file.name in names), None)
-    if found is not None and (replaced or not is_stored(job_file(folder))):  # else another part began it meanwhile
+    # A file found beside an intact job file is fine: another part has just started the job.
+    if found is not None and (replaced or not is_stored(job_file(folder))):
         raise UsageError(
-            f"{folder} holds {found}, which is no job's that is known there and would be replaced: move it away, or "
-            "choose another {out}",
-            arguments=WORDS,
+            f"{folder} holds {found}, which belongs to no known job and would be replaced: move it away, or choose "
+            "another {out}",
+            arguments=ARGUMENT_NAMES,
         )
 
 
 def begin(file: Path, facts: Facts) -> None:
-    """Make a job's file of facts; of several parts that begin at once, one makes it."""
-    damaged = there(file) and not is_stored(file)
-    fresh = draft(file, closed(facts))
+    """Write a job file; if several parts start at once, the first one wins."""
+    damaged = exists(file) and not is_stored(file)
+    fresh = draft(file, encoded(facts))
     try:
         sync([fresh])
-        if damaged:  # and nothing tells what was in it
+        if damaged:  # and the facts could not be recovered
             fresh.commit()
         else:
             link(fresh)
     except SdesamplersError:
-        if not is_stored(file):  # else another's, which has tidied
+        if not is_stored(file):  # otherwise another part wrote it, and removed this draft
             raise
     finally:
         fresh.drop()
@@ -172,7 +185,7 @@ def begin(file: Path, facts: Facts) -> None:
 
 
 def link(fresh: Draft) -> None:
-    """Give a file its name, unless another has it."""
+    """Give a draft its final name, unless a file of that name exists."""
     try:
         os.link(fresh.temporary, fresh.path)
     except FileExistsError:
@@ -183,47 +196,47 @@ def link(fresh: Draft) -> None:
         fresh.commit()  # a file system without links
 
 
-def taken(folder: Path, facts: Facts, stored: Facts) -> str:
-    """What to tell of a folder that holds a job already."""
+def already_there_message(folder: Path, facts: Facts, stored: Facts) -> str:
+    """The message for a folder that already holds a job."""
     if changes := list(differences(stored, facts)):
-        return another(folder, changes)
+        return other_job_message(folder, changes)
     job = JobFolder(folder, stored)
-    shards = cut(stored["num_samples"], stored["shard_size"])
+    shards = split(stored["num_samples"], stored["shard_size"])
     done = sum(job.read_record(shard) is not None for shard in shards)
     return (
-        f"{folder} holds this job already, {done} of {len(shards)} shards done: {{resume}} goes on, {{overwrite}} "
-        "begins anew"
+        f"{folder} already holds this job, {done} of {len(shards)} shards done: continue with {{resume}}, or start "
+        "over with {overwrite}"
     )
 
 
-def another(folder: Path, changes: Sequence[str]) -> str:
-    """What to tell of a folder that holds another job."""
-    return f"{folder} holds another job: {'; '.join(changes)}. Choose another {{out}}, or discard it by {{overwrite}}"
+def other_job_message(folder: Path, changes: Sequence[str]) -> str:
+    """The message for a folder that holds another job."""
+    return f"{folder} holds another job: {'; '.join(changes)}. Choose another {{out}}, or discard it with {{overwrite}}"
 
 
-def differences(there: Facts, here: Facts, prefix: str = "") -> Iterator[str]:
-    """How two jobs differ, a line each."""
-    for key in dict.fromkeys((*there, *here)):
-        if key in FREE or there.get(key) == here.get(key):
+def differences(stored: Facts, wanted: Facts, prefix: str = "") -> Iterator[str]:
+    """The differences between two jobs, one text for each fact."""
+    for key in dict.fromkeys((*stored, *wanted)):
+        if key in MAY_DIFFER or stored.get(key) == wanted.get(key):
             continue
-        old, new = there.get(key), here.get(key)
+        old, new = stored.get(key), wanted.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             yield from differences(old, new, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key} is {shown(old)} there and {shown(new)} here"
+            yield f"{prefix}{key} is {shortened(old)} there and {shortened(new)} here"
 
 
 def discard(folder: Path, facts: Facts, claim: Claim) -> None:
-    """Remove an earlier job's files, by its records and the names that it gave them, and nothing else.
+    """Remove an earlier job's files, identified by its records and their names, and no others.
 
     Args:
-        folder: of both jobs.
-        facts: of the job that is to begin there.
-        claim: of this run.
+        folder: the folder of both jobs.
+        facts: the facts of the new job.
+        claim: this run's claim.
 
     Raises:
-        UsageError: the job that is to begin would replace a file of another's; nothing is removed.
-        SdesamplersError: what the folder holds cannot be read, or removed.
+        UsageError: the new job would replace a file of unknown origin; nothing has been removed.
+        SdesamplersError: a file in the folder cannot be read or removed.
     """
     stored = stored_facts(folder)
     if stored is None:
@@ -231,6 +244,6 @@ def discard(folder: Path, facts: Facts, claim: Claim) -> None:
         clear_inside(folder / ".job")
         return
     job, labels = JobFolder(folder, stored, claim), labels_of(stored)
-    shards = cut(stored["num_samples"], stored["shard_size"])
+    shards = split(stored["num_samples"], stored["shard_size"])
     check_free(folder, facts, [job.inside, *job.made(shards, labels)])
     job.clear(shards, labels)

@@ -1,4 +1,4 @@
-"""How samples are stored: each format names a shard's files beforehand and writes them."""
+"""Output formats: each determines the names of a shard's files in advance, and their content."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from ..metrics import FeatureScorer
 
 SCORES = "scores.json"
-"""What a scored job's features come to."""
-SHOWN = 256
-"""Samples of a shard that its grid shows at most."""
+"""File of a scored job's metrics."""
+GRID_LIMIT = 256
+"""Maximum number of a shard's samples in its grid picture."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What is written beside the samples of a job.
+    """Metadata that is stored with the samples of a job.
 
     Attributes:
-        first_index: of the job's first sample.
-        seed: of all.
-        facts: the job's, as JSON.
-        conditions: one for all, one a sample, or none.
+        first_index: index of the job's first sample.
+        seed: seed of all samples.
+        facts: the job's facts, as JSON.
+        conditions: labels or prompts, one for all or one per sample; empty if there are none.
     """
 
     first_index: int
@@ -47,39 +47,39 @@ class Labels:
     conditions: Sequence[Any]
 
     def index(self, row: int) -> int:
-        """A sample's number."""
+        """A sample's index."""
         return self.first_index + row
 
     def condition(self, row: int) -> Any:
-        """A sample's prompt or label, None without."""
+        """A sample's prompt or label; None if there is none."""
         if not self.conditions:
             return None
         return self.conditions[row if len(self.conditions) > 1 else 0]
 
 
 class Format(ABC):
-    """A way to store samples."""
+    """An output format."""
 
     pictures: bool = False
-    """Whether it is made of pictures."""
+    """True if the format needs samples that are pictures."""
 
     @staticmethod
     @abstractmethod
     def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
-        """A shard's files."""
+        """The paths of a shard's files."""
 
     @abstractmethod
     def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
-        """What is in them, one after the other: the same bytes for the same samples."""
+        """The content of each file, in order: the same bytes for the same samples."""
 
     def drafts(self, files: list[Path], batch: Batch, labels: Labels) -> Iterator[Draft]:
-        """Write them beside their names."""
+        """Write the contents to temporary files beside `files`."""
         for file, content in zip(files, self.contents(batch, labels), strict=True):
             yield draft(file, content)
 
 
 class Safetensors(Format):
-    """`samples` as the model gives them, with `indices` and `nfe`; the job is in the metadata."""
+    """`samples` as the model produces them, with `indices` and `nfe`; the job's facts are in the metadata."""
 
     @staticmethod
     def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
@@ -91,12 +91,12 @@ class Safetensors(Format):
             "indices": torch.tensor([labels.index(row) for row in batch.rows]),
             "nfe": torch.from_numpy(batch.nfe),
         }
-        # One key alone: the library writes several in an order that changes from run to run.
+        # A single key: safetensors writes several in an order that changes from run to run.
         yield save(tensors, {"sdesamplers": labels.facts})
 
 
 class Pictures(Format):
-    """One PNG a sample, named by its index."""
+    """One PNG per sample, named after its index."""
 
     pictures = True
 
@@ -109,7 +109,7 @@ class Pictures(Format):
 
 
 class Grid(Format):
-    """One picture of a shard's samples, the first 256 of them."""
+    """One picture of a shard's samples, at most the first 256."""
 
     pictures = True
 
@@ -119,12 +119,12 @@ class Grid(Format):
 
     def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
         content = io.BytesIO()
-        grid([picture(pixels) for pixels in pixels_of(batch)[:SHOWN]]).save(content, format="PNG")
+        grid([picture(pixels) for pixels in pixels_of(batch)[:GRID_LIMIT]]).save(content, format="PNG")
         yield content.getvalue()
 
 
 class WebDataset(Format):
-    """A tar of each sample's PNG, or .npy where it is no picture, and a .json with its index, seed and condition."""
+    """A tar with each sample's PNG (.npy if it is not a picture) and a .json with its index, seed and condition."""
 
     @staticmethod
     def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
@@ -145,10 +145,10 @@ class WebDataset(Format):
 
 
 class Features(Format):
-    """`features` (N, D) of a shard's pictures, from which the job's score is made once all are there.
+    """`features` (N, D) of a shard's pictures, from which the finished job's score is computed.
 
     Args:
-        scorer: makes them.
+        scorer: computes the features.
     """
 
     pictures = True
@@ -174,20 +174,21 @@ FORMATS: dict[str, type[Format]] = {
     "features": Features,
 }
 CHOICES = ("safetensors", "png", "webdataset", "grid")
-"""Formats by the names that users give; features come with a scorer."""
+"""Names of the formats that users can choose; `features` is added by a scorer."""
 
 
 def formats_for(names: Sequence[str], model: Model, scorer: FeatureScorer | None = None) -> dict[str, Format]:
-    """The formats of these names, and features where there is a scorer.
+    """The formats with these names, and `features` if there is a scorer.
 
     Raises:
-        UsageError: there is no such format, or it needs pictures and the model makes none.
+        UsageError: no format, an unknown or repeated one, one that needs pictures while the model produces none, or a
+            scorer that cannot process the samples.
     """
     for name in names:
         if name not in CHOICES:
             raise UnknownNameError("format", name, CHOICES, f" (known: {', '.join(CHOICES)})")
     if not names or len(set(names)) < len(names):
-        raise UsageError(f"formats must be one or more of {', '.join(CHOICES)}, each once")
+        raise UsageError(f"formats must be one or more of {', '.join(CHOICES)}, without repetition")
     made: dict[str, Format] = {name: FORMATS[name]() for name in names}
     if scorer is not None:
         made["features"] = Features(scorer)
@@ -197,21 +198,21 @@ def formats_for(names: Sequence[str], model: Model, scorer: FeatureScorer | None
             scorer.features(torch.zeros(1, *model.shape))
         except (RuntimeError, UsageError) as error:
             reason = str(error).splitlines()[0]
-            raise UsageError(f"the scorer cannot look at samples of {model.name!r}, {model.shape}: {reason}") from None
+            raise UsageError(f"the scorer cannot process samples of {model.name!r} {model.shape}: {reason}") from None
     return made
 
 
 def check_pictures(made: dict[str, Format], model: Model) -> None:
-    """Raise UsageError where a format is for pictures and the model makes none."""
-    if not makes_pictures(model) and (needy := [name for name, each in made.items() if each.pictures]):
+    """Raise UsageError if a format needs pictures and the model produces none."""
+    if not makes_pictures(model) and (picture_formats := [name for name, each in made.items() if each.pictures]):
         raise UsageError(
-            f"{model.name!r} makes samples of shape {tuple(model.shape)}, which are no pictures of 1, 3 or 4 channels: "
-            f"{', '.join(needy)} cannot hold them; use safetensors or webdataset"
+            f"{model.name!r} produces samples of shape {tuple(model.shape)}, not pictures of 1, 3 or 4 channels: "
+            f"{', '.join(picture_formats)} cannot hold them; use safetensors or webdataset"
         )
 
 
 def makes_pictures(model: Model) -> bool:
-    """Whether samples can be looked at: by their shape, or decoded where they are latents."""
+    """True if a model's samples are pictures, by their shape or after decoding if they are latents."""
     while isinstance(model, ModelAround):
         model = model.model
     decodes = type(model).decode is not Model.decode and model.decoded_range is not None
@@ -219,7 +220,7 @@ def makes_pictures(model: Model) -> bool:
 
 
 def pixels_of(batch: Batch) -> np.ndarray:
-    """A batch's pictures, which formats of pictures are only given batches with."""
+    """A batch's pixels, which every batch passed to a picture format has."""
     assert batch.pixels is not None
     return batch.pixels
 
@@ -246,7 +247,7 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    """Add a member that has neither owner nor time, so that the same samples are the same bytes."""
+    """Add a member without owner and time stamp, so that the same samples give the same bytes."""
     member = tarfile.TarInfo(name)
     member.size = len(content)
     tar.addfile(member, io.BytesIO(content))

@@ -1,4 +1,4 @@
-"""What decides the samples of a job, as plain data: the same for the same call, and not for another."""
+"""The facts of a job: everything that determines its samples, as plain data, by which a resumed job is recognised."""
 
 from __future__ import annotations
 
@@ -32,15 +32,26 @@ if TYPE_CHECKING:
 Facts = dict[str, Any]
 
 LAYOUT = 2
-"""Of a job's files; another number is another layout."""
-TOLD = ("process", "prediction", "shape", "dtype", "device", "name", "revision", "network", "tuning", "autocast")
-"""Attributes of a model that a job's facts name by themselves, or that do not decide its samples."""
-LISTED = 16
-"""Entries of a list that are written out; longer ones are told by a hash."""
+"""Version of the layout of a job's files."""
+NOT_SETTINGS = (
+    "process",
+    "prediction",
+    "shape",
+    "dtype",
+    "device",
+    "name",
+    "revision",
+    "network",
+    "tuning",
+    "autocast",
+)
+"""Model attributes that are not settings: facts of their own, or without influence on the samples."""
+LONGEST_LIST = 16
+"""Longest list that is written out; a longer one is replaced by a hash."""
 
 
 def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, first_index: int) -> Facts:
-    """Everything that decides a job's samples, beside how they are cut and stored."""
+    """Everything that determines a job's samples, except its formats and sizes of batches and shards."""
     facts = {
         "layout": LAYOUT,
         "model": model_facts(run.model),
@@ -48,7 +59,7 @@ def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, firs
         "code": code_facts(run),
         "files": file_facts(run) or None,
         "guidance_scale": run.conduct.guidance_scale,
-        "condition": plain(conditions.words or conditions.given),
+        "condition": plain(conditions.recorded or conditions.given),
         "seed": run.seed,
         "first_index": first_index,
         "num_samples": num_samples,
@@ -62,7 +73,7 @@ def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, firs
 
 
 def code_facts(run: PreparedRun) -> Facts:
-    """Fingerprints of the code of the sampler and of what draws its grid and its noise."""
+    """Fingerprints of the code of the sampler, the spacing and the noise source."""
     registry, recipe = default_registry(), run.recipe
     plugins: dict[str, Registered] = {"sampler": run.spec, "noise": registry.noise(recipe.noise)[0]}
     if recipe.spacing is not None:
@@ -71,7 +82,7 @@ def code_facts(run: PreparedRun) -> Facts:
 
 
 def file_facts(run: PreparedRun) -> Facts:
-    """SHA-256 of the files that options name."""
+    """SHA-256 of the files that options name, by option name."""
     registry, recipe = default_registry(), run.recipe
     found = {**files_in(recipe.options, run.spec.options)}
     if recipe.spacing is not None:
@@ -80,7 +91,7 @@ def file_facts(run: PreparedRun) -> Facts:
 
 
 def model_facts(model: Model) -> Facts:
-    """A model's name and what tells its predictions from another's: weights, schedule, settings, and its own facts."""
+    """A model's name and what determines its predictions: weights, schedule, settings, and `Model.facts`."""
     facts: Facts = {
         "name": model.name,
         "revision": model.revision,
@@ -99,17 +110,17 @@ def model_facts(model: Model) -> Facts:
 
 
 def autocast_dtype(model: Model) -> str | None:
-    """What a model's network is cast to while it runs; None where it is not."""
+    """The dtype that autocast uses while the model's network runs; None without autocast."""
     with model.autocast():
         kind = model.device.type
         return str(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else None
 
 
 def settings(thing: Any) -> Facts | None:
-    """An object's public attributes, which for classes of this library are what it was made with.
+    """An object's public attributes, which for classes of this library are their constructor arguments.
 
-    Other libraries' classes, and users', may keep what changes from run to run in theirs; theirs are told by
-    `Model.facts`.
+    None for classes of users and of other libraries, whose attributes may change from run to run; they describe
+    themselves in `Model.facts`.
     """
     if type(thing).__module__.partition(".")[0] != "sdesamplers":
         return None
@@ -117,13 +128,13 @@ def settings(thing: Any) -> Facts | None:
     found = {
         key: plain(value)
         for key, value in sorted(vars(thing).items())
-        if not (key.startswith("_") or key in TOLD or value is None or value is network)
+        if not (key.startswith("_") or key in NOT_SETTINGS or value is None or value is network)
     }
     return {key: value for key, value in found.items() if value is not None} or None
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON, large ones by a hash; None where it cannot be told from others of its kind."""
+    """A value as JSON data, large values as a hash; None if its content cannot be determined."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, os.PathLike):
@@ -132,11 +143,11 @@ def plain(value: Any) -> Any:
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | range):
         entries = [plain(entry) for entry in value]
-        return entries if len(entries) <= LISTED else fingerprint(json.dumps(entries).encode())
+        return entries if len(entries) <= LONGEST_LIST else fingerprint(json.dumps(entries).encode())
     if isinstance(value, np.ndarray | np.generic):
         return plain(torch.as_tensor(value))
     if isinstance(value, Tensor):
-        return fingerprint(described(value))
+        return fingerprint(tensor_bytes(value))
     if isinstance(value, torch.nn.Module):
         return weights_hash(value)
     if isinstance(value, SDE):
@@ -145,9 +156,9 @@ def plain(value: Any) -> Any:
 
 
 def weights_hash(network: Any) -> str | None:
-    """SHA-256 over a network's parameters and buffers, by name.
+    """SHA-256 over a network's parameters and buffers, sorted by name.
 
-    None where the model is no network, or one whose weights are elsewhere until they are needed ("meta" tensors).
+    None if the argument is not a module, or if its weights are offloaded ("meta" tensors).
     """
     if not isinstance(network, torch.nn.Module):
         return None
@@ -158,34 +169,34 @@ def weights_hash(network: Any) -> str | None:
         if value.is_meta:
             return None
         whole.update(f"{name} ".encode())
-        whole.update(described(value))
+        whole.update(tensor_bytes(value))
     return whole.hexdigest()
 
 
-def described(tensor: Tensor) -> bytes:
+def tensor_bytes(tensor: Tensor) -> bytes:
     """A tensor's dtype, shape and bytes."""
     content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return f"{tensor.dtype} {tuple(tensor.shape)}\n".encode() + content.tobytes()
 
 
 def schedule_hash(model: Model) -> str | None:
-    """A fingerprint of sigma and alpha over time; None where the process has none."""
+    """A fingerprint of sigma and alpha over time; None if the process has none."""
     if not isinstance(model.process, GaussianProcess):
         return None
     times = np.linspace(model.process.t_min, model.process.t_max, 17)
     values = [model.process.sigma(times), model.process.alpha(times)]
-    # Twelve digits: libraries of mathematics differ in the last ones.
+    # Twelve digits: math libraries differ in the last ones.
     return fingerprint(" ".join(f"{v:.12g}" for row in values for v in np.broadcast_to(row, times.shape)).encode())
 
 
 def scorer_facts(scorer: FeatureScorer) -> Facts:
-    """What tells a scorer's numbers from another's, as far as it can be seen: its words, network and reference."""
-    seen = {key: told(getattr(scorer, key, None)) for key in ("net", "reference")}
+    """What determines a scorer's numbers, as far as it is known: its description, network and reference."""
+    seen = {key: content_of(getattr(scorer, key, None)) for key in ("net", "reference")}
     return {"description": scorer.description, **{key: value for key, value in seen.items() if value is not None}}
 
 
-def told(thing: Any) -> Any:
-    """What `plain` says; of a path what is there, of a folder its files' names and sizes."""
+def content_of(thing: Any) -> Any:
+    """`plain` of a value; for a path, a hash of the file's content, or of a folder's file names and sizes."""
     if not isinstance(thing, os.PathLike):
         return plain(thing)
     place = Path(thing)
@@ -199,7 +210,7 @@ def told(thing: Any) -> Any:
 
 
 def environment(model: Model) -> Facts:
-    """Versions, and the kind of device."""
+    """Versions and the device type, which may differ when a job is resumed."""
     versions = {"sdesamplers": __version__, "torch": torch.__version__, "python": platform.python_version()}
     with suppress(importlib.metadata.PackageNotFoundError):
         versions["diffusers"] = importlib.metadata.version("diffusers")
@@ -207,5 +218,5 @@ def environment(model: Model) -> Facts:
 
 
 def fingerprint(content: bytes) -> str:
-    """A short hash."""
+    """The first 16 hexadecimal digits of the SHA-256."""
     return hashlib.sha256(content).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""How many samples fit in memory at once: a measurement of two small batches, drawn out as a straight line."""
+"""The batch size that fits in memory: linear extrapolation of the memory that two small batches take."""
 
 from __future__ import annotations
 
@@ -18,26 +18,27 @@ from ..sampling.prepared import PreparedRun
 from .conditions import Conditions
 
 EVALUATIONS = 2
-"""Of a trial."""
+"""Model evaluations of a trial run."""
 STATES = 8
-"""Tensors like the state that a sampler's history may hold later on."""
+"""Allowance for the history of a sampler after the trial, in tensors of the size of the state."""
 LARGEST = {"cpu": 64, "other": 512}
-"""On CPUs larger batches are no faster."""
+"""Largest automatic batch size by device type; on CPUs larger batches are no faster."""
 SPARE = 1.3
-"""What is taken to be used beyond what was counted: scratch memory of kernels and an allocator's gaps."""
+"""Safety factor on the measured memory, for kernel workspaces and allocator fragmentation."""
 
 
 def batch_size_for(run: PreparedRun, conditions: Conditions, limit: int | None, most: int) -> int:
-    """All samples, or the largest power of two of them that should fit.
+    """Return the number of samples, or the largest power of two that should fit in memory.
 
     Args:
-        run: what each batch does.
-        conditions: the samples'.
-        limit: bytes that a process may use on the model's device beside its weights; by default half of what is free.
-        most: how many samples there are.
+        run: the prepared run that generates each batch.
+        conditions: the conditions of all samples.
+        limit: bytes that a process may use on the model's device beyond the weights; by default half of the free
+            memory.
+        most: number of samples.
 
     Raises:
-        UsageError: not one sample fits.
+        UsageError: not even one sample fits.
     """
     limit = free_memory(run.model.device) // 2 if limit is None else limit
     small, large = 1, min(3, most)
@@ -46,17 +47,15 @@ def batch_size_for(run: PreparedRun, conditions: Conditions, limit: int | None, 
     each = max(high - low, 1) / max(large - small, 1) + STATES * run.dtype.itemsize * math.prod(run.model.shape)
     room = limit / SPARE - low
     if room < 0:
-        raise UsageError(
-            f"one sample of {run.model.name} needs about {readable(low * SPARE)}, and the memory limit is "
-            f"{readable(limit)}"
-        )
+        need = "more memory than there is" if math.isinf(low) else f"about {readable(low * SPARE)}"
+        raise UsageError(f"one sample of {run.model.name} needs {need}, and the memory limit is {readable(limit)}")
     fits = small + int(room / each)
     cap = LARGEST.get(run.model.device.type, LARGEST["other"])
     return most if most <= min(fits, cap) else 2 ** (min(fits, cap).bit_length() - 1)
 
 
 def peak_of(run: PreparedRun, conditions: Conditions, size: int) -> float:
-    """Bytes that the first evaluations of a batch take at their peak; infinite where there are not so many."""
+    """Peak memory of the first evaluations of a batch, in bytes; infinite if memory runs out."""
     rows = range(size)
     counted = 0
 
@@ -84,14 +83,14 @@ def peak_of(run: PreparedRun, conditions: Conditions, size: int) -> float:
 
 
 class Meter(TorchDispatchMode):
-    """Counts the bytes of tensors that operations make while it is on, as long as they live, whoever allocates them.
+    """Counts the bytes of live tensors that operations create inside the context, on any device and allocator.
 
     Args:
-        given: count also what operations are given, from when they first are.
+        given: also count the input tensors of operations, from their first use on.
 
     Attributes:
-        live: bytes held now.
-        peak: the most that were held at once.
+        live: bytes in use now.
+        peak: maximum of `live`.
     """
 
     def __init__(self, *, given: bool = False) -> None:
@@ -122,12 +121,12 @@ class Meter(TorchDispatchMode):
 
 
 def storages(tree: Any) -> list[torch.UntypedStorage]:
-    """What the tensors of a nested structure lie in."""
+    """The storages of the tensors in a nested structure."""
     return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes that this process may count on: of the device, or its share of the machine's."""
+    """Free bytes for this process: of its GPU, or its share of the machine's available memory."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     import psutil  # only jobs need it
@@ -139,10 +138,10 @@ UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 2**
 
 
 def parse_bytes(text: str) -> int:
-    """ "8GB", "512MiB" or a number of bytes.
+    """Parse an amount of memory: "8GB", "512MiB" or a number of bytes.
 
     Raises:
-        UsageError: it is no amount of memory.
+        UsageError: not an amount of memory.
     """
     number = text.strip().rstrip("BbGgIiKkMmTt")
     unit = text.strip()[len(number) :].upper() or "B"
@@ -151,14 +150,12 @@ def parse_bytes(text: str) -> int:
     except (ValueError, KeyError):
         amount = 0
     if not 1 <= amount < 2**63:
-        raise UsageError(f"memory is given as 8GB, 512MiB or a number of bytes, not {text!r}")
+        raise UsageError(f"memory must be given as 8GB, 512MiB or a number of bytes, not {text!r}")
     return int(amount)
 
 
 def readable(amount: float) -> str:
-    """Bytes for people."""
-    if math.isinf(amount):
-        return "more than there is"
+    """A number of bytes as text: "1.5 GB"."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("KB", 10**3)):
         if amount >= size:
             return f"{amount / size:.3g} {unit}"
@@ -166,14 +163,14 @@ def readable(amount: float) -> str:
 
 
 def ran_out_of_memory(error: Exception) -> bool:
-    """Whether a smaller batch might help, by accelerate's list of devices' messages."""
+    """True if an error means out of memory, by its class or by the device messages that accelerate lists."""
     from accelerate.utils.memory import should_reduce_batch_size  # accelerate takes a second to import
 
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(error)
 
 
 def clear_cache() -> None:
-    """Give back what the device's allocator keeps."""
+    """Release the memory that the device's allocator caches."""
     from accelerate.utils.memory import clear_device_cache  # accelerate takes a second to import
 
     clear_device_cache(garbage_collection=True)

@@ -1,4 +1,4 @@
-"""One progress bar for all processes of a job, and its log as lines of JSON."""
+"""One progress bar for all processes of a job, and its event log as JSON lines."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from typing import Any
 
 from ..errors import UsageError
 
-EVERY = 0.5
-"""Seconds between what a process tells the others."""
-LOST = 300.0
-"""Seconds after which a process that has told nothing new is taken to be lost."""
+INTERVAL = 0.5
+"""Seconds between the updates that a process publishes."""
+TIMEOUT = 300.0
+"""Seconds without an update after which a process is assumed lost."""
 
 
 class Progress:
-    """How many samples this process has made; the first process shows them all.
+    """The number of samples that this process has generated; the first process shows the total of all.
 
-    The processes tell each other by small files in the job's folder, which machines without any other link share too.
-    Nothing of the work depends on them, and a disk that is too full for them is for the writer to report.
+    Processes share their counts in small files in the job's folder, which also works between machines that share
+    nothing else. The work does not depend on these files, so errors in writing them (a full disk) are ignored here; the
+    writer reports them.
 
     Args:
-        folder: for these files.
-        group: of the processes that work together.
-        rank: of this one among them.
+        folder: the folder for these files.
+        group: name of the group of processes that work together.
+        rank: rank of this process in the group.
     """
 
     def __init__(self, folder: Path, group: str, rank: int) -> None:
         self.folder, self.group, self.own = folder, group, folder / f"{group}-rank{rank}"
-        self.made, self._told = 0.0, 0.0
+        self.made, self._updated = 0.0, 0.0
         self._total, self._before = 0, 0
         self._move: Any = None
         self._stack = ExitStack()
-        self._heard: dict[str, tuple[str | None, float]] = {}
+        self._seen: dict[str, tuple[str | None, float]] = {}
 
     def clear(self, *, alone: bool) -> None:
-        """Remove what killed runs left, other groups' too where this one is `alone`; before anybody tells anything."""
+        """Remove files of killed runs, with `alone` also of other groups; to be called before any process publishes."""
         with suppress(OSError):
             for file in self.folder.glob("*" if alone else f"{self.group}-*"):
                 file.unlink(missing_ok=True)
@@ -55,56 +56,56 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stack.close()
-        with suppress(OSError):  # others are still at work
+        with suppress(OSError):  # other processes are still working
             self.own.unlink(missing_ok=True)
             self.folder.rmdir()
 
     def show(self, label: str, total: int, before: int) -> None:
-        """Show a bar of `total` samples, of which so many were there before; nothing where there is no terminal."""
+        """Show a bar of `total` samples, `before` of them from earlier runs; does nothing without a terminal."""
         from rich.console import Console  # only a terminal needs it
 
         console = Console(stderr=True)
         if console.is_terminal or console.is_jupyter:
-            from ..io.terminal import samples_bar  # and rich, which only a terminal needs
+            from ..io.terminal import samples_bar  # imports rich, which only a terminal needs
 
             self._total, self._before = total, before
             self._move = self._stack.enter_context(samples_bar(label, total, before))
 
     def advance(self, samples: float) -> None:
-        """So many more are made; fractions of a sample count."""
+        """Add `samples` to the count; fractions of a sample are allowed."""
         self.made += samples
         now = time.monotonic()
-        if now - self._told >= EVERY:
-            self._told = now
-            self.tell()
+        if now - self._updated >= INTERVAL:
+            self._updated = now
+            self.update()
 
-    def tell(self) -> None:
-        """Tell the others, and show what they told."""
+    def update(self) -> None:
+        """Publish the count, and show the total of all processes."""
         with suppress(OSError):
             self.own.write_text(f"{self.made:.3f}")
         if self._move is not None:
             self._move(min(self._before + self.made + sum(self._others().values()), self._total))
 
     def others_at_work(self) -> bool:
-        """Whether another process has not finished yet and has told something new not long ago."""
+        """True if another process is unfinished and has published an update within `TIMEOUT`."""
         now, names = time.monotonic(), self._others()
-        return any(now - self._heard[name][1] < LOST for name in names)
+        return any(now - self._seen[name][1] < TIMEOUT for name in names)
 
     def _others(self) -> dict[str, float]:
-        """What each other process last told; 0 where it is just writing it."""
+        """The latest count of each other process, by file name; 0 while a file is being written."""
         numbers = {}
         with suppress(OSError):
             for file in self.folder.glob(f"{self.group}-*"):
                 if file != self.own:
                     text = read(file)
-                    if self._heard.get(file.name, (None, 0.0))[0] != text:
-                        self._heard[file.name] = text, time.monotonic()
+                    if self._seen.get(file.name, (None, 0.0))[0] != text:
+                        self._seen[file.name] = text, time.monotonic()
                     numbers[file.name] = float(text or 0)
         return numbers
 
 
 def read(file: Path) -> str:
-    """What a process told; nothing where it has just ended."""
+    """The count that a process published, as text; empty if the process has just ended."""
     try:
         return file.read_text()
     except OSError:
@@ -112,12 +113,12 @@ def read(file: Path) -> str:
 
 
 class Log:
-    """Lines of JSON, one an event: time (UTC), rank, event, facts.
+    """An event log of JSON lines: time (UTC), rank, event and details.
 
     Args:
-        file: what to write to, added to where it exists; None for no log. Of several processes, those after the first
-            write to a file of their own beside it.
-        rank: of this process.
+        file: the file, which is appended to if it exists; None for no log. Of several processes, each except the first
+            writes to a separate file beside it, NAME-rankK.
+        rank: rank of this process.
     """
 
     def __init__(self, file: str | Path | None, rank: int = 0) -> None:
@@ -135,7 +136,7 @@ class Log:
         if self._out is None:
             return
         line = {"time": datetime.now(timezone.utc).isoformat(), "rank": self.rank, "event": event, **facts}
-        with self._lock, suppress(OSError):  # the log may lie on the disk that is full
+        with self._lock, suppress(OSError):  # the log may be on the full disk
             self._out.write(json.dumps(line) + "\n")
             self._out.flush()
 

@@ -1,4 +1,4 @@
-"""Which of several processes this is, on accelerate's launcher or alone."""
+"""The rank of this process among those of an accelerate or torchrun launch."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from ..errors import SdesamplersError, UsageError
 
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=6)
-"""How long processes wait for each other at the start, where one may download a model or check a finished job."""
+START_TIMEOUT = timedelta(hours=6)
+"""Timeout of collectives at the start, while one process may download a model or check a finished job."""
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that the launcher started; they meet at the start of a job and not again.
+    """This process among those that the launcher started; they synchronize only at the start of a job.
 
     Attributes:
-        rank, count: this process, and how many there are.
+        rank: rank of this process, from 0.
+        count: number of processes.
     """
 
     rank: int = 0
@@ -31,7 +32,7 @@ class Ranks:
 
     @classmethod
     def here(cls) -> Ranks:
-        """As the launcher's environment says; alone where there is none.
+        """Read the launcher's environment; a single process without a launcher.
 
         Raises:
             UsageError: the launcher started several processes that cannot find each other.
@@ -42,24 +43,24 @@ class Ranks:
         from accelerate import PartialState  # accelerate takes a second to import
         from accelerate.utils import parse_flag_from_env  # accelerate takes a second to import
 
-        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=PATIENCE)
-        if state.num_processes == 1:  # accelerate takes processes on CPUs for lone ones unless it is told
+        state = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"), timeout=START_TIMEOUT)
+        if state.num_processes == 1:  # without cpu=True accelerate treats CPU processes as unrelated
             PartialState._reset_state()
-            state = PartialState(cpu=True, timeout=PATIENCE)
+            state = PartialState(cpu=True, timeout=START_TIMEOUT)
         if state.num_processes != launched:
             raise UsageError(
-                f"WORLD_SIZE is {launched}, but accelerate finds {state.num_processes} process here; start with "
+                f"WORLD_SIZE is {launched}, but accelerate finds {state.num_processes} process(es); start with "
                 "accelerate launch or torchrun, or unset WORLD_SIZE and give each process its own part"
             )
         return cls(state.process_index, state.num_processes)
 
     @property
     def is_first(self) -> bool:
-        """Whether this one speaks for all."""
+        """True for the process that acts for all: it starts the job, shows progress and prints results."""
         return self.rank == 0
 
     def gather(self, item: T) -> list[T]:
-        """Everyone's item, in the order of ranks; waits for all."""
+        """The items of all processes, in the order of ranks; blocks until all have called it."""
         if self.count == 1:
             return [item]
         from accelerate.utils import gather_object  # accelerate takes a second to import
@@ -68,24 +69,24 @@ class Ranks:
         return gathered
 
     def from_first(self, work: Callable[[], T]) -> T:
-        """What the first process made of `work`, or the error that it met, for all."""
+        """Call `work` in the first process; all processes return its result or raise its SdesamplersError."""
         if self.count == 1:
             return work()
-        answer: list[T] = []
+        results: list[T] = []
         error = None
         if self.is_first:
             try:
-                answer.append(work())
-            except SdesamplersError as met:
-                error = met
-        answer, error = self.gather((answer, error))[0]
+                results.append(work())
+            except SdesamplersError as caught:
+                error = caught
+        results, error = self.gather((results, error))[0]
         if error is not None:
             raise error
-        return answer[0]
+        return results[0]
 
     @contextmanager
     def one_after_first(self) -> Iterator[None]:
-        """The first process of each machine does a piece of work (a download) before the others do it."""
+        """Run the body (a download, say) in the first process of each machine, then in the others."""
         if self.count == 1:
             yield
             return
@@ -96,22 +97,22 @@ class Ranks:
 
 
 def parse_part(text: str) -> tuple[int, int]:
-    """ "3/8", the third of eight parts, as (2, 8).
+    """Parse a part: "3/8", the third of eight parts, is (2, 8).
 
     Raises:
-        UsageError: it is not a part.
+        UsageError: not of the form K/N with 1 <= K <= N.
     """
     number, slash, count = text.partition("/")
     if not (slash and number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise UsageError(f"a part is given as K/N, with K from 1 to N, such as 3/8, not {text!r}")
+        raise UsageError(f"a part must be given as K/N, with K from 1 to N, such as 3/8, not {text!r}")
     return int(number) - 1, int(count)
 
 
 def check_part(part: tuple[int, int]) -> tuple[int, int]:
-    """A part as it is.
+    """Return a part (k, n) as a tuple of int.
 
     Raises:
-        UsageError: it is not (k, n) with 0 <= k < n.
+        UsageError: not (k, n) with 0 <= k < n.
     """
     if not (isinstance(part, tuple | list) and len(part) == 2):
         raise UsageError(f"part must be (k, n), the k-th of n parts counted from 0, not {part!r}")

@@ -1,4 +1,4 @@
-"""`generate`: a job of many samples, cut by index over processes, that can be stopped and taken up at any moment."""
+"""`generate`: a large job, divided among processes by sample index, that can be stopped and resumed at any moment."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..checks import sample_range, warn, whole
 from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, UsageError
-from ..io.files import make_lasting_folder, telling
+from ..io.files import file_errors, make_lasting_folder
 from ..io.images import to_bytes
 from ..models.base import Model
 from ..public import public
@@ -26,41 +26,41 @@ from ..sampling.prepared import PreparedRun, prepare
 from ..sampling.recipe import Recipe
 from ..sampling.request import sorted_words
 from . import memory, streaming
+from .argument_names import ARGUMENT_NAMES
 from .batches import Batches
 from .claims import Claim, acquire, refuse_if_busy
 from .conditions import Conditions
-from .facts import discard, stored_facts, take
-from .formats import SHOWN, Format, Labels, formats_for, makes_pictures
+from .facts import discard, open_job, stored_facts
+from .formats import GRID_LIMIT, Format, Labels, formats_for, makes_pictures
 from .identity import Facts, facts_of, scorer_facts
 from .job import JobFolder, written_by
 from .progress import Log
 from .ranks import Ranks, check_part
-from .shards import cut
-from .streaming import fitting
-from .words import WORDS
+from .shards import split
+from .streaming import accepted
 from .work import Work
 
 if TYPE_CHECKING:
     from ..metrics import FeatureScorer
 
-ELSEWHERE = {**streaming.ELSEWHERE, **dict.fromkeys(("trajectory", "log_probs", "callback"), "stream")}
-"""Words of `sample` that `generate` does not take, and where they are at home: what they make is not stored, and what
-a callback does is in no record."""
+ALTERNATIVES = {**streaming.ALTERNATIVES, **dict.fromkeys(("trajectory", "log_probs", "callback"), "stream")}
+"""Arguments of `sample` that `generate` does not accept, and what to use instead: it stores no trajectories and
+log-probabilities, and the facts of a job cannot describe a callback."""
 SHARDS = 256
-"""About how many shards a large job has by default: enough to share out evenly."""
+"""Approximate default number of shards of a large job: enough to divide it evenly among processes."""
 SHARD_BYTES = 2**28
-"""A shard's samples are in memory together; by default they take no more than this."""
+"""Maximum default size of a shard in bytes; all samples of a shard are in memory at once."""
 
 
 @public
 @dataclass(frozen=True)
 class Generated:
-    """What `generate` did.
+    """The outcome of `generate`.
 
     Attributes:
-        folder: of the job.
-        made: samples that this process made.
-        manifest: what `manifest.json` says; None where other processes or parts are still at work.
+        folder: the job's folder.
+        made: number of samples that this process generated.
+        manifest: the content of `manifest.json`; None if other processes or parts have not finished yet.
     """
 
     folder: Path
@@ -69,10 +69,10 @@ class Generated:
 
     @property
     def files(self) -> list[Path]:
-        """The files of a finished job."""
+        """The files of a finished job; empty if it is not finished."""
         if self.manifest is None:
             return []
-        shards = cut(self.manifest["num_samples"], self.manifest["shard_size"])
+        shards = split(self.manifest["num_samples"], self.manifest["shard_size"])
         return list(written_by(self.folder, self.manifest, shards))
 
 
@@ -96,55 +96,55 @@ def generate(
     progress: bool = False,
     json_log: str | Path | None = None,
     cancel: threading.Event | None = None,
-    **words: Any,
+    **kwargs: Any,
 ) -> Generated:
     """Write many samples to a folder, alone or as one of several processes.
 
-    The work is cut into shards of consecutive samples, and shards into batches, by index alone, so that the files are
-    the same bytes however many processes make them and however often they were stopped. Finished batches are kept as
-    soon as they are written. The processes of an accelerate or torchrun launch share the shards; they meet once at the
-    start and never wait for each other again.
+    The job is divided into shards of consecutive samples, and shards into batches, by index alone. So the files are the
+    same, byte for byte, whatever the number of processes and however often the job was interrupted. Each batch is saved
+    as soon as it is finished. The processes of an accelerate or torchrun launch share the shards; they synchronize once
+    at the start and never wait for each other again.
 
     Args:
         model, sampler: as in `sample`.
-        out: the folder; `manifest.json` is written there when all is done, and not before.
-        num_samples: how many in all.
-        formats: any of "safetensors" (samples as the model gives them), "png", "webdataset" and "grid".
-        batch_size: how many at once; by default as many as fit (see `memory_limit`). Other sizes give the same samples
-            to rounding, not to the bit. Where memory runs out, batches are halved.
-        shard_size: samples a shard, a multiple of `batch_size`; by default about 256 shards, none over 256 MiB.
-        memory_limit: bytes for a batch, beside the weights, where `batch_size` is not given; half of the free ones by
-            default.
-        first_index: sample j of the job depends on (seed, first_index + j) alone.
-        condition: one for all, or one a sample.
-        resume: go on with the same job in `out`, after a check of what is there, or begin it.
+        out: the output folder; `manifest.json` is written there once the whole job is finished.
+        num_samples: total number of samples.
+        formats: any of "safetensors" (samples as the model produces them), "png", "webdataset" and "grid".
+        batch_size: samples per batch; by default as many as fit (see `memory_limit`). Another batch size gives the same
+            samples up to rounding, not bit for bit. If memory runs out, batches are halved.
+        shard_size: samples per shard, a multiple of `batch_size`; by default about 256 shards of at most 256 MiB.
+        memory_limit: bytes for a batch, in addition to the weights, if `batch_size` is not given; by default half of
+            the free memory.
+        first_index: sample j of the job depends only on (seed, first_index + j).
+        condition: one for all samples, or one per sample.
+        resume: continue the same job in `out`, after its files have been verified, or start it if there is none.
         overwrite: discard an earlier job in `out`.
-        part: (k, n): make only the k-th of n parts, counted from 0, for processes without a launcher; with `resume`,
-            for the parts share the folder.
-        scorer: compare all pictures' features with its reference, in `scores.json`.
-        progress: show a progress bar for all processes.
-        json_log: file for a log of events as lines of JSON.
-        cancel: when set, the job stops as by a signal.
-        **words: the other words of `sample`, the sampler's options among them. Not `trajectory`, `log_probs` and
-            `callback`: `stream` takes these.
+        part: (k, n): generate only the k-th of n parts, counted from 0, for processes without a launcher; use it with
+            `resume`, since the parts share the folder.
+        scorer: compare the features of all pictures with its reference; the result is written to `scores.json`.
+        progress: show one progress bar for all processes.
+        json_log: append a log of events to this file, as JSON lines.
+        cancel: an event that stops the job, like a signal, once it is set.
+        **kwargs: the other arguments of `sample`, including the sampler's options, but not `trajectory`, `log_probs`
+            and `callback`, which `stream` accepts.
 
     Raises:
-        UsageError: words that do not fit, a folder that holds another job, or files that no job made and this one would
-            replace.
-        ClaimError: another run is at work on the same part of the job, or has taken it over.
-        Cancelled: stopped by SIGINT, SIGTERM or `cancel`; what is finished is kept.
-        SdesamplersError: a file could not be written; what is finished is kept.
+        UsageError: invalid or conflicting arguments, a folder that holds another job, or files of unknown origin that
+            this job would replace.
+        ClaimError: another run is working on the same part of the job, or has taken it over.
+        Cancelled: stopped by SIGINT, SIGTERM or `cancel`; finished batches are kept.
+        SdesamplersError: out of memory at batch size 1, or a file could not be written; finished batches are kept.
     """
     stop = cancel or threading.Event()
     num_samples, first_index = sample_range(num_samples, first_index)
-    for word, value in (("memory_limit", memory_limit), ("batch_size", batch_size), ("shard_size", shard_size)):
+    for name, value in (("memory_limit", memory_limit), ("batch_size", batch_size), ("shard_size", shard_size)):
         if value is not None:
-            whole(word, value)
+            whole(name, value)
     part = check_part(part)
     if resume and overwrite:
-        raise UsageError("resume goes on with a job and overwrite discards it; give one of them")
+        raise UsageError("resume continues a job and overwrite discards it: pass one of them, not both")
     formats = [formats] if isinstance(formats, str) else formats
-    run = prepare(model, *sorted_words(sampler, {**fitting(words, "generate", ELSEWHERE), "cancel": stop}))
+    run = prepare(model, *sorted_words(sampler, {**accepted(kwargs, "generate", ALTERNATIVES), "cancel": stop}))
     styles = formats_for(formats, run.model, scorer)
     conditions = Conditions(run.model, condition, num_samples)
     ranks, folder = Ranks.here(), Path(out)
@@ -164,11 +164,11 @@ def generate(
             with claimed(folder, part, overwrite) as claim:
                 if overwrite:
                     discard(folder, facts, claim)
-                return take(folder, facts, claim, resume=resume, adopted=adopted)
+                return open_job(folder, facts, claim, resume=resume, adopted=adopted)
 
         job = ranks.from_first(begin)
         check_shared(job, ranks)
-        labels = Labels(first_index, run.seed, json.dumps(job.facts), conditions.words)
+        labels = Labels(first_index, run.seed, json.dumps(job.facts), conditions.recorded)
         with joined(job, ranks.rank) as job:
             work = work_on(job, styles, labels, run, conditions, log)
             try:
@@ -177,26 +177,28 @@ def generate(
             except Cancelled:
                 log("stopped", by=signals)
                 by = f" by {signals[0]}" if signals else ""
-                raise Cancelled(f"stopped{by}: {work.standing}; {GO_ON}", arguments=WORDS) from None
+                raise Cancelled(
+                    f"stopped{by}: {work.progress_summary}; {RESUME_HINT}", arguments=ARGUMENT_NAMES
+                ) from None
             except Exception as error:
                 log("failed", error=str(error))
                 if isinstance(error, SdesamplersError) and not isinstance(error, ClaimError | PluginError):
-                    refuse_if_lost(job)  # whoever takes a job over removes what is half-written, and much else may fail
-                    error.add(f". {work.standing}; {GO_ON}", WORDS)
+                    refuse_if_lost(job)  # the run that took over removes our temporary files, which causes other errors
+                    error.add(f". {work.progress_summary}; {RESUME_HINT}", ARGUMENT_NAMES)
                 raise
         log("end", made=made, complete=manifest is not None)
     return Generated(folder, made, manifest)
 
 
 def peek(folder: Path, part: tuple[int, int], overwrite: bool) -> Facts | None:
-    """The facts of the job that is there, if it is to be taken up; before work is spent on one that is not free."""
+    """The facts of the job in the folder, if it is to be resumed; raises before expensive work if it is in use."""
     refuse_if_busy(folder, part, overwrite)
     return None if overwrite else stored_facts(folder)
 
 
 @contextmanager
 def claimed(folder: Path, part: tuple[int, int], overwrite: bool) -> Iterator[Claim]:
-    """A claim on a part of the job in a folder, to be kept; given back if the job cannot be taken."""
+    """Claim a part of the job in a folder; the claim outlives the context, and is released only after an error."""
     make_lasting_folder(folder / ".job")
     claim = None
     try:
@@ -205,18 +207,18 @@ def claimed(folder: Path, part: tuple[int, int], overwrite: bool) -> Iterator[Cl
     except BaseException:
         if claim is not None:
             claim.release()
-        with suppress(OSError):  # a folder that holds something stays
+        with suppress(OSError):  # the folder is not empty
             (folder / ".job").rmdir()
         raise
 
 
 def check_shared(job: JobFolder, ranks: Ranks) -> None:
-    """Raise unless the job's folder is here; the first process gives its claim back then."""
+    """Raise if this process does not see the job's folder; the first process then releases its claim."""
     try:
-        with telling(job.inside, "could not be looked up"):
+        with file_errors(job.inside, "could not be accessed"):
             shared = job.inside.is_dir()
         if not shared:
-            raise UsageError(f"{job.path} is not here what it is to the first process; all need one shared folder")
+            raise UsageError(f"{job.path} is not the first process's folder; all processes need one shared folder")
     except BaseException:
         if job.claim is not None and ranks.is_first:
             job.claim.release()
@@ -225,7 +227,7 @@ def check_shared(job: JobFolder, ranks: Ranks) -> None:
 
 @contextmanager
 def joined(job: JobFolder, rank: int) -> Iterator[JobFolder]:
-    """The job as it is to this process, which holds its claim for so long."""
+    """The job as seen by this process, which joins the claim inside the context."""
     if job.claim is None:
         yield job
         return
@@ -236,36 +238,36 @@ def joined(job: JobFolder, rank: int) -> Iterator[JobFolder]:
 def refuse_if_lost(job: JobFolder) -> None:
     """Raise ClaimError if the claim is known to be lost."""
     try:
-        job.allowed()
+        job.check_claim()
     except ClaimError:
         raise
     except SdesamplersError:
         return
 
 
-GO_ON = "the same call with {resume} goes on from there"
+RESUME_HINT = "repeat the call with {resume} to continue"
 
 
 def work_on(
     job: JobFolder, styles: dict[str, Format], labels: Labels, run: PreparedRun, conditions: Conditions, log: Log
 ) -> Work:
-    """The work that a job's facts describe."""
+    """Return the `Work` that a job's facts describe."""
     model, size = run.model, job.facts["batch_size"]
     pictures = makes_pictures(model) and set(styles) != {"safetensors"}
 
-    def halved(now: int) -> None:
+    def warn_halved(now: int) -> None:
         log("out of memory", batch_size=now)
-        warn(f"memory ran out: {now} samples at once from here on, which changes rounding")
+        warn(f"memory ran out: the batch size is {now} from here on, which changes rounding")
 
-    def look(samples: Tensor) -> Any:
+    def decode_pictures(samples: Tensor) -> Any:
         return to_bytes(model.decode(samples), model.decoded_range) if pictures else None
 
     return Work(
         job=job,
-        shards=cut(job.facts["num_samples"], job.facts["shard_size"]),
+        shards=split(job.facts["num_samples"], job.facts["shard_size"]),
         formats=styles,
         labels=labels,
-        batches=Batches(run, conditions, labels.first_index, size, halved, look),
+        batches=Batches(run, conditions, labels.first_index, size, warn_halved, decode_pictures),
         size=size,
         pictures=pictures,
         log=log,
@@ -273,10 +275,10 @@ def work_on(
 
 
 def checked_shard(size: int | None, batch_size: int, count: int, model: Model, formats: Collection[str]) -> int:
-    """A shard's size that fits, or the one taken by default."""
+    """Return `size` if it is valid, or the default shard size."""
     whole("batch_size", batch_size)
-    if size is None and "grid" in formats and count <= SHOWN:
-        return count  # one picture
+    if size is None and "grid" in formats and count <= GRID_LIMIT:
+        return count  # a single picture
     if size is None:
         sample = 4 * math.prod(model.shape)
         most = max(SHARD_BYTES // (sample * batch_size), 1)
@@ -286,23 +288,23 @@ def checked_shard(size: int | None, batch_size: int, count: int, model: Model, f
     return size
 
 
-INSISTING = 1.0
-"""Seconds after which another SIGINT is taken to be meant; terminals and launchers may both send one at once."""
+REPEAT_DELAY = 1.0
+"""Seconds after which a second SIGINT counts as a new one; a terminal and a launcher may send one each at once."""
 
 
 @contextmanager
 def stopped_by_signals(stop: threading.Event) -> Iterator[list[str]]:
-    """SIGINT and SIGTERM set `stop`; their names are added to what is yielded. A later SIGINT interrupts at once."""
+    """SIGINT and SIGTERM set `stop` and are listed by name in the yielded list; a later SIGINT interrupts at once."""
     names: list[str] = []
     if threading.current_thread() is not threading.main_thread():
-        yield names  # only the main thread may ask for signals
+        yield names  # only the main thread may install signal handlers
         return
     first = math.inf
 
     def handle(number: int, frame: Any) -> None:
         nonlocal first
         now = time.monotonic()
-        if now - first > INSISTING and number == signal.SIGINT:
+        if now - first > REPEAT_DELAY and number == signal.SIGINT:
             raise KeyboardInterrupt
         first = min(first, now)
         names.append(signal.Signals(number).name)

@@ -1,4 +1,4 @@
-"""The pieces of a job: which samples are in one, and what is known of a finished one."""
+"""Shards and batches of a job: their samples, kept batches as bytes, and checksums for records."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from ..io.files import Draft, checksum, regular_file
 
 HEADER = 2**24
-"""The longest header of a safetensors file that is read, in bytes."""
+"""Maximum size of a safetensors header that is read, in bytes."""
 
 
 @dataclass(frozen=True)
@@ -25,29 +25,30 @@ class Shard:
     """Consecutive samples that are written together.
 
     Attributes:
-        number, of: which shard, and of how many.
+        number: number of the shard, from 0.
+        total: number of shards in the job.
         rows: positions of its samples in the job.
     """
 
     number: int
-    of: int
+    total: int
     rows: range
 
     def batches(self, size: int) -> Iterator[range]:
-        """Its rows, at most `size` at a time; cut the same way whoever makes them, for bits depend on the cut."""
+        """Its rows in batches of at most `size`, the same in every process: rounding depends on the batch size."""
         for first in range(self.rows.start, self.rows.stop, size):
             yield range(first, min(first + size, self.rows.stop))
 
     @property
     def label(self) -> str:
-        """What is added to a file's name: nothing where there is one shard alone."""
-        return "" if self.of == 1 else f"-{self.number:05d}-of-{self.of:05d}"
+        """The suffix of its file names: "-00002-of-00016"; empty if the job has a single shard."""
+        return "" if self.total == 1 else f"-{self.number:05d}-of-{self.total:05d}"
 
 
-def cut(count: int, size: int) -> list[Shard]:
-    """`count` samples as shards of `size`."""
-    of = -(-count // size)
-    return [Shard(k, of, range(k * size, min((k + 1) * size, count))) for k in range(of)]
+def split(count: int, size: int) -> list[Shard]:
+    """Split `count` samples into shards of `size`."""
+    total = -(-count // size)
+    return [Shard(k, total, range(k * size, min((k + 1) * size, count))) for k in range(total)]
 
 
 @dataclass(eq=False)
@@ -56,10 +57,10 @@ class Batch:
 
     Attributes:
         rows: their positions in the job.
-        samples: (N, *shape), in the model's own space.
-        nfe: (N,) evaluations of each.
-        pixels: (N, H, W, C), uint8, where pictures are wanted.
-        size: how many were made at once.
+        samples: (N, *shape), in the model's space.
+        nfe: (N,) model evaluations of each sample.
+        pixels: (N, H, W, C), uint8; None if no format needs pictures.
+        size: the batch size at which they were generated, smaller than N if memory ran out.
     """
 
     rows: range
@@ -70,7 +71,7 @@ class Batch:
 
     @classmethod
     def join(cls, parts: list[Batch]) -> Batch:
-        """Consecutive batches as one."""
+        """Join consecutive batches."""
         pixels = [part.pixels for part in parts if part.pixels is not None]
         return cls(
             range(parts[0].rows.start, parts[-1].rows.stop),
@@ -81,7 +82,7 @@ class Batch:
         )
 
     def packed(self, key: str, facts: dict[str, Any]) -> bytes:
-        """As bytes to keep, with the job's facts and a checksum of all that and of `key`, the job's."""
+        """The batch and the job's facts as bytes, after two checksums: plain, and salted with the job's `key`."""
         tensors = {"samples": self.samples.contiguous(), "nfe": torch.from_numpy(self.nfe)}
         if self.pixels is not None:
             tensors["pixels"] = torch.from_numpy(self.pixels)
@@ -89,10 +90,10 @@ class Batch:
         return hashlib.sha256(content).digest() + hashlib.sha256(key.encode() + content).digest() + content
 
     @classmethod
-    def unpacked(cls, whole: bytes, rows: range, key: str) -> Batch | None:
-        """What was packed; None where it is not whole, or another job's."""
-        about, content = about_batch(whole), whole[64:]
-        if about is None or hashlib.sha256(key.encode() + content).digest() != whole[32:64]:
+    def unpacked(cls, packed: bytes, rows: range, key: str) -> Batch | None:
+        """The batch in the bytes that `packed` returned; None if they are damaged, or another job's."""
+        about, content = batch_metadata(packed), packed[64:]
+        if about is None or hashlib.sha256(key.encode() + content).digest() != packed[32:64]:
             return None
         tensors = load(content)
         pixels = tensors.get("pixels")
@@ -106,10 +107,10 @@ class Batch:
 
 
 def read_batch(path: Path) -> bytes | None:
-    """What `packed` made and a file keeps; None if the file is not as long as its own header says.
+    """Read a file of the bytes of `Batch.packed`; None if its length differs from the length in its header.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with regular_file(path) as (file, size):
         head = file.read(72)
@@ -119,16 +120,16 @@ def read_batch(path: Path) -> bytes | None:
         head += file.read(length)
         try:
             ends = [each["data_offsets"][1] for name, each in json.loads(head[72:]).items() if name != "__metadata__"]
-            whole = size == len(head) + max(ends)
+            complete = size == len(head) + max(ends)
         except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
             return None
-        return head + file.read() if whole else None
+        return head + file.read() if complete else None
 
 
-def about_batch(whole: bytes) -> dict[str, Any] | None:
-    """The size of a packed batch and the facts of its job; None where it is not whole."""
-    content = whole[64:]
-    if hashlib.sha256(content).digest() != whole[:32]:
+def batch_metadata(packed: bytes) -> dict[str, Any] | None:
+    """The batch size and the job's facts in a packed batch; None if it is damaged."""
+    content = packed[64:]
+    if hashlib.sha256(content).digest() != packed[:32]:
         return None
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     about: dict[str, Any] = json.loads(header["__metadata__"]["sdesamplers"])
@@ -141,22 +142,22 @@ def sha256(content: bytes) -> str:
 
 
 def digest(names: Sequence[str], sums: Sequence[str]) -> str:
-    """SHA-256 of a file; of several, that of the listing that sha256sum prints of them."""
+    """The SHA-256 of a file; for several files, the SHA-256 of the listing that sha256sum prints for them."""
     if len(sums) == 1:
         return sums[0]
     return sha256("".join(f"{each}  {name}\n" for each, name in zip(sums, names, strict=True)).encode())
 
 
-def described(drafts: Sequence[Draft]) -> dict[str, Any]:
-    """What a record says of a format's files: what they were meant to be, not what a disk made of it."""
+def describe_drafts(drafts: Sequence[Draft]) -> dict[str, Any]:
+    """A record's entry for a format's files: names, size and checksum of the intended content, not of the disk's."""
     names = [each.path.name for each in drafts]
     name = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
     size = sum(each.bytes for each in drafts)
     return {"name": name, "files": len(names), "bytes": size, "sha256": digest(names, [d.sha256 for d in drafts])}
 
 
-def described_there(files: Sequence[Path], size: int) -> dict[str, Any] | None:
-    """The same of files as they are now; None where one cannot be read, or they are not `size` bytes together."""
+def describe_files(files: Sequence[Path], size: int) -> dict[str, Any] | None:
+    """The same entry for existing files; None if one cannot be read, or their sizes do not add up to `size` bytes."""
     try:
         sizes = [file.stat().st_size for file in files]
     except OSError:
@@ -168,4 +169,4 @@ def described_there(files: Sequence[Path], size: int) -> dict[str, Any] | None:
         if (found := checksum(file, its)) is None:
             return None
         drafts.append(Draft(file, file, its, found))
-    return described(drafts)
+    return describe_drafts(drafts)

@@ -1,4 +1,4 @@
-"""`stream`: samples as they are made, batch by batch."""
+"""`stream`: generate samples batch by batch."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .batches import Batches
 from .conditions import Conditions
 from .ranks import Ranks, check_part
 
-ELSEWHERE = {"start": "sample", "start_time": "sample", "gradients": "sample", "progress": "your own loop"}
-"""Words of `sample` that `stream` does not take, and where they are at home."""
+ALTERNATIVES = {"start": "sample", "start_time": "sample", "gradients": "sample", "progress": "your own loop"}
+"""Arguments of `sample` that `stream` does not accept, and what to use instead."""
 
 
 @public
@@ -35,30 +35,30 @@ def stream(
     first_index: int = 0,
     condition: Any = None,
     part: tuple[int, int] | None = None,
-    **words: Any,
+    **kwargs: Any,
 ) -> Iterator[Result]:
-    """Samples batch by batch, as many as are wanted, with no more than one batch in memory.
+    """Generate samples batch by batch, with only one batch in memory at a time.
 
     Args:
         model, sampler: as in `sample`.
-        num_samples: how many in all.
-        batch_size: how many at once; by default as many as fit (see `memory_limit`). Where memory runs out, batches are
-            halved from there on.
-        memory_limit: bytes for a batch, beside the weights, where `batch_size` is not given; half of the free ones by
-            default.
-        first_index: sample j of the stream depends on (seed, first_index + j) alone.
-        condition: one for all, or one a sample.
-        part: (k, n): only every n-th batch, from the k-th on, counted from 0; it needs a `batch_size`, which all parts
-            must share. By default each process of an accelerate or torchrun launch has its own part, and a process
-            alone has all.
-        **words: the other words of `sample`, the sampler's options among them.
+        num_samples: total number of samples.
+        batch_size: samples per batch; by default as many as fit (see `memory_limit`). If memory runs out, this and all
+            later batches are halved.
+        memory_limit: bytes for a batch, in addition to the weights, if `batch_size` is not given; by default half of
+            the free memory.
+        first_index: sample j of the stream depends only on (seed, first_index + j).
+        condition: one for all samples, or one per sample.
+        part: (k, n): generate only every n-th batch, starting with the k-th, counted from 0; requires a `batch_size`,
+            the same for all parts. By default each process of an accelerate or torchrun launch has its own part, and a
+            single process generates all batches.
+        **kwargs: the other arguments of `sample`, including the sampler's options.
 
     Yields:
         Results of `batch_size` samples each (the last may have fewer), as `sample` returns them.
 
     Raises:
-        UsageError: words that do not fit, before the first batch is made.
-        SdesamplersError: there is not enough memory for one sample at a time.
+        UsageError: invalid or conflicting arguments; raised before the first batch is generated.
+        SdesamplersError: out of memory at batch size 1.
     """
     num_samples, first_index = sample_range(num_samples, first_index)
     if memory_limit is not None:
@@ -66,10 +66,10 @@ def stream(
     if batch_size is not None:
         whole("batch_size", batch_size)
     if part is not None and batch_size is None:
-        raise UsageError("part needs batch_size, which all parts must share")
+        raise UsageError("part requires batch_size, the same for all parts")
     ranks = Ranks.here()
     part = (ranks.rank, ranks.count) if part is None else check_part(part)
-    run = prepare(model, *sorted_words(sampler, fitting(words, "stream", ELSEWHERE)))
+    run = prepare(model, *sorted_words(sampler, accepted(kwargs, "stream", ALTERNATIVES)))
     conditions = Conditions(run.model, condition, num_samples)
     if batch_size is None:
         batch_size = min(ranks.gather(memory.batch_size_for(run, conditions, memory_limit, num_samples)))
@@ -77,20 +77,20 @@ def stream(
 
 
 def results(batches: Batches, count: int, size: int, part: tuple[int, int]) -> Iterator[Result]:
-    """The batches of `stream`."""
+    """Generate the results of `stream`."""
     for first in range(0, count, size)[part[0] :: part[1]]:
         rows = range(first, min(first + size, count))
         parts = [each for each, _ in batches.make(rows)]
         with warnings.catch_warnings():
-            if first:  # once, where a batch a warning would be hundreds
+            if first:  # warn once, not for every batch
                 warnings.filterwarnings("ignore", ".* lie far outside the data range")
             result = batches.run.result(parts, batches.indices(rows), batches.conditions.of(rows))
         yield result
 
 
-def fitting(words: dict[str, Any], owner: str, elsewhere: dict[str, str]) -> dict[str, Any]:
-    """The words, where none is one that is at home elsewhere."""
-    for word in words:
-        if word in elsewhere:
-            raise UsageError(f"{owner} does not take {word}; use {elsewhere[word]}")
-    return words
+def accepted(kwargs: dict[str, Any], owner: str, alternatives: dict[str, str]) -> dict[str, Any]:
+    """Return the keyword arguments, or raise UsageError for the first one in `alternatives`."""
+    for name in kwargs:
+        if name in alternatives:
+            raise UsageError(f"{owner} does not take {name}; use {alternatives[name]}")
+    return kwargs

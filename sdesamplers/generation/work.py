@@ -1,4 +1,4 @@
-"""The work of one process on a job: its shards one after the other, written while the next are made."""
+"""The work of one process on a job: its shards in sequence, each written while the next is generated."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ import torch
 from safetensors.torch import load
 
 from ..errors import Cancelled, SdesamplersError
-from ..io.files import Draft, read, telling
+from ..io.files import Draft, file_errors, read
 from ..sampling.loop import Event
 from ..sampling.prepared import warn_if_far
 from .batches import Batches
 from .formats import SCORES, Format, Labels
 from .identity import Facts, environment
 from .job import JobFolder
-from .progress import EVERY, Log, Progress
+from .progress import INTERVAL, Log, Progress
 from .ranks import Ranks
-from .shards import Batch, Shard, described, sha256
+from .shards import Batch, Shard, describe_drafts, sha256
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Work:
-    """A job, and how its samples are made and stored.
+    """A job, and how its samples are generated and stored.
 
     Attributes:
-        job: its folder.
-        shards: all of them.
-        formats: by name.
-        labels: what is written beside samples.
-        batches: makes samples.
-        size: of a batch, as the shards are cut.
-        pictures: whether `batches` makes pixels of samples.
-        log: of events.
+        job: the job's folder.
+        shards: all shards of the job.
+        formats: output formats by name.
+        labels: metadata that is stored with the samples.
+        batches: generates the samples.
+        size: the job's batch size, by which shards are divided.
+        pictures: True if `batches` also returns the pixels of samples.
+        log: the event log.
     """
 
     job: JobFolder
@@ -55,7 +55,7 @@ class Work:
     log: Log
 
     def run(self, ranks: Ranks, part: tuple[int, int], shown: bool, stop: threading.Event) -> int:
-        """Make this process's share of what is missing; returns how many samples it made.
+        """Generate this process's share of the missing samples; return the number that it generated.
 
         Raises:
             Cancelled: `stop` was set.
@@ -81,11 +81,11 @@ class Work:
         return made
 
     def _check(self, shards: Sequence[Shard], stop: threading.Event) -> list[int]:
-        """The numbers of those shards that are whole; all others are open again, and what a killed run left is gone."""
+        """Return the numbers of the intact shards; reopen all others, and remove the remains of killed runs."""
         whole = []
         for shard in shards:
             if stop.is_set():
-                raise Cancelled("stopped while the files were checked")
+                raise Cancelled("stopped while files were being checked")
             if self.job.is_whole(shard, self.formats, self.labels):
                 whole.append(shard.number)
             else:
@@ -94,13 +94,13 @@ class Work:
         return whole
 
     @property
-    def standing(self) -> str:
-        """How much is finished."""
+    def progress_summary(self) -> str:
+        """The number of finished shards, for messages."""
         done = sum(self.job.read_record(shard) is not None for shard in self.shards)
         return f"{done} of {len(self.shards)} shards in {self.job.path} are finished"
 
     def finish(self, scorer: FeatureScorer | None) -> Facts | None:
-        """Score and sum up, where every shard is finished."""
+        """Write the scores and the manifest if every shard is finished; None otherwise."""
         if any(self.job.read_record(shard, strict=True) is None for shard in self.shards):
             return None
         if scorer is not None:
@@ -108,7 +108,7 @@ class Work:
         return self.job.write_manifest(self.shards)
 
     def _make(self, shard: Shard, writer: Writer, bar: Progress) -> int:
-        """Make a shard's samples and have them written; returns how many were not kept from an earlier run."""
+        """Generate a shard and queue its writing; return the number of samples not kept from an earlier run."""
         parts, made = [], 0
         for rows in shard.batches(self.size):
             batch = self.job.kept(shard, rows)
@@ -125,20 +125,20 @@ class Work:
 
     def _sample(self, rows: range, bar: Progress) -> Batch:
         begun, planned, run = time.perf_counter(), self._planned, self.batches.run
-        told = 0.0
+        reported = 0.0
 
         def advance(event: Event) -> None:
-            nonlocal told
+            nonlocal reported
             step = len(event.x) / planned if planned else 0.0
-            step = min(step, len(rows) - told)  # batches that memory did not hold are counted once
-            told += step
+            step = min(step, len(rows) - reported)  # count repeated batches once after memory ran out
+            reported += step
             bar.advance(step)
 
         made = self.batches.make(rows, advance)
-        bar.advance(len(rows) - told)
+        bar.advance(len(rows) - reported)
         samples, nfe = torch.cat([part.samples for part, _ in made]), np.concatenate([part.nfe for part, _ in made])
-        pixels = np.concatenate([look for _, look in made]) if self.pictures else None
-        if rows.start == 0:  # once, where a batch a warning would be hundreds
+        pixels = np.concatenate([each for _, each in made]) if self.pictures else None
+        if rows.start == 0:  # warn once, not for every batch
             warn_if_far(samples, run.model, run.recipe)
         facts = {"first": self.labels.index(rows.start), "count": len(rows), "nfe": int(nfe.sum())}
         self.log("batch", **facts, seconds=time.perf_counter() - begun)
@@ -153,7 +153,7 @@ class Work:
         return environment(self.batches.run.model)
 
     def _store(self, shard: Shard, parts: list[Batch]) -> None:
-        """Write a shard, note that it is finished, and drop what was kept of it; in the writer's thread."""
+        """Write a shard and its record, and remove its kept batches; runs in the writer's thread."""
         whole = Batch.join(parts)
         drafts: dict[str, list[Draft]] = {name: [] for name in self.formats}
         try:
@@ -169,7 +169,7 @@ class Work:
             "first_index": self.labels.index(shard.rows.start),
             "count": len(shard.rows),
             "nfe": {"total": int(whole.nfe.sum()), "largest": int(whole.nfe.max())},
-            "files": {name: described(those) for name, those in drafts.items()},
+            "files": {name: describe_drafts(written) for name, written in drafts.items()},
         }
         if halved := [batch.size for batch in parts if batch.size < len(batch.rows)]:
             record["batch_size"] = min(halved)
@@ -180,31 +180,31 @@ class Work:
         self.log("shard", shard=shard.number, count=len(shard.rows))
 
     def _await(self, todo: Sequence[Shard], bar: Progress, stop: threading.Event) -> None:
-        """Stay until the others are done or gone, to show their progress; no work of this process depends on it."""
+        """Wait until the other processes have finished or died, only to show their progress."""
         while bar.others_at_work() and any(self.job.read_record(shard) is None for shard in todo):
-            bar.tell()
-            if stop.wait(EVERY):
-                raise Cancelled("stopped while the other processes were at work")
+            bar.update()
+            if stop.wait(INTERVAL):
+                raise Cancelled("stopped while the other processes were working")
 
     def _score(self, scorer: FeatureScorer) -> Facts:
-        """The whole job's features against the reference; they are joined in the samples' order, whoever made them."""
+        """Score the features of the whole job, joined in the order of samples."""
         score = scorer.score_features(torch.cat([self._features(shard) for shard in self.shards]).numpy())
         numbers = {"frechet": score.frechet, "sliced_wasserstein": score.sliced_wasserstein}
-        # Six digits: the last ones depend on how many threads there are.
+        # Six digits: the last ones depend on the number of threads.
         return {"count": score.count, "scorer": scorer.description} | {
             k: float(f"{v:.6g}") for k, v in numbers.items() if v is not None
         }
 
     def _features(self, shard: Shard) -> torch.Tensor:
         (file,) = self.formats["features"].files(self.job.path, shard, self.labels)
-        with telling(file, "could not be read"):
+        with file_errors(file, "could not be read"):
             content = read(file, 2**40)
         record = self.job.read_record(shard, strict=True)
         if record is None or sha256(content) != record["files"]["features"]["sha256"]:
-            raise SdesamplersError(f"{file} is not what was written to it")
+            raise SdesamplersError(f"{file} has changed since it was written")
         return load(content)["features"]
 
 
 def count(shards: Sequence[Shard]) -> int:
-    """How many samples are in them."""
+    """The number of samples in these shards."""
     return sum(len(shard.rows) for shard in shards)

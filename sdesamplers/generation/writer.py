@@ -1,4 +1,4 @@
-"""Files written by a thread of their own, while the next samples are made."""
+"""A thread that writes files while the next samples are generated."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Task = Callable[[], None]
 
 
 class Writer:
-    """Does tasks one after the other in a thread; an error in one is raised to whoever gives the next or closes.
+    """Runs tasks in order in a thread; the error of a task is raised by the next `put` or `close`.
 
     Args:
-        waiting: how many tasks may wait, each with its samples in memory; more block the caller.
+        waiting: maximum number of queued tasks, each with its samples in memory; beyond it `put` blocks.
     """
 
     def __init__(self, waiting: int = 2) -> None:
@@ -25,12 +25,12 @@ class Writer:
         self._thread.start()
 
     def put(self, task: Task) -> None:
-        """Do a task later."""
+        """Queue a task."""
         self._raise()
         self._tasks.put(task)
 
     def close(self) -> None:
-        """Wait until all is done."""
+        """Wait until all tasks are done."""
         if self._thread.is_alive():
             self._tasks.put(None)
             self._thread.join()
@@ -45,7 +45,7 @@ class Writer:
         if error is None:
             self.close()
             return
-        with suppress(Exception):  # what was made before the run was stopped is kept; its error is the one to tell
+        with suppress(Exception):  # finished samples are still written; the error that ended the run wins
             self.close()
 
     def _work(self) -> None:

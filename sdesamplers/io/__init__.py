@@ -1,9 +1,9 @@
-"""What crosses the border of the process: files, pictures, data sets, text, the terminal.
+"""Input and output: files, pictures, data sets, text, the terminal.
 
-files.py     files that are written whole or not at all
-reading.py   pictures and arrays, read with bounds
-datasets.py  data for a model, from folders and arrays
+files.py     atomic, durable file writes; reads of regular files only
+reading.py   pictures and arrays from untrusted files, in bounded time and memory
+datasets.py  data for a model, from folders, files and arrays
 images.py    samples as pictures
-text.py      what others say, as text that a terminal does not obey
+text.py      untrusted text made safe for a terminal
 terminal.py  progress bars
 """

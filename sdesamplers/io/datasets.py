@@ -1,4 +1,4 @@
-"""Reading data for a model: pictures, arrays and tensors from files, in the model's range."""
+"""Data for a model: pictures, arrays and tensors from files, converted to the model's range."""
 
 from __future__ import annotations
 
@@ -14,29 +14,32 @@ from torch import Tensor
 
 from ..errors import UnknownNameError, UsageError
 from ..models.base import Model
-from .reading import pixels, read_array, read_picture, regular, whole_levels
+from .reading import check_levels, pixels, read_array, read_picture, regular_path
 from .text import one_line, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 Data: TypeAlias = "Tensor | np.ndarray | Image | Sequence[Image]"
-"""What functions of data take: floating-point numbers (N, *shape) in the model's range, or pictures."""
+"""Data arguments: floating-point numbers (N, *shape) in the model's range, or PIL images."""
 
 FAR = 16.0
-"""Distance from the middle of the data range, in its half widths, beyond which data cannot be meant: pixels from 0 to
-255 go there, noise of the range's own width never does."""
+"""Distance from the middle of the data range, in half widths of the range, beyond which data are refused as being in
+other units: pixels from 0 to 255 reach it, noise as wide as the range never does."""
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 EMBEDDED = {"fashion-mnist-test": (Path(__file__).parent.parent / "assets" / "fashion-mnist-test" / "images.png", 28)}
-"""Sets that ship with the library: a sheet of pictures, and the side of each."""
-SHOWN = f"a folder or file of pictures ({', '.join(PICTURES)}), .npy, .safetensors, or {', '.join(EMBEDDED)}"
+"""Data sets that ship with the library: a sheet of pictures, and the side of each picture in pixels."""
+ACCEPTED = f"a folder or file of pictures ({', '.join(PICTURES)}), .npy, .safetensors, or {', '.join(EMBEDDED)}"
 
 
 def as_states(model: Model, x: Any, what: Literal["data", "latents"]) -> Tensor:
-    """x as floating-point states (N, *shape) of a model, or a UsageError that says what it should have been.
+    """Return x as floating-point states (N, *shape) of a model.
 
-    Data may also be PIL images of the model's size, and must not lie far outside the model's range.
+    Data may also be PIL images of the model's size.
+
+    Raises:
+        UsageError: another type or shape, NaN or infinity, or data far outside the model's range.
     """
     pictures = pictures_in(x) if what == "data" else None
     if pictures is not None:
@@ -49,68 +52,68 @@ def as_states(model: Model, x: Any, what: Literal["data", "latents"]) -> Tensor:
     if tuple(x.shape[1:]) != model.shape or not x.is_floating_point() or not len(x):
         raise UsageError(f"{what} must be {wanted}, not {x.dtype} of shape {tuple(x.shape)}{advice(model, x, what)}")
     if not bool(x.detach().isfinite().all()):
-        raise UsageError(f"{what} hold NaN or infinity")
+        raise UsageError(f"{what} contain NaN or infinity")
     if what == "data" and model.data_range is not None:
         check_range(x, model.data_range)
     return x
 
 
 def advice(model: Model, x: Tensor, what: str) -> str:
-    """What would make states of these numbers; "" where nothing is known."""
+    """Advice on converting x to states, for messages; "" if there is none."""
     if what == "data" and not x.is_floating_point() and model.data_range is not None:
         low, high = model.data_range
         return (
-            f"; whole numbers from 0 to 255 come into the model's range [{low:g}, {high:g}] by "
-            f"{scaling(model.data_range)}, and PIL images are taken as they are"
+            f"; scale whole numbers from 0 to 255 to the model's range [{low:g}, {high:g}] by "
+            f"{scaling(model.data_range)}, or pass PIL images"
         )
-    return "; give a single sample as x[None]" if tuple(x.shape) == model.shape else ""
+    return "; pass a single sample as x[None]" if tuple(x.shape) == model.shape else ""
 
 
 def check_range(x: Tensor, data_range: tuple[float, float]) -> None:
-    """Raise where data reach so far out of the range that they must be in other units."""
+    """Raise UsageError if data lie so far outside the range that they must be in other units."""
     low, high = data_range
     least, most = (float(v) for v in x.detach().aminmax())
     if max(most - (low + high) / 2, (low + high) / 2 - least) > FAR * (high - low) / 2:
         raise UsageError(
-            f"data reach from {least:g} to {most:g}, far outside the model's range [{low:g}, {high:g}]; pixels from 0 "
-            f"to 255 come into it by {scaling(data_range)}"
+            f"data lie between {least:g} and {most:g}, far outside the model's range [{low:g}, {high:g}]; scale pixels "
+            f"from 0 to 255 by {scaling(data_range)}"
         )
 
 
 def read_data(source: str | Path, model: Model, *, limit: int | None = None) -> tuple[Tensor, list[str]]:
-    """Data (N, *shape) for a model, float32 in its range, and a name for each.
+    """Read data (N, *shape) for a model, float32 in its range, and a name for each sample.
 
-    Pictures and whole numbers from 0 to 255 are scaled to the model's range; floating-point arrays are taken as they
-    are. Pictures must have the model's size; they are read in its number of channels, of 8 or 16 bits, turned as their
-    Exif orientation says. Names that are not UTF-8 are spelt out.
+    Pictures and whole numbers from 0 to 255 are scaled to the model's range; floating-point arrays are used unchanged.
+    Pictures must have the model's size; they have 8 or 16 bits, are converted to the model's number of channels and
+    rotated according to their Exif orientation. Bytes of file names that are not UTF-8 are escaped.
 
     Args:
         source: a folder or file of pictures, an .npy or .safetensors file (its only tensor, or "samples"), or the name
-            of an embedded set.
-        model: which the data are for.
-        limit: read no more than the first so many.
+            of an embedded data set.
+        model: the model that the data are for.
+        limit: maximum number of samples; the first ones are read.
 
     Raises:
-        UsageError: nothing there, or data of another shape.
+        UsageError: no such data, an unreadable file, or data of another shape or type.
     """
     path = Path(source).expanduser()
     if str(source) in EMBEDDED:
         return _sheet(*EMBEDDED[str(source)], model, limit)
     if not _exists(path):
-        raise UnknownNameError("data set", printable(source), EMBEDDED, f"; nor is it {SHOWN}")
+        raise UnknownNameError("data set", printable(source), EMBEDDED, f"; nor is it {ACCEPTED}")
     if path.is_dir():
         files = _listed_pictures(path)[:limit]
         return _pictures(files, model), [printable(file.name) for file in files]
     if path.suffix.lower() in PICTURES:
         return _pictures([path], model), [printable(path.name)]
-    data = _array(regular(path), model, limit)
+    data = _array(regular_path(path), model, limit)
     return data, [str(k) for k in range(len(data))]
 
 
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError):  # a name that is too long, or a folder that may not be searched
+    except (OSError, ValueError):  # a name that is too long, or a folder without search permission
         return False
 
 
@@ -125,14 +128,14 @@ def _listed_pictures(folder: Path) -> list[Path]:
 
 
 def _array(path: Path, model: Model, limit: int | None) -> Tensor:
-    """The numbers of an .npy or .safetensors file, float32 in the model's range."""
+    """The data in an .npy or .safetensors file, float32 in the model's range."""
     name = printable(path)
     if path.suffix == ".npy":
         found = read_array(path)
         _check_shape(found.shape, model, name)
         part = found[:limit]
         if found.dtype.kind != "f" and part.size:
-            whole_levels(part, name)
+            check_levels(part, name)
         values = torch.from_numpy(np.array(part, dtype=np.float32))
         whole = found.dtype.kind != "f"
     elif path.suffix == ".safetensors":
@@ -141,19 +144,19 @@ def _array(path: Path, model: Model, limit: int | None) -> Tensor:
         tensor = tensor[:limit]
         whole = not tensor.is_floating_point()
         if whole and (tensor.dtype == torch.bool or tensor.is_complex()):
-            raise UsageError(f"{name} holds {tensor.dtype}, and real numbers are needed")
+            raise UsageError(f"{name} holds {tensor.dtype} values; real numbers are required")
         if whole and len(tensor):
-            whole_levels(tensor, name)
+            check_levels(tensor, name)
         values = tensor.float()
     else:
-        raise UsageError(f"{name} is not {SHOWN}")
+        raise UsageError(f"{name} is not {ACCEPTED}")
     return scaled_to(values, model) if whole else values
 
 
 def _check_shape(shape: Sequence[int], model: Model, name: str) -> None:
     if tuple(shape[1:]) != model.shape or not shape[0]:
         found = tuple(shape) if len(shape) < 10 else f"an array of {len(shape)} dimensions"
-        raise UsageError(f"{name} holds {found}, and this model takes (N, {_listed(model.shape)}), N at least 1")
+        raise UsageError(f"{name} holds {found}; this model requires (N, {_joined(model.shape)}), N at least 1")
 
 
 def _only_tensor(path: Path, name: str) -> Tensor:
@@ -164,23 +167,23 @@ def _only_tensor(path: Path, name: str) -> Tensor:
         raise UsageError(f"{name} is not a readable .safetensors file ({one_line(error)[:200]})") from None
     if len(tensors) != 1 and "samples" not in tensors:
         held = printable(", ".join(sorted(tensors)[:6])) or "nothing"
-        raise UsageError(f"{name} holds {held}; one tensor, or one named samples, is needed")
+        raise UsageError(f"{name} holds {held}; it must hold a single tensor, or one named samples")
     return tensors["samples"] if "samples" in tensors else next(iter(tensors.values()))
 
 
 def _pictures(files: list[Path], model: Model) -> Tensor:
-    mode, size = _mode(model, "give an .npy or .safetensors file")
+    mode, size = _mode(model, "pass an .npy or .safetensors file")
     found = [read_picture(file, mode, size) for file in files]
     return _data(found, model)
 
 
 def _data(pictures: list[np.ndarray], model: Model) -> Tensor:
-    """Pictures' pixels (H, W, C) as data (N, C, H, W) in the model's range."""
+    """Pixels (H, W, C) of each picture as data (N, C, H, W) in the model's range."""
     return scaled_to(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous(), model)
 
 
 def pictures_in(x: Any) -> list[Image] | None:
-    """x as a list, where it is a PIL image or a sequence of them; None where it is anything else."""
+    """Return a PIL image or a sequence of them as a list; None for anything else."""
     if isinstance(x, Tensor | np.ndarray):
         return None
     from PIL.Image import Image  # only pictures need it
@@ -190,20 +193,20 @@ def pictures_in(x: Any) -> list[Image] | None:
 
 
 def from_pictures(pictures: Sequence[Image], model: Model) -> Tensor:
-    """PIL images as data (N, *shape) for a model, float32 in its range, read in its number of channels.
+    """Convert PIL images to data (N, *shape) for a model, float32 in its range, with its number of channels.
 
     Raises:
-        UsageError: pictures of another size than the model's, or a model that is not one of pictures.
+        UsageError: a picture of another size than the model's, or a model whose samples are not pictures.
     """
-    mode, size = _mode(model, "give floating-point numbers of that shape")
+    mode, size = _mode(model, "pass floating-point numbers of that shape")
     return _data([pixels(picture, mode, size, f"picture {k}") for k, picture in enumerate(pictures)], model)
 
 
 def _mode(model: Model, advice: str) -> tuple[str, tuple[int, int]]:
-    """PIL's name for pictures with a model's number of channels, and their width and height."""
+    """PIL's mode for a model's number of channels, and the model's (width, height)."""
     mode = {1: "L", 3: "RGB", 4: "RGBA"}.get(model.shape[0]) if len(model.shape) == 3 else None
     if mode is None:
-        raise UsageError(f"this model's samples {model.shape} are no pictures; {advice}")
+        raise UsageError(f"this model's samples, of shape {model.shape}, are not pictures; {advice}")
     return mode, (model.shape[2], model.shape[1])
 
 
@@ -214,31 +217,29 @@ def _sheet(file: Path, side: int, model: Model, limit: int | None) -> tuple[Tens
     rows, columns = sheet.shape[0] // side, sheet.shape[1] // side
     cut = sheet.reshape(rows, side, columns, side).swapaxes(1, 2).reshape(-1, 1, side, side)[:limit]
     if tuple(cut.shape[1:]) != model.shape:
-        raise UsageError(
-            f"{file.parent.name} holds pictures {tuple(cut.shape[1:])}, and this model takes {model.shape}"
-        )
+        raise UsageError(f"{file.parent.name} holds pictures {tuple(cut.shape[1:])}; this model requires {model.shape}")
     return scaled_to(torch.from_numpy(cut.copy()), model), [str(k) for k in range(len(cut))]
 
 
 def scaled_to(pixels: Tensor, model: Model) -> Tensor:
-    """Whole numbers 0 to 255 in a model's range, as float32.
+    """Scale whole numbers from 0 to 255 to a model's data range, as float32.
 
     Raises:
-        UsageError: the model has no range.
+        UsageError: the model has no data range.
     """
     if model.data_range is None:
         raise UsageError(
-            "this model has no data range, so whole numbers cannot be scaled to it; give floating-point data"
+            "this model has no data range, so whole numbers cannot be scaled to it; pass floating-point data"
         )
     low, high = model.data_range
     return pixels.float() * ((high - low) / 255) + low
 
 
 def scaling(data_range: tuple[float, float]) -> str:
-    """What `scaled_to` does, for messages: "x * 2 / 255 - 1"."""
+    """The formula of `scaled_to`, for messages: "x * 2 / 255 - 1"."""
     low, high = data_range
     return f"x * {high - low:g} / 255" + (f" {'-' if low < 0 else '+'} {abs(low):g}" if low else "")
 
 
-def _listed(shape: Any) -> str:
+def _joined(shape: Any) -> str:
     return ", ".join(map(str, shape))

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all, and so that a power cut does not undo it; reading what may not be a file."""
+"""Atomic file writes that survive a power cut, and reads that refuse anything but regular files."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from typing import Any, BinaryIO
 from ..errors import SdesamplersError, UsageError
 
 Content = bytes | str | Callable[[Path], Any]
-"""Of a file: itself, or what writes it to the path that it is given."""
-SYNCS = 16
-"""Files synced at once: file systems with a journal then write it once for all of them."""
-UNSYNCED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
-"""What a file system says that cannot sync this; there is nothing more to be done there."""
-READ = 2**28
-"""Bytes that are read of a file at most, where nothing says how large it should be."""
+"""Content of a file: bytes, text, or a function that writes it to the path that it receives."""
+SYNC_THREADS = 16
+"""Files synced at once; a journaling file system then commits its journal once for all of them."""
+SYNC_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+"""Error numbers of file systems that do not support syncing; they are ignored."""
+READ_LIMIT = 2**28
+"""Default maximum size of a file that is read, in bytes."""
 
 
 @contextmanager
-def telling(path: str | Path, what: str = "could not be written") -> Iterator[None]:
-    """Raise an OSError inside as a SdesamplersError of one sentence that names the path."""
+def file_errors(path: str | Path, what: str = "could not be written") -> Iterator[None]:
+    """Convert an OSError in the context to a SdesamplersError with the message "PATH WHAT: reason"."""
     try:
         yield
     except OSError as error:
@@ -36,7 +36,11 @@ def telling(path: str | Path, what: str = "could not be written") -> Iterator[No
 
 
 def make_folder(folder: str | Path) -> Path:
-    """Create an output folder, or say why it cannot be."""
+    """Create an output folder.
+
+    Raises:
+        UsageError: the folder cannot be created or is not writable.
+    """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -48,8 +52,8 @@ def make_folder(folder: str | Path) -> Path:
 
 
 def make_lasting_folder(folder: Path) -> Path:
-    """`make_folder`, with every folder made on the way synced into the one that it lies in."""
-    with telling(folder):
+    """`make_folder`, which also syncs the parent of every folder that it creates."""
+    with file_errors(folder):
         made = [place for place in (folder, *folder.parents) if not place.exists()]
     make_folder(folder)
     for place in made:
@@ -59,15 +63,15 @@ def make_lasting_folder(folder: Path) -> Path:
 
 @contextmanager
 def output_folder(folder: str | Path) -> Iterator[Path]:
-    """An output folder for a piece of work; if the work fails, the empty folders made for it are removed again."""
+    """Create an output folder for the body; if the body fails, remove the folders created for it that are empty."""
     folder = Path(folder)
-    with telling(folder, "cannot be looked up"):
+    with file_errors(folder, "cannot be accessed"):
         made = [place for place in (folder, *folder.parents) if not place.exists()]
     make_folder(folder)
     try:
         yield folder
     except BaseException:
-        with suppress(OSError):  # a folder that holds something stays
+        with suppress(OSError):  # the folder is not empty
             for place in made:
                 place.rmdir()
         raise
@@ -75,13 +79,14 @@ def output_folder(folder: str | Path) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Draft:
-    """A whole file that does not have its name yet.
+    """A complete file under a temporary name.
 
     Attributes:
-        path: its name, once it is committed.
-        temporary: where it is until then.
-        bytes, sha256: of the content that was meant, whatever a disk made of it; of a content that wrote itself, of
-            what is there.
+        path: its final path, once it is committed.
+        temporary: its path until then.
+        bytes: size of the content.
+        sha256: checksum of the content. For bytes and text, both are those of the intended content, even if the disk
+            corrupts it; for content written by a function, those of the file.
     """
 
     path: Path
@@ -90,21 +95,21 @@ class Draft:
     sha256: str
 
     def commit(self) -> None:
-        """Give it its name, in place of what has it. The folder is not synced."""
-        with telling(self.path):
+        """Move it to its final path, replacing any file there. The folder is not synced."""
+        with file_errors(self.path):
             os.replace(self.temporary, self.path)
 
     def drop(self) -> None:
-        """Remove it, unless it was committed."""
+        """Remove the temporary file, unless it was committed."""
         with suppress(OSError):
             os.unlink(self.temporary)
 
 
 def draft(path: Path, content: Content) -> Draft:
-    """Write `content` beside `path`; see `sync`, then `Draft.commit`."""
+    """Write `content` to a temporary file beside `path`; then call `sync` and `Draft.commit`."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{path.suffix}")
     try:
-        with telling(path):
+        with file_errors(path):
             size, sha256 = _fill(temporary, content)
     except BaseException:
         with suppress(OSError):
@@ -129,24 +134,24 @@ def _fill(temporary: Path, content: Content) -> tuple[int, str]:
 
 
 def sync(drafts: Sequence[Draft]) -> None:
-    """Wait until the drafts' contents are on the disk."""
+    """Flush the contents of the drafts to disk."""
     if len(drafts) == 1:
         _sync_draft(drafts[0])
         return
-    with ThreadPoolExecutor(SYNCS) as pool:
+    with ThreadPoolExecutor(SYNC_THREADS) as pool:
         list(pool.map(_sync_draft, drafts))
 
 
 def _sync_draft(each: Draft) -> None:
-    with telling(each.path):
+    with file_errors(each.path):
         _sync(each.temporary, os.O_RDWR)
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    if os.name == "nt":  # where folders cannot be opened, and names are synced with their files
+    """Flush the entries of a folder to disk."""
+    if os.name == "nt":  # Windows cannot open folders, and syncs names with their files
         return
-    with telling(folder):
+    with file_errors(folder):
         _sync(folder, os.O_RDONLY)
 
 
@@ -155,19 +160,19 @@ def _sync(path: Path, flags: int) -> None:
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno not in UNSYNCED:
+        if error.errno not in SYNC_UNSUPPORTED:
             raise
     finally:
         os.close(handle)
 
 
-def write(path: Path, content: Content, allowed: Callable[[], Any] = lambda: None) -> Path:
-    """Write `content` beside `path`, sync it, move it into place and sync the folder.
+def write(path: Path, content: Content, before_commit: Callable[[], Any] = lambda: None) -> Path:
+    """Write a file atomically: to a temporary file, which is synced and moved to `path`; then sync the folder.
 
     Args:
-        path: of the file.
-        content: bytes, text, or a function that writes to the path that it is given.
-        allowed: called just before the file is moved; what it raises leaves `path` as it was.
+        path: the file's path.
+        content: bytes, text, or a function that writes to the path that it receives.
+        before_commit: called just before the file is moved; if it raises, `path` is left unchanged.
 
     Raises:
         SdesamplersError: the file could not be written.
@@ -175,7 +180,7 @@ def write(path: Path, content: Content, allowed: Callable[[], Any] = lambda: Non
     made = draft(path, content)
     try:
         sync([made])
-        allowed()
+        before_commit()
         made.commit()
     finally:
         made.drop()
@@ -185,10 +190,10 @@ def write(path: Path, content: Content, allowed: Callable[[], Any] = lambda: Non
 
 @contextmanager
 def regular_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
-    """A regular file open for reading, and its size; never waits for a pipe.
+    """Open a regular file for reading; yield it and its size. Never blocks on a pipe.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: the file cannot be opened, or is not a regular file.
     """
     handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     try:
@@ -201,25 +206,25 @@ def regular_file(path: Path) -> Iterator[tuple[BinaryIO, int]]:
         os.close(handle)
 
 
-def read(path: Path, most: int = READ) -> bytes:
+def read(path: Path, max_bytes: int = READ_LIMIT) -> bytes:
     """The content of a regular file.
 
     Raises:
-        OSError: it cannot be read, is no regular file, or is larger than `most` bytes.
+        OSError: the file cannot be read, is not a regular file, or is larger than `max_bytes`.
     """
     with regular_file(path) as (file, size):
-        if size > most:
-            raise OSError(errno.EFBIG, f"larger than {most} bytes", str(path))
+        if size > max_bytes:
+            raise OSError(errno.EFBIG, f"larger than {max_bytes} bytes", str(path))
         return file.read(size)
 
 
 def names_in(folder: Path) -> list[str]:
-    """The names in a folder, sorted; none if there is no such folder.
+    """The sorted names in a folder; empty if the folder does not exist.
 
     Raises:
-        SdesamplersError: it cannot be read.
+        SdesamplersError: the folder cannot be read.
     """
-    with telling(folder, "could not be read"):
+    with file_errors(folder, "could not be read"):
         try:
             return sorted(os.listdir(folder))
         except FileNotFoundError:
@@ -227,17 +232,17 @@ def names_in(folder: Path) -> list[str]:
 
 
 def remove(path: Path) -> None:
-    """Remove a file that may be gone already.
+    """Remove a file if it exists.
 
     Raises:
-        SdesamplersError: it cannot be removed.
+        SdesamplersError: the file cannot be removed.
     """
-    with telling(path, "could not be removed"):
+    with file_errors(path, "could not be removed"):
         path.unlink(missing_ok=True)
 
 
 def checksum(path: Path, size: int) -> str | None:
-    """SHA-256 of a regular file, read piece by piece; None if it cannot be read or is not of `size` bytes."""
+    """SHA-256 of a regular file, read in chunks; None if it cannot be read or its size is not `size` bytes."""
     whole = hashlib.sha256()
     try:
         with regular_file(path) as (file, found):

@@ -1,4 +1,4 @@
-"""Tensors to pictures."""
+"""Conversion of tensors to pictures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def to_bytes(samples: Tensor, data_range: tuple[float, float] | None) -> np.ndarray:
-    """Samples (N, C, H, W) in `data_range` ((-1, 1) if None) to uint8 (N, H, W, C), clipped and rounded."""
+    """Convert samples (N, C, H, W) in `data_range`, by default (-1, 1), to uint8 (N, H, W, C), rounded and clipped."""
     if samples.dim() != 4 or samples.shape[1] not in (1, 3, 4):
         raise UsageError(f"samples of shape {tuple(samples.shape[1:])} are not images of 1, 3 or 4 channels")
     low, high = data_range or (-1.0, 1.0)
@@ -26,14 +26,14 @@ def to_bytes(samples: Tensor, data_range: tuple[float, float] | None) -> np.ndar
 
 
 def to_images(samples: Tensor, data_range: tuple[float, float] | None) -> list[Image]:
-    """PIL images of samples (N, C, H, W)."""
+    """Convert samples (N, C, H, W) in `data_range`, by default (-1, 1), to PIL images."""
     from PIL import Image  # only pictures need it
 
     return [Image.fromarray(p[..., 0] if p.shape[-1] == 1 else p) for p in to_bytes(samples, data_range)]
 
 
 def grid(images: list[Image], columns: int | None = None, scale: int | None = None, gap: int = 2) -> Image:
-    """Tile images of one size; `columns` defaults to a square, `scale` to a magnification that can be seen."""
+    """Tile images of one size; by default in a square, magnified to about 96 pixels if they are smaller."""
     from PIL import Image  # only pictures need it
 
     columns = columns or math.ceil(math.sqrt(len(images)))

@@ -1,4 +1,4 @@
-"""What the terminal shows: progress bars."""
+"""Terminal output with rich: a console for untrusted text, and progress bars."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ if TYPE_CHECKING:
 
 
 def console(**options: Any) -> Console:
-    """A console of rich's that takes text for text: no markup, no emoji codes, no orders for the terminal."""
+    """A rich console that prints text literally: no markup, no emoji codes, no control sequences."""
     from rich.console import Console  # only a terminal needs it
     from rich.text import Text  # only a terminal needs it
 
     class Plain(Console):
-        """Every string that is printed is made printable first."""
+        """Console that makes every string printable first."""
 
-        def render_str(self, text: str, **words: Any) -> Text:
-            """Text, without what would be obeyed."""
-            return super().render_str(printable(text), **{**words, "markup": False, "emoji": False})
+        def render_str(self, text: str, **kwargs: Any) -> Text:
+            """Render text literally, without control characters."""
+            return super().render_str(printable(text), **{**kwargs, "markup": False, "emoji": False})
 
     return Plain(markup=False, emoji=False, highlight=False, **options)
 
 
 @contextmanager
 def counting_bar(label: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error; what it yields is called with how many units more are done."""
+    """A progress bar on standard error; call the yielded function with the number of units done since the last call."""
     # only a terminal needs it
     from rich.progress import (
         BarColumn,
@@ -62,13 +62,13 @@ def evaluation_bar(label: str, total: int | None) -> Iterator[Callable[[Any], No
 
 @contextmanager
 def samples_bar(label: str, total: int, done: int) -> Iterator[Callable[[float], None]]:
-    """A progress bar over samples, with their rate; what it yields is called with how many there are by now."""
+    """A progress bar over samples, with their rate; call the yielded function with the number done so far."""
     # only a terminal needs it
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
     from rich.text import Text  # only a terminal needs it
 
     class Rate(ProgressColumn):
-        """Samples a second, and the time left at that rate."""
+        """Samples per second, and the time left at that rate."""
 
         def render(self, task: Task) -> Text:
             if not task.speed:

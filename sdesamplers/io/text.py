@@ -1,4 +1,4 @@
-"""What files, plugins and models say is text: it is shown, and never obeyed."""
+"""Untrusted text from files, plugins and models, made safe to print: control characters are escaped."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 KEPT = "\n\t"
 UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode's categories of characters that are not seen, but may move the cursor, turn the writing direction, or be half
-of a character that is not UTF-8."""
+"""Unicode categories of invisible characters, which may move the cursor, change the writing direction, or be
+surrogates of bytes outside UTF-8."""
 
 
 def printable(text: Any) -> str:
-    """Text in which what a terminal would obey is spelt out: `\\x1b` for escape, `\\xff` for a byte outside UTF-8."""
+    """Text with control characters escaped: `\\x1b` for escape, `\\xff` for a byte outside UTF-8."""
     text = str(text)
     return text if text.isprintable() else "".join(_seen(character) for character in text)
 
@@ -21,7 +21,7 @@ def _seen(character: str) -> str:
     if character in KEPT or character.isprintable() or unicodedata.category(character) not in UNSEEN:
         return character
     number = ord(character)
-    if 0xDC80 <= number <= 0xDCFF:  # how Python holds bytes of file names that are not UTF-8
+    if 0xDC80 <= number <= 0xDCFF:  # Python's surrogate escapes for bytes of file names that are not UTF-8
         return f"\\x{number - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
 

@@ -84,7 +84,7 @@ def check_refused(ran: Ran, code: int, *parts: str) -> None:
     assert ran.err.count("\n") == 1
     assert ran.err.endswith("\n")
     assert "Traceback" not in ran.err
-    assert "a bug of sdesamplers" not in ran.err
+    assert "a bug in sdesamplers" not in ran.err
     assert ran.out == ""
     for part in parts:
         assert part in ran.err
@@ -152,7 +152,7 @@ def test_info_begins_with_what_runs(run: Any) -> None:
 
     assert printed("DPM++ 2M SDE Karras").splitlines()[0] == "runs dpmpp-2m-sde on karras, brownian noise"
     assert printed("edm").splitlines()[0] == "runs heun on karras, 18 steps"
-    assert printed("ode-exact").splitlines()[0] == "runs rk45 with steps of its own"
+    assert printed("ode-exact").splitlines()[0] == "runs rk45 with adaptive steps"
     text = printed("edm-stochastic")
     assert "s_churn = 40.0" in text
     assert "2 (with default options)" in text
@@ -278,7 +278,7 @@ def test_a_second_run_replaces_nothing_unless_told_to(run: Any, pipeline: Path) 
     words = ("sample", pipeline, "--steps", "2", "-n", "1", "--quiet")
     assert run(*words).code == 0
     first = Path("out/grid.png").read_bytes()
-    check_refused(run(*words), 2, "out holds this job already, 1 of 1 shards done: --resume goes on")
+    check_refused(run(*words), 2, "out already holds this job, 1 of 1 shards done: continue with --resume")
     check_refused(run(*words, "--seed", "1"), 2, "seed is 0 there and 1 here")
     assert Path("out/grid.png").read_bytes() == first
     Path("out/mine.txt").write_text("not the job's")
@@ -425,7 +425,7 @@ def test_commands_mistyped(run: Any, words: tuple[str, ...], part: str) -> None:
         ((*STEPS, "--spacing", "karras", "--spacing-option", "rho=x"), "float"),
         ((*STEPS, "--spacing", "karras", "--spacing-option", "roh=7"), "'rho'"),
         ((*STEPS, "--spacing", "karras", "--spacing-option", "rho=0"), "rho"),
-        ((*STEPS, "--sampler", "euler", "--spacing-option", "rho=7"), "--spacing-option needs --spacing"),
+        ((*STEPS, "--sampler", "euler", "--spacing-option", "rho=7"), "--spacing-option requires --spacing"),
         ((*STEPS, "--sampler", "edm", "--spacing-option", "roh=7"), "spacing 'karras' has no option 'roh'"),
         ((*STEPS, "--seed", "-1"), "seed"),
         ((*STEPS, "--seed", "1" * 30), "seed"),

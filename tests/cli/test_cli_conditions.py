@@ -96,11 +96,11 @@ def test_encode_takes_several(folder: Path, tmp_path: Path) -> None:
     [
         (("--prompt", "a", "--prompt", "b", "-n", "3"), "2 prompts for 3 samples"),
         (("--condition", "1", "--condition", "2", "-n", "3"), "2 conditions for 3 samples"),
-        (("--prompt", "a", "--prompts", "x.txt"), "two ways"),
-        (("--prompt", "a", "--prompt", "b", "--condition", "1"), "one of them"),
+        (("--prompt", "a", "--prompts", "x.txt"), "not both"),
+        (("--prompt", "a", "--prompt", "b", "--condition", "1"), "not both"),
         (("--prompts", "absent.txt"), "not a regular file"),
         (("--negative-prompt", "a", "--negative-prompt", "b"), "given 2 times"),
-        (("--condition", "a cat"), "text is given by --prompt"),
+        (("--condition", "a cat"), "pass text with --prompt"),
         (("--condition", "1,nan"), "neither"),
         (("--condition", "1_0"), "neither"),
         (("--condition", "absent.npy"), "not a readable .npy file"),
@@ -112,7 +112,12 @@ def test_contradictions_are_refused_before_anything_is_loaded(words: tuple[str, 
 
 @pytest.mark.parametrize(
     ("content", "part"),
-    [(b"", "it is empty"), (b"a\n\nb\n", "line 2 is blank"), (b"  \na\n", "line 1 is blank"), (b"a\xff", "not UTF-8")],
+    [
+        (b"", "the file is empty"),
+        (b"a\n\nb\n", "line 2 is blank"),
+        (b"  \na\n", "line 1 is blank"),
+        (b"a\xff", "not UTF-8"),
+    ],
 )
 def test_a_file_of_prompts_is_read_whole_or_refused(content: bytes, part: str, tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_bytes(content)

@@ -252,7 +252,7 @@ def test_stream_refuses_before_the_first_batch() -> None:
         ({"num_samples": 0}, "num_samples"),
         ({"batch_size": 0}, "batch_size"),
         ({"part": (2, 2), "batch_size": 1}, "from 0 to n - 1"),
-        ({"part": (0, 2)}, "part needs batch_size"),
+        ({"part": (0, 2)}, "part requires batch_size"),
         ({"start": torch.zeros(1, *PICTURE)}, "use sample"),
         ({"progress": True}, "your own loop"),
         ({"condition": 1}, "unconditional"),
@@ -402,8 +402,11 @@ def test_one_other_weight_is_another_model(tmp_path: Path, word: str) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({}, "holds this job already, 4 of 4 shards done: resume=True goes on, overwrite=True begins anew"),
-        ({"resume": True, "overwrite": True}, "give one of them"),
+        (
+            {},
+            "already holds this job, 4 of 4 shards done: continue with resume=True, or start over with overwrite=True",
+        ),
+        ({"resume": True, "overwrite": True}, "pass one of them, not both"),
         ({"resume": True, "seed": 6}, "seed is 5 there and 6 here"),
         ({"resume": True, "steps": 3}, "recipe.steps is 2 there and 3 here"),
         ({"resume": True, "sampler": "heun"}, "recipe.sampler is euler-maruyama there and heun here"),
@@ -421,8 +424,8 @@ def test_one_other_weight_is_another_model(tmp_path: Path, word: str) -> None:
         ({"shard_size": 7}, "shard_size must be a multiple of batch_size, 3, not 7"),
         ({"formats": ("pgn",)}, "did you mean 'png'"),
         ({"formats": ()}, "one or more of"),
-        ({"formats": ("png", "png")}, "each once"),
-        ({"formats": ("png",), "model": toy(shape=(2,))}, "no pictures of 1, 3 or 4 channels: png cannot hold"),
+        ({"formats": ("png", "png")}, "without repetition"),
+        ({"formats": ("png",), "model": toy(shape=(2,))}, "not pictures of 1, 3 or 4 channels: png cannot hold"),
         ({"trajectory": True}, "does not take trajectory; use stream"),
         ({"log_probs": True}, "does not take log_probs; use stream"),
         ({"callback": print}, "does not take callback; use stream"),
@@ -480,7 +483,7 @@ def test_another_way_to_load_is_another_model(tmp_path: Path, words: dict[str, A
 
 @pytest.mark.parametrize("text", ["", "8XB", "GB", "-1GB", "nan", "inf", "0"])
 def test_memory_that_is_none(text: str) -> None:
-    with pytest.raises(UsageError, match="memory is given as"):
+    with pytest.raises(UsageError, match="memory must be given as"):
         parse_bytes(text)
 
 
@@ -583,7 +586,7 @@ def test_out_of_memory_halves_the_batch(tmp_path: Path, error: str) -> None:
     with pytest.warns(UserWarning, match="memory ran out") as told:
         done = run(model=short_of_memory(5, ERRORS[error]), **words)
     assert [str(each.message).split(",")[0] for each in told] == [
-        f"memory ran out: {size} samples at once from here on" for size in (6, 3)
+        f"memory ran out: the batch size is {size} from here on" for size in (6, 3)
     ]
     assert done.manifest is not None
     assert [shard["batch_size"] for shard in done.manifest["shards"]] == [3, 3]
@@ -600,7 +603,7 @@ def test_decoding_may_run_out_of_memory_too(tmp_path: Path, monkeypatch: pytest.
         return -samples
 
     monkeypatch.setattr(sds.FunctionModel, "decode", decode)
-    with pytest.warns(UserWarning, match="memory ran out: 1 samples at once"):
+    with pytest.warns(UserWarning, match="memory ran out: the batch size is 1"):
         run(tmp_path, num_samples=4, formats=("png",))
     with Image.open(tmp_path / "sample-000003.png") as stored:
         assert np.array_equal(np.asarray(stored), np.asarray(to_images(-expected(4), (-1.0, 1.0))[3]))
@@ -616,11 +619,11 @@ def test_stream_goes_on_with_less_memory() -> None:
 def test_one_sample_that_does_not_fit(tmp_path: Path) -> None:
     model = short_of_memory(0, ERRORS["torch"])
     with (
-        pytest.warns(UserWarning, match="memory ran out: 1 samples"),
-        pytest.raises(SdesamplersError, match="does not hold even one sample at a time: CUDA out of memory"),
+        pytest.warns(UserWarning, match="memory ran out: the batch size is 1"),
+        pytest.raises(SdesamplersError, match="out of memory at batch size 1: CUDA out of memory"),
     ):
         run(tmp_path, model)
-    with pytest.raises(UsageError, match="one sample of toy needs about more than there is"):
+    with pytest.raises(UsageError, match="one sample of toy needs more memory than there is"):
         run(tmp_path / "found", model, batch_size=None)
 
 
@@ -724,7 +727,7 @@ def test_a_signal_leaves_a_folder_to_go_on_with(whole: Path, tmp_path: Path, num
 
 
 def test_a_later_sigint_interrupts_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation_run, "INSISTING", -1.0)
+    monkeypatch.setattr(generation_run, "REPEAT_DELAY", -1.0)
 
     def function(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         os.kill(os.getpid(), signal.SIGINT)
@@ -849,9 +852,9 @@ def test_another_scorer_is_another_job(tmp_path: Path) -> None:
 
 def test_a_scorer_that_cannot_look_at_the_samples(tmp_path: Path) -> None:
     scorer = find_scorer("fashion-mnist")
-    with pytest.raises(UsageError, match="the scorer cannot look at samples of 'toy'"):
+    with pytest.raises(UsageError, match="the scorer cannot process samples of 'toy'"):
         run(tmp_path, toy(shape=(3, 28, 28)), scorer=scorer)
-    with pytest.raises(UsageError, match="no pictures"):
+    with pytest.raises(UsageError, match="not pictures"):
         run(tmp_path, toy(shape=(2,)), scorer=scorer)
 
 
@@ -926,7 +929,7 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     def show(self: Any, label: str, total: int, before: int) -> None:
         self._move, self._total, self._before = shown.append, total, before
 
-    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
     monkeypatch.setattr(progress.Progress, "show", show)
     return shown
 
@@ -976,7 +979,7 @@ def test_a_lost_process_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / "1-of-1-rank1").write_text("3.000")
         (tmp_path / "2-of-2-rank0").write_text("1.000")  # not of this group
         assert bar.others_at_work()
-        monkeypatch.setattr(progress, "LOST", 0.0)
+        monkeypatch.setattr(progress, "TIMEOUT", 0.0)
         assert not bar.others_at_work()
     assert [path.name for path in tmp_path.iterdir()] == ["1-of-1-rank1", "2-of-2-rank0"]
 
@@ -989,7 +992,7 @@ def test_no_bar_where_there_is_no_terminal(tmp_path: Path, capsys: pytest.Captur
 def test_a_bar_on_a_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "150")
-    monkeypatch.setattr(progress, "EVERY", 0.0)
+    monkeypatch.setattr(progress, "INTERVAL", 0.0)
     run(tmp_path, progress=True)
     shown = capsys.readouterr().err
     assert "euler-maruyama on toy" in shown
@@ -1001,7 +1004,7 @@ def test_processes_that_share_no_folder(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(
         Ranks, "from_first", lambda self, work: JobFolder(tmp_path, {}) if work.__name__ == "begin" else None
     )
-    with pytest.raises(UsageError, match="all need one shared folder"):
+    with pytest.raises(UsageError, match="all processes need one shared folder"):
         run(tmp_path)
 
 

@@ -23,7 +23,7 @@ from toy_jobs import content, run, toy, velocity
 
 from sdesamplers.errors import ClaimError, SolverError
 from sdesamplers.generation import claims
-from sdesamplers.generation.claims import acquire, here
+from sdesamplers.generation.claims import acquire, this_process
 
 
 def when(call: int, act: Callable[[], Any]) -> Any:
@@ -75,7 +75,7 @@ def test_parts_cut_otherwise_share_samples_as_arithmetic_says(tmp_path: Path) ->
         claim = acquire(tmp_path, first)
         try:
             if shared:
-                with pytest.raises(ClaimError, match="is at work on it"):
+                with pytest.raises(ClaimError, match="is in use by another run"):
                     acquire(tmp_path, second)
             else:
                 acquire(tmp_path, second).release()
@@ -137,7 +137,7 @@ def leave(job: Path, part: str = "1-of-1", age: float = 0.0, **facts: Any) -> Pa
     folder = job / ".job/claims" / part
     folder.mkdir(parents=True)
     file = folder / ".0123456789abcdef-0.json"
-    file.write_text(json.dumps({**here(job), **facts}))
+    file.write_text(json.dumps({**this_process(job), **facts}))
     os.utime(file, (time.time() - age,) * 2)
     return file
 
@@ -154,14 +154,14 @@ def test_a_dead_runs_claim_is_taken_over_at_once(tmp_path: Path, dead: int, way:
     leave(tmp_path, "3-of-7", **facts)
     began = time.perf_counter()
     assert run(tmp_path, resume=True).made == 23
-    assert time.perf_counter() - began < claims.LOST / 4
+    assert time.perf_counter() - began < claims.TIMEOUT / 4
     assert not (tmp_path / ".job/claims").exists()
 
 
 def test_a_process_of_another_machine_is_judged_by_its_signs_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(claims, "LOST", 1.0)
+    monkeypatch.setattr(claims, "TIMEOUT", 1.0)
     (tmp_path / "x/.job").mkdir(parents=True)
     elsewhere = {"world": "another machine", "host": "far", "pid": 4711}
     leave(tmp_path / "x", age=2.0, **elsewhere)  # long gone
@@ -187,7 +187,7 @@ def test_a_process_of_another_machine_is_judged_by_its_signs_of_life(
 
 
 def test_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "BEAT", 0.05)
+    monkeypatch.setattr(claims, "HEARTBEAT", 0.05)
     times = []
 
     def look() -> None:
@@ -201,7 +201,7 @@ def test_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_claim_that_cannot_be_read_is_held_until_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "LOST", 0.6)
+    monkeypatch.setattr(claims, "TIMEOUT", 0.6)
     for text in ("", "{", "[]", '{"pid": "x"}', "[" * 10_000):
         leave(tmp_path).write_text(text)
         acquire(tmp_path, (0, 1)).release()
@@ -211,7 +211,7 @@ def test_a_run_killed_while_it_writes_its_claim_leaves_no_file(tmp_path: Path) -
     """A file without an owner would be held for two minutes, and would outlive the job."""
     child = os.fork()
     if not child:
-        claims.here = lambda job: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,return-value]
+        claims.this_process = lambda job: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,return-value]
         run(tmp_path)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
@@ -271,7 +271,7 @@ def test_a_stopped_run_finds_that_it_has_lost_its_claim(tmp_path: Path) -> None:
     out, formats = tmp_path / "out", ("safetensors", "png")
     child = stopped(out)
     try:
-        with pytest.raises(ClaimError, match=rf"process {child.pid} of .* is stopped: .*overwrite=True"):
+        with pytest.raises(ClaimError, match=rf"process {child.pid} of .* is suspended: .*overwrite=True"):
             run(out, formats=formats, resume=True)
         run(out, formats=formats, overwrite=True, seed=6)
         made = content(out)
@@ -304,7 +304,7 @@ def test_whoever_is_taken_over_at_any_moment_changes_nothing(
             if inside and (out / ".job/job.json").exists() and not busy.locked() and next(calls) == k:
                 with busy, monkeypatch.context() as patch:
                     patch.setattr(claims, "_held", set())  # what held the claim is as good as dead
-                    patch.setattr(claims, "looked_up", lambda owner, file, job: claims.STOPPED)
+                    patch.setattr(claims, "process_state", lambda owner, file, job: claims.STOPPED)
                     run(out, formats=("png",), num_samples=6, seed=6, overwrite=True)
             return real(*given, **words)
 

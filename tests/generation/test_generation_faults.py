@@ -124,7 +124,7 @@ def test_what_a_user_puts_there_while_the_job_waits_is_not_replaced(tmp_path: Pa
     stop_after(out, 5)
     for name in ("grid-00001-of-00002.png", "manifest.json"):
         (out / name).write_bytes(b"mine")
-        with pytest.raises(SdesamplersError, match=rf"{name} is there and is not this job's.*move it away"):
+        with pytest.raises(SdesamplersError, match=rf"{name} does not belong to this job.*move it away"):
             run(out, resume=True)
         assert (out / name).read_bytes() == b"mine"
         (out / name).unlink()
@@ -205,7 +205,9 @@ def test_a_damaged_job_file_loses_no_finished_sample(
         with pytest.raises(SdesamplersError, match=r"job\.json cannot be read: not a regular file; .*move it away"):
             run(copy, resume=True, **words)
         file.unlink()
-    with pytest.raises(UsageError, match=r"this job already, .*: resume=True goes on, overwrite=True begins anew"):
+    with pytest.raises(
+        UsageError, match=r"already holds this job, .*: continue with resume=True, or start over with overwrite=True"
+    ):
         run(copy, **words)
     with pytest.raises(UsageError, match="another job: seed is 5 there and 6 here"):
         run(copy, resume=True, **{**words, "seed": 6})

@@ -164,7 +164,7 @@ JOB: Words = {"sampler": "euler-maruyama", "steps": 2, "num_samples": 70, "batch
 def work_as_rank(arguments: list[str]) -> None:
     """One of several processes, which may kill itself at an evaluation."""
     folder, victim = arguments
-    progress.LOST = 0.5
+    progress.TIMEOUT = 0.5
     calls = itertools.count(1)
 
     def function(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:

@@ -94,7 +94,7 @@ def test_a_refusal_reaches_all(tmp_path: Path, pipeline: Path) -> None:
     assert start("-m", *words).returncode == 0
     ran = launch("-m", *words)
     assert ran.returncode == 1
-    assert "holds this job already, 1 of 1 shards done" in ran.stderr
+    assert "already holds this job, 1 of 1 shards done" in ran.stderr
     assert 'Traceback (most recent call last):\n  File "' + str(Path(sds.__file__).parent) not in ran.stderr
 
 
@@ -157,7 +157,7 @@ def test_processes_with_different_numbers_of_calls(tmp_path: Path) -> None:
     assert first["streamed"] == [[0, 1], [4, 5], [8, 9], [12, 13]]
     assert second["streamed"] == [[2, 3], [6, 7], [10, 11]]
     refusal = (
-        f"{two} holds another job: seed is 3 there and 4 here. Choose another out=, or discard it by overwrite=True"
+        f"{two} holds another job: seed is 3 there and 4 here. Choose another out=, or discard it with overwrite=True"
     )
     assert (first["error"], second["error"]) == (refusal, refusal)
     done = sds.generate(hard(), "rk45", out=tmp_path / "one", shard_size=2, **RARE)

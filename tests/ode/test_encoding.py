@@ -346,10 +346,10 @@ def test_data_in_other_units():
     pixels = np.arange(16, dtype=np.uint8).reshape(1, 1, 4, 4) * 17
     for call in (sds.encode, sds.log_likelihood):
         for x in (pixels, torch.from_numpy(pixels).int()):
-            with pytest.raises(sds.UsageError, match=r"int.* by x \* 2 / 255 - 1, and PIL images"):
+            with pytest.raises(sds.UsageError, match=r"int.* by x \* 2 / 255 - 1, or pass PIL images"):
                 call(model, x, "heun", steps=2)
         for x, least in ((pixels.astype(np.float32), "0"), (pixels - 128.0, "-128")):
-            with pytest.raises(sds.UsageError, match=rf"reach from {least} to .* x \* 2 / 255 - 1"):
+            with pytest.raises(sds.UsageError, match=rf"lie between {least} and .* x \* 2 / 255 - 1"):
                 call(model, x, "heun", steps=2)
         with pytest.raises(sds.UsageError, match=r"x\[None\]"):
             call(model, torch.zeros(1, 4, 4), "heun", steps=2)
@@ -359,7 +359,7 @@ def test_data_in_other_units():
     assert sds.encode(model, noise, "heun", steps=2).samples.shape == noise.shape
     assert sds.decode(model, 100 * noise, "heun", steps=2).samples.shape == noise.shape  # latents have no range
     unit = sds.FunctionModel(lambda x, t: x, sds.VP(), "epsilon", (1, 4, 4), data_range=(0.0, 1.0))
-    with pytest.raises(sds.UsageError, match=r"\[0, 1\]; pixels .* x \* 1 / 255$"):
+    with pytest.raises(sds.UsageError, match=r"\[0, 1\]; scale pixels .* x \* 1 / 255$"):
         sds.encode(unit, pixels.astype(np.float64), "heun", steps=2)
 
 
@@ -374,9 +374,9 @@ def test_pictures_are_data():
     words = {"sampler": "heun", "steps": 2}
     found, expected = (sds.log_likelihood(model, data, **words) for data in (pictures, x))
     np.testing.assert_array_equal(found.nats, expected.nats)
-    with pytest.raises(sds.UsageError, match="picture 1 is 4x6, and this model takes 6x4"):
+    with pytest.raises(sds.UsageError, match="picture 1 is 4x6 pixels; this model requires 6x4"):
         sds.encode(model, [pictures[0], pictures[1].transpose(Image.Transpose.ROTATE_90)], steps=2)
-    with pytest.raises(sds.UsageError, match="no pictures; give floating-point numbers"):
+    with pytest.raises(sds.UsageError, match="not pictures; pass floating-point numbers"):
         sds.encode(gaussian(2, sds.VP())[0], pictures, steps=2)
     with pytest.raises(sds.UsageError, match="latents must be floating-point numbers"):
         sds.decode(model, pictures, steps=2)

@@ -266,4 +266,4 @@ def test_too_little_memory_is_said(capsys: pytest.CaptureFixture[str], monkeypat
     with pytest.raises(SystemExit) as caught:
         main(["doctor"])
     assert caught.value.code == 1
-    assert "there is not enough memory" in capsys.readouterr().err
+    assert "error: out of memory; reduce --batch-size" in capsys.readouterr().err

@@ -94,7 +94,7 @@ def test_built_in_names_stay_built_in(installed: Any, name: str) -> None:
     assert f"thiefdist:{name}" in registry.samplers
     assert f"thiefdist:{name}" in list(registry.samplers)
     notes = {what: state for what, state, good in _plugins() if good}
-    assert f"its sampler {name!r} has a built-in name and is had as 'thiefdist:{name}'" in notes["plugin thief"]
+    assert f"its sampler {name!r} has a built-in name and is available as 'thiefdist:{name}'" in notes["plugin thief"]
 
 
 def test_built_in_grids_stay_built_in(installed: Any, mixture: sds.MixtureModel) -> None:

@@ -740,7 +740,7 @@ def test_the_command_line_takes_other_names_of_grids_and_noise(tmp_path: Path) -
     recipe = json.loads(ran.output)["recipe"]
     assert (recipe["spacing"], recipe["noise"]) == ("sgm-uniform", "coloured")
     assert recipe["noise_options"] == {"exponent": 2.0}
-    with pytest.raises(UsageError, match="--noise-option needs --noise"):
+    with pytest.raises(UsageError, match="--noise-option requires --noise"):
         CliRunner().invoke(cli, ["sample", "fashion-mnist", *words[:6], *options], catch_exceptions=False)
     listed = json.loads(CliRunner().invoke(cli, ["list", "--json"]).output)
     assert {n["name"]: bool(n["limits"]) for n in listed["noises"]}["pyramid"]
