@@ -315,4 +315,4 @@ def compare_command(source: str, **kwargs: Any) -> None:
         return
     show(comparison_table(result))
     for path in files.values():
-        status(f"  {path}")
+        say(f"  {path}")

@@ -309,7 +309,9 @@ def test_compare(run: Any, pipeline: Path) -> None:
     words = ("--samplers", "euler,ddim,ddpm,heun", "--nfe", "1,3,5", "-n", "4", "--reference-samples", "2")
     ran = run("compare", pipeline, *words, "--out", "c")
     assert ran.code == 0, ran.err
-    assert sorted(p.name for p in Path("c").iterdir()) == ["compare.csv", "compare.json", "compare.png"]
+    written = ["compare.csv", "compare.json", "compare.png"]
+    assert sorted(p.name for p in Path("c").iterdir()) == written
+    assert sorted(line.strip() for line in ran.out.splitlines()[-3:]) == [f"c/{name}" for name in written]
     with Image.open("c/compare.png") as image:
         assert min(image.size) > 100
     data = json.loads(Path("c/compare.json").read_text())
