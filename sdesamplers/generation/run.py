@@ -24,7 +24,7 @@ from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.prepared import PreparedRun, prepare
 from ..sampling.recipe import Recipe
-from ..sampling.request import sorted_words
+from ..sampling.request import split_arguments
 from . import memory, streaming
 from .batches import Batches
 from .claims import Claim, acquire, refuse_if_busy
@@ -144,7 +144,7 @@ def generate(
     if resume and overwrite:
         raise UsageError("resume goes on with a job and overwrite discards it; give one of them")
     formats = [formats] if isinstance(formats, str) else formats
-    run = prepare(model, *sorted_words(sampler, {**fitting(words, "generate", ELSEWHERE), "cancel": stop}))
+    run = prepare(model, *split_arguments(sampler, {**fitting(words, "generate", ELSEWHERE), "cancel": stop}))
     styles = formats_for(formats, run.model, scorer)
     conditions = Conditions(run.model, condition, num_samples)
     ranks, folder = Ranks.here(), Path(out)

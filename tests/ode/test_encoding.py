@@ -324,7 +324,7 @@ def test_states_of_another_shape_or_kind(x):
         ({"steps": 0}, "steps must be"),
         ({"steps": 3, "nfe": 4}, "not steps and nfe"),
         ({"steps": 3, "batch_size": 0}, "batch_size must be"),
-        ({"steps": 3, "dtype": torch.float16}, "dtype is that of the state"),
+        ({"steps": 3, "dtype": torch.float16}, "dtype is the dtype of the state"),
         ({"steps": 3, "condition": 1}, "takes no condition"),
         ({"steps": 3, "guidance_scale": 2.0}, "no unconditional input"),
         ({"steps": 3, "coordinates": "polar"}, "coordinates"),

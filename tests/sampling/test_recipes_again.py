@@ -120,7 +120,7 @@ def test_other_functions_take_recipes(mixture: sds.MixtureModel, tmp_path: Any) 
     ("data", "message"),
     [
         ({"sampler": "heun", "step": 4}, "unknown field of a recipe 'step'; did you mean 'steps'"),
-        ({"steps": 4}, "names its sampler"),
+        ({"steps": 4}, "sampler must be a name, not None"),
         ({"sampler": "heun", "steps": "four"}, "steps must be a whole number"),
         ({"sampler": "eulr", "steps": 4}, "did you mean 'euler'"),
     ],

@@ -638,7 +638,7 @@ def test_a_half_precision_output_of_a_single_precision_model_becomes_single():
 
 def test_a_model_that_answers_in_another_shape_is_refused():
     model = sds.FunctionModel(lambda x, t: x.sum(1, keepdim=True), sds.VP(), "epsilon", (3,))
-    with pytest.raises(sds.ModelError, match=r"shape \(1, 1\) for a state of \(1, 3\)"):
+    with pytest.raises(sds.ModelError, match=r"shape \(1, 1\) for a state of shape \(1, 3\)"):
         sds.sample(model, "euler", steps=2)
 
 
