@@ -55,13 +55,13 @@ def test_errors_fall_at_the_samplers_order(name, quantiles):
 
 @pytest.mark.parametrize("name", NO_ODE)
 def test_samplers_that_follow_no_ode_are_refused(name):
-    with pytest.raises(sds.UsageError, match=r"has no ODE inside|does not follow the probability-flow ODE"):
+    with pytest.raises(sds.UsageError, match=r"has no noiseless form|does not follow the probability-flow ODE"):
         sds.encode(sds.grid_mixture(sds.VP()), torch.zeros(1, 2), name, steps=8)
 
 
 @pytest.mark.parametrize("name", NOT_FORWARDS)
 def test_samplers_that_cannot_be_walked_forwards_say_so(name):
-    with pytest.raises(sds.UsageError, match=rf"{name}(: math domain error| cannot be walked from data to noise)"):
+    with pytest.raises(sds.UsageError, match=rf"{name}(: math domain error| cannot run from data to noise)"):
         sds.encode(sds.grid_mixture(sds.VP()), torch.zeros(1, 2), name, steps=8)
 
 
@@ -290,9 +290,9 @@ def test_latents_of_another_process_are_refused(other):
 def test_an_encoding_goes_one_way():
     model, x = gaussian(2, sds.VP())
     code = sds.encode(model, x, "heun", steps=3)
-    with pytest.raises(sds.UsageError, match="latents already; decode is the way"):
+    with pytest.raises(sds.UsageError, match="already contains latents; pass it to decode"):
         sds.encode(model, code)
-    with pytest.raises(sds.UsageError, match="data already; encode is the way"):
+    with pytest.raises(sds.UsageError, match="already contains data; pass it to encode"):
         sds.decode(model, sds.decode(model, code))
 
 

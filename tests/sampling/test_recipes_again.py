@@ -61,7 +61,7 @@ def test_a_recipe_of_a_partly_noised_start(mixture: sds.MixtureModel) -> None:
     start = torch.full((2, 2), 0.5)
     result = sds.sample(mixture, "heun", steps=4, start=start, start_time=400.0)
     assert torch.equal(sds.sample(mixture, result.recipe, start=start).samples, result.samples)
-    with pytest.raises(sds.UsageError, match="give start as well"):
+    with pytest.raises(sds.UsageError, match="pass start as well"):
         sds.sample(mixture, result.recipe)
 
 
@@ -150,5 +150,5 @@ def test_the_command_line_runs_its_own_json_again(tmp_path: Path) -> None:
 
 def test_a_job_does_not_forget_a_start(mixture: sds.MixtureModel, tmp_path: Path) -> None:
     recipe = sds.sample(mixture, "heun", steps=4, start=torch.zeros(1, 2), start_time=400.0).recipe
-    with pytest.raises(sds.UsageError, match="give start as well"):
+    with pytest.raises(sds.UsageError, match="pass start as well"):
         sds.generate(mixture, recipe, out=tmp_path, num_samples=2)

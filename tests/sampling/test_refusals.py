@@ -93,11 +93,11 @@ def drop(event):
     [
         ({"sigmas": [5, 1, 0], "final": "min"}, "final='min' contradicts sigmas, whose last value is 0"),
         ({"sigmas": [5, 1], "final": "zero"}, "final='zero' contradicts sigmas, whose last value is 1"),
-        ({"sampler": "rk45", "spacing": "karras"}, "rk45 chooses its own steps"),
+        ({"sampler": "rk45", "spacing": "karras"}, "rk45 is adaptive: spacing= applies only"),
         ({"steps": 2, "spacing_options": [1]}, "spacing_options must be a dictionary"),
         ({"steps": 2, "noise_options": "x"}, "noise_options must be a dictionary"),
         ({"steps": 2, "start": "x"}, "start must be a tensor"),
-        ({"steps": 2, "start": torch.tensor(1.0)}, r"floating-point numbers \(N, ...\)"),
+        ({"steps": 2, "start": torch.tensor(1.0)}, r"floating-point tensor \(N, ...\)"),
         ({"steps": 2, "start": NAN}, "start contains NaN"),
         ({"steps": 2, "callback": 3}, "callback must be a function"),
         ({"steps": 2, "callback": halve}, "torch.float16 of shape .* must keep both"),
@@ -139,7 +139,7 @@ def test_a_replay_is_of_the_process_that_was_sampled(mixture):
     result = sds.sample(mixture, "ddpm", steps=3, log_probs=True)
     with pytest.raises(sds.UsageError, match="which has another process than"):
         sds.replay_log_probs(sds.grid_mixture(sds.EDM()), result)
-    with pytest.raises(sds.UsageError, match=r"shape \(3,\), and this result of shape \(2,\)"):
+    with pytest.raises(sds.UsageError, match=r"shape \(3,\), but this result has shape \(2,\)"):
         sds.replay_log_probs(sds.grid_mixture(sds.VP(), dimension=3), result)
 
 

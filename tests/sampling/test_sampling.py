@@ -514,8 +514,8 @@ BAD = [
     ({"nfe": 0}, "nfe must be a whole number of 1 or more, not 0"),
     ({"nfe": 1.5}, "nfe must be a whole number"),
     ({}, r"euler needs steps=\.\.\. .* or nfe="),
-    ({"steps": 5, "nfe": 5}, "give one of .* not steps and nfe"),
-    ({"steps": 5, "times": [1.0, 0.5]}, "give one of .* not steps and times"),
+    ({"steps": 5, "nfe": 5}, "pass one of .* not steps and nfe"),
+    ({"steps": 5, "times": [1.0, 0.5]}, "pass one of .* not steps and times"),
     ({"times": [1.0, 0.5], "sigmas": [1.0, 0.5]}, "not times and sigmas"),
     ({"sampler": "eulr", "steps": 5}, "unknown sampler 'eulr'; did you mean .*'euler'"),
     ({"sampler": 3, "steps": 5}, "sampler must be a name, a Sampler or a Recipe, not 3"),
@@ -557,7 +557,7 @@ BAD = [
     ({"steps": 5, "batch_size": 0}, "batch_size must be a whole number of 1 or more, not 0"),
     ({"steps": 5, "first_index": -1}, "first_index must be a whole number of 0 or more, not -1"),
     ({"steps": 5, "start": torch.zeros(3, 2), "num_samples": 1}, r"start must have shape \(1, 2\), not \(3, 2\)"),
-    ({"steps": 5, "start_time": 0.5}, "give start as well"),
+    ({"steps": 5, "start_time": 0.5}, "pass start as well"),
     ({"steps": 5, "start": torch.zeros(1, 2), "start_time": 2.0}, "start time must lie above"),
     ({"steps": 5, "start": torch.zeros(1, 2), "start_time": 1e-4}, "start time must lie above"),
     ({"steps": 5, "condition": 3}, "unconditional and takes no condition"),
@@ -638,7 +638,7 @@ def test_a_half_precision_output_of_a_single_precision_model_becomes_single():
 
 def test_a_model_that_answers_in_another_shape_is_refused():
     model = sds.FunctionModel(lambda x, t: x.sum(1, keepdim=True), sds.VP(), "epsilon", (3,))
-    with pytest.raises(sds.ModelError, match=r"shape \(1, 1\) for a state of shape \(1, 3\)"):
+    with pytest.raises(sds.ModelError, match=r"shape \(1, 1\) for a state of \(1, 3\)"):
         sds.sample(model, "euler", steps=2)
 
 
