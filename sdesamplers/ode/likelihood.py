@@ -191,7 +191,7 @@ method the log-density of a Gaussian of standard deviation 0.5 is off by 7, 3.5 
 def warn_if_impossible(bits: np.ndarray, width: float | None, in_a_range: bool, recipe: Recipe) -> None:
     """Warn if discrete levels cost less than 0 bits, or numbers are not finite: signs of too few steps.
 
-    Averaged over the levels of width w, the density of dequantized data is at most a probability divided by w, so the
+    For dequantized data, the mean log-density over a level of width w and probability P is at most log(P / w), so the
     mean is at least 0 bits (Theis et al. 2016, section 3.1); a negative mean shows that the ODE was not solved.
     """
     few = f"{recipe.sampler} with {recipe.steps} steps" if recipe.steps else recipe.sampler
