@@ -378,7 +378,7 @@ def free_steps(case: Case) -> Outcome:
     wrong = [f"{name}: {outcome[0]}" for name, outcome in found.items() if outcome is not None and not outcome[2]]
     result = free.sample(counting, num_samples=3)
     if counting.count != result.nfe_per_sample.sum():
-        wrong.append(f"{counting.count} asked, {int(result.nfe_per_sample.sum())} reported")
+        wrong.append(f"{counting.count} made, {int(result.nfe_per_sample.sum())} reported")
     measured = "; ".join(wrong) or f"as on a grid; {', '.join(str(int(n)) for n in result.nfe_per_sample)} evaluations"
     return measured, f"{', '.join(found)}, counts", not wrong
 
