@@ -169,7 +169,7 @@ def test_a_refused_cell_says_why(
     refused = {(cell.sampler, cell.budget): cell.problem for cell in result.cells if cell.problem}
     assert "number of evaluations depends on the states" in (refused["paradigms", 4] or "")
     result.picture()
-    assert any("depends on the values" in words.replace("\n", " ") for words in written)
+    assert any("depends on the states" in words.replace("\n", " ") for words in written)
     assert not any("budget too small" in words for words in written)
 
 

@@ -281,7 +281,7 @@ def test_a_second_state_is_no_use_to_another_grid(words):
 def test_latents_of_another_process_are_refused(other):
     model, x = gaussian(2, sds.VP())
     code = sds.encode(model, x, "heun", steps=3)
-    with pytest.raises(sds.UsageError, match="process is not that of"):
+    with pytest.raises(sds.UsageError, match="which has another process than"):
         sds.decode(gaussian(2, other)[0], code)
     same = sds.grid_mixture(sds.VP())  # other weights on the same process are no mistake
     assert sds.decode(same, code).samples.shape == x.shape
@@ -330,7 +330,7 @@ def test_states_of_another_shape_or_kind(x):
         ({"steps": 3, "coordinates": "polar"}, "coordinates"),
         ({"sampler": "bdia-ddim", "steps": 3, "gamma": 0.0}, "gamma must lie"),
         ({"sampler": "reversible-midpoint", "steps": 3, "coupling": 1.5}, "coupling must lie"),
-        ({"sampler": "churn", "steps": 3, "s_churn": 5.0}, "with s_churn=5.0; leave s_churn out"),
+        ({"sampler": "churn", "steps": 3, "s_churn": 5.0}, "with s_churn=5.0; omit s_churn"),
         ({"sampler": "ddim", "steps": 3, "eta": 1.0}, "turn it off, for example with eta=0"),
     ],
 )
@@ -419,7 +419,7 @@ def test_opposite_latents_and_zeros_are_refused():
         sds.interpolate(a, -2 * a, [0.5])
     with pytest.raises(sds.UsageError, match="zero"):
         sds.interpolate(a, torch.zeros(2), [0.5])
-    with pytest.raises(sds.UsageError, match="one shape"):
+    with pytest.raises(sds.UsageError, match="the same shape"):
         sds.interpolate(a, torch.zeros(3), [0.5])
     with pytest.raises(sds.UsageError, match="shares"):
         sds.interpolate(a, 2 * a, 0.5)
