@@ -449,7 +449,7 @@ def test_rounded_timesteps_are_whole_and_the_run_is_where_it_was():
         (STABLE_DIFFUSION, {"timesteps": [1500, 10]}, "must lie between 0 and 999"),
         (STABLE_DIFFUSION, {"num_inference_steps": 0}, "steps must be a whole number of 1 or more"),
         (STABLE_DIFFUSION, {"num_inference_steps": 2.5}, "steps must be a whole number"),
-        (STABLE_DIFFUSION, {"num_inference_steps": 5, "timesteps": [900, 10]}, "give one of"),
+        (STABLE_DIFFUSION, {"num_inference_steps": 5, "timesteps": [900, 10]}, "pass one of"),
         (STABLE_DIFFUSION, {"num_inference_steps": 5, "strength": 0.0}, "start time must lie above"),
         (STABLE_DIFFUSION, {"num_inference_steps": 5, "strength": 2.0}, "start time must lie above"),
         ({**FLOW, "use_dynamic_shifting": True}, {"num_inference_steps": 5}, "so mu is needed"),

@@ -244,7 +244,9 @@ def test_whole_timesteps_of_a_consistency_model_are_indices_of_its_training_grid
         torch.testing.assert_close(scheduler.timesteps + 0, theirs.timesteps.float(), rtol=1e-5, atol=1e-3)
         torch.testing.assert_close(scheduler.sigmas[:-1], theirs.sigmas[:-1], rtol=1e-5, atol=1e-5)
     for wrong in ([0, 22], [40, 0], [5, 5], [3, -1]):
-        with pytest.raises(sds.UsageError, match="must be strictly decreasing indices of the training grid, from 0 to 39"):
+        with pytest.raises(
+            sds.UsageError, match="must be strictly decreasing indices of the training grid, from 0 to 39"
+        ):
             scheduler.set_timesteps(timesteps=wrong)
 
 
