@@ -175,7 +175,7 @@ def usual_final(spacing: str, model_grid: OwnGrid | None) -> str:
 
 
 def preferred_coordinates(spec: Sampler, process: SDE) -> str:
-    """The sampler's preferred coordinates if the process has them, else the nearest that it has."""
+    """The sampler's preferred coordinates if they exist for the process, else `flow` (for `ve`) or `native`."""
     if not isinstance(process, GaussianProcess):
         return "native"
     return "flow" if spec.coordinates == "ve" and starts_as_noise(process) else spec.coordinates

@@ -54,8 +54,8 @@ def check_process(result: Result, model: Model, advice: str = "") -> None:
     ends = process_ends(model.process)
     if result.ends is not None and (ends is None or not np.allclose(ends, result.ends, rtol=1e-5, atol=0)):
         raise UsageError(
-            f"this {type(result).__name__} was made with {result.model_name!r}, which has another process than "
-            f"{model.name!r} (alpha and sigma differ at its ends){advice}"
+            f"this {type(result).__name__} was made with model {result.model_name!r}, which has another process than "
+            f"{model.name!r} (alpha and sigma differ at t_min or t_max){advice}"
         )
 
 

@@ -156,7 +156,7 @@ def steps_for_budget(process: SDE, recipe: Recipe, spec: Sampler, nfe: int, shap
         if low == 1:
             raise UsageError(f"{spec.name} needs {cost(1)} evaluations for its first step; nfe={nfe} is too few")
         low = max(1, low - max(1, low // 8))
-    while low <= nfe and cost(low + 1) <= nfe:  # the bound holds if a sampler's cost does not grow with its steps
+    while low <= nfe and cost(low + 1) <= nfe:  # `low <= nfe`: a sampler's cost may not grow with its steps
         low += 1
     return low
 

@@ -200,7 +200,10 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         return type(self)(choice.sampler, trained=self.trained, **choice.recipe_arguments, **rest, **choice.options)
 
     def __deepcopy__(self, memo: Any) -> Scheduler:
-        """A clone that keeps the grid unless a run is in progress; pipelines of two modalities copy a laid-out grid."""
+        """A clone that keeps the grid unless a run is in progress.
+
+        Pipelines that generate two modalities copy the scheduler after `set_timesteps`.
+        """
         made = self.clone()
         if self._keeps_grid and self._run is not None:
             laid_out = ("convention", "num_inference_steps", "order", "_grid_arguments")

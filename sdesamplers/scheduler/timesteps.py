@@ -69,7 +69,9 @@ class Passed:
 
 
 def read_timestep(timestep: Any) -> Passed:
-    """Read a timestep passed to `step`. Only for a device tensor that is no element of `timesteps` the host must wait.
+    """Read a timestep passed to `step`.
+
+    The host waits only for a tensor on a device that is not an element of `timesteps`.
 
     Raises:
         UsageError: it is not a number, or contains different numbers.
