@@ -1,8 +1,7 @@
-"""Samplers side by side.
+"""Comparison of samplers.
 
-result.py      what it finds: tables, files and a picture
 comparison.py  `compare`
-pictures.py    its picture
+result.py      its result: tables, files and an image
 """
 
 from __future__ import annotations

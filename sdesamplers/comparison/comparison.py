@@ -1,4 +1,4 @@
-"""`compare`: samplers side by side, from the same starting noise, at the same numbers of evaluations."""
+"""`compare`: samplers from the same starting noise, at the same numbers of evaluations."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from ..sampling.runs import make_path
 from .result import Cell, Comparison, finite_or_none
 
 REFERENCE_TOLERANCE = 1e-5
-GRID_WORDS = ("spacing", "spacing_options", "coordinates", "final", "noise", "noise_options")
+GRID_ARGUMENTS = ("spacing", "spacing_options", "coordinates", "final", "noise", "noise_options")
 
 
 Compared = str | Sampler | Recipe
-"""What can be compared: a name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`; budgets set the steps."""
+"""The name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`, whose number of steps the budgets replace."""
 
 
 @public
@@ -52,30 +52,35 @@ def compare(
     progress: Callable[[str], None] | None = None,
     **options: Any,
 ) -> Comparison:
-    """Run samplers side by side.
+    """Compare samplers at the same budgets of model evaluations.
 
     Args:
-        model: a `Model`, or what `load` takes.
-        samplers: names of samplers, recipes or aliases, `Sampler` or `Recipe` objects, or one. What a `Recipe` says
-            of its grid's kind, coordinates, noise and options holds; its number of steps follows from the budgets.
-        nfe: budgets of model evaluations a sample, or one.
-        num_samples: how many; distances need hundreds, and their floor is given for the same number.
-        reference_samples: on how many of them the deterministic samplers' error is measured, against rk45 at
-            rtol = atol = 1e-5 with a float64 state from the same noise; 0 for none.
-        scorer: metrics, a `FeatureScorer`; the registry's for this model by default. It is tried on two pictures of
-            noise first. One with a method `floor(count)` says what as many real pictures reach. Where it fails later,
-            the cell says so and keeps the rest.
-        progress: called with a line before each run.
-        **options: more options of `sample` (spacing, coordinates, condition, guidance_scale, ...), for all samplers.
+        model: a `Model`, or any argument of `load`.
+        samplers: one or several names of samplers, recipes or aliases, `Sampler` or `Recipe` objects. The spacing,
+            coordinates, noise and options of a `Recipe` are used; its number of steps follows from the budgets.
+        nfe: one or several budgets of model evaluations per sample.
+        num_samples: number of samples; distances need hundreds, and their floor is computed for the same number.
+        reference_samples: number of samples on which the error of deterministic samplers is measured, against rk45 at
+            rtol = atol = 1e-5 with a float64 state from the same noise; 0 for no error.
+        scorer: metrics, a `FeatureScorer`; by default the registry's for this model. It is first tested on two noise
+            images. Its optional method `floor(count)` returns the scores of `count` real images. If it fails later, the
+            cell contains the reason and its other values.
+        progress: called with a line of text before each run.
+        **options: more arguments of `sample` (spacing, coordinates, condition, guidance_scale, ...) and options of the
+            samplers, for all samplers.
+
+    Returns:
+        a `Comparison` with a cell for each sampler and budget.
 
     Raises:
-        UsageError: an unknown name, or a scorer that does not work, before anything is run.
+        UsageError: before any run: an unknown name, an invalid option, or a scorer that does not work.
+        Cancelled: a run was cancelled.
     """
     model = as_model(model)
     chosen = listed(samplers)
     budgets = [whole("nfe", budget) for budget in (nfe if isinstance(nfe, Sequence) else [nfe])]
     if {"times", "sigmas", "steps"} & set(options):
-        raise UsageError("compare runs every sampler at budgets of evaluations; a grid of your own is for sample")
+        raise UsageError("compare runs every sampler at budgets of evaluations (nfe=); for steps= or a grid use sample")
     if not chosen or not budgets:
         raise UsageError("compare needs at least one sampler and one number of evaluations")
     whole("num_samples", num_samples)
@@ -83,20 +88,20 @@ def compare(
         whole("batch_size", batch_size)
     whole("reference_samples", reference_samples, 0)
     specs = [checked(each, model, options) for each in chosen.values()]
-    say = function("progress", progress) or (lambda line: None)
+    report = function("progress", progress) or (lambda line: None)
     scorer = scorer if scorer is not None else find_scorer(model.name)
-    floor = None if scorer is None or num_samples < 2 else tried(scorer, model, num_samples)
+    floor = None if scorer is None or num_samples < 2 else check_scorer(scorer, model, num_samples)
     common = {"seed": seed, "num_samples": num_samples, "batch_size": batch_size, **options}
     reference, reference_nfe = None, 0
     first = min(reference_samples, num_samples)
     if first and not all(spec.stochastic for spec in specs):
-        say(f"reference: rk45 at tolerance {REFERENCE_TOLERANCE:g} for {first} samples")
+        report(f"reference: rk45 at tolerance {REFERENCE_TOLERANCE:g} for {first} samples")
         truth = ode_reference(model, first, seed, batch_size, options)
         reference, reference_nfe = truth.samples, truth.nfe
     cells, pictures = [], {}
     for name, each in chosen.items():
         for budget in budgets:
-            say(f"{name}, {budget} evaluations")
+            report(f"{name}, {budget} evaluations")
             cell, samples = _run(model, name, each, budget, common, reference, scorer)
             cells.append(cell)
             if samples is not None:
@@ -117,10 +122,10 @@ def compare(
 
 
 def listed(samplers: Compared | Sequence[Compared]) -> dict[str, Compared]:
-    """Samplers under different labels.
+    """Samplers by unique labels.
 
     Raises:
-        UsageError: something that is no sampler, or a recipe with a grid of its own, which no budget can cut.
+        UsageError: an object that is not a sampler, or a recipe with its own grid, to which no budget can be applied.
     """
     each = [samplers] if isinstance(samplers, str | Sampler | Recipe) else samplers
     if not isinstance(each, Iterable) or isinstance(each, Mapping | Tensor):
@@ -140,27 +145,27 @@ def listed(samplers: Compared | Sequence[Compared]) -> dict[str, Compared]:
 
 
 def checked(sampler: Compared, model: Model, options: Mapping[str, Any]) -> Sampler:
-    """What a sampler's label stands for, once the call's options have been tried on it.
+    """The `Sampler` of a compared item, after a check that it accepts the call's options.
 
     Raises:
         UsageError: it cannot run with them.
     """
     spec = make_recipe(Request(sampler, 2), process=model.process)[1]
     known = {k: v for k, v in options.items() if k in spec.options}
-    words = {k: options[k] for k in GRID_WORDS if k in options}
-    make_recipe(Request(sampler, 2, **words, options=known), process=model.process)
+    arguments = {k: options[k] for k in GRID_ARGUMENTS if k in options}
+    make_recipe(Request(sampler, 2, **arguments, options=known), process=model.process)
     return spec
 
 
-def tried(scorer: FeatureScorer, model: Model, num_samples: int) -> Score | None:
-    """Try a scorer on noise, and give the floor of as many real pictures, where it knows one.
+def check_scorer(scorer: FeatureScorer, model: Model, num_samples: int) -> Score | None:
+    """Test a scorer on noise; return the floor for `num_samples` real images, or None if it has no floor.
 
     Raises:
-        UsageError: it does not do what a `FeatureScorer` does.
+        UsageError: it does not work as a `FeatureScorer`.
     """
-    for word in ("description", "features", "score_features"):
-        if not hasattr(scorer, word):
-            raise UsageError(f"scorer {type(scorer).__name__} lacks {word}; a FeatureScorer has description, features "
+    for name in ("description", "features", "score_features"):
+        if not hasattr(scorer, name):
+            raise UsageError(f"scorer {type(scorer).__name__} lacks {name}; a FeatureScorer has description, features "
                              "and score_features")  # fmt: skip
     try:
         generator = torch.Generator().manual_seed(0)
@@ -169,7 +174,7 @@ def tried(scorer: FeatureScorer, model: Model, num_samples: int) -> Score | None
             noise = model.decode(noise.to(model.device)).cpu()
         features = np.asarray(scorer.features(noise))
         if features.ndim != 2 or len(features) != 2 or features.dtype.kind not in "fiu":
-            raise UsageError(f"features of 2 pictures must be numbers of shape (2, D), not {shown(features)}")
+            raise UsageError(f"features of 2 images must be numbers of shape (2, D), not {shown(features)}")
         drawn = np.random.default_rng(0).standard_normal((num_samples, features.shape[1]))
         numbers_of(scorer.score_features(features.mean(0) + drawn))
         floor = getattr(scorer, "floor", None)
@@ -182,16 +187,16 @@ def tried(scorer: FeatureScorer, model: Model, num_samples: int) -> Score | None
     try:
         score: Score = floor(num_samples)
     except UsageError as unknown:
-        warn(f"the scores have nothing to be read against: {unknown}")
+        warn(f"the scores have no floor to compare with: {unknown}")
         return None
     return score
 
 
 def numbers_of(score: Any) -> tuple[float, float | None]:
-    """The Fréchet and sliced Wasserstein distances of what a scorer returned.
+    """The Fréchet and sliced Wasserstein distances of a scorer's return value.
 
     Raises:
-        UsageError: it is no `Score`.
+        UsageError: it is not a `Score`.
     """
     try:
         second = score.sliced_wasserstein
@@ -203,24 +208,24 @@ def numbers_of(score: Any) -> tuple[float, float | None]:
 
 
 def shared_facts(model: Model, scorer: FeatureScorer | None, common: Mapping[str, Any]) -> dict[str, Any]:
-    """What all cells of a comparison share, as plain data: the model, the call's words, versions."""
-    words = {key: plain(value) for key, value in common.items() if key not in ("seed", "num_samples")}
-    words.setdefault("guidance_scale", 1.0)
+    """The data shared by all cells of a comparison, as plain data: the model, the call's arguments, versions."""
+    arguments = {key: plain(value) for key, value in common.items() if key not in ("seed", "num_samples")}
+    arguments.setdefault("guidance_scale", 1.0)
     about = None if scorer is None else {"class": type(scorer).__name__, "description": str(scorer.description)}
-    return {**words, "model": model_facts(model), "scorer": about, "environment": environment(model)}
+    return {**arguments, "model": model_facts(model), "scorer": about, "environment": environment(model)}
 
 
 def find_scorer(model_name: str) -> Scorer | None:
-    """The metrics that the registry names for a model."""
+    """The registry's metrics for a model; None if it has no metrics."""
     entry = default_registry().catalogue.models.get(model_name, {})
     return Scorer(Path(entry["base"]) / entry["metrics"]) if "metrics" in entry else None
 
 
 def ode_reference(model: Model, count: int, seed: int, batch_size: int | None, options: dict[str, Any]) -> Result:
     """The probability-flow ODE solved to `REFERENCE_TOLERANCE` from the seed's starting noise, in float64."""
-    words = ("condition", "guidance_scale", "final", "first_index", "start_time")
-    kept = {k: v for k, v in options.items() if k in words}
-    if "condition" in kept:  # one a sample is that of the first samples here
+    arguments = ("condition", "guidance_scale", "final", "first_index", "start_time")
+    kept = {k: v for k, v in options.items() if k in arguments}
+    if "condition" in kept:  # only the first `count` samples run here
         kept["condition"] = first_of(kept["condition"], count)
     if options.get("start") is not None:
         kept["start"] = options["start"][:count]
@@ -281,10 +286,10 @@ def _run(
 
 
 def _scored(result: Result, scorer: FeatureScorer | None) -> tuple[float | None, float | None, str | None]:
-    """Both distances of a run's samples, and why there are none where the scorer failed."""
+    """Both distances of a run's samples, and the reason if the scorer failed."""
     if scorer is None or len(result.samples) < 2:
         return None, None, None
     try:
         return *numbers_of(scorer.score_features(np.asarray(scorer.features(result.decoded)))), None
-    except Exception as error:  # a scorer is the user's code, and what was sampled must not be lost to it
+    except Exception as error:  # a scorer is the user's code, and its failure must not lose the samples
         return None, None, f"{type(error).__name__}: {error}{last_place(error)}"

@@ -1,4 +1,4 @@
-"""What a comparison found: tables, files and a picture."""
+"""The result of a comparison: tables, files and an image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 SCHEMA_VERSION = 1
-"""Of `as_dict` and `as_csv`; another number where a field has changed its meaning or gone."""
+"""Version of `as_dict` and `as_csv`; it increases if a field is removed or changes its meaning."""
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,15 @@ class Cell:
     """One sampler at one budget.
 
     Attributes:
-        sampler, budget: as asked for.
-        nfe, steps: what was run.
-        seconds: wall time of sampling `count` samples.
+        sampler, budget: the sampler's label and the requested number of evaluations.
+        nfe, steps: the evaluations per sample and grid intervals of the run.
+        seconds: wall time of sampling.
         error: root-mean-square difference from the ODE reference, in data units; None for stochastic samplers.
-        frechet, sliced_wasserstein: sample quality, None without metrics.
-        problem: why nothing was run, where nothing was.
-        scoring_problem: why there is no score, where the scorer failed.
-        recipe: what was run, as `sample` takes it again.
-        times, ratios: the grid, on the model's clock and in sigma/alpha (None without); None for steps of its own.
+        frechet, sliced_wasserstein: sample quality; None without metrics.
+        problem: the reason if the sampler could not be run.
+        scoring_problem: the reason if the scorer failed.
+        recipe: the recipe of the run, which `sample` accepts.
+        times, ratios: the grid, in native time and in sigma/alpha (None if the process has no alpha and sigma).
     """
 
     sampler: str
@@ -60,22 +60,30 @@ class Cell:
     ratios: list[float] | None = None
 
     def as_row(self) -> dict[str, Any]:
-        """The cell as a line of a table: what is nested as JSON."""
+        """The cell as a row of a table, with nested values as JSON."""
         row = asdict(self)
         recipe = row.pop("recipe") or {}
-        words = {word: recipe.get(word) for word in ("spacing", "coordinates", "noise", "final")}
+        grid_fields = {name: recipe.get(name) for name in ("spacing", "coordinates", "noise", "final")}
         nested = {"options": recipe.get("options"), "recipe": recipe or None, "times": row.pop("times")}
         nested["ratios"] = row.pop("ratios")
-        return {**row, **words, **{key: None if v is None else json.dumps(v) for key, v in nested.items()}}
+        return {**row, **grid_fields, **{key: None if v is None else json.dumps(v) for key, v in nested.items()}}
 
 
 @public
 @dataclass
 class Comparison:
-    """The cells of a comparison, what they are measured against, and the samples of each.
+    """The cells of a comparison, their reference values, and their samples.
 
     Attributes:
-        facts: what all cells share: the model with a hash of its weights, condition, guidance, batch size, versions.
+        model_name, num_samples, seed: of all runs.
+        cells: a `Cell` for each sampler and budget.
+        samples: (N, *shape), decoded if they are latents, by (sampler, budget).
+        data_range: (low, high) of the samples; None if unbounded.
+        floor: the `Score` of `num_samples` real images; None if unknown.
+        metrics: the scorer's description.
+        reference_count, reference_nfe: number of samples of the ODE reference, and its evaluations per sample.
+        facts: data shared by all cells: the model with a hash of its weights, condition, guidance, batch size,
+            versions.
     """
 
     model_name: str
@@ -91,15 +99,15 @@ class Comparison:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; samples are left out."""
-        left_out = ("samples", "cells", "floor", "data_range", "facts")
-        words = {key: value for key, value in vars(self).items() if key not in left_out}
+        """Plain data for JSON, without the samples."""
+        omitted = ("samples", "cells", "floor", "data_range", "facts")
+        simple = {key: value for key, value in vars(self).items() if key not in omitted}
         floor = None if self.floor is None else asdict(self.floor)
         cells = [asdict(cell) for cell in self.cells]
-        return {"schema_version": SCHEMA_VERSION, **words, **self.facts, "floor": floor, "cells": cells}
+        return {"schema_version": SCHEMA_VERSION, **simple, **self.facts, "floor": floor, "cells": cells}
 
     def as_csv(self) -> str:
-        """The cells as CSV with a header; what all share is repeated in each line."""
+        """The cells as CSV with a header; shared values are repeated in each row."""
         text = io.StringIO()
         model = self.facts.get("model", {})
         versions = self.facts.get("environment", {})
@@ -120,12 +128,21 @@ class Comparison:
         return text.getvalue()
 
     def picture(self, each: int = 4) -> Image:
-        """Rows of samplers, columns of budgets, `each` samples a cell (a scatter plot for vectors)."""
+        """A table of images with rows of samplers, columns of budgets and `each` samples per cell.
+
+        Vectors are shown as scatter plots.
+
+        Raises:
+            UsageError: samples of this shape cannot be shown, or matplotlib is missing for vectors.
+        """
 
         return comparison_picture(self, each)
 
     def save(self, folder: str | Path) -> dict[str, Path]:
-        """Write compare.json, compare.csv and compare.png, each whole or not at all."""
+        """Write compare.json, compare.csv and compare.png, each atomically; return their paths by type.
+
+        compare.png is omitted, with a warning, if samples of this shape cannot be shown.
+        """
         out = make_folder(folder)
         files = {
             "json": write(out / "compare.json", json.dumps(self.as_dict(), indent=2, default=str) + "\n"),
@@ -140,18 +157,18 @@ class Comparison:
 
 
 def finite_or_none(value: Any) -> Any:
-    """A number for JSON, which knows no infinity."""
+    """A number for JSON, which has no infinity; None if it is not finite."""
     return float(value) if np.isfinite(value) else None
 
 
 def comparison_picture(comparison: Comparison, each: int) -> Image:
-    """Rows of samplers, columns of budgets."""
+    """The image of `Comparison.picture`."""
     shape = next(iter(comparison.samples.values())).shape[1:] if comparison.samples else ()
     if len(shape) == 3 and shape[0] in (1, 3, 4):
         return _image_table(comparison, each)
     if len(shape) == 1 and shape[0] >= 2:
         return _scatter_table(comparison)
-    raise UsageError(f"there is no picture for samples of shape {tuple(shape)}")
+    raise UsageError(f"samples of shape {tuple(shape)} cannot be shown")
 
 
 def _axes(comparison: Comparison) -> tuple[list[str], list[int], dict[tuple[str, int], Cell]]:
@@ -160,7 +177,7 @@ def _axes(comparison: Comparison) -> tuple[list[str], list[int], dict[tuple[str,
 
 
 def _image_table(comparison: Comparison, each: int) -> Image:
-    from PIL import Image, ImageDraw, ImageFont  # only pictures need it
+    from PIL import Image, ImageDraw, ImageFont  # only images need it
 
     samplers, budgets, cells = _axes(comparison)
     font, small = ImageFont.load_default(18), ImageFont.load_default(13)
@@ -178,7 +195,7 @@ def _image_table(comparison: Comparison, each: int) -> Image:
         for column, budget in enumerate(budgets):
             x, cell = left + column * (width + 16), cells[name, budget]
             if (name, budget) not in strips:
-                reason = wrapped(cell.problem or "nothing was run", small, width, height)
+                reason = wrapped(cell.problem or "not run", small, width, height)
                 draw.multiline_text((x + width / 2, y + height / 2), reason, "grey", small, "mm", align="center")
                 continue
             sheet.paste(strips[name, budget], (x, y))
@@ -196,8 +213,8 @@ def _scatter_table(comparison: Comparison) -> Image:
     try:
         from matplotlib.figure import Figure  # matplotlib takes seconds to import, and is optional
     except ImportError:
-        raise UsageError("a picture of vectors needs matplotlib: pip install 'sdesamplers[report]'") from None
-    from PIL import Image  # only pictures need it
+        raise UsageError("plots of vectors need matplotlib: pip install 'sdesamplers[report]'") from None
+    from PIL import Image  # only images need it
 
     samplers, budgets, cells = _axes(comparison)
     figure = Figure(figsize=(2.4 * len(budgets) + 0.6, 2.5 * len(samplers) + 0.4), dpi=110, layout="constrained")
@@ -225,7 +242,7 @@ def _scatter_table(comparison: Comparison) -> Image:
 
 
 def wrapped(text: str, font: Any, width: float, height: float) -> str:
-    """A text in lines that fit a box, cut off where there are too many."""
+    """A text wrapped to fit a box of this size, and cut off if it has too many lines."""
     across = max(int(width / font.getlength("n")), 8)
     lines = textwrap.wrap(text, across)
     most = max(int(height / 17), 1)

@@ -24,7 +24,7 @@ from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.prepared import PreparedRun, prepare
 from ..sampling.recipe import Recipe
-from ..sampling.request import sorted_words
+from ..sampling.request import split_arguments
 from . import memory, streaming
 from .argument_names import ARGUMENT_NAMES
 from .batches import Batches
@@ -144,7 +144,7 @@ def generate(
     if resume and overwrite:
         raise UsageError("resume continues a job and overwrite discards it: pass one of them, not both")
     formats = [formats] if isinstance(formats, str) else formats
-    run = prepare(model, *sorted_words(sampler, {**accepted(kwargs, "generate", ALTERNATIVES), "cancel": stop}))
+    run = prepare(model, *split_arguments(sampler, {**accepted(kwargs, "generate", ALTERNATIVES), "cancel": stop}))
     styles = formats_for(formats, run.model, scorer)
     conditions = Conditions(run.model, condition, num_samples)
     ranks, folder = Ranks.here(), Path(out)

@@ -13,7 +13,7 @@ from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.prepared import prepare
 from ..sampling.recipe import Recipe
-from ..sampling.request import sorted_words
+from ..sampling.request import split_arguments
 from ..sampling.result import Result
 from . import memory
 from .batches import Batches
@@ -69,7 +69,7 @@ def stream(
         raise UsageError("part requires batch_size, the same for all parts")
     ranks = Ranks.here()
     part = (ranks.rank, ranks.count) if part is None else check_part(part)
-    run = prepare(model, *sorted_words(sampler, accepted(kwargs, "stream", ALTERNATIVES)))
+    run = prepare(model, *split_arguments(sampler, accepted(kwargs, "stream", ALTERNATIVES)))
     conditions = Conditions(run.model, condition, num_samples)
     if batch_size is None:
         batch_size = min(ranks.gather(memory.batch_size_for(run, conditions, memory_limit, num_samples)))

@@ -32,13 +32,13 @@ from .integration import from_path, ode_recipe
 @public
 @dataclass(eq=False, repr=False)
 class Consistency:
-    """What `consistency_error` found.
+    """The result of `consistency_error`.
 
     Attributes:
-        times: (K,) the model's times, from noise to data.
+        times: (K,) native times, from noise to data.
         squared: (N, K) float64, |f(x_t, t) - x_0|^2 / D of each trajectory, in squared data units.
-        samples: (N, *shape) the trajectories' ends x_0, on the CPU.
-        recipe: of the trajectories.
+        samples: (N, *shape) the ends x_0 of the trajectories, on the CPU.
+        recipe: the recipe of the trajectories.
     """
 
     times: np.ndarray
@@ -53,7 +53,7 @@ class Consistency:
 
     @property
     def standard_error(self) -> np.ndarray:
-        """(K,) of `error` over the trajectories, to first order; NaN of a single one."""
+        """(K,) the standard error of `error` over the trajectories, to first order; NaN for a single trajectory."""
         if len(self.squared) < 2:
             return np.full(len(self.times), np.nan)
         spread = self.squared.std(0, ddof=1) / np.sqrt(len(self.squared))
@@ -88,33 +88,37 @@ def consistency_error(
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> Consistency:
-    """How far f(x_t, t), the model's x0 prediction, is from the end of the trajectory that x_t lies on.
+    """Distance of f(x_t, t), the model's x0 prediction, from the end of the ODE trajectory through x_t.
 
-    A consistency model's f is to be the same all along a trajectory of the probability-flow ODE, its end (Song et
-    al. 2023, definition 1). A diffusion model's f is E[x0 | x_t], whose distance is what one step from there misses: it
-    says how curved the trajectories are.
+    A consistency model's f should equal the trajectory's end at every point of a trajectory of the probability-flow ODE
+    (Song et al. 2023, definition 1). A diffusion model's f is E[x0 | x_t]; its distance is the error of a single step
+    from there, a measure of the curvature of the trajectories.
 
     Args:
-        model: a `Model`, or what `load` takes.
-        sampler: that solves the ODE, a name or a `Sampler`; what turns a stochastic one's noise off is set. Its own
-            error should be small beside the one that is looked for.
-        along: the model whose ODE it is, on the same process; by default `model`. For a consistency model give the
-            diffusion model that it was distilled from: f is no E[x0 | x_t] then, and has no ODE of its own.
+        model: a `Model`, or any argument of `load`.
+        sampler: the solver of the ODE, a name or a `Sampler`; for a stochastic sampler, the options that turn its noise
+            off are set. Its own error should be small compared with the distance to be measured.
+        along: the model that defines the ODE, on the same process; by default `model`. For a consistency model pass
+            the diffusion model from which it was distilled: its f is not E[x0 | x_t] and defines no ODE.
         steps, nfe, times, spacing, spacing_options, coordinates, seed, num_samples, batch_size, start, condition,
-        guidance_scale, dtype, **options: as in `sample`; the errors are given at the grid's times but the end.
+        guidance_scale, dtype, **options: as in `sample`; the errors are given at all times of the grid except the end.
+
+    Returns:
+        a `Consistency` with the errors at each time.
 
     Raises:
-        UsageError: words that do not fit, no grid, a sampler that follows no ODE, or processes that differ.
+        UsageError: invalid or conflicting arguments, no grid, a sampler that does not follow the ODE, or models with
+            different processes.
         ConversionError: x0 does not follow from the prediction at the grid's first time (epsilon at alpha = 0).
     """
     model = as_model(model)
     guide = model if along is None else as_model(along)
-    _ = guide.gaussian, model.gaussian  # raises where there is no x0
+    _ = guide.gaussian, model.gaussian  # raises an error if there is no x0
     grid = Request(sampler, steps, nfe, spacing, spacing_options, times, coordinates=coordinates, options=options)
     recipe, spec = ode_recipe(guide, grid)
     recipe = replace(recipe, final="zero")
     if recipe.steps is None and recipe.times is None:
-        raise UsageError(f"{spec.name} would choose its own steps; the errors are given on a grid: steps= or times=")
+        raise UsageError(f"{spec.name} would choose its own steps; consistency_error needs a grid: steps= or times=")
     start = None if start is None else as_start(start, True)
     conduct = Conduct(guidance_scale, dtype=dtype)
     check_seed(seed)
@@ -124,40 +128,40 @@ def consistency_error(
     whole("num_samples", count)
     all_rows = [*batches(count, batch_size)]
     if start is not None and len(start) != count:
-        raise UsageError(f"start holds {len(start)} states, not num_samples={count}")
+        raise UsageError(f"start contains {len(start)} states, not num_samples={count}")
     state = dtype or (torch.float64 if guide.dtype == torch.float64 else torch.float32)
     if along is not None:
         check_same_process(model, guide, make_path(guide.process, recipe))
     spread = guide.condition_for(condition, count)
     clock, squared, ends = np.empty(0), list[np.ndarray](), list[Tensor]()
     for rows in all_rows:
-        part = Along(guide, recipe, spec, take_rows(spread, rows), conduct.guidance_scale)
+        batch = TrajectoryBatch(guide, recipe, spec, take_rows(spread, rows), conduct.guidance_scale)
         source = NormalSource(seed, list(range(rows.start, rows.stop)), guide.shape)
         path = make_path(guide.process, recipe)
         with running(guide, model, key=(seed, rows.start)):
             x = start_state(guide, path, source, None if start is None else start[rows], state)
-            end, kept = part.run(path, x)
-            found = part.x0(kept, None if along is None else model)
-            misses = [(f - end).double().square().flatten(1).mean(1) for f in found]
+            end, kept = batch.run(path, x)
+            found = batch.x0(kept, None if along is None else model)
+            distances = [(f - end).double().square().flatten(1).mean(1) for f in found]
         clock = np.array([prediction.point.t for prediction in kept])
-        squared.append(torch.stack(misses, 1).cpu().numpy())
+        squared.append(torch.stack(distances, 1).cpu().numpy())
         ends.append(end.cpu())
     return Consistency(clock, np.concatenate(squared), torch.cat(ends), recipe)
 
 
 def check_same_process(model: Model, guide: Model, path: Path) -> None:
-    """Raise unless two models' processes agree at a path's points."""
+    """Raise unless the processes of two models agree at a path's points."""
     for point in path.points[:-1]:
-        there: Any = model.gaussian.schedule(point.t)[:2]  # a float for a float, which its type does not say
+        there: Any = model.gaussian.schedule(point.t)[:2]  # floats for a float, which the annotation does not state
         if not np.allclose(there, point.native[:2], rtol=1e-6, atol=1e-9):
             raise UsageError(
                 f"{model.name!r} and {guide.name!r} have different processes (alpha and sigma differ at "
-                f"t = {point.t:g}), so the one cannot be asked at the other's states"
+                f"t = {point.t:g}), so one cannot be evaluated at the other's states"
             )
 
 
-class Along:
-    """One batch's trajectories and what is predicted on them."""
+class TrajectoryBatch:
+    """The trajectories of one batch, and the predictions on them."""
 
     def __init__(self, model: Model, recipe: Recipe, spec: Sampler, condition: Any, guidance_scale: float) -> None:
         self.model, self.recipe, self.spec = model, recipe, spec
@@ -168,8 +172,8 @@ class Along:
         kept: dict[float, Prediction] = {}
 
         def keep(prediction: Prediction) -> None:
-            # Of several evaluations at a time the last is at the trajectory's own state: Runge-Kutta methods try a
-            # step's end before they begin the next step there.
+            # Of several evaluations at one time only the last is at the trajectory's own state: Runge-Kutta methods
+            # evaluate a trial state at the end of a step before the next step begins there.
             if prediction.point.rows is None:
                 kept[prediction.point.t] = prediction
 
@@ -180,14 +184,14 @@ class Along:
         return from_path(end, path.points[-1], data=True), on_grid
 
     def x0(self, kept: list[Prediction], other: Model | None) -> list[Tensor]:
-        """x0 (N, *shape) as predicted on the trajectory, or as another model predicts it at the same states."""
+        """x0 (N, *shape) as predicted on the trajectory, or as predicted by another model at the same states."""
         if other is None:
             return [prediction.x0 for prediction in kept]
-        ask = self.evaluator(other, len(kept[0].x))
-        return [ask(prediction.x, prediction.point).x0 for prediction in kept]
+        evaluate = self.evaluator(other, len(kept[0].x))
+        return [evaluate(prediction.x, prediction.point).x0 for prediction in kept]
 
     def evaluator(self, model: Model, count: int) -> Evaluator:
-        """A connection to a model under the batch's condition."""
+        """An evaluator of a model under the batch's condition."""
         return Evaluator(
             model,
             count,

@@ -1,4 +1,4 @@
-"""The probability-flow ODE the other way: data to latents and back, and the way between latents."""
+"""Encoding by the probability-flow ODE: data to latents and back, and interpolation between latents."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ..registry.plugin import Sampler
 from ..sampling.loop import Callback, Flag
 from ..sampling.recipe import Recipe
 from ..sampling.request import Conduct, Request, SamplerLike
-from .integration import Encoding, Walk, check_companion, check_encoding, check_walkable, ode_recipe, own_recipe
+from .integration import Encoding, OdeRun, check_companion, check_encoding, check_runnable, ode_recipe, own_recipe
 
 
 @public
@@ -45,36 +45,37 @@ def encode(
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> Encoding:
-    """Run a model's probability-flow ODE from data to noise, x_0 to x_T, with any registered ODE sampler.
+    """Solve a model's probability-flow ODE from data to noise, x_0 to x_T, with any registered ODE sampler.
 
-    The sampler is the one that samples, on the same grid walked the other way: from the smallest time that the model
-    was trained at, where the data stand as alpha x_0, to the largest. `decode` is the way back; the error of a round
-    trip falls at the sampler's order. Exactly invertible samplers come back exactly: give `decode` the `Encoding`
+    The sampler and grid are those of sampling, in the opposite direction: from the smallest time on which the model was
+    trained, where the state is alpha x_0, to the largest. `decode` is the inverse; the error of a round trip falls at
+    the sampler's order. Exactly invertible samplers recover the data exactly, if `decode` is passed the `Encoding`
     itself.
 
     Args:
-        model: a `Model`, or what `load` takes.
-        x: data (N, *shape) in the model's range, PIL images of the model's size, or what `decode` returned, which is
-            taken back as `decode` takes an `Encoding`. Numbers from 0 to 1 for a model of [-1, 1] cannot be told from
-            its data and are not noticed.
-        sampler: a name or a `Sampler`, `heun` by default; the options that turn a stochastic one's noise off are set.
+        model: a `Model`, or any argument of `load`.
+        x: data (N, *shape) in the model's range, PIL images of the model's size, or an `Encoding` returned by `decode`,
+            which is encoded with its own recipe (see `decode`). Data in [0, 1] for a model of [-1, 1] cannot be
+            distinguished from valid data and are not detected.
+        sampler: a name or a `Sampler`, `heun` by default; for a stochastic sampler, the options that turn its noise off
+            are set.
         guidance_scale: 1 by default.
         steps, nfe, spacing, spacing_options, coordinates, batch_size, condition, callback, cancel, trajectory,
         check_finite, dtype, **options: as in `sample`.
 
     Returns:
-        an `Encoding` whose `samples` (N, *shape) are the latents, in the model's own coordinates, in float32 or in x's
-        or the model's float64.
+        an `Encoding` whose `samples` (N, *shape) are the latents in the model's coordinates, in float32, or in float64
+        if x or the model has it.
 
     Raises:
-        UsageError: words that do not fit, data of another shape or kind or far outside the model's range, or a sampler
-            that follows no ODE or cannot be walked this way.
-        NonFiniteError: the model or solver broke down.
+        UsageError: invalid or conflicting arguments, data of another shape or type or far outside the model's range, or
+            a sampler that does not follow the ODE or cannot run in this direction.
+        NonFiniteError: the model's output or the latents are not finite.
         Cancelled: the run was stopped.
     """
     grid = Request("heun", steps, nfe, spacing, spacing_options, coordinates=coordinates, options=options)
     conduct = Conduct(1.0, callback, cancel, trajectory, check_finite=check_finite, dtype=dtype)
-    return walk(as_model(model), x, sampler, grid, conduct, condition, guidance_scale, batch_size, forward=True)
+    return solve_ode(as_model(model), x, sampler, grid, conduct, condition, guidance_scale, batch_size, forward=True)
 
 
 @public
@@ -98,63 +99,69 @@ def decode(
     dtype: torch.dtype | None = None,
     **options: Any,
 ) -> Encoding:
-    """The way back of `encode`: latents to data.
+    """Solve the probability-flow ODE from latents to data, the inverse of `encode`.
 
-    An `Encoding` goes back as it came. Its sampler, options, grid and coordinates are used, with the words that are
-    given in place of its own; its condition and guidance scale too, unless others are given. A `sampler` that is given
-    starts afresh, with this call's words alone. Another grid or sampler decodes the same latents a little differently,
-    by its own error; a pair of states (`bdia-ddim`, ...) means nothing to another grid and is refused there.
+    An `Encoding` is decoded with the sampler, options, grid, coordinates, condition and guidance scale that produced
+    it, except for the arguments passed here. If `sampler` is passed, the sampler, options, grid and coordinates come
+    from this call alone. Another grid or sampler decodes the same latents a little differently, within its own error;
+    the second state of a pair (`bdia-ddim`, ...) cannot be used on another grid and is refused.
 
     Args:
-        model: a `Model`, or what `load` takes.
-        latents: (N, *shape), or what `encode` returned.
-        steps, ..., **options: as in `encode`, `heun` being the default for a tensor.
+        model: a `Model`, or any argument of `load`.
+        latents: (N, *shape), or an `Encoding` returned by `encode`.
+        steps, ..., **options: as in `encode`; the default sampler for a tensor is `heun`.
 
     Returns:
-        an `Encoding` whose `samples` are data.
+        an `Encoding` whose `samples` (N, *shape) are data.
 
     Raises:
-        UsageError: besides what `encode` raises, an `Encoding` that holds data already, or of a model with another
-            process, or with a second state that these words cannot take back.
+        UsageError: as in `encode`, or an `Encoding` that already contains data, belongs to a model with another
+            process, or has a second state that these arguments cannot use.
+        NonFiniteError: the model's output or the data are not finite.
+        Cancelled: the run was stopped.
     """
     grid = Request("heun", steps, nfe, spacing, spacing_options, coordinates=coordinates, options=options)
     conduct = Conduct(1.0, callback, cancel, trajectory, check_finite=check_finite, dtype=dtype)
-    return walk(as_model(model), latents, sampler, grid, conduct, condition, guidance_scale, batch_size, forward=False)
+    model = as_model(model)
+    return solve_ode(model, latents, sampler, grid, conduct, condition, guidance_scale, batch_size, forward=False)
 
 
 @public
 def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tensor:
-    """Points between latents on the great circle through them (slerp; Shoemake 1985), their lengths interpolated too.
+    """Interpolate between latents on the great circle through them (slerp; Shoemake 1985), and between their lengths.
 
-    Independent normal latents are nearly orthogonal and of one length, which the straight line between them leaves.
+    Independent normal latents are nearly orthogonal and of nearly equal length; points of the straight line between
+    them are shorter.
 
     Args:
         a, b: one latent each, of any shape.
-        shares: how far from a to b, numbers from 0 to 1, (K,).
+        shares: (K,) positions between a and b, numbers from 0 to 1.
 
     Returns:
-        (K, *shape), of a's dtype.
+        (K, *shape), in the dtype of a.
 
     Raises:
-        UsageError: latents of different shapes, opposite ones, which no one great circle joins, or zeros.
+        UsageError: latents of different shapes, opposite latents (no unique great circle joins them), or zeros.
     """
     if not (isinstance(a, Tensor) and isinstance(b, Tensor)):
         raise UsageError("interpolate takes two tensors, such as encoding.samples[0] and encoding.samples[1]")
     if a.shape != b.shape:
-        raise UsageError(f"latents of one shape are needed, not {tuple(a.shape)} and {tuple(b.shape)}")
+        raise UsageError(f"the latents must have the same shape, not {tuple(a.shape)} and {tuple(b.shape)}")
     first, last = a.double().flatten(), b.double().flatten()
     lengths = first.norm(), last.norm()
     if not float(lengths[0]) * float(lengths[1]):
-        raise UsageError("a latent of zeros has no direction; give latents of noise")
+        raise UsageError("a latent of zeros has no direction; pass noise latents")
     share = numbers("shares", shares, "(K,), such as [0, 0.5, 1]", dims=(1,)).to(first.device)
     if not bool(share.isfinite().all()):
         raise UsageError(f"shares must be a list of numbers, such as [0, 0.5, 1], not {shown(shares)}")
     share = share[:, None]
     u, v = first / lengths[0], last / lengths[1]
-    # 2 atan2(|u - v|, |u + v|): exact where the angle is small, unlike acos of the scalar product.
+    # 2 atan2(|u - v|, |u + v|) is exact for small angles, unlike acos of the scalar product.
     angle = 2 * torch.atan2((u - v).norm(), (u + v).norm())
     if float(angle) > math.pi - 1e-6:
-        raise UsageError("the latents are opposite, and every great circle through one meets the other; go by a third")
+        raise UsageError(
+            "the latents are opposite, so no unique great circle joins them; interpolate by way of a third latent"
+        )
     if float(angle) < 1e-8:
         circle = u + share * (v - u)
     else:
@@ -162,7 +169,7 @@ def interpolate(a: Tensor, b: Tensor, shares: Sequence[float] | Tensor) -> Tenso
     return (circle * ((1 - share) * lengths[0] + share * lengths[1])).view(-1, *a.shape).to(a.dtype)
 
 
-def walk(
+def solve_ode(
     model: Model,
     x: Any,
     sampler: SamplerLike | None,
@@ -174,9 +181,9 @@ def walk(
     *,
     forward: bool,
 ) -> Encoding:
-    """`encode` (forward) or `decode`, by `heun` or a sampler that is given.
+    """`encode` (forward) or `decode`, with `sampler` or, by default, the request's sampler (`heun`).
 
-    Without one, an `Encoding` goes as it came where the request leaves it open.
+    If `sampler` is None, arguments that the request does not set are taken from the recipe of an `Encoding`.
     """
     request = request if sampler is None else replace(request, sampler=sampler)
     if isinstance(x, Encoding):
@@ -187,9 +194,9 @@ def walk(
         recipe, spec = own_recipe(model, x, request)
     else:
         recipe, spec = ode_recipe(model, request)
-    check_walkable(model, recipe, spec, forward=forward)
+    check_runnable(model, recipe, spec, forward=forward)
     if isinstance(x, Encoding):
         check_companion(model, x, recipe, spec, forward=forward)
     if guidance_scale is not None:
         conduct = replace(conduct, guidance_scale=guidance_scale)
-    return Walk(model, recipe, spec, conduct, forward=forward).walk(x, condition, batch_size)
+    return OdeRun(model, recipe, spec, conduct, forward=forward).solve(x, condition, batch_size)

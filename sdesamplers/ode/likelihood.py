@@ -1,4 +1,4 @@
-"""Exact likelihoods: the probability-flow ODE from data to prior, with the change of density along the way."""
+"""Exact likelihoods: the probability-flow ODE from data to prior, with the change of density along it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ..registry.plugin import Sampler
 from ..sampling.loop import Flag
 from ..sampling.recipe import Recipe
 from ..sampling.request import Conduct, Request, batches
-from .integration import Walk, check_walkable, ode_recipe
+from .integration import OdeRun, check_runnable, ode_recipe
 
 Divergence = Literal["hutchinson", "exact"]
 Probe = Literal["rademacher", "gaussian"]
@@ -37,19 +37,19 @@ Probe = Literal["rademacher", "gaussian"]
 @public
 @dataclass(eq=False, repr=False)
 class Likelihood:
-    """What `log_likelihood` found.
+    """The result of `log_likelihood`.
 
     Attributes:
         nats: (N,) float64, log p(x) of each sample; a density over the model's data coordinates.
-        bits_per_dim: (N,) float64, -(log2 p(x) + D log2 w) / D, with w the width that one of the data's levels has in
-            the model's range where there are levels (images: 2/255), else 1. With `dequantize="uniform"` its mean is an
-            upper bound of the discrete data's bits per dimension (Theis et al. 2016).
-        standard_error: (N,) of `nats` over the probes; None with the exact divergence or a single probe.
-        latents: (N, *shape), where the ODE takes the data.
-        nfe: model evaluations of each sample; each costs a vector-Jacobian product for each probe besides.
-        nfe_per_sample: (N,) whole numbers.
-        probes: how many, 0 for the exact divergence.
-        recipe: what was run.
+        bits_per_dim: (N,) float64, -(log2 p(x) + D log2 w) / D, where w is the width of one of the data's discrete
+            levels in the model's range (images: 2/255), or 1 for continuous data. With `dequantize="uniform"` its mean
+            is an upper bound of the discrete data's bits per dimension (Theis et al. 2016).
+        standard_error: (N,) standard error of `nats` over the probes; None with the exact divergence or a single probe.
+        latents: (N, *shape), the solutions of the ODE at the noisy end.
+        nfe: model evaluations per sample; each evaluation also costs a vector-Jacobian product for each probe.
+        nfe_per_sample: (N,) integers.
+        probes: number of probes, 0 for the exact divergence.
+        recipe: the recipe of the run.
     """
 
     nats: np.ndarray
@@ -62,7 +62,7 @@ class Likelihood:
 
     @property
     def nfe(self) -> int:
-        """Model evaluations a sample (the largest, where samples differ)."""
+        """The number of model evaluations per sample; the maximum if samples differ."""
         return int(self.nfe_per_sample.max())
 
     def __repr__(self) -> str:
@@ -100,32 +100,38 @@ def log_likelihood(
 
         log p_0(x_0) = log p_T(x_T) + int_0^T div v(x_t, t) dt,    dx/dt = v
 
-    The state that the sampler integrates is (x, l_1 ... l_P) with dl_p/dt = -e_p^T (dv/dx) e_p, one probe e_p each
-    (Skilling 1989; Hutchinson 1990), so any ODE sampler integrates both, and adaptive steps control the error of both.
-    The data stand as alpha x at the smallest time that the model was trained at.
+    The sampler integrates the state (x, l_1 ... l_P) with dl_p/dt = -e_p^T (dv/dx) e_p, one probe e_p each (Skilling
+    1989; Hutchinson 1990), so any ODE sampler integrates both parts, and adaptive steps control the error of both. The
+    initial state is alpha x at the smallest time on which the model was trained.
 
     Args:
-        model: a `Model`, or what `load` takes.
-        x: data (N, *shape) in the model's range, or PIL images of the model's size. Numbers from 0 to 1 for a model of
-            [-1, 1] cannot be told from its data and are not noticed.
-        sampler: a name or a `Sampler`; what turns a stochastic one's noise off is set.
-        steps, nfe, spacing, spacing_options, coordinates, condition: as in `sample`. Guidance: wrap the model in
+        model: a `Model`, or any argument of `load`.
+        x: data (N, *shape) in the model's range, or PIL images of the model's size. Data in [0, 1] for a model of
+            [-1, 1] cannot be distinguished from valid data and are not detected.
+        sampler: a name or a `Sampler`; for a stochastic sampler, the options that turn its noise off are set.
+        steps, nfe, spacing, spacing_options, coordinates, condition: as in `sample`. For guidance, wrap the model in
             `Guided`.
-        divergence: "hutchinson" estimates it without bias at one vector-Jacobian product a probe and evaluation;
-            "exact" takes one for each dimension.
-        probes: for each sample; their spread gives the standard error.
-        probe: "rademacher" (the least variance of all with independent entries) or "gaussian".
-        seed, first_index: sample j's probes and dequantisation depend on (seed, first_index + j) alone.
-        dequantize: "uniform" adds noise of one level's width first, for data of `levels` whole levels.
-        levels: of the data, for bits per dimension; 0 for continuous data.
-        batch_size: how many at once. It does not change the result.
+        divergence: "hutchinson" is an unbiased estimate at the cost of one vector-Jacobian product per probe and
+            evaluation; "exact" needs one for each dimension.
+        probes: number of probes per sample; their spread gives the standard error.
+        probe: "rademacher" (the smallest variance of all probes with independent entries) or "gaussian".
+        seed, first_index: the probes and dequantization of sample j depend only on (seed, first_index + j).
+        dequantize: "uniform" first adds uniform noise of one level's width, for data with `levels` discrete levels.
+        levels: number of levels of the data, for bits per dimension; 0 for continuous data.
+        batch_size: samples per batch; by default all of them. It does not change the result.
         cancel: a `threading.Event`; when set, the run stops with `Cancelled`.
-        advance: called with the number of samples done after each batch.
-        **options: the sampler's own, such as rtol and atol.
+        advance: called after each batch with the number of samples in it.
+        **options: the sampler's own options, such as rtol and atol.
+
+    Returns:
+        a `Likelihood` with log p(x) of each sample.
 
     Raises:
-        UsageError: words that do not fit, data of another shape or kind or far outside the model's range, or a sampler
-            that follows no ODE.
+        UsageError: invalid or conflicting arguments, data of another shape or type or far outside the model's range, or
+            a sampler that does not follow the ODE.
+        ModelError: the model cannot be differentiated.
+        NonFiniteError: the model's output is not finite.
+        Cancelled: the run was stopped.
     """
     model = as_model(model)
     gaussian = isinstance(model.process, GaussianProcess)
@@ -139,18 +145,18 @@ def log_likelihood(
     all_rows = [range(rows.start, rows.stop) for rows in batches(len(x), batch_size)]
     width = level_width(model, levels)
     if dequantize is not None and width is None:
-        raise UsageError("dequantize needs data of whole levels in a known range; this model has no data_range")
+        raise UsageError("dequantize needs data of discrete levels: levels= of at least 2 and a model with data_range")
     grid = Request(sampler, steps, nfe, spacing, spacing_options, coordinates=coordinates, options=options)
     recipe, spec = ode_recipe(model, grid)
     if "unguided" in spec.needs:
-        raise UsageError(f"{spec.name} does not follow the probability-flow ODE; take heun or rk45")
+        raise UsageError(f"{spec.name} does not follow the probability-flow ODE; use heun or rk45")
     count, size = len(x), math.prod(model.shape)
     spread = model.condition_for(condition, count)
     columns = 1 if divergence == "exact" else probes
     flow = DensityFlow(model, columns)
-    check_walkable(flow, recipe, spec, forward=True)
-    way = Walk(flow, recipe, spec, conduct, forward=True)
-    first, last = way.path.points[0], way.path.points[-1]
+    check_runnable(flow, recipe, spec, forward=True)
+    ode = OdeRun(flow, recipe, spec, conduct, forward=True)
+    first, last = ode.path.points[0], ode.path.points[-1]
     nats, latents, made = [], [], []
     for rows in all_rows:
         source = NormalSource(seed, [first_index + r for r in rows], model.shape)
@@ -160,14 +166,14 @@ def log_likelihood(
         vectors = None if divergence == "exact" else draw_probes(source, probes, probe).to(model.device)
         inside = Probed(take_rows(spread, slice(rows.start, rows.stop)), vectors)
         state = torch.cat([data.flatten(1), data.new_zeros(len(data), columns)], 1)
-        run = way.walk(state, inside)
+        run = ode.solve(state, inside)
         latent, losses = run.samples[:, :size].view(-1, *model.shape), run.samples[:, size:]
         nats.append((end_log_prob(model, last, latent)[:, None] - losses).numpy())
         latents.append(latent.to(torch.promote_types(x.dtype, torch.float32)))
         made.append(run.nfe_per_sample)
         if advance is not None:
             advance(len(data))
-    # Where data stand as alpha x, p_0(x) = alpha^D p(alpha x).
+    # The initial state is alpha x, so p_0(x) = alpha^D p(alpha x).
     each = np.concatenate(nats) + (size * math.log(float(first.native[0])) if gaussian else 0.0)
     mean = each.mean(1)
     error = each.std(1, ddof=1) / math.sqrt(columns) if columns > 1 else None
@@ -178,32 +184,32 @@ def log_likelihood(
 
 
 FEW = 5
-"""Steps below which no method solves the ODE of data that are narrower than the noise: at 1 to 3 steps of Heun's method
-the log-density of a Gaussian of standard deviation 0.5 is off by 7, 3.5 and 1.4 nats."""
+"""With fewer steps no method solves the ODE of data that are narrower than the noise: with 1, 2 and 3 steps of Heun's
+method the log-density of a Gaussian of standard deviation 0.5 is off by 7, 3.5 and 1.4 nats."""
 
 
 def warn_if_impossible(bits: np.ndarray, width: float | None, in_a_range: bool, recipe: Recipe) -> None:
-    """Warn where whole levels cost less than nothing, or numbers are not finite: too few steps, not good data.
+    """Warn if discrete levels cost less than 0 bits, or numbers are not finite: signs of too few steps.
 
-    A density of data spread over levels of width w is a probability over w at most, so that its mean over the levels
-    is 0 bits or more (Theis et al. 2016, section 3.1); a numerical solution that leaves it further is none.
+    For dequantized data, the mean log-density over a level of width w and probability P is at most log(P / w), so the
+    mean is at least 0 bits (Theis et al. 2016, section 3.1); a negative mean shows that the ODE was not solved.
     """
     few = f"{recipe.sampler} with {recipe.steps} steps" if recipe.steps else recipe.sampler
-    advice = "take more steps, or rk45 with small tolerances"
+    advice = "use more steps, or rk45 with small tolerances"
     if not np.all(np.isfinite(bits)):
         warn(f"{few} does not solve the ODE here, and some likelihoods are not finite; {advice}")
     elif width is not None and in_a_range and float(bits.mean()) < 0:
         warn(
-            f"{few} does not solve the ODE here: {bits.mean():.3g} bits per dimension, where data of whole levels have "
-            f"0 or more; {advice}, and give data with their levels spread (dequantize)"
+            f"{few} does not solve the ODE here: {bits.mean():.3g} bits per dimension, but data of discrete levels "
+            f"have 0 or more; {advice}, and dequantize the data (dequantize=)"
         )
     elif recipe.steps is not None and recipe.steps < FEW:
-        warn(f"{few} hardly solves the ODE; {advice}, and see whether the number stays")
+        warn(f"{few} hardly solves the ODE; {advice}, and check that the result does not change")
 
 
 @dataclass(frozen=True)
 class Probed:
-    """A batch's condition, and its probes (N, P, *shape), cut to samples together; None for the exact divergence."""
+    """A batch's condition and its probes (N, P, *shape), indexed together; probes are None for exact divergence."""
 
     condition: Any
     vectors: Tensor | None
@@ -213,9 +219,10 @@ class Probed:
 
 
 class DensityFlow(Model):
-    """A model's velocity beside minus its divergence: the ODE of (x, l_1 ... l_P), in the model's own coordinates.
+    """The ODE of (x, l_1 ... l_P), in the model's coordinates: a model's velocity, and minus its divergence.
 
-    As a model that predicts its own time derivative ("flow") it runs on any sampler: l is one more coordinate.
+    It is a model that predicts its own time derivative ("flow"), so it runs with any sampler; the l are additional
+    coordinates of the state.
     """
 
     dtype = torch.float64
@@ -236,8 +243,8 @@ class DensityFlow(Model):
         state = x[:, : self.size].view(-1, *self.inner.shape)
         with torch.inference_mode(False), torch.enable_grad():
             z = state.clone().to(self.inner.dtype).requires_grad_()
-            answer = isolated(self.inner)(z, t, condition.condition)
-            value = answer.value if isinstance(answer, Output) else answer
+            output = isolated(self.inner)(z, t, condition.condition)
+            value = output.value if isinstance(output, Output) else output
             if not value.requires_grad:
                 raise ModelError(f"model {self.name!r} cannot be differentiated: its output has no autograd graph")
             on_state, on_value, value = self._velocity(z, t, value)
@@ -247,7 +254,7 @@ class DensityFlow(Model):
         return torch.cat([velocity, -divergence], 1)
 
     def _velocity(self, z: Tensor, t: Scalar, value: Tensor) -> tuple[Scalar, Scalar, Tensor]:
-        """Coefficients of the velocity on the state and on a function of it, and that function's value at z."""
+        """Coefficients of the velocity on the state and on a function of the state, and the function's value at z."""
         process = self.inner.process
         if not isinstance(process, GaussianProcess):
             return 0.0, 1.0, process.velocity(z, t, value)
@@ -273,7 +280,7 @@ class DensityFlow(Model):
 
 
 class GivenVelocity(SDE):
-    """The ODE whose velocity is given where a score is asked for: for processes that are not Gaussian."""
+    """An ODE whose velocity is passed in place of the score, for processes that are not Gaussian."""
 
     def __init__(self, process: SDE) -> None:
         self.t_min, self.t_max, self.preferred_spacing = process.t_min, process.t_max, process.preferred_spacing
@@ -294,7 +301,7 @@ class GivenVelocity(SDE):
 
 
 def end_log_prob(model: Model, end: Point, latent: Tensor) -> Tensor:
-    """log density (N,) at the noisy end, where nothing but noise is left of the data."""
+    """The log density (N,) at the noisy end, where the state is pure noise."""
     process = model.process
     prior = Prior(float(end.native[1])) if isinstance(process, GaussianProcess) else process.prior
     return prior.log_prob(latent)
@@ -307,16 +314,16 @@ def draw_probes(source: NormalSource, count: int, kind: Probe) -> Tensor:
 
 
 def level_width(model: Model, levels: int) -> float | None:
-    """The width of one of the data's levels in the model's range; None for continuous data."""
+    """The width of one discrete level of the data in the model's range; None for continuous data or unknown range."""
     whole("levels", levels, 0)
     if model.data_range is None or levels == 0:
         return None
     if levels == 1:
-        raise UsageError("levels must be 0 for continuous data, or 2 and more")
+        raise UsageError("levels must be 0 for continuous data, or at least 2")
     low, high = model.data_range
     return (high - low) / (levels - 1)
 
 
-def check_choice(word: str, value: Any, known: tuple[Any, ...]) -> None:
-    """Raise unless `value` is one of those known."""
-    choice(word, value, known)
+def check_choice(argument: str, value: Any, known: tuple[Any, ...]) -> None:
+    """Raise unless `value` is in `known`."""
+    choice(argument, value, known)

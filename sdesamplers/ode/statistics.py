@@ -1,8 +1,8 @@
-"""Empirical model statistics of DPM-Solver-v3 (Zheng et al. 2023): estimated on a model, kept in a file, read back.
+"""Empirical model statistics of DPM-Solver-v3 (Zheng et al. 2023): estimated on a model, stored in a file.
 
 With y = x/alpha and lambda = log(alpha/sigma) the probability-flow ODE is dy/dlambda = -u, u = e^{-lambda} eps. The
-paper splits it with three numbers for each coordinate and lambda. l takes the linear part of u out, f = u - l y; s and
-b take out what of f's change along the ODE is linear in f itself, df/dlambda ~ s f + b. What is left, g, hardly moves:
+paper splits it with three numbers for each coordinate and lambda. l removes the linear part of u, f = u - l y; s and
+b remove the part of f's change along the ODE that is linear in f, df/dlambda ~ s f + b. The remainder g hardly varies:
 
     y_t = e^{-(L_t - L_s)} [y_s - int_s^t e^{(L + S)(lambda) - (L + S)(s)} (g(lambda) + B(lambda)) dlambda],
     f(lambda) = e^{S(lambda) - S(s)} (g(lambda) + B(lambda)),   B(lambda) = int_s^lambda e^{-(S(r) - S(s))} b(r) dr,
@@ -42,13 +42,13 @@ from ..sampling.loop import Evaluator
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 STEEP = 20.0
-"""A larger s comes of a regression over too few trajectories: e^(s h) is a factor of the solver's weights."""
+"""A larger s results from a regression over too few trajectories: e^(s h) is a factor of the solver's weights."""
 LOWEST = -8.0
-"""Statistics begin at this lambda where the process begins lower: there is next to no signal (e^-8) below."""
+"""Statistics begin at this lambda if the process begins lower: below it there is almost no signal (e^-8)."""
 
 
 class Step(NamedTuple):
-    """y_t = decay y_s - sum_j weights[j] f_j + offset, an entry for each coordinate."""
+    """Coefficients of y_t = decay y_s - sum_j weights[j] f_j + offset, with an entry for each coordinate."""
 
     decay: np.ndarray
     weights: list[np.ndarray]
@@ -57,12 +57,12 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Statistics:
-    """l, s and b at some values of lambda, joined by cubic splines.
+    """l, s and b at a number of values of lambda, interpolated by cubic splines.
 
     Attributes:
-        lam: (K,), rising.
+        lam: (K,), increasing.
         l, s, b: (K, *shape) for a model's sample shape, or any shape that broadcasts with it.
-        about: how they were made, kept with the file.
+        about: how they were computed; stored in the file.
     """
 
     lam: np.ndarray
@@ -73,7 +73,7 @@ class Statistics:
 
     @classmethod
     def constant(cls, l: float = 1.0, s: float = 0.0, b: float = 0.0) -> Statistics:  # noqa: E741
-        """The same numbers everywhere, by default those that make the solver DPM-Solver++."""
+        """The same numbers at every lambda; with the default values the solver is DPM-Solver++."""
         ones = np.ones((5, 1))
         return cls(np.linspace(-60.0, 60.0, 5), l * ones, s * ones, b * ones)
 
@@ -97,15 +97,15 @@ class Statistics:
         outside = [lam for lam in lams if not low - 1e-6 <= lam <= high + 1e-6]
         if outside:
             raise UsageError(
-                f"the statistics cover log(alpha/sigma) from {low:.4g} to {high:.4g}, and the grid asks for "
+                f"the statistics cover log(alpha/sigma) from {low:.4g} to {high:.4g}, and the grid contains "
                 f"{outside[0]:.4g}; compute them over a wider range or choose another grid"
             )
         own = self.l.shape[1:]
         if own != (1,) and own != tuple(shape):
-            raise UsageError(f"the statistics are of a model with samples {own}, and these are {tuple(shape)}")
+            raise UsageError(f"the statistics are for samples of shape {own}, not {tuple(shape)}")
 
     def step(self, nodes: Sequence[float], start: float, end: float, pseudo: bool = False) -> Step:
-        """How y goes from `start` to `end` when g is the polynomial through its values at `nodes`, the nearest first.
+        """The step of y from `start` to `end` if g is the polynomial through its values at `nodes`, nearest first.
 
         With `pseudo`, the k-th derivative of g at the first node is k! times the divided difference of the first k + 1
         nodes (the paper's pseudo-order), not that of the polynomial through all of them.
@@ -118,7 +118,7 @@ class Statistics:
         grow = np.exp(big_l(at) - base_l + rise(at) - base_s)
         measure = 0.5 * h * _WEIGHTS
 
-        def drift(lam: Any) -> np.ndarray:  # B of the module's docstring
+        def drift(lam: Any) -> np.ndarray:  # B in the module's docstring
             return np.asarray(np.exp(base_s) * (shift(lam) - base_b))
 
         center = nodes[0] if pseudo else start
@@ -142,7 +142,12 @@ class Statistics:
 
     @classmethod
     def load(cls, path: str | FilePath) -> Statistics:
-        """Read a file that `save` wrote."""
+        """Read a file written by `save`.
+
+        Raises:
+            UsageError: there is no such file.
+            ModelError: it is not a file of model statistics.
+        """
         try:
             with safe_open(path, "np") as file:
                 about = json.loads((file.metadata() or {}).get("sdesamplers", "{}"))
@@ -176,19 +181,20 @@ def compute_statistics(
     guidance_scale: float = 1.0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Statistics:
-    """Estimate l, s and b of a model on ODE trajectories of its own (Zheng et al. 2023, section 3.1 and appendix C).
+    """Estimate l, s and b of a model on its own ODE trajectories (Zheng et al. 2023, section 3.1 and appendix C).
 
     l is the mean of the diagonal of sigma d(eps)/dx, by Hutchinson's estimator with signs: v * (J^T v), one backward
-    pass. s and b regress df/dlambda on f, coordinate by coordinate; x0's derivative along a trajectory is that of a
-    cubic spline through its nodes. Costs `nodes` evaluations and as many backward passes a sample.
+    pass. s and b come from regressions of df/dlambda on f, coordinate by coordinate; the derivative of x0 along a
+    trajectory is that of a cubic spline through its nodes. The cost is `nodes` evaluations and `nodes` backward passes
+    per sample.
 
     Args:
-        model: any model on a Gaussian process that autograd can go through.
-        samples: trajectories. 64 give l to a few per cent; s and b want more, most of all in low dimensions.
-        nodes: values of lambda, evenly spaced from the process's first (at least -8) to its last.
-        batch_size: trajectories at once.
-        seed, condition, guidance_scale: as in `sample`; statistics belong to the guidance they were made with.
-        progress: called with (nodes done, nodes in all).
+        model: a differentiable model on a Gaussian process.
+        samples: number of trajectories. 64 give l to a few per cent; s and b need more, especially in low dimensions.
+        nodes: number of values of lambda, evenly spaced from the process's first (at least -8) to its last.
+        batch_size: trajectories per batch.
+        seed, condition, guidance_scale: as in `sample`; statistics are valid only for their guidance scale.
+        progress: called with (nodes done, total nodes).
     """
     samples, nodes = whole("samples", samples, 2), whole("nodes", nodes, 8)
     batch_size = whole("batch_size", batch_size)
@@ -241,15 +247,15 @@ def compute_statistics(
     if (steepest := float(np.abs(found.s).max())) > STEEP:
         warn(
             f"{samples} samples at {nodes} nodes are too few for these statistics: s is up to {steepest:.3g}, and "
-            f"beyond {STEEP:g} the solver is likely to overflow; take more of both"
+            f"above {STEEP:g} the solver is likely to overflow; use more of both"
         )
     return found
 
 
 def products(lam: np.ndarray, y: np.ndarray, data: np.ndarray) -> np.ndarray:
-    """d, y, d', d^2, d y, y^2, d d', y d' along one trajectory, (8, K, *shape), with d the prediction of x0.
+    """d, y, d', d^2, d y, y^2, d d', y d' along one trajectory, (8, K, *shape), where d is the prediction of x0.
 
-    d = y - u stays of the data's size at high noise, where u and y grow like e^{-lambda}.
+    d = y - u keeps the scale of the data at high noise, where u and y grow like e^{-lambda}.
     """
     from scipy.interpolate import CubicSpline  # scipy takes a second to import
 
@@ -258,9 +264,9 @@ def products(lam: np.ndarray, y: np.ndarray, data: np.ndarray) -> np.ndarray:
 
 
 RIDGE = 1e-4
-"""Where f's variance is below this share of the data's mean square, s goes to 0 and b says it all: at high noise, for
-Gaussian data, in constant pixels. A regression on so small a variation may be right and is no use: on a mixture it gave
-growth rates of 2.5 over wide steps at high noise, and six steps of order 3 were eight times worse for it."""
+"""If f's variance is below this share of the data's mean square (at high noise, for Gaussian data, in constant pixels),
+s tends to 0 and b alone remains. A regression on such a small variation may be correct but is useless: on a mixture it
+gave growth rates of 2.5 over wide steps at high noise, and the error of six steps of order 3 was eight times larger."""
 
 
 def from_moments(lam: np.ndarray, l: np.ndarray, moments: np.ndarray, about: dict[str, Any]) -> Statistics:  # noqa: E741

@@ -1,16 +1,16 @@
 """From a call to a result.
 
-recipe.py     how a run is made: its record
+recipe.py     `Recipe`: the record of how a run is made
 loop.py       the evaluator, and the loop that drives a sampler
-forking.py    processes that have sampled and then fork
+forking.py    thread settings for processes that sample and then fork
 runs.py       from a recipe to a path and a started run; dry runs
-request.py    a call's arguments as they were given: what is run, and how
-arguments.py  a request, checked, and completed to a recipe
-result.py     samples, with how they were made
+request.py    the arguments of a call, as passed
+arguments.py  a request, checked and completed to a recipe
+result.py     samples, and the record of how they were made
 parts.py      the batches of a run, recorded and joined
-prepared.py   a call that is checked, with all that its batches share: the loop over batches
+prepared.py   a checked call, with everything that its batches share; the loop over batches
 calls.py      `sample`
-replay.py     a run again, from its stored draws
+replay.py     log-probabilities of a stored run under other weights
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A call's arguments, checked and completed by the defaults of sampler, process and model."""
+"""The arguments of a call, checked and completed by the defaults of sampler, process and model."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from .runs import steps_for_budget
 def make_recipe(
     request: Request, *, process: SDE, shape: Sequence[int] = (1,), end_to_end: bool = False
 ) -> tuple[Recipe, Sampler]:
-    """Check a call's choice of a sampler and a grid, and fill in what it leaves open.
+    """Check a call's sampler and grid, and fill in the arguments that are not given.
 
     Args:
-        request: what the call asks for.
-        process: the model's.
-        shape: of one sample, for samplers whose evaluations depend on it.
-        end_to_end: whether the default grid must reach from one end of the model's time to the other, as runs from
-            data to noise must; makers' own grids often do not.
+        request: the arguments of the call.
+        process: the model's process.
+        shape: shape of one sample, for samplers whose number of evaluations depends on it.
+        end_to_end: True if the default grid must cover the model's whole time range, as runs from data to noise
+            require; the grids of a model's authors often do not.
 
     Raises:
-        UsageError: a name, number or combination that cannot be run.
+        UsageError: an invalid name, number or combination.
     """
     if isinstance(request.sampler, Recipe | Mapping):
         ran = request.sampler if isinstance(request.sampler, Recipe) else Recipe.from_dict(request.sampler)
@@ -43,18 +43,18 @@ def make_recipe(
         request, counted_by = replace(request, steps=preset.steps), "steps"
     require_grid(preset, counted_by)
     check_agreement(request, preset.sampler, counted_by)
-    makers = None if end_to_end or request.start_time is not None else own_grid(process)
-    if makers is not None and request.sampler == makers.kind and request.spacing is None:
-        # A class's name on a model whose configuration is of that class is that configuration.
+    model_grid = None if end_to_end or request.start_time is not None else own_grid(process)
+    if model_grid is not None and request.sampler == model_grid.kind and request.spacing is None:
+        # The name of a diffusers class, on a model whose configuration is of that class, means that configuration.
         preset = replace(preset, spacing=None, spacing_options={}, final=None)
-    recipe = complete(request, preset, process, makers, counted_by)
+    recipe = complete(request, preset, process, model_grid, counted_by)
     if request.nfe is not None:
         recipe = replace(recipe, steps=steps_for_budget(process, recipe, preset.sampler, int(request.nfe), shape))
     return recipe, preset.sampler
 
 
 def check_request(request: Request) -> tuple[Preset, str | None]:
-    """What a request's sampler stands for, and which of steps, nfe, times and sigmas it gives.
+    """The preset that a request's sampler refers to, and which of steps, nfe, times and sigmas is given, if any.
 
     Raises:
         UsageError: an argument of the wrong type, an unknown name, or more than one grid.
@@ -63,37 +63,39 @@ def check_request(request: Request) -> tuple[Preset, str | None]:
     preset = default_registry().resolve(sampler) if isinstance(sampler, str) else Preset(cast("Sampler", sampler))
     if not isinstance(preset.sampler, Sampler):
         raise UsageError(f"sampler must be a name, a Sampler or a Recipe, not {sampler!r}")
-    for word in ("spacing", "coordinates", "noise", "final"):
-        text = getattr(request, word)
+    for argument in ("spacing", "coordinates", "noise", "final"):
+        text = getattr(request, argument)
         if text is not None and not isinstance(text, Spacing | NoiseSource):
-            name_of(word, text)
+            name_of(argument, text)
     check_options(request.options, preset.sampler.options, f"sampler {preset.sampler.name!r}")
     counted_by = request.counted_by
-    for word in ("spacing_options", "noise_options"):
-        given = getattr(request, word)
+    for argument in ("spacing_options", "noise_options"):
+        given = getattr(request, argument)
         if given is not None and not isinstance(given, Mapping):
-            raise UsageError(f"{word} must be a dictionary, not {given!r}")
+            raise UsageError(f"{argument} must be a dictionary, not {given!r}")
     return preset, counted_by
 
 
 def check_agreement(request: Request, spec: Sampler, counted_by: str | None) -> None:
-    """Raise where the parts of a request contradict each other."""
+    """Raise if arguments of a request contradict each other."""
     if request.start_time is not None:
         if counted_by in ("times", "sigmas"):
             raise UsageError(f"start_time and {counted_by} contradict each other: the grid's first entry is the start")
         number("start_time", request.start_time)
     if request.spacing is not None and not request.is_spaced:
-        free = f"{spec.name} chooses its own steps unless steps= or nfe= is given, so that it takes no spacing"
+        free = f"{spec.name} is adaptive: spacing= applies only together with steps= or nfe="
         raise UsageError(free if counted_by is None else f"spacing and {counted_by} contradict each other")
     sigmas, final = request.sigmas, request.final
     if sigmas is not None and final is not None and len(sigmas) and (sigmas[-1] == 0) != (final == "zero"):
-        raise UsageError(f"final={final!r} contradicts sigmas, whose last is {sigmas[-1]}")
+        raise UsageError(f"final={final!r} contradicts sigmas, whose last value is {sigmas[-1]}")
 
 
-def complete(request: Request, preset: Preset, process: SDE, makers: OwnGrid | None, counted_by: str | None) -> Recipe:
-    """A checked request with the defaults of preset, sampler, makers and process."""
+def complete(
+    request: Request, preset: Preset, process: SDE, model_grid: OwnGrid | None, counted_by: str | None
+) -> Recipe:
+    """Complete a checked request with the defaults of the preset, the sampler, the model's own grid and the process."""
     spec, spacing, noise = preset.sampler, request.spacing, request.noise
-    grid, own = chosen_grid(spacing or preset.spacing or preferred_spacing(spec, process, makers))
+    grid, own = chosen_grid(spacing or preset.spacing or preferred_spacing(spec, process, model_grid))
     kept = preset.spacing_options if spacing in (None, preset.spacing) else {}
     grid_options = check_options(
         {**own, **kept, **(request.spacing_options or {})}, grid.options, f"spacing {grid.name!r}"
@@ -106,7 +108,7 @@ def complete(request: Request, preset: Preset, process: SDE, makers: OwnGrid | N
     items: dict[str, Registered] = {"sampler": spec, "noise": source}
     if request.is_spaced:
         items["spacing"] = grid
-    names = {word: registered_name(item) for word, item in items.items()}
+    names = {field: registered_name(item) for field, item in items.items()}
     return Recipe(
         sampler=names["sampler"] or spec.name,
         options=fill_options(preset, request.options, counted_by),
@@ -117,29 +119,36 @@ def complete(request: Request, preset: Preset, process: SDE, makers: OwnGrid | N
         sigmas=None if request.sigmas is None else numbers(request.sigmas, "sigmas"),
         coordinates=request.coordinates or preset.coordinates or preferred_coordinates(spec, process),
         noise=names["noise"] or source.name,
-        final=one_of("final", request.final or preset.final or usual_final(grid.name, makers), ("zero", "min")),
+        final=one_of("final", request.final or preset.final or usual_final(grid.name, model_grid), ("zero", "min")),
         start_time=request.start_time,
         noise_options=noise_options,
-        own={word: item for word, item in items.items() if names[word] is None},
+        own={field: item for field, item in items.items() if names[field] is None},
     )
 
 
 def require_grid(preset: Preset, counted_by: str | None) -> None:
-    """Raise where a sampler needs a grid and neither the call nor the preset gives one."""
+    """Raise if a sampler needs a grid and neither the call nor the preset sets one."""
     if counted_by is None and preset.steps is None and not preset.sampler.adaptive:
         name = preset.sampler.name
         raise UsageError(f"{name} needs steps=... (grid intervals) or nfe=... (a budget of model evaluations)")
 
 
 def fill_options(preset: Preset, options: Mapping[str, Any], counted_by: str | None) -> dict[str, Any]:
-    """The sampler's options: its defaults, under the preset's, under the call's. Step control goes with free steps."""
+    """The sampler's options: its defaults, overridden by the preset, then by the call.
+
+    Options that control an adaptive sampler's steps are omitted on a fixed grid.
+
+    Raises:
+        UsageError: an invalid option, or an option of step control together with a fixed grid.
+    """
     spec = preset.sampler
     chosen = check_options(options, spec.options, f"sampler {spec.name!r}")
     control = spec.control if counted_by is not None else ()
-    stray = [name for name in chosen if name in control]
-    if stray:
+    conflicting = [name for name in chosen if name in control]
+    if conflicting:
         raise UsageError(
-            f"{spec.name} takes either {counted_by} (a fixed grid) or {', '.join(stray)} (its own steps), not both"
+            f"{spec.name} takes either {counted_by} (a fixed grid) or {', '.join(conflicting)} (adaptive steps), "
+            "not both"
         )
     defaults = {option.name: option.default for option in spec.options.values()}
     merged = {**defaults, **preset.options, **chosen}
@@ -147,41 +156,41 @@ def fill_options(preset: Preset, options: Mapping[str, Any], counted_by: str | N
 
 
 def own_grid(process: SDE) -> OwnGrid | None:
-    """The grid of the model's makers, where it is known."""
+    """The grid that the model's authors use; None if it is unknown."""
     return process.own_grid if isinstance(process, GaussianProcess) else None
 
 
-def preferred_spacing(spec: Sampler, process: SDE, makers: OwnGrid | None = None) -> str:
-    """The sampler's own choice of grid where the process can have it, else the makers', else the process's."""
+def preferred_spacing(spec: Sampler, process: SDE, model_grid: OwnGrid | None = None) -> str:
+    """The sampler's preferred spacing if it fits the process, else the model's own grid, else the process's spacing."""
     if spec.spacing is not None and isinstance(process, GaussianProcess):
         if spec.spacing == "distilled" or not starts_as_noise(process):
             return spec.spacing
-    return process.preferred_spacing if makers is None else "own"
+    return process.preferred_spacing if model_grid is None else "own"
 
 
-def usual_final(spacing: str, makers: OwnGrid | None) -> str:
-    """Where a run ends on a grid: where the makers end theirs, on theirs."""
-    theirs = spacing == "own" or (spacing == "distilled" and makers is not None and makers.is_distilled)
-    return makers.final if theirs and makers is not None else "zero"
+def usual_final(spacing: str, model_grid: OwnGrid | None) -> str:
+    """The default `final` of a spacing: the end of the model's own grid if the run is on that grid, else "zero"."""
+    is_own = spacing == "own" or (spacing == "distilled" and model_grid is not None and model_grid.is_distilled)
+    return model_grid.final if is_own and model_grid is not None else "zero"
 
 
 def preferred_coordinates(spec: Sampler, process: SDE) -> str:
-    """The sampler's own choice of coordinates where the process can have them."""
+    """The sampler's preferred coordinates if they exist for the process, else `flow` (for `ve`) or `native`."""
     if not isinstance(process, GaussianProcess):
         return "native"
     return "flow" if spec.coordinates == "ve" and starts_as_noise(process) else spec.coordinates
 
 
-def one_of(word: str, value: str, known: Sequence[str]) -> str:
-    """`value`, or an error that lists what is known."""
+def one_of(argument: str, value: str, known: Sequence[str]) -> str:
+    """Return `value`, or raise an error that lists the valid values."""
     if value not in known:
-        raise UsageError(f"{word} must be {' or '.join(repr(k) for k in known)}, not {value!r}")
+        raise UsageError(f"{argument} must be {' or '.join(repr(k) for k in known)}, not {value!r}")
     return value
 
 
-def numbers(values: Any, word: str) -> tuple[float, ...]:
+def numbers(values: Any, argument: str) -> tuple[float, ...]:
     """A list of numbers as floats."""
     try:
         return tuple(float(v) for v in values)
     except (TypeError, ValueError):
-        raise UsageError(f"{word} must be a list of numbers, not {values!r}") from None
+        raise UsageError(f"{argument} must be a list of numbers, not {values!r}") from None

@@ -1,4 +1,4 @@
-"""`sample`: a model, a sampler and a seed to samples; and the replay of a stored run under other weights."""
+"""`sample`: draw samples from a model with a sampler and a seed."""
 
 from __future__ import annotations
 
@@ -57,42 +57,45 @@ def sample(
     """Draw samples from a model.
 
     Args:
-        model: a `Model`, or what `load` takes.
-        sampler: the name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`, such as an earlier `result.recipe`
-            or what its `as_dict` gives, which is run again where the call does not say otherwise. By default `quality`:
-            Adams-Bashforth where it is stable, DPM-Solver++(2M) elsewhere, 20 evaluations (docs/defaults.md).
-        steps: grid intervals. Give exactly one of `steps`, `nfe`, `times` and `sigmas`; adaptive samplers may be
-            given none and then choose their own steps.
-        nfe: budget of model evaluations a sample: the largest step count that fits is taken.
+        model: a `Model`, or any argument of `load`.
+        sampler: the name of a sampler, recipe or alias, a `Sampler`, or a `Recipe` (such as an earlier `result.recipe`
+            or the dictionary from its `as_dict`), which is repeated except for the arguments passed here. By default
+            `quality`: Adams-Bashforth if it is stable, otherwise DPM-Solver++(2M), 20 evaluations (docs/defaults.md).
+        steps: number of grid intervals. Pass exactly one of `steps`, `nfe`, `times` and `sigmas`; without any of them,
+            adaptive samplers choose their own steps.
+        nfe: budget of model evaluations per sample: the run takes the largest number of steps that fits.
         spacing, spacing_options: the time grid and its options.
-        times: your own grid on the model's clock, run exactly as given.
-        sigmas: your own grid of sigma/alpha (plain sigma where alpha = 1); a last 0 is the clean end.
+        times: an explicit grid of native times, used exactly as given.
+        sigmas: an explicit grid of sigma/alpha (sigma itself if alpha = 1); a final 0 is the clean end.
         coordinates: "native", "ve", "flow" or "angle".
-        seed, first_index: sample j depends on (seed, first_index + j) alone.
-        num_samples: how many; 1 by default, or as many as `start` holds.
-        batch_size: how many at once; all of them by default. It does not change the samples.
-        noise, noise_options: "independent", or "brownian" for step noise that stays the same path when the grid
-            changes, or another noise source (`noises()` lists them and says which change the distribution sampled).
-        final: "zero" ends at sigma = 0, "min" at the smallest sigma that the model was trained at.
-        start: begin from these states (num_samples, *shape) in the model's coordinates instead of from the prior.
-        start_time: the model's time of `start`; the grid then runs from there. Default: the grid's first time.
-        condition: class labels or what the model takes; one for all or one a sample.
-        guidance_scale: classifier-free guidance weight, 1 for none.
+        seed, first_index: sample j depends only on (seed, first_index + j).
+        num_samples: number of samples; by default the length of `start`, or 1.
+        batch_size: samples per batch; by default all of them. It does not change the samples.
+        noise, noise_options: "independent", or "brownian" for step noise from a Brownian path that does not change with
+            the grid, or another noise source (`noises()` lists them, and which of them change the sampled
+            distribution).
+        final: "zero" ends at sigma = 0, "min" at the smallest sigma on which the model was trained.
+        start: initial states (num_samples, *shape) in the model's coordinates, in place of draws from the prior.
+        start_time: native time of `start`, at which the grid then begins. By default the grid's first time.
+        condition: class labels or another condition of the model; one for all samples, or one per sample.
+        guidance_scale: classifier-free guidance weight; 1 for no guidance.
         callback: called with an `Event` before each evaluation; may replace its `x`; may raise `Cancelled`.
         cancel: a `threading.Event`; when set, the run stops with `Cancelled`.
-        trajectory: record the states at all evaluations.
-        log_probs: record the exact log-probability of each stochastic transition, and what `replay_log_probs` needs.
-        check_finite: raise where the model's output or the sample is NaN or infinite.
-        gradients: run with autograd on and keep the graph in `samples` (for guidance that differentiates the model, or
-            for training through the sampler). Off, everything runs under `torch.no_grad()`, inside of which a model or
-            a callback may still differentiate under `torch.enable_grad()`.
-        dtype: of the state; float32 by default, float64 on request, never below float32.
+        trajectory: record the states of all evaluations.
+        log_probs: record the exact log-probability of each stochastic transition, and the data that
+            `replay_log_probs` needs.
+        check_finite: raise an error if the model's output or the sample is NaN or infinite.
+        gradients: run with autograd enabled and keep the graph in `samples` (for guidance that differentiates the
+            model, or for training through the sampler). If False, everything runs under `torch.no_grad()`; a model or
+            a callback may still differentiate inside `torch.enable_grad()`.
+        dtype: dtype of the state: torch.float32 (default) or torch.float64.
         progress: show a progress bar.
         **options: the sampler's own options.
 
     Raises:
-        UsageError: words that do not fit; its message says what would.
-        NonFiniteError: the model or solver broke down, with sampler, evaluation and time.
+        UsageError: invalid or conflicting arguments.
+        NonFiniteError: the model's output or the sample is not finite; the message has the sampler, and for an output
+            the evaluation and time.
         Cancelled: the run was stopped.
     """
     request = Request(
@@ -119,7 +122,7 @@ def sample(
 def _progress(show: bool, prepared: PreparedRun, number_of_batches: int) -> Any:
     if not show:
         return nullcontext(None)
-    from ..io.terminal import evaluation_bar  # and rich, which only a bar needs
+    from ..io.terminal import evaluation_bar  # imports rich, which only a progress bar needs
 
     planned = prepared.evaluations
     total = None if planned is None else planned * number_of_batches

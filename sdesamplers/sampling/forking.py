@@ -1,4 +1,4 @@
-"""A process that has sampled may fork: its children do not inherit the threads, only the belief in them."""
+"""Thread settings for forks of a process that has sampled: OpenMP threads do not survive a fork."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import torch
 
 @cache
 def prepare_for_forks() -> None:
-    """Let the children of this process run networks on one thread each, as the workers of torch's data loaders do.
+    """Make forked children of this process run networks on one thread each, as the workers of torch's data loaders do.
 
-    OpenMP's threads do not survive a fork, and the first network call that counts on them waits for ever.
+    OpenMP's threads do not survive a fork, and the first network call that uses them would wait forever.
     """
-    if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    if hasattr(os, "register_at_fork"):  # Windows has no fork
         os.register_at_fork(after_in_child=_on_one_thread)
 
 

@@ -1,4 +1,4 @@
-"""The loop that drives a sampler: it owns the model call, counting, checks, recording and cancellation, for all."""
+"""The loop that drives every sampler; it calls the model, counts evaluations, checks, records and cancels."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from .forking import prepare_for_forks
 @public
 @dataclass
 class Event:
-    """What a callback sees before each model evaluation.
+    """The argument of a callback, before each model evaluation.
 
-    A callback may replace `x` (path coordinates); the model is then asked at the new state. Raising `Cancelled`
+    A callback may replace `x` (path coordinates); the model is then evaluated at the new state. Raising `Cancelled`
     ends the run.
 
     Attributes:
-        evaluation: how many evaluations came before.
-        point: where the model is about to be asked.
+        evaluation: number of earlier evaluations.
+        point: the point of this evaluation.
         x: the state (N, ...) in the path's coordinates.
-        rows: the samples of the batch that are evaluated, None for all.
+        rows: indices of the samples of the batch that are evaluated; None for all.
     """
 
     evaluation: int
@@ -52,7 +52,7 @@ Callback = Callable[[Event], None]
 
 
 class Flag(Protocol):
-    """Anything like `threading.Event`."""
+    """`threading.Event`, or any object with its `is_set`."""
 
     def is_set(self) -> bool: ...
 
@@ -60,11 +60,11 @@ class Flag(Protocol):
 @public
 @dataclass(slots=True)
 class Evaluator:
-    """One batch's connection to the model: makes `Prediction`s, counts them and checks them.
+    """Evaluates the model for one batch: returns `Prediction`s, counts them and checks them.
 
-    `nfe` counts evaluations of each sample of the batch; a guided one, which asks the network twice, counts once.
-    With `both`, predictions carry the unguided one at any guidance scale; `clip` bounds their x0. Finiteness is read at
-    once on the CPU, and at the end of the run elsewhere, so that no step waits for the device.
+    `nfe` counts the evaluations of each sample of the batch; a guided evaluation, which calls the network twice, counts
+    once. With `both`, predictions include the unguided prediction at any guidance scale; `clip` bounds their x0. On the
+    CPU, finiteness is checked at once; on other devices at the end of the run, so that no step waits for the device.
     """
 
     model: Model
@@ -73,15 +73,15 @@ class Evaluator:
     condition: Any = None
     guidance_scale: float = 1.0
     check_finite: bool = True
-    both: bool = False  # whether the sampler needs the unguided prediction even at guidance_scale 1
+    both: bool = False  # True if the sampler needs the unguided prediction even at guidance_scale 1
     callback: Callback | None = None
     cancel: Flag | None = None
     record: Callable[[Prediction], None] | None = None
     clip: Clip | None = None
-    shape: torch.Size | None = None  # of one state, where it is known
+    shape: torch.Size | None = None  # of one state, if known
     evaluations: int = 0
-    _partial: int = 0  # evaluations of a part of the batch, and how many of them each sample had
-    _single: np.ndarray = field(init=False)
+    _partial: int = 0  # number of evaluations of only a part of the batch
+    _single: np.ndarray = field(init=False)  # (N,) how many of those included each sample
     _pending: list[tuple[Tensor, int, Scalar]] = field(default_factory=list)
     _prediction: type[Prediction] = field(init=False)
     _kind: str = field(init=False)
@@ -107,34 +107,34 @@ class Evaluator:
 
     @property
     def nfe(self) -> np.ndarray:
-        """Evaluations made of each sample, (N,)."""
+        """Number of evaluations of each sample, (N,)."""
         return self._single + (self.evaluations - self._partial)
 
     def __call__(self, x: Tensor, point: Point) -> Prediction:
-        """Ask the model at one point."""
+        """Evaluate the model at one point."""
         if self._watched:
             x = self._announce(x, point)
         rows = point.rows
         if point.is_clean or len(x) != (self.count if rows is None else len(rows)):
             raise self._misplaced(x, point)
         state = model_state(x, point)
-        if rows is None and self._tensor_only and point.end is None:  # the plain case, which is what a step costs
+        if rows is None and self._tensor_only and point.end is None:  # the fast path of the usual case
             raw: Any = self._predict(state, point.t, self.condition)
             if raw.__class__ is Tensor and raw.shape == state.shape and raw.dtype is state.dtype:
                 prediction = self._prediction(x, point, raw, self._kind)
-            else:  # what was found at an earlier evaluation does not bind a model
+            else:  # a model may return another type than at earlier evaluations
                 prediction = self._wrap(x, point, self._finished(raw, state))
         else:
-            prediction = self._wrap(x, point, self._ask(state, point.t, rows, point.end))
+            prediction = self._wrap(x, point, self._evaluate(state, point.t, rows, point.end))
         self.evaluations += 1
         if rows is not None:
             self._partial += 1
             self._single[rows] += 1
         if self.check_finite:
-            total = prediction.raw.sum()  # NaN and infinity survive a sum
+            total = prediction.raw.sum()  # not finite if any element is NaN or infinite
             if not total.is_cpu or not math.isfinite(total.item()):
                 self._suspect(total, prediction)
-        if self.clip is not None and point.end is None:  # what a flow map says of a whole step is no x0
+        if self.clip is not None and point.end is None:  # a flow map's output for a whole step does not determine x0
             prediction = clipped(prediction, self.clip)
         if self.record is not None:
             self.record(prediction)
@@ -155,7 +155,7 @@ class Evaluator:
         return event.x
 
     def several(self, requests: list[tuple[Tensor, Point]]) -> list[Prediction]:
-        """Ask the model at several points in one batched call (parallel-in-time samplers)."""
+        """Evaluate the model at several points in one batched call (parallel-in-time samplers)."""
         if self._watched:
             requests = [(self._announce(x, point, k), point) for k, (x, point) in enumerate(requests)]
         for x, point in requests:
@@ -164,10 +164,10 @@ class Evaluator:
         states = torch.cat([model_state(x, point) for x, point in requests])
         times = np.concatenate([np.broadcast_to(np.asarray(p.t, dtype=float), len(x)) for x, p in requests])
         if any(point.end is not None for _, point in requests):
-            raise UsageError(f"{self.label}: a flow map is asked at one point after the other, not at several at once")
+            raise UsageError(f"{self.label}: a flow map is evaluated at one point at a time, not at several at once")
         everyone = np.arange(self.count)
         rows = np.concatenate([everyone if p.rows is None else p.rows for _, p in requests])
-        raw = self._ask(states, times, rows)
+        raw = self._evaluate(states, times, rows)
         predictions, start = [], 0
         for x, point in requests:
             part = slice(start, start + len(x))
@@ -186,20 +186,22 @@ class Evaluator:
                 self.record(prediction)
         return predictions
 
-    def _ask(self, state: Tensor, t: Scalar, rows: np.ndarray | None, end: Scalar | None = None) -> Output:
+    def _evaluate(self, state: Tensor, t: Scalar, rows: np.ndarray | None, end: Scalar | None = None) -> Output:
         predict = self._predict if end is None else isolated_to(self.model, end)
         condition = self.condition if rows is None else take_rows(self.condition, rows)
         if self.shape is not None and state.shape[1:] != self.shape:
-            found = f"{tuple(state.shape[1:])}, and the model's samples are {tuple(self.shape)}"
-            raise PluginError(f"{self.label}: the sampler asks about states of shape {found}")
+            raise PluginError(
+                f"{self.label}: the sampler requested a prediction for states of shape {tuple(state.shape[1:])}, and "
+                f"the model's samples have shape {tuple(self.shape)}"
+            )
         inside = state.to(self.model.dtype)
-        answer = predict(inside, t, condition)
-        # A model that has answered once with a tensor of the state's dtype and shape is taken to go on so.
-        same = isinstance(answer, Tensor) and inside is state and answer.dtype is state.dtype
+        returned = predict(inside, t, condition)
+        # A model that has returned a tensor of the state's dtype once is expected to do so again.
+        same = isinstance(returned, Tensor) and inside is state and returned.dtype is state.dtype
         self._tensor_only = same and not self._guided and not self.both
-        output = answer if isinstance(answer, Output) else Output(answer)
+        output = returned if isinstance(returned, Output) else Output(returned)
         if self._guided and (self.guidance_scale != 1.0 or output.unguided is None):
-            if self._unconditional is None:  # at guidance_scale 1 it is needed only where a model does not guide itself
+            if self._unconditional is None:  # at guidance_scale 1 needed only if the model does not guide itself
                 self._unconditional = self.model.unconditional(self.count)
             # Classifier-free guidance (Ho & Salimans 2022, eq. 6, with w + 1 = guidance_scale); it commutes with
             # the linear map between prediction types.
@@ -210,9 +212,9 @@ class Evaluator:
             output = Output(plain + self.guidance_scale * (output.value - plain), plain, output.log_density)
         return self._finished(output, state)
 
-    def _finished(self, answer: Any, state: Tensor) -> Output:
-        """A model's answer, checked, in the state's dtype."""
-        output = answer if isinstance(answer, Output) else Output(answer)
+    def _finished(self, returned: Any, state: Tensor) -> Output:
+        """A model's return value as an `Output`, checked, in the state's dtype."""
+        output = returned if isinstance(returned, Output) else Output(returned)
         self._check_shape(output.value, state)
         unguided = None if output.unguided is None else output.unguided.to(state.dtype)
         return Output(output.value.to(state.dtype), unguided, output.log_density)
@@ -220,23 +222,25 @@ class Evaluator:
     def _check_shape(self, value: Tensor, state: Tensor) -> None:
         if value.shape != state.shape:
             raise ModelError(
-                f"{self.label}: the model returned shape {tuple(value.shape)} for a state of {tuple(state.shape)}"
+                f"{self.label}: the model returned shape {tuple(value.shape)} for a state of shape {tuple(state.shape)}"
             )
 
     def _wrap(self, x: Tensor, point: Point, output: Output) -> Prediction:
         prediction = self._prediction(x, point, output.value, self._kind)
         if output.unguided is not None:
             prediction.unguided = self._prediction(x, point, output.unguided, self._kind)
-        elif self.both:  # nothing was guided; a prediction that held itself would keep its tensors until gc comes by
+        elif self.both:  # nothing was guided; a reference to itself would keep the tensors until garbage collection
             prediction.unguided = self._prediction(x, point, output.value, self._kind)
         prediction.log_density = output.log_density
         return prediction
 
     def _misplaced(self, x: Tensor, point: Point) -> PluginError:
         if point.is_clean:
-            return PluginError(f"{self.label}: the sampler asks the model at sigma = 0, where it says nothing")
-        wanted = self.count if point.rows is None else len(point.rows)
-        return PluginError(f"{self.label}: the sampler asks the model about {len(x)} samples, where it has {wanted}")
+            return PluginError(
+                f"{self.label}: the sampler evaluated the model at sigma = 0, where its prediction is undefined"
+            )
+        expected = self.count if point.rows is None else len(point.rows)
+        return PluginError(f"{self.label}: the sampler evaluated {len(x)} samples at a point for {expected}")
 
     def _suspect(self, total: Tensor, prediction: Prediction) -> None:
         if not total.is_cpu:
@@ -256,25 +260,27 @@ class Evaluator:
         )
 
     def finish(self, x: Tensor) -> None:
-        """Check what was left unread, and the sample itself."""
+        """Make the finiteness checks that were postponed, and check the sample itself."""
         if not self.check_finite:
             return
         for total, evaluation, t in self._pending:
             if not math.isfinite(total.item()):
                 raise self._not_finite(evaluation, t)
         if not math.isfinite(x.sum().item()):
-            raise NonFiniteError(f"{self.label}: the sample is not finite after the last step, though the model was")
+            raise NonFiniteError(
+                f"{self.label}: the sample is not finite after the last step, although all model outputs were"
+            )
 
 
 DIVERGED = 1e6
-"""No state of a sampler that works is as large; where a model answers one with NaN, it is not the model's fault."""
+"""Larger than any state of a working sampler: if the model returns NaN for a larger state, the sampler has diverged."""
 
 
 Run = Generator[Any, Any, Tensor]
 
 
 def well_formed(request: Any) -> tuple[Tensor, Point]:
-    """A sampler's request, or a `PluginError` that says what it should have been."""
+    """Return a sampler's request, or raise a `PluginError` if it is not (state, point)."""
     if not (request.__class__ is tuple and len(request) == 2 and isinstance(request[1], Point)):
         parts = request if isinstance(request, tuple) else (request,)
         found = ", ".join(type(part).__name__ for part in parts)
@@ -284,7 +290,14 @@ def well_formed(request: Any) -> tuple[Tensor, Point]:
 
 @public
 def drive(run: Run, evaluate: Evaluator) -> Tensor:
-    """Run a sampler's generator to its end and return the final state (path coordinates)."""
+    """Run a sampler's generator to its end and return the final state (N, ...) in path coordinates.
+
+    Raises:
+        PluginError: the sampler requests or returns something invalid.
+        SolverError: the sampler or the network called `exit`.
+        NonFiniteError: the model's output or the sample is not finite.
+        Cancelled: `evaluate.cancel` was set.
+    """
     prepare_for_forks()
     try:
         request = next(run)
@@ -295,10 +308,10 @@ def drive(run: Run, evaluate: Evaluator) -> Tensor:
                 request = run.send(evaluate(*well_formed(request)))
     except StopIteration as stop:
         sample: Tensor = stop.value
-    except SystemExit as end:  # which would end the program as if all were done
+    except SystemExit as end:  # it would end the program as if it had succeeded
         raise SolverError(f"{evaluate.label}: the sampler or the network called exit({end.code})") from None
     finally:
-        run.close()  # a sampler that holds resources, such as threads, lets them go at once
+        run.close()  # so that a sampler releases resources, such as threads, at once
     if not isinstance(sample, Tensor):
         found = type(sample).__name__
         raise PluginError(f"{evaluate.label}: the sampler returned {found}; it must return its last state")

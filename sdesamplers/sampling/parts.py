@@ -17,7 +17,7 @@ from .result import Trajectory
 
 
 class Recorder:
-    """Keeps the trajectory of one batch: the state of every sample at every evaluation."""
+    """Records the trajectory of one batch: the state of every sample at every evaluation."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -40,7 +40,7 @@ class Recorder:
 
 @dataclass
 class Part:
-    """What is kept of one batch: on the CPU, and only what was asked for."""
+    """The results kept of one batch, on the CPU; only those that were requested."""
 
     OPTIONAL: ClassVar = ("accepted", "rejected", "log_probs", "draws", "start")
 
@@ -56,7 +56,7 @@ class Part:
 
     @classmethod
     def of(cls, samples: Tensor, nfe: np.ndarray, path: Path, recorder: Recorder | None, start: Tensor) -> Part:
-        """Take what is wanted out of a finished batch."""
+        """The part of a finished batch, from its path's ledger."""
         part = cls(
             samples.clone().cpu(), nfe, path.ledger.drew_noise, recorder, path.ledger.accepted, path.ledger.rejected
         )
@@ -68,19 +68,19 @@ class Part:
 
 
 def stack(parts: list[Tensor], count: int, shape: Sequence[int] = ()) -> Tensor:
-    """Stack per-transition tensors (count, *shape) to (count, transitions, *shape); there may be none."""
+    """Stack per-transition tensors (count, *shape) to (count, transitions, *shape); `parts` may be empty."""
     return torch.stack([part.clone() for part in parts], 1) if parts else torch.zeros(count, 0, *shape)
 
 
 def join(parts: list[Any]) -> Any:
-    """Batches' tensors or arrays one behind the other; None where they are None."""
+    """Concatenate the tensors or arrays of batches; None if any of them is None."""
     if any(part is None for part in parts):
         return None
     return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
 
 
 def join_trajectories(parts: Sequence[Part]) -> Trajectory:
-    """Put batches side by side; batches of an adaptive run differ in length and rest at their last state."""
+    """Join the trajectories of batches; in adaptive runs the shorter trajectories are padded with their last state."""
     recorders = [part.recorder for part in parts if part.recorder is not None]
     longest = max(len(r.states) for r in recorders)
     times, states = [], []

@@ -1,4 +1,4 @@
-"""A call that is checked, with all that its batches share."""
+"""A checked call, with everything that its batches share."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from .runs import draw_clocks, evaluations, make_path, start_run
 
 
 def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 0) -> PreparedRun:
-    """Check a call of `sample` without yet saying which samples.
+    """Check a call of `sample`, before it is known which samples to draw.
 
     Raises:
         UsageError: invalid or conflicting arguments.
@@ -42,7 +42,7 @@ def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 
     recipe, spec = make_recipe(request, process=model.process, shape=model.shape)
     limits = noise_of(recipe).limits
     if conduct.log_probs and limits:
-        raise UsageError(f"log_probs are those of independent normal noise, and noise={recipe.noise!r} is coloured")
+        raise UsageError(f"log_probs need independent normal noise, and noise={recipe.noise!r} is coloured")
     path = make_path(model.process, recipe)
     return PreparedRun(
         model=model,
@@ -56,32 +56,32 @@ def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 
 
 
 def as_start(start: Any, check_finite: bool) -> Tensor:
-    """First states as a tensor (N, ...), checked."""
+    """Initial states as a checked tensor (N, ...)."""
     try:
         start = torch.as_tensor(start)
     except (TypeError, ValueError, RuntimeError):
         raise UsageError(f"start must be a tensor (N, ...), not {type(start).__name__}") from None
     if not start.is_floating_point() or not start.dim():
         raise UsageError(
-            f"start must hold floating-point numbers (N, ...) in the model's data range, not {start.dtype} of shape "
+            f"start must be a floating-point tensor (N, ...) in the model's data range, not {start.dtype} of shape "
             f"{tuple(start.shape)}"
         )
     if check_finite and start.is_cpu and not bool(start.isfinite().all()):
-        raise UsageError("start holds NaN or infinity")
+        raise UsageError("start contains NaN or infinity")
     return start
 
 
 @dataclass(eq=False)
 class PreparedRun:
-    """A checked call that lacks only which samples: the one loop over batches.
+    """A checked call, except for the choice of samples; contains the loop over batches.
 
-    `sample` runs it as it is, from noise to data; what follows a model's ODE says by a subclass how a batch begins and
-    ends.
+    `sample` uses this class directly, from noise to data; functions that follow a model's ODE use a subclass that
+    defines how a batch begins and ends.
 
     Attributes:
         spec: the sampler.
-        path: of the recipe, without noise; each batch runs on one of its own with the same points.
-        shortest: the shortest stretch of time that it draws noise for.
+        path: the recipe's path, without noise; each batch runs on its own path with the same points.
+        shortest: the shortest interval, on `Path.clock`, for which the run draws noise.
     """
 
     model: Model
@@ -94,12 +94,12 @@ class PreparedRun:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the state."""
+        """The dtype of the state."""
         return self.conduct.dtype or (torch.float64 if self.model.dtype == torch.float64 else torch.float32)
 
     @property
     def evaluations(self) -> int | None:
-        """Model evaluations of a batch, where they are known beforehand."""
+        """Model evaluations of a batch; None if they are not known beforehand."""
         recipe = self.recipe
         planned = self.spec.evaluations is not None and (recipe.steps or recipe.times or recipe.sigmas)
         return evaluations(self.model.process, recipe, self.spec, self.model.shape) if planned else None
@@ -112,7 +112,7 @@ class PreparedRun:
         batch_size: int | None = None,
         advance: Callback | None = None,
     ) -> list[Part]:
-        """All samples, batch by batch; arguments as in `run`."""
+        """Run all samples, batch by batch; arguments as in `run`."""
         parts = []
         for rows in batches(len(indices), batch_size):
             first = None if start is None else start[rows]
@@ -126,16 +126,16 @@ class PreparedRun:
         start: Tensor | None = None,
         advance: Callback | None = None,
     ) -> Part:
-        """One batch.
+        """Run one batch.
 
         Args:
-            indices: which samples.
-            condition: theirs, as `Model.condition_for` gives it.
-            start: their first states (N, *shape) in the model's coordinates; from the prior by default.
-            advance: called with an `Event` before each evaluation, beside the conduct's `callback`.
+            indices: indices of the samples.
+            condition: their condition, as returned by `Model.condition_for`.
+            start: their initial states (N, *shape) in the model's coordinates; drawn from the prior by default.
+            advance: called with an `Event` before each evaluation, after the conduct's `callback`.
         """
         if start is None and self.recipe.start_time is not None:
-            raise UsageError("start_time says where start stands in time; give start as well")
+            raise UsageError("start_time is the time of start; pass start as well")
         spec, conduct = self.spec, self.conduct
         path = self.new_path()
         path.ledger.log_probs = [] if conduct.log_probs else None
@@ -147,18 +147,18 @@ class PreparedRun:
             end = drive(start_run(spec, x, path, self.recipe.options), evaluator)
             if end.shape != x.shape or end.dtype is not x.dtype:
                 raise PluginError(
-                    f"{spec.name} returned {end.dtype} of shape {tuple(end.shape)} for a state that "
-                    f"was {x.dtype} of shape {tuple(x.shape)}; a sampler must keep both"
+                    f"{spec.name} returned {end.dtype} of shape {tuple(end.shape)} for a state of "
+                    f"{x.dtype} and shape {tuple(x.shape)}; a sampler must keep both"
                 )
             end = self.end(path, end)
         return Part.of(end, evaluator.nfe, path, recorder, x)
 
     def new_path(self) -> Path:
-        """The grid for one batch."""
+        """A path with the same points for one batch."""
         return self.path.again()
 
     def evaluator(self, count: int, condition: Any = None, advance: Callback | None = None) -> Evaluator:
-        """A batch's connection to the model."""
+        """The evaluator of one batch."""
         conduct = self.conduct.with_progress(advance)
         return Evaluator(
             self.model,
@@ -175,17 +175,17 @@ class PreparedRun:
         )
 
     def begin(self, path: Path, indices: Sequence[int], start: Tensor | None) -> Tensor:
-        """A batch's first state in path coordinates; the path gets its noise."""
+        """A batch's initial state in path coordinates; sets the path's noise."""
         source = NormalSource(self.seed, list(indices), self.model.shape)
         path.ledger.noise = make_noise(self.recipe, source, self.shortest)
         return start_state(self.model, path, source, start, self.dtype)
 
     def end(self, path: Path, end: Tensor) -> Tensor:
-        """A batch's last state in the model's coordinates."""
+        """A batch's final state in the model's coordinates."""
         return model_state(end, path.points[-1])
 
     def result(self, parts: Sequence[Part], indices: Sequence[int], condition: Any = None) -> Result:
-        """Batches, one behind the other, as what `sample` returns."""
+        """The batches joined to the `Result` that `sample` returns."""
         facts = self.facts(parts, indices, condition)
         warn_if_far(facts["samples"], self.model, self.recipe)
         return Result(**facts)
@@ -210,16 +210,16 @@ class PreparedRun:
             "drew_noise": any(part.drew_noise for part in parts),
             "decoder": None if type(model).decode is Model.decode else model.decode,
             "decoded_range": model.decoded_range,
-            **{word: join([getattr(part, word) for part in parts]) for word in Part.OPTIONAL},
+            **{name: join([getattr(part, name) for part in parts]) for name in Part.OPTIONAL},
         }
 
 
 FAR = 2.0
-"""RMS of a run's samples, in half widths of the data range, that no picture has (a constant extreme one has 1)."""
+"""RMS of samples, in half widths of the data range, above which a run has failed (constant extreme images have 1)."""
 
 
 def warn_if_far(samples: Tensor, model: Model, recipe: Recipe) -> None:
-    """Warn where samples lie far outside the model's data, which too few steps for a method of high order can do."""
+    """Warn if samples lie far outside the data range; a high-order method with too few steps can cause this."""
     if model.data_range is None:
         return
     low, high = model.data_range
@@ -233,7 +233,7 @@ def warn_if_far(samples: Tensor, model: Model, recipe: Recipe) -> None:
 
 
 def shortest_draw(path: Path, recipe: Recipe, spec: Sampler, shape: Sequence[int]) -> float:
-    """The shortest stretch of `Path.clock` that a run draws noise for; infinite where its noise does not ask."""
+    """The shortest interval, on `Path.clock`, for which a run draws noise; infinite for independent noise."""
     if recipe.noise == "independent":
         return math.inf
     clocks = [path.clock(point) for point in path.points]
@@ -243,7 +243,7 @@ def shortest_draw(path: Path, recipe: Recipe, spec: Sampler, shape: Sequence[int
 
 
 def make_noise(recipe: Recipe, source: NormalSource, shortest: float) -> Noise:
-    """The noise source that a recipe names, for steps that are `shortest` long at least."""
+    """The noise source of a recipe, for steps no shorter than `shortest`."""
     kind = noise_of(recipe)
     try:
         return kind(source, shortest, **recipe.noise_options)
@@ -254,7 +254,7 @@ def make_noise(recipe: Recipe, source: NormalSource, shortest: float) -> Noise:
 
 
 def start_state(model: Model, path: Path, source: NormalSource, start: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The first state of a batch in path coordinates: `start`, or prior noise scaled to the first point."""
+    """The initial state of a batch in path coordinates: `start`, or prior noise scaled to the first point."""
     first = path.points[0]
     if start is not None:
         x = start.to(device=model.device, dtype=dtype)
@@ -267,8 +267,8 @@ def start_state(model: Model, path: Path, source: NormalSource, start: Tensor | 
         noisiest = float(model.process.ratio(model.process.t_max))
         if first.ratio < min(3.0, 0.5 * noisiest):
             warn(
-                f"the grid starts at t = {first.t:g}, where much of the signal should still be there, but from pure "
-                "noise; give start= (a partly noised input), or begin nearer to t_max"
+                f"the grid starts from pure noise at t = {first.t:g}, where a state should still contain much of the "
+                "signal; pass start= (a partly noised input), or begin nearer to t_max"
             )
         return scaled(normal, first.sigma)
     return model.process.prior.sample(normal)

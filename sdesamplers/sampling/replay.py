@@ -1,4 +1,4 @@
-"""A run made again from its stored draws, for the log-probabilities that another network gives them."""
+"""Replay of a run from its stored draws, for their log-probabilities under other weights."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from .runs import make_path, start_run
 
 @public
 def replay_log_probs(model: Model, result: Result, rows: slice = slice(None)) -> Tensor:
-    """Log-probabilities of a stored run's transitions under a model's present weights.
+    """Log-probabilities of a stored run's transitions under a model's current weights.
 
-    The sampler is run again over the states that were drawn, not over new ones; gradients flow to the model's
-    parameters where they are enabled, which is what policy-gradient fine-tuning needs (DDPO, Black et al. 2024). The
-    network is evaluated as in the run, in evaluation mode, so that under the same weights the ratio to the run is 1.
+    The sampler runs again over the stored states and draws no new ones. Gradients flow to the model's parameters if
+    autograd is enabled, as policy-gradient fine-tuning needs (DDPO, Black et al. 2024). The network runs in evaluation
+    mode, as in the original run, so the probability ratio to the original run is 1 under the same weights.
 
     Args:
         model: the model, with the same or other weights.
-        result: of `sample(..., log_probs=True)`.
-        rows: of its samples, so that gradients can be gathered a part at a time where memory is short; all by default.
+        result: the result of `sample(..., log_probs=True)`.
+        rows: a slice of its samples; all by default. Slices allow accumulating gradients with less memory.
 
     Returns:
         (N, transitions), float64, in nats.
 
     Raises:
-        UsageError: the result was stored without its transitions, or `rows` has none of its samples.
+        UsageError: the result was stored without its transitions, is of another process or shape than the model's, or
+            `rows` selects no sample.
     """
     one_of_types("result", result, Result, "a Result of sample")
     one_of_types("rows", rows, slice, "a slice, such as slice(0, 16)")
@@ -45,11 +46,11 @@ def replay_log_probs(model: Model, result: Result, rows: slice = slice(None)) ->
     model = as_model(model)
     shape = tuple(result.start.shape[1:])
     if shape != model.shape:
-        raise UsageError(f"{model.name!r} has samples of shape {model.shape}, and this result of shape {shape}")
+        raise UsageError(f"{model.name!r} has samples of shape {model.shape}, but this result has shape {shape}")
     check_process(result, model)
     start, draws, condition = result.start[rows], result.draws[rows], result.condition
     if not len(start):
-        raise UsageError(f"{rows} has none of the {len(result.start)} samples of this result")
+        raise UsageError(f"{rows} selects none of the {len(result.start)} samples of this result")
     recipe = result.recipe
     spec = result.sampler or default_registry().resolve(recipe.sampler).sampler
     path = make_path(model.process, recipe)

@@ -1,7 +1,7 @@
-"""What a call asks for, as it was given: which sampler on which grid (`Request`), and how it is run (`Conduct`).
+"""The arguments of a call, as passed: the sampler and its grid (`Request`), and how it is run (`Conduct`).
 
-`sample`, `encode`, `log_likelihood` and the others spell their keywords out for those who call them; below their first
-line they hand these on. `make_recipe` checks a request and fills in what it leaves open.
+`sample`, `encode`, `log_likelihood` and similar functions list their keyword arguments explicitly for their users, and
+pass them on in these two classes. `make_recipe` checks a request and fills in the arguments that are not given.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from .loop import Callback, Flag
 from .recipe import Recipe
 
 SamplerLike = str | Sampler | Recipe | Mapping[str, Any]
-"""What names a sampler: a name, a `Sampler`, a `Recipe`, or what its `as_dict` gives."""
+"""A sampler's name, a `Sampler`, a `Recipe`, or the dictionary from its `as_dict`."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """A sampler and its grid; see `sample` for the attributes. None is what a call leaves open."""
+    """A sampler and its grid; see `sample` for the attributes. None means not given."""
 
     sampler: SamplerLike
     steps: int | None = None
@@ -42,50 +42,52 @@ class Request:
 
     @property
     def counted_by(self) -> str | None:
-        """Which of steps, nfe, times and sigmas is given.
+        """Which of steps, nfe, times and sigmas is given; None if the sampler is to choose its own steps.
 
         Raises:
-            UsageError: more than one is, or a count is not a whole number.
+            UsageError: more than one is given, or a count is not a whole number.
         """
-        given = [word for word in GRID if getattr(self, word) is not None]
+        given = [name for name in GRID if getattr(self, name) is not None]
         if len(given) > 1:
-            raise UsageError(f"give one of steps, nfe, times and sigmas, not {' and '.join(given)}")
-        for word in ("steps", "nfe"):
-            if getattr(self, word) is not None:
-                whole(word, getattr(self, word))
+            raise UsageError(f"pass one of steps, nfe, times and sigmas, not {' and '.join(given)}")
+        for name in ("steps", "nfe"):
+            if getattr(self, name) is not None:
+                whole(name, getattr(self, name))
         return given[0] if given else None
 
     def given(self) -> dict[str, Any]:
-        """The words that are not None, but the sampler and its options."""
-        words = {word: value for word, value in vars(self).items() if word not in ("sampler", "options")}
-        return {word: value for word, value in words.items() if value is not None}
+        """The arguments that are not None, except the sampler and its options."""
+        arguments = {name: value for name, value in vars(self).items() if name not in ("sampler", "options")}
+        return {name: value for name, value in arguments.items() if value is not None}
 
     @property
     def is_spaced(self) -> bool:
-        """Whether a spacing lays the grid out, for so many steps or evaluations."""
+        """True if a spacing creates the grid, for a number of steps or evaluations."""
         return self.steps is not None or self.nfe is not None
 
     def completed(self, recipe: Recipe, spec: Sampler) -> Request:
-        """This request of a recipe, with the recipe's words in place of those left open; `own` objects for their names.
+        """This request with the arguments that are not given taken from `recipe`, including its `own` objects.
 
-        A grid of the call's takes the place of the recipe's, and options that steer steps of its own fall away.
+        If the call sets a grid, it replaces the recipe's grid, and options that control adaptive steps are dropped.
         """
-        words = dict(vars(self))
-        if all(words[word] is None for word in GRID):
-            words |= {word: getattr(recipe, word) for word in GRID if word != "nfe"}
-        listed = words["times"] is not None or words["sigmas"] is not None
-        spaced = words["steps"] is not None or words["nfe"] is not None
-        for word, applies in (("spacing", spaced), ("noise", True)):
-            if applies and words[word] is None:
-                words[word] = recipe.own.get(word) or getattr(recipe, word)
-                words[f"{word}_options"] = {**getattr(recipe, f"{word}_options"), **(words[f"{word}_options"] or {})}
-        words["coordinates"] = words["coordinates"] or recipe.coordinates
-        if not listed:  # whose ends say both
-            words["final"] = words["final"] or recipe.final
-            words["start_time"] = recipe.start_time if words["start_time"] is None else words["start_time"]
+        arguments = dict(vars(self))
+        if all(arguments[name] is None for name in GRID):
+            arguments |= {name: getattr(recipe, name) for name in GRID if name != "nfe"}
+        listed = arguments["times"] is not None or arguments["sigmas"] is not None
+        spaced = arguments["steps"] is not None or arguments["nfe"] is not None
+        for name, applies in (("spacing", spaced), ("noise", True)):
+            if applies and arguments[name] is None:
+                options = f"{name}_options"
+                arguments[name] = recipe.own.get(name) or getattr(recipe, name)
+                arguments[options] = {**getattr(recipe, options), **(arguments[options] or {})}
+        arguments["coordinates"] = arguments["coordinates"] or recipe.coordinates
+        if not listed:  # an explicit grid determines both ends itself
+            arguments["final"] = arguments["final"] or recipe.final
+            start_time = arguments["start_time"]
+            arguments["start_time"] = recipe.start_time if start_time is None else start_time
         control = getattr(spec, "control", ()) if listed or spaced else ()
         kept = {name: value for name, value in recipe.options.items() if name not in control}
-        return Request(**{**words, "sampler": spec, "options": {**kept, **self.options}})
+        return Request(**{**arguments, "sampler": spec, "options": {**kept, **self.options}})
 
 
 GRID = ("steps", "nfe", "times", "sigmas")
@@ -93,7 +95,7 @@ GRID = ("steps", "nfe", "times", "sigmas")
 
 @dataclass(frozen=True)
 class Conduct:
-    """How a run is carried out, whatever is run; see `sample` for the attributes.
+    """How a run is carried out, independent of the sampler; see `sample` for the attributes.
 
     Raises:
         UsageError: an argument of the wrong type.
@@ -109,20 +111,20 @@ class Conduct:
     dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "guidance_scale", number("guidance_scale", self.guidance_scale))  # NumPy's is a float
+        object.__setattr__(self, "guidance_scale", number("guidance_scale", self.guidance_scale))  # from NumPy to float
         function("callback", self.callback, "an Event")
         cancel, dtype = self.cancel, self.dtype
         if cancel is not None and (isinstance(cancel, type) or not callable(getattr(cancel, "is_set", None))):
-            raise UsageError(f"cancel must be a threading.Event, or have its is_set(), not {shown(cancel)}")
+            raise UsageError(f"cancel must be a threading.Event or have a method is_set(), not {shown(cancel)}")
         if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype in (torch.float32, torch.float64)):
             raise UsageError(
-                f"dtype is that of the state and must be torch.float32 or torch.float64, not {shown(dtype)}"
+                f"dtype is the dtype of the state and must be torch.float32 or torch.float64, not {shown(dtype)}"
             )
-        for word in ("trajectory", "log_probs", "check_finite", "gradients"):
-            object.__setattr__(self, word, flag(word, getattr(self, word)))
+        for name in ("trajectory", "log_probs", "check_finite", "gradients"):
+            object.__setattr__(self, name, flag(name, getattr(self, name)))
 
     def with_progress(self, advance: Callback | None) -> Conduct:
-        """The same, with `advance` called with an `Event` before each evaluation, beside `callback`."""
+        """A copy that also calls `advance` with an `Event` before each evaluation, after `callback`."""
         callback = self.callback
         if advance is None or callback is None:
             return self if advance is None else replace(self, callback=advance)
@@ -134,20 +136,20 @@ class Conduct:
         return replace(self, callback=both)
 
 
-def sorted_words(sampler: SamplerLike, words: Mapping[str, Any]) -> tuple[Request, Conduct, int]:
-    """The keywords of `sample` as a request, a conduct and a seed; what is none of them is an option of the sampler."""
+def split_arguments(sampler: SamplerLike, kwargs: Mapping[str, Any]) -> tuple[Request, Conduct, int]:
+    """Keyword arguments of `sample` as (request, conduct, seed); all other arguments are options of the sampler."""
     grid, how = ({entry.name for entry in fields(kind)} - {"sampler", "options"} for kind in (Request, Conduct))
-    options = {word: value for word, value in words.items() if word not in grid | how | {"seed"}}
-    request = Request(sampler, options=options, **{word: value for word, value in words.items() if word in grid})
-    conduct = Conduct(**{word: value for word, value in words.items() if word in how})
-    return request, conduct, words.get("seed", 0)
+    options = {name: value for name, value in kwargs.items() if name not in grid | how | {"seed"}}
+    request = Request(sampler, options=options, **{name: value for name, value in kwargs.items() if name in grid})
+    conduct = Conduct(**{name: value for name, value in kwargs.items() if name in how})
+    return request, conduct, kwargs.get("seed", 0)
 
 
 def batches(count: int, batch_size: int | None) -> Iterator[slice]:
-    """The rows of each batch: all at once by default.
+    """The rows of each batch; a single batch by default.
 
     Raises:
-        UsageError: the batch size is not a whole number, 1 or more.
+        UsageError: the batch size is not a whole number of at least 1.
     """
     size = whole("batch_size", count if batch_size is None else batch_size)
     return (slice(first, min(first + size, count)) for first in range(0, count, size))

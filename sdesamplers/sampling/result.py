@@ -1,4 +1,4 @@
-"""What a run makes: samples, their cost, and what was recorded on the way."""
+"""The result of a run: samples, their cost, and the recorded data."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ if TYPE_CHECKING:
 @public
 @dataclass(eq=False)
 class Trajectory:
-    """States at the evaluations of a run, and the sample last.
+    """The states at the evaluations of a run, followed by the sample.
 
     Attributes:
-        times: the model's time of each entry, shape (K,), or (K, N) where samples choose their own steps; NaN for
-            the sample.
-        states: (K, N, *shape), in the state's dtype and the model's own coordinates, on the CPU.
+        times: (K,) native time of each entry, or (K, N) if the samples choose their own steps; NaN for the sample.
+        states: (K, N, *shape), in the state's dtype and the model's coordinates, on the CPU.
     """
 
     times: np.ndarray
@@ -42,7 +41,7 @@ Ends = tuple[tuple[float, float], tuple[float, float]]
 
 
 def process_ends(process: SDE) -> Ends | None:
-    """(alpha, sigma) of a process at t_min and t_max; None where it has none."""
+    """(alpha, sigma) of a process at t_min and at t_max; None if it has no alpha and sigma."""
     if not isinstance(process, GaussianProcess):
         return None
     low, high = ((float(process.alpha(t)), float(process.sigma(t))) for t in (process.t_min, process.t_max))
@@ -50,37 +49,39 @@ def process_ends(process: SDE) -> Ends | None:
 
 
 def check_process(result: Result, model: Model, advice: str = "") -> None:
-    """Raise a UsageError where a model's process has other ends than that of the model that a result is of."""
+    """Raise a UsageError if alpha and sigma at the ends of a model's process differ from those of a result's model."""
     ends = process_ends(model.process)
     if result.ends is not None and (ends is None or not np.allclose(ends, result.ends, rtol=1e-5, atol=0)):
         raise UsageError(
-            f"this {type(result).__name__} is of {result.model_name!r}, whose process is not that of {model.name!r} "
-            f"(alpha and sigma differ at the ends of time){advice}"
+            f"this {type(result).__name__} was made with model {result.model_name!r}, which has another process than "
+            f"{model.name!r} (alpha and sigma differ at t_min or t_max){advice}"
         )
 
 
 @public
 @dataclass(eq=False, repr=False)
 class Result:
-    """What a run made.
+    """The result of a run.
 
     Attributes:
         samples: (N, *shape), float32 (float64 on request), in the model's data range, on the CPU.
-        nfe: model evaluations a sample; for adaptive samplers the largest over the samples.
-        nfe_per_sample: (N,) whole numbers.
-        recipe: what was run.
+        nfe: model evaluations per sample; for adaptive samplers the maximum over the samples.
+        nfe_per_sample: (N,) integers.
+        recipe: the recipe of the run.
         seed, indices: sample j is a function of (seed, indices[j]).
-        model_name, revision: what it was run on.
-        ends: (alpha, sigma) of the model's process at t_min and t_max; None without alpha and sigma.
-        trajectory: with `trajectory=True`.
-        accepted, rejected: (N,) steps of an adaptive sampler.
+        model_name, revision: the model of the run.
+        data_range: (low, high) of the model's data; None if unbounded.
+        ends: (alpha, sigma) of the model's process at t_min and t_max; None if it has no alpha and sigma.
+        trajectory: the `Trajectory` of a run with `trajectory=True`; else None.
+        accepted, rejected: (N,) numbers of accepted and rejected steps of an adaptive sampler; else None.
         log_probs: with `log_probs=True`, the log-probability (nats) of every transition, (N, transitions), float64.
-        start, draws: first states (N, *shape) and transitions' outcomes (N, transitions, *shape) in the path's
-            coordinates, kept with the log-probabilities for `replay_log_probs`.
-        sampler: the sampler itself.
-        drew_noise: whether any step was stochastic.
-        decoder, decoded_range: the model's `decode`, where samples are latents, and the range of what it returns. It is
-            not stored with the result.
+        start, draws: initial states (N, *shape) and outcomes of the transitions (N, transitions, *shape) in the path's
+            coordinates, stored with the log-probabilities for `replay_log_probs`.
+        condition, guidance_scale: the arguments of the run.
+        sampler: the `Sampler`.
+        drew_noise: True if any step was stochastic.
+        decoder, decoded_range: the model's `decode` and the range of its output, if samples are latents. The decoder is
+            not pickled with the result.
     """
 
     samples: Tensor
@@ -111,26 +112,26 @@ class Result:
 
     @property
     def nfe(self) -> int:
-        """Model evaluations a sample actually made (the largest, where samples differ)."""
+        """The number of model evaluations made per sample; the maximum if samples differ."""
         return int(self.nfe_per_sample.max())
 
     @cached_property
     def decoded(self) -> Tensor:
-        """The samples as they are looked at: pictures (N, C, H, W) where the model is one of latents."""
+        """The samples for viewing: images (N, C, H, W) decoded by a latent model, else the samples themselves."""
         return self.samples if self.decoder is None else self.decoder(self.samples)
 
     @property
     def images(self) -> list[Image]:
-        """The samples, decoded where they are latents, as PIL images, clipped to the data range.
+        """The samples as PIL images, decoded if they are latents, and clipped to the data range.
 
         Raises:
             UsageError: the samples are not (channels, height, width) with 1, 3 or 4 channels.
-            ModelError: they are latents, and the model has no decoder.
+            ModelError: the samples are latents, and the model has no decoder.
         """
         return to_images(self.decoded, self.data_range if self.decoder is None else self.decoded_range)
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is stored: all but the model that decodes."""
+        """The pickled state: everything except the decoded samples and the model's decoder."""
         state = {key: value for key, value in vars(self).items() if key != "decoded"}
         return state if self.decoder is None else {**state, "decoder": _not_stored}
 

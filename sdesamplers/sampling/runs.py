@@ -1,4 +1,4 @@
-"""From a recipe to a path and a started run; dry runs, which count evaluations and find what a run draws."""
+"""From a recipe to a path and a started run; dry runs, which count evaluations and find the intervals of the noise."""
 
 from __future__ import annotations
 
@@ -57,20 +57,25 @@ _RECENT = RecentGrids()
 
 
 def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> Run:
-    """A sampler's generator; a ValueError that it raises before it asks the model, so about its options or the grid,
-    becomes a UsageError, and what another's plugin raises names plugin, file and line. It ends after
-    `evaluation_limit` evaluations."""
+    """Start a sampler's generator.
 
-    generator: Any = spec(x, path, **options)  # made here, so that the run does not hold on to its first state
+    A ValueError before the first evaluation, which concerns the options or the grid, becomes a UsageError. Errors of a
+    third-party plugin become a PluginError that names the plugin, file and line.
+
+    Raises:
+        PluginError: by the generator, if it exceeds `evaluation_limit` evaluations.
+    """
+
+    generator: Any = spec(x, path, **options)  # created here, so that the run does not keep its initial state alive
     limit = evaluation_limit(spec, path, options)
 
     def run() -> Run:
-        asked = 0
+        requested = 0
         try:
             request = next(generator)
             while True:
-                asked += len(request) if request.__class__ is list else 1
-                if asked > limit:
+                requested += len(request) if request.__class__ is list else 1
+                if requested > limit:
                     raise endless(spec, path, limit, generator.gi_frame.f_lineno)
                 request = generator.send((yield request))
         except StopIteration as stop:
@@ -79,10 +84,10 @@ def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> 
         except UsageError as error:
             raise UsageError(f"{spec.name}: {error}") if type(error) is UsageError else error from None
         except Exception as error:
-            if isinstance(error, ValueError) and not asked and not isinstance(error, SdesamplersError):
+            if isinstance(error, ValueError) and not requested and not isinstance(error, SdesamplersError):
                 raise UsageError(f"{spec.name}: {error}") from error
             if not spec.is_anothers or isinstance(error, SdesamplersError | MemoryError) or "memory" in str(error):
-                raise  # where memory ran out, batches are halved
+                raise  # callers handle out-of-memory errors by halving the batch
             raise spec.blamed(error) from error
         finally:
             generator.close()
@@ -91,13 +96,13 @@ def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> 
 
 
 FREE_LIMIT = 100_000
-"""Evaluations of a run that chooses its own steps; more where the sampler's own `max_nfe` is larger."""
+"""Evaluation limit of a run that chooses its own steps; raised if the sampler's own `max_nfe` is larger."""
 
 
 def evaluation_limit(spec: Sampler, path: Path, options: Mapping[str, Any]) -> int:
-    """The number of evaluations after which a sampler is taken never to end: a hundred times what it declares.
+    """The number of evaluations after which a sampler is assumed never to end: 100 times the number it declares.
 
-    Samplers that do not declare their evaluations may make a thousand a step.
+    Samplers that do not declare their evaluations may make 1000 per step.
     """
     if path.is_free:
         return max(FREE_LIMIT, int(options.get("max_nfe", 0)) + 100)
@@ -107,25 +112,25 @@ def evaluation_limit(spec: Sampler, path: Path, options: Mapping[str, Any]) -> i
 
 
 def endless(spec: Sampler, path: Path, limit: int, line: int) -> PluginError:
-    """What to say of a sampler that does not end."""
+    """The error for a sampler that does not end."""
     place = f"{pathlib.Path(spec.function.__code__.co_filename).name}, line {line}"
     declared = "" if path.is_free else f" on a grid of {len(path.points) - 1} steps"
     of = f" of plugin {spec.plugin}" if spec.plugin else ""
     return PluginError(
-        f"sampler {spec.name!r}{of} ({place}) wants more than {limit} evaluations{declared}, as one does that never "
-        "ends; a sampler that needs as many declares evaluations="
+        f"sampler {spec.name!r}{of} ({place}) requested more than {limit} evaluations{declared} and seems never to "
+        "end; a sampler that needs more must declare evaluations="
     )
 
 
 def evaluations(process: SDE, recipe: Recipe, spec: Sampler, shape: Sequence[int] = (1,)) -> int:
-    """Model evaluations that a fixed-grid recipe makes for samples of `shape`, counted by a dry run on zeros."""
+    """The number of model evaluations of a fixed-grid recipe for samples of `shape`, counted by a dry run on zeros."""
     zeros = torch.zeros(1, *shape)
     path = make_path(process, recipe, lambda start, end, rows=None: zeros)
     return count_evaluations(start_run(spec, zeros, path, recipe.options))
 
 
 def draw_clocks(spec: Sampler, path: Path, options: dict[str, Any], shape: Sequence[int]) -> list[float]:
-    """The ends, on `Path.clock`, of all intervals that a run draws noise for, found by a dry run on zeros."""
+    """The ends, on `Path.clock`, of all intervals for which a run draws noise, found by a dry run on zeros."""
     zeros, clocks = torch.zeros(1, *shape), list[float]()
 
     def record(start: float, end: float, rows: Any = None) -> Tensor:
@@ -140,11 +145,13 @@ def steps_for_budget(process: SDE, recipe: Recipe, spec: Sampler, nfe: int, shap
     """The largest number of steps whose evaluations fit in `nfe`.
 
     Raises:
-        UsageError: not even one step fits, or the sampler's evaluations cannot be planned.
+        UsageError: not even one step fits, or the sampler's number of evaluations is not known in advance.
     """
 
     if spec.evaluations is None:
-        raise UsageError(f"how many evaluations {spec.name} makes depends on the values it meets; give steps=...")
+        raise UsageError(
+            f"{spec.name}'s number of evaluations depends on the states, so nfe= cannot be planned; pass steps=..."
+        )
 
     def cost(steps: int) -> float:
         try:
@@ -152,34 +159,34 @@ def steps_for_budget(process: SDE, recipe: Recipe, spec: Sampler, nfe: int, shap
         except UsageError:
             if steps == 1:
                 raise
-            return math.inf  # more steps than this spacing has
+            return math.inf  # more steps than this spacing allows
 
     low = max(1, nfe // max(spec.evaluations, 1))
     while cost(low) > nfe:
         if low == 1:
             raise UsageError(f"{spec.name} needs {cost(1)} evaluations for its first step; nfe={nfe} is too few")
         low = max(1, low - max(1, low // 8))
-    while low <= nfe and cost(low + 1) <= nfe:  # a sampler whose cost does not grow with its steps takes nfe of them
+    while low <= nfe and cost(low + 1) <= nfe:  # `low <= nfe`: a sampler's cost may not grow with its steps
         low += 1
     return low
 
 
 def count_evaluations(run: Run) -> int:
-    """How many evaluations a run makes, found by answering it with zeros; nothing is sampled."""
+    """The number of evaluations of a run, counted by sending it predictions of zeros; nothing is sampled."""
     count = 0
     try:
         request = next(run)
         while True:
             requests = request if isinstance(request, list) else [request]
-            answers = []
+            predictions = []
             for x, point in requests:
                 gaussian = isinstance(point.process, GaussianProcess)
                 make = Prediction if gaussian else ScorePrediction
                 zeros = torch.zeros_like(x)
-                answer = make(x, point, zeros, "v")
-                answer.unguided, answer.log_density = make(x, point, zeros, "v"), x.new_zeros(len(x))
-                answers.append(answer)
+                prediction = make(x, point, zeros, "v")
+                prediction.unguided, prediction.log_density = make(x, point, zeros, "v"), x.new_zeros(len(x))
+                predictions.append(prediction)
             count += len(requests)
-            request = run.send(answers if isinstance(request, list) else answers[0])
+            request = run.send(predictions if isinstance(request, list) else predictions[0])
     except StopIteration:
         return count

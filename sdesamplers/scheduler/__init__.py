@@ -1,18 +1,18 @@
-"""Any sampler inside a pipeline of diffusers.
+"""Any sampler inside a diffusers pipeline.
 
-configuration.py      our words beside the model's
-seeding.py            noise from a pipeline's generators
-layout.py             a run laid out beforehand, by a dry run
-choice.py             the sampler chosen, its options and its words of grid and noise
-grids.py              the grid that a pipeline asks for
-step_words.py         every keyword that pipelines pass to `step`
-table.py              what pipelines look up of a DDPM table
-noising.py            noise as the model's process adds it
-training_schedule.py  what training scripts read before a run is laid out
+configuration.py      the model's configuration and ours, in one file
+seeding.py            noise seeds from a pipeline's generators
+layout.py             the evaluations of a run, found beforehand by a dry run
+choice.py             the chosen sampler with its options, grid and noise
+grids.py              the grid that a pipeline requests
+step_arguments.py     every keyword argument that pipelines pass to `step` and `set_timesteps`
+table.py              attributes of a DDPM table that pipelines read
+noising.py            the noise that the model's process adds
+training_schedule.py  the schedule that training scripts read before `set_timesteps`
 timesteps.py          the timesteps that a pipeline loops over
-timeline.py           those of a grid, and how far the run in progress has come along them
-pending.py            the evaluation that a run waits for, and what `step` returns
-run.py                a run that a pipeline's loop pushes
+timeline.py           the timesteps of a grid, and the progress of the current run along them
+pending.py            the evaluation that a run waits for, and the output of `step`
+run.py                a run that a pipeline's loop drives
 scheduler.py          `Scheduler`
 """
 
@@ -26,6 +26,6 @@ if TYPE_CHECKING:
     from .scheduler import Scheduler
 
 __all__ = ["Scheduler"]
-# diffusers looks for its own base class beside a component's, to know how that is loaded; pickles of early 0.1 look
-# for `_unpickled`.
+# diffusers looks for its own base class next to a component's class to find out how to load it; pickles of early 0.1
+# refer to `_unpickled`.
 __getattr__ = lazily(__name__, {"scheduler": ["Scheduler", "SchedulerMixin", "_unpickled"]})

@@ -1,4 +1,4 @@
-"""The sampler that a scheduler is made for: which one, with which options, on which kind of grid."""
+"""The sampler of a scheduler, with its options and its kind of grid."""
 
 from __future__ import annotations
 
@@ -16,58 +16,59 @@ from ..sampling.request import Request
 from .layout import Layout
 
 REFUSED = {
-    "unguided": "needs the unguided prediction beside the guided one, and a pipeline passes on the guided one alone; "
-    "sds.sample(sds.from_pipeline(pipe), ...) gives it both",
+    "unguided": "needs the unguided prediction as well as the guided one, and a pipeline passes only the guided one; "
+    "sds.sample(sds.from_pipeline(pipe), ...) provides both",
     "log_density": "needs the model's density, which a diffusion pipeline does not have",
     "stationary": "runs on a density, not on a diffusion model",
 }
-"""Needs of samplers that a pipeline cannot meet, and what then."""
+"""Sampler requirements that a pipeline cannot meet, and the end of the message that refuses them."""
 
 
 class Choice:
-    """A sampler with what its user says of it; what is None is for the model to decide.
+    """A sampler with the arguments that its user has set; the model supplies those that are None.
 
     Args:
-        sampler: its name, or itself.
-        words: of grid and noise, by the names of `Request`.
-        options: its own.
+        sampler: a name or a `Sampler`.
+        recipe_arguments: grid and noise, by the argument names of `Request`.
+        options: the sampler's own options.
 
     Attributes:
-        name: of the sampler, as a configuration has it.
-        spec: the sampler itself, once it is settled.
-        is_free: whether it chooses its own steps.
+        name: the sampler's name in a configuration.
+        spec: the `Sampler`; set by `settle`.
+        is_free: True if the sampler chooses its own steps; set by `settle`.
     """
 
     spec: Sampler
     is_free: bool
 
-    def __init__(self, sampler: str | Sampler, words: dict[str, Any], options: dict[str, Any]) -> None:
-        self.sampler, self.words, self.options = sampler, words, options
+    def __init__(self, sampler: str | Sampler, recipe_arguments: dict[str, Any], options: dict[str, Any]) -> None:
+        self.sampler, self.recipe_arguments, self.options = sampler, recipe_arguments, options
         self.name = sampler.name if isinstance(sampler, Sampler) else sampler
 
     @classmethod
-    def read(cls, sampler: Any, words: dict[str, Any], options: dict[str, Any]) -> Choice:
-        """A choice of a name, a `Sampler`, or a `Recipe`, which has words and options too.
+    def read(cls, sampler: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Choice:
+        """A choice from a name, a `Sampler`, or a `Recipe`, whose own arguments and options are the defaults.
 
         Raises:
-            UsageError: it is none of these, or a recipe with a grid of its own.
+            UsageError: `sampler` has another type, or is a recipe with its own grid.
         """
         if isinstance(sampler, Recipe):
             if sampler.times or sampler.sigmas or sampler.start_time is not None:
-                raise UsageError("this Recipe has a grid of its own; give a pipeline its timesteps= or sigmas= instead")
-            words = {word: getattr(sampler, word) if value is None else value for word, value in words.items()}
+                raise UsageError("this Recipe has its own grid; pass timesteps= or sigmas= to the pipeline instead")
+            arguments = {name: getattr(sampler, name) if value is None else value for name, value in arguments.items()}
             sampler, options = sampler.sampler, {**sampler.options, **options}
         if not isinstance(sampler, str | Sampler):
             raise UsageError(f"sampler must be a name, a Sampler or a Recipe, not {sampler!r}")
-        return cls(sampler, words, options)
+        return cls(sampler, arguments, options)
 
     def settle(self, process: GaussianProcess, adaptive: bool | None) -> None:
-        """Find the sampler, and whether it is to choose its own steps, for a model of this process.
+        """Find the sampler for a model of this process, and decide if it chooses its own steps.
 
         Raises:
-            UsageError: words that do not fit, or a sampler that needs more than a pipeline gives its scheduler.
+            UsageError: invalid or conflicting arguments, or a sampler that needs more than a pipeline passes to its
+                scheduler.
         """
-        spec = make_recipe(Request(self.sampler, 1, **self.words), process=process)[1]
+        spec = make_recipe(Request(self.sampler, 1, **self.recipe_arguments), process=process)[1]
         preset = default_registry().resolve(self.sampler) if isinstance(self.sampler, str) else Preset(spec)
         steered = any(name in spec.control for name in (*preset.options, *self.options))
         is_free = steered if adaptive is None else bool(adaptive)
@@ -80,26 +81,28 @@ class Choice:
         self.spec, self.is_free = spec, is_free
 
     def _recipe(self, process: GaussianProcess, steps: int | None) -> Recipe:
-        return make_recipe(Request(self.sampler, steps, **self.words, options=self.options), process=process)[0]
+        request = Request(self.sampler, steps, **self.recipe_arguments, options=self.options)
+        return make_recipe(request, process=process)[0]
 
-    def layout(self, process: GaussianProcess, steps: int | None, words: Mapping[str, Any]) -> Layout:
-        """Its run on a grid of so many steps, or of the words that say otherwise."""
+    def layout(self, process: GaussianProcess, steps: int | None, arguments: Mapping[str, Any]) -> Layout:
+        """The layout of a run on a grid of `steps` steps; `arguments` override the recipe's own."""
         sampler, options = ("euler", {}) if self.is_free else (self.sampler, self.options)
-        request = Request(sampler, steps, **{**self.words, **words}, options=options)
-        # One that chooses its steps starts where `sample` does; a makers' grid may begin in the middle.
+        request = Request(sampler, steps, **{**self.recipe_arguments, **arguments}, options=options)
+        # A sampler that chooses its own steps starts where `sample` starts; the grid of the model's authors may begin
+        # in the middle.
         grid = make_recipe(request, process=process, end_to_end=self.is_free)[0]
         return Layout(process, self.spec, self._recipe(process, None) if self.is_free else grid, grid)
 
     @property
     def names_a_grid(self) -> bool:
-        """Whether it says which grid to run on: `spacing=`, or the grid's label behind the sampler's."""
+        """True if the caller has chosen the grid: by `spacing=`, or by a grid label after the sampler's name."""
         name = self.sampler if isinstance(self.sampler, str) else ""
         label = " " in name and any(name.endswith(f" {grid}") for grid in default_registry().grid_names())
-        return self.words["spacing"] is not None or label
+        return self.recipe_arguments["spacing"] is not None or label
 
     @property
     def is_distilled(self) -> bool:
-        """Whether the sampler runs on the timesteps that a model was distilled at, if nothing else is said."""
+        """True if the sampler's default grid is the timesteps at which the model was distilled."""
         return self.spec.spacing == "distilled"
 
 

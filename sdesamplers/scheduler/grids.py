@@ -1,4 +1,4 @@
-"""The grid that a pipeline asks for, in any of the ways of diffusers' schedulers."""
+"""The grid that a pipeline requests, in any form that diffusers' schedulers accept."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CONSISTENCY = {"sigma_min": 0.002, "sigma_max": 80.0, "rho": 7.0}
 
 @dataclass(frozen=True)
 class GridRequest:
-    """What `set_timesteps` is passed, by the same names; `limits` are the words of TrigFlow's grids, where passed."""
+    """The arguments of `set_timesteps`; `limits` holds the arguments of TrigFlow grids that were passed."""
 
     num_inference_steps: int | None
     device: Any
@@ -35,25 +35,25 @@ class GridRequest:
     original_inference_steps: int | None
     limits: dict[str, Any]
 
-    def words(self) -> dict[str, Any]:
-        """The same as arguments that can be kept, with grids as lists."""
-        words = {word: value for word, value in vars(self).items() if word != "limits"}
-        return {**words, "timesteps": plain_list(self.timesteps), "sigmas": plain_list(self.sigmas), **self.limits}
+    def arguments(self) -> dict[str, Any]:
+        """The same as serializable keyword arguments, with grids as lists."""
+        plain = {name: value for name, value in vars(self).items() if name != "limits"}
+        return {**plain, "timesteps": plain_list(self.timesteps), "sigmas": plain_list(self.sigmas), **self.limits}
 
 
 @dataclass(frozen=True)
 class RequestedGrid:
-    """A grid as a recipe has it.
+    """A grid in terms of a recipe.
 
     Attributes:
-        steps: its intervals, where it is to be found by their number.
-        words: of the recipe, in place of the sampler's own.
-        is_given: whether the pipeline gave it, and takes the number of timesteps for the number of steps.
-        is_closed: whether the clean end is a last timestep.
+        steps: number of grid intervals; None if the times are listed.
+        arguments: recipe arguments that override the sampler's own.
+        is_given: True if the pipeline passed the grid; it then takes the number of timesteps for the number of steps.
+        is_closed: True if the clean end is the last timestep.
     """
 
     steps: int | None
-    words: dict[str, Any]
+    arguments: dict[str, Any]
     is_given: bool
     is_closed: bool
 
@@ -61,10 +61,10 @@ class RequestedGrid:
 def requested_grid(
     request: GridRequest, convention: Convention, trained: Mapping[str, Any], choice: Choice
 ) -> RequestedGrid:
-    """The grid for a model of this convention and configuration, and the sampler chosen.
+    """The grid for a model of this convention and configuration, and the chosen sampler.
 
     Raises:
-        UsageError: no grid, or one that cannot be run.
+        UsageError: no grid, or an invalid one.
     """
     process = convention.process
     steps, timesteps, sigmas = request.num_inference_steps, request.timesteps, request.sigmas
@@ -84,74 +84,75 @@ def requested_grid(
     elif steps is None:
         raise UsageError("set_timesteps needs num_inference_steps, timesteps or sigmas")
     if times is not None:
-        words: dict[str, Any] = {"times": times, "spacing": None, "spacing_options": None}
+        arguments: dict[str, Any] = {"times": times, "spacing": None, "spacing_options": None}
     else:
-        words = distilled_words(request.original_inference_steps, trained, choice)
+        arguments = distilled_arguments(request.original_inference_steps, trained, choice)
     if request.strength != 1.0:
-        teacher_steps = (words.get("spacing_options") or {}).get("teacher_steps")
-        words["start_time"] = start_time(request.strength, process, teacher_steps, choice)
-    return RequestedGrid(steps, words, sigmas is not None or timesteps is not None, is_closed)
+        teacher_steps = (arguments.get("spacing_options") or {}).get("teacher_steps")
+        arguments["start_time"] = start_time(request.strength, process, teacher_steps, choice)
+    return RequestedGrid(steps, arguments, sigmas is not None or timesteps is not None, is_closed)
 
 
-# Grids by a number of steps.
+# Grids given by a number of steps.
 
 
-def distilled_words(teacher_steps: int | None, trained: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
-    """The word of the grid `distilled` that a pipeline may pass, where the sampler runs on that grid."""
-    if teacher_steps is None or not choice.is_distilled or choice.words["spacing"] not in (None, "distilled"):
+def distilled_arguments(teacher_steps: int | None, trained: Mapping[str, Any], choice: Choice) -> dict[str, Any]:
+    """The spacing arguments for `teacher_steps` as passed by a pipeline; empty if the grid is not `distilled`."""
+    arguments = choice.recipe_arguments
+    if teacher_steps is None or not choice.is_distilled or arguments["spacing"] not in (None, "distilled"):
         return {}
-    if trained["_class_name"] == "TCDScheduler":  # whose timesteps may then be any
+    if trained["_class_name"] == "TCDScheduler":  # any of its training timesteps may be used then
         teacher_steps = int(trained.get("num_train_timesteps", 1000))
-    options = {**(choice.words["spacing_options"] or {}), "teacher_steps": teacher_steps}
+    options = {**(arguments["spacing_options"] or {}), "teacher_steps": teacher_steps}
     return {"spacing": "distilled", "spacing_options": options}
 
 
 def start_time(strength: float, process: GaussianProcess, teacher_steps: int | None, choice: Choice) -> float:
-    """Where a run begins that has this share of the model's time before it."""
+    """The native time from which a run covers the share `strength` of the model's time range."""
     if not choice.is_distilled or not isinstance(process, DiscreteVP):
         return process.t_min + strength * (process.t_max - process.t_min)
-    makers = process.own_grid
-    teacher = teacher_steps or (makers.teacher_steps if makers is not None else None) or 50
+    own = process.own_grid
+    teacher = teacher_steps or (own.teacher_steps if own is not None else None) or 50
     return float(int(teacher * strength) * (round(process.t_max + 1) // teacher) - 1)
 
 
-# Grids of numbers.
+# Grids given as numbers.
 
 
 def plain_list(values: Any) -> Any:
-    """A grid as a list, so that it can be kept."""
+    """A grid as a list, which can be pickled with a scheduler."""
     return values.tolist() if isinstance(values, Tensor | np.ndarray) else values
 
 
-def numbers(values: Any, word: str) -> np.ndarray:
-    """A list, array or tensor of numbers as a float64 array."""
+def numbers(values: Any, name: str) -> np.ndarray:
+    """A list, array or tensor of numbers as a float64 array; `name` is the argument's name in messages."""
     try:
         found = np.atleast_1d(np.asarray(as_scalar(values), dtype=np.float64))
     except (TypeError, ValueError):
-        raise UsageError(f"{word} must be a list of numbers, not {values!r}") from None
+        raise UsageError(f"{name} must be a list of numbers, not {values!r}") from None
     if not found.size:
-        raise UsageError(f"{word} must be a list of numbers, and it is empty")
+        raise UsageError(f"{name} must be a non-empty list of numbers")
     return found
 
 
 def even_steps(sigmas: np.ndarray) -> int | None:
-    """N where sigmas are the even grid 1, 1 - 1/N, ..., 1/N, which flow pipelines pass if they are told nothing."""
+    """N if sigmas are the even grid 1, 1 - 1/N, ..., 1/N, which flow pipelines pass by default; else None."""
     count = len(sigmas)
     return count if np.allclose(sigmas, np.linspace(1.0, 1.0 / count, count), atol=1e-6) else None
 
 
 def replaces_even_grids(convention: Convention, choice: Choice) -> bool:
-    """Whether an even grid of a flow model stands for a number of steps: where a grid is named that is to replace it,
-    or its class would lay out other sigmas in its place."""
+    """True if an even grid of a flow model is taken as a number of steps: if the caller has chosen a spacing, or the
+    model's scheduler class would replace it by other sigmas."""
     if not isinstance(convention.process, RectifiedFlow):
         return False
     return choice.names_a_grid or (convention.grid is not None and convention.grid.sigmas is not None)
 
 
 def own_times(convention: Convention, sigmas: np.ndarray) -> list[float]:
-    """Times of a grid of sigma/alpha, or of a flow's times before its shift, ended by the clean end.
+    """Native times of a grid of sigma/alpha, or of a flow's times before its shift; the clean end is last.
 
-    A flow whose makers stretch their grids to a terminal time (`shift_terminal`) has this grid stretched too.
+    If a flow model's authors stretch their grids to a terminal time (`shift_terminal`), this grid is stretched too.
     """
     process, body = convention.process, sigmas[:-1] if sigmas[-1] == 0 else sigmas
     if isinstance(process, RectifiedFlow):
@@ -165,14 +166,14 @@ def own_times(convention: Convention, sigmas: np.ndarray) -> list[float]:
 
 
 def clean_time(process: GaussianProcess) -> float:
-    """Where the model's clock reaches sigma = 0."""
+    """The native time at which sigma = 0."""
     time = view(process).clean_time
     assert time is not None
     return time
 
 
 def to_the_end(process: GaussianProcess, times: np.ndarray) -> list[float]:
-    """A grid of times with the clean end behind it; ends that float32 has rounded out of the process are put back."""
+    """A grid of times with the clean end appended; ends outside the process by a float32 rounding are moved inside."""
     above = (times > process.t_max) & (times < process.t_max * (1 + 1e-4))
     below = (times < 0) & (times > -1e-6 * process.t_max)
     grid: list[float] = np.select([above, below], [process.t_max, 0.0], times).tolist()
@@ -180,26 +181,26 @@ def to_the_end(process: GaussianProcess, times: np.ndarray) -> list[float]:
     return grid if grid[-1:] == [clean] else [*grid, clean]
 
 
-# Grids of kinds of models.
+# Grids of particular model types.
 
 
 def is_trig(process: GaussianProcess, limits: Mapping[str, Any]) -> bool:
-    """Whether a grid is given in TrigFlow's way.
+    """True if the grid is given by the arguments of TrigFlow's scheduler.
 
     Raises:
-        UsageError: its words are for a model of another kind.
+        UsageError: those arguments were passed for another type of model.
     """
-    given = [word for word, value in limits.items() if value is not None]
+    given = [name for name, value in limits.items() if value is not None]
     if given and not isinstance(process, TrigFlow):
-        raise UsageError(f"{' and '.join(given)}: these are of TrigFlow models (SCMScheduler), and this is another one")
+        raise UsageError(f"{' and '.join(given)}: only for TrigFlow models (SCMScheduler), and this model is not one")
     return isinstance(process, TrigFlow) and bool(limits)
 
 
 def trig_times(steps: int | None, max_timesteps: Any = None, intermediate_timesteps: Any = None) -> list[float]:
-    """The grid of SCMScheduler (Lu & Song 2025, appendix): even from the first time to 0, or of two steps as given.
+    """The grid of SCMScheduler (Lu & Song 2025, appendix): even from the first time to 0, or two steps as given.
 
     Raises:
-        UsageError: no number of steps, or an intermediate time for another number than 2.
+        UsageError: `steps` is not a positive whole number, or an intermediate time is given and `steps` is not 2.
     """
     if steps is None or isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
         raise UsageError(f"steps must be a whole number of 1 or more, not {steps!r}")
@@ -207,18 +208,20 @@ def trig_times(steps: int | None, max_timesteps: Any = None, intermediate_timest
     if intermediate_timesteps is None:
         return np.linspace(first, 0.0, int(steps) + 1).tolist()
     if steps != 2:
-        raise UsageError(f"intermediate_timesteps is the second of 2 steps, and there are {steps}; pass None with it")
+        raise UsageError(f"intermediate_timesteps is only for 2 steps, and there are {steps}; pass None instead")
     return [first, float(intermediate_timesteps), 0.0]
 
 
 def consistency_times(trained: Mapping[str, Any], timesteps: Any) -> np.ndarray | None:
-    """Times of whole numbers that a consistency model's pipeline gives: indices of its training grid, 0 the noisiest.
+    """Times of the integers that a consistency model's pipeline passes: indices of its training grid, 0 the noisiest.
 
-    The pipeline of `CMStochasticIterativeScheduler` gives them falling, and the scheduler runs them rising:
+    The pipeline of `CMStochasticIterativeScheduler` passes them in decreasing order, and the scheduler runs them in
+    increasing order:
     sigma_i = (sigma_max^(1/rho) + i/(N-1) (sigma_min^(1/rho) - sigma_max^(1/rho)))^rho (Karras et al. 2022, eq. 5).
+    None for other schedulers and for fractional timesteps.
 
     Raises:
-        UsageError: they lie outside of the grid or do not fall.
+        UsageError: an index lies outside of the grid, or they are not strictly decreasing.
     """
     if trained.get("_class_name") != "CMStochasticIterativeScheduler":
         return None
@@ -227,8 +230,8 @@ def consistency_times(trained: Mapping[str, Any], timesteps: Any) -> np.ndarray 
         return None
     count = int(trained.get("num_train_timesteps") or 40)
     if np.any(np.diff(array) >= 0) or array[0] >= count or array[-1] < 0:
-        raise UsageError(f"timesteps must fall strictly within 0 to {count - 1}, indices of the training grid")
-    low, high, rho = (float(trained.get(word) or value) for word, value in CONSISTENCY.items())
+        raise UsageError(f"timesteps must be strictly decreasing indices of the training grid, from 0 to {count - 1}")
+    low, high, rho = (float(trained.get(key) or value) for key, value in CONSISTENCY.items())
     share = array[::-1] / (count - 1)
     ends = high ** (1 / rho), low ** (1 / rho)
     times: np.ndarray = (ends[0] + share * (ends[1] - ends[0])) ** rho

@@ -1,4 +1,4 @@
-"""Noise as a model's process adds it, for image-to-image, inpainting and training: no grid and no run is needed."""
+"""Forward noising by a model's process, for image-to-image, inpainting and training; needs no grid and no run."""
 
 from __future__ import annotations
 
@@ -15,36 +15,36 @@ from .timesteps import read_timestep
 
 
 class Noising:
-    """The part of a scheduler that follows from its model's convention alone."""
+    """The methods of a scheduler that depend only on its model's convention."""
 
     convention: Convention
 
     def add_noise(self, original_samples: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
-        """alpha x0 + sigma noise at `timesteps`, one or one for each sample; none leave the samples as they are.
+        """alpha x0 + sigma noise at `timesteps`, one for all samples or one each; if empty, the samples unchanged.
 
-        Whole timesteps of a table are looked up on their device, and elements of `timesteps` know their values; others
-        are read to the host.
+        Integer timesteps of a table are looked up on their device, and elements of `timesteps` carry their values on
+        the host; other timesteps are copied to the host.
         """
         levels = _levels(self.convention, timesteps, original_samples)
         return original_samples if levels is None else levels[0] * original_samples + levels[1] * noise
 
     def scale_noise(self, sample: Tensor, timestep: Any, noise: Tensor) -> Tensor:
-        """`add_noise` by the name and order of flow pipelines."""
+        """`add_noise` with the name and argument order that flow pipelines use."""
         return self.add_noise(sample, noise, timestep)
 
     def get_velocity(self, sample: Tensor, noise: Tensor, timesteps: Any) -> Tensor:
-        """What a network of this kind is to answer at `timesteps` for the state that `add_noise` makes.
+        """The training target at `timesteps` for the state that `add_noise` returns.
 
-        On a table it is alpha noise - sigma x0 (Salimans & Ho 2022), whatever the network predicts, as in diffusers'
-        schedulers of tables; elsewhere the network's own target: noise - x0 for flow models, F of Karras et al. (2022),
-        eq. 7, for EDM's preconditioning, cos(t) noise - sin(t) x0 for TrigFlow, the score for VE.
+        On a DDPM table it is alpha noise - sigma x0 (Salimans & Ho 2022), whatever the network predicts, as in
+        diffusers' DDPM schedulers. For other models it is the network's own target: noise - x0 for flow models, F of
+        Karras et al. (2022), eq. 7, for EDM's preconditioning, cos(t) noise - sin(t) x0 for TrigFlow, the score for VE.
         """
         levels = _levels(self.convention, timesteps, sample, target=True)
         return sample if levels is None else levels[1] * noise + levels[0] * sample
 
 
 def _levels(convention: Convention, timesteps: Any, like: Tensor, *, target: bool = False) -> tuple[Any, Any] | None:
-    """Coefficients (on x0, on noise) of the state, or of the target; None where there are no timesteps."""
+    """Coefficients (of x0, of noise) of the state or of the target; None if `timesteps` is empty."""
     process = convention.process
     if _whole_on_device(timesteps) and isinstance(process, DiscreteVP):
         table = _table_levels(process, like)[:, timesteps.to(like.device).long().flatten()].to(like.dtype)
@@ -53,8 +53,8 @@ def _levels(convention: Convention, timesteps: Any, like: Tensor, *, target: boo
         alpha, sigma = table.view(2, -1, *(1,) * (like.dim() - 1))
         return (-sigma, alpha) if target else (alpha, sigma)
     place = getattr(timesteps, "sdesamplers_place", None)
-    asked: Any = as_scalar(timesteps) if place is None else read_timestep(timesteps).value
-    times: Any = convention.time(asked)
+    values: Any = as_scalar(timesteps) if place is None else read_timestep(timesteps).value
+    times: Any = convention.time(values)
     if not np.size(times):
         return None
     times = np.clip(times, 0.0, process.t_max)
@@ -64,13 +64,13 @@ def _levels(convention: Convention, timesteps: Any, like: Tensor, *, target: boo
 
 
 def _table_levels(process: DiscreteVP, like: Tensor) -> Tensor:
-    """alpha and sigma of a table, (2, T), in the precision of a state, but float32 at least, on its device."""
+    """alpha and sigma of a table, (2, T), in the dtype of `like` (at least float32) and on its device."""
     table = process.alphas_cumprod
     levels = torch.from_numpy(np.sqrt(np.stack([table, 1 - table])))
-    # Some devices have no float64, so that the dtype changes before the device does.
+    # Some devices have no float64: change the dtype before the device.
     return levels.to(torch.promote_types(like.dtype, torch.float32)).to(like.device)
 
 
 def _whole_on_device(timesteps: Any) -> bool:
-    """Whether timesteps are whole numbers in a tensor, which can be looked up where they are."""
+    """True if timesteps are a tensor of integers, which can be looked up on their own device."""
     return isinstance(timesteps, Tensor) and not timesteps.is_floating_point()

@@ -1,4 +1,4 @@
-"""What a run waits for: where its sampler wants the model, and what a pipeline hands back of what it was given."""
+"""The evaluation that a run waits for: the sampler's request, and the state that the pipeline passes back for it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from ..sampling.loop import Run
 
 @dataclass
 class StepOutput(SchedulerOutput):
-    """What `step` returns.
+    """The output of `step`.
 
     Attributes:
-        prev_sample: the state that the pipeline is to ask the network at next, or the finished sample.
-        pred_original_sample: x0 as predicted at the state just evaluated.
+        prev_sample: (N, ...) the state at which the pipeline evaluates the network next, or the finished sample.
+        pred_original_sample: (N, ...) x0 as predicted at the state just evaluated.
     """
 
     pred_original_sample: Tensor | None = None
@@ -33,13 +33,15 @@ class StepOutput(SchedulerOutput):
 
 @dataclass
 class PendingStep:
-    """A run in progress: the sampler's generator, and the state and point at which it waits for the model's answer.
+    """A run in progress: the sampler's generator, and the state and point at which it waits for a prediction.
 
     Attributes:
-        run, path: the generator, and what it was given.
-        x, point: the state and point asked for, in the path's coordinates.
-        given: the tensor that the pipeline was handed for it, and its version then (None where torch keeps none).
-        waits: whether the network's next answer is for the run's start, before the sampler has asked anything.
+        run, path: the sampler's generator and the path passed to it.
+        x, point: the requested state and point, in the path's coordinates.
+        given, version: the tensor returned to the pipeline for this state, and its version at that time (None if torch
+            does not track versions).
+        discard_next_output: True if the network's next output is for the start of the run, before the sampler has
+            requested a prediction.
     """
 
     run: Run
@@ -48,15 +50,15 @@ class PendingStep:
     point: Point
     given: Tensor | None = None
     version: int | None = None
-    waits: bool = False
+    discard_next_output: bool = False
 
     @property
-    def asked_at(self) -> Point:
-        """The point whose timestep the pipeline is to tell its network."""
-        return self.path.points[0] if self.waits else self.point
+    def network_point(self) -> Point:
+        """The point whose timestep the pipeline passes to its network next."""
+        return self.path.points[0] if self.discard_next_output else self.point
 
     def hand_out(self, dtype: torch.dtype) -> Tensor:
-        """The state to ask the network at next, as a pipeline of this dtype is given it: a tensor of its own."""
+        """The state at which to evaluate the network next, in the pipeline's dtype, not sharing memory with `x`."""
         given = model_state(self.x, self.point)
         if given.dtype is not dtype:
             given = given.to(dtype)
@@ -66,16 +68,16 @@ class PendingStep:
         return given
 
     def is_own(self, sample: Tensor) -> bool:
-        """Whether `sample` is the very tensor that the run has returned, not written over since."""
+        """True if `sample` is the tensor that the run returned last, and was not modified since."""
         if sample is self.given:
             return self.version is None or sample._version == self.version
         return False
 
     def predicted(self, model_output: Tensor, sample: Tensor, convention: Convention, clip: Clip | None) -> Prediction:
-        """The network's answer for `sample`, read as this convention has it and clipped.
+        """The network's output for `sample`, read by this convention and clipped.
 
         Raises:
-            UsageError: it has another shape than the state.
+            UsageError: the output's shape differs from the state's.
         """
         x = self.evaluated(sample)
         output = model_output
@@ -83,43 +85,43 @@ class PendingStep:
             output = without_variance(output, x.shape[1]).to(x.dtype)
             if output.shape != x.shape:
                 raise UsageError(
-                    f"the network answered with shape {tuple(model_output.shape)} for a state of {tuple(x.shape)}"
+                    f"the network returned shape {tuple(model_output.shape)} for a state of shape {tuple(x.shape)}"
                 )
         output = output.clone() if output is model_output else output
         if not convention.is_plain:
             output = convention.read(output, model_state(x, self.point), self.point.t)
         prediction = Prediction(x, self.point, output, convention.prediction)
-        # A flow map's mean velocity over a whole step is no x0 to be clipped.
+        # A flow map's mean velocity over a whole step does not determine an x0 that could be clipped.
         return prediction if self.point.end is not None else clipped(prediction, clip)
 
     def evaluated(self, sample: Tensor) -> Tensor:
-        """The state that the network was asked at, in the path's coordinates.
+        """The state at which the network was evaluated, in the path's coordinates.
 
-        It is the run's own, unrounded, wherever the pipeline hands back what it was given; where it has edited
-        something the edited values are taken, number by number, so that nothing is read from the device to find out.
+        Elements that the pipeline passes back unchanged are the run's own, unrounded values; edited elements are the
+        pipeline's. The choice is made element by element on the device, without a synchronization.
 
-        Gradients are those of the tensor handed in: with respect to `sample` if it requires them, and none of the
-        run's own past if it was detached.
+        Gradients are those of `sample`: with respect to it if it requires them, and none with respect to earlier
+        steps of the run if it was detached.
         """
         x, given = self.x, self.given
         if given is None:
             return x
         if sample.requires_grad and torch.is_grad_enabled():
             theirs = self._scaled(sample)
-            # theirs lies within a rounding of the values wherever these differ, so that the sum is exact.
+            # `theirs` is within a rounding of the values if they differ, so the sum is exact.
             return theirs + (self._values(sample.detach(), given) - theirs).detach()
         values = self._values(sample, given)
         if values.requires_grad:
             return values.detach()
         if sample is given and not x.requires_grad and x.is_inference() == values.is_inference():
-            return x.copy_(values)  # written over by the pipeline: then the sampler's own state is, too
+            return x.copy_(values)  # overwritten by the pipeline: overwrite the sampler's own state too
         return values
 
     def _values(self, sample: Tensor, given: Tensor) -> Tensor:
         x, scale = self.x, self.point.scale
         if sample.dtype is given.dtype is x.dtype and isinstance(scale, float) and scale == 1.0:
-            return sample if sample is given else sample.clone()  # the run's own numbers unless it was edited
-        echo = model_state(x, self.point).to(given.dtype)  # which the pipeline may have cast since
+            return sample if sample is given else sample.clone()  # equal to the run's own values unless edited
+        echo = model_state(x, self.point).to(given.dtype)  # the pipeline may have cast it to another dtype since
         return torch.where(sample == echo.to(sample.dtype), x, self._scaled(sample))
 
     def _scaled(self, sample: Tensor) -> Tensor:
@@ -129,6 +131,6 @@ class PendingStep:
 
     def __deepcopy__(self, memo: Any) -> PendingStep:
         raise UsageError(
-            "a run in progress cannot be copied, as panorama pipelines do with every view's; use their own schedulers "
-            "there, and elsewhere a scheduler.clone() for each run"
+            "a run in progress cannot be copied, as panorama pipelines do for every view; use their own schedulers "
+            "in panorama pipelines, and otherwise a scheduler.clone() for each run"
         )

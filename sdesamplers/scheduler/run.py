@@ -1,4 +1,4 @@
-"""A run that is pushed: a pipeline's loop hands over the network's answers, one `step` an evaluation."""
+"""A run that a pipeline's loop drives by passing it the network's outputs, one `step` per evaluation."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ from .timesteps import Passed, read_timestep
 
 @dataclass
 class History:
-    """What is kept of the run in progress or the one that has ended, for a `step` that does not go on with it.
+    """Data of the current or last run, for a `step` that does not continue it.
 
     Attributes:
-        begin: the grid step that it started from; `offset` is that step's place among the whole run's evaluations.
-        noise: its noise source, which a run that is begun again in its middle goes on with.
-        eta: what `step` was passed.
-        passed: the timestep of the last evaluation; `sample` the state that was handed in with it.
-        output: the finished sample, as handed out.
+        begin: the grid step from which the run started.
+        offset: the index of that step's evaluation in the whole run.
+        noise: the run's noise source; a run restarted in the middle continues to use it.
+        eta: the `eta` passed to `step`.
+        passed: the timestep of the last evaluation.
+        sample: the state that was passed with it.
+        output: the finished sample, as returned to the pipeline.
     """
 
     begin: int
@@ -48,15 +50,15 @@ class History:
 
 
 class PushedRun:
-    """The run on a grid: it begins with the first `step`, and is begun again where diffusers' class would.
+    """The run on a grid: it begins with the first `step`, and restarts if diffusers' class would.
 
     Args:
         layout: of the grid.
-        timeline: along which the run goes.
+        timeline: the timesteps that the run follows.
 
     Attributes:
-        pending: the evaluation that the run waits for; None before it has begun and when it has ended.
-        is_over: whether it has ended.
+        pending: the evaluation that the run waits for; None before the run has begun and after it has ended.
+        is_over: True if the run has ended.
     """
 
     def __init__(self, layout: Layout, timeline: Timeline) -> None:
@@ -68,13 +70,13 @@ class PushedRun:
 
     @property
     def step_index(self) -> int | None:
-        """How many of the timesteps lie behind; None before the first step."""
+        """The number of timesteps already passed; None before the first step."""
         return None if self._history is None else self._history.offset + self._evaluations
 
     def time_of(self, passed: Passed) -> float:
-        """The model's time that a timestep means: exactly the one of the grid or the run, where it is one of theirs."""
+        """The native time of a timestep; exactly the point's time if the timestep belongs to the grid or the run."""
         points, timeline = self.layout.points, self.timeline
-        known = [] if self.pending is None else [self.pending.asked_at]
+        known = [] if self.pending is None else [self.pending.network_point]
         known += [points[timeline.begin or 0]] if passed.value is None else points[:-1]
         for point in known:
             if passed.means(timeline.number_at(point)):
@@ -82,30 +84,30 @@ class PushedRun:
         assert passed.value is not None
         return timeline.time_of(passed.value)
 
-    # Which evaluation a `step` is.
+    # The evaluation that belongs to a `step`.
 
     def pending_at(
         self, passed: Passed, sample: Tensor, generator: Generators, eta: float, seed: int | None
     ) -> PendingStep:
-        """The evaluation that a `step` is for: the next of the run in progress, or the first of one that begins there.
+        """The evaluation of a `step`: the next of the run in progress, or the first of a run that begins here.
 
         Raises:
-            UsageError: the timestep is not the one that the run in progress goes on with.
+            UsageError: the run in progress continues at another timestep.
         """
         pending, history = self.pending, self._history
         if pending is None and history is None and not self.is_over:
             return self._start(self.timeline.step_meant(passed), sample, generator, eta, seed)
         if pending is not None and self._is_next(pending, passed):
             if history is not None and eta != history.eta:
-                raise UsageError(f"eta was {history.eta:g} in this run, and cannot become {eta:g} in its middle")
+                raise UsageError(f"eta cannot change from {history.eta:g} to {eta:g} in the middle of a run")
             return pending
-        again = self._begun_again(passed, sample, eta, seed)
-        if again is None:
+        restarted = self._restarted(passed, sample, eta, seed)
+        if restarted is None:
             raise self._unexpected(passed)
-        return again
+        return restarted
 
     def _is_next(self, pending: PendingStep, passed: Passed) -> bool:
-        """Whether a timestep is the one that the run in progress expects."""
+        """True if a timestep is the one that the run in progress expects."""
         if passed.value is None:
             return True
         timeline, place = self.timeline, passed.place
@@ -113,19 +115,20 @@ class PushedRun:
         if place is not None and place.layout == self.layout.number:
             if (place.begin, place.position) == (timeline.run_begin, timeline.run_count):
                 return True
-            # Equal numbers at neighbouring evaluations (Heun's method, rounding) are told apart by their places.
+            # Equal timesteps of neighbouring evaluations (Heun's method, rounding) are distinguished by their places.
             if last is not None and last[:2] == place[:2] and place.position != last.position + 1:
                 return False
-        return passed.means(timeline.number_at(pending.asked_at))
+        return passed.means(timeline.number_at(pending.network_point))
 
-    def _begun_again(self, passed: Passed, sample: Tensor, eta: float, seed: int | None) -> PendingStep | None:
-        """A run from the timestep passed, where that is what diffusers' class of the method makes of it; else None.
+    def _restarted(self, passed: Passed, sample: Tensor, eta: float, seed: int | None) -> PendingStep | None:
+        """A run restarted at the timestep passed, if diffusers' class of the method would do so; else None.
 
-        Methods that keep nothing from step to step are begun again at any timestep of the grid, and repeat their last
-        step: so do DDIM and DDPM. The state must not be the one that the run has returned for another timestep.
+        Methods that keep nothing from step to step can restart at any timestep of the grid and repeat their last
+        step, as DDIM and DDPM do in diffusers. The state must not be the one that the run returned for another
+        timestep.
         """
         history = self._history
-        if history is None or not self.layout.forgets:
+        if history is None or not self.layout.is_memoryless:
             return None
         if self.pending is None:
             repeats = passed.place is not None and passed.place == history.passed.place
@@ -142,15 +145,17 @@ class PushedRun:
 
     def _unexpected(self, passed: Passed) -> UsageError:
         if self.pending is None:
-            return UsageError(f"this run ended after {self._evaluations} evaluations; call set_timesteps for another")
-        expected = self.timeline.number_at(self.pending.asked_at)
+            return UsageError(
+                f"this run ended after {self._evaluations} evaluations; call set_timesteps for another run"
+            )
+        expected = self.timeline.number_at(self.pending.network_point)
         return UsageError(
-            f"this run of {self.layout.spec.name} goes on at timestep {expected:g}, and step was passed "
+            f"this run of {self.layout.spec.name} continues at timestep {expected:g}, and step was passed "
             f"{passed.value:g}; pass each of scheduler.timesteps once and in order, start in the middle with "
             "timesteps[begin:], and call set_timesteps for another run"
         )
 
-    # The beginning of a run.
+    # The start of a run.
 
     def _start(
         self,
@@ -169,25 +174,25 @@ class PushedRun:
             path.ledger.noise = before.noise
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
         scale = path.points[0].scale
-        # What a pipeline hands in is its own, and may be written over: a buffer of a CUDA graph is at every step.
+        # The pipeline owns its tensor and may overwrite it; the buffer of a CUDA graph is overwritten at every step.
         x = x.clone() if isinstance(scale, float) and scale == 1.0 else x * expand(scale, x)
         run = start_run(layout.spec, x, path, recipe.options)
         first, point = layout.single(next(run))
         self._check_rows(point, len(sample))
         start, offset = (begin, layout.position_of(begin)) if before is None else (before.begin, before.offset)
-        waits = layout.plan(begin).waits
+        discard = layout.plan(begin).discard_first_output
         self.timeline.begin_run(begin, path.points[0])
         self._history = History(start, offset, path.ledger.noise, eta, Passed())
-        self.pending = PendingStep(run, path, first, point, waits=waits)
+        self.pending = PendingStep(run, path, first, point, discard_next_output=discard)
         return self.pending
 
     def _with_eta(self, eta: float) -> Recipe:
-        """What is run, with DDIM's `eta` for samplers that have this option; 0 leaves them their own."""
+        """The recipe with DDIM's `eta`, for samplers that have this option; eta = 0 leaves the option unchanged."""
         recipe, spec = self.layout.recipe, self.layout.spec
         if eta == 0:
             return recipe
         if "eta" not in spec.options:
-            raise UsageError(f"{spec.name} has no option eta, so eta={eta:g} does not apply; take ddim, or drop it")
+            raise UsageError(f"{spec.name} has no option eta, so eta={eta:g} does not apply; omit it, or use ddim")
         checked = check_options({"eta": eta}, spec.options, f"sampler {spec.name!r}")
         return replace(recipe, options={**recipe.options, **checked})
 
@@ -203,15 +208,15 @@ class PushedRun:
     def _check_rows(self, point: Point, count: int) -> None:
         if point.rows is not None and count > 1:
             raise UsageError(
-                f"{self.layout.spec.name} gives each image its own times, and a pipeline tells its network one for all "
-                "(some, as DiT's, step the guided and unguided halves as two images); make one image at a time, or use "
-                "sds.sample(sds.from_pipeline(pipe), ...)"
+                f"{self.layout.spec.name} gives each image its own times, and a pipeline passes its network one time "
+                "for all images (DiT's also counts the guided and unguided halves as two images); generate one image "
+                "at a time, or use sds.sample(sds.from_pipeline(pipe), ...)"
             )
 
     # From one evaluation to the next.
 
     def note(self, passed: Passed, sample: Tensor) -> None:
-        """The network has been asked for the pending evaluation, at this timestep and state."""
+        """Record that the network was evaluated for the pending request, at this timestep and state."""
         if self._history is not None:
             self._history.passed, self._history.sample = passed, weakref.ref(sample)
         self._evaluations += 1
@@ -220,16 +225,16 @@ class PushedRun:
     def advance(
         self, pending: PendingStep, prediction: Prediction | None, dtype: torch.dtype, next_timestep: Any
     ) -> Tensor:
-        """Hand over the answer to the pending evaluation; get the state for the next one, or the finished sample.
+        """Pass the sampler the pending prediction; return the state of the next evaluation, or the finished sample.
 
         Args:
             pending: the evaluation.
-            prediction: the answer; None where it was for the run's start alone.
-            dtype: the pipeline's.
-            next_timestep: where the pipeline means to go on; None where it does not say.
+            prediction: its prediction; None if the output was for the start of the run and is discarded.
+            dtype: the pipeline's dtype.
+            next_timestep: the timestep at which the pipeline will continue; None if it does not pass it.
         """
         if prediction is None:
-            pending.waits = False
+            pending.discard_next_output = False
         else:
             try:
                 pending.x, pending.point = self.layout.single(pending.run.send(prediction))
@@ -244,11 +249,11 @@ class PushedRun:
         return pending.hand_out(dtype)
 
     def _check_next(self, pending: PendingStep, timestep: Any) -> None:
-        """Raise where a pipeline means to go on at another timestep than the run does."""
+        """Raise if the pipeline will continue at another timestep than the run."""
         passed, expected = read_timestep(timestep), self.timeline.number_at(pending.point)
         if not passed.means(expected):
             raise UsageError(
-                f"prev_timestep is {passed.value:g}, and this run of {self.layout.spec.name} goes on at {expected:g}"
+                f"prev_timestep is {passed.value:g}, but this run of {self.layout.spec.name} continues at {expected:g}"
             )
 
     def _finish(self, x: Tensor, pending: PendingStep, dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""`Scheduler`: any registered sampler as a diffusers scheduler, inside a pipeline that knows nothing of it."""
+"""`Scheduler`: any registered sampler as a diffusers scheduler, for pipelines that were not written for it."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from ..sampling.recipe import Recipe
 from .choice import Choice, option_names
 from .configuration import (
     Configuration,
+    affects_output_only,
     arguments_from,
     changed,
     explicit,
-    models_words,
-    says_answers_alone,
-    split_words,
+    model_overrides,
+    model_values,
     updated,
 )
 from .grids import GridRequest, requested_grid
@@ -39,7 +39,7 @@ from .noising import Noising
 from .pending import StepOutput
 from .run import PushedRun
 from .seeding import Generators
-from .step_words import check_grid_words, check_step_words
+from .step_arguments import check_grid_arguments, check_step_arguments
 from .table import MISSING, alphas_cumprod, betas
 from .timeline import Timeline
 from .timesteps import Passed, read_timestep
@@ -47,8 +47,8 @@ from .training_schedule import training_schedule
 
 UNSET: Any = object()
 
-IN_PAIRS = ("LCMScheduler", "TCDScheduler", "SCMScheduler")
-"""Schedulers whose pipelines take (sample, x0) from a `step` that returns a tuple."""
+PAIR_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "SCMScheduler")
+"""Schedulers whose pipelines expect a tuple (sample, x0) from `step(..., return_dict=False)`."""
 
 
 @public
@@ -57,26 +57,28 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
 
         pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, "dpmpp-2m", spacing="karras")
 
-    The pipeline's latents are the model's own x = alpha x0 + sigma eps. `num_inference_steps` is the number of grid
-    intervals, and `timesteps` has an entry for each evaluation. Noise comes from the pipeline's `generator`: a list of
-    generators gives each image its own, whatever the batch.
+    The pipeline's latents are the model's native states x = alpha x0 + sigma eps. `num_inference_steps` is the number
+    of grid intervals, and `timesteps` has an entry for each evaluation. Noise comes from the pipeline's `generator`: a
+    list of generators gives each image its own noise, whatever the batch.
 
     Args:
         sampler: the name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`; `quality` by default.
-        trained: the configuration of the scheduler that the model came with; DDPM's defaults where there is none.
+        trained: the configuration of the model's original scheduler; DDPM's defaults if not given.
         spacing, spacing_options, coordinates, noise, noise_options, final: as in `sample`.
-        seed: of the steps' noise; then image i depends on (seed, i) alone, and the pipeline's generator is not asked.
-        adaptive: let an adaptive sampler choose its own steps; `num_inference_steps` then only says where
-            image-to-image starts. On by default where one of its control options (rtol, ...) is given.
-        round_timesteps: tell networks of DDPM tables whole timesteps, as diffusers mostly does.
-        clip: bounds of x0 at each evaluation. By default what `trained` says (`clip_sample`, `thresholding` and kin),
-            whatever the sampler; False for none, (low, high), or an `sds.Clip`.
-        recipe: another word for `sampler`.
+        seed: seed of the steps' noise; image i then depends only on (seed, i), and the pipeline's generator is not
+            used.
+        adaptive: let an adaptive sampler choose its own steps; `num_inference_steps` then only determines where
+            image-to-image starts. On by default if one of the sampler's control options (rtol, ...) is given.
+        round_timesteps: pass rounded timesteps to networks of DDPM tables, as diffusers mostly does.
+        clip: bounds of x0 at each evaluation: False for no clipping, (low, high), or an `sds.Clip`. By default as set
+            in `trained` (`clip_sample`, `thresholding` and related keys), whatever the sampler.
+        recipe: synonym of `sampler`.
         **options: the sampler's own options.
 
     Raises:
-        UsageError: words that do not fit, or a sampler that needs more than a pipeline gives its scheduler.
-        ModelError: `trained` is of a kind that has no score.
+        UsageError: invalid or conflicting arguments, or a sampler that needs more than a pipeline passes to its
+            scheduler.
+        ModelError: `trained` describes a type of model that has no score.
     """
 
     config_name = "scheduler_config.json"
@@ -103,16 +105,16 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         **options: Any,
     ) -> None:
         if sampler is not None and recipe is not None:
-            raise UsageError("sampler and recipe are two words for the same thing; give one of them")
+            raise UsageError("pass sampler or recipe, not both: they are the same argument")
         if trained is not None and not isinstance(trained, Mapping):
             raise UsageError(f"trained must be a scheduler's configuration, not {shown(trained)}")
         if adaptive is not None:
             flag("adaptive", adaptive)
         given = sampler if sampler is not None else recipe
         chosen: Any = "quality" if given is None else given
-        words: dict[str, Any] = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates}
-        words |= {"noise": noise, "noise_options": noise_options, "final": final}
-        self._choice = Choice.read(chosen, words, options)
+        arguments: dict[str, Any] = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates}
+        arguments |= {"noise": noise, "noise_options": noise_options, "final": final}
+        self._choice = Choice.read(chosen, arguments, options)
         self._clip = clip
         self._follow(trained_part(trained or {"_class_name": "DDPMScheduler", "clip_sample": False}))
         self._choice.settle(self.convention.process, adaptive)
@@ -121,42 +123,42 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         self._timeline = Timeline()
         self._reset()
         choice, kept_clip = self._choice, vars(clip) if isinstance(clip, Clip) else clip
-        ours = {"sampler": choice.name, "options": choice.options, **choice.words, "seed": seed, "adaptive": adaptive}
-        ours |= {"clip": kept_clip, "round_timesteps": round_timesteps}
-        self.register_to_config(**{**models_words(self.trained), KEY: ours})
+        ours = {"sampler": choice.name, "options": choice.options, **choice.recipe_arguments}
+        ours |= {"seed": seed, "adaptive": adaptive, "clip": kept_clip, "round_timesteps": round_timesteps}
+        self.register_to_config(**{**model_values(self.trained), KEY: ours})
 
     # The configuration.
 
     def _follow(self, trained: Mapping[str, Any]) -> None:
-        """Take the model to be what these words say of it."""
+        """Adopt the model described by this configuration."""
         self.trained = completed(trained)
-        self._in_pairs = self.trained["_class_name"] in IN_PAIRS
+        self._returns_pairs = self.trained["_class_name"] in PAIR_SCHEDULERS
         self.convention = self._unshifted = convention_of(self.trained)
         self.clip = Clip.of(self._clip, self.convention.clip)
 
-    def register_to_config(self, **words: Any) -> None:
-        """Set words of the configuration; the model is what they say from then on.
+    def register_to_config(self, **kwargs: Any) -> None:
+        """Set keys of the configuration; they describe the model from then on.
 
-        A run that was laid out before begins anew, with `set_timesteps`, unless only the meaning of the network's
-        answer has changed (`prediction_type`, `clip_sample` and kin).
+        This discards the current grid, so `set_timesteps` must be called again, unless only the interpretation of the
+        network's output has changed (`prediction_type`, `clip_sample` and related keys).
         """
-        super().register_to_config(**words)
+        super().register_to_config(**kwargs)
         self._read_config()
 
     def _read_config(self) -> None:
-        """Follow what has been written to the configuration, as pipelines do past `register_to_config` too."""
-        anew = changed(self.trained, self._internal_dict)
-        if anew:
+        """Adopt changes of the configuration, including those that pipelines make without `register_to_config`."""
+        changes = changed(self.trained, self._internal_dict)
+        if changes:
             past = self.convention
-            self._follow(updated(self.trained, anew))
-            if type(past) is type(self.convention) and says_answers_alone(anew):
+            self._follow(updated(self.trained, changes))
+            if type(past) is type(self.convention) and affects_output_only(changes):
                 self.convention = self.convention.on(past.process)
             else:
                 self._reset()
         self._internal_dict = Configuration.of(self._internal_dict, self.trained)
 
     def to_json_string(self) -> str:
-        """The configuration as a file holds it; words that were left at their class's defaults are left out."""
+        """The configuration as JSON, without the keys left at their class's defaults."""
         kept = self._internal_dict
         self._internal_dict = Configuration(explicit(kept))
         try:
@@ -171,37 +173,40 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         sampler: str | Sampler | Recipe | None = None,
         *,
         return_unused_kwargs: bool = False,
-        **words: Any,
+        **kwargs: Any,
     ) -> Any:
-        """A scheduler for the model that `config`, of any diffusers scheduler or of ours, belongs to.
+        """Create a scheduler for the model of `config`, the configuration of any diffusers scheduler or of ours.
 
-        Where `config` is ours, what it says of sampler and grid holds unless a sampler is given. A scheduler stands for
-        its configuration, and says of which class it is where two have the same words.
+        If `config` is ours, its sampler and grid are used unless `sampler` or `recipe` is given. A scheduler may be
+        passed in place of its configuration; this also identifies its class if several classes have the same keys.
 
-        Words of the model's own class (`prediction_type=`, `timestep_spacing=`, `shift=`, ...) change the
+        Arguments of the model's own scheduler class (`prediction_type=`, `timestep_spacing=`, `shift=`, ...) change the
         configuration, as in diffusers.
 
         Raises:
-            UsageError: a word of diffusers that is written otherwise here; the message says how.
+            UsageError: an argument of diffusers that has another name here; the message gives it.
         """
-        sampler, words, trained = arguments_from(config, sampler, words)
-        known = {*inspect.signature(Scheduler.__init__).parameters, *option_names(sampler or words.get("recipe"))}
-        models = split_words(words, known, trained)
-        rest = {word: value for word, value in words.items() if word not in models}
-        made = cls(sampler, trained=updated(trained, models) if models else trained, **rest)
+        sampler, kwargs, trained = arguments_from(config, sampler, kwargs)
+        known = {*inspect.signature(Scheduler.__init__).parameters, *option_names(sampler or kwargs.get("recipe"))}
+        overrides = model_overrides(kwargs, known, trained)
+        rest = {name: value for name, value in kwargs.items() if name not in overrides}
+        made = cls(sampler, trained=updated(trained, overrides) if overrides else trained, **rest)
         return (made, {}) if return_unused_kwargs else made
 
     def clone(self) -> Scheduler:
-        """A scheduler of the same configuration with no run of its own: each thread's pipeline needs one."""
+        """A scheduler of the same configuration without a run: the pipeline of each thread needs its own."""
         rest = {key: self.config[key] for key in ("seed", "adaptive", "round_timesteps", "clip")}
         choice = self._choice
-        return type(self)(choice.sampler, trained=self.trained, **choice.words, **rest, **choice.options)
+        return type(self)(choice.sampler, trained=self.trained, **choice.recipe_arguments, **rest, **choice.options)
 
     def __deepcopy__(self, memo: Any) -> Scheduler:
-        """A clone, with the grid laid out unless a run is under way on it: pipelines of two modalities copy it then."""
+        """A clone that keeps the grid unless a run is in progress.
+
+        Pipelines that generate two modalities copy the scheduler after `set_timesteps`.
+        """
         made = self.clone()
         if self._keeps_grid and self._run is not None:
-            laid_out = ("convention", "num_inference_steps", "order", "_grid_words")
+            laid_out = ("convention", "num_inference_steps", "order", "_grid_arguments")
             made.__dict__.update({name: getattr(self, name) for name in laid_out})
             made._timeline = self._timeline.without_run()
             made._run = PushedRun(self._run.layout, made._timeline)
@@ -213,12 +218,12 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
 
     def __reduce__(self) -> Any:
         laid_out = self._keeps_grid
-        grid = self._grid_words if laid_out else None
+        grid = self._grid_arguments if laid_out else None
         return _unpickled, (type(self), dict(self.config), grid, self.begin_index if laid_out else None)
 
     @property
     def _keeps_grid(self) -> bool:
-        """Whether a copy has the grid: a run that is under way cannot be copied, and its copy must not seem to be."""
+        """True if a copy keeps the grid; not during a run, which cannot be copied and must not seem to be."""
         over = self._run is None or self._run.is_over
         return self.num_inference_steps is not None and (self.step_index is None or over)
 
@@ -246,42 +251,42 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         intermediate_timesteps: Any = UNSET,
         **others: Any,
     ) -> None:
-        """Lay out a run.
+        """Set the grid of the next run.
 
         Args:
-            num_inference_steps: grid intervals.
-            device: of `timesteps`.
-            timesteps: your own grid, in what the network is told; sigma = 0 follows it. Whole numbers are indices of
-                the training grid for consistency models (CMStochasticIterativeScheduler), as their pipeline has it.
-            sigmas: your own grid of sigma/alpha, or for flow models of times before the shift, as their pipelines
-                give them; a last 0 may be left out. It is run as it is. Where `spacing=` names another grid, the even
-                one that such pipelines pass if their caller says nothing counts as a number of steps.
-            mu: the shift of the resolution, for flow models with `use_dynamic_shifting`.
+            num_inference_steps: number of grid intervals.
+            device: device of `timesteps`.
+            timesteps: a grid of network times; sigma = 0 is appended. For consistency models
+                (CMStochasticIterativeScheduler), integers are indices of the training grid, as in their pipeline.
+            sigmas: a grid of sigma/alpha, or for flow models of times before the shift, as their pipelines pass them;
+                the last 0 may be omitted. It is used unchanged. But if `spacing=` names another grid, the even grid
+                that flow pipelines pass by default counts as a number of steps.
+            mu: the resolution-dependent shift, for flow models with `use_dynamic_shifting`.
             strength: start the grid at this share of the model's time (pipelines of consistency models).
-            original_inference_steps: how many timesteps the model was distilled at, for samplers on the grid
-                `distilled`; by default what its configuration says.
-            max_timesteps, intermediate_timesteps: of TrigFlow models (SCMScheduler): the first time, 1.5708 at most,
-                and the second of two steps. Whoever passes them, or `max_timesteps=None` beside `timesteps`, has the
-                clean end as a last timestep, as Sana-Sprint's pipelines expect.
-            **others: what other schedulers of diffusers take; refused with the reason.
+            original_inference_steps: number of timesteps at which the model was distilled, for samplers on the grid
+                `distilled`; by default the value in its configuration.
+            max_timesteps, intermediate_timesteps: for TrigFlow models (SCMScheduler): the first time, 1.5708 at most,
+                and the second time of two steps. If either is passed, even as None, the clean end is the last
+                timestep, as Sana-Sprint's pipelines expect.
+            **others: arguments of other diffusers schedulers; refused with the reason.
 
         Raises:
-            UsageError: no grid, or one that cannot be run.
+            UsageError: no grid, or an invalid one.
         """
-        check_grid_words(others)
+        check_grid_arguments(others)
         self._read_config()
         self._reset()
         limits = {"max_timesteps": max_timesteps, "intermediate_timesteps": intermediate_timesteps}
-        limits = {word: value for word, value in limits.items() if value is not UNSET}
+        limits = {name: value for name, value in limits.items() if value is not UNSET}
         request = GridRequest(
             num_inference_steps, device, timesteps, sigmas, mu, strength, original_inference_steps, limits
         )
-        self._grid_words = request.words()
+        self._grid_arguments = request.arguments()
         self.convention = with_shift(self._unshifted, self.trained, mu)
         grid = requested_grid(request, self.convention, self.trained, self._choice)
-        layout = self._choice.layout(self.convention.process, grid.steps, grid.words)
+        layout = self._choice.layout(self.convention.process, grid.steps, grid.arguments)
         self.num_inference_steps = layout.steps
-        self.order = 1 if grid.is_given or layout.is_adaptive else layout.evaluations_a_step
+        self.order = 1 if grid.is_given or layout.is_adaptive else layout.evaluations_per_step
         stride = 0 if grid.is_given else self.order
         self._timeline.lay_out(
             layout,
@@ -297,7 +302,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
 
     @property
     def timesteps(self) -> Tensor:
-        """What the network is told at each evaluation; the training schedule before `set_timesteps`."""
+        """The network time of each evaluation; the training schedule before `set_timesteps`."""
         return training_schedule(self.convention, self.trained)[0] if self._timesteps is None else self._timesteps
 
     @timesteps.setter
@@ -305,27 +310,27 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         self._timesteps = timesteps
 
     def set_begin_index(self, begin_index: int = 0) -> None:
-        """Say that the loop starts at timesteps[begin_index], which is where it does if `step` is passed no other."""
+        """Start the loop at timesteps[begin_index], unless `step` is passed another timestep."""
         counted = None if self.num_inference_steps is None else self.num_inference_steps * self.order
         self._timeline.set_begin_index(begin_index, counted)
 
     @property
     def begin_index(self) -> int | None:
-        """What `set_begin_index` was passed."""
+        """The value passed to `set_begin_index`; None if there is none."""
         return self._timeline.begin_index
 
     @property
     def step_index(self) -> int | None:
-        """How many of the timesteps lie behind; None before the first step."""
+        """The number of timesteps already passed; None before the first step."""
         return None if self._run is None else self._run.step_index
 
     @property
     def init_noise_sigma(self) -> float:
-        """What standard normal latents are multiplied by where a run starts.
+        """The factor of standard normal latents at the start of a run.
 
-        1 for models whose states are about as large as their data at all times: tables (alpha^2 + sigma^2 = 1) and
-        flows. There it is 1 for a grid that begins in the middle too, where latents that are given have their noise
-        already. sigma where the run starts for EDM and VE, whose pipelines give latents divided by it.
+        1 for models whose states are about as large as their data at all times: DDPM tables (alpha^2 + sigma^2 = 1)
+        and flows. It is 1 for their grids that begin in the middle too, because given latents already contain noise.
+        For EDM and VE it is sigma at the start of the run; their pipelines pass latents divided by it.
         """
         process = self.convention.process
         if isinstance(process, DiscreteVP | RectifiedFlow):
@@ -336,10 +341,10 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
 
     @property
     def sigmas(self) -> Tensor:
-        """sigma at each timestep and 0 behind, of models whose state is what diffusers' is (flow models, EDM).
+        """sigma at each timestep, followed by 0, for models whose state is the same as in diffusers (flow models, EDM).
 
         Raises:
-            AttributeError: for DDPM tables, where a pipeline that asks expects x / alpha for its latents.
+            AttributeError: for DDPM tables; a pipeline that reads sigmas expects latents x / alpha.
         """
         if isinstance(self.convention.process, DiscreteVP):
             raise AttributeError(MISSING["sigmas"])
@@ -349,12 +354,12 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
 
     @property
     def alphas_cumprod(self) -> Tensor:
-        """alpha^2 at a DDPM table's timesteps; fractional ones may be looked up too."""
+        """alpha^2 at the timesteps of a DDPM table; it can also be indexed with fractional timesteps."""
         return alphas_cumprod(self.convention.process)
 
     @property
     def alphas(self) -> Tensor:
-        """alpha^2 of single steps of a DDPM table: quotients of neighbours."""
+        """alpha^2 of single steps of a DDPM table: quotients of neighbouring `alphas_cumprod`."""
         return 1 - self.betas
 
     @property
@@ -363,7 +368,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         return betas(self.convention.process)
 
     def __getattr__(self, name: str) -> Any:
-        # Python comes here where a property has raised, and diffusers' own answer does not say why.
+        # Python calls this if a property has raised, and the message of diffusers does not give the reason.
         if name in MISSING:
             raise AttributeError(MISSING[name])
         return super().__getattr__(name)
@@ -371,7 +376,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
     # The loop.
 
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
-        """What the network is to be given for `sample` at `timestep`; the run's next one if none is passed."""
+        """The network's input for `sample` at `timestep`; None means the run's next timestep."""
         if self.convention.is_plain:
             return sample
         passed = read_timestep(timestep)
@@ -379,7 +384,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         return self.convention.scale_input(sample, time)
 
     def _training_time(self, passed: Passed) -> float:
-        """The model's time that a timestep of the training schedule means, before a run is laid out."""
+        """The native time of a timestep of the training schedule, before `set_timesteps`."""
         schedule = training_schedule(self.convention, self.trained)[0]
         if passed.value is None or not any(passed.means(value) for value in schedule.tolist()):
             raise UsageError("call set_timesteps before step and scale_model_input")
@@ -396,30 +401,30 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         prev_timestep: Any = None,
         **others: Any,
     ) -> StepOutput | tuple[Tensor, ...]:
-        """Hand the sampler the network's answer; get the state to ask it at next.
+        """Pass the network's output to the sampler; return the state at which to evaluate the network next.
 
-        A run begins at the timestep that the first `step` is passed, and goes on with one timestep of the grid after
-        the other. Samplers that keep nothing from step to step (euler, ddim, ddpm, ...) may be passed the same
-        timestep again, or another one of the grid with a state of the caller's own.
+        A run begins at the timestep of the first `step`, and continues through the timesteps of the grid in order.
+        With samplers that keep nothing from step to step (euler, ddim, ddpm, ...) the same timestep may be passed
+        again, or another timestep of the grid together with the caller's own state.
 
         Args:
-            model_output: (N, ...) the network's answer, guided where it is, for `sample`.
-            timestep: the timestep that it was told, an element of `timesteps` or its value. Elements cost no wait for
-                the device. None stands for the next one.
-            sample: (N, ...) the state that was evaluated; one that was edited since the last step is respected, and
-                gradients are those of this tensor.
-            generator: of the noise, one or one an image; read once a run, by stochastic samplers. A number in its place
-                is `eta`, as in DDIM's `step`.
-            return_dict: return a `StepOutput`, else a tuple with the state (and x0 at the last step, which pipelines
-                of one-step models take, and in pipelines that take it at every step).
-            eta: DDIM's share of noise, for samplers with an option of this name; 0 leaves them their own.
-            prev_timestep: what is passed next, as the pipelines of unCLIP say it; checked.
-            **others: what `step` takes elsewhere in diffusers; ignored or refused for a reason.
+            model_output: (N, ...) the network's output for `sample`, after guidance if there is any.
+            timestep: the timestep that the network received, an element of `timesteps` or its value. An element needs
+                no synchronization with the device. None means the next timestep.
+            sample: (N, ...) the state that was evaluated. Edits since the last step are respected, and gradients are
+                those of this tensor.
+            generator: one generator of the noise, or one per image; read once per run, by stochastic samplers. A number
+                in its place is `eta`, as in DDIM's `step`.
+            return_dict: return a `StepOutput`; else a tuple with the state, to which x0 is added at the last step
+                (pipelines of one-step models need it) and for pipelines that need it at every step.
+            eta: DDIM's share of noise, for samplers with an option of this name; 0 leaves the option unchanged.
+            prev_timestep: the timestep of the next step, as passed by unCLIP's pipelines; it is checked.
+            **others: arguments of `step` of other diffusers schedulers; ignored or refused with a reason.
 
         Raises:
-            UsageError: the run is over, goes on at another timestep, or cannot be run in a pipeline.
+            UsageError: the run is over or continues at another timestep, or the sampler cannot run in a pipeline.
         """
-        check_step_words(others)
+        check_step_arguments(others)
         if isinstance(generator, int | float):
             eta, generator = (generator if eta is None else eta), None
         run, passed, eta = self._run, read_timestep(timestep), float(eta or 0.0)
@@ -427,16 +432,18 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
             raise UsageError("call set_timesteps before step")
         pending = run.pending_at(passed, sample, generator, eta, self.seed)
         run.note(passed, sample)
-        prediction = None if pending.waits else pending.predicted(model_output, sample, self.convention, self.clip)
+        prediction = None
+        if not pending.discard_next_output:
+            prediction = pending.predicted(model_output, sample, self.convention, self.clip)
         state = run.advance(pending, prediction, sample.dtype, prev_timestep)
-        if not (return_dict or self._in_pairs or run.is_over):
+        if not (return_dict or self._returns_pairs or run.is_over):
             return (state,)
         x0 = sample if prediction is None else prediction.x0.to(sample.dtype)
         return StepOutput(state, x0) if return_dict else (state, x0)
 
 
 def _unpickled(cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_index: int | None) -> Scheduler:
-    """A scheduler from its configuration, with its grid laid out as it was."""
+    """A scheduler from its configuration, with the grid that it had."""
     made: Scheduler = cls.from_config(config)
     if grid is not None:
         made.set_timesteps(**grid)

@@ -1,4 +1,4 @@
-"""From a pipeline's `generator` to the seeds of our keyed noise."""
+"""Seeds of our keyed noise, from a pipeline's `generator`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ Generators = torch.Generator | Sequence[torch.Generator] | None
 def seeds_of(generator: Generators, sample: Tensor) -> tuple[list[int], list[int]]:
     """A seed and an index for each sample of `sample` (N, ...).
 
-    A list of generators is one for each sample, which then depends on its own alone. One generator for all gives its
-    seed to all, and each its index, so that sample i is the same whatever the batch. A generator that has drawn more
-    than the starting noise (it was used before) is told apart by its state, so that a second run has other noise.
-    Without a generator the seed is drawn from torch's global one, as pipelines draw their latents.
+    With a list of generators, one per sample, each sample depends only on its own generator. With a single generator
+    all samples share its seed, and each has its own index, so sample i does not depend on the batch size. If a
+    generator has drawn more than the starting noise (it was used before), a hash of its state replaces its seed, so a
+    second run has different noise. Without a generator the seed is drawn from torch's global generator, as pipelines
+    draw their latents.
 
-    Every generator is moved on by a draw, so that a run that starts from given latents has other noise than the one
-    before it (a refiner behind a base model).
+    Every generator is advanced by one draw, so that a run from given latents (a refiner after a base model) has
+    different noise from the run before it.
     """
     count = len(sample)
     if generator is None:
@@ -33,19 +34,19 @@ def seeds_of(generator: Generators, sample: Tensor) -> tuple[list[int], list[int
     if not isinstance(generator, list | tuple) or not all(isinstance(each, torch.Generator) for each in generator):
         raise UsageError(f"generator must be a torch.Generator, or a list with one for each image, not {generator!r}")
     if not generator:
-        raise UsageError("generator is an empty list; give one torch.Generator, or one an image")
+        raise UsageError("generator is an empty list; pass one torch.Generator, or one for each image")
     if len(generator) == 1:
         return [_seed(generator[0], sample)] * count, list(range(count))
     if count % len(generator):
-        raise UsageError(f"{len(generator)} generators for {count} images; give one, or one an image")
-    # A pipeline that steps the guided and unguided halves together (DiT) has twice the images.
+        raise UsageError(f"{len(generator)} generators for {count} images; pass one, or one for each image")
+    # A pipeline that steps the guided and unguided halves together (DiT's) has twice as many images.
     return [_seed(each, sample[:1]) for each in generator] * (count // len(generator)), [0] * count
 
 
 def _seed(generator: torch.Generator, drawn: Tensor) -> int:
-    """The generator's seed where it has drawn noise like `drawn` since, and nothing else; else a hash of its state.
+    """The generator's seed if it has drawn nothing since, or only noise like `drawn`; else a hash of its state.
 
-    Generator states lie on the host for every device, so nothing waits.
+    Generator states are on the host for every device, so this does not synchronize.
     """
     fresh = torch.Generator(generator.device).manual_seed(generator.initial_seed())
     unused = torch.equal(fresh.get_state(), generator.get_state())

@@ -1,4 +1,4 @@
-"""What pipelines look up of a DDPM table, between its timesteps too, and why other models do not have it."""
+"""Attributes of a DDPM table that pipelines read, also between its timesteps, and why other models lack them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ MISSING = {
     "sigmas": "an sdesamplers.Scheduler has no sigmas on a DDPM table: its latents are alpha x0 + sigma eps, and a "
     "pipeline that reads sigmas expects them divided by alpha",
     "alphas_cumprod": "this model was not trained on a table of alphas_cumprod",
-    "betas": "this model was not trained on a table of alphas_cumprod, so that it has no betas",
-    "alphas": "this model was not trained on a table of alphas_cumprod, so that it has no alphas of single steps",
+    "betas": "this model was not trained on a table of alphas_cumprod, so it has no betas",
+    "alphas": "this model was not trained on a table of alphas_cumprod, so it has no alphas of single steps",
     "final_alpha_cumprod": "an sdesamplers.Scheduler has no final_alpha_cumprod; its runs end at sigma = 0",
-    "_get_variance": "an sdesamplers.Scheduler has no variance of single steps; sample(..., 'paradigms') is parallel",
+    "_get_variance": "an sdesamplers.Scheduler has no variance of single steps; "
+    "for parallel sampling use sds.sample(..., 'paradigms')",
 }
-"""Attributes that some models' schedulers do not have, and why."""
+"""Attributes that the schedulers of some models lack, and the reason, as an error message."""
 
 
 class Table(Tensor):
-    """alphas_cumprod (T,). Pipelines index it with the timestep that they tell the network, which may be fractional."""
+    """alphas_cumprod (T,). Pipelines index it with the timestep that they pass to the network; it may be fractional."""
 
     __torch_function__: Any = torch._C._disabled_torch_function_impl
 
@@ -38,16 +39,16 @@ class Table(Tensor):
         return plain[key]
 
     def _between(self, timesteps: Any) -> Tensor:
-        """alpha^2 at fractional timesteps, which are read to the host."""
+        """alpha^2 at fractional timesteps, which are copied to the host."""
         times = np.clip(as_scalar(timesteps), 0.0, self.process.t_max)
         found = torch.as_tensor(np.square(self.process.alpha(times)), dtype=torch.float32)
         if not isinstance(timesteps, Tensor):
             return found
         return found.reshape(timesteps.shape).to(timesteps.device)
 
-    def to(self, *args: Any, **words: Any) -> Tensor:
-        """The table on another device or in another dtype, still with what lies between its timesteps."""
-        made = self.as_subclass(Tensor).to(*args, **words).as_subclass(Table)
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The table on another device or in another dtype; fractional timesteps remain available."""
+        made = self.as_subclass(Tensor).to(*args, **kwargs).as_subclass(Table)
         made.process = self.process
         return made
 
@@ -62,7 +63,7 @@ def alphas_cumprod(process: GaussianProcess) -> Table:
     """alpha^2 at a table's timesteps.
 
     Raises:
-        AttributeError: the process is no table.
+        AttributeError: the process is not a `DiscreteVP`.
     """
     table = _table(process, "alphas_cumprod")
     made = torch.from_numpy(table.alphas_cumprod).float().as_subclass(Table)
@@ -74,7 +75,7 @@ def betas(process: GaussianProcess) -> Tensor:
     """The variance that each timestep of a table adds.
 
     Raises:
-        AttributeError: the process is no table.
+        AttributeError: the process is not a `DiscreteVP`.
     """
     whole = torch.from_numpy(_table(process, "betas").alphas_cumprod)
     return torch.cat([1 - whole[:1], 1 - whole[1:] / whole[:-1]]).float()

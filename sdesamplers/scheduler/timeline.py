@@ -1,4 +1,4 @@
-"""The timesteps of a scheduler's grid, and how far the run in progress has come along them."""
+"""The timesteps of a scheduler's grid, and the progress of the current run along them."""
 
 from __future__ import annotations
 
@@ -20,17 +20,18 @@ from .timesteps import Passed, Timesteps, mark
 
 
 class Timeline:
-    """What a pipeline's loop over `timesteps` goes along.
+    """The state behind a pipeline's loop over `timesteps`.
 
-    A scheduler has one for good, and every grid is laid out on it: a pipeline may keep the `timesteps` of a grid, lay
-    it out again, and loop over those that it has.
+    A scheduler has a single timeline for its whole life, and every grid is laid out on it: a pipeline may keep the
+    `timesteps` of a grid, call `set_timesteps` again, and loop over the old `timesteps`.
 
     Attributes:
-        begin: the grid step that `begin_index`, what `set_begin_index` was passed, stands for.
-        emitted_timesteps: those of an adaptive run so far, since it has begun.
-        run_begin: the grid step that the run in progress began at; None where there is none.
-        run_count: evaluations that this run has made.
-        layout, order: of the grid, as `lay_out` was passed them.
+        begin: the grid step that corresponds to `begin_index`.
+        begin_index: the argument of `set_begin_index`; None if it was not called.
+        emitted_timesteps: the timesteps of an adaptive run so far; None for other runs and before the run begins.
+        run_begin: the grid step at which the run in progress began; None if no run is in progress.
+        run_count: the number of evaluations that this run has made.
+        layout, order: the arguments of `lay_out`.
     """
 
     layout: Layout
@@ -44,7 +45,7 @@ class Timeline:
         self.clear()
 
     def clear(self) -> None:
-        """Forget grid and run."""
+        """Discard the grid and the run."""
         self.begin: int | None = None
         self.begin_index: int | None = None
         self._is_closed = False
@@ -54,7 +55,7 @@ class Timeline:
         self.emitted_timesteps: list[Tensor] | None = None
         self.run_begin: int | None = None
         self.run_count = 0
-        self._cutoffs: set[int] = set()  # numbers of evaluations that a pipeline has counted below a cutoff
+        self._cutoffs: set[int] = set()  # how many timesteps a pipeline has counted below each of its cutoffs
 
     def lay_out(
         self,
@@ -67,36 +68,36 @@ class Timeline:
         stride: int,
         is_closed: bool,
     ) -> None:
-        """Go along another grid.
+        """Replace the grid.
 
         Args:
-            layout: of its runs.
-            convention: what the network is told.
-            device: of the timesteps.
-            rounds: whether networks of DDPM tables are told whole timesteps.
-            order: of the sampler, as a pipeline is told it.
-            stride: evaluations that a pipeline counts for a grid step; 0 where it counts evaluations.
-            is_closed: whether the clean end is a last timestep.
+            layout: the layout of its runs.
+            convention: the model's convention; it defines the network time.
+            device: the device of the timesteps.
+            rounds: True if networks of DDPM tables receive rounded timesteps.
+            order: the scheduler's `order`, which pipelines read.
+            stride: the evaluations that a pipeline counts per grid step; 0 if it counts evaluations.
+            is_closed: True if the clean end is the last timestep.
         """
         self.layout, self._convention, self._device = layout, convention, device
         self._rounds = rounds and isinstance(convention.process, DiscreteVP)
         self.order, self._stride, self._is_closed = order, stride, is_closed
 
     def without_run(self) -> Timeline:
-        """The same grid, for a scheduler of its own."""
+        """A copy with the same grid and no run, for another scheduler."""
         made = copy(self)
         made._forget_run()
         return made
 
     @property
     def is_adaptive(self) -> bool:
-        """Whether a run's timesteps depend on the values that it meets."""
+        """True if a run's timesteps depend on its states."""
         return self.layout.is_adaptive
 
-    # What the network is told.
+    # Network times.
 
     def numbers_at(self, points: Sequence[Point]) -> np.ndarray:
-        """What the network is told at points, rounded as `timesteps` has it."""
+        """The network time at each point, rounded as in `timesteps`: (len(points),), int64 or float32."""
         values = np.asarray(self._convention.timestep(np.array([np.max(point.t) for point in points], dtype=float)))
         return np.rint(values).astype(np.int64) if self._rounds else values.astype(np.float32)
 
@@ -105,18 +106,18 @@ class Timeline:
         return float(self.numbers_at([point])[0])
 
     def time_of(self, timestep: float) -> float:
-        """The model's time that a timestep of no point in particular means."""
+        """The native time of a timestep that need not belong to a point."""
         return float(self._convention.time(timestep))
 
     def sigmas(self) -> list[float]:
-        """sigma at each timestep; of an adaptive run as far as it has come."""
+        """sigma at each timestep; for an adaptive run, at each timestep so far."""
         if self.emitted_timesteps is None:
             return [float(np.max(point.native[1])) for point in self.layout.plan(0).points]
         times = self._convention.time(as_scalar(torch.stack(self.emitted_timesteps)))
         found: list[float] = np.atleast_1d(self._convention.process.sigma(times)).tolist()
         return found
 
-    # Where a run begins.
+    # The start of a run.
 
     def from_step(self, begin: int, origin: tuple[int, int] | None = None) -> Timesteps:
         """The timesteps of the run from a grid step on."""
@@ -127,7 +128,7 @@ class Timeline:
         return Timesteps.of(self, emitted.to(self._device), emitted.tolist(), begin, origin=origin)
 
     def from_position(self, begin: int, position: int) -> Timesteps:
-        """What a slice `timesteps[position:]` of the run from grid step `begin` stands for."""
+        """The timesteps that a slice `timesteps[position:]` of the run from grid step `begin` represents."""
         evaluations = 1 if self.is_adaptive else len(self.layout.plan(begin).points) + self._is_closed
         return self.from_step(self._step_at(begin, position, evaluations), (begin, position))
 
@@ -136,24 +137,24 @@ class Timeline:
         return self.layout.step_at(begin, position, stride)
 
     def set_begin_index(self, begin_index: int, counted: int | None) -> None:
-        """Begin at timesteps[begin_index], where no step says otherwise.
+        """Start the run at timesteps[begin_index], unless `step` is passed another timestep.
 
         Args:
-            begin_index: as a pipeline passes it.
-            counted: how many timesteps a pipeline takes the grid for; None where there is no grid yet.
+            begin_index: as passed by the pipeline.
+            counted: the number of timesteps that the pipeline expects of the grid; None if there is no grid yet.
         """
         begin_index = whole("begin_index", begin_index, 0)
-        if counted is None:  # as diffusers has it: the next grid begins at its first point again
+        if counted is None:  # as in diffusers: the next grid begins at its first point again
             self.begin_index = begin_index
             return
         evaluations = 1 if self.is_adaptive else len(self.layout.plan(0).points)
         most = self._is_closed + max(evaluations, counted)
         if begin_index > most:
-            raise UsageError(f"begin_index is {begin_index}, and there are {most} timesteps")
+            raise UsageError(f"begin_index is {begin_index}, but there are only {most} timesteps")
         self.begin, self.begin_index = self._step_at(0, begin_index, evaluations), begin_index
 
     def step_meant(self, passed: Passed) -> int:
-        """The grid step that a run begins at, by the timestep that `step` is passed.
+        """The grid step at which a run begins, from the timestep passed to `step`.
 
         Raises:
             UsageError: no step of the grid starts there.
@@ -179,29 +180,32 @@ class Timeline:
     # The run in progress.
 
     def begin_run(self, begin: int, first: Point) -> None:
-        """A run begins at a grid step, whose point is `first`."""
+        """Record that a run begins at a grid step, whose point is `first`."""
         if self.is_adaptive:
             self.emitted_timesteps = [self._marked(first, begin, 0)]
         self.run_begin, self.run_count = begin, 0
 
     def emit(self, point: Point) -> None:
-        """The run in progress asks the model at `point` next: the next timestep, if it is adaptive."""
+        """Record that the run in progress evaluates the model at `point` next; it is the next timestep if adaptive."""
         if self.emitted_timesteps is not None:
             assert self.run_begin is not None
             self.emitted_timesteps.append(self._marked(point, self.run_begin, self.run_count))
 
     def end_run(self) -> None:
-        """There is no run in progress any more."""
+        """Record that the run in progress has ended."""
         self.run_begin = None
 
     def _marked(self, point: Point, begin: int, position: int) -> Tensor:
         emitted = torch.from_numpy(self.numbers_at([point]))[0].to(self._device)
         return mark(emitted, self.layout.number, begin, position, self.number_at(point))
 
-    # What a loop does to timesteps.
+    # Operations of a loop on timesteps.
 
     def rest_of_run(self, begin: int, position: int) -> Timesteps | None:
-        """The timesteps that are left of a run in progress, where it has come to `position` from grid step `begin`."""
+        """The remaining timesteps of the run in progress, if it began at `begin` and is at `position`; else None.
+
+        None for adaptive runs too.
+        """
         if self.run_begin is None or self.is_adaptive or (self.run_begin, self.run_count) != (begin, position):
             return None
         whole_run = self.from_step(begin)
@@ -209,17 +213,17 @@ class Timeline:
         return Timesteps.of(self, rest, whole_run.host[position:], begin, first=position)
 
     def counted_below(self, count: int) -> None:
-        """A pipeline has counted its timesteps below a cutoff, one an evaluation.
+        """Record that a pipeline has counted its timesteps below a cutoff, one per evaluation.
 
-        A slice that leaves as many is then meant in evaluations, not in grid steps of `order` each. SDXL's refiner
-        adds one for samplers of order 2, so that it begins above the cutoff.
+        A slice that leaves the same number of timesteps then counts evaluations, not grid steps of `order` evaluations
+        each. SDXL's refiner adds one for samplers of order 2, so that it begins above the cutoff.
         """
         self._cutoffs |= {count, count + (self.order == 2)}
 
     def check_stop(self, stop: int | None) -> None:
-        """Raise if a loop is to be cut short after `stop` timesteps of a run whose number of them is not known."""
+        """Raise if a loop would stop after `stop` timesteps of an adaptive run, whose length is unknown."""
         if stop is not None and self.is_adaptive:
             raise UsageError(
-                f"{self.layout.spec.name} chooses its own steps here, so a loop cannot stop after {stop} of them (as "
+                f"{self.layout.spec.name} chooses its own steps here, so a loop cannot stop after {stop} timesteps (as "
                 "with denoising_end=); run it on a fixed grid: adaptive=False, and no tolerances"
             )

@@ -1,7 +1,7 @@
-"""The timesteps that a pipeline loops over: a tensor that knows which part of a run it is, and may grow.
+"""The timesteps that a pipeline loops over: a tensor that knows its place in a run, and may grow.
 
-Its elements carry their value on the host and their place in the run, so that `Scheduler.step` knows which timestep it
-is passed without waiting for the device.
+Its elements carry their value on the host and their place in the run, so `Scheduler.step` can identify a timestep
+without waiting for the device.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Place(NamedTuple):
-    """Which timestep an element of `timesteps` is.
+    """The place of an element of `timesteps` in a run.
 
     Attributes:
-        layout: the number of the layout that it belongs to.
-        begin, position: it is evaluation `position` of the run that starts at grid step `begin`.
+        layout: the number of the element's layout.
+        begin, position: the element is evaluation `position` of the run that starts at grid step `begin`.
         value: the timestep.
-        version: of the element, so that one that was written over is noticed.
+        version: the element's version, by which a later in-place change is noticed.
     """
 
     layout: int
@@ -39,7 +39,7 @@ class Place(NamedTuple):
 
 
 def mark(element: Any, layout: int, begin: int, position: int, value: float) -> Tensor:
-    """`element`, a timestep on any device, with its place and its value on the host."""
+    """Attach to `element`, a timestep on any device, its place and its value on the host."""
     element.sdesamplers_place = Place(layout, begin, position, value, _version(element))
     return element
 
@@ -50,13 +50,13 @@ def _version(element: Tensor) -> int:
 
 @dataclass
 class Passed:
-    """A timestep that `step` is passed.
+    """A timestep passed to `step`.
 
     Attributes:
-        value: the number; None where nothing can be read: no timestep, or a tensor without values (meta).
-        place: its place, where it is an element of `timesteps`.
-        slack: how far it may lie from the timestep meant: the rounding of its dtype, and for whole numbers what
-            `int(t)` or `round(t)` takes from a fractional one.
+        value: the number; None if it cannot be read: no timestep, a traced number, or a tensor without values (meta).
+        place: its place, if it is an element of `timesteps`; else None.
+        slack: the allowed distance from the intended timestep: the rounding of its dtype, and for integers the
+            fraction that `int(t)` or `round(t)` removes.
     """
 
     value: float | None = None
@@ -64,15 +64,17 @@ class Passed:
     slack: float = 0.0
 
     def means(self, value: float) -> bool:
-        """Whether this may be the timestep `value`."""
+        """True if this may be the timestep `value`."""
         return self.value is None or abs(self.value - value) <= self.slack
 
 
 def read_timestep(timestep: Any) -> Passed:
-    """Read what `step` is passed. Only a tensor on a device that is no element of `timesteps` makes the host wait.
+    """Read a timestep passed to `step`.
+
+    The host waits only for a tensor on a device that is not an element of `timesteps`.
 
     Raises:
-        UsageError: it is no number, or several that differ.
+        UsageError: it is not a number, or contains different numbers.
     """
     place = getattr(timestep, "sdesamplers_place", None)
     if place is not None and place.version == _version(timestep):
@@ -80,14 +82,13 @@ def read_timestep(timestep: Any) -> Passed:
     if timestep is None or (isinstance(timestep, Tensor) and timestep.is_meta):
         return Passed()
     if not _is_numeric(timestep):
-        if hasattr(timestep, "__float__") and not isinstance(
-            timestep, bool
-        ):  # a number that is traced, and has no value yet
+        # A traced number has no value yet.
+        if hasattr(timestep, "__float__") and not isinstance(timestep, bool):
             return Passed()
         raise UsageError(f"timestep must be a number, such as an element of scheduler.timesteps, not {timestep!r}")
     values = np.atleast_1d(as_scalar(timestep))
     if not len(values) or np.any(values != values[0]):
-        raise UsageError(f"timestep must be one number for all samples, not {values.tolist()}")
+        raise UsageError(f"timestep must be the same number for all samples, not {values.tolist()}")
     value, dtype = float(values[0]), getattr(timestep, "dtype", type(timestep))
     return Passed(value, None, _rounding(value, dtype))
 
@@ -111,26 +112,26 @@ def _is_whole(dtype: Any) -> bool:
 class Timesteps(Tensor):
     """One timestep for each evaluation of a run, on the pipeline's device.
 
-    Pipelines start in the middle (image-to-image) by slicing, `timesteps[begin:]`. A run that starts there is another
-    run than the rest of the whole one: a multistep sampler asks for its starting values again. So a slice is not cut
-    out of the numbers; it is the timesteps of the run that starts there. A loop over it goes on with the run in
-    progress instead, if that has come just there. Everything else is the plain tensor's.
+    Pipelines start in the middle (image-to-image) by slicing, `timesteps[begin:]`. A run that starts there differs
+    from the rest of the whole run: a multistep sampler needs its starting values again. A slice is therefore not a
+    subset of these numbers, but the timesteps of the run that starts there. If the run in progress has just reached
+    that place, however, a loop over the slice continues it. Everything else behaves as for a plain tensor.
 
-    The timesteps of an adaptive run follow from the values it meets: then only those are in it that the run has asked
-    for so far, and iteration goes on for as long as the loop's `step` calls lead to more.
+    The timesteps of an adaptive run depend on its states: this then contains only the timesteps requested so far, and
+    iteration continues as long as the loop's `step` calls produce more.
 
-    Nothing that is done to it changes the scheduler; a run begins where `step` is called.
+    No operation on it changes the state of the scheduler; a run begins when `step` is called.
     """
 
-    # What is computed from timesteps is an ordinary tensor.
+    # Results of computations with timesteps are ordinary tensors.
     __torch_function__: Any = torch._C._disabled_torch_function_impl
 
     timeline: Timeline
-    host: list[float]  # the same numbers, where reading them costs nothing
-    begin: int  # grid step that the run starts from
-    first: int  # the evaluation of that run that the first entry is
-    stop: int | None  # entries that are left, where a slice has cut the end off
-    origin: tuple[int, int] | None  # what a slice was cut out of: the run from a grid step, and the position there
+    host: list[float]  # the same numbers on the host
+    begin: int  # the grid step from which the run starts
+    first: int  # the index in that run of the first entry's evaluation
+    stop: int | None  # the number of entries left if a slice has cut off the end
+    origin: tuple[int, int] | None  # the source of a slice: the grid step where that run begins, and the position in it
 
     @classmethod
     def of(
@@ -144,18 +145,18 @@ class Timesteps(Tensor):
         first: int = 0,
         origin: tuple[int, int] | None = None,
     ) -> Timesteps:
-        """Timesteps `emitted` (K,), `values` on the host, of the run from grid step `begin`."""
+        """The timesteps `emitted` (K,), on the host `values`, of the run from grid step `begin`."""
         made: Timesteps = emitted[:stop].as_subclass(cls)
         made.timeline, made.host, made.begin, made.stop = timeline, values[:stop], begin, stop
         made.first, made.origin = first, origin
         return made
 
     def __len__(self) -> int:
-        return len(self._standing._emitted)
+        return len(self._current._emitted)
 
     @property
-    def _standing(self) -> Timesteps:
-        """The timesteps that a loop over these meets: of the run in progress where it has come just here."""
+    def _current(self) -> Timesteps:
+        """The timesteps that a loop receives: the rest of the run in progress if it has just reached this place."""
         rest = None if self.origin is None else self.timeline.rest_of_run(*self.origin)
         return self if rest is None else rest if self.stop is None else rest._head(self.stop)
 
@@ -171,17 +172,17 @@ class Timesteps(Tensor):
 
     def _entry(self, position: int) -> Tensor:
         emitted = self._emitted
-        if isinstance(emitted, list):  # which the timeline has marked
+        if isinstance(emitted, list):  # the timeline has marked these
             return emitted[position]
         layout = self.timeline.layout.number
         return mark(emitted[position], layout, self.begin, self.first + position, self.host[position])
 
     def __iter__(self) -> Iterator[Tensor]:
-        met = self._standing
-        met.timeline.check_stop(met.stop)
+        current = self._current
+        current.timeline.check_stop(current.stop)
         position = 0
-        while position < len(met._emitted):  # which grows with each step of an adaptive run
-            yield met._entry(position)
+        while position < len(current._emitted):  # it grows with each step of an adaptive run
+            yield current._entry(position)
             position += 1
 
     def __getitem__(self, key: Any) -> Tensor:
@@ -189,7 +190,7 @@ class Timesteps(Tensor):
         if isinstance(key, int | np.integer) and not isinstance(key, bool):
             count = len(emitted)
             if not -count <= key < count:
-                raise IndexError(f"there are {count} timesteps, and no number {key}")
+                raise IndexError(f"index {key} is out of range for {count} timesteps")
             return self._entry(int(key) % count)
         if isinstance(emitted, list):
             return torch.stack(emitted)[key]
@@ -197,7 +198,7 @@ class Timesteps(Tensor):
             return emitted[key]
         first, stop, _ = key.indices(len(emitted))
         if (key.start or 0) > 0:
-            first = key.start  # which may lie behind the last one; by how much says which step is meant
+            first = key.start  # it may be past the last entry; `from_position` finds the step from it
         if self.timeline.is_adaptive and (key.stop or 0) > 0:
             stop = key.stop
         left = None if key.stop is None and self.stop is None else max(stop - first, 0)
@@ -206,9 +207,9 @@ class Timesteps(Tensor):
         rest = self.timeline.from_position(self.begin, self.first + first)
         return rest if left is None else rest._head(left)
 
-    def to(self, *args: Any, **words: Any) -> Tensor:
-        """These timesteps on another device; with another dtype they are plain numbers."""
-        moved = self.as_subclass(Tensor).to(*args, **words)
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
+        """These timesteps on another device; a plain tensor if the dtype changes."""
+        moved = self.as_subclass(Tensor).to(*args, **kwargs)
         if moved.dtype is not self.dtype:
             return moved
         made = moved.as_subclass(Timesteps)
@@ -216,8 +217,8 @@ class Timesteps(Tensor):
         return made
 
     def __lt__(self, other: Any) -> Tensor:
-        # Pipelines that stop one model and start another at a cutoff (SDXL) count the timesteps below it, and slice
-        # that many off the end: a position in evaluations, not in grid steps of `order` each.
+        # Pipelines that switch from one model to another at a cutoff (SDXL) count the timesteps below it, and slice
+        # that number off the end: a position in evaluations, not in grid steps of `order` evaluations each.
         if isinstance(other, int | float):
             self.timeline.counted_below(sum(value < other for value in self.host))
         return self.as_subclass(Tensor) < other

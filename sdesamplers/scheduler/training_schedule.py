@@ -1,4 +1,4 @@
-"""The schedule that a model was trained on, as training scripts index it before any `set_timesteps`."""
+"""The schedule on which a model was trained, as training scripts index it before calling `set_timesteps`."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from ..registry.registry import default_registry
 
 
 def training_schedule(convention: Convention, trained: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
-    """(timesteps, sigmas) from noise to data, of the lengths that the model's own scheduler class has.
+    """(timesteps, sigmas) from noise to data, with the lengths that the model's own scheduler class gives them.
 
-    A table's are N - 1, ..., 0; a flow's N, ..., 1 in N-ths, shifted as the model is. Of other kinds the class's own
-    are taken, and N even steps of the process where it has none.
+    The timesteps of a DDPM table are N - 1, ..., 0 (no sigmas). The sigmas of a flow are N/N, ..., 1/N with the model's
+    shift. For other models the values come from the scheduler class; if it has none, from N steps of the process's
+    preferred spacing.
     """
     process = convention.process
     if isinstance(process, DiscreteVP):
@@ -36,7 +37,7 @@ def training_schedule(convention: Convention, trained: Mapping[str, Any]) -> tup
 
 
 def _of_class(trained: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
-    """What the scheduler class itself has when it is made."""
+    """(timesteps, sigmas) of a new instance of the model's scheduler class; None if it does not have both."""
     import diffusers  # diffusers takes seconds to import
 
     cls = getattr(diffusers, str(trained.get("_class_name")), None)
@@ -44,7 +45,7 @@ def _of_class(trained: Mapping[str, Any]) -> tuple[Tensor, Tensor] | None:
         return None
     try:
         made = cls.from_config({key: value for key, value in trained.items() if not key.startswith("_")})
-    except ImportError:  # for noise that is not wanted here
+    except ImportError:  # an optional dependency of the class's noise, which is not needed here
         return None
     timesteps, sigmas = (getattr(made, name, None) for name in ("timesteps", "sigmas"))
     if not isinstance(timesteps, Tensor) or not isinstance(sigmas, Tensor):

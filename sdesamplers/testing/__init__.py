@@ -1,9 +1,9 @@
-"""The conformance kit: what a sampler declares and what every sampler promises, measured.
+"""The conformance kit: tests of a sampler's declarations and of the requirements on every sampler.
 
     from sdesamplers.testing import check_sampler
     check_sampler("my-sampler").require()
 
-On the command line it is `sdesamplers check my-sampler`, in pytest `pytest --sdesamplers my-sampler`.
+The same checks run with `sdesamplers check my-sampler`, and in pytest with `pytest --sdesamplers my-sampler`.
 """
 
 from .kit import CHECKS, check_sampler

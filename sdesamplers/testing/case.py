@@ -1,4 +1,4 @@
-"""One sampler under test, with the models that it can be run on."""
+"""A sampler under test, with the models on which it runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..errors import raised_at
-from ..models.analytic import GaussianModel, grid_mixture
+from ..models.analytic import grid_mixture
 from ..models.base import Model, Output
 from ..models.calling import isolated
 from ..models.density import FunnelModel, LangevinSDE
@@ -24,12 +24,12 @@ from ..registry.plugin import Sampler
 from ..sampling.calls import sample
 from ..sampling.result import Result
 
-GRID_WORDS = {"steps", "nfe", "times", "sigmas"}
+GRID_ARGUMENTS = {"steps", "nfe", "times", "sigmas"}
 _TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 
 
 def processes() -> dict[str, GaussianProcess]:
-    """One process of every kind; the last two start at alpha = 0."""
+    """One process of every type; the last two start at alpha = 0."""
     return {
         "vp": VP(),
         "sub-vp": SubVP(),
@@ -42,7 +42,7 @@ def processes() -> dict[str, GaussianProcess]:
 
 
 class StationaryModel(Model):
-    """N(0, I) under Langevin dynamics, for samplers of a plain score or log-density."""
+    """N(0, I) under Langevin dynamics, for samplers that need only a score or log-density."""
 
     prediction = "score"
     name = "stationary Gaussian"
@@ -57,59 +57,59 @@ class StationaryModel(Model):
 
 
 class CountingModel(Model):
-    """Another model, counting the samples that it is asked about."""
+    """A wrapper of a model that counts the evaluations of single samples."""
 
     pure = True
 
     def __init__(self, inner: Model) -> None:
-        self.inner, self.asked = inner, 0
+        self.inner, self.count = inner, 0
         self.process, self.prediction, self.shape = inner.process, inner.prediction, inner.shape
         self.dtype, self.device, self.name = inner.dtype, inner.device, inner.name
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:
-        self.asked += len(x)
+        self.count += len(x)
         return isolated(self.inner)(x, t, condition)
 
 
 @dataclass(frozen=True)
 class Case:
-    """A sampler, the options that it is checked with, and where it runs.
+    """A sampler, the options with which it is checked, and the models on which it runs.
 
     Attributes:
         spec: the sampler.
-        options: in place of its defaults, in all checks.
-        free: whether an adaptive sampler is to choose its own steps where a check does not give any.
+        options: options that replace its defaults in all checks.
+        free: True if an adaptive sampler chooses its own steps in checks that set no grid.
     """
 
     spec: Sampler
     options: Mapping[str, Any] = field(default_factory=dict)
     free: bool = False
 
-    def sample(self, model: Model, **words: Any) -> Result:
-        """`sample` with the case's options; 12 steps and 4 samples unless said otherwise.
+    def sample(self, model: Model, **kwargs: Any) -> Result:
+        """Call `sample` with the case's options; by default 12 steps and 4 samples.
 
-        Options that steer free steps are left out of a run on a grid, which takes none.
+        Options that control adaptive steps are omitted on a grid, where `sample` refuses them.
         """
-        if not GRID_WORDS & set(words) and not self.free:
-            words["steps"] = 12
-        words.setdefault("num_samples", 4)
-        return sample(model, self.spec, **{**self.options_for(words), **words})
+        if not GRID_ARGUMENTS & set(kwargs) and not self.free:
+            kwargs["steps"] = 12
+        kwargs.setdefault("num_samples", 4)
+        return sample(model, self.spec, **{**self.options_for(kwargs), **kwargs})
 
-    def options_for(self, words: Mapping[str, Any]) -> dict[str, Any]:
-        """The case's options that go with a run's other words."""
-        steered = () if not GRID_WORDS & set(words) else self.spec.control
-        return {name: value for name, value in self.options.items() if name not in steered}
+    def options_for(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
+        """The case's options that are valid together with other arguments of a run."""
+        control = () if not GRID_ARGUMENTS & set(arguments) else self.spec.control
+        return {name: value for name, value in self.options.items() if name not in control}
 
     @property
     def as_declared(self) -> bool:
-        """Whether grid runs have the default options, which orders and evaluations are declared for."""
+        """True if grid runs use the default options, for which orders and evaluations are declared."""
         return all(value == self.spec.options[name].default for name, value in self.options_for({"steps": 1}).items())
 
     @cached_property
     def failure(self) -> str | None:
-        """What every run of it ends in, an error with file and line; None where one run comes through."""
+        """The first error, with file and line, if every run fails; None if at least one run succeeds."""
         first = None
-        for model, steps in ((self.home, 12), (self.home, 3), (self.elsewhere, 12)):
+        for model, steps in ((self.main_model, 12), (self.main_model, 3), (self.other_model, 12)):
             try:
                 self.sample(model, steps=steps)
             except Exception as error:  # whatever a faulty sampler raises
@@ -119,32 +119,28 @@ class Case:
         return first
 
     def describe(self, error: Exception) -> str:
-        """An error with the line of the sampler's file that it came through."""
+        """An error with its line in the sampler's file."""
         return f"{type(error).__name__}: {error}{self.place(error)}"
 
     def place(self, error: Exception) -> str:
-        """Where in the sampler's file an error came from, or nothing."""
+        """The place in the sampler's file at which an error was raised; empty if it was not raised there."""
         return raised_at(error, self.spec.function.__code__.co_filename)
 
     def effort(self, evaluations: int) -> dict[str, int]:
-        """The words that make a run of about this many evaluations."""
+        """The arguments of a run with about this number of evaluations."""
         return {"steps": max(1, evaluations // (self.spec.evaluations or 1))}
 
     @property
     def gaussian(self) -> bool:
-        """Whether the sampler runs on Gaussian processes (all but those of a stationary density do)."""
+        """True if the sampler runs on Gaussian processes (all samplers except those of a stationary density)."""
         return "stationary" not in self.spec.needs
 
     @cached_property
-    def home(self) -> Model:
-        """A model that the sampler is at home on, two-dimensional and in float64."""
+    def main_model(self) -> Model:
+        """The model of most checks, of a type that the sampler supports; two-dimensional and in float64."""
         return grid_mixture(VP()) if self.gaussian else StationaryModel()
 
     @property
-    def elsewhere(self) -> Model:
-        """Another model that it should run on."""
+    def other_model(self) -> Model:
+        """Another model on which the sampler should run."""
         return grid_mixture(RectifiedFlow(), prediction="flow") if self.gaussian else FunnelModel(duration=0.5)
-
-    def gaussian_model(self, process: GaussianProcess, variance: float = 0.36) -> GaussianModel:
-        """Two-dimensional Gaussian data."""
-        return GaussianModel([0.7, -0.4], variance, process)

@@ -1,4 +1,4 @@
-"""What a sampler declares about its accuracy, measured against closed forms."""
+"""Checks of a sampler's declared accuracy, against closed forms."""
 
 from __future__ import annotations
 
@@ -16,21 +16,22 @@ from .invariants import Outcome, clipped
 from .problems import PROCESSES, Transport, gaussian_moments, graded, measure_order, measure_weak_order
 
 SLACK = 0.2
-"""How far a measured order may lie from the declared one."""
+"""Allowed difference between a measured order and the declared order."""
 
 
 ABOVE = 0.5
-"""How far a weak order may lie above the declared one: an error of the variance may change its sign on the way to 0."""
+"""Allowed excess of a weak order over the declared order: the error of the variance may change sign while it falls."""
 
 HIGH = 5
-"""From this order on, errors reach rounding soon after (or, above it, before) they begin to fall at their order. Such
-methods are measured in `angle` coordinates, where that begins earliest, and above it only a lower order fails."""
+"""From this order on, errors reach rounding soon after they begin to fall at their order (above this order, before).
+Such methods are measured in `angle` coordinates, where errors begin to fall earliest; above this order, only a measured
+order that is too low is a failure."""
 
 
 def ode_order(case: Case) -> Outcome:
-    """The order of its ODE solver on uneven grids in two processes, against quantile transport, in float64.
+    """The order of the ODE solver on uneven grids of two processes, against quantile transport, in float64.
 
-    The lower of the two counts: a process may happen to be easy.
+    The lower order counts, because one process may happen to be easy.
     """
     spec, options = case.spec, dict(case.options)
     if spec.stochastic:
@@ -55,17 +56,17 @@ def ode_order(case: Case) -> Outcome:
 
 
 def _view(view: str, process: str) -> str:
-    """Coordinates that the process has, which flow models do not for `ve`."""
+    """Coordinates that exist for the process: `flow` in place of `ve` for flow models."""
     return "flow" if process == "flow" and view == "ve" else view
 
 
 def weak_order(case: Case) -> Outcome:
-    """The order at which mean and variance converge on Gaussian data, from exact moments; the lowest of all."""
+    """The order of convergence of mean and variance on Gaussian data, from exact moments; the lowest one counts."""
     spec = case.spec
     if not spec.stochastic or spec.order is None or not case.gaussian:
         return None
     if (departure := _departure(case)) > 1e-9:
-        return f"departs from an affine map by {departure:.1e}", "affine on Gaussian data, or order=None", False
+        return f"differs from an affine map by {departure:.1e}", "affine on Gaussian data, or order=None", False
     found = {
         name: measure_weak_order(
             spec, process, order=spec.order, options=case.options, coordinates=_view(spec.coordinates, name)
@@ -85,7 +86,7 @@ def _departure(case: Case) -> float:
 
 
 def strong_order(case: Case) -> Outcome:
-    """The order along one Brownian path a sample, against its own run on a fine grid."""
+    """The order along one Brownian path per sample, against the sampler's own run on a fine grid."""
     spec, counts, finest, samples = case.spec, (32, 64, 128, 256), 1024, 12
     if spec.strong_order is None:
         return None
@@ -104,14 +105,15 @@ def strong_order(case: Case) -> Outcome:
 
 
 COUNT = 1500
-"""Samples of a statistical check."""
+"""Number of samples of a statistical check."""
 
 
 def distribution(case: Case) -> Outcome:
-    """Mean, covariance and sliced Wasserstein distance on a mixture: 1,500 samples, from the exact start.
+    """Mean, covariance and sliced Wasserstein distance on a mixture: 1,500 samples from the exact initial distribution.
 
-    Means must lie within 5.5 standard errors, the distance within 5 standard deviations of its mean between two exact
-    sets of this size; both are widened by what 150 evaluations of a first-order method leave.
+    Means must lie within 5.5 standard errors, and the distance within 5 standard deviations of its mean between two
+    exact sample sets of this size; covariance and distance have an allowance for the discretization error of a
+    first-order method with 150 evaluations.
     """
     if case.spec.limits or not case.gaussian:
         return None
@@ -134,14 +136,14 @@ def distribution(case: Case) -> Outcome:
 
 
 def single_precision(case: Case) -> Outcome:
-    """500 evaluations with a float32 state follow the float64 run, so coefficients and updates lose no digits."""
-    model, limit = case.home, 2e-4
+    """A run of 500 evaluations with a float32 state agrees with float64: coefficients and updates lose no digits."""
+    model, limit = case.main_model, 2e-4
     if not case.gaussian:
         return None
     start = torch.randn(4, 2, generator=torch.Generator().manual_seed(3))
-    words = {**case.effort(500), "start": start, "num_samples": 4, "seed": 1}
+    arguments = {**case.effort(500), "start": start, "num_samples": 4, "seed": 1}
     try:
-        single, double = (case.sample(model, dtype=d, **words).samples for d in (torch.float32, torch.float64))
+        single, double = (case.sample(model, dtype=d, **arguments).samples for d in (torch.float32, torch.float64))
     except ValueError as refusal:
         return clipped(f"refused: {refusal}"), f"<= {limit:.0e}", False
     worst = float((single - double).abs().max())
@@ -149,7 +151,7 @@ def single_precision(case: Case) -> Outcome:
 
 
 def tolerance(case: Case) -> Outcome:
-    """An adaptive ODE solver's error falls with its tolerance, by 10 at least where the tolerance falls by 1,000."""
+    """The error of an adaptive ODE solver falls at least by a factor of 10 if the tolerance falls by 1,000."""
     spec = case.spec
     if spec.stochastic or not spec.adaptive or not case.gaussian or not {"rtol", "atol"} <= set(spec.control):
         return None
@@ -158,8 +160,8 @@ def tolerance(case: Case) -> Outcome:
     errors = []
     for size in (1e-2, 1e-5):
         tolerances = {"rtol": size, "atol": size}
-        words = {**case.options, **tolerances, "start": start, "num_samples": len(start), "final": "min"}
-        found = sample(model, spec, **words)
+        arguments = {**case.options, **tolerances, "start": start, "num_samples": len(start), "final": "min"}
+        found = sample(model, spec, **arguments)
         errors.append(float((found.samples - exact).square().mean().sqrt()))
     measured = f"{errors[0]:.1e} at 1e-2, {errors[1]:.1e} at 1e-5"
-    return measured, "falls by 10, and <= 1e-3 at 1e-5", errors[1] <= min(errors[0] / 10, 1e-3)
+    return measured, "falls by a factor of 10, and <= 1e-3 at 1e-5", errors[1] <= min(errors[0] / 10, 1e-3)

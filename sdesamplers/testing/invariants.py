@@ -1,6 +1,6 @@
-"""What every sampler promises, whatever its method: shapes, seeds, batches, counts, options, edits.
+"""Checks of the requirements on every sampler: shapes, seeds, batches, counts, options, edits.
 
-Each check takes a `Case` and returns (measured, required, passed), or None where it does not apply.
+Each check takes a `Case` and returns (measured, required, passed), or None if it does not apply.
 """
 
 from __future__ import annotations
@@ -43,28 +43,29 @@ Outcome = tuple[str, str, bool] | None
 
 
 def largest(difference: Tensor) -> float:
-    """max |difference|, NaN where there is one, 0 where there is nothing to compare."""
+    """max |difference|; NaN if there is a NaN, 0 for empty tensors."""
     return float(difference.abs().max()) if difference.numel() else 0.0
 
 
 def clipped(text: str, limit: int = 160) -> str:
-    """Text on one line, cut off between words where it is longer than `limit`."""
+    """Text on one line, cut off at a space if it is longer than `limit`."""
     return textwrap.shorten(text, limit, placeholder=" ...")
 
 
 def declaration(case: Case) -> Outcome:
-    """A reference, and a docstring that names every option."""
+    """The sampler has a reference, and a docstring that names every option."""
     spec = case.spec
     text = spec.__doc__ or ""
-    missing = [name for name in spec.options if name not in text] + ([] if spec.reference else ["its reference"])
-    return ", ".join(missing) or "complete", "reference and every option explained", not missing
+    missing = [name for name in spec.options if name not in text] + ([] if spec.reference else ["reference"])
+    measured = f"missing: {', '.join(missing)}" if missing else "complete"
+    return measured, "reference and every option explained", not missing
 
 
 def shapes_and_dtypes(case: Case) -> Outcome:
-    """Shape, dtype and device of the state are kept, for vectors and images."""
+    """Shape and dtype of the state are kept, for vectors and images."""
     wrong = []
     for shape, dtype in itertools.product([(1,), (3,), (2, 4, 4)], [torch.float32, torch.float64]):
-        process = case.home.process
+        process = case.main_model.process
         kind = "epsilon" if case.gaussian else "score"
         made: Model = FunctionModel(lambda x, t: 0.5 * x, process, kind, shape, dtype=dtype)
         if "log_density" in case.spec.needs:
@@ -76,7 +77,7 @@ def shapes_and_dtypes(case: Case) -> Outcome:
 
 
 def finite(case: Case) -> Outcome:
-    """Finite samples, or a refusal in plain words, on every process, in all coordinates, for 1, 2, 3 and 9 steps."""
+    """Samples are finite, or a UsageError is raised, on every process, in all coordinates, for 1, 2, 3 and 9 steps."""
     if not case.gaussian:
         return None
     ran, refused, wrong = 0, 0, []
@@ -85,9 +86,9 @@ def finite(case: Case) -> Outcome:
         for coordinates, steps in itertools.product(("native", "ve", "flow", "angle"), (1, 2, 3, 9)):
             if coordinates == "ve" and np.isinf(process.ratio(process.t_max)):
                 continue
-            words = {"coordinates": coordinates, "steps": steps, "final": "min" if steps == 3 else "zero"}
+            arguments = {"coordinates": coordinates, "steps": steps, "final": "min" if steps == 3 else "zero"}
             try:
-                samples = case.sample(model, num_samples=2, **words).samples
+                samples = case.sample(model, num_samples=2, **arguments).samples
             except UsageError as error:
                 refused, refusal = refused + 1, f"{error}{case.place(error)}"
             except (SdesamplersError, ArithmeticError, ValueError, RuntimeError, LookupError) as error:
@@ -97,15 +98,16 @@ def finite(case: Case) -> Outcome:
                 if not torch.isfinite(samples).all():
                     wrong.append(f"{name}, {coordinates}, {steps} steps: not finite")
         if ran == before:
-            wrong.append(f"{name}: refused altogether: {refusal}")
+            wrong.append(f"{name}: every run refused: {refusal}")
     measured = f"{ran} ran, {refused} refused" + "".join(f"; {w}" for w in wrong[:3])
     return measured, "finite, on every process; at least 9 in 10 run", not wrong and ran >= 9 * refused
 
 
 def reproducible(case: Case) -> Outcome:
-    """The same seed gives the same bits, another seed another sample, and no global generator is touched.
+    """Equal seeds give identical samples, different seeds different samples; no global generator is used.
 
-    In a thread of its own, where a run does not set torch's global generators for networks that draw from them.
+    The check runs in its own thread, in which a run does not seed torch's global generators for networks that draw
+    random numbers.
     """
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(_reproducible, case).result()
@@ -114,30 +116,31 @@ def reproducible(case: Case) -> Outcome:
 def _reproducible(case: Case) -> Outcome:
     torch.manual_seed(1)
     before = torch.get_rng_state()
-    state: Any = np.random.get_state()  # a tuple, whose type is that of all forms of it
+    state: Any = np.random.get_state()  # a tuple; its annotation covers all of NumPy's formats
     numpy_before = state[1].copy()
-    first = case.sample(case.home, seed=3).samples
+    first = case.sample(case.main_model, seed=3).samples
     touched = not torch.equal(before, torch.get_rng_state())
     state = np.random.get_state()
     touched |= not np.array_equal(numpy_before, state[1])
     torch.manual_seed(2)
     np.random.seed(2)
-    again = case.sample(case.home, seed=3).samples
-    other = case.sample(case.home, seed=4).samples
+    again = case.sample(case.main_model, seed=3).samples
+    other = case.sample(case.main_model, seed=4).samples
     faults = {
         "two runs with one seed differ": not torch.equal(first, again),
         "torch's or NumPy's global generator was used": touched,
         "another seed gives the same sample": torch.equal(first, other),
     }
     wrong = [fault for fault, there in faults.items() if there]
-    required = "same bits, global generators untouched, another seed differs"
+    required = "identical for one seed, different for another, global generators untouched"
     if not wrong:
         return "all three", required, True
-    return "; ".join(wrong), f"{required}; random numbers come from path.draw alone, and nothing outlives a run", False
+    advice = "random numbers come from path.draw alone, and no state survives a run"
+    return "; ".join(wrong), f"{required}; {advice}", False
 
 
 def prediction_types(case: Case) -> Outcome:
-    """Models that say the same thing as epsilon, x0, v, score or flow give the same sample."""
+    """Models with equivalent predictions of epsilon, x0, v, score or flow give the same sample."""
     if not case.gaussian:
         return None
     process = VP()
@@ -148,57 +151,57 @@ def prediction_types(case: Case) -> Outcome:
 
 
 def states_left_alone(case: Case) -> Outcome:
-    """A state that was handed to the model is not changed in place afterwards, nor is the start."""
+    """States that were passed to the model, and the initial state, are not changed in place afterwards."""
     start = torch.randn(4, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     seen: list[tuple[Tensor, Tensor]] = [(start, start.clone())]
-    case.sample(case.home, start=start, callback=lambda event: seen.append((event.x, event.x.clone())))
+    case.sample(case.main_model, start=start, callback=lambda event: seen.append((event.x, event.x.clone())))
     changed = sum(not torch.equal(state, copy) for state, copy in seen)
     return f"{changed} of {len(seen)} changed", "0", changed == 0
 
 
 def batch_independence(case: Case) -> Outcome:
-    """A sample is the same alone, in a batch, and beside a batch mate that is far off."""
-    model = case.home
+    """A sample is the same alone, in a batch, and in a batch with a distant state."""
+    model = case.main_model
     limit = 1e-9
     together = case.sample(model, num_samples=5, seed=1).samples
     alone = torch.cat([case.sample(model, num_samples=1, first_index=k, seed=1).samples for k in range(5)])
     start = case.sample(model, num_samples=5, seed=1, trajectory=True).trajectory
     assert start is not None
     first = start.states[0].clone()
-    mates = first.clone()
-    mates[1:] *= 7
-    words = {"num_samples": 5, "seed": 1}
-    plain, beside = (case.sample(model, start=s.double(), **words).samples[0] for s in (first, mates))
-    worst = float(np.max([largest(together - alone), largest(plain - beside)]))
+    distant = first.clone()
+    distant[1:] *= 7
+    arguments = {"num_samples": 5, "seed": 1}
+    plain, with_distant = (case.sample(model, start=s.double(), **arguments).samples[0] for s in (first, distant))
+    worst = float(np.max([largest(together - alone), largest(plain - with_distant)]))
     return f"{worst:.1e}", f"<= {limit:.0e} in float64", worst <= limit
 
 
 def evaluations(case: Case) -> Outcome:
-    """The evaluations reported are those made, the number a step is as declared, and nfe= is kept."""
-    counting = CountingModel(case.home)
+    """The reported evaluations are correct, their number per step is as declared, and nfe= is not exceeded."""
+    counting = CountingModel(case.main_model)
     wrong: list[str] = []
     counts: list[int] = []
     for steps in (20, 30):
-        counting.asked = 0
+        counting.count = 0
         result = case.sample(counting, steps=steps, num_samples=3, final="min")
         counts.append(result.nfe)
-        if counting.asked != result.nfe_per_sample.sum():
-            wrong.append(f"{counting.asked} asked, {int(result.nfe_per_sample.sum())} reported")
+        if counting.count != result.nfe_per_sample.sum():
+            wrong.append(f"{counting.count} made, {int(result.nfe_per_sample.sum())} reported")
     rate = float(counts[1] - counts[0]) / 10
     declared = case.spec.evaluations if case.as_declared else None
     if declared is not None:
         if rate != declared:
-            wrong.append(f"{rate:g} a step")
-        counting.asked = 0
+            wrong.append(f"{rate:g} per step")
+        counting.count = 0
         budget = case.sample(counting, nfe=41, num_samples=1)
-        if counting.asked > 41 or budget.nfe != counting.asked:
-            wrong.append(f"nfe=41 made {counting.asked}")
-    required = "as many as reported" + ("" if declared is None else f", {declared} a step, nfe= kept")
-    return "; ".join(wrong) or f"{rate:g} a step", required, not wrong
+        if counting.count > 41 or budget.nfe != counting.count:
+            wrong.append(f"nfe=41 made {counting.count}")
+    required = "equal to the reported number" + ("" if declared is None else f", {declared} per step, within nfe=")
+    return "; ".join(wrong) or f"{rate:g} per step", required, not wrong
 
 
 def candidates(option: Option) -> Iterator[Any]:
-    """Other values that an option might take."""
+    """Values other than the default that an option might take."""
     default = option.default
     for kind in option.kinds:
         if typing.get_origin(kind) is Literal:
@@ -218,24 +221,25 @@ def candidates(option: Option) -> Iterator[Any]:
 
 
 GRIDS: tuple[dict[str, Any], ...] = ({"steps": 16}, {"steps": 8, "final": "min"})
-"""Runs that options are tried on: into sigma = 0, and if nothing moves there, a few steps to the smallest sigma."""
+"""Grids on which options are tried: to sigma = 0, and if an option has no effect there, few steps to the smallest
+sigma."""
 
 
 def options_matter(case: Case) -> Outcome:
-    """Every option moves the sample, or ends the run, alone or beside another option's other value."""
+    """Every option changes the sample, or ends the run, alone or together with a changed value of another option."""
     free = [name for name in case.spec.options if name not in case.options]
     if not free:
         return None
     names = {name: list(candidates(case.spec.options[name])) for name in free}
-    effects = {name: _moves(case, name, names, GRIDS[0]) for name in free}
-    effects = {name: effect or _moves(case, name, names, GRIDS[1]) for name, effect in effects.items()}
+    effects = {name: _has_effect(case, name, names, GRIDS[0]) for name in free}
+    effects = {name: effect or _has_effect(case, name, names, GRIDS[1]) for name, effect in effects.items()}
     idle = [name for name, effect in effects.items() if effect is False]
     measured = f"no effect: {', '.join(idle)}" if idle else f"{sum(map(bool, effects.values()))} of {len(free)} do"
-    return measured, "every option that can be tried moves the sample", not idle
+    return measured, "every option that can be tried changes the sample", not idle
 
 
-def _moves(case: Case, name: str, names: dict[str, list[Any]], grid: dict[str, Any]) -> bool | None:
-    """Whether another value of an option has an effect; None where all values that were tried are refused."""
+def _has_effect(case: Case, name: str, names: dict[str, list[Any]], grid: dict[str, Any]) -> bool | None:
+    """True if another value of an option has an effect; None if all values that were tried are refused."""
     companions: list[dict[str, Any]] = [{}]
     companions += [{other: value} for other in names if other != name for value in names[other][:3]]
     tried = None
@@ -257,15 +261,15 @@ def _moves(case: Case, name: str, names: dict[str, list[Any]], grid: dict[str, A
 
 
 def _sample_with(case: Case, name: str, options: dict[str, Any], grid: dict[str, Any]) -> Tensor:
-    """A run with options; without a grid where one of them steers free steps."""
+    """The samples of a run with options; without a grid if one of the options controls adaptive steps."""
     control = case.spec.control
-    words: dict[str, Any] = {} if name in control or set(options) & set(control) else dict(grid)
-    words |= {**case.options_for(words), **options}
-    return sample(case.home, case.spec, num_samples=2, seed=5, **words).samples
+    arguments: dict[str, Any] = {} if name in control or set(options) & set(control) else dict(grid)
+    arguments |= {**case.options_for(arguments), **options}
+    return sample(case.main_model, case.spec, num_samples=2, seed=5, **arguments).samples
 
 
 def edits_count(case: Case) -> Outcome:
-    """A state edited where a step begins moves the result as far as the flow carries it, not less."""
+    """An edit of the state at the beginning of a step arrives in the result in full, as the flow carries it."""
     if not case.gaussian:
         return None
     process = VP()
@@ -274,22 +278,22 @@ def edits_count(case: Case) -> Outcome:
     times = np.asarray(process.time_at_log_snr(2 * np.linspace(-1.5, 1.5, steps + 1)))
     mark = float(times[steps - 3])
     seen: list[float] = []
-    words: dict[str, Any] = {"times": times, "num_samples": 1, "seed": 2, "coordinates": "native"}
-    plain = case.sample(model, callback=lambda event: seen.append(float(np.max(event.point.t))), **words).samples
+    arguments: dict[str, Any] = {"times": times, "num_samples": 1, "seed": 2, "coordinates": "native"}
+    plain = case.sample(model, callback=lambda event: seen.append(float(np.max(event.point.t))), **arguments).samples
     at = max(k for k, t in enumerate(seen) if t >= mark * (1 - 1e-12))
 
     def edit(event: Any) -> None:
         if event.evaluation == at:
             event.x = event.x + delta * event.point.scale
 
-    moved = case.sample(model, callback=edit, **words).samples
+    moved = case.sample(model, callback=edit, **arguments).samples
     gain = largest(moved - plain) / delta
     return f"{gain:.2f} of the edit arrives", "0.6 to 1.4", 0.6 < gain < 1.4
 
 
 def pushed_is_pulled(case: Case) -> Outcome:
-    """Driven by hand, one request at a time, it gives the same bits as under `sample`."""
-    model = case.home
+    """A run driven by hand, one request at a time, is bit for bit the same as a run of `sample`."""
+    model = case.main_model
     start = torch.randn(3, 2, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
     result = case.sample(model, num_samples=3, seed=6, start=start)
     filled = fill_options(Preset(case.spec, case.options), {}, "steps")
@@ -297,7 +301,7 @@ def pushed_is_pulled(case: Case) -> Outcome:
     path.ledger.noise = make_noise(result.recipe, NormalSource(6, range(3), model.shape), math.inf)
     kind = Prediction if isinstance(model.process, GaussianProcess) else ScorePrediction
 
-    def answer(x: Tensor, point: Any) -> Prediction:
+    def predict(x: Tensor, point: Any) -> Prediction:
         output = model.predict(model_state(x, point).double(), point.t)
         output = output if isinstance(output, Output) else Output(output)
         made, unguided = (kind(x, point, output.value, model.prediction) for _ in range(2))
@@ -310,18 +314,18 @@ def pushed_is_pulled(case: Case) -> Outcome:
             request = next(generator)
             while True:
                 if isinstance(request, list):
-                    request = generator.send([answer(*each) for each in request])
+                    request = generator.send([predict(*each) for each in request])
                 else:
-                    request = generator.send(answer(*request))
+                    request = generator.send(predict(*request))
         except StopIteration as stop:
             pushed = model_state(stop.value, path.points[-1])
     worst = largest(pushed - result.samples)
-    batched = case.spec.evaluations is None  # requests answered one by one round otherwise than in one batch
+    batched = case.spec.evaluations is None  # single evaluations and batched ones differ by rounding
     return f"{worst:.1e}", "0" if not batched else "<= 1e-12", worst <= (1e-12 if batched else 0)
 
 
 def point_mass(case: Case) -> Outcome:
-    """Data that are one point are reached at sigma = 0, so the last step is made and ends in the clean end."""
+    """Data that consist of one point are reached at sigma = 0: the last step is made, and ends at the clean end."""
     if not case.gaussian or case.spec.limits:
         return None
     worst = 0.0
@@ -333,26 +337,26 @@ def point_mass(case: Case) -> Outcome:
 
 
 def log_probabilities(case: Case) -> Outcome:
-    """Transitions are recorded and finite; a replay finds the same probabilities and ends in the same sample."""
+    """Log-probabilities are recorded and finite; a replay gives the same probabilities and the same sample."""
     if not case.spec.stochastic:
         return None
     try:
-        result = case.sample(case.home, log_probs=True)
+        result = case.sample(case.main_model, log_probs=True)
     except UsageError as refusal:
-        return (clipped(f"refused: {refusal}"), "recorded, or refused for steps of one's own", case.spec.adaptive)
+        return (clipped(f"refused: {refusal}"), "recorded, or refused by an adaptive sampler", case.spec.adaptive)
     assert result.log_probs is not None
     assert result.draws is not None
     assert result.start is not None
     if not result.log_probs.shape[1]:
         return "draws nothing through path.draw", "some transitions, finite", False
     try:
-        again = replay_log_probs(case.home, result)
+        again = replay_log_probs(case.main_model, result)
     except IndexError:  # there is no stored outcome left
-        return "its replay draws more often than the run did", "as many draws in every run", False
+        return "its replay draws more often than the run", "the same number of draws in every run", False
     worst = largest(again - result.log_probs) if again.shape == result.log_probs.shape else float("inf")
-    path = make_path(case.home.process, result.recipe)
+    path = make_path(case.main_model.process, result.recipe)
     path.ledger.log_probs, path.ledger.replayed = [], list(result.draws.unbind(1))
-    evaluator = Evaluator(case.home, len(result.start), case.spec.name, both="unguided" in case.spec.needs)
+    evaluator = Evaluator(case.main_model, len(result.start), case.spec.name, both="unguided" in case.spec.needs)
     with torch.no_grad():
         end = drive(start_run(case.spec, result.start, path, result.recipe.options), evaluator)
         ended = largest(model_state(end, path.points[-1]) - result.samples)
@@ -362,10 +366,10 @@ def log_probabilities(case: Case) -> Outcome:
 
 
 def free_steps(case: Case) -> Outcome:
-    """With steps of its own, an adaptive sampler keeps its seed, its batch's independence and its counts."""
+    """With its own steps, an adaptive sampler passes the checks of seeds, batches, states and counts too."""
     if not case.spec.adaptive or not case.gaussian:
         return None
-    free, counting = replace(case, free=True), CountingModel(case.home)
+    free, counting = replace(case, free=True), CountingModel(case.main_model)
     found = {
         "reproducible": reproducible(free),
         "batch independence": batch_independence(free),
@@ -373,28 +377,28 @@ def free_steps(case: Case) -> Outcome:
     }
     wrong = [f"{name}: {outcome[0]}" for name, outcome in found.items() if outcome is not None and not outcome[2]]
     result = free.sample(counting, num_samples=3)
-    if counting.asked != result.nfe_per_sample.sum():
-        wrong.append(f"{counting.asked} asked, {int(result.nfe_per_sample.sum())} reported")
+    if counting.count != result.nfe_per_sample.sum():
+        wrong.append(f"{counting.count} made, {int(result.nfe_per_sample.sum())} reported")
     measured = "; ".join(wrong) or f"as on a grid; {', '.join(str(int(n)) for n in result.nfe_per_sample)} evaluations"
     return measured, f"{', '.join(found)}, counts", not wrong
 
 
 def noise_as_declared(case: Case) -> Outcome:
-    """It draws noise if and only if it says so, and none with its noiseless options."""
-    drew = case.sample(case.home).drew_noise
+    """The sampler draws noise if and only if it declares so, and none with its noiseless options."""
+    drew = case.sample(case.main_model).drew_noise
     fault = "draws noise" if drew else "draws nothing through path.draw"
     wrong = [] if drew == case.spec.stochastic else [fault]
     if case.spec.noiseless is not None:
         quiet = Case(case.spec, {**case.options, **case.spec.noiseless})
-        if quiet.sample(case.home).drew_noise:
+        if quiet.sample(case.main_model).drew_noise:
             wrong.append("draws noise with its noiseless options")
     return "; ".join(wrong) or "as declared", f"stochastic: {case.spec.stochastic}", not wrong
 
 
 def plain_sde(case: Case) -> Outcome:
-    """On an SDE without closed-form marginals it runs, or refuses in plain words."""
+    """On an SDE without closed-form marginals the sampler runs, or raises a UsageError as declared."""
     declared = "marginals" in case.spec.needs
-    required = "refuses (it needs marginals)" if declared else 'runs, or says that it cannot: needs=("marginals",)'
+    required = "refuses (it needs marginals)" if declared else 'runs, or declares that it cannot: needs=("marginals",)'
     model = StationaryModel() if "log_density" in case.spec.needs else FunnelModel(duration=0.5)
     try:
         samples = case.sample(model, steps=10).samples

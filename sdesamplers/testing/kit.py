@@ -1,4 +1,4 @@
-"""The kit: all checks, and `check_sampler`, which runs them on one sampler."""
+"""All checks of the conformance kit, and `check_sampler`, which runs them on a sampler."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CHECKS: dict[str, Callable[[Case], Outcome]] = {
     "float32": convergence.single_precision,
     "tolerance": convergence.tolerance,
 }
-"""Check name -> function of a `Case`; its docstring says what is checked."""
+"""The check functions by name; the docstring of each describes what it checks."""
 
 
 def check_sampler(
@@ -49,19 +49,20 @@ def check_sampler(
     options: Mapping[str, Any] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> Report:
-    """Measure whether a sampler keeps what it declares and what every sampler promises.
+    """Test if a sampler fulfils its own declarations and the requirements on every sampler.
 
-    Orders and evaluations a step are declared for the default options, and are not required with others.
-    A sampler that raises in every run fails the first check that runs it, and the others are not run.
+    Orders and evaluations per step are declared for the default options, and are not required with other options.
+    A sampler that raises in every run fails the first check that runs it, and the remaining checks are not run.
 
     Args:
-        sampler: a registered name or a recipe, whose options it is checked with, or what `@sampler` made.
+        sampler: the name of a registered sampler or recipe, which is checked with its options, or a `Sampler`, as
+            returned by `@sampler`.
         checks: names of checks, all of `CHECKS` by default.
-        options: options of the sampler to check it with, in place of its defaults or the recipe's.
+        options: options of the sampler, in place of its defaults or the recipe's.
         progress: called with each check's name before it runs.
 
     Returns:
-        The report; `report.require()` raises where a check failed.
+        The report; `report.require()` raises an error if a check failed.
 
     Raises:
         UnknownNameError: no such sampler, check or option.
@@ -83,19 +84,19 @@ def check_sampler(
 
 
 ORDERS = ("ODE order", "weak order", "strong order")
-"""Checks of what is declared for the default options alone; they do not apply with others."""
+"""Checks of values that are declared for the default options only; they do not apply with other options."""
 
 RUNS = "a run that does not raise"
-"""What is required where a sampler raises in every run."""
+"""The requirement that is reported if a sampler raises in every run."""
 
 
 def _find(name: str, case: Case, reported: bool) -> Finding:
-    """One check's finding; `reported` says whether it is already known that the sampler raises in every run."""
+    """The finding of one check; `reported` is True if a finding already states that the sampler raises in every run."""
     if name != "declaration" and case.failure is not None:
         return Finding(name, "not run", "-", "skip") if reported else Finding(name, case.failure, RUNS, "fail")
     try:
         outcome = CHECKS[name](case) if case.as_declared or name not in ORDERS else None
-    except Exception as error:  # whatever a faulty sampler raises is a finding about it
+    except Exception as error:  # any error of a faulty sampler is a finding
         return Finding(name, case.describe(error), "no error", "fail")
     if outcome is None:
         return Finding(name, "-", "does not apply", "skip")

@@ -1,9 +1,9 @@
-"""Problems whose answers are known in closed form, and grids to measure convergence on.
+"""Problems with closed-form solutions, and grids on which to measure convergence.
 
 In one dimension the probability-flow ODE keeps every sample's quantile, so its solution from time t to s is
-F_s^-1(F_t(x)) for any data distribution: an exact answer on a nonlinear problem, without a solver. On Gaussian data a
-sampler's whole run is affine in its start and its noises, so its mean and variance follow exactly from runs on unit
-vectors, without Monte Carlo error.
+F_s^-1(F_t(x)) for any data distribution: an exact solution of a nonlinear problem, without a solver. On Gaussian data a
+sampler's whole run is affine in its initial state and its noise, so its mean and variance follow exactly from runs on
+unit vectors, without Monte Carlo error.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Transport:
 
     Attributes:
         process: the process.
-        first, last: lambda = log(alpha/sigma) where grids begin and end, both away from the singular ends.
+        first, last: lambda = log(alpha/sigma) at which grids begin and end, both away from the singular ends.
     """
 
     process: GaussianProcess
@@ -55,7 +55,7 @@ class Transport:
         return MixtureModel(WEIGHTS, means, np.square(DEVIATIONS), self.process, name="1-D mixture")
 
     def time(self, lam: float | np.ndarray) -> Any:
-        """The process's time where log(alpha/sigma) = lam."""
+        """The native time at which log(alpha/sigma) = lam."""
         return self.process.time_at_log_snr(2 * np.asarray(lam))
 
     def _parts(self, t: float) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +68,7 @@ class Transport:
         return np.asarray(ndtr((x[:, None] - means) / widths) @ WEIGHTS)
 
     def at_quantile(self, q: np.ndarray, t: float) -> np.ndarray:
-        """F_t^-1(q), by bisection and Newton's method, to rounding."""
+        """F_t^-1(q) to rounding error, by bisection and Newton's method."""
         means, widths = self._parts(t)
         low = np.full(len(q), (means - 9 * widths).min())
         high = np.full(len(q), (means + 9 * widths).max())
@@ -84,18 +84,18 @@ class Transport:
         return x
 
     def ends(self, times: Sequence[float], count: int = 33) -> tuple[Tensor, Tensor]:
-        """`count` states at times[0], at even quantiles, and where the ODE takes them at times[-1]; (count, 1) each."""
+        """`count` states at times[0], at even quantiles, and their ODE solutions at times[-1]; (count, 1) each."""
         q = (np.arange(count) + 0.5) / count
         first, last = (torch.from_numpy(self.at_quantile(q, float(t)))[:, None] for t in (times[0], times[-1]))
         return first, last
 
 
 def graded(first: float, last: float, steps: int, order: int) -> np.ndarray:
-    """An uneven grid of lambda from `first` to `last`: step sizes alternate 1 : 1.5, and the first ones are tiny.
+    """An uneven grid of lambda from `first` to `last`: step sizes alternate 1 : 1.5, and the first steps are tiny.
 
-    A multistep method begins with methods of lower order; steps that grow twofold from h^((order + 1) / 2) make the
-    error of those starting values smaller than the method's own, so that its order can be seen from outside. There are
-    at least `steps` steps and a multiple of 6 in all, since some methods take theirs in groups of two or three.
+    A multistep method begins with methods of lower order; initial steps that double from h^((order + 1) / 2) on make
+    the error of its starting values smaller than its own, so that its order can be measured. There are at least `steps`
+    steps after them, and a multiple of 6 in all, because some methods take steps in groups of two or three.
     """
     small = (1.0 / steps) ** ((order - 1) / 2)
     growth = [small * 2**k for k in range(math.ceil(-math.log2(small)))]
@@ -115,7 +115,7 @@ def run(
     options: Mapping[str, Any] | None = None,
     noise: Callable[..., Tensor] | None = None,
 ) -> Tensor:
-    """Run a sampler over given times from state `x`, both in the model's coordinates, with any source of noise."""
+    """Run a sampler over given times from state `x`, with any noise; `x` and the result are in model coordinates."""
     path = Path(path_process(model.process, coordinates), [], noise=noise)
     path.points = given_points(path.process, list(times), None)
     evaluator = Evaluator(model, len(x), spec.name, both="unguided" in spec.needs)
@@ -126,25 +126,25 @@ def run(
 
 
 ROUNDING = 3e-14
-"""Errors below this are rounding, not discretisation."""
+"""Errors below this are rounding, not discretization."""
 
 COUNTS = (6, 12, 18, 24, 36, 48, 72, 96, 144, 192, 288)
-"""Steps of the grids that convergence is measured on; the finest four with an error above rounding count."""
+"""Step numbers of the grids that measure convergence; the finest four with an error above rounding are used."""
 
 
 def fitted_order(error: Callable[[np.ndarray], float], order: int, first: float, last: float) -> float:
     """The slope of log error against the log of the largest step in lambda.
 
     Args:
-        error: of a grid of lambda.
-        order: how finely `graded` is to begin.
+        error: function of a grid of lambda that returns the error on it.
+        order: argument of `graded`: how small its first steps are.
         first, last: the ends of the grid.
 
     Returns:
-        The fitted slope; infinite where the method is exact to rounding, NaN where errors are not finite.
+        The fitted slope; infinite if the method is exact to rounding, NaN if errors are not finite.
     """
     usable: list[tuple[float, float]] = []
-    finest = COUNTS[-1] if order < 5 else 96  # where a method of high order is at rounding already
+    finest = COUNTS[-1] if order < 5 else 96  # there a method of high order has already reached rounding
     for count in (n for n in reversed(COUNTS) if n <= finest):
         grid = graded(first, last, count, order)
         found = error(grid)
@@ -171,7 +171,13 @@ def measure_order(
     """The order of convergence of an ODE sampler, measured on `Transport` in float64 over uneven grids.
 
     Args:
-        order: what is expected; it only says how finely the grid's first steps are graded.
+        spec: the sampler.
+        process: the process of the test problem.
+        order: the expected order; it determines only how small the first steps of the grids are.
+        coordinates, options: as in `sample`.
+
+    Returns:
+        The fitted order; infinite if the method is exact to rounding, NaN if errors are not finite.
     """
     problem = Transport(process)
 
@@ -185,7 +191,10 @@ def measure_order(
 
 
 class Counter:
-    """Noise for `run` that gives row j a unit normal at draw number j - 2 and 0 elsewhere; counts the draws."""
+    """Noise for `run` that is 1 for row j at draw number j - 2 and 0 otherwise; counts the draws.
+
+    The last row receives the values `extra` instead, if they are given.
+    """
 
     def __init__(self, rows: int, extra: Tensor | None = None) -> None:
         self.rows, self.extra, self.draws = rows, extra, 0
@@ -205,10 +214,10 @@ MEAN, DEVIATION = 0.7, 0.6
 
 @dataclass(frozen=True)
 class Moments:
-    """The exact mean and variance of a sampler's output on Gaussian data, and what they should be.
+    """The exact mean and variance of a sampler's output on Gaussian data, and their true values.
 
-    `affinity` is the largest departure of a run on random noise from the affine map; large for a sampler that is
-    not affine on Gaussian data, whose moments these are not.
+    `affinity` is the difference between a run on random noise and the affine map. If it is large, the sampler is not
+    affine on Gaussian data and these are not its moments.
     """
 
     mean: float
@@ -226,16 +235,16 @@ def gaussian_moments(
     coordinates: str = "native",
     options: Mapping[str, Any] | None = None,
 ) -> Moments:
-    """Moments of a sampler's output for data N(MEAN, DEVIATION^2), started from the exact law at times[0]."""
+    """Moments of a sampler's output for data N(MEAN, DEVIATION^2), from the exact distribution at times[0]."""
     model = GaussianModel([MEAN], DEVIATION**2, process)
-    words: dict[str, Any] = {"times": times, "coordinates": coordinates, "options": options}
+    arguments: dict[str, Any] = {"times": times, "coordinates": coordinates, "options": options}
     dry = Counter(1)
-    run(model, spec, torch.zeros(1, 1, dtype=torch.float64), noise=dry, **words)
+    run(model, spec, torch.zeros(1, 1, dtype=torch.float64), noise=dry, **arguments)
     count = dry.draws
     z = torch.randn(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     start = torch.zeros(count + 3, 1, dtype=torch.float64)
     start[1], start[-1] = 1.0, 0.7
-    out = run(model, spec, start, noise=Counter(count + 3, z), **words).flatten()
+    out = run(model, spec, start, noise=Counter(count + 3, z), **arguments).flatten()
     offset, gain = out[0], out[1] - out[0]
     shares = out[2:-1] - offset
     affinity = float((out[-1] - (offset + 0.7 * gain + (shares * z).sum())).abs())
@@ -260,7 +269,10 @@ def measure_weak_order(
     coordinates: str = "native",
     options: Mapping[str, Any] | None = None,
 ) -> tuple[float, float]:
-    """Orders at which mean and variance converge on Gaussian data, from exact moments (infinite where exact)."""
+    """(order of the mean, order of the variance) on Gaussian data, from exact moments; infinite if exact to rounding.
+
+    Arguments as in `measure_order`.
+    """
     problem = Transport(process)
     found: dict[int, Moments] = {}
 
@@ -281,4 +293,4 @@ def measure_weak_order(
 
 
 PROCESSES: dict[str, GaussianProcess] = {"vp": VP(), "flow": RectifiedFlow()}
-"""The two processes that convergence is measured in."""
+"""The two processes on which convergence is measured."""

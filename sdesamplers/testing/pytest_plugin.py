@@ -1,4 +1,4 @@
-"""`pytest --sdesamplers NAME`: the conformance kit as tests, one a check. Loaded by pytest; imports nothing heavy."""
+"""`pytest --sdesamplers NAME`: the conformance kit as tests, one per check. Loaded by pytest; imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="MODULE_OR_FILE.py",
-        help="import a plugin of sdesamplers from a module or file; may be repeated",
+        help="import an sdesamplers plugin from a module or file; may be repeated",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Import the plugins named."""
+    """Import the plugins given by --sdesamplers-plugin."""
     plugins = config.getoption("--sdesamplers-plugin")
     if not plugins:
         return
@@ -44,14 +44,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class ConformanceItem(pytest.Item):
-    """One check of one sampler; `failures` is where the sampler's checks say that it raises in every run."""
+    """One check of one sampler.
 
-    def __init__(self, *, sampler: str, preset: Preset, check: str, failures: list[str], **words: Any) -> None:
-        super().__init__(**words)
+    The list `failures` is shared by the checks of a sampler; it receives the error of a sampler that raises in every
+    run.
+    """
+
+    def __init__(self, *, sampler: str, preset: Preset, check: str, failures: list[str], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.sampler, self.preset, self.check, self.failures = sampler, preset, check, failures
 
     def runtest(self) -> None:
-        """Run the check; skip where it does not apply."""
+        """Run the check; skip the test if it does not apply."""
         from . import check_sampler  # every run of pytest loads this module
         from .kit import RUNS  # every run of pytest loads this module
 
@@ -66,16 +70,16 @@ class ConformanceItem(pytest.Item):
             pytest.skip(f"{self.check} does not apply to {self.sampler}")
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
-        """The finding in place of a traceback."""
+        """The finding, in place of a traceback."""
         return str(excinfo.value) if isinstance(excinfo.value, SdesamplersError) else super().repr_failure(excinfo)
 
     def reportinfo(self) -> tuple[Any, int | None, str]:
-        """What failure headings show."""
+        """The location and name for failure headings."""
         return self.path, None, self.name
 
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add one test for each check of each sampler named."""
+    """Add a test for each check of each sampler given by --sdesamplers."""
     names = config.getoption("--sdesamplers")
     if not names:
         return
@@ -84,8 +88,8 @@ def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config
 
     for name in names:
         try:
-            words: dict[str, Any] = {"sampler": name, "preset": default_registry().resolve(name), "failures": []}
+            shared: dict[str, Any] = {"sampler": name, "preset": default_registry().resolve(name), "failures": []}
         except SdesamplersError as error:
             raise pytest.UsageError(str(error)) from None
         for check in CHECKS:
-            items.append(ConformanceItem.from_parent(session, name=f"{name}: {check}", check=check, **words))
+            items.append(ConformanceItem.from_parent(session, name=f"{name}: {check}", check=check, **shared))

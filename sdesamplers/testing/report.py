@@ -1,4 +1,4 @@
-"""What a check finds, and all findings of a sampler."""
+"""The finding of a check, and the report of all findings about a sampler."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ Verdict = Literal["pass", "fail", "skip"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One check's outcome: what was measured, what is required, and the verdict ("skip": it does not apply)."""
+    """The outcome of one check: the measured value, the requirement, and the verdict.
+
+    The verdict is "skip" if the check does not apply or was not run.
+    """
 
     check: str
     measured: str
@@ -22,7 +25,7 @@ class Finding:
 
 
 class ConformanceError(SdesamplersError, AssertionError):
-    """A sampler does not keep what it declares or what every sampler promises."""
+    """A sampler violates its own declarations or the requirements on every sampler."""
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,16 @@ class Report:
 
     @property
     def failed(self) -> list[Finding]:
-        """The findings that fail."""
+        """The findings of failed checks."""
         return [finding for finding in self.findings if finding.verdict == "fail"]
 
     @property
     def passed(self) -> bool:
-        """Whether nothing failed."""
+        """True if no check failed."""
         return not self.failed
 
     def require(self) -> Report:
-        """This report, or a `ConformanceError` that lists what failed."""
+        """Return this report, or raise a `ConformanceError` that lists the failed checks."""
         if self.passed:
             return self
         lines = [f"  {f.check}: measured {f.measured}; required {f.required}" for f in self.failed]

@@ -114,7 +114,12 @@ def walk(name: str, change: Any, first: Any = lambda x: x) -> sds.Sampler:
         ("narrow-end", lambda x: x[:, :1], lambda x: x, r"returned torch.float32 of shape \(4, 1\).*must keep both"),
         ("whole", lambda x: x.long(), lambda x: x, r"returned torch.int64 of shape \(4, 2\)"),
         ("double", lambda x: x.double(), lambda x: x, "returned torch.float64"),
-        ("narrow", lambda x: x, lambda x: x[:, :1], r"asks about states of shape \(1,\), and .* \(2,\)"),
+        (
+            "narrow",
+            lambda x: x,
+            lambda x: x[:, :1],
+            r"requested a prediction for states of shape \(1,\), and .* \(2,\)",
+        ),
     ],
 )
 def test_a_sampler_of_another_shape_or_dtype_is_refused(name: str, change: Any, first: Any, said: str) -> None:

@@ -168,11 +168,11 @@ def test_conditions_and_guidance_reach_both_models():
     [
         ({}, "needs steps"),
         ({"sampler": "rk45"}, "would choose its own steps"),
-        ({"sampler": "euler-maruyama", "steps": 3}, "follows no ODE|no ODE inside"),
+        ({"sampler": "euler-maruyama", "steps": 3}, "has no noiseless form"),
         ({"steps": 3, "num_samples": 0}, "num_samples must be a whole number"),
         ({"steps": 3, "batch_size": 0}, "batch_size must be a whole number"),
         ({"steps": 3, "start": torch.zeros(2, 3)}, r"start must have shape \(N, 2\)"),
-        ({"steps": 3, "start": torch.zeros(2, 2), "num_samples": 3}, "start holds 2 states"),
+        ({"steps": 3, "start": torch.zeros(2, 2), "num_samples": 3}, "start contains 2 states"),
         ({"steps": 3, "along": gaussian(sds.VP(0.2, 10.0), name="teacher")}, "have different processes"),
         ({"steps": 3, "along": sds.FunnelModel(2)}, "LangevinSDE"),
     ],

@@ -87,5 +87,5 @@ def test_a_budget_beyond_a_tables_length_takes_the_whole_table():
 
 
 def test_a_grid_that_starts_amid_the_signal_from_noise_warns(mixture):
-    with pytest.warns(UserWarning, match="give start="):
+    with pytest.warns(UserWarning, match="pass start="):
         sds.sample(mixture, "ddim", times=[0.3, 0.1, 0.0])

@@ -96,7 +96,7 @@ def test_it_is_not_asked_at_several_points_at_once():
         return outs[0].x
 
     at_once = sds.Sampler(both, "at-once", order=None)
-    with pytest.raises(sds.UsageError, match="at one point after the other"):
+    with pytest.raises(sds.UsageError, match="at one point at a time"):
         sds.sample(flow_map(), at_once, steps=3, num_samples=1)
 
 

@@ -140,5 +140,5 @@ def test_it_needs_steps_and_cannot_plan_a_budget():
     model = sds.grid_mixture(sds.VP())
     with pytest.raises(sds.UsageError, match="needs steps"):
         sds.sample(model, "paradigms")
-    with pytest.raises(sds.UsageError, match="depends on the values"):
+    with pytest.raises(sds.UsageError, match="number of evaluations depends on the states"):
         sds.sample(model, "paradigms", nfe=20)

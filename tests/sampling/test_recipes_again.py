@@ -61,7 +61,7 @@ def test_a_recipe_of_a_partly_noised_start(mixture: sds.MixtureModel) -> None:
     start = torch.full((2, 2), 0.5)
     result = sds.sample(mixture, "heun", steps=4, start=start, start_time=400.0)
     assert torch.equal(sds.sample(mixture, result.recipe, start=start).samples, result.samples)
-    with pytest.raises(sds.UsageError, match="give start as well"):
+    with pytest.raises(sds.UsageError, match="pass start as well"):
         sds.sample(mixture, result.recipe)
 
 
@@ -120,7 +120,7 @@ def test_other_functions_take_recipes(mixture: sds.MixtureModel, tmp_path: Any) 
     ("data", "message"),
     [
         ({"sampler": "heun", "step": 4}, "unknown field of a recipe 'step'; did you mean 'steps'"),
-        ({"steps": 4}, "names its sampler"),
+        ({"steps": 4}, "sampler must be a name, not None"),
         ({"sampler": "heun", "steps": "four"}, "steps must be a whole number"),
         ({"sampler": "eulr", "steps": 4}, "did you mean 'euler'"),
     ],
@@ -150,5 +150,5 @@ def test_the_command_line_runs_its_own_json_again(tmp_path: Path) -> None:
 
 def test_a_job_does_not_forget_a_start(mixture: sds.MixtureModel, tmp_path: Path) -> None:
     recipe = sds.sample(mixture, "heun", steps=4, start=torch.zeros(1, 2), start_time=400.0).recipe
-    with pytest.raises(sds.UsageError, match="give start as well"):
+    with pytest.raises(sds.UsageError, match="pass start as well"):
         sds.generate(mixture, recipe, out=tmp_path, num_samples=2)

@@ -49,8 +49,8 @@ def test_a_sampler_that_loses_samples_is_not_believed(mixture):
         return x
 
     for sampler, message in (
-        (short_request, "asks the model about 1 samples, where it has 3"),
-        (short_list, "asks the model about 1 samples, where it has 3"),
+        (short_request, "evaluated 1 samples at a point for 3"),
+        (short_list, "evaluated 1 samples at a point for 3"),
         (short_answer, "returned 1 samples of 3"),
     ):
         with pytest.raises(PluginError, match=message):
@@ -66,7 +66,7 @@ def test_a_sampler_that_asks_at_the_clean_end_is_told_so(mixture):
             x = out.step_to(then)
         return x
 
-    with pytest.raises(PluginError, match="asks the model at sigma = 0"):
+    with pytest.raises(PluginError, match="evaluated the model at sigma = 0, where its prediction is undefined"):
         sds.sample(mixture, too_far, steps=2)
 
 
@@ -91,14 +91,14 @@ def drop(event):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"sigmas": [5, 1, 0], "final": "min"}, "final='min' contradicts sigmas, whose last is 0"),
-        ({"sigmas": [5, 1], "final": "zero"}, "final='zero' contradicts sigmas, whose last is 1"),
-        ({"sampler": "rk45", "spacing": "karras"}, "rk45 chooses its own steps"),
+        ({"sigmas": [5, 1, 0], "final": "min"}, "final='min' contradicts sigmas, whose last value is 0"),
+        ({"sigmas": [5, 1], "final": "zero"}, "final='zero' contradicts sigmas, whose last value is 1"),
+        ({"sampler": "rk45", "spacing": "karras"}, "rk45 is adaptive: spacing= applies only"),
         ({"steps": 2, "spacing_options": [1]}, "spacing_options must be a dictionary"),
         ({"steps": 2, "noise_options": "x"}, "noise_options must be a dictionary"),
         ({"steps": 2, "start": "x"}, "start must be a tensor"),
-        ({"steps": 2, "start": torch.tensor(1.0)}, r"floating-point numbers \(N, ...\)"),
-        ({"steps": 2, "start": NAN}, "start holds NaN"),
+        ({"steps": 2, "start": torch.tensor(1.0)}, r"floating-point tensor \(N, ...\)"),
+        ({"steps": 2, "start": NAN}, "start contains NaN"),
         ({"steps": 2, "callback": 3}, "callback must be a function"),
         ({"steps": 2, "callback": halve}, "torch.float16 of shape .* must keep both"),
         ({"steps": 2, "callback": drop}, "by None"),
@@ -137,9 +137,9 @@ def test_losses_of_a_network_of_diffusers_are_those_of_its_tensor():
 
 def test_a_replay_is_of_the_process_that_was_sampled(mixture):
     result = sds.sample(mixture, "ddpm", steps=3, log_probs=True)
-    with pytest.raises(sds.UsageError, match="whose process is not that"):
+    with pytest.raises(sds.UsageError, match="which has another process than"):
         sds.replay_log_probs(sds.grid_mixture(sds.EDM()), result)
-    with pytest.raises(sds.UsageError, match=r"shape \(3,\), and this result of shape \(2,\)"):
+    with pytest.raises(sds.UsageError, match=r"shape \(3,\), but this result has shape \(2,\)"):
         sds.replay_log_probs(sds.grid_mixture(sds.VP(), dimension=3), result)
 
 

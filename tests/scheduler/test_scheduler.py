@@ -285,7 +285,7 @@ def test_what_sampler_may_be():
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
     assert not torch.allclose(pairs[0][0], pairs[2][0], atol=1e-3)
     own = sds.sample(model, "dpmpp-2m", times=[900.0, 500.0, 10.0]).recipe
-    with pytest.raises(sds.UsageError, match="grid of its own; give a pipeline its timesteps="):
+    with pytest.raises(sds.UsageError, match="has its own grid; pass timesteps="):
         sds.Scheduler(recipe=own)
 
 
@@ -436,8 +436,8 @@ def test_rounded_timesteps_are_whole_and_the_run_is_where_it_was():
     ("config", "given", "message"),
     [
         (FLOW, {}, "needs num_inference_steps, timesteps or sigmas"),
-        (FLOW, {"sigmas": []}, "sigmas must be a list of numbers, and it is empty"),
-        (FLOW, {"timesteps": []}, "timesteps must be a list of numbers, and it is empty"),
+        (FLOW, {"sigmas": []}, "sigmas must be a non-empty list of numbers"),
+        (FLOW, {"timesteps": []}, "timesteps must be a non-empty list of numbers"),
         (FLOW, {"sigmas": ["a", "b"]}, "sigmas must be a list of numbers"),
         (FLOW, {"timesteps": "few"}, "timesteps must be a list of numbers"),
         (FLOW, {"sigmas": [0.2, 0.9]}, "fall strictly from noise to data"),
@@ -449,7 +449,7 @@ def test_rounded_timesteps_are_whole_and_the_run_is_where_it_was():
         (STABLE_DIFFUSION, {"timesteps": [1500, 10]}, "must lie between 0 and 999"),
         (STABLE_DIFFUSION, {"num_inference_steps": 0}, "steps must be a whole number of 1 or more"),
         (STABLE_DIFFUSION, {"num_inference_steps": 2.5}, "steps must be a whole number"),
-        (STABLE_DIFFUSION, {"num_inference_steps": 5, "timesteps": [900, 10]}, "give one of"),
+        (STABLE_DIFFUSION, {"num_inference_steps": 5, "timesteps": [900, 10]}, "pass one of"),
         (STABLE_DIFFUSION, {"num_inference_steps": 5, "strength": 0.0}, "start time must lie above"),
         (STABLE_DIFFUSION, {"num_inference_steps": 5, "strength": 2.0}, "start time must lie above"),
         ({**FLOW, "use_dynamic_shifting": True}, {"num_inference_steps": 5}, "so mu is needed"),
@@ -705,7 +705,7 @@ def test_a_learned_variance_is_cut_off_and_other_shapes_are_refused():
     assert torch.equal(a, b)
     for shape in ((2, 1, 2, 2), (1, 3, 2, 2), (2, 3, 2, 1)):
         found.set_timesteps(3)
-        with pytest.raises(sds.UsageError, match=r"answered with shape .* for a state of \(2, 3, 2, 2\)"):
+        with pytest.raises(sds.UsageError, match=r"returned shape .* for a state of shape \(2, 3, 2, 2\)"):
             found.step(torch.zeros(shape), found.timesteps[0], x)
 
 
@@ -765,7 +765,7 @@ def test_a_sampler_that_yields_nonsense_is_named():
 
 
 def test_a_sampler_and_a_recipe_are_one_too_many():
-    with pytest.raises(sds.UsageError, match="give one of them"):
+    with pytest.raises(sds.UsageError, match="pass sampler or recipe, not both"):
         sds.Scheduler("euler", recipe="fast")
 
 

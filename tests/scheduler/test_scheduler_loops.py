@@ -198,7 +198,7 @@ def test_a_timestep_that_is_none_of_the_grids_is_refused(sampler, wrong):
     with pytest.raises(sds.UsageError, match="no step of this run starts at timestep"):
         scheduler.step(x, wrong, x)
     state = scheduler.step(x, scheduler.timesteps[0], x).prev_sample
-    with pytest.raises(sds.UsageError, match=r"goes on at timestep .*, and step was passed"):
+    with pytest.raises(sds.UsageError, match=r"continues at timestep .*, and step was passed"):
         scheduler.step(x, wrong, state)
     # A refusal has changed nothing: the run goes on.
     for t in scheduler.timesteps[1:]:
@@ -262,7 +262,7 @@ def test_two_steps_at_a_timestep_are_right_or_refused(sampler):
         else:
             assert torch.equal(found, expected)
     else:
-        with pytest.raises(sds.UsageError, match="goes on at timestep"):
+        with pytest.raises(sds.UsageError, match="continues at timestep"):
             twice()
 
 
@@ -366,7 +366,7 @@ def test_elements_of_timesteps_are_known_without_a_read(sampler):
             x = scheduler.step(torch.tanh(x), t, x).prev_sample
         scheduler.set_timesteps(5)
         state = scheduler.step(x, scheduler.timesteps[0], x).prev_sample
-        with pytest.raises(sds.UsageError, match="goes on at timestep"):
+        with pytest.raises(sds.UsageError, match="continues at timestep"):
             scheduler.step(x, scheduler.timesteps[-1], state)
     t = scheduler.timesteps[0]
     t.fill_(3.0)  # written over: it is what it says now
@@ -664,7 +664,7 @@ def test_a_begin_index_is_a_whole_number_of_the_grid() -> None:
     for wrong in (-1, 2.5, "a", None):
         with pytest.raises(sds.UsageError, match="begin_index must be a whole number"):
             scheduler.set_begin_index(wrong)  # type: ignore[arg-type]
-    with pytest.raises(sds.UsageError, match="begin_index is 100, and there are 10 timesteps"):
+    with pytest.raises(sds.UsageError, match="begin_index is 100, but there are only 10 timesteps"):
         scheduler.set_begin_index(100)
 
 

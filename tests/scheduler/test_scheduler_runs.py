@@ -39,7 +39,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 CONFIGS["zero SNR"]["_class_name"] = "DDIMScheduler"
 REFUSED = {
-    "unguided": "passes on the guided one alone; sds.sample",
+    "unguided": "passes only the guided one; sds.sample",
     "log_density": "needs the model's density",
     "stationary": "runs on a density, not on a diffusion model",
 }
@@ -133,7 +133,7 @@ def test_a_loop_of_steps_is_sample(sampler, steps):
 @pytest.mark.parametrize("sampler", REFUSED_SAMPLERS)
 def test_a_sampler_that_needs_more_than_a_pipeline_gives_says_so(sampler):
     needs = [REFUSED[need] for need in SHELF[sampler].needs if need in REFUSED]
-    message = needs[0] if needs else "several times in one call, and a pipeline asks at one; sds.sample"
+    message = needs[0] if needs else "several times in one call, and a pipeline evaluates at one; sds.sample"
 
     def lay_out() -> None:
         sds.Scheduler(sampler).set_timesteps(5)

@@ -18,7 +18,7 @@ import tiny_pipelines as tiny
 import torch
 
 import sdesamplers as sds
-from sdesamplers.scheduler import step_words
+from sdesamplers.scheduler import step_arguments
 
 SD = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "clip_sample": False}
 METHODS = ("step", "set_timesteps", "scale_model_input", "add_noise", "scale_noise", "get_velocity")
@@ -75,9 +75,9 @@ def test_every_argument_of_a_pipeline_is_known(method):
     signature = inspect.signature(getattr(sds.Scheduler, method)).parameters
     taken = {name for name, parameter in signature.items() if parameter.kind is not parameter.VAR_KEYWORD} - {"self"}
     reasons = {
-        "step": {**step_words.STEP_IGNORED, **step_words.STEP_REFUSED},
-        "set_timesteps": {**step_words.GRID_IGNORED, **step_words.GRID_REFUSED},
-        "add_noise": step_words.NOISE_REFUSED,
+        "step": {**step_arguments.STEP_IGNORED, **step_arguments.STEP_REFUSED},
+        "set_timesteps": {**step_arguments.GRID_IGNORED, **step_arguments.GRID_REFUSED},
+        "add_noise": step_arguments.NOISE_REFUSED,
     }.get(method, {})
     assert not taken & set(reasons)
     for word, files in passed_by_pipelines()[method].items():
@@ -85,7 +85,7 @@ def test_every_argument_of_a_pipeline_is_known(method):
 
 
 def test_the_lists_of_arguments_are_those_of_the_signatures():
-    for method, listed in (("step", step_words.STEP_USED), ("set_timesteps", step_words.GRID_USED)):
+    for method, listed in (("step", step_arguments.STEP_USED), ("set_timesteps", step_arguments.GRID_USED)):
         signature = inspect.signature(getattr(sds.Scheduler, method)).parameters
         assert set(listed) == {*signature} - {"self", "others"}
 
@@ -97,7 +97,7 @@ def started(sampler: str = "ddim", **words: Any) -> tuple[Any, torch.Tensor, tor
     return scheduler, scheduler.timesteps[0], x
 
 
-@pytest.mark.parametrize("word", step_words.STEP_REFUSED)
+@pytest.mark.parametrize("word", step_arguments.STEP_REFUSED)
 def test_arguments_of_step_are_refused_with_a_reason(word):
     scheduler, t, x = started()
     with pytest.raises(sds.UsageError, match=f"step does not take {word}: .{{15,}}"):
@@ -105,7 +105,7 @@ def test_arguments_of_step_are_refused_with_a_reason(word):
     scheduler.step(x, t, x, **{word: None})  # nothing is said by it
 
 
-@pytest.mark.parametrize("word", step_words.GRID_REFUSED)
+@pytest.mark.parametrize("word", step_arguments.GRID_REFUSED)
 def test_arguments_of_set_timesteps_are_refused_with_a_reason(word):
     scheduler, _, _ = started()
     with pytest.raises(sds.UsageError, match=f"set_timesteps does not take {word}: .{{15,}}"):
@@ -159,7 +159,7 @@ def test_eta_is_refused_where_it_means_nothing_or_changes():
         scheduler.step(x, t, x, 0.5)
     scheduler, _, x = started("ddim", seed=1)
     scheduler.step(x, scheduler.timesteps[0], x, eta=1.0)
-    with pytest.raises(sds.UsageError, match=r"eta was 1 in this run, and cannot become 0\.25"):
+    with pytest.raises(sds.UsageError, match=r"eta cannot change from 1 to 0\.25 in the middle of a run"):
         scheduler.step(x, scheduler.timesteps[1], x, eta=0.25)
     scheduler, t, x = started("ddim", seed=1)
     with pytest.raises(sds.UsageError, match=r"generator must be a torch\.Generator"):
@@ -203,7 +203,7 @@ def test_the_prior_of_unclip_says_where_it_goes_on(sampler):
         x = scheduler.step(torch.tanh(x), timestep=t, sample=x, generator=None, prev_timestep=following).prev_sample
     assert torch.isfinite(x).all()
     scheduler.set_timesteps(5)
-    with pytest.raises(sds.UsageError, match=r"prev_timestep is .* and this run of .* goes on at"):
+    with pytest.raises(sds.UsageError, match=r"prev_timestep is .* but this run of .* continues at"):
         scheduler.step(torch.tanh(x), scheduler.timesteps[0], x, prev_timestep=scheduler.timesteps[3])
 
 
@@ -227,9 +227,9 @@ def test_sana_sprints_grid_is_its_schedulers(steps):
             torch.testing.assert_close(x, x0, rtol=1e-5, atol=1e-5)  # finished: the last state is the last x0
             with pytest.raises(sds.UsageError, match=f"ended after {steps} evaluations"):
                 scheduler.step(x, scheduler.timesteps[-1], x)
-    with pytest.raises(sds.UsageError, match="intermediate_timesteps is the second of 2 steps, and there are 3"):
+    with pytest.raises(sds.UsageError, match="intermediate_timesteps is only for 2 steps, and there are 3"):
         scheduler.set_timesteps(3, max_timesteps=1.57, intermediate_timesteps=1.3)
-    with pytest.raises(sds.UsageError, match="max_timesteps: these are of TrigFlow models"):
+    with pytest.raises(sds.UsageError, match="max_timesteps: only for TrigFlow models"):
         started()[0].set_timesteps(3, max_timesteps=1.57)
 
 
@@ -244,7 +244,9 @@ def test_whole_timesteps_of_a_consistency_model_are_indices_of_its_training_grid
         torch.testing.assert_close(scheduler.timesteps + 0, theirs.timesteps.float(), rtol=1e-5, atol=1e-3)
         torch.testing.assert_close(scheduler.sigmas[:-1], theirs.sigmas[:-1], rtol=1e-5, atol=1e-5)
     for wrong in ([0, 22], [40, 0], [5, 5], [3, -1]):
-        with pytest.raises(sds.UsageError, match="must fall strictly within 0 to 39, indices of the training grid"):
+        with pytest.raises(
+            sds.UsageError, match="must be strictly decreasing indices of the training grid, from 0 to 39"
+        ):
             scheduler.set_timesteps(timesteps=wrong)
 
 

@@ -1,6 +1,6 @@
-"""What pipelines of diffusers pass to `step` and `set_timesteps` beyond what every scheduler takes.
+"""Every argument that diffusers' pipelines pass to `step` and `set_timesteps`.
 
-Each argument is used, ignored for the reason given here, or refused with it.
+An argument is used, ignored for the reason given here, or refused with this reason.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from ..errors import UsageError
 
 STEP_USED = ("model_output", "timestep", "sample", "generator", "return_dict", "eta", "prev_timestep")
 STEP_IGNORED = {
-    "use_clipped_model_output": "epsilon follows from x0 here, clipped where the model clips it, in every step",
+    "use_clipped_model_output": "epsilon always follows from x0 here, which is clipped if the model clips it",
 }
-TOKENS = "it belongs to schedulers over tokens, and there is no score to follow"
+TOKENS = "it belongs to schedulers over tokens, which have no score"
 RESOLUTIONS = "it belongs to pipelines that move through several resolutions in one run"
 STEP_REFUSED = {
     "variance_noise": "the noise of a step comes from the run's generator or seed; pass generator=",
@@ -23,8 +23,8 @@ STEP_REFUSED = {
     "pred_original_sample": "x0 follows from the network's output here; use the pipeline's own scheduler",
     "old_pred_original_sample": "a run keeps its earlier predictions itself",
     "timestep_back": "a run keeps its earlier timesteps itself",
-    "r_timestep": "a flow map is asked with two times; make a sds.FlowMapModel of its network and sample that",
-    **dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), "take the sampler 'churn' with its own options"),
+    "r_timestep": "a flow map is evaluated with two times; wrap its network in an sds.FlowMapModel and sample that",
+    **dict.fromkeys(("s_churn", "s_tmin", "s_tmax", "s_noise"), "use the sampler 'churn' with its own options"),
     **dict.fromkeys(
         ("all_timesteps", "cur_sampling_step", "dmd_noisy_tensor", "dmd_sigmas", "dmd_timesteps"), RESOLUTIONS
     ),
@@ -48,37 +48,38 @@ GRID_REFUSED = {
     "jump_length": "resampling is the sampler 'repaint' of sds.sample, not a grid",
     "jump_n_sample": "resampling is the sampler 'repaint' of sds.sample, not a grid",
 }
-INPUT_USED = ("sample", "timestep")
-
-
 NOISE_REFUSED = {"generator": TOKENS}
-"""Of `add_noise`, by pipelines of tokens alone."""
+"""Arguments of `add_noise` that only pipelines over tokens pass."""
 
 
-def check_step_words(words: Mapping[str, Any]) -> None:
-    """Refuse arguments of `step` that are not ignored; None is as good as nothing.
+def check_step_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuse arguments of `step` that are neither used nor ignored; None and False count as not passed.
 
     Raises:
-        UsageError: with the reason, or the nearest argument that there is.
+        UsageError: an argument that is refused, with the reason, or unknown, with the nearest valid name.
     """
-    _check("step", words, STEP_USED, STEP_IGNORED, STEP_REFUSED)
+    _check("step", arguments, STEP_USED, STEP_IGNORED, STEP_REFUSED)
 
 
-def check_grid_words(words: Mapping[str, Any]) -> None:
+def check_grid_arguments(arguments: Mapping[str, Any]) -> None:
     """The same for `set_timesteps`."""
-    _check("set_timesteps", words, GRID_USED, GRID_IGNORED, GRID_REFUSED)
+    _check("set_timesteps", arguments, GRID_USED, GRID_IGNORED, GRID_REFUSED)
 
 
 def _check(
-    method: str, words: Mapping[str, Any], used: tuple[str, ...], ignored: Mapping[str, str], refused: Mapping[str, str]
+    method: str,
+    arguments: Mapping[str, Any],
+    used: tuple[str, ...],
+    ignored: Mapping[str, str],
+    refused: Mapping[str, str],
 ) -> None:
-    for word, value in words.items():
-        if word in ignored:
+    for name, value in arguments.items():
+        if name in ignored:
             continue
-        if word in refused:
+        if name in refused:
             if value is not None and value is not False:
-                raise UsageError(f"{method} does not take {word}: {refused[word]}")
+                raise UsageError(f"{method} does not take {name}: {refused[name]}")
             continue
-        near = difflib.get_close_matches(word, used, 1)
+        near = difflib.get_close_matches(name, used, 1)
         hint = f"; did you mean {near[0]!r}?" if near else f" (it has {', '.join(used)})"
-        raise UsageError(f"{method} has no argument {word!r}{hint}")
+        raise UsageError(f"{method} has no argument {name!r}{hint}")
