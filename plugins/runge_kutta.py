@@ -40,7 +40,7 @@ def fixed(x: Tensor, path: Path, tableau: Tableau, slope: Tensor | None = None) 
             return then if node == 1 else path.at(now.time + node * h)
 
         slopes = yield from stages(tableau, x, slope, h, at)
-        x, slope = moved(x, h, tableau.weights, slopes), None
+        x, slope = advance(x, h, tableau.weights, slopes), None
         if tableau.fsal and not then.is_clean:
             out = yield x, then
             x, slope = out.x, out.velocity
@@ -60,7 +60,7 @@ def controlled(x: Tensor, path: Path, tableau: Tableau, budget: Budget) -> Gener
             return path.at(trial.now + node * trial.step, trial.rows)
 
         slopes = yield from stages(tableau, x, slope, h, at)
-        out = yield moved(x, h, tableau.weights, slopes), at(1.0)
+        out = yield advance(x, h, tableau.weights, slopes), at(1.0)
         slopes.append(out.velocity)
         error = step_error(tableau, h, slopes, budget.tolerance.total(x, out.x))
         return Outcome(state, (out.x, slopes[-1]), error)
@@ -69,7 +69,7 @@ def controlled(x: Tensor, path: Path, tableau: Tableau, budget: Budget) -> Gener
     return (yield from adapt((out.x, out.velocity), path, begin, end, attempt, control, budget))
 
 
-def moved(x: Tensor, h: Any, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
+def advance(x: Tensor, h: Any, weights: Sequence[float], slopes: Sequence[Tensor]) -> Tensor:
     """x + h sum_j weights_j slopes_j, for one h or (expanded) one for each sample."""
     used = [(weight, slope) for weight, slope in zip(weights, slopes, strict=True) if weight]
     total = weighted_sum(*zip(*used, strict=True))
@@ -82,7 +82,7 @@ def stages(
     """The slopes k_1 ... k_s of one step from x, where `slope` is k_1 and `at(c)` the point c of the step along."""
     slopes = [slope]
     for node, row in zip(tableau.nodes, tableau.stages, strict=True):
-        out = yield moved(x, h, row, slopes), at(node)
+        out = yield advance(x, h, row, slopes), at(node)
         slopes.append(out.velocity)
     return slopes
 
@@ -189,7 +189,7 @@ def heunpp2(x: Tensor, path: Path) -> Run:
             slopes.append(out.velocity)
             weights.append(point.sigma / ((len(ahead) + 1) * largest))
         weights[0] -= sum(weights[1:])
-        x = moved(x, then.time - now.time, weights, slopes)
+        x = advance(x, then.time - now.time, weights, slopes)
     return x
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
 
-from ._dpm_stages import third
+from ._dpm_stages import dpm_solver_3_step
 from ._shared import Kind, check_noise, predicted, sde_stage, singular_step, two_stage_sde
 
 
@@ -107,7 +107,7 @@ def seeds_3(x: Tensor, path: Path, *, eta: float = 1.0, prediction: Kind = "data
     for now, then in path.steps:
         out = yield x, now
         if now.is_pure_noise and not (eta or then.is_clean):
-            x, _ = yield from third(out, then, path, prediction)
+            x, _ = yield from dpm_solver_3_step(out, then, path, prediction)
             continue
         if now.is_pure_noise or then.is_clean:
             x = singular_step(out, path, now, then, prediction, eta)

@@ -49,8 +49,8 @@ def own(span: Span, count: int) -> np.ndarray:
     have no grid of so many steps (more than there are timesteps, say), it is `even`.
     """
     model = span.model
-    makers = model.own_grid if isinstance(model, GaussianProcess) else None
-    times = None if makers is None else makers.times(count if span.ends_clean else count - 1)
+    authors_grid = model.own_grid if isinstance(model, GaussianProcess) else None
+    times = None if authors_grid is None else authors_grid.times(count if span.ends_clean else count - 1)
     if times is None or (not span.ends_clean and times[-1] <= span.end):
         return even_strides(span, count)
     if isinstance(model, GaussianProcess) and span.process is not model:
@@ -71,12 +71,12 @@ def distilled(span: Span, count: int, *, teacher_steps: int | None = None) -> np
             the model's configuration says, or 50.
     """
     model = span.model
-    makers = model.own_grid if isinstance(model, GaussianProcess) else None
+    authors_grid = model.own_grid if isinstance(model, GaussianProcess) else None
     if not isinstance(span.process, DiscreteVP):
-        return own(span, count) if makers is not None and makers.is_distilled else even_strides(span, count)
+        return own(span, count) if authors_grid is not None and authors_grid.is_distilled else even_strides(span, count)
     total = round(span.process.t_max) + 1
     if teacher_steps is None:
-        teacher_steps = min(total, (makers.teacher_steps if makers is not None else None) or 50)
+        teacher_steps = min(total, (authors_grid.teacher_steps if authors_grid is not None else None) or 50)
     if not 1 <= teacher_steps <= total:
         raise ValueError(f"teacher_steps must lie between 1 and the table's {total} timesteps, not {teacher_steps}")
     stride = total // teacher_steps

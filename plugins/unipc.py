@@ -74,7 +74,7 @@ def unip(
     return x
 
 
-ELSEWHERE = "this predictor asks the model elsewhere than once at each point of the grid, so it cannot be corrected"
+OFF_GRID = "this predictor asks the model elsewhere than once at each point of the grid, so it cannot be corrected"
 
 
 def corrected(run: Run, path: Path, sizes: Sequence[int], variant: str, prediction: str) -> Run:
@@ -95,7 +95,7 @@ def corrected(run: Run, path: Path, sizes: Sequence[int], variant: str, predicti
         except StopIteration as stop:
             return stop.value
         if point is not then:
-            raise UsageError(ELSEWHERE)
+            raise UsageError(OFF_GRID)
         carry, gain, rate = semilinear(now, then, kind)
         if now.is_pure_noise:  # in alpha/sigma, which is 0 here and lambda infinite
             nodes, past = [then.alpha / then.sigma, 0.0], [value]
@@ -109,7 +109,7 @@ def corrected(run: Run, path: Path, sizes: Sequence[int], variant: str, predicti
         out = Prediction(
             torch.add(out.x + rest, fresh, alpha=share), then, fresh, "sample" if kind == "data" else "epsilon"
         )
-    raise UsageError(ELSEWHERE)
+    raise UsageError(OFF_GRID)
 
 
 @sampler("unipc", order=3, needs=["marginals"], reference="Zhao et al. 2023 (UniPC), algorithms 1 and 2, theorem 3.1")
@@ -131,13 +131,13 @@ def unipc(
     `lower_order_final` are as in `unip`.
     """
     sizes = orders(path, order, lower_order_final)
-    words = {"order": order, "variant": variant, "prediction": prediction, "lower_order_final": lower_order_final}
-    return (yield from corrected(unip(x, path, **words), path, sizes, variant, prediction))
+    options = {"order": order, "variant": variant, "prediction": prediction, "lower_order_final": lower_order_final}
+    return (yield from corrected(unip(x, path, **options), path, sizes, variant, prediction))
 
 
-CORRECTED = {"abm", "dpm-solver-v3", "unic", "unipc"}
+SELF_CORRECTING = {"abm", "dpm-solver-v3", "unic", "unipc"}
 """Samplers that correct a state by the evaluation made there themselves."""
-ELSEWHERE_ASKED = {"dpm-fast", "flow-map-euler", "plms", "pndm"}
+OFF_GRID_EVALUATIONS = {"dpm-fast", "flow-map-euler", "plms", "pndm"}
 """Samplers of one evaluation a step that make some of them inside a step, or ask for a mean over it."""
 
 
@@ -162,16 +162,18 @@ def unic(
     states itself. `variant`, `prediction` and `lower_order_final` are as in `unipc`; the predictor runs with its
     default options.
     """
-    shelf = samplers()
-    plain = {n for n, s in shelf.items() if s.evaluations == 1 and not s.stochastic and set(s.needs) <= {"marginals"}}
-    fit = sorted(plain - CORRECTED - ELSEWHERE_ASKED)
+    registered = samplers()
+    plain = {
+        n for n, s in registered.items() if s.evaluations == 1 and not s.stochastic and set(s.needs) <= {"marginals"}
+    }
+    fit = sorted(plain - SELF_CORRECTING - OFF_GRID_EVALUATIONS)
     if predictor not in fit:
         raise ValueError(
             "predictor must be a deterministic sampler with one evaluation a step, at its end, and no corrector of its "
             f"own, not {predictor!r}: {', '.join(fit)}"
         )
     sizes = orders(path, order, lower_order_final)
-    return (yield from corrected(shelf[predictor](x, path), path, sizes, variant, prediction))
+    return (yield from corrected(registered[predictor](x, path), path, sizes, variant, prediction))
 
 
 @hookimpl
