@@ -68,7 +68,7 @@ def paradigms(x: Tensor, path: Path, *, window: int = 16, tolerance: float = 1e-
         reach = np.where(moving.any(0), moving.argmax(0) + 1, end)
         reach = np.where(
             unclean, np.minimum(reach, last - 1), reach
-        )  # a final step without DDPM noise has no scale for the tolerance
+        )  # the last step adds no noise that would hide the rest of the error
         for i in range(begin[live].min(), last + 1):  # states new to the window start from its previous end
             rows = live[(end[live] < i) & (i <= reach[live] + window)]
             pick, source = (torch.from_numpy(index).to(x.device) for index in (rows, end[rows]))

@@ -36,8 +36,8 @@ def reverse_diffusion(x: Tensor, path: Path) -> Run:
 
         x_s = (2 - a) x_t + b^2 score + b z,   where x_t = a x_s + b z is the forward step
 
-    Steps out of alpha = 0, where the score does not depend on the data, and into sigma = 0, where there is no noise to
-    add, are DDIM's.
+    Steps out of alpha = 0, where the score does not depend on the data, and into sigma = 0, which needs no noise, are
+    DDIM's.
     """
     for now, then in path.steps:
         out = yield x, now
@@ -176,8 +176,8 @@ def annealed_langevin(
     Between levels x is rescaled so that x / alpha does not change.
 
     Args:
-        steps_per_level: Langevin steps at each level. The paper has 10 levels of 100 steps; Song & Ermon 2020 have some
-            hundreds of levels of 5.
+        steps_per_level: Langevin steps at each level. The paper has 10 levels of 100 steps; Song & Ermon 2020 have
+            several hundred levels of 5.
         step_size: the step in units of sigma^2, the paper's epsilon / sigma_L^2 (2e-5 / 0.01^2 there); below 4.
         denoise: if the grid ends at sigma = 0, return the x0 estimate (one more evaluation).
     """

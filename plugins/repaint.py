@@ -13,7 +13,7 @@ from .ddim import ddim
 
 
 def jumps(count: int, jump_length: int) -> list[int]:
-    """The indices of the points, of 0 ... count - 1, to jump back from: every `jump_length`-th, counted from the last."""
+    """Indices of the points, of 0 ... count - 1, to jump back from: every `jump_length`-th, counted from the last."""
     return list(range(count - 1, jump_length - 1, -jump_length))
 
 
