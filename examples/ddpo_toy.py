@@ -104,9 +104,8 @@ def main() -> None:
     seconds, after = time.perf_counter() - begin, sds.sample(model, args.sampler, **fresh).samples
     first, last = reward(before), reward(after)
     error = math.sqrt(float(first.var() + last.var()) / 1000)
-    print(
-        f"mean reward {float(first.mean()):.3f} -> {float(last.mean()):.3f} (standard error of the difference {error:.3f})"
-    )
+    change = f"{float(first.mean()):.3f} -> {float(last.mean()):.3f}"
+    print(f"mean reward {change} (standard error of the difference {error:.3f})")
     print(f"fine-tuned in {seconds:.1f} s")
     draw(before, after, curve, args.batch).savefig(args.out / "ddpo.png")
     print(f"picture in {args.out}")

@@ -257,7 +257,7 @@ def test_five_hundred_steps_in_float32_follow_float64(name):
     ("solver", "message"),
     [
         ("ddpm", "solver='ddpm' adds noise itself; use a one-step ODE solver such as heun"),
-        ("churn", "solver='churn' draws noise"),
+        ("churn", "solver='churn' adds noise itself"),
         ("dpmpp-2m", "solver='dpmpp-2m' is a multistep method"),
         ("pndm", "solver='pndm' is a multistep method"),
         ("euler-cfgpp", "solver='euler-cfgpp' needs more than a prediction"),

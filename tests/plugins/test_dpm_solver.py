@@ -368,8 +368,8 @@ def test_repeated_sigmas_are_refused_in_plain_words(name):
         ("dpm-fast", {"order": 4}, "1, 2 or 3"),
         ("dpmpp-2m", {"order": 3}, "1 .DDIM. or 2"),
         ("dpm-solver-2m", {"order": 0}, "1 .DDIM. or 2"),
-        ("dpmpp-2s", {"r1": 0.0}, "share of the step"),
-        ("dpm-solver-2", {"r1": 1.5}, "share of the step"),
+        ("dpmpp-2s", {"r1": 0.0}, "position of the stage in the step"),
+        ("dpm-solver-2", {"r1": 1.5}, "position of the stage in the step"),
     ],
 )
 def test_options_out_of_range_are_refused(name, options, words):
