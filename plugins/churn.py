@@ -192,7 +192,7 @@ def restart(
     intervals: Sequence[Sequence[float]] = ((3, 2, 0.06, 0.3),),
     s_noise: float = 1.0,
 ) -> Run:
-    """Restart sampling: an ODE solver, with much noise added at a few noise levels and removed again.
+    """Restart sampling: an ODE solver that, at a few noise levels, adds much noise and solves back down.
 
     At the grid point nearest to r = sigma/alpha = t_min of an interval [N, K, t_min, t_max], the run repeats K times:
     add noise up to t_max,

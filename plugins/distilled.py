@@ -31,7 +31,7 @@ def native(path: Path) -> GaussianProcess:
     reference="Song, Dhariwal, Chen & Sutskever 2023, algorithm 1",
 )
 def consistency(x: Tensor, path: Path, *, boundary: float | None = None) -> Run:
-    """Multistep consistency sampling: jump to the data in one evaluation, then add fresh noise for the next level.
+    """Multistep consistency sampling: every step jumps to the data and adds fresh noise for the next level.
 
         x_s = alpha_s f(x_t, t) + sqrt(sigma_s^2 - (alpha_s boundary)^2) z
 

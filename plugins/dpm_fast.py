@@ -53,7 +53,7 @@ def third_order_weights(u: Sequence[float], rate: float) -> tuple[Weights, Weigh
     reference="Lu et al. 2022 (DPM-Solver-fast), section 3.4; order 3 by the condition of Hochbruck & Ostermann 2005",
 )
 def dpm_fast(x: Tensor, path: Path, *, order: int = 3, prediction: Kind = "noise") -> Run:
-    """DPM-Solver-fast: singlestep DPM-Solver with grid points as its intermediate points, one evaluation per interval.
+    """DPM-Solver-fast: singlestep DPM-Solver with its stages at grid points, one evaluation per interval.
 
         x_s = carry x_t + gain int e^{rate (u - u_s)} f(u) du
 

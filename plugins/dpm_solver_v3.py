@@ -77,7 +77,7 @@ def dpm_solver_v3(
     pseudo: bool = False,
     lower_order_final: bool = False,
 ) -> Run:
-    """DPM-Solver-v3: the ODE with the linear part removed that the model's statistics l, s, b describe.
+    """DPM-Solver-v3: exponential integrator whose linear part is estimated from the model (statistics l, s, b).
 
         y = x/alpha,   f = e^{-lambda} eps - l y
         dy/dlambda = -l y - f

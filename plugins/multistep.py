@@ -252,7 +252,7 @@ EQUAL_STEPS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -
     reference="Zhang & Chen 2023 (DEIS), improved PNDM; weights of Liu et al. 2022 (PNDM), eq. 12",
 )
 def ipndm(x: Tensor, path: Path, *, order: int = 4) -> Run:
-    """Improved pseudo numerical method (iPNDM): a DDIM step with an Adams-Bashforth combination of the last noises.
+    """Improved PNDM (iPNDM): DDIM steps with an Adams-Bashforth combination of the last noise predictions.
 
         x_s = ddim(x_t, sum_j c_j eps_j)
 
@@ -354,7 +354,7 @@ def pseudo_runge_kutta(out: Prediction, path: Path, then: Point) -> Generator[An
     reference="Liu et al. 2022 (PNDM), eq. 9 and 12; first step as in Rombach et al. 2022 (code)",
 )
 def plms(x: Tensor, path: Path) -> Run:
-    """Pseudo linear multistep method (PLMS) without Runge-Kutta steps, the sampler of the first Stable Diffusion.
+    """Pseudo linear multistep method (PLMS), PNDM without Runge-Kutta steps, the first Stable Diffusion's sampler.
 
         x_s = ddim(x_t, e),   e = (55 e_1 - 59 e_2 + 37 e_3 - 9 e_4) / 24
 

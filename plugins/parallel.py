@@ -29,16 +29,16 @@ def for_rows(point: Point, rows: np.ndarray) -> Point:
     reference="Shih et al. 2023, algorithm 1, on the ODE; step: Song, Meng & Ermon 2021, eq. 12",
 )
 def paradigms(x: Tensor, path: Path, *, window: int = 16, tolerance: float = 1e-3) -> Run:
-    """ParaDiGMS: Picard iteration of DDIM steps over a sliding window, with one batched model call per iteration.
+    """ParaDiGMS: parallel-in-time DDIM by Picard iteration over a sliding window.
 
         x_{i+1} <- F(x_i) + (new x_i - x_i)
 
-    for i in the window, with F the DDIM step. This equals the paper's x_t + sum (F(x_i) - x_i), but agrees with DDIM
-    bit for bit once x_i has converged. After each iteration the window moves to the first state that has changed by
-    more than the tolerance. Every sample has its own window, so samples do not affect each other. There are more
-    evaluations than in `ddim`, but fewer model calls, and the whole trajectory is kept in memory. A state is evaluated
-    in several iterations, of which the last one counts: a callback that edits states must do so in every iteration, as
-    a function of state and point.
+    for all i in the window, with F the DDIM step and one batched model call per iteration. This equals the paper's
+    x_t + sum (F(x_i) - x_i), but agrees with DDIM bit for bit once x_i has converged. After each iteration the window
+    moves to the first state that has changed by more than the tolerance. Every sample has its own window, so samples do
+    not affect each other. There are more evaluations than in `ddim`, but fewer model calls, and the whole trajectory is
+    kept in memory. A state is evaluated in several iterations, of which the last one counts: a callback that edits
+    states must do so in every iteration, as a function of state and point.
 
     Args:
         window: length of the window in steps.
