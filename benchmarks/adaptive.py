@@ -1,16 +1,16 @@
-"""How many evaluations adaptive solvers need for the same error: ours, torchdiffeq's dopri5, scipy's RK45, k-diffusion.
+"""Evaluations of adaptive solvers at equal error: ours, torchdiffeq's dopri5, scipy's RK45, k-diffusion.
 
     python benchmarks/adaptive.py --out benchmarks/results      (about a quarter of an hour)
     python benchmarks/adaptive.py --out out --quick             (half a minute)
 
-Writes adaptive.md, adaptive.json and adaptive.png. Two problems: the 16-dimensional Gaussian mixture of
-problems.py, whose score is exact, and the embedded network. Everyone solves the same probability-flow ODE from
-the same states at the table's last timestep to its first, and ends with one Euler step to sigma = 0. Each solver is
-swept over its tolerance (rtol = atol); where two curves have the same error, evaluations are compared.
+Writes adaptive.md, adaptive.json and adaptive.png. There are two problems: the 16-dimensional Gaussian mixture of
+problems.py, whose score is exact, and the embedded network. All solvers solve the same probability-flow ODE from the
+same states at the last timestep to the first, and end with one Euler step to sigma = 0. Each solver is run with several
+tolerances (rtol = atol); evaluations are compared at equal error.
 
-A solver has one step size for what it is given. Ours, like torchdiffeq and scipy "a sample", is given one sample at a
-time; "a batch" is what they do with all samples at once, where the hardest sample rules everyone's steps. Evaluations
-are those of one sample, averaged over the samples, counted by the model.
+A solver has one step size for its input. Ours, like torchdiffeq and scipy "a sample", treats samples separately; with
+"a batch" they take all samples at once, so that the hardest sample determines the steps of all. Evaluations are those
+of one sample, averaged over the samples, counted by the model.
 """
 
 from __future__ import annotations
@@ -44,15 +44,16 @@ from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.runs import make_path
 
 Solver = Callable[[float], tuple[Tensor, float]]
-"""From a tolerance to the samples and the evaluations of a sample, averaged."""
+"""Maps a tolerance to (samples, mean evaluations per sample)."""
 OURS = "rk45"
 
 
 class Flow:
-    """The probability-flow ODE of a problem on the clock of some coordinates, with its calls counted.
+    """The probability-flow ODE of a problem in some coordinates, with its evaluations counted.
 
     Attributes:
-        begin, end: the clock's readings that a solver integrates between; a last Euler step leads to sigma = 0.
+        begin: path time at which a solver starts.
+        end: path time at which it ends; a last Euler step leads from there to sigma = 0.
         calls: evaluations made so far.
     """
 
@@ -64,42 +65,43 @@ class Flow:
         self.begin, self.end = float(self.first.time), float(self.last.time)
 
     def velocity(self, x: Tensor, time: float) -> Tensor:
-        """dx/dtime at a reading of the clock, for all samples of x (N, ...)."""
-        # Solvers ask a rounding error, or torchdiffeq's first guess a little, beyond the ends.
+        """dx/dtime at a path time, for all samples of x (N, ...)."""
+        # Solvers evaluate slightly beyond the ends: by a rounding error, or in torchdiffeq's first estimate of a step.
         point = points_at(self.process, float(np.clip(time, min(self.begin, self.end), max(self.begin, self.end))))
         self.calls += 1
         eps = self.problem.predict(model_state(x, point), float(point.t)).to(x.dtype)
         return sds.Prediction(x, point, eps, "epsilon").velocity
 
     def start(self) -> Tensor:
-        """The starts on this clock's coordinates, in float64."""
+        """The starting states in these coordinates, float64."""
         return self.problem.start.double() * float(self.first.scale)
 
     def finish(self, x: Tensor) -> Tensor:
-        """Euler's step to sigma = 0."""
+        """The Euler step to sigma = 0."""
         return x + (float(self.clean.time) - self.end) * self.velocity(x, self.end)
 
 
-def ours(problem: Problem, sampler: str, words: dict[str, Any]) -> Solver:
-    """A sampler of this library, which controls every sample's error by itself."""
+def ours(problem: Problem, sampler: str, kwargs: dict[str, Any]) -> Solver:
+    """A sampler of this library, with error control per sample."""
 
     def solve(tolerance: float) -> tuple[Tensor, float]:
         control: dict[str, Any] = {"rtol": tolerance, "atol": tolerance, "max_nfe": 100_000}
-        result = sds.sample(Whole(problem), sampler, start=problem.start, dtype=torch.float64, **control, **words)
+        model = PerSampleTimes(problem)
+        result = sds.sample(model, sampler, start=problem.start, dtype=torch.float64, **control, **kwargs)
         return result.samples, float(result.nfe_per_sample.mean())
 
     return solve
 
 
-class Whole(Counted):
-    """A problem as a model that may be asked at one time for each sample."""
+class PerSampleTimes(Counted):
+    """A problem as a model that accepts one time per sample."""
 
     def predict(self, x: Tensor, t: Any, condition: Any = None) -> Tensor:
         return self.problem.predict(x, t)
 
 
 def parts(flow: Flow, alone: bool) -> Iterable[Tensor]:
-    """What a solver is given at a time: one sample, or all."""
+    """The inputs of a solver: each sample separately, or all as one batch."""
     start = flow.start()
     return start.split(1) if alone else [start]
 
@@ -108,7 +110,7 @@ def scipy_rk45(problem: Problem, coordinates: str, alone: bool) -> Solver:
     """scipy.integrate.solve_ivp(method="RK45")."""
 
     def solve(tolerance: float) -> tuple[Tensor, float]:
-        flow, found, asked = Flow(problem, coordinates), [], 0
+        flow, found, count = Flow(problem, coordinates), [], 0
         for x in parts(flow, alone):
 
             def slope(time: float, y: np.ndarray, like: Tensor = x) -> np.ndarray:
@@ -117,9 +119,9 @@ def scipy_rk45(problem: Problem, coordinates: str, alone: bool) -> Solver:
             span, y = (flow.begin, flow.end), x.flatten().numpy()
             done = solve_ivp(slope, span, y, method="RK45", rtol=tolerance, atol=tolerance)
             found.append(flow.finish(torch.from_numpy(done.y[:, -1].copy()).view_as(x)))
-            asked += flow.calls * len(x)
+            count += flow.calls * len(x)
             flow.calls = 0
-        return torch.cat(found), asked / len(problem.start)
+        return torch.cat(found), count / len(problem.start)
 
     return solve
 
@@ -129,44 +131,44 @@ def torchdiffeq_dopri5(problem: Problem, coordinates: str, alone: bool) -> Solve
     from torchdiffeq import odeint
 
     def solve(tolerance: float) -> tuple[Tensor, float]:
-        flow, found, asked = Flow(problem, coordinates), [], 0
+        flow, found, count = Flow(problem, coordinates), [], 0
         times = torch.tensor([flow.begin, flow.end], dtype=torch.float64)
         for x in parts(flow, alone):
-            words = {"method": "dopri5", "rtol": tolerance, "atol": tolerance}
-            x = odeint(lambda time, x: flow.velocity(x, float(time)), x, times, **words)[-1]
+            kwargs = {"method": "dopri5", "rtol": tolerance, "atol": tolerance}
+            x = odeint(lambda time, x: flow.velocity(x, float(time)), x, times, **kwargs)[-1]
             found.append(flow.finish(x))
-            asked += flow.calls * len(x)
+            count += flow.calls * len(x)
             flow.calls = 0
-        return torch.cat(found), asked / len(problem.start)
+        return torch.cat(found), count / len(problem.start)
 
     return solve
 
 
 def k_diffusion_adaptive(problem: Problem) -> Solver:
-    """k_diffusion.sampling.sample_dpm_adaptive without noise, and the denoising that ends at sigma = 0."""
+    """k_diffusion.sampling.sample_dpm_adaptive without noise, with a last denoising to sigma = 0."""
     from peers.k_diffusion_peer import K, begin, ends
 
     def solve(tolerance: float) -> tuple[Tensor, float]:
         trial = problem.part(slice(None))
         trial.start = trial.start.double()
         low, high = ends(trial, None)
-        words = {"rtol": tolerance, "atol": tolerance, "disable": True, "noise_sampler": lambda *sigmas: 0.0}
+        kwargs = {"rtol": tolerance, "atol": tolerance, "disable": True, "noise_sampler": lambda *sigmas: 0.0}
         model = lambda x, sigma: trial.denoised(x, float(sigma.flatten()[0]))  # noqa: E731
-        x = K.sample_dpm_adaptive(model, begin(trial, high), low, high, **words)
+        x = K.sample_dpm_adaptive(model, begin(trial, high), low, high, **kwargs)
         return trial.denoised(x, low), float(trial.count)
 
     return solve
 
 
 def solvers(problem: Problem, coordinates: str) -> tuple[dict[str, Solver], dict[str, str]]:
-    """All that can be run, ours first, and why others cannot."""
+    """(solvers by name, ours first; reasons why others cannot be run)."""
     made: dict[str, Solver] = {
         OURS: ours(problem, OURS, {"coordinates": coordinates}),
         "scipy RK45, a sample": scipy_rk45(problem, coordinates, True),
         "scipy RK45, a batch": scipy_rk45(problem, coordinates, False),
     }
     missing: dict[str, str] = {}
-    in_lambda = coordinates == "flow"  # solvers on a clock of their own, which need to be run once
+    in_lambda = coordinates == "flow"  # solvers in lambda do not depend on the coordinates, so they are run once
     if in_lambda:
         made["dpm-adaptive"] = ours(problem, "dpm-adaptive", {})
     others: dict[str, Callable[[], Solver]] = {
@@ -188,19 +190,19 @@ def solvers(problem: Problem, coordinates: str) -> tuple[dict[str, Solver], dict
 
 @dataclass
 class Curve:
-    """One solver's sweep: (tolerance, evaluations, RMSE, median error)."""
+    """Results of one solver: (tolerance, evaluations, RMSE, median error) for each tolerance."""
 
     name: str
     points: list[tuple[float, float, float, float]] = field(default_factory=list)
 
     def errors(self, by: str) -> list[tuple[float, float]]:
-        """(evaluations, error) by "rmse" or "median"."""
+        """(evaluations, error) pairs, for the error "rmse" or "median"."""
         column = {"rmse": 2, "median": 3}[by]
         return [(point[1], point[column]) for point in self.points]
 
 
 def sweep(name: str, solve: Solver, truth: Tensor, tolerances: Sequence[float], say: Callable[[str], None]) -> Curve:
-    """Run a solver at every tolerance; one that fails at a tolerance has no point there."""
+    """Run a solver at every tolerance; if it fails at a tolerance, the curve has no point there."""
     curve, began = Curve(name), time.perf_counter()
     for tolerance in tolerances:
         try:
@@ -217,9 +219,10 @@ def sweep(name: str, solve: Solver, truth: Tensor, tolerances: Sequence[float], 
 
 
 def evaluations_at(error: float, points: Iterable[tuple[float, float]]) -> float | None:
-    """Evaluations at which a curve of (evaluations, error) has fallen to `error`, between its points by a power law.
+    """Evaluations at which a curve of (evaluations, error) reaches `error`, interpolated by a power law.
 
-    A point that spends more than another and is no nearer does not count. None where the curve does not reach.
+    Points with more evaluations but no smaller error than another are ignored. None if the curve does not reach
+    `error`.
     """
     front: list[tuple[float, float]] = []
     for count, found in sorted(points):
@@ -232,7 +235,7 @@ def evaluations_at(error: float, points: Iterable[tuple[float, float]]) -> float
 
 
 def exact_truth(problem: Problem, coordinates: str) -> Tensor:
-    """Where the ODE takes the starts, by scipy's DOP853 at 1e-11, no solver of ours."""
+    """The exact solution of the ODE from the starts, by an independent solver, scipy's DOP853 at 1e-11."""
     flow, ends = Flow(problem, coordinates), []
     for x in flow.start().split(1):
         call = lambda time, y: flow.velocity(torch.from_numpy(y)[None], time)[0].numpy()  # noqa: E731
@@ -242,7 +245,7 @@ def exact_truth(problem: Problem, coordinates: str) -> Tensor:
 
 
 def mixture(starts: int, coordinates: str) -> Problem:
-    """The mixture of problems.py; the truth ends as everyone does, with Euler's step in these coordinates."""
+    """The mixture of problems.py; the truth ends with an Euler step in these coordinates, like all solvers."""
     model = Mixture()
     start = torch.randn(starts, *model.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(SEED))
     problem = Problem(model.name, model.process, model.predict, start, None, torch.float64)
@@ -251,7 +254,7 @@ def mixture(starts: int, coordinates: str) -> Problem:
 
 
 def embedded(starts: int, points: int) -> Problem:
-    """The embedded network, its ODE solved on a grid of many points."""
+    """The embedded network, with its ODE solved on a fine grid."""
     model = sds.load("fashion-mnist")
     start = torch.randn(starts, *model.shape, generator=torch.Generator().manual_seed(SEED))
     return network_problem(model, start, network_truth(model, start, points))
@@ -259,7 +262,7 @@ def embedded(starts: int, points: int) -> Problem:
 
 @dataclass(frozen=True)
 class Plan:
-    """A problem, the coordinates in which it is solved, tolerances, and errors at which curves are compared."""
+    """A problem, the coordinates in which it is solved, the tolerances, and the errors at which curves are compared."""
 
     title: str
     make: Callable[[], Problem] = field(repr=False)
@@ -269,7 +272,7 @@ class Plan:
 
 
 def plans(quick: bool) -> list[Plan]:
-    """What is run."""
+    """The problems to run."""
     fine = [10.0**-k for k in (2, 3, 4, 5)] if quick else [10 ** (-k / 2) for k in range(2, 17)]
     coarse = [3e-2, 1e-2, 3e-3] if quick else [0.1, 0.05, 0.03, 0.02, 0.01, 0.005, 0.003, 0.001, 3e-4, 1e-4, 3e-5]
     starts, few = (4, 2) if quick else (32, 8)
@@ -289,7 +292,7 @@ def plans(quick: bool) -> list[Plan]:
 
 
 def run(chosen: Sequence[Plan], say: Callable[[str], None]) -> dict[str, Any]:
-    """Sweep every solver on every problem."""
+    """Run every solver on every problem at every tolerance."""
     facts: dict[str, Any] = {"machine": machine(), "problems": [], "left_out": {}}
     facts["columns"] = ["tolerance", "nfe", "rmse", "median"]
     for plan in chosen:
@@ -310,12 +313,12 @@ def run(chosen: Sequence[Plan], say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def curves_of(part: dict[str, Any]) -> list[Curve]:
-    """A problem's curves, from the facts."""
+    """The curves of a problem, from its JSON."""
     return [Curve(each["name"], [tuple(point) for point in each["points"]]) for each in part["curves"]]
 
 
 def ratio_table(part: dict[str, Any], by: str) -> list[str]:
-    """Evaluations at equal error, and over those of rk45; errors that nobody reaches are left out."""
+    """Evaluations at equal error, and their ratio to those of rk45; errors that no solver reaches are left out."""
     curves = curves_of(part)
     reached = {e: [evaluations_at(e, curve.errors(by)) for curve in curves] for e in part["errors"]}
     errors = [e for e, counts in reached.items() if any(counts)]
@@ -324,8 +327,8 @@ def ratio_table(part: dict[str, Any], by: str) -> list[str]:
         cells = []
         for e in errors:
             count, own = reached[e][place], reached[e][0]
-            share = f" ({count / own:.2f})" if count and own and place else ""
-            cells.append(f"{count:.0f}{share}" if count else "-")
+            ratio = f" ({count / own:.2f})" if count and own and place else ""
+            cells.append(f"{count:.0f}{ratio}" if count else "-")
         lines.append(f"| {curve.name} | {' | '.join(cells)} |")
     return lines
 
@@ -342,19 +345,20 @@ def report(facts: dict[str, Any]) -> str:
 
 
 ABOUT = (
-    "Evaluations of one sample, averaged over the samples, at which a solver's error falls to the one given "
-    "(interpolated between tolerances); in brackets over those of `rk45`, above 1 where `rk45` needs fewer. The error "
-    "is a sample's root-mean-square distance from the exact end of the same ODE; *median* and *rmse* are over the "
-    "samples. `rk45`, scipy and torchdiffeq run the same tableau (Dormand & Prince 1980) in the same coordinates, so "
-    "what differs is how steps are chosen. *A batch*: one step size for all samples. `dpm-adaptive` and k-diffusion's "
-    "run in lambda, whatever the coordinates, and are given once. A dash: the curve does not reach this error. The "
-    "network was trained at whole timesteps and wavers between them, which solvers have to resolve below an error of "
-    "0.003; its own truth is known to some 0.0002, so smaller errors are not compared."
+    "Evaluations per sample, averaged over the samples, at which the error of a solver reaches the given value "
+    "(interpolated between tolerances); in brackets their ratio to those of `rk45`, above 1 if `rk45` needs fewer. The "
+    "error is the root-mean-square distance of a sample from the exact solution of the same ODE; *median* and *rmse* "
+    "are over the samples. `rk45`, scipy and torchdiffeq use the same tableau (Dormand & Prince 1980) in the same "
+    "coordinates, so they differ only in how steps are chosen. *A batch*: one step size for all samples. "
+    "`dpm-adaptive` and k-diffusion's step in lambda in all coordinates, and are listed once. A dash: the curve does "
+    "not reach this error. The network was trained at whole timesteps and fluctuates between them, which solvers have "
+    "to resolve for errors below 0.003; its reference solution is accurate to about 0.0002, so smaller errors are not "
+    "compared."
 )
 
 
 def plot(facts: dict[str, Any], file: Path) -> None:
-    """Error against evaluations, log-log: a row a measure, a column a problem."""
+    """Plot error against evaluations, log-log: a row per measure, a column per problem."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -389,26 +393,26 @@ def plot(facts: dict[str, Any], file: Path) -> None:
                     side.set_major_formatter(FormatStrFormatter("%g"))
             axis.grid(alpha=0.25)
         column[0].set_title(part["title"], fontsize=10)
-        column[1].set_xlabel("evaluations of a sample")
+        column[1].set_xlabel("evaluations per sample")
     axes[0][0].legend(fontsize=8)
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the report goes")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the report")
     parser.add_argument("--quick", action="store_true", help="few starts and tolerances")
-    parser.add_argument("--report", action="store_true", help="write the report again from adaptive.json, run nothing")
-    words = parser.parse_args(arguments)
+    parser.add_argument("--report", action="store_true", help="only rewrite the report from adaptive.json")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    if words.report:
-        facts = json.loads((words.out / "adaptive.json").read_text(encoding="utf-8"))
+    if args.report:
+        facts = json.loads((args.out / "adaptive.json").read_text(encoding="utf-8"))
     else:
-        facts = run(plans(words.quick), lambda line: print(line, flush=True))
-    write(words.out, "adaptive", facts, report(facts))
-    plot(facts, words.out / "adaptive.png")
+        facts = run(plans(args.quick), lambda line: print(line, flush=True))
+    write(args.out, "adaptive", facts, report(facts))
+    plot(facts, args.out / "adaptive.png")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""One script for whoever has a CUDA device: what only such a device can show, in under eight minutes.
+"""Tests and measurements that need a CUDA device, in under eight minutes.
 
     python benchmarks/gpu.py --out benchmarks/results
 
-Writes gpu.md and gpu.json. The embedded model on the device, beside the CPU and beside diffusers: the same samples to
-rounding, the same noise to the bit, no synchronisation inside of a run (torch's sync debug mode set to "error"), half
-precision, compiled and captured networks, two streams, memory, time. Without a device it writes that it was not run and
-exits with 77. `--device cpu --quick` runs what does not need CUDA on a tiny network, to see that the script works.
+Writes gpu.md and gpu.json. The embedded model on the device is compared with the CPU and with diffusers: the same
+samples up to rounding, bit for bit the same noise, no synchronisation during a run (torch's sync debug mode set to
+"error"), half precision, compiled and captured networks, two streams, memory, time. Without a device the report states
+that it was not run, and the exit code is 77. `--device cpu --quick` tests the script on a tiny network, with the parts
+that do not need CUDA.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ SAMPLERS = (
     *("euler", "heun", "ddim", "dpmpp-2m", "unipc", "abm", "quality", "fast"),
     *("euler-ancestral", "ddpm", "dpmpp-2m-sde", "sa-solver"),
 )
-"""Twelve, of them four that draw noise on the way."""
+"""Twelve samplers, the last four of which are stochastic."""
 DIFFUSERS = {
     "ddim": "DDIMScheduler",
     "euler": "EulerDiscreteScheduler",
@@ -43,14 +44,14 @@ DIFFUSERS = {
 
 @dataclass
 class Bench:
-    """What the parts measure on.
+    """Settings and results of the run.
 
     Attributes:
-        device: where.
-        quick: a tiny network and small numbers.
-        deadline: on `time.monotonic`; no part begins after it.
-        rows: what was required: part, what, measured, required, met.
-        skipped: part -> why it was not run here.
+        device: the device to measure on.
+        quick: use a tiny network and small sizes.
+        deadline: in `time.monotonic`; no part starts after it.
+        rows: measurements: part, what, measured, limit, met.
+        skipped: part -> the reason why it was not run.
     """
 
     device: torch.device
@@ -64,7 +65,7 @@ class Bench:
         return self.device.type == "cuda"
 
     def model(self, dtype: torch.dtype = torch.float32, device: torch.device | None = None) -> sds.Model:
-        """The embedded model, or a tiny one of its shape."""
+        """The embedded model, or for a quick run a tiny one of the same shape."""
         place = device or self.device
         if not self.quick:
             return sds.load("fashion-mnist", device=place, dtype=dtype)
@@ -72,11 +73,11 @@ class Bench:
         return sds.wrap(tiny(place, dtype), (1, 28, 28), betas=table, prediction="v", data_range=(-1, 1))
 
     def require(self, what: str, measured: float, limit: float, unit: str = "") -> None:
-        """A number that must not exceed a limit."""
+        """Record a measurement that must not exceed a limit."""
         self.rows.append({**target(what, measured, limit), "unit": unit})
 
-    def tell(self, what: str, measured: float, unit: str) -> None:
-        """A number without a limit."""
+    def record(self, what: str, measured: float, unit: str) -> None:
+        """Record a measurement without a limit."""
         self.rows.append({"what": what, "measured": measured, "limit": None, "met": None, "unit": unit})
 
     def wait(self) -> None:
@@ -85,14 +86,14 @@ class Bench:
 
 
 def tiny(device: torch.device, dtype: torch.dtype) -> torch.nn.Module:
-    """A network of v that is small, so that samples stay near N(0, 1)."""
+    """A network with a small v prediction, so that samples stay near N(0, 1)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return Tiny().to(device, dtype)
 
 
 class Tiny(torch.nn.Module):
-    """Two convolutions and a time."""
+    """Two convolutions, scaled by the timestep."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +106,7 @@ class Tiny(torch.nn.Module):
 
 @contextmanager
 def sync_is_an_error(bench: Bench) -> Iterator[None]:
-    """Whatever waits for the device raises."""
+    """Make every synchronisation with the device raise an error."""
     if not bench.cuda:
         yield
         return
@@ -118,9 +119,9 @@ def sync_is_an_error(bench: Bench) -> Iterator[None]:
 
 
 class Guarded(sds.Model):
-    """A model inside of whose run, from its first evaluation to its last, nothing may wait for the device.
+    """A model that forbids synchronisation from the first to the last evaluation of a run.
 
-    The ends of a run do wait: its samples go to the host, and so does the one check that all was finite.
+    Synchronisation is allowed at the ends of a run, where the samples and the finite check go to the host.
     """
 
     def __init__(self, model: sds.Model, bench: Bench, evaluations: int) -> None:
@@ -143,13 +144,13 @@ class Guarded(sds.Model):
 
 
 def same_samples(bench: Bench) -> None:
-    """Twelve samplers on the device and on the CPU."""
+    """Samples of twelve samplers on the device and on the CPU."""
     count, steps = (2, 4) if bench.quick else (8, 12)
     with exact_convolutions():
         here, there = bench.model(), bench.model(device=torch.device("cpu"))
         for name in SAMPLERS:
-            words = {"steps": steps, "num_samples": count, "seed": 3}
-            ours, theirs = (sds.sample(model, name, **words).samples for model in (here, there))
+            settings = {"steps": steps, "num_samples": count, "seed": 3}
+            ours, theirs = (sds.sample(model, name, **settings).samples for model in (here, there))
             scale = float(theirs.abs().max())
             bench.require(
                 f"{name}: largest difference from the CPU's samples", float((ours - theirs).abs().max()) / scale, 2e-3
@@ -158,7 +159,7 @@ def same_samples(bench: Bench) -> None:
 
 @contextmanager
 def exact_convolutions() -> Iterator[None]:
-    """Without TF32, whose ten bits are not the CPU's twenty-four."""
+    """Turn off TF32, which has a precision of 10 bits instead of the CPU's 24."""
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     try:
@@ -168,16 +169,16 @@ def exact_convolutions() -> Iterator[None]:
 
 
 def same_noise(bench: Bench) -> None:
-    """The state of the first evaluation, and noise of later streams, bit for bit."""
+    """The state at the first evaluation and a later draw, compared bit for bit."""
     states: dict[str, Tensor] = {}
     for place in (bench.device, torch.device("cpu")):
-        answer = sds.FunctionModel(lambda x, t: 0.0 * x, sds.EDM(), "sample", (4, 32, 32), device=place)
+        model = sds.FunctionModel(lambda x, t: 0.0 * x, sds.EDM(), "sample", (4, 32, 32), device=place)
 
         def keep(event: Any, place: torch.device = place) -> None:
             if event.evaluation == 0:
                 states[str(place)] = event.x.cpu().clone()
 
-        sds.sample(answer, "euler", steps=2, num_samples=16, seed=11, callback=keep)
+        sds.sample(model, "euler", steps=2, num_samples=16, seed=11, callback=keep)
     differing = int((states[str(bench.device)] != states["cpu"]).sum())
     bench.require("numbers of the starting noise that differ from the CPU's", differing, 0)
     source = sds.NormalSource(7, list(range(16)), (4, 32, 32))
@@ -186,17 +187,17 @@ def same_noise(bench: Bench) -> None:
 
 
 def no_waiting(bench: Bench) -> None:
-    """sample, a scheduler's steps and the loop of a job, with every synchronisation an error."""
+    """`sample`, `Scheduler.step` and a job, with every synchronisation an error."""
     steps = 4 if bench.quick else 10
     inner = bench.model()
-    words: dict[str, Any] = {"steps": steps, "num_samples": 2}
+    settings: dict[str, Any] = {"steps": steps, "num_samples": 2}
     for name in SAMPLERS:
-        guarded = Guarded(inner, bench, sds.sample(inner, name, **words).nfe)
-        bench.require(f"sample {name}: synchronisations", failures(partial(sds.sample, guarded, name, **words)), 0)
+        guarded = Guarded(inner, bench, sds.sample(inner, name, **settings).nfe)
+        bench.require(f"sample {name}: synchronisations", failures(partial(sds.sample, guarded, name, **settings)), 0)
     guarded = Guarded(inner, bench, sds.sample(inner, "dpmpp-2m", steps=steps).nfe)
     with tempfile.TemporaryDirectory() as folder:
-        words = {"steps": steps, "num_samples": 8, "batch_size": 4, "out": folder, "formats": ["safetensors"]}
-        job = partial(sds.generate, guarded, "dpmpp-2m", **words)
+        settings = {"steps": steps, "num_samples": 8, "batch_size": 4, "out": folder, "formats": ["safetensors"]}
+        job = partial(sds.generate, guarded, "dpmpp-2m", **settings)
         bench.require("a job of two batches: synchronisations", failures(job), 0)
     for name in ("ddim", "euler", "dpmpp-2m", "unipc", "euler-ancestral", "dpmpp-2m-sde"):
         found = failures(partial(stepped, bench, name, steps))
@@ -204,7 +205,7 @@ def no_waiting(bench: Bench) -> None:
 
 
 def failures(run: Callable[[], Any]) -> int:
-    """1 if a run raised torch's error of a synchronisation, 0 if it ended well; other errors are errors."""
+    """1 if a run raised torch's synchronisation error, 0 if it succeeded; other errors are raised."""
     try:
         run()
     except RuntimeError as error:
@@ -215,57 +216,57 @@ def failures(run: Callable[[], Any]) -> int:
 
 
 def stepped(bench: Bench, name: str, steps: int) -> None:
-    """The loop of a pipeline over our scheduler, guarded."""
+    """The loop of a pipeline with our scheduler, with synchronisation forbidden after the first step."""
     scheduler = sds.Scheduler.from_config({"num_train_timesteps": 1000, "_class_name": "DDIMScheduler"}, name)
     scheduler.set_timesteps(steps, device=bench.device)
     x = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0)).to(bench.device)
     timesteps = list(scheduler.timesteps)
     with torch.no_grad():
-        x = one_step(scheduler, timesteps[0], x)  # which lays things out
+        x = one_step(scheduler, timesteps[0], x)  # the first step may synchronise while it sets up the run
         with sync_is_an_error(bench):
             for t in timesteps[1:]:
                 x = one_step(scheduler, t, x)
 
 
 def one_step(scheduler: Any, t: Any, x: Tensor) -> Tensor:
-    """One evaluation of a pipeline's loop, by a network that answers with a part of its input."""
-    given = scheduler.scale_model_input(x, t)
-    return scheduler.step(0.1 * given, t, x, return_dict=False)[0]
+    """One evaluation in the loop of a pipeline, with a network that returns 0.1 times its input."""
+    model_input = scheduler.scale_model_input(x, t)
+    return scheduler.step(0.1 * model_input, t, x, return_dict=False)[0]
 
 
 def half_precision(bench: Bench) -> None:
-    """bf16 and fp16 networks beside float32."""
-    words = {"steps": 4 if bench.quick else 12, "num_samples": 4, "seed": 5}
-    exact = sds.sample(bench.model(), "dpmpp-2m", **words).samples
+    """bf16 and fp16 networks compared with float32."""
+    settings = {"steps": 4 if bench.quick else 12, "num_samples": 4, "seed": 5}
+    exact = sds.sample(bench.model(), "dpmpp-2m", **settings).samples
     for dtype, limit in ((torch.bfloat16, 0.1), (torch.float16, 0.03)):
-        got = sds.sample(bench.model(dtype), "dpmpp-2m", **words).samples
+        got = sds.sample(bench.model(dtype), "dpmpp-2m", **settings).samples
         size = float((got - exact).square().mean().sqrt() / exact.square().mean().sqrt())
         bench.require(f"{str(dtype)[6:]}: RMS difference from float32, of the samples' RMS", size, limit)
 
 
 def compiled(bench: Bench) -> None:
-    """A network through torch.compile, and one whose calls replay a CUDA graph into one buffer."""
-    words = {"steps": 4 if bench.quick else 12, "num_samples": 4, "seed": 5}
+    """A network compiled by torch.compile, and one whose calls replay a CUDA graph into one output buffer."""
+    settings = {"steps": 4 if bench.quick else 12, "num_samples": 4, "seed": 5}
     for name in ("dpmpp-2m", "heun"):
-        plain = sds.sample(bench.model(), name, **words).samples
+        plain = sds.sample(bench.model(), name, **settings).samples
         scale = float(plain.abs().max())
         model = bench.model()
         model.network.compile(backend="eager" if bench.quick else "inductor")
-        got = sds.sample(model, name, **words).samples
+        got = sds.sample(model, name, **settings).samples
         bench.require(f"torch.compile, {name}: largest difference", float((got - plain).abs().max()) / scale, 5e-3)
         inner = bench.model()
         graphed = sds.wrap(
             Replayed(inner.network), inner.shape, process=inner.process, prediction=inner.prediction,
             dtype=inner.dtype, device=inner.device, clip=inner.clip,
         )  # fmt: skip
-        got = sds.sample(graphed, name, **words).samples
+        got = sds.sample(graphed, name, **settings).samples
         bench.require(f"CUDA graph, {name}: largest difference", float((got - plain).abs().max()) / scale, 1e-5)
 
 
 class Replayed(torch.nn.Module):
-    """A network captured as a CUDA graph at its first call: each output lies in the same buffer, as graphs have it.
+    """A network captured as a CUDA graph at its first call, so that every output is in the same buffer.
 
-    On other devices the buffer alone is imitated.
+    On other devices only the common buffer is emulated.
     """
 
     def __init__(self, network: Any) -> None:
@@ -275,16 +276,16 @@ class Replayed(torch.nn.Module):
     def forward(self, x: Tensor, t: Tensor) -> Tensor:
         if self.replay is None or self.x.shape != x.shape:
             self.x, self.t = x.clone(), t.clone()
-            self.replay = self.captured() if x.is_cuda else self.imitated()
+            self.replay = self.captured() if x.is_cuda else self.emulated()
         self.x.copy_(x)
         self.t.copy_(t)
         self.replay()
         return self.out
 
     def call(self) -> Tensor:
-        return answer_of(self.inner(self.x, self.t))
+        return output_of(self.inner(self.x, self.t))
 
-    def imitated(self) -> Callable[[], Any]:
+    def emulated(self) -> Callable[[], Any]:
         self.out = self.call().clone()
         return lambda: self.out.copy_(self.call())
 
@@ -301,22 +302,22 @@ class Replayed(torch.nn.Module):
         return graph.replay
 
 
-def answer_of(answer: Any) -> Tensor:
-    """The tensor in what a network returns."""
-    return answer if isinstance(answer, Tensor) else answer.sample
+def output_of(output: Any) -> Tensor:
+    """The tensor in the output of a network."""
+    return output if isinstance(output, Tensor) else output.sample
 
 
 def two_streams(bench: Bench) -> None:
-    """Two runs at once, in two threads on two streams, give what they give alone."""
+    """Two simultaneous runs, in two threads on two streams, compared with the same runs one after the other."""
     model = bench.model()
-    words = {"steps": 4 if bench.quick else 12, "num_samples": 4}
-    alone = [sds.sample(model, "euler-ancestral", seed=k, **words).samples for k in range(2)]
+    settings = {"steps": 4 if bench.quick else 12, "num_samples": 4}
+    alone = [sds.sample(model, "euler-ancestral", seed=k, **settings).samples for k in range(2)]
     together: list[Any] = [None, None]
 
     def run(k: int) -> None:
         stream = torch.cuda.Stream() if bench.cuda else None
         with torch.cuda.stream(stream):
-            together[k] = sds.sample(model, "euler-ancestral", seed=k, **words).samples
+            together[k] = sds.sample(model, "euler-ancestral", seed=k, **settings).samples
 
     threads = [threading.Thread(target=run, args=(k,)) for k in range(2)]
     for thread in threads:
@@ -328,7 +329,7 @@ def two_streams(bench: Bench) -> None:
 
 
 def memory(bench: Bench) -> None:
-    """The most memory that samplers hold on the device, in states, beyond a network that needs none."""
+    """Peak memory of samplers on the device, in states, with a network that needs no memory."""
     if not bench.cuda:
         bench.skipped["memory"] = "needs CUDA's allocator"
         return
@@ -345,7 +346,7 @@ def memory(bench: Bench) -> None:
 
 
 def overhead(bench: Bench) -> None:
-    """Our loop and our scheduler's step beside diffusers' scheduler of the same method; the network costs nothing."""
+    """Our loop and `Scheduler.step` compared with diffusers' scheduler, with a network that costs nothing."""
     import diffusers
 
     steps, rounds = (6, 2) if bench.quick else (50, 9)
@@ -357,7 +358,7 @@ def overhead(bench: Bench) -> None:
             "diffusers": driven(bench, getattr(diffusers, kind)(**config), steps),
         }
         spent: dict[str, list[float]] = {side: [] for side in sides}
-        for _ in range(rounds):  # in turns, so that what slows the machine slows all
+        for _ in range(rounds):  # alternating, so that a slow phase of the machine affects all
             for side, run in sides.items():
                 bench.wait()
                 begin = time.perf_counter()
@@ -366,21 +367,21 @@ def overhead(bench: Bench) -> None:
                 spent[side].append(1e6 * (time.perf_counter() - begin) / evaluations)
         found = {side: quartiles(times)["median"] for side, times in spent.items()}
         for side in ("loop", "step"):
-            bench.tell(f"{name}: {side}, microseconds an evaluation", found[side], "us")
-            bench.tell(f"{name}: {side} over diffusers' {kind}", found[side] / found["diffusers"], "x")
+            bench.record(f"{name}: {side}, microseconds per evaluation", found[side], "us")
+            bench.record(f"{name}: {side} over diffusers' {kind}", found[side] / found["diffusers"], "x")
 
 
 def looped(bench: Bench, name: str, steps: int) -> Callable[[], int]:
-    """Our own loop, on a model that costs nothing; returns the number of evaluations."""
-    answer = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(1)).to(bench.device)
+    """A function that runs our loop on a model that costs nothing and returns the number of evaluations."""
+    output = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(1)).to(bench.device)
     process = sds.DiscreteVP(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
-    model = sds.FunctionModel(lambda x, t: answer, process, "epsilon", (4, 64, 64), device=bench.device)
+    model = sds.FunctionModel(lambda x, t: output, process, "epsilon", (4, 64, 64), device=bench.device)
     return lambda: sds.sample(model, name, steps=steps, spacing="linspace", check_finite=False).nfe
 
 
 def driven(bench: Bench, scheduler: Any, steps: int) -> Callable[[], int]:
-    """The loop of a pipeline over a scheduler."""
-    start, answer = (
+    """A function that runs the loop of a pipeline with a scheduler and returns the number of evaluations."""
+    start, output = (
         torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(k)).to(bench.device) for k in (0, 1)
     )
 
@@ -390,14 +391,14 @@ def driven(bench: Bench, scheduler: Any, steps: int) -> Callable[[], int]:
         with torch.no_grad():
             for t in timesteps:
                 scheduler.scale_model_input(x, t)
-                x = scheduler.step(answer, t, x, return_dict=False)[0]
+                x = scheduler.step(output, t, x, return_dict=False)[0]
         return len(timesteps)
 
     return run
 
 
 def speed(bench: Bench) -> None:
-    """Images a second of the model."""
+    """Images per second."""
     count, rounds = (4, 1) if bench.quick else (256, 3)
     for dtype in (torch.float32, torch.bfloat16):
         model, times = bench.model(dtype), []
@@ -408,7 +409,7 @@ def speed(bench: Bench) -> None:
             bench.wait()
             times.append(time.perf_counter() - begin)
         rate = count / quartiles(times[1:])["median"]
-        bench.tell(f"{str(dtype)[6:]}: images a second, `fast`, batches of {count}", rate, "1/s")
+        bench.record(f"{str(dtype)[6:]}: images per second, `fast`, batches of {count}", rate, "1/s")
 
 
 PARTS: dict[str, Callable[[Bench], None]] = {
@@ -425,16 +426,16 @@ PARTS: dict[str, Callable[[Bench], None]] = {
 
 
 def run(bench: Bench, names: Sequence[str]) -> dict[str, str]:
-    """Run parts; returns those that failed, with the error. A part that fails leaves the others alone."""
+    """Run the parts, continuing after failures; return the failed parts with their errors."""
     failed = {}
     for name in names:
         if time.monotonic() > bench.deadline:
-            bench.skipped[name] = "the time was up"
+            bench.skipped[name] = "the time limit was reached"
             continue
         first = len(bench.rows)
         try:
             PARTS[name](bench)
-        except Exception as error:  # a report that says what failed is worth more than none
+        except Exception as error:  # the report lists failures
             failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
         for row in bench.rows[first:]:
             row["part"] = name
@@ -442,8 +443,8 @@ def run(bench: Bench, names: Sequence[str]) -> dict[str, str]:
 
 
 def report(facts: dict[str, Any]) -> str:
-    """The tables in Markdown."""
-    lines = ["# On a CUDA device\n", "Made by `python benchmarks/gpu.py`.\n"]
+    """The report in Markdown."""
+    lines = ["# On a CUDA device\n", "Written by `python benchmarks/gpu.py`.\n"]
     if facts["state"] != "run":
         lines += [f"**Not run**: {facts['why']}\n", f"It would measure: {', '.join(PARTS)}.", ""]
         return "\n".join(lines)
@@ -459,24 +460,24 @@ def report(facts: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure and write; 1 if something failed or a limit is exceeded, 77 if there is no device."""
+    """Measure, and write the report; return 1 if a part failed or a limit is exceeded, 77 if there is no device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the report goes")
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--quick", action="store_true", help="a tiny network and small numbers")
-    parser.add_argument("--limit", type=float, default=450, help="seconds after which no part begins")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the report")
+    parser.add_argument("--device", default="cuda", help="torch device")
+    parser.add_argument("--quick", action="store_true", help="a tiny network and small sizes")
+    parser.add_argument("--limit", type=float, default=450, help="seconds after which no part starts")
     parser.add_argument("--only", nargs="+", default=list(PARTS), choices=list(PARTS), metavar="PART")
-    words = parser.parse_args(arguments)
-    device = torch.device(words.device)
+    args = parser.parse_args(arguments)
+    device = torch.device(args.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        why = "nobody has run it on a CUDA device yet; this machine has none"
-        write(words.out, "gpu", {"state": "not run", "why": why}, report({"state": "not run", "why": why}))
+        why = "this machine has no CUDA device"
+        write(args.out, "gpu", {"state": "not run", "why": why}, report({"state": "not run", "why": why}))
         print(why)
         return NOT_RUN
     begin = time.monotonic()
-    bench = Bench(device, words.quick, begin + words.limit)
-    failed = run(bench, words.only)
-    name = torch.cuda.get_device_name(device) if bench.cuda else "no CUDA device: a trial on the CPU"
+    bench = Bench(device, args.quick, begin + args.limit)
+    failed = run(bench, args.only)
+    name = torch.cuda.get_device_name(device) if bench.cuda else "no CUDA device: a test of the script on the CPU"
     facts = {
         "state": "run",
         "device": name,
@@ -487,7 +488,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "failed": failed,
         "skipped": bench.skipped,
     }
-    write(words.out, "gpu", facts, report(facts))
+    write(args.out, "gpu", facts, report(facts))
     return int(bool(failed) or any(row["met"] is False for row in bench.rows))
 
 

@@ -1,17 +1,17 @@
-"""How many instructions a step of the drive loop takes, beside diffusers': a measure that a busy machine cannot shake.
+"""Instructions of a step of the drive loop, compared with diffusers: a measure that does not depend on machine load.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/instructions.py --out benchmarks/results
 
-Needs valgrind on the PATH and a torch built with its hooks (the Linux wheels are). Writes instructions.md and
-instructions.json; takes two to five minutes, nearly all of it Python's start-up under valgrind. The loops are those of
-`overhead.py`, around a model that returns a tensor made beforehand. callgrind counts each of them over two numbers of
-steps, and the difference is what the steps take, without start-up, the grid and the first and last step. A loop is
-counted several times and the least taken, because what malloc does depends on what was freed before.
+Needs valgrind on the PATH and a torch with valgrind's hooks (the Linux wheels have them). Writes instructions.md and
+instructions.json; takes two to five minutes, almost all of it Python's start-up under valgrind. The loops are those of
+`overhead.py`, with a model that returns a constant tensor. callgrind counts each loop with two numbers of steps; the
+difference is the cost of the steps, without start-up, the grid and the first and last steps. Each loop is counted
+several times and the minimum is used, because the work of malloc depends on earlier deallocations.
 
-Absolute counts belong to a processor (which kernels torch picks under valgrind), a Python and a torch. The ratio to
-diffusers' scheduler of the same method, counted in the same run, moves little with any of them, so that is what
-tests/benchmarks/test_instruction_counts.py holds against `LIMITS`.
+Absolute counts depend on the processor (which kernels torch chooses under valgrind), Python and torch. The ratio to
+diffusers' scheduler of the same method, counted in the same run, depends little on them, so
+tests/benchmarks/test_instruction_counts.py compares this ratio with `LIMITS`.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from machine import NOT_RUN, machine, sentence, target, write
 SAMPLERS = ("euler", "heun", "dpmpp-2m")
 STEPS, REPEATS = (10, 30), 5
 LIMITS = {"euler": 0.237, "heun": 0.310, "dpmpp-2m": 0.138}
-"""Shares of diffusers' instructions that a step may take: those measured on an AMD EPYC (0.215, 0.281 and 0.125), and a
-tenth of them. On the Intel Xeon of benchmarks/results they are smaller by 8, 8 and 5 per cent, with the same code."""
+"""Largest allowed ratios to diffusers' instructions per step: the values measured on an AMD EPYC (0.215, 0.281, 0.125)
+plus 10 %. On the Intel Xeon of benchmarks/results the same code measures 8, 8 and 5 per cent less."""
 
 
 def why_not() -> str | None:
-    """What is missing to count here, or None."""
+    """The reason why instructions cannot be counted here, or None."""
     if shutil.which("valgrind") is None:
         return "valgrind is not installed"
     import torch
@@ -48,7 +48,7 @@ def why_not() -> str | None:
 
 
 def contestants(peers: Sequence[str]) -> list[tuple[dict[str, Any], Any]]:
-    """What is counted: a label and a loop, each at both numbers of steps."""
+    """The (label, loop) pairs to count, at both numbers of steps."""
     from overhead import IMAGE, beside_diffusers, beside_k_diffusion
 
     sides = {"diffusers": beside_diffusers, "k-diffusion": beside_k_diffusion}
@@ -63,7 +63,7 @@ def contestants(peers: Sequence[str]) -> list[tuple[dict[str, Any], Any]]:
 
 
 def child(peers: Sequence[str]) -> None:
-    """Under callgrind: run every loop, two times to warm up and `REPEATS` times counted, and print the labels."""
+    """Run every loop under callgrind, twice to warm up and `REPEATS` times counted, and print the labels."""
     import torch
 
     torch.set_num_threads(1)
@@ -85,7 +85,7 @@ def child(peers: Sequence[str]) -> None:
 
 
 def total(dump: Path) -> int:
-    """The instructions of one of callgrind's dumps."""
+    """The number of instructions in a dump of callgrind."""
     lines = dump.read_text(encoding="utf-8", errors="replace").splitlines()
     return int(next(line for line in reversed(lines) if line.startswith("totals:")).split()[1])
 
@@ -99,7 +99,7 @@ def count(peers: Sequence[str] = ("diffusers",)) -> list[dict[str, Any]]:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
         done = subprocess.run([*command, *script], capture_output=True, text=True, env=environment, check=False)
         if done.returncode:
-            raise RuntimeError(f"the counted process failed:\n{done.stderr[-2000:]}")
+            raise RuntimeError(f"the process under callgrind failed:\n{done.stderr[-2000:]}")
         labels = json.loads(done.stdout.splitlines()[-1])
         totals = [total(Path(f"{dumps}.{k}")) for k in range(1, REPEATS * len(labels) + 1)]  # as callgrind numbers them
         least = [min(totals[k : k + REPEATS]) for k in range(0, len(totals), REPEATS)]
@@ -107,14 +107,14 @@ def count(peers: Sequence[str] = ("diffusers",)) -> list[dict[str, Any]]:
 
 
 def compare(counts: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Instructions per evaluation, ours beside theirs, from the differences between the two numbers of steps."""
+    """Instructions per evaluation, ours and theirs, from the differences between the two numbers of steps."""
     found = {(c["peer"], c["sampler"], c["side"], c["steps"]): c for c in counts}
     few, many = STEPS
 
     def slope(peer: str, sampler: str, side: str) -> float:
         ends = [found[peer, sampler, side, steps] for steps in (few, many)]
-        made, asked = (ends[1][word] - ends[0][word] for word in ("instructions", "evaluations"))
-        return made / asked
+        instructions, evaluations = (ends[1][key] - ends[0][key] for key in ("instructions", "evaluations"))
+        return instructions / evaluations
 
     rows = []
     for peer in dict.fromkeys(c["peer"] for c in counts):
@@ -129,13 +129,13 @@ def report(facts: dict[str, Any]) -> str:
     lines = [
         "# Instructions",
         "",
-        f"{sentence(facts['machine'])} {facts['valgrind']}. Made by `python benchmarks/instructions.py`.",
+        f"{sentence(facts['machine'])} {facts['valgrind']}. Written by `python benchmarks/instructions.py`.",
         "",
-        f"Instructions per model evaluation beyond the model, at (1, 3, 32, 32): the difference between {STEPS[1]} and "
-        f"{STEPS[0]} steps. Beside diffusers the model predicts epsilon on a DDPM table, beside k-diffusion x0 at "
-        "sigma.",
+        f"Instructions per model evaluation without those of the model, at (1, 3, 32, 32): the difference between "
+        f"{STEPS[1]} and {STEPS[0]} steps. For diffusers the model predicts epsilon at DDPM timesteps, for k-diffusion "
+        "x0 at sigma.",
         "",
-        "| sampler | beside | ours | theirs | ratio | limit of the test |",
+        "| sampler | compared with | ours | theirs | ratio | limit of the test |",
         "|---|---|--:|--:|--:|--:|",
     ]
     for row in facts["rows"]:
@@ -146,10 +146,10 @@ def report(facts: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Count, print and write."""
+    """Count, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--quick", action="store_true", help="beside diffusers alone")
+    parser.add_argument("--quick", action="store_true", help="compare with diffusers only")
     parser.add_argument("--child", nargs="+", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -167,7 +167,7 @@ def main() -> None:
     facts["rows"] = rows = compare(facts["counts"])
     beside = [row for row in rows if row["peer"] == "diffusers"]
     facts["targets"] = [
-        target(f"instructions of {row['sampler']}, of diffusers'", row["ratio"], LIMITS[row["sampler"]])
+        target(f"instructions of {row['sampler']} relative to diffusers", row["ratio"], LIMITS[row["sampler"]])
         for row in beside
     ]
     write(args.out, "instructions", facts, report(facts))

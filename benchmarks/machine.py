@@ -1,4 +1,4 @@
-"""What the numbers were measured on, and the small things that the suite's parts share."""
+"""The description of the machine, and small helpers that the parts of the suite share."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ PACKAGES = (
 )
 """Distributions whose versions a report states; the last four are peers and may be missing."""
 NOT_RUN = 77
-"""Exit code of a part that cannot run here; the last line that it prints says why (77 as in automake's test driver)."""
+"""Exit code of a part that cannot run here; the last line printed is the reason (77 as in automake's test driver)."""
 
 
 def processor() -> str:
-    """The processor's name."""
+    """The name of the processor."""
     info = Path("/proc/cpuinfo")
     names = [line.split(":", 1)[1].strip() for line in lines_of(info) if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def lines_of(file: Path) -> list[str]:
-    """A file's lines; none where there is no such file."""
+    """The lines of a file; an empty list if it does not exist."""
     return file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
 
 
 def memory(field: str = "MemTotal") -> float | None:
-    """A number of /proc/meminfo in bytes; None where the system has none."""
+    """A field of /proc/meminfo in bytes; None if the system does not have it."""
     for line in lines_of(Path("/proc/meminfo")):
         if line.startswith(f"{field}:"):
             return float(line.split()[1]) * 1024
@@ -50,7 +50,7 @@ def memory(field: str = "MemTotal") -> float | None:
 
 
 def version(package: str) -> str | None:
-    """The version of an installed distribution; None where it is not installed."""
+    """The version of an installed distribution; None if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -73,15 +73,15 @@ def machine() -> dict[str, Any]:
 
 
 def sentence(facts: dict[str, Any]) -> str:
-    """The machine in one paragraph."""
+    """The description of the machine as a sentence."""
     ram = "unknown memory" if facts["ram_gib"] is None else f"{facts['ram_gib']} GiB of memory"
     load = "" if facts["load"] is None else f", load {facts['load']} at the start"
-    there = ", ".join(f"{name} {found}" for name, found in facts["versions"].items() if found)
+    installed = ", ".join(f"{name} {found}" for name, found in facts["versions"].items() if found)
     missing = ", ".join(name for name, found in facts["versions"].items() if not found)
-    gone = f"; not installed: {missing}" if missing else ""
+    not_installed = f"; not installed: {missing}" if missing else ""
     return (
         f"{facts['cpu']}, {facts['cores']} cores, {ram}, {facts['system']}{load}; {facts['date']}. "
-        f"Python {facts['python']}, {there}{gone}."
+        f"Python {facts['python']}, {installed}{not_installed}."
     )
 
 
@@ -92,7 +92,7 @@ def quartiles(values: Sequence[float]) -> dict[str, float]:
 
 
 def target(what: str, measured: float, limit: float) -> dict[str, Any]:
-    """A bound that was required, as the suite's summary shows it."""
+    """A measurement with its required upper bound, for the summary of the suite."""
     return {"what": what, "measured": measured, "limit": limit, "met": bool(measured <= limit)}
 
 

@@ -1,13 +1,12 @@
-"""How many state tensors a sampler holds at most, beside diffusers' scheduler and k-diffusion's function of its name.
+"""Peak memory of samplers in state tensors, compared with diffusers' schedulers and k-diffusion's functions.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/memory.py --out benchmarks/results
 
-Writes memory.md and memory.json; takes half a minute. Every tensor that an operation makes or is given is counted from
-then until it is freed, so the numbers are exact, the same on every machine and about operations rather than about an
-allocator; what an operation needs inside itself is not seen. All are driven around the same model, which makes one
-tensor, its answer, and that counts for all of them, as the first state does. k-diffusion is left out where it is not
-installed.
+Writes memory.md and memory.json; takes half a minute. Every input and output tensor of an operation is counted until it
+is freed. The numbers are therefore exact, the same on every machine, and independent of the allocator; memory used
+inside an operation is not included. All libraries run the same model, which allocates one tensor, its output. This
+tensor and the initial state are counted for all of them. k-diffusion is left out if it is not installed.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ from sdesamplers.testing.case import StationaryModel
 
 SHAPE, STEPS = (4, 4, 64, 64), 10
 REQUIRED = ("euler", "heun", "dpmpp-2m")
-UNSEEN = {"odeint": "its solver runs in a thread of its own, which the count does not see"}
+UNSEEN = {"odeint": "its solver runs in a separate thread, which is not counted"}
 
 DIFFUSERS: dict[str, tuple[str, dict[str, Any]]] = {
     "ddim": ("DDIMScheduler", {}),
@@ -63,7 +62,7 @@ DIFFUSERS: dict[str, tuple[str, dict[str, Any]]] = {
     "tcd": ("TCDScheduler", {}),
     "unipc": ("UniPCMultistepScheduler", {}),
 }
-"""The scheduler of a sampler's name and the options that choose it."""
+"""Sampler -> the diffusers scheduler of the same method, and its options."""
 
 K_DIFFUSION = {
     "dpm-adaptive": "sample_dpm_adaptive",
@@ -80,23 +79,23 @@ K_DIFFUSION = {
     "heun": "sample_heun",
     "lms": "sample_lms",
 }
-"""k-diffusion's function of a sampler's name."""
+"""Sampler -> k-diffusion's function of the same method."""
 FREE = ("sample_dpm_fast", "sample_dpm_adaptive")
-"""Functions that take the ends of the grid and not the grid."""
+"""Functions that take the ends of the grid instead of the grid."""
 
 
 def high_water(run: Callable[[], Any]) -> float:
-    """The most that a run holds at once, in state tensors."""
+    """Peak memory of a run, in state tensors."""
     with Meter(given=True) as count:
         run()
     return count.peak / (torch.Size(SHAPE).numel() * 4)
 
 
 class Unit(sds.Model):
-    """Standard normal data under a DDPM table, whose epsilon is sigma(t) x: an exact model that makes one tensor."""
+    """Standard normal data in a DDPM process, with epsilon = sigma(t) x: an exact model that allocates one tensor."""
 
     prediction, shape, name = "epsilon", SHAPE[1:], "unit normal"
-    pure = True  # so that no copies are made around it; docs/design.md says what they cost
+    pure = True  # avoids defensive copies around the model, see docs/design.md
 
     def __init__(self) -> None:
         self.process = sds.DiscreteVP(diffusers.DDIMScheduler(**TABLE).alphas_cumprod.numpy())
@@ -106,14 +105,14 @@ class Unit(sds.Model):
 
 
 def ours(name: str) -> None:
-    """One run of a registered sampler as it is by default; those of `REQUIRED` as diffusers sets them up."""
+    """One run of a registered sampler with its defaults; those in `REQUIRED` with the settings of diffusers."""
     spec = sds.samplers()[name]
     model = StationaryModel(SHAPE[1:], torch.float32) if "stationary" in spec.needs else Unit()
-    setting, words = name, dict[str, Any]()
+    setting, kwargs = name, dict[str, Any]()
     if name in REQUIRED:
-        setting, words = f"diffusers:{DIFFUSERS[name][0]}", {"noise": "independent"}
+        setting, kwargs = f"diffusers:{DIFFUSERS[name][0]}", {"noise": "independent"}
     steps = None if spec.adaptive else STEPS
-    recipe, spec = make_recipe(Request(setting, steps, **words), process=model.process, shape=model.shape)
+    recipe, spec = make_recipe(Request(setting, steps, **kwargs), process=model.process, shape=model.shape)
     source = sds.NormalSource(0, range(SHAPE[0]), SHAPE[1:])
     path = make_path(model.process, recipe, sds.IndependentNoise(source))
     scale = 1.0 if "stationary" in spec.needs else float(path.points[0].sigma)
@@ -124,17 +123,17 @@ def ours(name: str) -> None:
 
 @torch.no_grad()
 def theirs(name: str, options: dict[str, Any]) -> None:
-    """One run of a diffusers scheduler, in the loop of a pipeline that keeps nothing but the state."""
+    """One run of a diffusers scheduler, in the loop of a pipeline that keeps only the state."""
     scheduler = getattr(diffusers, name)(**TABLE if name != "IPNDMScheduler" else {}, **options)
     scheduler.set_timesteps(STEPS)
     x = torch.randn(SHAPE).mul_(float(scheduler.init_noise_sigma))
     for t in scheduler.timesteps:
-        asked = scheduler.scale_model_input(x, t)
-        x = scheduler.step(asked * 0.5, t, x).prev_sample
+        model_input = scheduler.scale_model_input(x, t)
+        x = scheduler.step(model_input * 0.5, t, x).prev_sample
 
 
 def k_diffusion(name: str) -> None:
-    """One run of a k-diffusion function, with the library's own wrapper of models of epsilon on a DDPM table."""
+    """One run of a k-diffusion function, with the library's wrapper for DDPM models that predict epsilon."""
     from peers.k_diffusion_peer import K
 
     external = importlib.import_module("k_diffusion.external")
@@ -147,14 +146,16 @@ def k_diffusion(name: str) -> None:
         last = (STEPS,) if name == "sample_dpm_fast" else ()
         function(denoiser, torch.randn(SHAPE).mul_(high), low, high, *last, disable=True)
         return
-    words: dict[str, Any] = {}
+    kwargs: dict[str, Any] = {}
     if name.endswith("sde"):
-        words["noise_sampler"] = lambda *sigmas: torch.randn(SHAPE)  # not a tree of Brownian motion, as ours
-    function(denoiser, torch.randn(SHAPE).mul_(float(sigmas[0])), sigmas, disable=True, **words)
+        kwargs["noise_sampler"] = lambda *sigmas: torch.randn(
+            SHAPE
+        )  # independent noise as in ours, instead of a Brownian tree
+    function(denoiser, torch.randn(SHAPE).mul_(float(sigmas[0])), sigmas, disable=True, **kwargs)
 
 
 def measure(names: Sequence[str], with_k_diffusion: bool) -> list[dict[str, Any]]:
-    """The high-water marks of registered samplers, and of the others' under their names."""
+    """Peak memory of registered samplers, and of the other libraries' versions."""
     rows = []
     for name in names:
         row: dict[str, Any] = {"sampler": name, "ours": high_water(functools.partial(ours, name))}
@@ -167,28 +168,31 @@ def measure(names: Sequence[str], with_k_diffusion: bool) -> list[dict[str, Any]
 
 
 def best_peer(row: dict[str, Any]) -> float:
-    """The least of the others' marks; infinite where there is none."""
+    """The smallest peak of the other libraries; infinite if there is none."""
     return min((row[peer] for peer in ("diffusers", "k-diffusion") if peer in row), default=float("inf"))
 
 
 ROUNDING = 0.01
-"""States' worth of schedules and times, which some keep as tensors; below it marks count as equal."""
+"""Differences up to this number of states are ignored: some libraries keep schedules and times as tensors."""
 
 
 def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The bounds that were required: no more than the best of the others, within `ROUNDING`."""
-    chosen = [row for row in rows if row["sampler"] in REQUIRED]
-    return [target(f"{r['sampler']}: states held, the best peer's", r["ours"], best_peer(r) + ROUNDING) for r in chosen]
+    """The required bounds: no more than the best of the others, within `ROUNDING`."""
+    return [
+        target(f"{row['sampler']}: peak in states, against the best peer", row["ours"], best_peer(row) + ROUNDING)
+        for row in rows
+        if row["sampler"] in REQUIRED
+    ]
 
 
 def verdict(rows: Sequence[dict[str, Any]]) -> str:
-    """Whether the samplers that are required to hold no more than the best peer do so, and which others hold more."""
+    """A sentence on whether the targets were met, and on which other samplers need more memory than the best peer."""
     above = [row["sampler"] for row in rows if row["ours"] > best_peer(row) + ROUNDING]
     missed = [name for name in REQUIRED if name in above]
     outcome = f"missed by {', '.join(missed)}" if missed else "met"
     others = ", ".join(name for name in above if name not in REQUIRED) or "none"
     names = ", ".join(REQUIRED)
-    return f"Required: {names} hold no more than the best of the others: {outcome}. Others that hold more: {others}."
+    return f"Required: {names} hold no more than the best peer: {outcome}. Other samplers that hold more: {others}."
 
 
 def report(facts: dict[str, Any]) -> str:
@@ -196,13 +200,13 @@ def report(facts: dict[str, Any]) -> str:
     lines = [
         "# Memory",
         "",
-        f"{sentence(facts['machine'])} Made by `python benchmarks/memory.py`.",
+        f"{sentence(facts['machine'])} Written by `python benchmarks/memory.py`.",
         "",
-        f"The most that a run of {STEPS} steps holds at once, in tensors of the state's size (float32, {SHAPE}): the "
-        "state, the model's input and answer, what the sampler keeps and what its arithmetic makes on the way. The "
-        "first state counts as long as a library keeps it. Our samplers run with their defaults on a DDPM table, but "
-        f"{', '.join(REQUIRED)} as diffusers' schedulers do; k-diffusion's models of epsilon go through its own "
-        "wrapper.",
+        f"Peak memory of a run of {STEPS} steps, in tensors of the size of the state (float32, {SHAPE}): the state, "
+        "the model's input and output, the memory of the sampler and its temporary tensors. The first state is counted "
+        "as long as the library keeps it. Our samplers run with their defaults on DDPM timesteps, except that "
+        f"{', '.join(REQUIRED)} run with the settings of diffusers' schedulers; k-diffusion uses its own wrapper for "
+        "models that predict epsilon.",
         "",
         "| sampler | ours | diffusers | k-diffusion | diffusers' scheduler |",
         "|---|--:|--:|--:|---|",
@@ -211,18 +215,18 @@ def report(facts: dict[str, Any]) -> str:
         name = row["sampler"]
         numbers = [f"{row[side]:.1f}" if side in row else "" for side in ("ours", "diffusers", "k-diffusion")]
         kind, options = DIFFUSERS.get(name, ("", {}))
-        words = ", ".join(f"{key}={value}" for key, value in options.items())
-        lines.append(f"| {name} | {' | '.join(numbers)} | {kind}{f' ({words})' if words else ''} |")
+        options_text = ", ".join(f"{key}={value}" for key, value in options.items())
+        lines.append(f"| {name} | {' | '.join(numbers)} | {kind}{f' ({options_text})' if options_text else ''} |")
     lines += ["", verdict(facts["rows"]), ""]
     lines += [f"Not measured: {name} ({why})." for name, why in UNSEEN.items()]
     return "\n".join([*lines, ""])
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
-    parser.add_argument("--quick", action="store_true", help=f"{', '.join(REQUIRED)} alone")
+    parser.add_argument("--quick", action="store_true", help=f"only {', '.join(REQUIRED)}")
     args = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -1,14 +1,14 @@
-"""What the library costs beyond the model: a sampler's loop beside diffusers' and k-diffusion's, and SDE steps' noise.
+"""Overhead of the library: the loop of a sampler compared with diffusers and k-diffusion, and the noise of SDE steps.
 
     pip install -r benchmarks/requirements.txt
     python benchmarks/overhead.py --out benchmarks/results
 
-Writes overhead.md and overhead.json; takes some two minutes. All contestants run in turns in one process on one
-thread, around a model that returns a tensor made beforehand, so that what is left is overhead; the time is the thread's
-own processor time, which a busy machine disturbs less than the clock on the wall. `instructions.py` counts the same
-loops' instructions. k-diffusion is left out where it is not installed. The comparison with torchsde's Brownian trees
-needs torchsde; where it is not installed it is put into a temporary folder with pip, and left out where that fails or
-with --no-torchsde.
+Writes overhead.md and overhead.json; takes about two minutes. All contestants run alternately in one process on one
+thread, with a model that returns a constant tensor, so that only overhead is measured; the time is the processor time
+of the thread, which depends less on the load of the machine than wall-clock time. `instructions.py` counts the
+instructions of the same loops. k-diffusion is left out if it is not installed. The comparison with torchsde's Brownian
+trees needs torchsde; if it is missing, pip installs it into a temporary folder. It is left out if that fails, or with
+--no-torchsde.
 """
 
 from __future__ import annotations
@@ -56,18 +56,19 @@ TABLE = {"num_train_timesteps": 1000, "beta_schedule": "linear"}
 LIMITS = {"diffusers": 0.25, "k-diffusion": 1.0}
 NOISE_LIMIT = 10.0
 LARGE = 4
-"""How many times fewer runs are timed at the larger shape."""
+"""The number of timed runs is divided by this at the larger shape."""
 
 
 @dataclass(frozen=True)
 class Rivals:
-    """One method under the names that it has here and in the other libraries.
+    """The names of a method in this library and in the others.
 
     Attributes:
-        recipe: ours, as diffusers' scheduler runs it.
-        scheduler, options: diffusers' class and its options.
-        scaled: whether diffusers' pipeline calls scale_model_input (DDIMPipeline does not).
-        function: k-diffusion's.
+        recipe: our recipe, with the settings of diffusers' scheduler.
+        scheduler: diffusers' class.
+        options: options of that class.
+        scaled: True if diffusers' pipeline calls scale_model_input (DDIMPipeline does not).
+        function: k-diffusion's function.
     """
 
     recipe: str
@@ -86,7 +87,7 @@ RIVALS = {
 
 
 def spread(seconds: list[float], count: int = 1) -> dict[str, float]:
-    """Median, quartiles and least of timings, in microseconds for each of `count` parts."""
+    """Median, quartiles and minimum of timings, in microseconds, divided by `count`."""
     low, middle, high = np.percentile(np.asarray(seconds) / count * 1e6, [25, 50, 75])
     return {"median": middle, "q25": low, "q75": high, "least": min(seconds) / count * 1e6}
 
@@ -94,9 +95,9 @@ def spread(seconds: list[float], count: int = 1) -> dict[str, float]:
 def in_turns(
     contestants: dict[str, Callable[[], Any]], repeats: int, before: dict[str, Callable[[], Any]] | None = None
 ) -> dict[str, list[float]]:
-    """Time every contestant `repeats` times in rounds, after two rounds to warm up, in the thread's processor time.
+    """Time every contestant `repeats` times, alternating, after two warm-up rounds; seconds of processor time.
 
-    `before` holds what is to run, untimed, directly before a contestant.
+    `before` contains functions that run, untimed, directly before a contestant.
     """
     prepare = before or {}
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
@@ -118,49 +119,49 @@ def in_turns(
 
 
 class Loop(Protocol):
-    """A sampler around a model that costs nothing.
+    """A sampler with a model that costs nothing.
 
     Attributes:
-        shape: of the state.
-        evaluations: how often `loop` asks the model.
+        shape: shape of the state.
+        evaluations: number of evaluations in `loop`.
     """
 
     shape: Shape
     evaluations: int
 
     def prepare(self) -> None:
-        """What has to be done before every `loop` and is not part of it."""
+        """Untimed preparation before every `loop`."""
 
     def loop(self) -> torch.Tensor:
-        """One run from a starting noise to a sample."""
+        """One run from the starting noise to a sample."""
 
 
 class Diffusers:
-    """A diffusers scheduler run as its pipelines run it: scale_model_input, the model, step."""
+    """A diffusers scheduler in the loop of a pipeline: scale_model_input, the model, step."""
 
     def __init__(self, rivals: Rivals, shape: Shape, steps: int) -> None:
         self.scheduler = getattr(diffusers, rivals.scheduler)(**TABLE, **rivals.options)
         self.shape, self.steps, self.scaled = shape, steps, rivals.scaled
-        self.answer, self.noise = torch.randn(shape), torch.randn(shape)
+        self.output, self.noise = torch.randn(shape), torch.randn(shape)
         self.prepare()
         self.evaluations = len(self.scheduler.timesteps)
 
     def prepare(self) -> None:
-        """set_timesteps, which also forgets the last run."""
+        """set_timesteps, which also resets the scheduler."""
         self.scheduler.set_timesteps(self.steps)
 
     def model(self, x: torch.Tensor, t: Any) -> torch.Tensor:
         """A model that costs nothing."""
-        return self.answer
+        return self.output
 
     @torch.no_grad()
     def loop(self) -> torch.Tensor:
-        """The loop alone, timesteps set before."""
+        """The loop only, with the timesteps already set."""
         scheduler = self.scheduler
         x = self.noise * scheduler.init_noise_sigma
         for t in scheduler.timesteps:
-            asked = scheduler.scale_model_input(x, t) if self.scaled else x
-            x = scheduler.step(self.model(asked, t), t, x).prev_sample
+            model_input = scheduler.scale_model_input(x, t) if self.scaled else x
+            x = scheduler.step(self.model(model_input, t), t, x).prev_sample
         return x
 
     def whole(self) -> torch.Tensor:
@@ -171,98 +172,98 @@ class Diffusers:
 
 
 class KDiffusion:
-    """A function of k-diffusion on Karras et al.'s grid, around a denoiser without any of its wrappers."""
+    """A function of k-diffusion on Karras et al.'s grid, with a denoiser that uses none of its wrappers."""
 
     def __init__(self, rivals: Rivals, shape: Shape, steps: int) -> None:
         from peers.k_diffusion_peer import K
 
         self.function, self.shape = getattr(K, rivals.function or ""), shape
         self.sigmas = K.get_sigmas_karras(steps, 0.002, 80.0)
-        self.answer, self.start = torch.randn(shape), torch.randn(shape) * 80.0
-        self.asked = 0
+        self.output, self.start = torch.randn(shape), torch.randn(shape) * 80.0
+        self.calls = 0
         self.function(self.counted, self.start, self.sigmas, disable=True)
-        self.evaluations = self.asked
+        self.evaluations = self.calls
 
     def prepare(self) -> None:
-        """Nothing: the sigmas are made."""
+        """Do nothing: the sigmas exist already."""
 
     def model(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
         """A denoiser that costs nothing."""
-        return self.answer
+        return self.output
 
     def counted(self, x: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
-        """The same, counting."""
-        self.asked += 1
-        return self.answer
+        """The same, counting the calls."""
+        self.calls += 1
+        return self.output
 
     def loop(self) -> torch.Tensor:
-        """The function, as it is called."""
+        """One call of the function."""
         return self.function(self.model, self.start, self.sigmas, disable=True)
 
 
-class Answering(sds.Model):
-    """A model that costs nothing: it always gives the same answer."""
+class ConstantModel(sds.Model):
+    """A model that costs nothing: it always returns the same tensor."""
 
-    pure = True  # so that no copies are made around it; docs/design.md says what they cost
+    pure = True  # avoids defensive copies around the model, see docs/design.md
 
-    def __init__(self, answer, process, prediction):
-        self.answer, self.process, self.prediction = answer, process, prediction
-        self.shape = tuple(answer.shape[1:])
+    def __init__(self, output, process, prediction):
+        self.output, self.process, self.prediction = output, process, prediction
+        self.shape = tuple(output.shape[1:])
 
     def predict(self, x, t, condition=None):
-        return self.answer
+        return self.output
 
 
 class Ours:
-    """A recipe of this library with its path made, and the same through `sample`."""
+    """A recipe of this library: its loop with a prepared path, and the whole call of `sample`."""
 
-    def __init__(self, model: sds.Model, name: str, shape: Shape, steps: int, **words: Any) -> None:
-        self.model, self.name, self.shape, self.steps, self.words = model, name, shape, steps, words
-        self.recipe, self.spec = make_recipe(Request(name, steps, **words), process=model.process)
+    def __init__(self, model: sds.Model, name: str, shape: Shape, steps: int, **kwargs: Any) -> None:
+        self.model, self.name, self.shape, self.steps, self.kwargs = model, name, shape, steps, kwargs
+        self.recipe, self.spec = make_recipe(Request(name, steps, **kwargs), process=model.process)
         self.path = make_path(model.process, self.recipe)
         self.start = torch.randn(shape) * float(self.path.points[0].sigma)
         self.loop()
 
     def prepare(self) -> None:
-        """Nothing: the path is made."""
+        """Do nothing: the path exists already."""
 
     @torch.inference_mode()
     def loop(self) -> torch.Tensor:
-        """`drive` with the path made: sampler, predictions, counting, the check for NaN at every evaluation."""
+        """`drive` with a prepared path: sampler, predictions, counting, the check for NaN at every evaluation."""
         evaluator = Evaluator(self.model, len(self.start), self.name)
         final = sds.drive(start_run(self.spec, self.start, self.path, self.recipe.options), evaluator)
         self.evaluations = evaluator.evaluations
         return final
 
     def whole(self) -> torch.Tensor:
-        """`sds.sample` from words to a result: checks, time grid, path, starting noise, loop."""
-        return sds.sample(self.model, self.name, steps=self.steps, **self.words).samples
+        """The whole call of `sds.sample`: validation, time grid, path, starting noise, loop."""
+        return sds.sample(self.model, self.name, steps=self.steps, **self.kwargs).samples
 
 
 def beside_diffusers(name: str, shape: Shape, steps: int) -> tuple[Ours, Diffusers]:
-    """Our loop and diffusers' around a model of epsilon on a linear DDPM table."""
+    """Our loop and diffusers', with a model that predicts epsilon at linear DDPM timesteps."""
     rivals = RIVALS[name]
     process = sds.DiscreteVP(diffusers.DDIMScheduler(**TABLE).alphas_cumprod.numpy())
-    model = Answering(torch.randn(shape), process, "epsilon")
+    model = ConstantModel(torch.randn(shape), process, "epsilon")
     return Ours(model, rivals.recipe, shape, steps), Diffusers(rivals, shape, steps)
 
 
 def beside_k_diffusion(name: str, shape: Shape, steps: int) -> tuple[Ours, KDiffusion]:
-    """Our loop and k-diffusion's around a model of x0 on EDM's process, on the same sigmas."""
-    model = Answering(torch.randn(shape), sds.EDM(), "sample")
+    """Our loop and k-diffusion's, with a model that predicts x0 in EDM's process, on the same sigmas."""
+    model = ConstantModel(torch.randn(shape), sds.EDM(), "sample")
     ours = Ours(model, name, shape, steps, coordinates="ve", spacing="karras")
     return ours, KDiffusion(RIVALS[name], shape, steps)
 
 
 def warm(run: Loop) -> None:
-    """Run once untimed, so that the run that follows is not charged for the caches that another contestant left."""
+    """Run once untimed, so that the next run does not depend on the cache contents that another contestant left."""
     run.prepare()
     run.loop()
     run.prepare()
 
 
 def passes(run: Loop) -> float:
-    """Readings and writings of tensors of the state's size that a loop makes, per model evaluation."""
+    """Reads and writes of tensors of the size of the state in a loop, per model evaluation."""
     run.prepare()
     with Passes(math.prod(run.shape)) as counted:
         run.loop()
@@ -270,7 +271,7 @@ def passes(run: Loop) -> float:
 
 
 def k_diffusion_version() -> str | None:
-    """k-diffusion's version, or None where it is not installed."""
+    """k-diffusion's version, or None if it is not installed."""
     try:
         from peers.k_diffusion_peer import VERSION
     except ImportError:
@@ -279,7 +280,7 @@ def k_diffusion_version() -> str | None:
 
 
 def drive_overhead(shape: Shape, steps: int, repeats: int, peers: Sequence[str]) -> list[dict[str, Any]]:
-    """Overhead per evaluation of the loops and of whole runs, ours beside the others'."""
+    """Overhead per evaluation of the loops and of whole runs, ours compared with the others'."""
     sides: dict[tuple[str, str], tuple[Any, Any]] = {}
     for name, rivals in RIVALS.items():
         sides["diffusers", name] = beside_diffusers(name, shape, steps)
@@ -309,7 +310,7 @@ def drive_overhead(shape: Shape, steps: int, repeats: int, peers: Sequence[str])
 
 
 def find_torchsde(allowed: bool) -> tuple[Any, str]:
-    """torchsde, installed or put into a temporary folder; or None and why not."""
+    """(torchsde, its version), installed into a temporary folder if necessary; or (None, the reason)."""
     if not allowed:
         return None, "left out (--no-torchsde)"
     try:
@@ -328,13 +329,13 @@ def find_torchsde(allowed: bool) -> tuple[Any, str]:
 
 
 def lambdas(steps: int) -> list[float]:
-    """lambda = log(alpha/sigma) along a linear DDPM table, at `steps` equal steps of time."""
+    """lambda = log(alpha/sigma) of a linear DDPM schedule, at `steps` equal steps of time."""
     process = sds.view(sds.DiscreteVP(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))))
     return [float(points_at(process, t).lam) for t in np.linspace(process.t_max, process.native.t_min, steps + 1)]
 
 
 class Trees:
-    """One torchsde tree a sample, with the options that diffusers' DPMSolverSDEScheduler gives it."""
+    """One torchsde tree per sample, with the options that diffusers' DPMSolverSDEScheduler uses."""
 
     def __init__(self, torchsde: Any, start: float, end: float) -> None:
         options = {"dtype": torch.float32, "tol": 1e-6, "pool_size": 24, "halfway_tree": True}
@@ -348,7 +349,7 @@ class Trees:
 
 
 def noise_cost(counts: tuple[int, ...], repeats: int, torchsde: Any) -> list[dict[str, Any]]:
-    """The cost of one step's noise over whole runs of several lengths, from new sources each time."""
+    """The cost of the noise of a step, averaged over runs of several lengths, each with a new source."""
     rows = []
     for steps in counts:
         grid = lambdas(steps)
@@ -365,7 +366,7 @@ def noise_cost(counts: tuple[int, ...], repeats: int, torchsde: Any) -> list[dic
         row: dict[str, Any] = {"steps": steps, "levels": levels}
         row |= {name: {k: v / 1e3 for k, v in spread(s, steps).items()} for name, s in seconds.items()}
         row["ratio"] = row["brownian"]["median"] / row["independent"]["median"]
-        if torchsde is not None and steps <= 20:  # once is enough: it takes seconds
+        if torchsde is not None and steps <= 20:  # only once: it takes seconds
             began = time.thread_time()
             warnings.simplefilter("ignore")  # torchsde rounds the interval's ends, then warns of points beyond them
             run(Trees(torchsde, grid[0], grid[-1]), grid)
@@ -375,35 +376,35 @@ def noise_cost(counts: tuple[int, ...], repeats: int, torchsde: Any) -> list[dic
 
 
 def source() -> Any:
-    """The keyed normals of sixteen latents."""
+    """The seeded normals of sixteen latents."""
     return sds.NormalSource(0, range(LATENT[0]), LATENT[1:])
 
 
 def run(noise: Any, grid: list[float]) -> None:
-    """All steps of a grid."""
+    """Draw the noise of all steps of a grid."""
     for start, end in itertools.pairwise(grid):
         noise(start, end)
 
 
 def outside(torchsde: Any) -> dict[str, str]:
-    """What a step does that begins 4 ulp before the interval that the source was made for and ends 1 ulp inside."""
+    """The result of a step from 4 ulp before the interval of the source to 1 ulp inside it, for each library."""
     start, end = 0.1, 14.6
     before, inside = start - 4 * math.ulp(start), start + math.ulp(start)
-    answers = {"sdesamplers": attempt(lambda: sds.BrownianNoise(sds.NormalSource(0, [0], (4,)))(before, inside))}
+    results = {"sdesamplers": attempt(lambda: sds.BrownianNoise(sds.NormalSource(0, [0], (4,)))(before, inside))}
     if torchsde is not None:
 
         def interval() -> torch.Tensor:
             tree = torchsde.BrownianInterval(t0=start, t1=end, size=(4,), entropy=0, tol=1e-6, halfway_tree=True)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # it says that it clips the point
+                warnings.simplefilter("ignore")  # it warns that it clips the point
                 return tree(before, inside)
 
-        answers["torchsde"] = attempt(interval)
-    return answers
+        results["torchsde"] = attempt(interval)
+    return results
 
 
 def attempt(draw: Callable[[], torch.Tensor]) -> str:
-    """ "finite", or the error in a few words."""
+    """Return "finite", "not finite" or a short description of the error."""
     try:
         return "finite" if bool(torch.isfinite(draw()).all()) else "not finite"
     except (Exception, RecursionError) as error:
@@ -411,7 +412,7 @@ def attempt(draw: Callable[[], torch.Tensor]) -> str:
 
 
 def machine() -> dict[str, str]:
-    """Processor and versions."""
+    """Processor, load and versions."""
     name = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -422,9 +423,9 @@ def machine() -> dict[str, str]:
     return {"cpu": name, "threads": str(torch.get_num_threads()), "load": load, **versions}
 
 
-K_DIFFUSION = """Beside k-diffusion ({state}): a model of x0 at sigma, which is what its functions take, so that neither
-side converts or scales anything, on the same Karras grid. Its euler and heun draw noise that they do not use, at every
-step."""
+K_DIFFUSION = """Compared with k-diffusion ({state}): a model that predicts x0 at sigma, as its functions expect, so
+that neither side converts or scales anything, on the same Karras grid. In every step its euler and heun draw noise that
+they do not use."""
 
 
 def cell(part: dict[str, float]) -> str:
@@ -433,39 +434,41 @@ def cell(part: dict[str, float]) -> str:
 
 
 def targets(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """The bounds that were required and what was measured."""
+    """The required bounds and the measurements."""
     found = [
         target(
-            f"loop of {r['sampler']} at {tuple(r['shape'])}, of {r['peer']}'s", r["loop"]["ratio"], LIMITS[r["peer"]]
+            f"loop of {r['sampler']} at {tuple(r['shape'])} relative to {r['peer']}",
+            r["loop"]["ratio"],
+            LIMITS[r["peer"]],
         )
         for r in facts["drive"]
     ]
     worst = max(row["ratio"] for row in facts["noise"])
-    return [*found, target("a step's Brownian noise, of independent noise", worst, NOISE_LIMIT)]
+    return [*found, target("Brownian noise of a step relative to independent noise", worst, NOISE_LIMIT)]
 
 
 def verdict(rows: Sequence[dict[str, Any]], peer: str) -> str:
-    """Whether the loops are within the limit that is set beside a peer, and by how much."""
+    """A sentence on whether the loops are within the limit relative to a peer."""
     missed = [f"{r['sampler']} at {tuple(r['shape'])}" for r in rows if r["loop"]["ratio"] > LIMITS[peer]]
     worst = max(r["loop"]["ratio"] for r in rows)
     outcome = f"missed by {', '.join(missed)}" if missed else "met"
-    whose = f"{peer}'" if peer.endswith("s") else f"{peer}'s"
-    return f"Required: at most {LIMITS[peer]:g} of {whose} time; the largest ratio is {worst:.2f}: {outcome}."
+    limit = f"at most {LIMITS[peer]:g} times the time of {peer}"
+    return f"Required: {limit}; the largest ratio is {worst:.2f}: {outcome}."
 
 
 def loops(facts: dict[str, Any]) -> list[str]:
-    """The tables of the loops."""
+    """The section on the loops."""
     lines = [
         f"## The loop, float32, {facts['steps']} steps",
         "",
-        f"Microseconds of the thread's processor time per model evaluation beyond the model: median and quartiles of "
-        f"{facts['repeats']} runs in turns, {max(5, facts['repeats'] // LARGE)} at {LATENT}, each after one that is "
-        "not timed. Ours is `drive` with the path made: sampler, predictions, counting, the check for NaN at every "
-        "evaluation. A pass is one reading or writing of a tensor of the state's size, per evaluation, over all that "
-        "torch executes: what the time at the larger shape is made of.",
+        f"Microseconds of processor time per model evaluation, without the model: median and quartiles of "
+        f"{facts['repeats']} alternating runs, {max(5, facts['repeats'] // LARGE)} at {LATENT}, each after an untimed "
+        "run. Ours is `drive` with a prepared path: sampler, predictions, counting, the check for NaN at every "
+        "evaluation. A pass is one read or write of a tensor of the size of the state, per evaluation, over all "
+        "operations of torch; passes dominate the time at the larger shape.",
         "",
-        "Beside diffusers: a model of epsilon on a linear DDPM table; theirs is `scale_model_input` (but for DDIM, "
-        "whose pipeline has none) and `step` with the timesteps set.",
+        "Compared with diffusers: a model that predicts epsilon at linear DDPM timesteps; theirs is "
+        "`scale_model_input` (except for DDIM, whose pipeline does not call it) and `step`, with the timesteps set.",
         "",
     ]
     for peer in LIMITS:
@@ -478,14 +481,14 @@ def loops(facts: dict[str, Any]) -> list[str]:
         lines += [f"| sampler | shape | ours | {peer} | ratio | passes, ours | {peer} | ratio |"]
         lines += ["|---|---|--:|--:|--:|--:|--:|--:|"]
         for row in rows:
-            part, shape, made = row["loop"], tuple(row["shape"]), row["passes"]
+            part, shape, passes = row["loop"], tuple(row["shape"]), row["passes"]
             sides = f"{cell(part['ours'])} | {cell(part['theirs'])} | {part['ratio']:.2f}"
-            counts = f"{made['ours']:.1f} | {made['theirs']:.1f} | {made['ours'] / made['theirs']:.2f}"
+            counts = f"{passes['ours']:.1f} | {passes['theirs']:.1f} | {passes['ours'] / passes['theirs']:.2f}"
             lines.append(f"| {row['sampler']} | {shape} | {sides} | {counts} |")
         lines += ["", verdict(rows, peer), ""]
     lines += [
-        f"Whole runs at {IMAGE}: `sds.sample` (checks, grid, path, keyed noise, loop) beside `set_timesteps`, `randn` "
-        "and the loop of diffusers.",
+        f"Whole runs at {IMAGE}: `sds.sample` (validation, grid, path, seeded noise, loop) compared with "
+        "`set_timesteps`, `randn` and the loop of diffusers.",
         "",
         "| sampler | ours | diffusers | ratio |",
         "|---|--:|--:|--:|",
@@ -504,14 +507,14 @@ def report(facts: dict[str, Any]) -> str:
         "# Overhead",
         "",
         f"{m['cpu']}, {m['threads']} thread, load {m['load']}; Python {m['python']}, torch {m['torch']}, diffusers "
-        f"{m['diffusers']}. Made by `python benchmarks/overhead.py`.",
+        f"{m['diffusers']}. Written by `python benchmarks/overhead.py`.",
         "",
         *loops(facts),
         "",
         f"## The noise of a step, at {LATENT} float32",
         "",
-        "Milliseconds a step, over whole runs from new sources, equal steps of time on a linear DDPM table; torchsde: "
-        f"one tree a sample, once, for the short runs ({facts['torchsde']}).",
+        "Milliseconds per step, averaged over whole runs with new sources, equal steps of time in a linear DDPM "
+        f"schedule; torchsde: one tree per sample, one run, for the short runs only ({facts['torchsde']}).",
         "",
         "| steps | levels | independent | Brownian | ratio | torchsde |",
         "|--:|--:|--:|--:|--:|--:|",
@@ -526,21 +529,21 @@ def report(facts: dict[str, Any]) -> str:
         "",
         f"Required: Brownian within {NOISE_LIMIT:g} times independent; the largest ratio is {worst:.2f}: {outcome}.",
         "",
-        "A step from 4 ulp before the interval that the source was made for to 1 ulp inside it: "
-        + "; ".join(f"{name}: {answer}" for name, answer in facts["outside"].items())
-        + ". (Ours is made for no interval.)",
+        "A step from 4 ulp before the interval of the source to 1 ulp inside it: "
+        + "; ".join(f"{name}: {result}" for name, result in facts["outside"].items())
+        + ". (Our source has no fixed interval.)",
         "",
     ]
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measure, print and write."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"))
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=150)
-    parser.add_argument("--no-torchsde", action="store_true", help="leave torchsde out, and do not install it")
+    parser.add_argument("--no-torchsde", action="store_true", help="leave out torchsde, and do not install it")
     args = parser.parse_args()
 
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""What solvers are compared on: a Gaussian mixture with its exact score, the embedded network, and their ODEs' ends."""
+"""Test problems for solvers, with ODE solutions: a Gaussian mixture with its exact score, and the embedded network."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def linear_table() -> np.ndarray:
 
 
 class Mixture(sds.Model):
-    """A Gaussian mixture with diagonal covariances; epsilon in closed form by three matrix products."""
+    """A Gaussian mixture with diagonal covariances; epsilon is in closed form, with three matrix products."""
 
     prediction, dtype, name = "epsilon", torch.float64, "mixture-16d"
 
@@ -32,9 +32,9 @@ class Mixture(sds.Model):
         generator = torch.Generator().manual_seed(seed)
         normal = torch.randn(components, dimension, dtype=torch.float64, generator=generator)
         spread = torch.rand(components, dimension, dtype=torch.float64, generator=generator)
-        share = 0.5 + torch.rand(components, dtype=torch.float64, generator=generator)
-        self.weights, means, variances = share / share.sum(), normal, (0.05 * 8.0**spread) ** 2
-        # Like pixels in [-1, 1], the data have mean 0 and a variance of 1/2.
+        mass = 0.5 + torch.rand(components, dtype=torch.float64, generator=generator)
+        self.weights, means, variances = mass / mass.sum(), normal, (0.05 * 8.0**spread) ** 2
+        # As for pixels in [-1, 1], the mean of the data is 0 and the variance 1/2.
         means = means - self.weights @ means
         between = float((self.weights @ means.square()).mean())
         within = float((self.weights @ variances).mean())
@@ -42,7 +42,7 @@ class Mixture(sds.Model):
         self.process, self.shape = sds.DiscreteVP(linear_table()), (dimension,)
 
     def predict(self, x: Tensor, t: Any, condition: Any = None) -> Tensor:
-        # Each (N, 1) where t holds one time a sample, as rk45 gives it.
+        # t may contain one time per sample, as from rk45; then alpha and sigma are (N, 1).
         t = np.asarray(t, dtype=np.float64)
         t = t[:, None] if t.ndim else t
         alpha, sigma = (torch.as_tensor(f(t)) for f in (self.process.alpha, self.process.sigma))
@@ -53,12 +53,12 @@ class Mixture(sds.Model):
         if t.ndim:
             residual = x[:, None] - centre
             log = -0.5 * (residual.square() * inverse - inverse.log()).sum(-1) + self.weights.log()
-            share = log.softmax(1)[..., None]
-            return (sigma[:, 0] * (share * residual * inverse).sum(1)).to(x.dtype)
+            posterior = log.softmax(1)[..., None]
+            return (sigma[:, 0] * (posterior * residual * inverse).sum(1)).to(x.dtype)
         constant = self.weights.log() + 0.5 * (inverse.log() - centre.square() * inverse).sum(1)
         log = x @ (centre * inverse).T - 0.5 * x.square() @ inverse.T + constant
-        share = log.softmax(1)
-        return sigma * (x * (share @ inverse) - share @ (centre * inverse))
+        posterior = log.softmax(1)
+        return sigma * (x * (posterior @ inverse) - posterior @ (centre * inverse))
 
 
 def mixture(starts: int, cache: Path | None = None, seed: int = 1) -> Problem:
@@ -87,7 +87,7 @@ def embedded(starts: int, cache: Path | None = None) -> Problem:
 
 
 def network_problem(model: sds.Model, start: Tensor, truth: Tensor) -> Problem:
-    """A network's starts and their ends; the network in float32, a chunk at a time, whatever the state's dtype."""
+    """The problem of a network, given starts and their ends; it runs in float32 and in chunks, for any state dtype."""
 
     def predict(x: Tensor, t: float) -> Tensor:
         parts = [model.predict(part.float(), t) for part in x.split(CHUNK)]
@@ -101,23 +101,24 @@ CHUNK = 32
 
 
 def ode_truth(model: sds.Model, start: Tensor, tolerance: float) -> Tensor:
-    """Where the probability-flow ODE takes the starts: rk45 with a float64 state, and x0 at the table's first timestep.
+    """The solution of the probability-flow ODE: rk45 with a float64 state, then x0 at the first timestep.
 
-    Nobody's network is asked below that, so its estimate of x0 there is the end; in `flow` coordinates Euler's step to
-    sigma = 0 gives exactly that.
+    Networks are not evaluated below the first timestep, so the solution ends with the estimate of x0 there, which is
+    exactly the Euler step to sigma = 0 in `flow` coordinates.
     """
     control = {"rtol": tolerance, "atol": tolerance, "max_nfe": 1_000_000}
     return sds.sample(model, "rk45", start=start, coordinates="flow", dtype=torch.float64, **control).samples
 
 
 def network_truth(model: sds.Model, start: Tensor, points: int = 250) -> Tensor:
-    """The same for the network, by Runge and Kutta's method of fourth order with a float64 state.
+    """The same for the network, by the fourth-order Runge-Kutta method with a float64 state.
 
-    The network was trained at whole timesteps and its embedding of time turns once in six of them, so that in between
-    the ODE's field wavers, and fine solutions differ by 0.001 to 0.005 unless they resolve that. The grid has its
-    points at whole timesteps, where the table's interpolation has its kinks, even in sqrt(t): 933 evaluations. On six
-    starts it is 2.1e-4 (mean RMS) from rk45 at 1e-7, which takes 2,100 a sample and is itself 7.6e-4 from 1e-6;
-    Adams and DPM-Solver++ methods of 500 to 800 evaluations are 7e-4 to 1.4e-3 off.
+    The network was trained at whole timesteps, and its time embedding has a period of six timesteps. Between timesteps
+    the vector field of the ODE therefore fluctuates, and accurate solutions differ by 0.001 to 0.005 unless they
+    resolve this. The grid points are whole timesteps, where the interpolated schedule has its kinks, with equal steps
+    of sqrt(t): 933 evaluations. On six starts the mean RMS difference from rk45 at 1e-7, which takes 2,100 evaluations
+    per sample, is 2.1e-4; that of rk45 at 1e-6 from rk45 at 1e-7 is 7.6e-4, and those of Adams and DPM-Solver++
+    methods with 500 to 800 evaluations are 7e-4 to 1.4e-3.
     """
     times = np.unique(np.round(np.linspace(0.0, math.sqrt(model.gaussian.t_max), points) ** 2))[::-1]
     sigmas = [*model.gaussian.ratio(times).tolist(), 0.0]
@@ -125,7 +126,7 @@ def network_truth(model: sds.Model, start: Tensor, points: int = 250) -> Tensor:
 
 
 def cached(folder: Path | None, name: str, make: Callable[[], Tensor]) -> Tensor:
-    """A tensor from its file, or made and kept there."""
+    """Load a tensor from its file, or create it and save it there."""
     if folder is None:
         return make()
     folder.mkdir(parents=True, exist_ok=True)
@@ -138,7 +139,7 @@ def cached(folder: Path | None, name: str, make: Callable[[], Tensor]) -> Tensor
 
 
 class Counted(sds.Model):
-    """A problem as a model of ours."""
+    """A problem as a model of this library, with counted evaluations."""
 
     prediction = "epsilon"
 

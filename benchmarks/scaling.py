@@ -1,16 +1,16 @@
-"""Images a second on one process and on two, and what a job costs beside the network alone.
+"""Images per second with one and two processes, and the cost of a job compared with the network alone.
 
     python benchmarks/scaling.py --out benchmarks/results      (about fifteen minutes, on an idle machine)
-    python benchmarks/scaling.py --out out --quick             (a minute or two; to see that it works)
+    python benchmarks/scaling.py --out out --quick             (a minute or two; a check that it works)
 
-Writes scaling.json and scaling.md. All on the embedded model, one thread a process:
+Writes scaling.json and scaling.md. All measurements use the embedded model and one thread per process:
 
-- one process against two of accelerate's launcher (gloo), in turns: `sdesamplers sample` from the shell to its end, and
-  its steady part, from the first event of its log to the last shard's; the two sets must be equal byte for byte. Beside
-  them, what the machine gives: the network alone on one process and on two at once, that share nothing;
-- one process's `generate` over NFE times the network alone at the same batch, in turns, with its parts: the drive loop
-  and its noise (`sample`), then files;
-- the network in bfloat16, channels last and compiled, against float32: speed, and how far the samples are off.
+- one process and two processes of accelerate's launcher (gloo), alternating: the time of the whole `sdesamplers sample`
+  command, and of its steady part, from the first event in its log to the last shard; the two outputs must be equal byte
+  for byte. For comparison, the network alone in one process and in two simultaneous, independent processes;
+- `generate` in one process relative to the evaluations of the network alone at the same batch size, alternating, with
+  its parts: the drive loop and its noise (`sample`), and the files;
+- the network in bfloat16, channels last and compiled, compared with float32: speed, and the errors of the samples.
 """
 
 from __future__ import annotations
@@ -47,18 +47,20 @@ with torch.inference_mode():
         model.network(x, 500.0)
     print(time.perf_counter() - began)
 """
-"""The network alone: told to begin, it runs and says how long it took."""
+"""Script that runs the network alone: it waits for a line on stdin, runs, and prints its time."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured.
+    """Sizes of the measurements.
 
     Attributes:
-        images, batch, nfe: of a job on processes.
-        rounds: of everything, in turns.
-        batches: of a job within this process.
-        calls: of the network, for its time alone and for its variants.
+        images: images of a job in separate processes.
+        batch: batch size everywhere.
+        nfe: evaluations per image.
+        rounds: repetitions of every measurement.
+        batches: batches of a job within this process.
+        calls: calls of the network when it is timed alone or as a variant.
     """
 
     images: int = 1280
@@ -76,30 +78,30 @@ QUICK = Size(images=64, batch=16, nfe=3, rounds=1, batches=2, calls=2)
 
 
 def environment() -> dict[str, str]:
-    """One thread a process."""
+    """The environment of a process with one thread."""
     return {**os.environ, **dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")}
 
 
 def free_port() -> str:
-    """A port that nobody listens at."""
+    """An unused port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return str(probe.getsockname()[1])
 
 
 def job(processes: int, size: Size, folder: Path) -> dict[str, float]:
-    """Seconds of a job from the shell: the whole command, and its steady part."""
-    words = ["-m", "sdesamplers", "sample", MODEL, "--sampler", "fast", "--nfe", str(size.nfe), "--quiet"]
-    words += ["-n", str(size.images), "--batch-size", str(size.batch), "--shard-size", str(size.batch)]
-    words += ["--format", "safetensors", "--out", str(folder / "out"), "--json-log", str(folder / "log.jsonl")]
+    """Seconds of a job run as a command: of the whole command, and of its steady part."""
+    arguments = ["-m", "sdesamplers", "sample", MODEL, "--sampler", "fast", "--nfe", str(size.nfe), "--quiet"]
+    arguments += ["-n", str(size.images), "--batch-size", str(size.batch), "--shard-size", str(size.batch)]
+    arguments += ["--format", "safetensors", "--out", str(folder / "out"), "--json-log", str(folder / "log.jsonl")]
     launcher = [*LAUNCHER, "--main_process_port", free_port()] if processes == 2 else []
     began = time.perf_counter()
-    subprocess.run([sys.executable, *launcher, *words], env=environment(), check=True, capture_output=True)
+    subprocess.run([sys.executable, *launcher, *arguments], env=environment(), check=True, capture_output=True)
     return {"end to end": time.perf_counter() - began, "steady": steady(sorted(folder.glob("log*.jsonl")))}
 
 
 def steady(logs: Sequence[Path]) -> float:
-    """Seconds from the first process's begin to the last shard."""
+    """Seconds from the start of the first process to the last shard."""
     events = [json.loads(line) for log in logs for line in log.read_text(encoding="utf-8").splitlines()]
     times = {kind: [datetime.fromisoformat(e["time"]) for e in events if e["event"] == kind] for kind in
              ("begin", "shard")}  # fmt: skip
@@ -107,7 +109,7 @@ def steady(logs: Sequence[Path]) -> float:
 
 
 def alone(processes: int, size: Size) -> float:
-    """Seconds that the network alone takes for its calls, on so many processes at once; the slowest of them."""
+    """Seconds that the network alone takes for its calls, in the slowest of several simultaneous processes."""
     calls = str(size.calls * 2)
     started = [
         subprocess.Popen(
@@ -128,12 +130,12 @@ def alone(processes: int, size: Size) -> float:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """Every file of a job."""
+    """The contents of every file of a job."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def processes(size: Size, say: Callable[[str], None]) -> dict[str, Any]:
-    """One process and two, in turns."""
+    """Measure one process and two, alternating."""
     seconds: dict[int, list[dict[str, float]]] = {1: [], 2: []}
     network: dict[int, list[float]] = {1: [], 2: []}
     equal = True
@@ -167,7 +169,7 @@ def processes(size: Size, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def overhead(size: Size, say: Callable[[str], None]) -> dict[str, Any]:
-    """Seconds of `generate` and of `sample` over those of the network's calls alone, in turns."""
+    """Measure `generate` and `sample` relative to the network's calls alone, alternating."""
     import torch
 
     import sdesamplers as sds
@@ -175,7 +177,7 @@ def overhead(size: Size, say: Callable[[str], None]) -> dict[str, Any]:
     model = sds.load(MODEL)
     count, calls = size.batches * size.batch, size.batches * size.nfe
     x = torch.randn(size.batch, *model.shape)
-    words: dict[str, Any] = {"num_samples": count, "batch_size": size.batch, "nfe": size.nfe}
+    settings: dict[str, Any] = {"num_samples": count, "batch_size": size.batch, "nfe": size.nfe}
 
     def network() -> None:
         with torch.inference_mode():
@@ -185,13 +187,13 @@ def overhead(size: Size, say: Callable[[str], None]) -> dict[str, Any]:
     def written(*formats: str) -> Callable[[], None]:
         def make() -> None:
             with tempfile.TemporaryDirectory() as place:
-                sds.generate(model, "fast", out=place, formats=formats, shard_size=size.batch, **words)
+                sds.generate(model, "fast", out=place, formats=formats, shard_size=size.batch, **settings)
 
         return make
 
     ways: dict[str, Callable[[], Any]] = {
         "the network alone": network,
-        "sample": lambda: sds.sample(model, "fast", **words),
+        "sample": lambda: sds.sample(model, "fast", **settings),
         "generate, safetensors": written("safetensors"),
         "generate, png": written("png"),
         "generate, webdataset": written("webdataset"),
@@ -200,12 +202,12 @@ def overhead(size: Size, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def in_turns(ways: dict[str, Callable[[], Any]], rounds: int, say: Callable[[str], None]) -> dict[str, Any]:
-    """Seconds of each way, and their ratio to the first way's just before and after: on the clock and of processor."""
+    """Seconds of each function, and ratios to the first one just before and after, in wall-clock and processor time."""
     first, *others = ways
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in others}
     for make in ways.values():
-        make()  # files are compiled, memory is there
+        make()  # warm up: compile files, allocate memory
     for turn in range(rounds):
         before = timed(ways[first])
         seconds[first].append(before[0])
@@ -228,12 +230,12 @@ def in_turns(ways: dict[str, Callable[[], Any]], rounds: int, say: Callable[[str
 
 
 def inverse(values: Sequence[float]) -> list[float]:
-    """One over each."""
+    """The reciprocals."""
     return [1 / value for value in values]
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds on the clock, and of processor in all threads."""
+    """(wall-clock seconds, processor seconds of all threads)."""
     began = time.perf_counter(), time.process_time()
     work()
     return time.perf_counter() - began[0], time.process_time() - began[1]
@@ -243,14 +245,14 @@ def timed(work: Callable[[], Any]) -> tuple[float, float]:
 
 
 def variants(size: Size, say: Callable[[str], None]) -> dict[str, Any]:
-    """The network's other forms against float32: speed, and how far the samples are off."""
+    """Measure variants of the network against float32: speed, and the errors of the samples."""
     import torch
 
     import sdesamplers as sds
 
     plain = sds.load(MODEL)
-    words: dict[str, Any] = {"nfe": size.nfe, "num_samples": size.batch}
-    expected = sds.sample(plain, "fast", **words)
+    settings: dict[str, Any] = {"nfe": size.nfe, "num_samples": size.batch}
+    expected = sds.sample(plain, "fast", **settings)
     pixels = torch.stack([levels(image) for image in expected.images])
     rows: dict[str, Any] = {}
     forms: dict[str, dict[str, Any]] = {
@@ -265,9 +267,9 @@ def variants(size: Size, say: Callable[[str], None]) -> dict[str, Any]:
         try:
             model = sds.load(MODEL, **options)
             began = time.perf_counter()
-            got = sds.sample(model, "fast", **words)
+            got = sds.sample(model, "fast", **settings)
             first = time.perf_counter() - began
-        except Exception as error:  # a compiler that is not there, an instruction that this processor lacks
+        except Exception as error:  # no compiler, or an instruction that this processor does not support
             rows[name] = {"failed": f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"}
             continue
         calls = in_turns({"float32": calling(plain, size), name: calling(model, size)}, max(size.rounds, 3), say)
@@ -284,7 +286,7 @@ def variants(size: Size, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def calling(model: Any, size: Size) -> Callable[[], None]:
-    """Some calls of a model."""
+    """A function that makes several calls of a model."""
     import torch
 
     x = torch.randn(size.batch, *model.shape).to(model.dtype)
@@ -298,7 +300,7 @@ def calling(model: Any, size: Size) -> Callable[[], None]:
 
 
 def levels(image: Any) -> Any:
-    """An image's grey levels."""
+    """The grey levels of an image."""
     import numpy as np
     import torch
 
@@ -317,43 +319,44 @@ def report(facts: dict[str, Any]) -> str:
     """The findings as Markdown."""
     size, two = facts["size"], facts["processes"]
     lines = [
-        "# Many samples on one process and on two",
+        "# Many samples with one and two processes",
         "",
-        f"{sentence(facts['machine'])} One thread a process, median [quartiles] of {size['rounds']} rounds in turns.",
+        f"{sentence(facts['machine'])} One thread per process, median [quartiles] of {size['rounds']} alternating "
+        "rounds.",
         "",
         f"`sdesamplers sample {MODEL} --sampler fast --nfe {size['nfe']} -n {size['images']} --batch-size "
-        f"{size['batch']}`, and the same on two processes of `accelerate launch` (gloo). The files are "
+        f"{size['batch']}`, and the same with two processes of `accelerate launch` (gloo). The files are "
         f"{'equal byte for byte' if two['files equal'] else '**not equal**'}.",
         "",
-        "| images a second | one process | two processes | gain |",
+        "| images per second | one process | two processes | gain |",
         "|---|--:|--:|--:|",
     ]
     names = {
-        "end to end": "the command, from start to end",
-        "steady": "steady, without start-up",
-        "network alone, evaluations": "the network alone on processes that share nothing (evaluations a second)",
+        "end to end": "the whole command",
+        "steady": "steady part, without start-up",
+        "network alone, evaluations": "the network alone in independent processes (evaluations per second)",
     }
     for key, name in names.items():
-        lines.append(f"| {name} | {' | '.join(spread(two[key][word]) for word in ('one', 'two', 'gain'))} |")
+        lines.append(f"| {name} | {' | '.join(spread(two[key][column]) for column in ('one', 'two', 'gain'))} |")
     inside = facts["overhead"]
     lines += [
         "",
-        f"Within one process, {inside['calls']} evaluations of batches of {inside['batch']}, over the network's calls "
-        "alone just before and after, on the clock and in processor time of all threads:",
+        f"Within one process, {inside['calls']} evaluations of batches of {inside['batch']}, relative to the network's "
+        "calls alone just before and after, in wall-clock time and in processor time of all threads:",
         "",
-        "| | seconds | over the network alone | processor time over it |",
+        "| | seconds | relative to the network alone | the same in processor time |",
         "|---|--:|--:|--:|",
     ]
     for name, row in inside["rows"].items():
-        over = [spread(row[word], 4) if word in row else "1" for word in ("ratio", "processor")]
+        over = [spread(row[column], 4) if column in row else "1" for column in ("ratio", "processor")]
         lines.append(f"| {name} | {spread(row['seconds'])} | {' | '.join(over)} |")
     forms = facts["variants"]
     lines += [
         "",
-        f"Other forms of the network, beside float32: speed at batches of {forms['batch']}; samples of `fast` at "
-        f"{forms['nfe']} evaluations from the same seeds, in a range of [-1, 1]; grey levels of 255.",
+        f"Variants of the network, compared with float32: speed at batch size {forms['batch']}; errors of the samples "
+        f"of `fast` at {forms['nfe']} evaluations from the same seeds, in the range [-1, 1] and in grey levels of 255.",
         "",
-        "| | times as fast | first batch, s | RMS error | largest | mean grey levels | pixels the same |",
+        "| | speed-up | first batch, s | RMS error | largest error | mean error, grey levels | equal pixels |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in forms["rows"].items():
@@ -366,34 +369,34 @@ def report(facts: dict[str, Any]) -> str:
 
 
 def targets(facts: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was required."""
+    """The required bounds and the measurements."""
     gain = facts["processes"]["steady"]["gain"]["median"]
     ratio = facts["overhead"]["rows"]["generate, safetensors"]["ratio"]["median"]
     return [
-        target("one process's images a second over two processes' (gain of 1.85)", 1 / gain, 1 / 1.85),
-        target("files of one and two processes that differ", 0.0 if facts["processes"]["files equal"] else 1.0, 0.0),
-        target("a job's wall time over NFE times the network alone", ratio, 1.03),
+        target("images per second of one process relative to two (gain of 1.85)", 1 / gain, 1 / 1.85),
+        target("1 if files of one and two processes differ", 0.0 if facts["processes"]["files equal"] else 1.0, 0.0),
+        target("wall time of a job relative to its evaluations of the network alone", ratio, 1.03),
     ]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the report goes")
-    parser.add_argument("--quick", action="store_true", help="small and once")
-    words = parser.parse_args(arguments)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the report")
+    parser.add_argument("--quick", action="store_true", help="small sizes and one round")
+    args = parser.parse_args(arguments)
     os.environ["OMP_NUM_THREADS"] = "1"
     import torch
 
     torch.set_num_threads(1)
-    size = QUICK if words.quick else Size()
+    size = QUICK if args.quick else Size()
     say = lambda line: print(line, flush=True)  # noqa: E731
     facts: dict[str, Any] = {"machine": machine(), "size": vars(size)}
     facts["processes"] = processes(size, say)
     facts["overhead"] = overhead(size, say)
     facts["variants"] = variants(size, say)
     facts["targets"] = targets(facts)
-    write(words.out, "scaling", facts, report(facts))
+    write(args.out, "scaling", facts, report(facts))
 
 
 if __name__ == "__main__":

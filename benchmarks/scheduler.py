@@ -1,11 +1,10 @@
-"""What `Scheduler.step` costs in a pipeline, beside the diffusers scheduler of the same method.
+"""The cost of `Scheduler.step` in a pipeline, compared with the diffusers scheduler of the same method.
 
     python benchmarks/scheduler.py --out benchmarks/results
 
-Writes scheduler.md and scheduler.json; takes about a minute. Both are driven as pipelines drive them, one
-`scale_model_input` and one `step` an evaluation, by a network that returns a tensor made beforehand, in turns in one
-process on one thread, at the latents of Stable Diffusion, (1, 4, 64, 64). Laying out the grid (`set_timesteps`) is
-timed apart.
+Writes scheduler.md and scheduler.json; takes about a minute. Both run in the loop of a pipeline, with one
+`scale_model_input` and one `step` per evaluation and a network that returns a constant tensor, alternating in one
+process on one thread, with the latents of Stable Diffusion, (1, 4, 64, 64). `set_timesteps` is timed separately.
 """
 
 from __future__ import annotations
@@ -53,17 +52,17 @@ LIMIT = 1 / 3
 
 
 def made(name: str, kind: str, options: dict[str, Any]) -> tuple[Any, Any]:
-    """Our scheduler and diffusers' on the same model."""
-    sampler, *words = name.split()
-    config = {} if "flow" in words else TABLE
-    own = dict(word.split("=") for word in words if "=" in word)
+    """(our scheduler, diffusers' scheduler) for the same model."""
+    sampler, *settings = name.split()
+    config = {} if "flow" in settings else TABLE
+    own = dict(item.split("=") for item in settings if "=" in item)
     theirs = getattr(diffusers, kind)(**config, **options)
     return sds.Scheduler.from_config({**config, "_class_name": kind}, sampler, **own), theirs
 
 
 def loop(scheduler: Any, steps: int) -> tuple[Callable[[], None], Callable[[], None], list[int]]:
-    """Laying out a run, the loop of a pipeline over it, and a list that holds the number of evaluations."""
-    start, answer = (torch.randn(SHAPE, generator=torch.Generator().manual_seed(k)) for k in range(2))
+    """(function that sets the timesteps, function that runs the loop, list with the number of evaluations)."""
+    start, output = (torch.randn(SHAPE, generator=torch.Generator().manual_seed(k)) for k in range(2))
     scales, timesteps, count = hasattr(scheduler, "scale_model_input"), list[Any](), [0]
 
     def prepare() -> None:
@@ -76,13 +75,13 @@ def loop(scheduler: Any, steps: int) -> tuple[Callable[[], None], Callable[[], N
         for t in timesteps:
             if scales:
                 scheduler.scale_model_input(x, t)
-            x = scheduler.step(answer, t, x, return_dict=False)[0]
+            x = scheduler.step(output, t, x, return_dict=False)[0]
 
     return prepare, run, count
 
 
 def measure(steps: int, repeats: int) -> list[dict[str, Any]]:
-    """Microseconds an evaluation of each pair, and their ratio."""
+    """Microseconds per evaluation of each pair, and their ratio."""
     rows = []
     for name, kind, options in PAIRS:
         sides = dict(zip(("ours", "theirs"), (loop(s, steps) for s in made(name, kind, options)), strict=True))
@@ -91,55 +90,55 @@ def measure(steps: int, repeats: int) -> list[dict[str, Any]]:
             seconds = in_turns({side: run for side, (_, run, _) in sides.items()}, repeats, prepared)
             layout = in_turns(prepared, max(3, repeats // 5))
         found = {side: spread(seconds[side], sides[side][2][0]) for side in sides}
-        laid = {side: spread(layout[side])["median"] for side in sides}
+        medians = {side: spread(layout[side])["median"] for side in sides}
         ratio = found["ours"]["median"] / found["theirs"]["median"]
-        rows.append({"sampler": name, "scheduler": kind, **found, "ratio": ratio, "layout": laid})
+        rows.append({"sampler": name, "scheduler": kind, **found, "ratio": ratio, "layout": medians})
     return rows
 
 
 def report(facts: dict[str, Any]) -> str:
     """The table in Markdown."""
     lines = [
-        "# The cost of a scheduler's step\n",
-        "Made by `python benchmarks/scheduler.py`. "
+        "# The cost of `Scheduler.step`\n",
+        "Written by `python benchmarks/scheduler.py`. "
         + ", ".join(f"{key} {value}" for key, value in facts["machine"].items())
-        + f"; latents {SHAPE}, {facts['steps']} steps, {facts['repeats']} rounds in turns.\n",
-        "Microseconds an evaluation beyond the network, `scale_model_input` and `step`, median [quartiles]; "
-        "`set_timesteps` in milliseconds a run.\n",
+        + f"; latents {SHAPE}, {facts['steps']} steps, {facts['repeats']} alternating rounds.\n",
+        "Microseconds per evaluation without the network, `scale_model_input` and `step`, median [quartiles]; "
+        "`set_timesteps` in milliseconds per run.\n",
         "| sampler | diffusers | ours | theirs | ratio | set_timesteps: ours, theirs |",
         "|---|---|--:|--:|--:|--:|",
     ]
     for row in facts["rows"]:
         cells = [f"{row[s]['median']:.0f} [{row[s]['q25']:.0f}, {row[s]['q75']:.0f}]" for s in ("ours", "theirs")]
-        laid = ", ".join(f"{row['layout'][side] / 1e3:.1f}" for side in ("ours", "theirs"))
+        layout = ", ".join(f"{row['layout'][side] / 1e3:.1f}" for side in ("ours", "theirs"))
         bold = "**" if row["ratio"] < LIMIT else ""
         names = f"{row['sampler']} | {row['scheduler']}"
-        lines.append(f"| {names} | {cells[0]} | {cells[1]} | {bold}{row['ratio']:.2f}{bold} | {laid} |")
+        lines.append(f"| {names} | {cells[0]} | {cells[1]} | {bold}{row['ratio']:.2f}{bold} | {layout} |")
     lines += ["", NOTE, ""]
     return "\n".join(lines)
 
 
-NOTE = """Under a third of diffusers' in bold. Two kinds cannot be: a flow model's Euler step is one pass over the
-latents in either library, so both spend their time in that kernel; and stochastic steps are ruled by the random
-numbers, which here are keyed by (seed, image, draw) so that an image does not depend on its batch. Coefficients and
-points of a grid are worked out in float64 when it is laid out, which is what `set_timesteps` takes longer for."""
+NOTE = """Ratios below a third are in bold. Two kinds of steps cannot reach this: the Euler step of a flow model is one
+pass over the latents in either library, so both spend their time in that kernel; and stochastic steps are dominated by
+the random numbers, which here are keyed by (seed, image, draw) so that an image does not depend on its batch.
+`set_timesteps` takes longer because it computes all coefficients and points of the grid in float64."""
 
 
 def main() -> None:
-    """Measure and write."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the report goes")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the report")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--repeats", type=int, default=40)
-    words = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
     diffusers.logging.set_verbosity_error()
-    rows = measure(words.steps, words.repeats)
-    facts = {"machine": machine(), "steps": words.steps, "repeats": words.repeats, "rows": rows}
-    words.out.mkdir(parents=True, exist_ok=True)
-    (words.out / "scheduler.json").write_text(json.dumps(facts, indent=1) + "\n")
+    rows = measure(args.steps, args.repeats)
+    facts = {"machine": machine(), "steps": args.steps, "repeats": args.repeats, "rows": rows}
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "scheduler.json").write_text(json.dumps(facts, indent=1) + "\n")
     text = report(facts)
-    (words.out / "scheduler.md").write_text(text)
+    (args.out / "scheduler.md").write_text(text)
     print(text)
 
 

@@ -1,11 +1,10 @@
-"""How long `import sdesamplers` and its command take to start, beside what they stand on and beside other libraries.
+"""Import and start-up time of sdesamplers and its command, compared with its dependencies and other libraries.
 
     python benchmarks/startup.py --out benchmarks/results      (about five minutes)
     python benchmarks/startup.py --out out --quick             (a minute)
 
-Writes startup.md and startup.json. Every line is a new Python process, timed from outside until it has ended, in
-turns, after one round that is not counted (it compiles and brings files into memory). A library that is not installed
-is left out.
+Writes startup.md and startup.json. Every line is the time of a new Python process until it ends, measured from outside,
+alternating, after one untimed round that compiles and caches files. A library that is not installed is left out.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ package.__path__, package.utils = list(spec.submodule_search_locations), utils
 sys.modules |= {"k_diffusion": package, "k_diffusion.utils": utils}
 import k_diffusion.sampling
 """
-"""k-diffusion's samplers without the training half of its package, whose dependencies are often not there."""
+"""Imports k-diffusion's samplers without the training part of the package, whose dependencies are often missing."""
 
 COMMANDS: dict[str, list[str]] = {
     "python, nothing imported": ["-c", "pass"],
@@ -46,7 +45,7 @@ COMMANDS: dict[str, list[str]] = {
     "k_diffusion.sampling by itself": ["-c", SAMPLING_ALONE],
     "azula.sample": ["-c", "import azula.sample"],
 }
-"""Line of the table -> what python is called with."""
+"""Line of the table -> arguments of python."""
 BARE = "python, nothing imported"
 
 
@@ -54,20 +53,20 @@ def once(arguments: Sequence[str]) -> float:
     """Seconds that a new process takes.
 
     Raises:
-        RuntimeError: it failed; the message is the last line that it wrote.
+        RuntimeError: the process failed; the message is its last line on stderr.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     began = time.perf_counter()
     done = subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
     seconds = time.perf_counter() - began
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise RuntimeError(said[-1] if said else f"exit code {done.returncode}")
+        lines = done.stderr.strip().splitlines()
+        raise RuntimeError(lines[-1] if lines else f"exit code {done.returncode}")
     return seconds
 
 
 def run(commands: dict[str, list[str]], rounds: int) -> dict[str, Any]:
-    """Time all commands in turns; those that fail are left out with a reason."""
+    """Time all commands, alternating; commands that fail are left out with a reason."""
     facts: dict[str, Any] = {"machine": machine(), "rounds": rounds, "rows": [], "left_out": {}}
     seconds: dict[str, list[float]] = {}
     for name, arguments in commands.items():
@@ -94,10 +93,10 @@ def report(facts: dict[str, Any]) -> str:
     lines = [
         "# Import and start-up time",
         "",
-        f"{sentence(facts['machine'])} New processes, median [quartiles] of {facts['rounds']} rounds in turns; files "
-        "are in the system's cache.",
+        f"{sentence(facts['machine'])} New processes, median [quartiles] of {facts['rounds']} alternating rounds, with "
+        "files in the system's cache.",
         "",
-        "| | milliseconds | beyond python alone | times `import torch` |",
+        "| | milliseconds | without python's own start-up | relative to `import torch` |",
         "|---|--:|--:|--:|",
     ]
     for name, row in rows.items():
@@ -110,14 +109,14 @@ def report(facts: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the report goes")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the report")
     parser.add_argument("--quick", action="store_true", help="one round")
     parser.add_argument("--rounds", type=int, default=9)
-    words = parser.parse_args(arguments)
-    facts = run(COMMANDS, 1 if words.quick else words.rounds)
-    write(words.out, "startup", facts, report(facts))
+    args = parser.parse_args(arguments)
+    facts = run(COMMANDS, 1 if args.quick else args.rounds)
+    write(args.out, "startup", facts, report(facts))
 
 
 if __name__ == "__main__":

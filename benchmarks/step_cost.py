@@ -1,14 +1,14 @@
-"""What a sampler's step costs as the state grows, against the memory traffic that the method cannot do without.
+"""The cost of a step for states of growing size, compared with the minimum memory traffic of the method.
 
     python benchmarks/step_cost.py --out benchmarks/results      (about ten minutes, 5 GB of memory)
     python benchmarks/step_cost.py --out out --quick             (seconds)
 
-Writes step_cost.md, step_cost.json and step_cost.png. One thread, float32, a model that answers with a tensor made
-beforehand, so that a step is the library's work alone. A *pass* is one reading or writing of a tensor of the state's
-size. The limit of a method at a size is its fewest passes times the time of a pass, which is a third of
-`torch.add(a, b, alpha=s, out=c)` at that size: two readings and a writing into memory that is there already.
+Writes step_cost.md, step_cost.json and step_cost.png. One thread, float32, and a model that returns a constant tensor,
+so that only the work of the library is measured. A *pass* is one read or write of a tensor of the size of the state.
+The limit of a method at a size is its minimum number of passes times the time of a pass, a third of the time of
+`torch.add(a, b, alpha=s, out=c)` at that size: two reads and one write into allocated memory.
 
-Beside the time, the passes that a step really makes are counted, from the operations that torch executes.
+The passes that a step actually makes are counted too, from the operations that torch executes.
 """
 
 from __future__ import annotations
@@ -44,24 +44,26 @@ SIZES = (10**3, 10**4, 10**5, 10**6, 10**7, 10**8)
 QUICK = (10**3, 10**4, 10**5)
 STEPS = 8
 LIMIT, BANDWIDTH_BOUND = 1.5, 10**7
-TENSORS = 10  # of the state's size, that are alive at most
+TENSORS = 10  # the most tensors of the size of the state that exist at once
 ALLOCATORS = {
-    "default": "glibc's default: memory of a large tensor goes back to the system when the tensor dies",
+    "default": "glibc's default: the memory of a large tensor is returned to the system when the tensor is freed",
     "kept": "freed memory is kept (mallopt: M_MMAP_MAX=0, M_TRIM_THRESHOLD=-1)",
 }
 
 
 @dataclass(frozen=True)
 class Case:
-    """A sampler on a model whose prediction is of some kind.
+    """A sampler and the prediction type of the model.
 
     Attributes:
-        name: for the table.
-        sampler, words: as `sds.sample` takes them.
-        process, prediction: the model's.
-        fewest: passes of one step.
-        traffic: what these are.
-        evaluations: of one step.
+        name: name in the table.
+        sampler: the sampler, as in `sds.sample`.
+        process: creates the process of the model.
+        prediction: prediction type of the model.
+        fewest: the minimum number of passes of a step.
+        traffic: the tensors of these passes.
+        evaluations: evaluations per step.
+        kwargs: further arguments of `sds.sample`.
     """
 
     name: str
@@ -71,31 +73,31 @@ class Case:
     fewest: int
     traffic: str
     evaluations: int = 1
-    words: dict[str, Any] = field(default_factory=dict)
+    kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 def table() -> sds.GaussianProcess:
-    """DDPM's linear table (Ho et al. 2020)."""
+    """DDPM's process with its linear schedule (Ho et al. 2020)."""
     return sds.DiscreteVP(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
 
 
 NATIVE = {"coordinates": "native", "spacing": "linspace"}
 CASES = (
-    Case("euler, velocity", "euler", sds.RectifiedFlow, "flow", 3, "x, v to x'", words=NATIVE),
-    Case("euler, epsilon", "euler", table, "epsilon", 3, "x, eps to x'", words=NATIVE),
-    Case("ddim, epsilon", "ddim", table, "epsilon", 3, "x, eps to x'", words=NATIVE),
+    Case("euler, velocity", "euler", sds.RectifiedFlow, "flow", 3, "x, v to x'", kwargs=NATIVE),
+    Case("euler, epsilon", "euler", table, "epsilon", 3, "x, eps to x'", kwargs=NATIVE),
+    Case("ddim, epsilon", "ddim", table, "epsilon", 3, "x, eps to x'", kwargs=NATIVE),
     Case("heun, velocity", "heun", sds.RectifiedFlow, "flow", 7, "x, v to u; x, v, v(u) to x'", 2, NATIVE),
-    Case("dpmpp-2m, x0", "dpmpp-2m", table, "sample", 4, "x, x0, last x0 to x'", words=NATIVE),
-    Case("dpmpp-2m, epsilon", "dpmpp-2m", table, "epsilon", 5, "x, eps, last x0 to x0 and x'", words=NATIVE),
-    Case("euler-maruyama, epsilon", "euler-maruyama", table, "epsilon", 4, "x, eps, z to x'", words=NATIVE),
-    Case("ddpm, epsilon", "ddpm", table, "epsilon", 4, "x, eps, z to x'", words=NATIVE),
+    Case("dpmpp-2m, x0", "dpmpp-2m", table, "sample", 4, "x, x0, last x0 to x'", kwargs=NATIVE),
+    Case("dpmpp-2m, epsilon", "dpmpp-2m", table, "epsilon", 5, "x, eps, last x0 to x0 and x'", kwargs=NATIVE),
+    Case("euler-maruyama, epsilon", "euler-maruyama", table, "epsilon", 4, "x, eps, z to x'", kwargs=NATIVE),
+    Case("ddpm, epsilon", "ddpm", table, "epsilon", 4, "x, eps, z to x'", kwargs=NATIVE),
 )
 
 
 class Passes(TorchDispatchMode):
-    """Counts readings and writings of tensors of `size` numbers at least, over all operations that torch executes.
+    """Counts reads and writes of tensors of at least `size` elements, over all operations that torch executes.
 
-    A view and an empty tensor cost nothing, an in-place operation reads and writes its tensor, `out=` is written only.
+    A view or an empty tensor costs nothing; an in-place operation reads and writes its tensor; `out=` is only written.
     """
 
     WRITTEN_ONLY = ("copy_", "fill_", "zero_")
@@ -120,57 +122,57 @@ class Passes(TorchDispatchMode):
         return result
 
     def large(self, value: Any) -> int:
-        """How many tensors of the state's size a value holds."""
+        """The number of tensors of at least `size` elements in a value."""
         return sum(isinstance(leaf, Tensor) and leaf.numel() >= self.size for leaf in tree_leaves(value))
 
 
 class Marked(sds.Model):
-    """A model that costs nothing and notes a meter's reading at every call."""
+    """A model that costs nothing and records the value of a meter at every call."""
 
-    pure = True  # so that no copies are made around it; docs/design.md says what they cost
+    pure = True  # avoids defensive copies around the model, see docs/design.md
 
-    def __init__(self, case: Case, answer: Tensor, meter: Callable[[], float]) -> None:
-        self.process, self.prediction, self.shape = case.process(), case.prediction, tuple(answer.shape[1:])
-        self.answer, self.meter, self.marks = answer, meter, list[float]()
+    def __init__(self, case: Case, output: Tensor, meter: Callable[[], float]) -> None:
+        self.process, self.prediction, self.shape = case.process(), case.prediction, tuple(output.shape[1:])
+        self.output, self.meter, self.marks = output, meter, list[float]()
 
     def predict(self, x: Tensor, t: Any, condition: Any = None) -> Tensor:
         self.marks.append(self.meter())
-        return self.answer
+        return self.output
 
 
 @dataclass
 class State:
-    """The tensors that are there before a step, (1, n) float32 each."""
+    """The tensors that exist before a step, each (1, n) float32."""
 
     start: Tensor
-    answer: Tensor
+    output: Tensor
     noise: Tensor
 
     @classmethod
     def of(cls, size: int) -> State:
-        """Random ones."""
+        """Random tensors of `size` elements."""
         generator = torch.Generator().manual_seed(0)
         return cls(*(torch.randn(1, size, generator=generator) for _ in range(3)))
 
 
 @torch.inference_mode()
 def steps_of(case: Case, state: State, meter: Callable[[], float], steps: int = STEPS) -> list[float]:
-    """What a meter gains over each step of a run but the first two, in which a multistep method gathers its values.
+    """The increase of a meter over each step of a run except the first two, the start-up of a multistep method.
 
-    The last step is not among them either: it ends with the run, not with a call of the model.
+    The last step is left out too, because no call of the model marks its end.
     """
-    model = Marked(case, state.answer, meter)
-    recipe, spec = make_recipe(Request(case.sampler, steps, **case.words), process=model.process)
+    model = Marked(case, state.output, meter)
+    recipe, spec = make_recipe(Request(case.sampler, steps, **case.kwargs), process=model.process)
     path = make_path(model.process, recipe)
-    given: Any = lambda start, end, rows: state.noise  # noqa: E731
-    path.ledger.noise = given
+    constant: Any = lambda start, end, rows: state.noise  # noqa: E731
+    path.ledger.noise = constant
     sds.drive(start_run(spec, state.start, path, recipe.options), Evaluator(model, 1, case.name))
     starts = model.marks[:: case.evaluations]
     return [after - before for before, after in itertools.pairwise(starts[2:])]
 
 
 def passes_made(case: Case, size: int = 1000) -> float:
-    """Passes of a step in the middle of a run, as counted."""
+    """The counted passes of a step in the middle of a run."""
     with Passes(size) as passes:
         return float(np.median(steps_of(case, State.of(size), lambda: passes.count)))
 
@@ -186,9 +188,9 @@ def timed(run: Callable[[], Any], count: int) -> list[float]:
 
 
 def measure(size: int, cases: Sequence[Case], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step of each case, of the yardstick and of other plain operations, in turns."""
+    """Seconds of a step of each case, and of plain operations such as the reference `torch.add`, alternating."""
     state = State.of(size)
-    a, b, c = state.start, state.answer, torch.empty_like(state.start)
+    a, b, c = state.start, state.output, torch.empty_like(state.start)
     plain: dict[str, Callable[[], Any]] = {
         "add": lambda: torch.add(a, b, alpha=0.5, out=c),
         "add into new memory": lambda: torch.add(a, b, alpha=0.5),
@@ -210,7 +212,7 @@ def measure(size: int, cases: Sequence[Case], rounds: int) -> dict[str, list[flo
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc's malloc to give no memory back; whether it could be told. It holds for the rest of the process."""
+    """Make glibc's malloc keep freed memory for the rest of the process; return True if that is possible."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
@@ -219,12 +221,12 @@ def keep_freed_memory() -> bool:
 
 
 def rounds_for(size: int) -> int:
-    """More rounds where a step is short."""
+    """The number of rounds, larger for short steps."""
     return int(np.clip(3 * 10**7 // size, 2, 40))
 
 
 def rows_of(size: int, allocator: str, found: dict[str, list[float]], made: dict[str, float]) -> list[dict[str, Any]]:
-    """The cases' rows of a table: seconds of a step, the limit, their ratio."""
+    """The rows of a table: seconds of a step, the limit and their ratio for each case."""
     one = quartiles(found["add"])["median"] / 3
     rows = []
     for case in CASES:
@@ -238,13 +240,13 @@ def rows_of(size: int, allocator: str, found: dict[str, list[float]], made: dict
 
 
 def keyed_noise(size: int) -> float:
-    """Seconds of one draw of the noise of a step, keyed normals."""
+    """Seconds of one draw of the noise of a step from seeded normals."""
     noise = sds.IndependentNoise(sds.NormalSource(0, [0], (size,)))
     return quartiles(timed(lambda: noise(1.0, 0.5), 1 + rounds_for(size))[1:])["median"]
 
 
 def run(sizes: Sequence[int], cases: Sequence[Case], say: Callable[[str], None]) -> dict[str, Any]:
-    """Measure everything; sizes that the memory has no room for are left out and named."""
+    """Measure everything; sizes that do not fit in memory are left out and listed."""
     facts: dict[str, Any] = {"machine": machine(), "rows": [], "plain": [], "noise": [], "left_out": []}
     made = {case.name: passes_made(case) for case in cases}
     for allocator in ALLOCATORS:
@@ -268,11 +270,11 @@ def run(sizes: Sequence[int], cases: Sequence[Case], say: Callable[[str], None])
 
 
 def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What was required, at the largest size, where that is large enough for memory to rule."""
+    """The required bounds, at the largest size if it is large enough to be limited by memory bandwidth."""
     largest = max((row["size"] for row in rows), default=0)
-    where = f"{power(largest)} elements"
+    size = f"{power(largest)} elements"
     return [
-        target(f"time over limit, {row['case']}, {where}, {row['allocator']} allocator", row["ratio"], LIMIT)
+        target(f"time over limit, {row['case']}, {size}, {row['allocator']} allocator", row["ratio"], LIMIT)
         for row in rows
         if row["size"] == largest >= BANDWIDTH_BOUND
     ]
@@ -282,7 +284,7 @@ def targets(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def si(seconds: float) -> str:
-    """A time with three figures and its unit."""
+    """A time with three significant digits and a unit."""
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
         if seconds * factor >= 1 or unit == "us":
             return f"{seconds * factor:.3g} {unit}"
@@ -295,15 +297,15 @@ def power(size: int) -> str:
 
 
 def rate(passes: int, size: int, seconds: float) -> str:
-    """Counted bytes a second, in GB."""
+    """Counted bytes per second, in GB."""
     return f"{passes * 4 * size / seconds / 1e9:.1f}"
 
 
 def plain_table(facts: dict[str, Any]) -> list[str]:
-    """The machine's bandwidth at each size."""
+    """The memory bandwidth of the machine at each size."""
     lines = [
         "| elements | torch.add, out= (3 passes) | a pass | GB/s | copy (2): GB/s | sum (1): GB/s | torch.add into new "
-        "memory, times out= | keyed normals, ns an element |",
+        "memory, relative to out= | seeded normals, ns per element |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row, noise in zip(facts["plain"], facts["noise"], strict=True):
@@ -316,16 +318,16 @@ def plain_table(facts: dict[str, Any]) -> list[str]:
 
 
 def count_table(facts: dict[str, Any]) -> list[str]:
-    """Passes of each case: the fewest, and those made."""
+    """Passes of each case: the minimum, and those made."""
     made = {row["case"]: row["made"] for row in facts["rows"]}
-    lines = ["| sampler, model's prediction | fewest passes of a step | of what | made |", "|---|--:|---|--:|"]
+    lines = ["| sampler, prediction of the model | minimum passes of a step | tensors | made |", "|---|--:|---|--:|"]
     return lines + [
         f"| {c.name} | {c.fewest} | {c.traffic} | {made[c.name]:g} |" for c in CASES if c.name in made
     ]  # fmt: skip
 
 
 def ratio_table(facts: dict[str, Any], allocator: str) -> list[str]:
-    """Time of a step and its ratio to the limit, by size."""
+    """The time of a step and its ratio to the limit, by size."""
     rows = [row for row in facts["rows"] if row["allocator"] == allocator]
     sizes = sorted({row["size"] for row in rows})
     head = " | ".join(power(size) for size in sizes)
@@ -344,7 +346,7 @@ def ratio_table(facts: dict[str, Any], allocator: str) -> list[str]:
 
 
 def growth(of: dict[int, dict[str, Any]], sizes: Sequence[int]) -> str:
-    """The power of the size that time grows with, over the last two sizes; 1 is linear."""
+    """The growth of time between the last two sizes as a power of the size; 1 is linear."""
     if len(sizes) < 2:
         return "-"
     small, large = sizes[-2:]
@@ -354,9 +356,9 @@ def growth(of: dict[int, dict[str, Any]], sizes: Sequence[int]) -> str:
 
 def report(facts: dict[str, Any]) -> str:
     """The findings as Markdown."""
-    lines = ["# What a step costs as the state grows", "", f"{sentence(facts['machine'])} One thread, float32.", ""]
+    lines = ["# The cost of a step by size of the state", "", f"{sentence(facts['machine'])} One thread, float32.", ""]
     lines += [*(f"{paragraph}\n" for paragraph in ABOUT), *count_table(facts), ""]
-    lines += ["## The machine's memory, measured in the same run", "", *plain_table(facts), "", YARDSTICK, ""]
+    lines += ["## The machine's memory, measured in the same run", "", *plain_table(facts), "", REFERENCE, ""]
     for allocator, about in ALLOCATORS.items():
         if any(row["allocator"] == allocator for row in facts["rows"]):
             lines += [f"## Time of a step over its limit, {allocator} allocator", "", f"{about[0].upper()}{about[1:]}."]
@@ -366,25 +368,25 @@ def report(facts: dict[str, Any]) -> str:
 
 
 ABOUT = (
-    "The ratio is the time of a step, in the middle of a run under `drive`, over the limit: the method's fewest passes "
-    f"times the time of a pass. In brackets the time, with half the distance of its quartiles; bold: at most {LIMIT}. "
-    "Small states are ruled by what a step costs at any size, see overhead.",
-    "*Fewest* counts what a step has to read and write when every linear combination is one kernel and nothing else is "
-    "stored. *Made* counts what torch's operations really read and wrote, with one reading an evaluation for the check "
-    "that the model's output is finite. The noise z of stochastic steps is given here; drawing it by key is a cost "
-    "of its own, the last column of the second table, and is arithmetic and not memory.",
-    "Where the yardstick's three tensors fit in a cache and a step's eight or so do not (near 1e6 elements here), the "
-    "ratio is larger than the passes made account for.",
+    "The ratio is the time of a step, in the middle of a run of `drive`, divided by the limit: the minimum number of "
+    "passes of the method times the time of a pass. In brackets: the time, with half its interquartile range. Bold: at "
+    f"most {LIMIT}. For small states the fixed cost of a step dominates, see overhead.",
+    "*Minimum* counts the reads and writes of a step in which every linear combination is one kernel and nothing else "
+    "is stored. *Made* counts the reads and writes of torch's operations, including one read per evaluation to check "
+    "that the model's output is finite. The noise z of stochastic steps is a constant tensor here; drawing it is a "
+    "separate cost, the last column of the second table, which is arithmetic rather than memory traffic.",
+    "If the three tensors of the reference operation fit in a cache and the eight or so of a step do not (near 1e6 "
+    "elements here), the ratio is larger than the passes made would explain.",
 )
-YARDSTICK = (
-    "GB/s are counted bytes. A writing into memory that is not in the cache first reads the line it writes to, so "
-    "three passes move up to a third more than that; the yardstick pays this as a step does. *Into new memory* is what "
-    "the same operation takes when its result is a new tensor, whose pages the system maps and clears."
+REFERENCE = (
+    "GB/s are counted bytes. A write to memory outside the cache first reads the cache line, so three passes move up "
+    "to a third more than that, in the reference operation as in a step. *Into new memory* is the time of the same "
+    "operation when its result is a new tensor, whose pages the system has to map and clear."
 )
 
 
 def plot(facts: dict[str, Any], file: Path) -> None:
-    """Time by size, and its ratio to the limit under either allocator."""
+    """Plot the time by size, and its ratio to the limit with either allocator."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -399,9 +401,9 @@ def plot(facts: dict[str, Any], file: Path) -> None:
             values = [r["ratio"] if name == "ratio" else r["seconds"]["median"] for r in rows]
             axis.plot([r["size"] for r in rows], values, "o-", ms=3.5, color=colours[case.name], label=case.name)
         if name == "seconds":
-            yard = [(row["size"], row["add"]["median"]) for row in facts["plain"]]
-            axis.plot(*zip(*yard, strict=True), "k--", lw=1.5, label="limit of 3 passes")
-            axis.set(yscale="log", ylabel="seconds a step", title=f"time, {allocator} allocator")
+            reference = [(row["size"], row["add"]["median"]) for row in facts["plain"]]
+            axis.plot(*zip(*reference, strict=True), "k--", lw=1.5, label="limit of 3 passes")
+            axis.set(yscale="log", ylabel="seconds per step", title=f"time, {allocator} allocator")
             axis.legend(fontsize=8)
         else:
             axis.axhline(LIMIT, color="k", ls=":", lw=1.2)
@@ -417,19 +419,19 @@ def plot(facts: dict[str, Any], file: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and write."""
+    """Measure, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the report goes")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the report")
     parser.add_argument("--quick", action="store_true", help=f"up to {power(QUICK[-1])} elements only")
-    parser.add_argument("--largest", type=float, default=SIZES[-1], help="leave larger states out")
-    words = parser.parse_args(arguments)
+    parser.add_argument("--largest", type=float, default=SIZES[-1], help="the largest number of elements")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    sizes = [size for size in (QUICK if words.quick else SIZES) if size <= words.largest]
+    sizes = [size for size in (QUICK if args.quick else SIZES) if size <= args.largest]
     if not sizes:
-        parser.error(f"--largest must be {SIZES[0]} at least")
+        parser.error(f"--largest must be at least {SIZES[0]}")
     facts = run(sizes, CASES, lambda line: print(line, flush=True))
-    write(words.out, "step_cost", facts, report(facts))
-    plot(facts, words.out / "step_cost.png")
+    write(args.out, "step_cost", facts, report(facts))
+    plot(facts, args.out / "step_cost.png")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""The benchmark suite: all parts one after the other, and one report.
+"""The benchmark suite: runs all parts one after the other and writes one report.
 
     make bench                                          (about an hour on an idle machine)
-    make bench BENCH=--quick                            (everything small, minutes; to see that it works)
+    make bench BENCH=--quick                            (small sizes, a few minutes; a check that everything works)
     python benchmarks/suite.py --out out/benchmarks --only step_cost startup
 
-A part is a file benchmarks/NAME.py that is called as `python benchmarks/NAME.py --out FOLDER`, with `--quick` where it
-knows it, and writes NAME.md, NAME.json and pictures NAME*.png there. Its JSON may hold `targets`, a list of {what,
-measured, limit, met}, which the report's summary shows. A part that cannot run here exits with 77, its last line the
-reason. One that fails is reported, and the suite goes on; the exit code is then 1.
+A part is a file benchmarks/NAME.py, run as `python benchmarks/NAME.py --out FOLDER`, with `--quick` if it has this
+option. It writes NAME.md, NAME.json and figures NAME*.png into the folder. Its JSON may contain `targets`, a list of
+{what, measured, limit, met}, which the summary of the report shows. A part that cannot run here exits with code 77 and
+prints the reason as its last line. If a part fails, the suite reports this and continues; the exit code is then 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from rich.text import Text
 
 HERE = Path(__file__).resolve().parent
 PEERS = ("azula", "diffusers", "k_diffusion", "k-diffusion", "torchdiffeq", "torchsde")
-"""Modules and distributions whose absence makes a part "not run" and not "failed"."""
+"""Modules and distributions; a part that lacks one of them is "not run" rather than "failed"."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,10 @@ class Part:
     """One benchmark.
 
     Attributes:
-        name: of its file and of what it writes.
-        about: what it measures, a line.
-        small: arguments of a quick run where the file has no `--quick`.
-        programs: that must be on the PATH.
+        name: name of its file and of its results.
+        about: one line on what it measures.
+        small: arguments of a quick run, for a file without `--quick`.
+        programs: programs that must be on the PATH.
     """
 
     name: str
@@ -55,21 +55,21 @@ class Part:
 
 FEW = ("--steps", "5", "--repeats", "10")
 PARTS = (
-    Part("overhead", "the drive loop beside other libraries' loops", (*FEW, "--no-torchsde")),
-    Part("scheduler", "Scheduler.step beside diffusers' schedulers", FEW),
-    Part("instructions", "instructions of the drive loop, counted", programs=("valgrind",)),
-    Part("memory", "the most memory that a sampler holds, in states"),
-    Part("step_cost", "a step against the limit of memory bandwidth, 1e3 to 1e8 elements"),
+    Part("overhead", "the drive loop compared with other libraries' loops", (*FEW, "--no-torchsde")),
+    Part("scheduler", "Scheduler.step compared with diffusers' schedulers", FEW),
+    Part("instructions", "instructions of the drive loop", programs=("valgrind",)),
+    Part("memory", "the peak memory of a sampler, in states"),
+    Part("step_cost", "a step compared with the limit of memory bandwidth, 1e3 to 1e8 elements"),
     Part("startup", "import and start-up time"),
     Part("adaptive", "evaluations of adaptive solvers at equal error"),
-    Part("scaling", "images a second on one and two processes"),
-    Part("gpu", "what only a CUDA device shows: samples, noise, synchronisation, memory, time"),
+    Part("scaling", "images per second with one and two processes"),
+    Part("gpu", "on a CUDA device: samples, noise, synchronisation, memory, time"),
 )
 
 
 @dataclass
 class Outcome:
-    """What became of a part: "done", "failed", "not run", or "kept", with results of another time."""
+    """Outcome of a part: "done", "failed", "not run", or "kept" (results of an earlier run)."""
 
     name: str
     about: str
@@ -80,23 +80,25 @@ class Outcome:
 
     @property
     def shown(self) -> bool:
-        """Whether the report holds results of it."""
+        """True if the report includes its results."""
         return self.state in ("done", "kept")
 
     @property
-    def words(self) -> str:
-        """State and reason."""
+    def status(self) -> str:
+        """The state and the reason."""
         return f"{self.state}: {self.why}" if self.why else self.state
 
 
 @dataclass(frozen=True)
 class Suite:
-    """Parts, where their files are, and where results go.
+    """A run of the suite.
 
     Attributes:
-        parts, folder, out: these.
-        quick: as on the command line.
-        only: names of parts to run; empty for all.
+        parts: all parts.
+        folder: folder of their files.
+        out: folder for the results.
+        quick: use small sizes.
+        only: names of the parts to run; empty for all.
     """
 
     parts: Sequence[Part]
@@ -106,21 +108,21 @@ class Suite:
     only: Sequence[str] = ()
 
     def command(self, part: Part) -> list[str]:
-        """What is called."""
+        """The command that runs a part."""
         file = self.folder / f"{part.name}.py"
-        words = ["--out", str(self.out)]
+        arguments = ["--out", str(self.out)]
         if self.quick:
-            words += ["--quick"] if '"--quick"' in file.read_text(encoding="utf-8") else part.small
-        return [sys.executable, str(file), *words]
+            arguments += ["--quick"] if '"--quick"' in file.read_text(encoding="utf-8") else part.small
+        return [sys.executable, str(file), *arguments]
 
     def hindrance(self, part: Part) -> str:
-        """Why a part cannot be run here, or nothing."""
+        """The reason why a part cannot be run here, or an empty string."""
         file = f"{part.name}.py"
-        gone = [] if (self.folder / file).exists() else [f"there is no {file} in {self.folder.name}/"]
-        return "; ".join(gone + [f"{name} is not installed" for name in part.programs if shutil.which(name) is None])
+        missing = [] if (self.folder / file).exists() else [f"there is no {file} in {self.folder.name}/"]
+        return "; ".join(missing + [f"{name} is not installed" for name in part.programs if shutil.which(name) is None])
 
     def outcome(self, part: Part, say: Callable[[str], None]) -> Outcome:
-        """Run one part, or find out why not."""
+        """Run a part, or return why it was not run."""
         if self.only and part.name not in self.only:
             return self.earlier(part)
         if why := self.hindrance(part):
@@ -141,8 +143,8 @@ class Suite:
         return outcome
 
     def earlier(self, part: Part) -> Outcome:
-        """Results of another time, where there are any."""
-        written, why = self.out / f"{part.name}.md", "not asked for"
+        """The results of an earlier run, if there are any."""
+        written, why = self.out / f"{part.name}.md", "not selected"
         if not written.exists():
             return Outcome(part.name, part.about, "not run", why)
         when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(written.stat().st_mtime))
@@ -151,7 +153,7 @@ class Suite:
 
 
 def call(command: Sequence[str], log: Any, say: Callable[[str], None]) -> int:
-    """Run a command on one thread, its output in a log and its last line told; its exit code."""
+    """Run a command on one thread, write its output to a log, report each line to `say`; return the exit code."""
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "PYTHONUNBUFFERED"), "1")
     with subprocess.Popen(
         command, env={**os.environ, **threads}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -169,7 +171,7 @@ def call(command: Sequence[str], log: Any, say: Callable[[str], None]) -> int:
 
 
 def judge(code: int, output: str) -> tuple[str, str]:
-    """State and reason of a part, from its exit code and what it printed."""
+    """(state, reason) of a part, from its exit code and its output."""
     if code == 0:
         return "done", ""
     last = ([line.strip() for line in output.splitlines() if line.strip()] or ["it printed nothing"])[-1]
@@ -182,7 +184,7 @@ def judge(code: int, output: str) -> tuple[str, str]:
 
 
 def targets_of(file: Path) -> list[dict[str, Any]]:
-    """What a part's JSON says was required."""
+    """The targets in the JSON of a part."""
     if not file.exists():
         return []
     facts = json.loads(file.read_text(encoding="utf-8"))
@@ -193,17 +195,17 @@ def targets_of(file: Path) -> list[dict[str, Any]]:
 
 
 def minutes(seconds: float) -> str:
-    """A time for people."""
+    """A duration in minutes or seconds, or "-"."""
     return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s" if seconds else "-"
 
 
 def cell(text: str) -> str:
-    """Text that does not break a table."""
+    """Text escaped for a table."""
     return text.replace("|", "\\|").replace("\n", " ")
 
 
 def section(outcome: Outcome, out: Path) -> list[str]:
-    """A part's own report, its headings one level down, with the pictures that it does not show itself."""
+    """The report of a part, with its headings one level down and with the figures that it does not include itself."""
     text = (out / f"{outcome.name}.md").read_text(encoding="utf-8").strip()
     lines, fenced = [], False
     for line in text.splitlines():
@@ -211,22 +213,22 @@ def section(outcome: Outcome, out: Path) -> list[str]:
         lines.append(f"#{line}" if line.startswith("#") and not fenced else line)
     own = [f for f in sorted(out.glob(f"{outcome.name}*.png")) if f"({f.name})" not in text]
     if outcome.state != "done":
-        lines[1:1] = ["", f"*{outcome.words}.*"]
+        lines[1:1] = ["", f"*{outcome.status}.*"]
     return [*lines, "", *(f"![{file.stem}]({file.name})\n" for file in own)]
 
 
 def report(outcomes: Sequence[Outcome], out: Path, facts: dict[str, Any], quick: bool, commit: str) -> str:
-    """All parts in one Markdown file beside their pictures."""
+    """The report of the suite in Markdown, with all parts."""
     lines = ["# Benchmarks", "", f"{sentence(facts)} Commit {commit}. One thread, unless a part says otherwise.", ""]
     if quick:
-        lines += ["**A quick run: small sizes and few repeats, to see that the suite works. Not for the record.**", ""]
+        lines += ["**A quick run: small sizes and few repeats, only a check that the suite works.**", ""]
     lines += ["| part | what it measures | state | time |", "|---|---|---|--:|"]
     for each in outcomes:
         name = f"[{each.name}](#{anchor(each, out)})" if each.shown else each.name
-        lines.append(f"| {name} | {cell(each.about)} | {cell(each.words)} | {minutes(each.seconds)} |")
+        lines.append(f"| {name} | {cell(each.about)} | {cell(each.status)} | {minutes(each.seconds)} |")
     required = [(each.name, target) for each in outcomes for target in each.targets]
     if required:
-        lines += ["", "## What was required", "", "| part | | measured | limit | |", "|---|---|--:|--:|---|"]
+        lines += ["", "## Targets", "", "| part | | measured | limit | |", "|---|---|--:|--:|---|"]
         for name, found in required:
             verdict = "met" if found["met"] else "**missed**"
             numbers = f"{found['measured']:.3g} | {found['limit']:.3g}"
@@ -239,24 +241,24 @@ def report(outcomes: Sequence[Outcome], out: Path, facts: dict[str, Any], quick:
 
 
 def anchor(outcome: Outcome, out: Path) -> str:
-    """The link that Markdown viewers give a part's title."""
+    """The anchor that Markdown viewers create for the title of a part."""
     title = (out / f"{outcome.name}.md").read_text(encoding="utf-8").lstrip().splitlines()[0].lstrip("# ")
     return re.sub(r"[^\w\- ]", "", title.lower()).strip().replace(" ", "-")
 
 
 def closing_table(outcomes: Sequence[Outcome]) -> Table:
-    """What the terminal shows at the end."""
+    """The table that the terminal shows at the end."""
     table = Table("part", "state", "time", "targets met")
     colours = {"done": "green", "failed": "red"}
     for each in outcomes:
         met = f"{sum(t['met'] for t in each.targets)} of {len(each.targets)}" if each.targets else "-"
         colour = colours.get(each.state, "yellow")
-        table.add_row(each.name, Text(each.words, style=colour), minutes(each.seconds), met)
+        table.add_row(each.name, Text(each.status, style=colour), minutes(each.seconds), met)
     return table
 
 
 def run(suite: Suite, console: Console) -> tuple[list[Outcome], bool]:
-    """Run all parts with a progress line; the outcomes, and whether Ctrl-C ended it."""
+    """Run all parts with a progress line; return (outcomes, True if interrupted by Ctrl-C)."""
     outcomes: list[Outcome] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn())
     for number, part in enumerate(suite.parts, 1):
@@ -269,35 +271,35 @@ def run(suite: Suite, console: Console) -> tuple[list[Outcome], bool]:
             except KeyboardInterrupt:
                 rest = suite.parts[number - 1 :]
                 return [*outcomes, *(Outcome(p.name, p.about, "not run", "interrupted") for p in rest)], True
-        console.print(f"{label}: {outcomes[-1].words}, {minutes(outcomes[-1].seconds)}", markup=False, highlight=False)
+        console.print(f"{label}: {outcomes[-1].status}, {minutes(outcomes[-1].seconds)}", markup=False, highlight=False)
     return outcomes, False
 
 
 def main(arguments: Sequence[str] | None = None, parts: Sequence[Part] = PARTS, folder: Path = HERE) -> int:
-    """Run the parts and write the report; 1 where a part failed, 130 after Ctrl-C, else 0."""
+    """Run the parts and write the report; return 1 if a part failed, 130 after Ctrl-C, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="where report.md and all else goes")
-    parser.add_argument("--quick", action="store_true", help="everything small")
+    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder for report.md and all results")
+    parser.add_argument("--quick", action="store_true", help="small sizes")
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", choices=[part.name for part in parts],
-                        help=f"run these parts only, of {', '.join(part.name for part in parts)}; the report keeps "
-                        "what --out has of the others")  # fmt: skip
-    parser.add_argument("--commit", default="unknown", help="what the report says was measured")
-    words = parser.parse_args(arguments)
+                        help=f"run only these parts, from {', '.join(part.name for part in parts)}; the report keeps "
+                        "earlier results of the others in --out")  # fmt: skip
+    parser.add_argument("--commit", default="unknown", help="the commit to state in the report")
+    args = parser.parse_args(arguments)
     console, facts = Console(stderr=True), machine()
-    suite = Suite(parts, folder, words.out, words.quick, words.only)
+    suite = Suite(parts, folder, args.out, args.quick, args.only)
     outcomes, interrupted = run(suite, console)
-    words.out.mkdir(parents=True, exist_ok=True)
-    text = report(outcomes, words.out, facts, words.quick, words.commit)
-    (words.out / "report.md").write_text(text, encoding="utf-8")
+    args.out.mkdir(parents=True, exist_ok=True)
+    text = report(outcomes, args.out, facts, args.quick, args.commit)
+    (args.out / "report.md").write_text(text, encoding="utf-8")
     tree = {
         "machine": facts,
-        "quick": words.quick,
-        "commit": words.commit,
+        "quick": args.quick,
+        "commit": args.commit,
         "parts": [asdict(each) for each in outcomes],
     }
-    (words.out / "suite.json").write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
+    (args.out / "suite.json").write_text(json.dumps(tree, indent=1) + "\n", encoding="utf-8")
     console.print(closing_table(outcomes))
-    console.print(f"report: {words.out / 'report.md'}", markup=False, highlight=False)
+    console.print(f"report: {args.out / 'report.md'}", markup=False, highlight=False)
     return 130 if interrupted else int(any(each.state == "failed" for each in outcomes))
 
 

@@ -1,10 +1,10 @@
-"""Compare samplers on one model at the same numbers of evaluations, from the same starting noise.
+"""Compare samplers on one model at equal numbers of evaluations, from the same starting noise.
 
     python examples/compare_samplers.py
     python examples/compare_samplers.py --samplers ddim,heun,euler-maruyama --nfe 10,20,50 --num-samples 256
 
-Writes compare.png (rows samplers, columns evaluations), compare.json and compare.csv. The Fréchet distance means
-something only beside that of as many real images, which is printed too.
+Writes compare.png (a row for each sampler, a column for each number of evaluations), compare.json and compare.csv.
+Judge the Fréchet distance against that of the same number of real images, which is printed too.
 """
 
 from __future__ import annotations
@@ -16,13 +16,15 @@ import sdesamplers as sds
 
 
 def main() -> None:
-    """Run the comparison, print a line a cell, save picture and tables."""
+    """Run the comparison, print a line per cell, save the picture and the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default="fashion-mnist", help="registered name, folder or Hub id")
-    parser.add_argument("--samplers", default="euler,ddim,heun,ddpm")
-    parser.add_argument("--nfe", default="5,10,20", help="budgets of model evaluations a sample")
+    parser.add_argument("--samplers", default="euler,ddim,heun,ddpm", help="comma-separated names")
+    parser.add_argument("--nfe", default="5,10,20", help="numbers of evaluations per sample, comma-separated")
     parser.add_argument("--num-samples", type=int, default=16)
-    parser.add_argument("--reference-samples", type=int, default=2, help="for the error against the ODE; 0 for none")
+    parser.add_argument(
+        "--reference-samples", type=int, default=2, help="samples for the error against the exact ODE; 0 for none"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/compare"))
     args = parser.parse_args()
 

@@ -2,10 +2,10 @@
 
     python examples/ddpo_toy.py --out runs/ddpo-toy
 
-A sampler's stochastic steps are a policy whose actions have exact log-probabilities: `sample(..., log_probs=True)`
-records them, and `replay_log_probs` computes them again under the present weights, with gradients. The rest is
-importance-sampled policy gradient with PPO's clipping (their DDPO_IS). Any stochastic sampler will do.
-It needs matplotlib: pip install "sdesamplers[report]".
+The stochastic steps of a sampler are a policy whose actions have exact log-probabilities: `sample(..., log_probs=True)`
+records them, and `replay_log_probs` computes them again with the current weights, with gradients. The training is
+importance-sampled policy gradient with PPO's clipping (DDPO_IS in the paper). Any stochastic sampler can be used.
+Requires matplotlib: pip install "sdesamplers[report]".
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ CLIP = 0.2
 
 
 def reward(samples: Tensor) -> Tensor:
-    """1 at the target, near 0 from the next mode on, (N,)."""
+    """The reward (N,): 1 at the target, close to 0 at the other modes."""
     return torch.exp(-0.5 * (samples - TARGET).square().sum(1) / 0.5**2)
 
 
-def rollout(model: sds.Model, words: argparse.Namespace, seed: int) -> sds.Result:
-    """Samples with the log-probabilities of all their transitions."""
+def rollout(model: sds.Model, args: argparse.Namespace, seed: int) -> sds.Result:
+    """Draw samples, with the log-probabilities of all their transitions."""
     return sds.sample(
-        model, words.sampler, steps=words.steps, spacing="angle", num_samples=words.batch, seed=seed, log_probs=True
+        model, args.sampler, steps=args.steps, spacing="angle", num_samples=args.batch, seed=seed, log_probs=True
     )
 
 
 def surrogate(model: sds.Model, result: sds.Result, advantages: Tensor) -> Tensor:
-    """Minus PPO's clipped objective, averaged over samples and transitions."""
+    """The loss: the negative of PPO's clipped objective, averaged over samples and transitions."""
     assert result.log_probs is not None
     ratio = (sds.replay_log_probs(model, result) - result.log_probs).exp()
-    gain = advantages[:, None]
-    return -torch.minimum(ratio * gain, ratio.clamp(1 - CLIP, 1 + CLIP) * gain).mean()
+    advantage = advantages[:, None]
+    return -torch.minimum(ratio * advantage, ratio.clamp(1 - CLIP, 1 + CLIP) * advantage).mean()
 
 
-def fine_tune(model: sds.FunctionModel, net: torch.nn.Module, words: argparse.Namespace) -> list[float]:
-    """Policy gradient for `words.epochs` batches of fresh samples; returns the mean reward of each."""
-    optimizer = torch.optim.Adam(net.parameters(), lr=words.lr)
+def fine_tune(model: sds.FunctionModel, net: torch.nn.Module, args: argparse.Namespace) -> list[float]:
+    """Train by policy gradient on `args.epochs` batches of new samples; return the mean reward of each."""
+    optimizer = torch.optim.Adam(net.parameters(), lr=args.lr)
     curve = []
-    for epoch in range(words.epochs):
-        result = rollout(model, words, seed=1000 + epoch)
+    for epoch in range(args.epochs):
+        result = rollout(model, args, seed=1000 + epoch)
         rewards = reward(result.samples)
         curve.append(float(rewards.mean()))
         advantages = (rewards - rewards.mean()) / (rewards.std() + 1e-6)
-        for _ in range(words.inner):
+        for _ in range(args.inner):
             loss = surrogate(model, result, advantages)
             optimizer.zero_grad()
             loss.backward()
@@ -64,7 +64,7 @@ def fine_tune(model: sds.FunctionModel, net: torch.nn.Module, words: argparse.Na
 
 
 def draw(before: Tensor, after: Tensor, curve: list[float], batch: int) -> Figure:
-    """Samples before and after, and the reward in between, with a band of two standard errors at most."""
+    """Plot the samples before and after, and the mean reward with a band of at most two standard errors."""
     figure = Figure(figsize=(10.5, 3.6), dpi=80, layout="constrained")
     plots = figure.subplots(1, 3, width_ratios=[1, 1, 1.25])
     for plot, points, title in zip(plots, (before, after), ("before", "after"), strict=False):
@@ -72,9 +72,9 @@ def draw(before: Tensor, after: Tensor, curve: list[float], batch: int) -> Figur
         plot.scatter(*TARGET[:, None], s=420, facecolors="none", edgecolors="#d62246", linewidths=1.6)
         bare(plot)
         plot.set_title(f"{title}: mean reward {float(reward(points).mean()):.2f}", size=11)
-    error = torch.tensor(curve)
-    margin = 2 * (error * (1 - error) / batch).clamp(min=0).sqrt()  # a reward within [0, 1] varies no more than this
-    plots[2].fill_between(range(len(curve)), error - margin, error + margin, color="#d62246", alpha=0.2, linewidth=0)
+    mean = torch.tensor(curve)
+    margin = 2 * (mean * (1 - mean) / batch).clamp(min=0).sqrt()  # the largest variance of a reward in [0, 1]
+    plots[2].fill_between(range(len(curve)), mean - margin, mean + margin, color="#d62246", alpha=0.2, linewidth=0)
     plots[2].plot(curve, color="#d62246")
     plots[2].set_ylim(0, 1)
     plots[2].set_xlabel("batches of samples")
@@ -83,31 +83,32 @@ def draw(before: Tensor, after: Tensor, curve: list[float], batch: int) -> Figur
 
 
 def main() -> None:
-    """Train the toy model, fine-tune it, say what came of it and draw it."""
+    """Train the toy model, fine-tune it, print and plot the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--train-steps", type=int, default=3000, help="of the model that is fine-tuned")
-    parser.add_argument("--epochs", type=int, default=60, help="batches of fresh samples")
+    parser.add_argument("--train-steps", type=int, default=3000, help="training steps of the model to fine-tune")
+    parser.add_argument("--epochs", type=int, default=60, help="batches of new samples")
     parser.add_argument("--inner", type=int, default=2, help="gradient steps on each batch")
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=3e-4)
-    parser.add_argument("--sampler", default="ddpm", help="any stochastic one")
-    parser.add_argument("--steps", type=int, default=20, help="of the sampler")
+    parser.add_argument("--batch", type=int, default=256, help="samples per batch")
+    parser.add_argument("--lr", type=float, default=3e-4, help="learning rate of the fine-tuning")
+    parser.add_argument("--sampler", default="ddpm", help="any stochastic sampler")
+    parser.add_argument("--steps", type=int, default=20, help="steps of the sampler")
     parser.add_argument("--out", type=Path, default=Path("runs/ddpo-toy"))
-    words = parser.parse_args()
-    words.out.mkdir(parents=True, exist_ok=True)
-    model = train(SETUPS["ddpm"], make_data("ring", 20_000), steps=words.train_steps)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    model = train(SETUPS["ddpm"], make_data("ring", 20_000), steps=args.train_steps)
     net = model.function
     assert isinstance(net, torch.nn.Module)
-    fresh = {"steps": words.steps, "spacing": "angle", "num_samples": 1000, "seed": 1}
-    before, begin = sds.sample(model, words.sampler, **fresh).samples, time.perf_counter()
-    curve = fine_tune(model, net, words)
-    seconds, after = time.perf_counter() - begin, sds.sample(model, words.sampler, **fresh).samples
+    fresh = {"steps": args.steps, "spacing": "angle", "num_samples": 1000, "seed": 1}
+    before, begin = sds.sample(model, args.sampler, **fresh).samples, time.perf_counter()
+    curve = fine_tune(model, net, args)
+    seconds, after = time.perf_counter() - begin, sds.sample(model, args.sampler, **fresh).samples
     first, last = reward(before), reward(after)
     error = math.sqrt(float(first.var() + last.var()) / 1000)
-    print(f"mean reward {float(first.mean()):.3f} -> {float(last.mean()):.3f} (standard error of the rise {error:.3f})")
+    change = f"{float(first.mean()):.3f} -> {float(last.mean()):.3f}"
+    print(f"mean reward {change} (standard error of the difference {error:.3f})")
     print(f"fine-tuned in {seconds:.1f} s")
-    draw(before, after, curve, words.batch).savefig(words.out / "ddpo.png")
-    print(f"picture in {words.out}")
+    draw(before, after, curve, args.batch).savefig(args.out / "ddpo.png")
+    print(f"picture in {args.out}")
 
 
 if __name__ == "__main__":

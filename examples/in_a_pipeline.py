@@ -1,4 +1,4 @@
-"""Any sampler inside an unmodified diffusers pipeline: the same pipeline, run by several of them.
+"""Run an unmodified diffusers pipeline with any sampler: the same pipeline with several samplers.
 
 python examples/in_a_pipeline.py                                                   # the embedded model, no download
 python examples/in_a_pipeline.py stable-diffusion-v1-5/stable-diffusion-v1-5 --prompt "a lighthouse in a storm"
@@ -23,14 +23,16 @@ EMBEDDED = Path(sds.__file__).parent / "assets" / "fashion-mnist"
 
 
 def main() -> None:
-    """Load a pipeline, run it with each sampler, save one row of pictures for each."""
+    """Load a pipeline, run it with each sampler, save a row of images for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", default=str(EMBEDDED), help="Hub id or folder of a pipeline")
-    parser.add_argument("--prompt", help="for pipelines that take one")
-    parser.add_argument("--samplers", default="quality,dpmpp-2m,heun,dpmpp-2m-sde", help="names of `sdesamplers list`")
-    parser.add_argument("--spacing", help="time grid; each sampler's own choice by default")
-    parser.add_argument("--steps", type=int, default=12, help="grid intervals, which pipelines call inference steps")
-    parser.add_argument("--images", type=int, default=6, help="of each sampler")
+    parser.add_argument("--prompt", help="the prompt, for pipelines that take one")
+    parser.add_argument(
+        "--samplers", default="quality,dpmpp-2m,heun,dpmpp-2m-sde", help="names from `sdesamplers list`"
+    )
+    parser.add_argument("--spacing", help="spacing of the time grid; by default that of each sampler")
+    parser.add_argument("--steps", type=int, default=12, help="steps of the grid (num_inference_steps)")
+    parser.add_argument("--images", type=int, default=6, help="images per sampler")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("pipeline.png"))
     args = parser.parse_args()
@@ -39,32 +41,32 @@ def main() -> None:
     if takes(pipe, "prompt") != (args.prompt is not None):
         wants = "needs a --prompt" if args.prompt is None else "takes no --prompt"
         raise SystemExit(f"{type(pipe).__name__} {wants}")
-    trained = pipe.scheduler.config  # what the model was trained with; it stays the same for every sampler
+    trained = pipe.scheduler.config  # describes how the model was trained; the same for every sampler
     pictures: list[Image.Image] = []
     for name in args.samplers.split(","):
         try:
             pipe.scheduler = sds.Scheduler.from_config(trained, name, spacing=args.spacing)
-            pictures += pipe(**words(pipe, args)).images
+            pictures += pipe(**call_arguments(pipe, args)).images
         except sds.UsageError as error:  # a mistyped name, or a sampler that a pipeline cannot run
             raise SystemExit(str(error)) from None
-        print(f"{name}: {len(pipe.scheduler.timesteps)} evaluations of the network")
+        print(f"{name}: {len(pipe.scheduler.timesteps)} evaluations")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     grid(pictures, columns=args.images).save(args.out)
     print(f"{args.out}: a row for each sampler, a column for each seed")
 
 
-def words(pipe: Any, args: argparse.Namespace) -> dict[str, Any]:
-    """The call's words: one generator an image, so that each image has its own noise whatever the batch."""
+def call_arguments(pipe: Any, args: argparse.Namespace) -> dict[str, Any]:
+    """Keyword arguments of the call, with one generator per image, so that its noise does not depend on the batch."""
     generators = [torch.Generator().manual_seed(args.seed + k) for k in range(args.images)]
-    found: dict[str, Any] = {"num_inference_steps": args.steps, "generator": generators}
+    kwargs: dict[str, Any] = {"num_inference_steps": args.steps, "generator": generators}
     if args.prompt is None:
-        return {**found, "batch_size": args.images} if takes(pipe, "batch_size") else found
-    return {**found, "prompt": [args.prompt] * args.images}
+        return {**kwargs, "batch_size": args.images} if takes(pipe, "batch_size") else kwargs
+    return {**kwargs, "prompt": [args.prompt] * args.images}
 
 
-def takes(pipe: Any, word: str) -> bool:
-    """Whether a pipeline's call has a parameter of this name."""
-    return word in inspect.signature(type(pipe).__call__).parameters
+def takes(pipe: Any, name: str) -> bool:
+    """True if the call of the pipeline has a parameter of this name."""
+    return name in inspect.signature(type(pipe).__call__).parameters
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ def main() -> None:
     """Load, sample, save one PNG."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", default="google/ddpm-cat-256", help="Hub id, folder or registered name")
-    parser.add_argument("--sampler", default="heun", help="one of `sdesamplers list`")
+    parser.add_argument("--sampler", default="heun", help="a name from `sdesamplers list`")
     parser.add_argument("--steps", type=int, default=18)
     parser.add_argument("--num-samples", type=int, default=4)
     parser.add_argument("--seed", type=int, default=0)

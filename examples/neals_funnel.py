@@ -1,17 +1,17 @@
-"""Neal's funnel by Langevin dynamics and by the diffusion path: where the neck stops one and not the other.
+"""Neal's funnel by Langevin dynamics, which fails in the neck of the funnel, and by the diffusion path, which does not.
 
     python examples/neals_funnel.py --out runs/neals-funnel
 
-The density (Neal 2003, section 8) is v ~ N(0, s^2) and x_i | v ~ N(0, e^v): the x are as narrow as e^{v/2}. Printed are
+The density (Neal 2003, section 8) is v ~ N(0, s^2) and x_i | v ~ N(0, e^v): the width of x is e^{v/2}. The tables show
 
-- a mild funnel (s = 1): ULA, whose bias falls with its step, MALA, which has none, and underdamped Langevin;
-- Neal's own width (s = 3): the same samplers, and samplers of a diffusion model of the same density, whose score is
-  exact because the noised density is a one-dimensional integral (`NoisedFunnel`);
-- the diffusion path in ten dimensions, by its number of steps.
+- a mild funnel (s = 1): ULA, whose bias decreases with the step, MALA, which has no bias, and underdamped Langevin;
+- Neal's width (s = 3): the same samplers, and samplers of a diffusion model of the same density, whose score is exact
+  because the noised density is a one-dimensional integral (`NoisedFunnel`);
+- the diffusion path in ten dimensions, for several numbers of steps.
 
-Every sample is the last state of a chain of its own, so samples are independent, and a standard error is that of as
-many exact draws. neals_funnel.png shows the second table's samples; it needs matplotlib, pip install
-"sdesamplers[report]".
+Every sample is the last state of a separate chain, so the samples are independent, and standard errors are those of the
+same number of exact draws. neals_funnel.png shows the samples of the second table; it requires matplotlib,
+pip install "sdesamplers[report]".
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ class NoisedFunnel(sds.Model):
 
         p_t(v, x) = N(v; 0, S) int N(xi; 0, 1) prod_i N(x_i; 0, alpha^2 e^u + sigma^2) d xi,
 
-    taken by the trapezoidal rule, which converges exponentially for such integrands.
+    computed by the trapezoidal rule, which converges exponentially for these integrands.
 
     Args:
-        dimension, width: of the funnel; `width` is s.
-        process: the Gaussian process; by default alpha = 1 and sigma from 1e-3 to 1e3, which is what e^{v/2} spans.
+        dimension: dimension of the funnel, v included.
+        width: s.
+        process: the Gaussian process; by default alpha = 1 and sigma from 1e-3 to 1e3, the range of e^{v/2}.
     """
 
     prediction = "sample"
@@ -58,13 +59,13 @@ class NoisedFunnel(sds.Model):
             raise sds.UsageError(f"the funnel needs dimension >= 2 and width > 0, not {dimension} and {width}")
         self.shape, self.width, self.others = (dimension,), width, dimension - 1
         self.process: sds.GaussianProcess = process or sds.EDM(1e-3, 1e3)
-        # As a function of u the likelihood of x is about sqrt(2/others) wide. Over states x_t that occur, xi itself is
-        # N(0, 1), so that 1e-15 of it lie outside.
+        # As a function of u the likelihood of x is about sqrt(2/others) wide. For states x_t that occur, xi is N(0, 1),
+        # of which 1e-15 lie outside the nodes.
         spacing = min(0.125, 0.7 * math.sqrt(2 / self.others) / width)
         self.nodes = torch.linspace(-8, 8, 2 * math.ceil(8 / spacing) + 1, dtype=torch.float64)
 
     def _parts(self, x: Tensor, t: Any) -> tuple[Tensor, ...]:
-        """alpha, sigma and S (N or 1, 1), u, the variance of x and the log of the integrand (N, nodes)."""
+        """alpha, sigma and S, each (N or 1, 1); u, the variance of x and the log of the integrand, each (N, nodes)."""
         alpha, sigma = (
             torch.as_tensor(f(t), dtype=torch.float64).reshape(-1, 1) for f in (self.process.alpha, self.process.sigma)
         )
@@ -83,27 +84,27 @@ class NoisedFunnel(sds.Model):
         return outer[:, 0] + log.logsumexp(1) + constant
 
     def score(self, x: Tensor, t: Any) -> Tensor:
-        """grad log p_t(x), (N, D): of v the gradient of N(v; 0, S) and that of x's variance, which hangs on v by u."""
+        """grad log p_t(x), (N, D); the variance of x depends on v through u, which contributes to the gradient in v."""
         alpha, _, spread, u, variance, log = self._parts(x, t)
-        share, squares = log.softmax(1), x[:, 1:].square().sum(1, keepdim=True)
-        pull = 0.5 * (squares / variance - self.others) / variance * alpha**2 * torch.exp(u)
-        slope = alpha * self.width**2 / spread  # du/dv
-        top = -x[:, :1] / spread + slope * (share * pull).sum(1, keepdim=True)
-        return torch.cat([top, -x[:, 1:] * (share / variance).sum(1, keepdim=True)], 1)
+        posterior, squares = log.softmax(1), x[:, 1:].square().sum(1, keepdim=True)
+        d_log_du = 0.5 * (squares / variance - self.others) / variance * alpha**2 * torch.exp(u)
+        du_dv = alpha * self.width**2 / spread
+        score_v = -x[:, :1] / spread + du_dv * (posterior * d_log_du).sum(1, keepdim=True)
+        return torch.cat([score_v, -x[:, 1:] * (posterior / variance).sum(1, keepdim=True)], 1)
 
     def predict(self, x: Tensor, t: Any, condition: Any = None) -> Tensor:
-        """E[x0 | x_t = x]: (x + sigma^2 score) / alpha, but without that formula's cancellation and division."""
+        """E[x0 | x_t = x] = (x + sigma^2 score) / alpha, without the cancellation and the division of that formula."""
         alpha, _, _, u, variance, log = self._parts(x, t)
-        share = log.softmax(1)
-        shrink = alpha * (share * torch.exp(u) / variance).sum(1, keepdim=True)
-        return torch.cat([(share * u).sum(1, keepdim=True), shrink * x[:, 1:]], 1)
+        posterior = log.softmax(1)
+        shrink = alpha * (posterior * torch.exp(u) / variance).sum(1, keepdim=True)
+        return torch.cat([(posterior * u).sum(1, keepdim=True), shrink * x[:, 1:]], 1)
 
 
 # --- moments ----------------------------------------------------------------------------------------------------------
 
 
 def exact(width: float, others: int) -> dict[str, tuple[float, float]]:
-    """Mean and standard deviation, under the funnel, of what `statistics` gives."""
+    """The exact mean and standard deviation of each quantity that `statistics` averages."""
     below = {k: 0.5 * math.erfc(k / math.sqrt(2)) for k in (1, 2)}
     return {
         "mean v": (0.0, width),
@@ -114,7 +115,7 @@ def exact(width: float, others: int) -> dict[str, tuple[float, float]]:
 
 
 def statistics(samples: Tensor, width: float) -> dict[str, float]:
-    """Means over the samples (N, D), v first; the last two are the shares in the neck."""
+    """Means over the samples (N, D), v being the first coordinate; the last two are the fractions in the neck."""
     v, rest = samples[:, 0], samples[:, 1:]
     each = [v, v.square(), (rest.square() * torch.exp(-v[:, None])).mean(1), v < -width, v < -2 * width]
     names = exact(width, rest.shape[1])
@@ -122,7 +123,7 @@ def statistics(samples: Tensor, width: float) -> dict[str, float]:
 
 
 def deviations(samples: Tensor, width: float) -> dict[str, float]:
-    """How far each mean is from the exact one, in standard errors of as many exact draws."""
+    """The error of each mean, in standard errors of the same number of exact draws."""
     truth, root = exact(width, samples.shape[1] - 1), math.sqrt(len(samples))
     return {k: (found - truth[k][0]) / truth[k][1] * root for k, found in statistics(samples, width).items()}
 
@@ -133,70 +134,70 @@ Row = tuple[str, sds.Result]
 
 
 def langevin(sampler: str, step: float, steps: int, start: Tensor, width: float, seed: int, **options: Any) -> Row:
-    """The last states of chains of `steps` steps of size `step` from `start`."""
+    """The last states of chains from `start`, of `steps` steps of size `step`."""
     model = sds.FunnelModel(start.shape[1], width, duration=step * steps)
     result = sds.sample(model, sampler, steps=steps, start=start, seed=seed, **options)
     return f"{sampler}, step {step:g}", result
 
 
 def diffusion(sampler: str, steps: int, model: NoisedFunnel, count: int, seed: int, **options: Any) -> Row:
-    """Samples by the diffusion path, on a grid even in log sigma."""
-    words = {"steps": steps, "spacing": "logsnr", "num_samples": count, "seed": seed, **options}
+    """Samples by the diffusion path, on a grid with equal steps of log sigma."""
+    settings = {"steps": steps, "spacing": "logsnr", "num_samples": count, "seed": seed, **options}
     unit = "levels" if "steps_per_level" in options else "steps"
-    return f"{sampler}, {steps} {unit}", sds.sample(model, sampler, **words)
+    return f"{sampler}, {steps} {unit}", sds.sample(model, sampler, **settings)
 
 
 def start_at_zero(count: int, dimension: int, seed: int) -> Tensor:
-    """v = 0 and x as it is there, so that all that is known of v's distribution has been made by the chain."""
+    """Starts with v = 0 and x ~ N(0, 1), so that the final distribution of v comes from the chain alone."""
     start = torch.randn(count, dimension, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     start[:, 0] = 0
     return start
 
 
-def mild(words: argparse.Namespace) -> list[Row]:
-    """Langevin samplers where they work; MALA for twice as long, since it is held to the exact moments."""
-    start = start_at_zero(words.chains, words.dimension, words.seed)
+def mild(args: argparse.Namespace) -> list[Row]:
+    """Langevin samplers on a funnel that they can sample; MALA, which has no bias, for twice as long."""
+    start = start_at_zero(args.chains, args.dimension, args.seed)
     runs = [("ula", 0.4, 1), ("ula", 0.2, 1), ("ula", 0.1, 1), ("ula", 0.05, 1), ("mala", 0.2, 2)]
-    runs.append(("underdamped-langevin", 0.2, 1))  # of friction 1, its default
+    runs.append(("underdamped-langevin", 0.2, 1))  # with friction 1, the default
     return [
-        langevin(name, step, round(longer * words.time / step), start, 1.0, words.seed) for name, step, longer in runs
+        langevin(name, step, round(longer * args.time / step), start, 1.0, args.seed) for name, step, longer in runs
     ]
 
 
-def neals(words: argparse.Namespace) -> dict[str, Row]:
-    """Neal's width in two dimensions, by everything: titles of the picture to rows of the table."""
-    start, model = start_at_zero(words.chains, 2, words.seed), NoisedFunnel(2)
+def neals(args: argparse.Namespace) -> dict[str, Row]:
+    """Neal's width in two dimensions, with all samplers: titles in the picture -> rows of the table."""
+    start, model = start_at_zero(args.chains, 2, args.seed), NoisedFunnel(2)
     levels = {"steps_per_level": 12, "step_size": 0.5}
     return {
-        "ULA": langevin("ula", 0.1, words.steps, start, 3.0, words.seed),
-        "MALA": langevin("mala", 0.1, words.steps, start, 3.0, words.seed),
-        "underdamped": langevin("underdamped-langevin", 0.05, words.steps, start, 3.0, words.seed, friction=2.0),
-        "annealed Langevin": diffusion("annealed-langevin", 40, model, words.chains, words.seed, **levels),
-        "diffusion ODE": diffusion("dpmpp-2m", 40, model, words.chains, words.seed),
+        "ULA": langevin("ula", 0.1, args.steps, start, 3.0, args.seed),
+        "MALA": langevin("mala", 0.1, args.steps, start, 3.0, args.seed),
+        "underdamped": langevin("underdamped-langevin", 0.05, args.steps, start, 3.0, args.seed, friction=2.0),
+        "annealed Langevin": diffusion("annealed-langevin", 40, model, args.chains, args.seed, **levels),
+        "diffusion ODE": diffusion("dpmpp-2m", 40, model, args.chains, args.seed),
     }
 
 
-def by_steps(words: argparse.Namespace) -> list[Row]:
-    """The diffusion path in more dimensions: the ODE, from the same starts, and the reverse SDE."""
-    model = NoisedFunnel(words.dimension)
+def by_steps(args: argparse.Namespace) -> list[Row]:
+    """The diffusion path in more dimensions: the ODE and the reverse SDE, from the same starts."""
+    model = NoisedFunnel(args.dimension)
     runs = [("dpmpp-2m", 10), ("dpmpp-2m", 20), ("dpmpp-2m", 40), ("dpmpp-2m", 80)]
     runs += [("ddpm", 25), ("ddpm", 50), ("ddpm", 100), ("dpmpp-2m-sde", 80)]
-    return [diffusion(name, steps, model, words.chains, words.seed) for name, steps in runs]
+    return [diffusion(name, steps, model, args.chains, args.seed) for name, steps in runs]
 
 
 def acceptance(step: float, v: Tensor, chains: int, seed: int) -> Tensor:
-    """Share of MALA's proposals that are accepted from each of the levels v (K,), x being drawn exactly, (K,)."""
+    """The fraction (K,) of MALA's proposals that is accepted at each level v (K,), with x drawn exactly."""
     normal = torch.randn(len(v), chains, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     start = torch.stack([v[:, None].expand_as(normal), normal * torch.exp(0.5 * v[:, None])], 2).flatten(0, 1)
     _, result = langevin("mala", step, 1, start, 3.0, seed)
     return (result.samples != start).any(1).double().view(len(v), chains).mean(1)
 
 
-# --- what is shown ----------------------------------------------------------------------------------------------------
+# --- tables and figures -----------------------------------------------------------------------------------------------
 
 
 def show(console: Console, title: str, width: float, rows: list[Row]) -> None:
-    """A row a run: means, and in brackets how many standard errors from the exact ones; bold from 4 on."""
+    """Print a row per run: means, with their errors in standard errors in brackets; in bold if the error exceeds 4."""
     samples = rows[0][1].samples
     truth = exact(width, samples.shape[1] - 1)
     table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
@@ -216,11 +217,11 @@ def show(console: Console, title: str, width: float, rows: list[Row]) -> None:
 
 LANGEVIN = ("ULA", "MALA", "underdamped")
 RED, BLUE, TOP = "#d62246", "#0b66c3", 10.5
-VIEWS = ((14.0, -TOP, TOP), (0.6, -TOP, -2.5))  # x from -reach to reach, v from low to high: all of it, and the neck
+VIEWS = ((14.0, -TOP, TOP), (0.6, -TOP, -2.5))  # (reach, low, high) of x and v: the whole funnel, and its neck
 
 
 def scatter(plot: Any, samples: Tensor, colour: str, view: tuple[float, float, float]) -> None:
-    """Samples over contours of the log-density, a factor of ten apart."""
+    """Plot samples over contours of the density, a factor of ten apart."""
     reach, low, high = view
     v, x = np.meshgrid(np.linspace(low, high, 400), np.linspace(-reach, reach, 401))
     points = torch.from_numpy(np.stack([v.ravel(), x.ravel()], 1))
@@ -232,7 +233,7 @@ def scatter(plot: Any, samples: Tensor, colour: str, view: tuple[float, float, f
 
 
 def draw(rows: dict[str, Row], exact_draws: Tensor, seed: int) -> Figure:
-    """Rows: samples over the density; in its neck; v against N(0, 9), and the share of MALA's proposals it accepts."""
+    """Plot the samples over the density, the same in the neck, v against N(0, 9), and MALA's acceptance rate."""
     columns = {"exact draws": (exact_draws, "", "black")} | {
         title: (result.samples, f"{result.nfe} evaluations", RED if title in LANGEVIN else BLUE)
         for title, (_, result) in rows.items()
@@ -258,11 +259,11 @@ def draw(rows: dict[str, Row], exact_draws: Tensor, seed: int) -> Figure:
 
 
 def draw_acceptance(plot: Any, seed: int) -> None:
-    """The share of MALA's proposals that is accepted, by v, for three steps."""
+    """Plot the acceptance rate of MALA over v, for three step sizes."""
     levels = torch.linspace(-9, 9, 37, dtype=torch.float64)
     for step, shade in ((1.0, "0.7"), (0.1, RED), (0.01, "0.3")):
         plot.plot(levels, acceptance(step, levels, 60, seed), color=shade, linewidth=1.4, label=f"step {step:g}")
-    plot.set_title("MALA: share accepted", size=10)
+    plot.set_title("MALA: acceptance rate", size=10)
     plot.set_xlabel("v", size=9)
     plot.legend(fontsize=8, frameon=False, loc="lower right")
 
@@ -270,25 +271,27 @@ def draw_acceptance(plot: Any, seed: int) -> None:
 def main() -> None:
     """Run the samplers, print the tables, draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--chains", type=int, default=1000, help="and samples of each sampler")
-    parser.add_argument("--steps", type=int, default=500, help="of Langevin samplers on Neal's funnel")
-    parser.add_argument("--time", type=float, default=40.0, help="of Langevin dynamics on the mild funnel")
-    parser.add_argument("--dimension", type=int, default=10, help="of the first and the last table's funnel")
+    parser.add_argument("--chains", type=int, default=1000, help="number of chains, and of samples of each sampler")
+    parser.add_argument("--steps", type=int, default=500, help="steps of the Langevin samplers on Neal's funnel")
+    parser.add_argument("--time", type=float, default=40.0, help="duration of Langevin dynamics on the mild funnel")
+    parser.add_argument(
+        "--dimension", type=int, default=10, help="dimension of the funnel in the first and last tables"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("runs/neals-funnel"))
-    words = parser.parse_args()
+    args = parser.parse_args()
     console = Console(width=None if Console().is_terminal else 132)
     try:
-        show(console, f"Mild funnel, s = 1, {words.dimension} dimensions", 1.0, mild(words))
-        rows = neals(words)
+        show(console, f"Mild funnel, s = 1, {args.dimension} dimensions", 1.0, mild(args))
+        rows = neals(args)
         show(console, "Neal's funnel, s = 3, 2 dimensions", 3.0, list(rows.values()))
-        show(console, f"Neal's funnel, s = 3, {words.dimension} dimensions", 3.0, by_steps(words))
+        show(console, f"Neal's funnel, s = 3, {args.dimension} dimensions", 3.0, by_steps(args))
     except sds.SdesamplersError as error:
         raise SystemExit(str(error)) from None
-    words.out.mkdir(parents=True, exist_ok=True)
-    exact_draws = sds.FunnelModel(2, 3.0).sample_data(words.chains, torch.Generator().manual_seed(words.seed))
-    draw(rows, exact_draws, words.seed).savefig(words.out / "neals_funnel.png")
-    print(f"picture in {words.out}")
+    args.out.mkdir(parents=True, exist_ok=True)
+    exact_draws = sds.FunnelModel(2, 3.0).sample_data(args.chains, torch.Generator().manual_seed(args.seed))
+    draw(rows, exact_draws, args.seed).savefig(args.out / "neals_funnel.png")
+    print(f"picture in {args.out}")
 
 
 if __name__ == "__main__":

@@ -1,19 +1,19 @@
-"""Is it a garment? What the likelihood of a model of garments says of other pictures, and what it does not.
+"""Out-of-distribution detection: what the likelihood of a model of garments reveals of other images, and what not.
 
     python examples/out_of_distribution.py --images 32 --out out/ood
 
-scores pictures of four kinds, all 28 x 28 in 256 grey levels, by the embedded model's bits per dimension:
+scores four kinds of images, all 28 x 28 with 256 grey levels, by the bits per dimension of the embedded model:
 
-- test: Fashion-MNIST test images, which the model has not seen;
+- test: Fashion-MNIST test images, which the model was not trained on;
 - flipped: other test images, upside down;
-- digits: scikit-learn's handwritten digits, brought from 8 x 8 to 28 x 28 (pip install scikit-learn);
-- noise: every pixel uniform over the levels.
+- digits: scikit-learn's handwritten digits, enlarged from 8 x 8 to 28 x 28 (pip install scikit-learn);
+- noise: every pixel uniform over the grey levels.
 
-A model gives likely pictures few bits, so one hopes that others get more. Pictures simpler than the data may get fewer
-(Nalisnick et al. 2019), so three other scores stand beside it, each larger where a picture looks less like the data:
-the distance of the bits from the test images' mean, one image left out (a typicality test, Nalisnick et al. 2019b); the
-bits less those of the picture's PNG file, which says how complex it is for any picture (Serrà et al. 2020); and the
-distance of the latent's mean square from 1, which it is for noise. It writes bits.csv, auroc.csv and
+A model assigns few bits to likely images, so other images should get more bits. But images simpler than the data may
+get fewer (Nalisnick et al. 2019). There are therefore three more scores, each larger for images less like the data: the
+distance of the bits from the mean of the test images, leaving out the image itself (a typicality test, Nalisnick et al.
+2019b); the bits minus those of the image's PNG file, a model-independent measure of its complexity (Serrà et al. 2020);
+and the distance of the latent's mean square from 1, its value for noise. It writes bits.csv, auroc.csv and
 out_of_distribution.png, the last with matplotlib (pip install "sdesamplers[report]").
 """
 
@@ -43,7 +43,7 @@ COLOURS = {"test": "#35618f", "flipped": "#e08e0b", "digits": "#3a8f4f", "noise"
 
 
 def garments(model: sds.Model, count: int, *, first: int = 0) -> np.ndarray:
-    """Test images `first` and following, uint8 (count, 28, 28)."""
+    """`count` test images from number `first` on, uint8 (count, 28, 28)."""
     x, _ = read_data("fashion-mnist-test", model, limit=first + count)
     return to_bytes(x[first:], model.data_range)[..., 0]
 
@@ -54,7 +54,7 @@ def noise(count: int, seed: int) -> np.ndarray:
 
 
 def digits(count: int) -> np.ndarray:
-    """scikit-learn's digits (17 levels, 8 x 8), bilinearly brought to the model's size."""
+    """scikit-learn's digits (17 levels, 8 x 8), enlarged to the model's size by bilinear interpolation."""
     from sklearn.datasets import load_digits
 
     small = np.round(load_digits().images[:count] * (255 / 16)).astype(np.uint8)
@@ -62,8 +62,8 @@ def digits(count: int) -> np.ndarray:
 
 
 def pictures(model: sds.Model, wanted: list[str], count: int, seed: int) -> dict[str, np.ndarray]:
-    """The sets that are wanted, the test images first."""
-    makers: dict[str, Callable[[], np.ndarray]] = {
+    """The requested sets of images, the test images first."""
+    create: dict[str, Callable[[], np.ndarray]] = {
         "test": lambda: garments(model, count),
         "flipped": lambda: garments(model, count, first=count)[:, ::-1].copy(),
         "digits": lambda: digits(count),
@@ -72,7 +72,7 @@ def pictures(model: sds.Model, wanted: list[str], count: int, seed: int) -> dict
     found = {}
     for name in ["test", *wanted]:
         try:
-            found[name] = makers[name]()
+            found[name] = create[name]()
         except ImportError:
             print("digits are left out: they need scikit-learn (pip install scikit-learn)", file=sys.stderr)
     return found
@@ -82,7 +82,7 @@ def pictures(model: sds.Model, wanted: list[str], count: int, seed: int) -> dict
 
 
 def png_bits(pixels: np.ndarray) -> np.ndarray:
-    """Bits a pixel of each picture's PNG file, (N,)."""
+    """Bits per pixel of the PNG file of each image, (N,)."""
     sizes = []
     for picture in pixels:
         file = io.BytesIO()
@@ -92,21 +92,21 @@ def png_bits(pixels: np.ndarray) -> np.ndarray:
 
 
 def from_mean(bits: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """|bits - mean of the reference|, without an image itself where it is the reference's own; (N,)."""
+    """|bits - mean of the reference|, (N,); an image of the reference itself is left out of its mean."""
     if bits is not reference:
         return np.abs(bits - reference.mean())
     return np.abs(bits - bits.mean()) * len(bits) / (len(bits) - 1)
 
 
 def measure(
-    model: sds.Model, sets: dict[str, np.ndarray], words: dict[str, Any]
+    model: sds.Model, sets: dict[str, np.ndarray], kwargs: dict[str, Any]
 ) -> tuple[dict[str, dict[str, np.ndarray]], dict[str, int]]:
-    """Every score of every set, and the evaluations that it took at most."""
+    """(scores by set and name, number of evaluations by set)."""
     found: dict[str, dict[str, np.ndarray]] = {}
     evaluations = {}
     for name, pixels in sets.items():
         x = scaled_to(torch.from_numpy(pixels)[:, None], model)
-        run = sds.log_likelihood(model, x, dequantize="uniform", **words)
+        run = sds.log_likelihood(model, x, dequantize="uniform", **kwargs)
         evaluations[name] = run.nfe
         bits = run.bits_per_dim
         reference = found["test"]["bits"] if found else bits
@@ -118,10 +118,12 @@ def measure(
 
 
 def auroc(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float]:
-    """The chance that an outside picture scores higher than an inside one, ties half (the area under the ROC curve).
+    """The area under the ROC curve: the probability that an outside image scores higher than an inside one.
+
+    Ties count half.
 
     Returns:
-        it and its standard error (Hanley & McNeil 1982, eqs. 1-2).
+        (area, its standard error by Hanley & McNeil 1982, eqs. 1-2).
     """
     pairs = outside[:, None] - inside
     area = float((pairs > 0).mean() + 0.5 * (pairs == 0).mean())
@@ -130,11 +132,11 @@ def auroc(inside: np.ndarray, outside: np.ndarray) -> tuple[float, float]:
     return area, float(np.sqrt(max(spread, 0.0) / pairs.size))
 
 
-# --- what comes out ---------------------------------------------------------------------------------------------------
+# --- output -----------------------------------------------------------------------------------------------------------
 
 
 def write_table(file: Path, header: list[str], rows: list[list[str]]) -> None:
-    """A CSV file, and the same aligned on the terminal."""
+    """Write a CSV file, and print the same table."""
     with file.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream, lineterminator="\n").writerows([header, *rows])
     widths = [max(len(line[k]) for line in [header, *rows]) for k in range(len(header))]
@@ -144,7 +146,7 @@ def write_table(file: Path, header: list[str], rows: list[list[str]]) -> None:
 
 
 def draw(found: dict[str, dict[str, np.ndarray]], sets: dict[str, np.ndarray], file: Path) -> None:
-    """Four pictures of each set, and histograms of the likelihood and of the score of the latents."""
+    """Plot four images of each set, and histograms of the likelihood and of the score of the latents."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 3.8), dpi=120, layout="constrained")
@@ -168,25 +170,27 @@ def draw(found: dict[str, dict[str, np.ndarray]], sets: dict[str, np.ndarray], f
 
 
 def main() -> None:
-    """Score the sets, print and write the tables, draw the histograms."""
+    """Score the sets, print and write the tables, plot the histograms."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=32, help="of each set, at most 128")
-    parser.add_argument("--against", nargs="+", choices=list(COLOURS)[1:], default=list(COLOURS)[1:])
-    parser.add_argument("--steps", type=int, default=25, help="of rk4, four evaluations each")
+    parser.add_argument("--images", type=int, default=32, help="images in each set, at most 128")
+    parser.add_argument(
+        "--against", nargs="+", choices=list(COLOURS)[1:], default=list(COLOURS)[1:], help="sets to compare with"
+    )
+    parser.add_argument("--steps", type=int, default=25, help="steps of rk4, of four evaluations each")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out_of_distribution"), help="folder for the results")
     args = parser.parse_args()
     if not 2 <= args.images <= 128:
-        parser.error("--images must be from 2 to 128: half of the 256 embedded ones stand, half are flipped")
+        parser.error("--images must be from 2 to 128: of the 256 embedded images half are used upright, half flipped")
 
     model = sds.load("fashion-mnist")
     sets = pictures(model, args.against, args.images, args.seed)
-    words = {"sampler": "rk4", "steps": args.steps, "coordinates": "flow", "spacing": "logsnr", "seed": args.seed}
-    found, evaluations = measure(model, sets, words)
+    kwargs = {"sampler": "rk4", "steps": args.steps, "coordinates": "flow", "spacing": "logsnr", "seed": args.seed}
+    found, evaluations = measure(model, sets, kwargs)
     args.out.mkdir(parents=True, exist_ok=True)
-    root = args.images**0.5
+    root_n = args.images**0.5
     rows = [
-        [name, *(f"{v.mean():.3f} ± {v.std(ddof=1) / root:.3f}" for v in scores.values()), str(evaluations[name])]
+        [name, *(f"{v.mean():.3f} ± {v.std(ddof=1) / root_n:.3f}" for v in scores.values()), str(evaluations[name])]
         for name, scores in found.items()
     ]
     write_table(args.out / "bits.csv", [f"mean of {args.images}", *SCORES, "NFE"], rows)

@@ -1,14 +1,14 @@
-"""Reverse SDE against probability-flow ODE, on two-dimensional data that a small network learns in seconds.
+"""Compare the reverse SDE and the probability-flow ODE on two-dimensional data that a small network learns in seconds.
 
     python examples/toy_2d.py --data moons --out runs/toy-2d
 
 trains a network for each of DDPM (VP), VE, sub-VP and rectified flow and writes for each
 
-- NAME.png: the density over time with paths of both from the same starts: the SDE's wander and forget where they came
-  from, the ODE's are smooth and never meet, and at every time both have the same distribution;
-- NAME.gif: the same, moving;
+- NAME.png: the density over time, with paths of both from the same starts. The paths of the SDE are random and forget
+  their start; those of the ODE are smooth and never cross; at every time both have the same distribution;
+- NAME.gif: the same as an animation;
 
-and samplers.png: what several samplers make of each model. It needs matplotlib: pip install "sdesamplers[report]".
+and samplers.png: samples of each model by several samplers. Requires matplotlib: pip install "sdesamplers[report]".
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from sdesamplers.metrics import sliced_wasserstein
 
 
 def two_moons(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Two half circles, one hanging into the other."""
+    """Two interleaved half circles."""
     angle, lower = rng.uniform(0, math.pi, count), rng.random(count) < 0.5
     upper_arc = np.stack([np.cos(angle), np.sin(angle)], 1)
     points = np.where(lower[:, None], np.array([1.0, 0.5]) - upper_arc, upper_arc)
@@ -74,7 +74,7 @@ def make_data(name: str, count: int, seed: int = 0) -> Tensor:
 
 @dataclass(frozen=True)
 class Setup:
-    """How one kind of model is trained: its process, what the network predicts, the weighting and the times."""
+    """How one kind of model is trained: its process, prediction type, loss weighting and distribution of times."""
 
     title: str
     process: sds.GaussianProcess
@@ -83,9 +83,9 @@ class Setup:
     times: losses.Times
 
 
-# log(sigma/alpha) of unit-sized data: the details are decided around -1, and VP starts at 5.
+# log(sigma/alpha) for data of unit size: details form around -1, and VP starts at 5.
 WIDE = losses.LogNormalSigma(0.0, 2.0)
-# Epsilon would say little of x0 in pure noise, v says it there too; the objective is the same, DDPM's.
+# In pure noise epsilon contains little information on x0, but v does; the objective is the same, that of DDPM.
 SETUPS = {
     "ddpm": Setup("DDPM (VP)", sds.VP(), "v", "simple", WIDE),
     "ve": Setup("VE", sds.VE(0.01, 20.0), "epsilon", "simple", WIDE),
@@ -95,7 +95,7 @@ SETUPS = {
 
 
 class Net(nn.Module):
-    """A multilayer perceptron of the state, brought to about unit size, and of waves in log(sigma/alpha)."""
+    """A multilayer perceptron of the state, scaled to about unit size, and of Fourier features of log(sigma/alpha)."""
 
     def __init__(self, process: sds.GaussianProcess, width: int = 128) -> None:
         super().__init__()
@@ -113,17 +113,17 @@ class Net(nn.Module):
 
 
 def train(setup: Setup, data: Tensor, *, steps: int, batch: int = 512, seed: int = 0) -> sds.FunctionModel:
-    """Fit a network by `losses.denoising_loss` and return it, averaged over the last half of its steps, as a model."""
+    """Train a network with `losses.denoising_loss`; return a model with its weights averaged over the last half."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     net = Net(setup.process)
     average = torch.optim.swa_utils.AveragedModel(net)
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    words: dict[str, Any] = {"prediction": setup.prediction, "weighting": setup.weighting, "times": setup.times}
+    settings: dict[str, Any] = {"prediction": setup.prediction, "weighting": setup.weighting, "times": setup.times}
     for step in range(steps):
         x0 = data[torch.randint(len(data), (batch,), generator=generator)]
-        loss = losses.denoising_loss(net, setup.process, x0, generator=generator, **words).mean()
+        loss = losses.denoising_loss(net, setup.process, x0, generator=generator, **settings).mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -133,33 +133,35 @@ def train(setup: Setup, data: Tensor, *, steps: int, batch: int = 512, seed: int
     return sds.FunctionModel(average.module, setup.process, setup.prediction, (2,), name=setup.title)
 
 
-# --- the pictures of paths --------------------------------------------------------------------------------------------
+# --- pictures of the paths --------------------------------------------------------------------------------------------
 
 SDE_COLOUR, ODE_COLOUR, SHADES = "#d62246", "#0b66c3", "Greys"
 RUNS = {"reverse SDE": ("ddpm", SDE_COLOUR), "probability-flow ODE": ("dpmpp-2m", ODE_COLOUR)}
 REACH = 2.6
-TAIL = 25  # points of a path that are drawn behind it in the plane
+TAIL = 25  # number of past points that are drawn behind a moving point
 
 
 @dataclass
 class Paths:
-    """Paths of both kinds at common points, all states divided by sqrt(alpha^2 + sigma^2) so that they fit one frame.
+    """Paths of both kinds at K common points, with states divided by sqrt(alpha^2 + sigma^2) to fit one frame.
 
-    `level` is the noise level arctan(sigma/alpha) as a share of a right angle, 1 for noise and 0 for data; `states` are
-    (K, N, 2) for each kind.
+    Attributes:
+        level: (K,), the noise level arctan(sigma/alpha) as a fraction of pi/2, 1 for noise and 0 for data.
+        schedule: (K, 2), alpha and sigma, divided in the same way.
+        states: (K, N, 2) for each kind.
     """
 
     level: np.ndarray
-    shares: np.ndarray  # (K, 2): alpha and sigma, divided alike
+    schedule: np.ndarray
     states: dict[str, np.ndarray]
 
 
 def paths(model: sds.Model, count: int, steps: int) -> Paths:
-    """The same starts run by the reverse SDE and by the ODE, on a grid even in the noise level."""
+    """Run the reverse SDE and the ODE from the same starts, on a grid with equal steps of the noise level."""
     states = {}
     for kind, (sampler, _) in RUNS.items():
-        words: dict[str, Any] = {"steps": steps, "spacing": "angle", "num_samples": count, "seed": 1}
-        trajectory = sds.sample(model, sampler, trajectory=True, **words).trajectory
+        settings: dict[str, Any] = {"steps": steps, "spacing": "angle", "num_samples": count, "seed": 1}
+        trajectory = sds.sample(model, sampler, trajectory=True, **settings).trajectory
         assert trajectory is not None
         times = trajectory.times[:-1]
         alpha, sigma = (
@@ -171,23 +173,23 @@ def paths(model: sds.Model, count: int, steps: int) -> Paths:
 
 
 def noised_density(data: np.ndarray, alpha: float, sigma: float, axis: np.ndarray) -> np.ndarray:
-    """Density of alpha x0 + sigma eps on axis x axis (rows: the second coordinate), with a small kernel on the data."""
+    """Kernel density estimate of alpha x0 + sigma eps on the grid axis x axis (rows: the second coordinate)."""
     width = math.hypot(sigma, 0.07 * alpha)
     across, up = (np.exp(-0.5 * ((axis[:, None] - alpha * data[:, k]) / width) ** 2) for k in (0, 1))
     return up @ across.T / (2 * math.pi * width**2 * len(data))
 
 
-def density_over_time(data: np.ndarray, shares: np.ndarray, axis: np.ndarray) -> np.ndarray:
-    """The first coordinate's density at every level, (len(axis), K)."""
+def density_over_time(data: np.ndarray, schedule: np.ndarray, axis: np.ndarray) -> np.ndarray:
+    """The density of the first coordinate at every level, (len(axis), K)."""
     columns = []
-    for alpha, sigma in shares:
+    for alpha, sigma in schedule:
         width = math.hypot(sigma, 0.05 * alpha)
         columns.append(np.exp(-0.5 * ((axis[:, None] - alpha * data[:, 0]) / width) ** 2).mean(1) / width)
     return np.stack(columns, 1)
 
 
 def draw_over_time(plot: Any, found: Paths, picture: np.ndarray, kind: str, shown: int) -> list[Any]:
-    """The density of the first coordinate from noise (left) to data (right), with `shown` paths; returns the lines."""
+    """Plot the density of the first coordinate from noise (left) to data, with `shown` paths; return the lines."""
     plot.imshow(
         picture,
         extent=(1, 0, -REACH, REACH),
@@ -206,16 +208,16 @@ def draw_over_time(plot: Any, found: Paths, picture: np.ndarray, kind: str, show
     return lines
 
 
-def level_grid(shares: np.ndarray, count: int) -> np.ndarray:
-    """Alpha and sigma (count, 2) at even levels, for a picture whose columns are even."""
-    angle = np.linspace(math.atan2(shares[0, 1], shares[0, 0]), 0, count)
+def level_grid(schedule: np.ndarray, count: int) -> np.ndarray:
+    """alpha and sigma, (count, 2), at equally spaced noise levels."""
+    angle = np.linspace(math.atan2(schedule[0, 1], schedule[0, 0]), 0, count)
     return np.stack([np.cos(angle), np.sin(angle)], 1)
 
 
 def draw_paths(setup: Setup, found: Paths, data: np.ndarray) -> Figure:
-    """Rows: reverse SDE and ODE. Columns: the first coordinate over time, then the plane at five times."""
+    """Plot reverse SDE and ODE (rows): the first coordinate over time, then the plane at five times (columns)."""
     axis = np.linspace(-REACH, REACH, 160)
-    over_time = density_over_time(data, level_grid(found.shares, 240), axis)
+    over_time = density_over_time(data, level_grid(found.schedule, 240), axis)
     levels = (0.99, 0.75, 0.5, 0.25, 0.0)
     figure = Figure(figsize=(15.5, 5.6), dpi=80, layout="constrained")
     plots = figure.subplots(2, 1 + len(levels), width_ratios=[2.0] + [1.0] * len(levels), squeeze=False)
@@ -223,7 +225,7 @@ def draw_paths(setup: Setup, found: Paths, data: np.ndarray) -> Figure:
         draw_over_time(plots[row][0], found, over_time, kind, 14)
         for column, level in enumerate(levels, 1):
             at = int(np.abs(found.level - level).argmin())
-            plot, picture = plots[row][column], noised_density(data, *found.shares[at], axis)
+            plot, picture = plots[row][column], noised_density(data, *found.schedule[at], axis)
             plot.imshow(picture, extent=(-REACH, REACH) * 2, origin="lower", cmap=SHADES, vmax=1.8 * picture.max())
             states = found.states[kind]
             for k in range(8):
@@ -248,14 +250,14 @@ def bare(plot: Any) -> None:
 
 
 def animate(setup: Setup, found: Paths, data: np.ndarray, frames: int) -> list[Image.Image]:
-    """The plane above and the first coordinate over time below, for both kinds, from noise to data."""
+    """Frames from noise to data, for both kinds: the plane above, the first coordinate over time below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     figure = Figure(figsize=(7.2, 6.4), dpi=80, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     plots = figure.subplots(2, 2, height_ratios=[1.5, 1.0])
     axis = np.linspace(-REACH, REACH, 110)
-    over_time = density_over_time(data, level_grid(found.shares, 200), axis)
+    over_time = density_over_time(data, level_grid(found.schedule, 200), axis)
     figure.suptitle(f"{setup.title}: same starts, same density, different paths", size=12)
     parts = []
     for column, (kind, (_, colour)) in enumerate(RUNS.items()):
@@ -273,7 +275,7 @@ def animate(setup: Setup, found: Paths, data: np.ndarray, frames: int) -> list[I
         )
     pictures = []
     for at in np.unique(np.linspace(0, len(found.level) - 1, frames).astype(int)):
-        density = noised_density(data, *found.shares[at], axis)
+        density = noised_density(data, *found.schedule[at], axis)
         for kind, image, tails, cloud, heads, lines, bar in parts:
             states = found.states[kind]
             image.set_data(density)
@@ -291,7 +293,7 @@ def animate(setup: Setup, found: Paths, data: np.ndarray, frames: int) -> list[I
 
 
 def save_animation(pictures: list[Image.Image], file: Path) -> None:
-    """A GIF of one palette, greys and blends of the two colours with them, that rests at its end."""
+    """Save a GIF that pauses at its end, with one palette of greys and of blends of both colours with grey."""
     greys = np.linspace(0, 255, 48)
     blends = [
         (1 - share) * grey + share * np.array([int(colour[k : k + 2], 16) for k in (1, 3, 5)])
@@ -312,7 +314,7 @@ SAMPLERS = (("euler-maruyama", 100), ("ddpm", 50), ("ddim", 20), ("heun", 10), (
 
 
 def draw_samplers(models: dict[str, sds.Model], test: Tensor, count: int) -> Figure:
-    """Rows of models, columns of samplers; each with its distance from fresh data, and what that of other data is."""
+    """Plot samples by model (rows) and sampler (columns), with their distances from new data and that of other data."""
     figure = Figure(figsize=(2.25 * (len(SAMPLERS) + 1), 2.45 * len(models) + 0.6), dpi=80, layout="constrained")
     plots = figure.subplots(len(models), len(SAMPLERS) + 1, squeeze=False)
     truth, other = test[:count].numpy(), test[count : 2 * count].numpy()
@@ -328,37 +330,37 @@ def draw_samplers(models: dict[str, sds.Model], test: Tensor, count: int) -> Fig
             plot.set_title(f"{sampler}, {result.nfe} NFE: {sliced_wasserstein(points, truth):.3f}", size=9)
         for plot in plots[row]:
             bare(plot)
-    figure.suptitle("sliced Wasserstein distance from fresh data (red: reverse SDE, blue: ODE)", size=12)
+    figure.suptitle("sliced Wasserstein distance from new data (red: reverse SDE, blue: ODE)", size=12)
     return figure
 
 
 def main() -> None:
-    """Train, sample and draw."""
+    """Train, sample and plot."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=DATA, default="moons")
-    parser.add_argument("--models", default=",".join(SETUPS), help=f"comma-separated, of {', '.join(SETUPS)}")
-    parser.add_argument("--steps", type=int, default=4000, help="of training")
-    parser.add_argument("--samples", type=int, default=2000)
-    parser.add_argument("--frames", type=int, default=50, help="of the animation; 0 for none")
+    parser.add_argument("--models", default=",".join(SETUPS), help=f"comma-separated, from {', '.join(SETUPS)}")
+    parser.add_argument("--steps", type=int, default=4000, help="training steps")
+    parser.add_argument("--samples", type=int, default=2000, help="samples per model and sampler")
+    parser.add_argument("--frames", type=int, default=50, help="frames of the animation; 0 for no animation")
     parser.add_argument("--out", type=Path, default=Path("runs/toy-2d"))
-    words = parser.parse_args()
-    chosen = words.models.split(",")
+    args = parser.parse_args()
+    chosen = args.models.split(",")
     for name in chosen:
         if name not in SETUPS:
             parser.error(f"unknown model {name!r} (known: {', '.join(SETUPS)})")
-    words.out.mkdir(parents=True, exist_ok=True)
-    data, test = make_data(words.data, 20_000), make_data(words.data, 2 * words.samples, seed=1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    data, test = make_data(args.data, 20_000), make_data(args.data, 2 * args.samples, seed=1)
     models: dict[str, sds.Model] = {}
     for name in chosen:
         begin = time.perf_counter()
-        models[name] = train(SETUPS[name], data, steps=words.steps)
+        models[name] = train(SETUPS[name], data, steps=args.steps)
         print(f"{SETUPS[name].title}: trained in {time.perf_counter() - begin:.1f} s")
-        found = paths(models[name], min(600, words.samples), 150)
-        draw_paths(SETUPS[name], found, data[:3000].numpy()).savefig(words.out / f"{name}.png")
-        if words.frames:
-            save_animation(animate(SETUPS[name], found, data[:3000].numpy(), words.frames), words.out / f"{name}.gif")
-    draw_samplers(models, test, words.samples).savefig(words.out / "samplers.png")
-    print(f"pictures in {words.out}")
+        found = paths(models[name], min(600, args.samples), 150)
+        draw_paths(SETUPS[name], found, data[:3000].numpy()).savefig(args.out / f"{name}.png")
+        if args.frames:
+            save_animation(animate(SETUPS[name], found, data[:3000].numpy(), args.frames), args.out / f"{name}.gif")
+    draw_samplers(models, test, args.samples).savefig(args.out / "samplers.png")
+    print(f"pictures in {args.out}")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,15 @@
 
     python examples/train_fashion_mnist.py --data /usr/share/datasets/fashion-mnist --out runs/fashion-mnist
 
-The folder given as --data holds the four IDX files of Fashion-MNIST (Xiao et al. 2017; MIT licence), gzipped or
-not; Debian's package `dataset-fashion-mnist` installs them. Training goes through accelerate (one CPU, one GPU or
-`accelerate launch`), keeps an exponential moving average of the weights, checkpoints every `--checkpoint-every`
-seconds and on SIGTERM or Ctrl-C, and continues from `--out` when run again. The result is a folder in diffusers'
-pipeline layout, `<out>/pipeline`, which `sdesamplers.load` and `DDPMPipeline.from_pretrained` both read.
+The folder --data contains the four IDX files of Fashion-MNIST (Xiao et al. 2017; MIT licence), gzipped or not; Debian's
+package `dataset-fashion-mnist` installs them. Training uses accelerate (one CPU, one GPU or `accelerate launch`), keeps
+an exponential moving average of the weights, saves a checkpoint every `--checkpoint-every` seconds and on SIGTERM or
+Ctrl-C, and continues from `--out` when run again. The result is a folder in diffusers' pipeline layout,
+`<out>/pipeline`, which `sdesamplers.load` and `DDPMPipeline.from_pretrained` can load.
 
-Recipe: DDPM's linear table (Ho et al. 2020, section 4), the unweighted epsilon loss (eq. 14), but half of the
-timesteps drawn where log(sigma/alpha) is near the data's scale (as Karras et al. 2022, table 1 do), which is where
-a small network has most to learn.
+Recipe: DDPM's linear schedule (Ho et al. 2020, section 4) and the unweighted epsilon loss (eq. 14), but with half of
+the timesteps drawn where log(sigma/alpha) is near the scale of the data (as in Karras et al. 2022, table 1), where a
+small network has most to learn.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def read_idx(folder: Path, name: str) -> np.ndarray:
             shape = np.frombuffer(raw, ">u4", count=dimensions, offset=4)
             return np.frombuffer(raw, np.uint8, offset=4 + 4 * dimensions).reshape(shape)
     raise SystemExit(
-        f"{folder} has neither {name} nor {name}.gz (Debian: apt-get install dataset-fashion-mnist, "
+        f"{folder} contains neither {name} nor {name}.gz (Debian: apt-get install dataset-fashion-mnist, "
         "then --data /usr/share/datasets/fashion-mnist)"
     )
 
@@ -53,7 +53,7 @@ def load_images(folder: Path, split: str = "train") -> torch.Tensor:
 
 
 def make_unet() -> UNet2DModel:
-    """1.81 million parameters, attention at 7x7 only: small enough to ship and to sample from on a CPU."""
+    """A network of 1.81 million parameters with attention at 7x7 only, small enough to ship and to run on a CPU."""
     return UNet2DModel(
         sample_size=28,
         in_channels=1,
@@ -68,11 +68,11 @@ def make_unet() -> UNet2DModel:
 
 
 class TimestepSampler:
-    """Half uniform over the table, half normal in log(sigma/alpha) (mean -0.5, std 1.3)."""
+    """Draws timesteps: half uniform, half normal in log(sigma/alpha) (mean -0.5, std 1.3)."""
 
     def __init__(self, alphas_cumprod: torch.Tensor) -> None:
         log_noise = 0.5 * torch.log((1 - alphas_cumprod) / alphas_cumprod)
-        width = torch.gradient(log_noise)[0]  # how much of the log-noise axis each timestep covers
+        width = torch.gradient(log_noise)[0]  # the width of each timestep on the log-noise axis
         density = torch.exp(-0.5 * ((log_noise + 0.5) / 1.3) ** 2) * width
         uniform = torch.full_like(density, 1 / len(density))
         self.probabilities = 0.5 * uniform + 0.5 * density / density.sum()
@@ -82,7 +82,7 @@ class TimestepSampler:
 
 
 class Progress:
-    """What has to survive a restart beside weights and optimiser: images seen, seconds spent, losses."""
+    """Training progress that is saved with the weights and the optimiser: images seen, seconds spent, losses."""
 
     def __init__(self) -> None:
         self.images = 0
@@ -97,13 +97,13 @@ class Progress:
 
 
 def learning_rate(images: int, total: int, peak: float) -> float:
-    """Warm up over 10,000 images, hold, then fall linearly to zero over the last quarter."""
+    """Warm-up over 10,000 images, constant, then linear decay to zero over the last quarter."""
     decay = max(0.0, min(1.0, (total - images) / (0.25 * total)))
     return peak * min(1.0, (images + 1) / 10_000) * decay
 
 
 def save_pipeline(unet: UNet2DModel, ema: EMAModel, scheduler: DDPMScheduler, out: Path, facts: dict) -> None:
-    """Write the averaged weights as a diffusers pipeline, then put the raw weights back."""
+    """Write the averaged weights as a diffusers pipeline, then restore the current weights."""
     ema.store(unet.parameters())
     ema.copy_to(unet.parameters())
     DDPMPipeline(unet, scheduler).save_pretrained(out / "pipeline")
@@ -112,15 +112,15 @@ def save_pipeline(unet: UNet2DModel, ema: EMAModel, scheduler: DDPMScheduler, ou
 
 
 def main() -> None:
-    """Train, or go on training, and write the pipeline."""
+    """Train, or continue training, and write the pipeline."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the IDX files")
-    parser.add_argument("--out", type=Path, required=True, help="checkpoints and the pipeline go here")
-    parser.add_argument("--images", type=int, default=1_500_000, help="training images to see in all")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the checkpoints and the pipeline")
+    parser.add_argument("--images", type=int, default=1_500_000, help="total number of training images to see")
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--mixed-precision", default="bf16", choices=("no", "bf16", "fp16"))
-    parser.add_argument("--checkpoint-every", type=float, default=300.0, help="seconds")
+    parser.add_argument("--checkpoint-every", type=float, default=300.0, help="seconds between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -144,12 +144,12 @@ def main() -> None:
 
     stop = False
 
-    def ask_to_stop(*_: object) -> None:
+    def request_stop(*_: object) -> None:
         nonlocal stop
         stop = True
 
-    signal.signal(signal.SIGTERM, ask_to_stop)
-    signal.signal(signal.SIGINT, ask_to_stop)
+    signal.signal(signal.SIGTERM, request_stop)
+    signal.signal(signal.SIGINT, request_stop)
 
     def save() -> None:
         accelerator.save_state(str(checkpoint))
@@ -161,7 +161,7 @@ def main() -> None:
     spent_before = progress.seconds
     recent: list[torch.Tensor] = []
     step_images = args.batch_size * accelerator.num_processes
-    # SDPA's flash kernel is slow on a CPU for 49 tokens: plain matrix products train 1.5 times faster.
+    # SDPA's flash kernel is slow for 49 tokens on a CPU; training is 1.5 times faster with plain matrix products.
     with sdpa_kernel(SDPBackend.MATH):
         while progress.images < args.images and not stop:
             for group in optimizer.param_groups:

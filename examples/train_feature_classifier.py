@@ -1,4 +1,4 @@
-"""Train the small classifier whose features score the embedded model, and store the features of real images.
+"""Train the small classifier whose features are used to score the embedded model, and store features of real images.
 
     python examples/train_feature_classifier.py --data /usr/share/datasets/fashion-mnist --out runs/metrics
 
@@ -22,12 +22,12 @@ NETWORK = {"channels": 1, "classes": 10, "width": 16}
 
 
 def load_labels(folder: Path, split: str) -> torch.Tensor:
-    """The labels of one split, (N,)."""
+    """The labels of one split, int64 (N,)."""
     return torch.from_numpy(read_idx(folder, f"{split}-labels-idx1-ubyte").astype("int64"))
 
 
 def main() -> None:
-    """Train, measure the test accuracy, write the three files."""
+    """Train, measure the test accuracy and write the three files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the IDX files")
     parser.add_argument("--out", type=Path, required=True)
@@ -51,8 +51,8 @@ def main() -> None:
             schedule.step()
         print(f"epoch {epoch + 1}: last loss {loss.item():.3f}", flush=True)
     net.requires_grad_(False).eval()
-    test, answers = load_images(args.data, "t10k"), load_labels(args.data, "t10k")
-    accuracy = float((torch.cat([net(part) for part in test.split(500)]).argmax(1) == answers).double().mean())
+    test, labels = load_images(args.data, "t10k"), load_labels(args.data, "t10k")
+    accuracy = float((torch.cat([net(part) for part in test.split(500)]).argmax(1) == labels).double().mean())
 
     def features(batch: torch.Tensor) -> torch.Tensor:
         return torch.cat([net.features(part) for part in batch.split(500)]).half().contiguous()

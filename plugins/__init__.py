@@ -1,1 +1,1 @@
-"""The built-in samplers and spacings, one file a family, registered through the same entry points as anybody's."""
+"""The built-in samplers, spacings and noise sources, one file per family, found by entry points like other plugins."""

@@ -1,8 +1,9 @@
-"""Steps that a sampler chooses by itself: one loop, `adapt`, and the three controllers that papers steer it by.
+"""Adaptive step sizes: one integration loop, `adapt`, and the three step-size controllers of the papers.
 
-Every sample of a batch has steps of its own, so that none changes another's result, and leaves the batch when it has
-arrived. A network's output differs in its last bits with the batch that it is in; that is kept out of the steps, and so
-out of the samples: errors below `ROUNDING` count as that much, and steps are rounded to parts of an octave.
+Every sample of a batch has its own step sizes, so that samples do not affect each other, and leaves the batch when it
+reaches the end. The last bits of a network's output depend on the rest of the batch. Two measures keep these
+differences out of the step sizes, and so out of the samples: errors are at least `ROUNDING`, and step sizes are rounded
+to fractions of an octave.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from sdesamplers import Path, SolverError
 from sdesamplers.coefficients import ROUNDING, octave_parts
 
 State = tuple[Tensor, ...]
-"""What is carried from step to step: the states x first, then what else a method remembers of every sample."""
+"""Tensors carried from step to step: the states x first, then any further per-sample memory of the method."""
 
-NEARLY = 1e-9
-"""A step that falls short of the end by less than this share of what is left goes there, for no sliver to remain."""
+END_MARGIN = 1e-9
+"""A step that would leave less than this fraction of the remaining interval is extended to the end."""
 SMALLEST = 1e-14
-"""The least step, as a share of the way, that rounding leaves anything of."""
+"""The smallest step, as a fraction of the whole interval, that is not lost to rounding."""
 
 
 class Trial(NamedTuple):
-    """Steps to be tried by the samples `rows`: `step` long, from `now` to `then` on the method's clock."""
+    """Trial steps of the samples `rows`: of size `step`, from `now` to `then` in the method's integration variable."""
 
     rows: np.ndarray
     now: np.ndarray
@@ -37,9 +38,12 @@ class Trial(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What came of a trial: where it began (which is kept where it is rejected), where it led, and its error.
+    """Result of a trial step.
 
-    `error` has one number a sample, in tolerances.
+    Attributes:
+        begin: the state before the step, which a sample keeps if its step is rejected.
+        end: the state after the step.
+        error: (N,), the error estimate of each sample divided by its tolerance.
     """
 
     begin: State
@@ -48,22 +52,22 @@ class Outcome(NamedTuple):
 
 
 Estimate = Callable[[State, Trial], Generator[Any, Any, Outcome]]
-"""One step of two methods of different order, and what their difference says of the error."""
+"""Takes one step with two methods of different order and estimates the error from their difference."""
 
 
 class Controller(Protocol):
-    """Decides by the errors which steps are taken, and how long the next ones are."""
+    """Step-size controller: accepts or rejects steps by their errors and sets the next step sizes."""
 
     h: np.ndarray
-    """The step that every sample tries next, with the sign of the way."""
+    """(N,), the next step of each sample, negative if the integration variable decreases."""
 
     def judge(self, rows: np.ndarray, step: np.ndarray, error: np.ndarray) -> np.ndarray:
-        """Which of the samples `rows` may take their `step`; sets their next `h`. Errors are `ROUNDING` at least."""
+        """Return which samples of `rows` accept their `step`; set their next `h`. Errors are at least `ROUNDING`."""
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What an error is measured by."""
+    """Relative and absolute error tolerances."""
 
     rtol: float
     atol: float
@@ -81,7 +85,7 @@ class Tolerance:
 
 
 def largest(first: Tensor, *others: Tensor) -> Tensor:
-    """The larger of |x|, number by number."""
+    """Elementwise maximum of the absolute values."""
     size = first.abs()
     for other in others:
         size = torch.maximum(size, other.abs())
@@ -89,13 +93,13 @@ def largest(first: Tensor, *others: Tensor) -> Tensor:
 
 
 def rms(ratio: Tensor) -> np.ndarray:
-    """The root of the mean square over each sample."""
+    """Root mean square of each sample, (N,) float64 on the host."""
     return ratio.detach().flatten(1).square().mean(1).sqrt().double().cpu().numpy()
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How many evaluations a sample may cost: `first` before its steps, and `cost` for every step that it tries."""
+    """Limit on the evaluations of a sample: `first` before its steps and `cost` per step tried, rejected or not."""
 
     name: str
     tolerance: Tolerance
@@ -104,7 +108,7 @@ class Budget:
     first: int = 0
 
     def check(self, tries: int) -> None:
-        """Raise where `tries` steps are too many."""
+        """Raise SolverError if `tries` steps would exceed max_nfe."""
         if self.first + self.cost * tries > self.max_nfe:
             raise SolverError(f"{self.name} needs more than max_nfe={self.max_nfe} evaluations at {self.tolerance}")
 
@@ -112,7 +116,7 @@ class Budget:
 def adapt(
     state: State, path: Path, begin: float, end: float, estimate: Estimate, controller: Controller, budget: Budget
 ) -> Generator[Any, Any, State]:
-    """Take every sample from `begin` to `end` by steps of its own; what is carried there."""
+    """Integrate every sample from `begin` to `end` with its own step sizes; return the state there."""
     state, count = tuple(part.clone() for part in state), len(state[0])
     time, device = np.full(count, begin), state[0].device
     accepted = path.ledger.accepted = np.zeros(count, int)
@@ -121,7 +125,10 @@ def adapt(
         budget.check(1 + (accepted + rejected)[rows].max())
         trial = next_steps(rows, time[rows], controller.h[rows], end)
         if np.any(np.abs(trial.step) < SMALLEST * abs(end - begin)):
-            raise SolverError(f"{budget.name}'s step fell below rounding; the model is not smooth enough for this")
+            raise SolverError(
+                f"{budget.name}'s step size fell below the rounding error; the model is not smooth enough for an "
+                "adaptive solver"
+            )
         pick = torch.from_numpy(rows).to(device)
         outcome = yield from estimate(tuple(part[pick] for part in state), trial)
         if not np.all(np.isfinite(outcome.error)):
@@ -137,16 +144,16 @@ def adapt(
 
 
 def next_steps(rows: np.ndarray, now: np.ndarray, h: np.ndarray, end: float) -> Trial:
-    """Steps of size h, or to the end where that is no further."""
-    last = np.abs(h) >= np.abs(end - now) * (1 - NEARLY)
+    """Steps of size h, shortened to end at `end`."""
+    last = np.abs(h) >= np.abs(end - now) * (1 - END_MARGIN)
     return Trial(rows, now, np.where(last, end - now, h), np.where(last, end, now + h))
 
 
 class PI:
     """Gustafsson 1991: accept an error E <= 1; h <- 0.9 h E^(-0.7/k) E_last^(0.4/k), for an estimate of order k in h.
 
-    A step grows tenfold and shrinks fivefold at most, and does not grow after a rejection. Where the error is rounding,
-    the last one says nothing and h <- 0.9 h E^(-1/k).
+    A step grows at most tenfold, shrinks at most fivefold, and does not grow after a rejection. If the error is no
+    larger than `ROUNDING`, or the step was rejected, the last error is not used: h <- 0.9 h E^(-1/k).
     """
 
     def __init__(self, h: np.ndarray, order: int) -> None:
@@ -193,6 +200,6 @@ class Power:
 
     def judge(self, rows: np.ndarray, step: np.ndarray, error: np.ndarray) -> np.ndarray:
         """See `Controller`."""
-        share = octave_parts(np.abs(step / self.span) * (self.safety * error**-self.power))
-        self.h[rows] = share * self.span
+        fraction = octave_parts(np.abs(step / self.span) * (self.safety * error**-self.power))
+        self.h[rows] = fraction * self.span
         return error <= 1

@@ -1,5 +1,6 @@
-"""Explicit Runge-Kutta methods as data: for `runge_kutta`, where a new one is an entry in `METHODS` or `PAIRS`, and,
-last, for `stochastic_runge_kutta`.
+"""Butcher tableaus of explicit Runge-Kutta methods, for `runge_kutta` and, at the end, for `stochastic_runge_kutta`.
+
+To add a method to `runge_kutta`, add its tableau to `METHODS` or `PAIRS`.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ class Tableau:
         x_s = x_t + h sum_i b_i k_i
 
     Attributes:
-        name, title, reference: the sampler's name, what it is, and where it comes from.
+        name: name of the sampler.
+        title: name of the method, the start of the sampler's docstring.
+        reference: the publication.
         order: order of convergence.
         nodes: c_2 ... c_s.
         stages: the rows a_2 ... a_s.
         weights: b_1 ... b_s.
-        error: coefficients of the error estimate on k_1 ... k_s, and on the slope at the step's end where it reads
-            that ("first same as last": it is the next step's k_1). Empty where there is none.
-        damper: a second estimate, of lower order, that the first is weighed against (dop853).
-        error_order: the order in h of the estimate, which sets the step-size controller's exponents.
+        error: coefficients of k_1 ... k_s in the error estimate, and of the slope at the end of the step if the
+            estimate uses it ("first same as last": that slope is k_1 of the next step). Empty without an estimate.
+        damper: coefficients of a second estimate, of lower order, which scales the first one down (dop853).
+        error_order: order of the error estimate in h, which sets the exponents of the step-size controller.
     """
 
     name: str
@@ -42,7 +45,7 @@ class Tableau:
 
     @property
     def fsal(self) -> bool:
-        """Whether the error estimate reads the slope at the end of the step."""
+        """True if the error estimate uses the slope at the end of the step ("first same as last")."""
         return len(self.error) > len(self.weights)
 
 
@@ -215,13 +218,13 @@ DOP853 = Tableau(
 )
 
 METHODS = (MIDPOINT, RALSTON, RK3, SSPRK3, RK4, RK4_38)
-"""Methods that walk a given grid."""
+"""Fixed-step methods."""
 PAIRS = (BOSH3, RK45, TSIT5, DOP853)
-"""Methods with an error estimate, which can choose their own steps."""
+"""Embedded pairs: methods with an error estimate, for adaptive steps."""
 
 
 class AdditiveTableau(NamedTuple):
-    """A Runge-Kutta method of Roessler 2010 for additive noise.
+    """Tableau of a stochastic Runge-Kutta method for additive noise (Roessler 2010).
 
         x_i = x_t + h sum_j drift_ij a_j + (noise_i1 g(s) + noise_i2 g(t)) I10 / h        at t + node_i h
         x_s = x_t + h sum_i weights_i a_i + g(s) I1 + (g(t) - g(s)) I10 / h

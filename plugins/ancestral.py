@@ -1,7 +1,7 @@
-"""Ancestral samplers: an ODE step to below the next noise level, then fresh noise back up to it, and DPM-2.
+"""Ancestral samplers: an ODE step to below the next noise level, then fresh noise up to that level; and DPM-2.
 
-Every formula is written in r = sigma/alpha and the predictions, so a sampler takes the same steps in all coordinates
-and is exact in flow models too. With r_s the next level and r_t the present one, `Path.ancestral` gives
+All formulas use r = sigma/alpha and the predictions, so the steps are the same in all coordinates and are right for
+flow models too. With r_t the current and r_s the next noise level, `Path.ancestral` returns
 up^2 = eta^2 r_s^2 (1 - r_s^2/r_t^2) and down^2 = r_s^2 - up^2 (Song et al. 2021, appendix F, at eta = 1).
 """
 
@@ -17,17 +17,17 @@ from sdesamplers import Path, Point, Run, Sampler, hookimpl, sampler
 from ._shared import check_noise
 
 
-def back_up(x: Tensor, path: Path, down: Point, std: float, now: Point, then: Point) -> Tensor:
-    """From the state at `down` to `then`: rescaled, with noise of deviation `std` that makes up for what is missing."""
+def renoise(x: Tensor, path: Path, down: Point, std: float, now: Point, then: Point) -> Tensor:
+    """From the state at `down` to the noisier point `then`: rescaled, with noise of standard deviation `std` added."""
     mean = x if down is then else x * (then.alpha / down.alpha)
     return path.draw(mean, std, now, then)
 
 
 def midpoint_step(x: Tensor, path: Path, now: Point, then: Point, prediction: str) -> Run:
-    """A step of DPM-Solver-2 ("noise") or DPM-Solver++ 2S ("data"): x_s is linear in x and the prediction halfway.
+    """A step of DPM-Solver-2 ("noise") or DPM-Solver++ 2S ("data"): x_s from x_t and the prediction at the midpoint.
 
-    The middle is that of lambda, or from alpha = 0, where lambda is infinite, that of alpha/sigma; there x0 serves both
-    methods. The step into sigma = 0 is DDIM's.
+    It is the midpoint in lambda, or, from alpha = 0, where lambda is infinite, the midpoint in alpha/sigma; there both
+    methods use x0. The step into sigma = 0 is DDIM's.
     """
     out = yield x, now
     if then.is_clean:
@@ -52,16 +52,20 @@ def midpoint_step(x: Tensor, path: Path, now: Point, then: Point, prediction: st
 def euler_ancestral(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Run:
     """Euler ancestral sampling.
 
-        x_s = alpha_s (x0 + down eps + s_noise up z),   down^2 + up^2 = r_s^2
+        x_s = alpha_s (x0 + down eps + s_noise up z)
+        up^2 = eta^2 r_s^2 (1 - r_s^2/r_t^2),   down^2 = r_s^2 - up^2
 
-    with r = sigma/alpha. Its transition is DDIM's with the same eta, so eta = 1 is DDPM and eta = 0 is DDIM. `s_noise`
-    multiplies the noise.
+    with r = sigma/alpha. The transition is that of `ddim` with the same eta: eta = 1 is DDPM, eta = 0 is DDIM.
+
+    Args:
+        eta: scale of the noise, 0 or more; up is at most r_s.
+        s_noise: factor on the added noise; any value but 1 changes the distribution.
     """
     check_noise(eta=eta, s_noise=s_noise)
     for now, then in path.steps:
         down, std = path.ancestral(now, then, eta)
         out = yield x, now
-        x = back_up(out.step_to(down), path, down, s_noise * std, now, then)
+        x = renoise(out.step_to(down), path, down, s_noise * std, now, then)
     return x
 
 
@@ -77,11 +81,11 @@ def dpm2(x: Tensor, path: Path) -> Run:
 
     With r = sigma/alpha,
 
-        u = DDIM's step to the middle of lambda
+        u = DDIM step from x_t to the midpoint in lambda
         x_s = (alpha_s/alpha_t) x_t + alpha_s (r_s - r_t) eps(u)
 
-    In `ve` coordinates this is x + (sigma_s - sigma_t) eps(u); in DPM-Solver's words alpha_s (r_s - r_t) is -sigma_s
-    (e^h - 1).
+    In `ve` coordinates this is x + (sigma_s - sigma_t) eps(u). In the DPM-Solver paper alpha_s (r_s - r_t) is written
+    -sigma_s (e^h - 1).
     """
     for now, then in path.steps:
         x = yield from midpoint_step(x, path, now, then, "noise")
@@ -100,16 +104,21 @@ def dpm2(x: Tensor, path: Path) -> Run:
 def dpm2_ancestral(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0) -> Run:
     """DPM-2 with ancestral noise.
 
-        x_down = a step of `dpm2` from r_t to `down`
+        x_down = dpm2 step from r_t to down
         x_s = (alpha_s/alpha_down) x_down + alpha_s s_noise up z
+        up^2 = eta^2 r_s^2 (1 - r_s^2/r_t^2),   down^2 = r_s^2 - up^2
 
-    with down^2 + up^2 = r_s^2, r = sigma/alpha. eta = 0 is `dpm2`. `s_noise` multiplies the noise.
+    with r = sigma/alpha. eta = 0 is `dpm2`.
+
+    Args:
+        eta: scale of the noise, 0 or more; up is at most r_s.
+        s_noise: factor on the added noise; any value but 1 changes the distribution.
     """
     check_noise(eta=eta, s_noise=s_noise)
     for now, then in path.steps:
         down, std = path.ancestral(now, then, eta)
         x = yield from midpoint_step(x, path, now, down, "noise")
-        x = back_up(x, path, down, s_noise * std, now, then)
+        x = renoise(x, path, down, s_noise * std, now, then)
     return x
 
 
@@ -127,17 +136,22 @@ def dpmpp_2s_ancestral(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: floa
 
     With h = lambda_down - lambda_t,
 
-        u = DDIM's step to the middle of lambda
+        u = DDIM step from x_t to the midpoint in lambda
         x_down = (sigma_down/sigma_t) x_t - alpha_down (e^{-h} - 1) x0(u)
         x_s = (alpha_s/alpha_down) x_down + alpha_s s_noise up z
+        up^2 = eta^2 r_s^2 (1 - r_s^2/r_t^2),   down^2 = r_s^2 - up^2
 
-    where down^2 + up^2 = r_s^2, r = sigma/alpha. eta = 0 is `dpmpp-2s`. `s_noise` multiplies the noise.
+    where r = sigma/alpha. eta = 0 is `dpmpp-2s`.
+
+    Args:
+        eta: scale of the noise, 0 or more; up is at most r_s.
+        s_noise: factor on the added noise; any value but 1 changes the distribution.
     """
     check_noise(eta=eta, s_noise=s_noise)
     for now, then in path.steps:
         down, std = path.ancestral(now, then, eta)
         x = yield from midpoint_step(x, path, now, down, "data")
-        x = back_up(x, path, down, s_noise * std, now, then)
+        x = renoise(x, path, down, s_noise * std, now, then)
     return x
 
 

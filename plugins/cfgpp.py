@@ -1,9 +1,10 @@
-"""CFG++: classifier-free guidance that moves the clean estimate and leaves the noise unguided.
+"""CFG++: classifier-free guidance that is applied to the x0 estimate only, not to the noise that is added back.
 
-The paper's lambda in [0, 1] is `guidance_scale`: x0 is unguided + guidance_scale (conditional - unguided), and 0 to 1
-interpolates where classifier-free guidance takes 2 to 12. Every step is the plain sampler's with the unguided
-prediction, plus alpha_s (x0 - x0_unguided). That addition does not shrink with the step, so a guided run depends on
-how many steps it has; without guidance each is its plain sampler. The model is asked as often as in any guided run.
+`guidance_scale` is the paper's lambda: x0 = x0_unguided + guidance_scale (x0_conditional - x0_unguided). Its values lie
+in [0, 1], an interpolation; classifier-free guidance uses 2 to 12. Every step is the step of the plain sampler with the
+unguided prediction, plus alpha_s (x0 - x0_unguided). This term does not shrink with the step size, so a guided result
+depends on the number of steps. Without guidance each sampler is its plain sampler. The number of evaluations is that of
+any guided run.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ def euler_cfgpp(x: Tensor, path: Path) -> Run:
 
         x_s = alpha_s x0 + sigma_s eps_unguided
 
-    `guidance_scale` is the paper's lambda, best within [0, 1]. Without guidance it is `ddim`.
+    x0 is the guided prediction. `guidance_scale`, the paper's lambda, should lie in [0, 1]. Without guidance this is
+    `ddim`.
     """
     for now, then in path.steps:
         out = yield x, now
@@ -56,8 +58,12 @@ def euler_ancestral_cfgpp(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: f
 
         x_s = alpha_s (x0 + down eps_unguided + s_noise up z)
 
-    where `eta` splits the noise level into down and up as in `euler-ancestral`, which it is without guidance; eta = 0
-    is `euler-cfgpp`. `guidance_scale` is the paper's lambda, best within [0, 1].
+    with down and up as in `euler-ancestral`, and x0 the guided prediction. `guidance_scale`, the paper's lambda, should
+    lie in [0, 1]. Without guidance this is `euler-ancestral`; with eta = 0 it is `euler-cfgpp`.
+
+    Args:
+        eta: scale of the noise, 0 or more, as in `euler-ancestral`.
+        s_noise: factor on the added noise; any value but 1 changes the distribution.
     """
     check_noise(eta=eta, s_noise=s_noise)
     for now, then in path.steps:
@@ -78,24 +84,24 @@ def euler_ancestral_cfgpp(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: f
 def dpmpp_2m_cfgpp(x: Tensor, path: Path) -> Run:
     """DPM-Solver++ 2M with CFG++ guidance.
 
-    With h the steps of lambda,
+    With h = lambda_s - lambda_t and h_last the previous step in lambda,
 
         w = alpha_s (1 - e^{-h}) h / (2 h_last)
         x_s = alpha_s x0 + sigma_s eps_unguided + w (x0_unguided - x0_unguided_last)
 
-    Of the guided prediction only x0 enters, the memory is the unguided model's. Without guidance it is `dpmpp-2m`.
-    `guidance_scale` is the paper's lambda, best within [0, 1].
+    Of the guided prediction only x0 is used; the multistep correction uses the unguided predictions. Without guidance
+    this is `dpmpp-2m`. `guidance_scale`, the paper's lambda, should lie in [0, 1].
     """
     last: tuple[Tensor, float] | None = None
     for (now, then), size in zip(path.steps, orders(path, 2), strict=True):
         out = yield x, now
-        clean = out.unguided.x0
+        x0_unguided = out.unguided.x0
         x = out.compose(then.alpha, 0.0) + out.unguided.compose(0.0, then.sigma)
         if last is not None and size > 1:
             h, earlier = then.lam - now.lam, now.lam - last[1]
             if len(apart([now.lam, last[1]], h)) == 2:
-                x = torch.add(x, clean - last[0], alpha=-then.alpha * math.expm1(-h) * h / (2 * earlier))
-        last = None if now.is_pure_noise else (clean, now.lam)
+                x = torch.add(x, x0_unguided - last[0], alpha=-then.alpha * math.expm1(-h) * h / (2 * earlier))
+        last = None if now.is_pure_noise else (x0_unguided, now.lam)
     return x
 
 

@@ -1,7 +1,7 @@
-"""Noise around an ODE solver: EDM's churn, a little before every step, and Restart's few long ways back up.
+"""Noise added around an ODE solver: EDM's churn, a little before every step, and Restart, much at a few noise levels.
 
 With r = sigma/alpha, both add noise as the forward process does, (alpha_up/alpha) x + alpha_up sqrt(r_up^2 - r^2) z,
-which keeps the marginals exactly in any process; then a one-step ODE solver comes back down.
+which preserves the marginals exactly for any process; then a one-step ODE solver removes it.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ from ._shared import check_noise
 
 
 def one_step_solver(name: str, path: Path) -> Sampler:
-    """The registered sampler `name`, if every step of it stands alone and draws no noise.
+    """The registered sampler `name`, which must be a deterministic one-step method.
 
     Raises:
-        UnknownNameError: no such sampler.
-        ValueError: it is stochastic, needs more than a prediction, or has a memory.
+        UnknownNameError: no sampler of this name.
+        ValueError: the sampler is stochastic or multistep, or needs more than a prediction.
     """
-    shelf = default_registry().samplers
-    if name not in shelf:
-        raise UnknownNameError("solver", name, shelf, " (any one-step ODE sampler: euler, heun, rk4, dpm2, ...)")
-    found = shelf[name]
-    wrong = ""
+    registered = default_registry().samplers
+    if name not in registered:
+        raise UnknownNameError("solver", name, registered, " (any one-step ODE sampler: euler, heun, rk4, dpm2, ...)")
+    found = registered[name]
+    reason = ""
     if found.stochastic:
-        wrong = "draws noise of its own"
+        reason = "adds noise itself"
     elif set(found.needs) - {"marginals"}:
-        wrong = f"needs more than a prediction ({', '.join(found.needs)})"
-    elif remembers(found, path.process):
-        wrong = "remembers earlier steps, and noise comes in between them"
-    if wrong:
-        raise ValueError(f"solver={name!r} {wrong}; use a one-step ODE solver such as heun, euler, ddim or dpm2")
+        reason = f"needs more than a prediction ({', '.join(found.needs)})"
+    elif is_multistep(found, path.process):
+        reason = "is a multistep method, and noise is added between its steps"
+    if reason:
+        raise ValueError(f"solver={name!r} {reason}; use a one-step ODE solver such as heun, euler, ddim or dpm2")
     return found
 
 
 @lru_cache(maxsize=64)
-def remembers(solver: Sampler, process: SDE) -> bool:
-    """Whether five steps in one run end elsewhere than five runs of one step, on a toy model with x0 = tanh(x)."""
+def is_multistep(solver: Sampler, process: SDE) -> bool:
+    """True if a run of five steps and five runs of one step give different results (toy model with x0 = tanh(x))."""
     path = Path(process, [])
     lowest = float(path.at(process.t_min).ratio)
     highest = min(highest_ratio(path), 1e4 * lowest)
@@ -68,19 +68,19 @@ def remembers(solver: Sampler, process: SDE) -> bool:
     def run(x: Tensor, points: Sequence[Point]) -> Tensor:
         return drive(solver(x, Path(process, points)), Evaluator(model, len(x), solver.name))
 
-    start = parts = float(points[0].sigma) * torch.tensor([[-1.3], [0.4], [1.1]], dtype=torch.float64)
+    start = stepwise = float(points[0].sigma) * torch.tensor([[-1.3], [0.4], [1.1]], dtype=torch.float64)
     for pair in itertools.pairwise(points):
-        parts = run(parts, pair)
-    return not torch.allclose(run(start, points), parts, rtol=1e-9, atol=1e-9)
+        stepwise = run(stepwise, pair)
+    return not torch.allclose(run(start, points), stepwise, rtol=1e-9, atol=1e-9)
 
 
 def highest_ratio(path: Path) -> float:
-    """sigma/alpha at the process's beginning, above which no model was trained."""
+    """sigma/alpha at the noise end of the process, the largest that the model was trained at."""
     return float(path.at(path.process.t_max).ratio)
 
 
 def add_noise(x: Tensor, path: Path, now: Point, up: Point, s_noise: float) -> Tensor:
-    """The forward process from `now` up to the noisier point `up`, its noise multiplied by `s_noise`."""
+    """The forward process from `now` to the noisier point `up`, with the noise multiplied by `s_noise`."""
     spread = math.sqrt((up.ratio - now.ratio) * (up.ratio + now.ratio))
     return path.draw(x * (up.alpha / now.alpha), s_noise * up.alpha * spread, now, up)
 
@@ -106,16 +106,25 @@ def churn(
     s_tmax: float | None = None,
     s_noise: float = 1.0,
 ) -> Run:
-    """EDM's stochastic sampler, around any one-step ODE solver.
+    """EDM's stochastic sampler ("churn"), with any one-step ODE solver.
 
-    With r = sigma/alpha, each of N steps whose r lies in [s_tmin, s_tmax] first goes up,
+    With r = sigma/alpha and N steps, noise is added before each step whose r lies in [s_tmin, s_tmax],
 
         gamma = min(s_churn/N, sqrt(2) - 1),   r_hat = (1 + gamma) r
         x_hat = (alpha_hat/alpha) x + alpha_hat sqrt(r_hat^2 - r^2) s_noise z
 
-    and then `solver` steps from r_hat to the next point. r_hat ends at the largest ratio that the model was trained at.
+    and `solver` steps from r_hat to the next point. r_hat is limited to the largest r that the model was trained at.
+    The evaluations per step are those of the solver.
+
     The paper's settings: s_churn 30 to 80, s_tmin 0.01 or 0.05, s_tmax 1 or 50, s_noise 1.003 or 1.007 (table 5), in up
-    to 256 steps. Evaluations a step are the solver's.
+    to 256 steps.
+
+    Args:
+        solver: name of a deterministic one-step sampler, such as heun, euler, ddim or dpm2.
+        s_churn: amount of noise added over all steps; 0 is the plain solver.
+        s_tmin: smallest r = sigma/alpha from which noise is added.
+        s_tmax: largest r from which noise is added; None for no limit.
+        s_noise: factor on the added noise; any value but 1 changes the distribution.
     """
     largest = math.inf if s_tmax is None else s_tmax
     if not (0 <= s_churn < math.inf and 0 <= s_noise < math.inf and 0 <= s_tmin <= largest):
@@ -135,7 +144,7 @@ def churn(
 
 
 def check_intervals(intervals: Sequence[Sequence[float]]) -> None:
-    """Raise where an interval is not (points, repetitions, t_min, t_max), as the paper's tables list them."""
+    """Raise ValueError unless each interval is (points, repetitions, t_min, t_max), as in the paper's tables."""
     for interval in intervals:
         try:
             count, repeats, low, high = interval
@@ -144,13 +153,13 @@ def check_intervals(intervals: Sequence[Sequence[float]]) -> None:
             sensible = False
         if not sensible:
             raise ValueError(
-                "an interval is [N, K, t_min, t_max] with whole N >= 2 and K >= 1 and 0 < t_min < t_max, such as "
-                f"[3, 2, 0.06, 0.3], and intervals a list of these; not {interval!r}"
+                "intervals must be a list of [N, K, t_min, t_max] with whole N >= 2 and K >= 1 and 0 < t_min < t_max, "
+                f"such as [[3, 2, 0.06, 0.3]]; {interval!r} is not such an interval"
             )
 
 
 def restarts(path: Path, intervals: Sequence[Sequence[float]]) -> dict[int, list[tuple[int, list[Point]]]]:
-    """Which points of the grid are gone back up from: index -> (repetitions, points of the way down from t_max)."""
+    """The restarts at each grid point: index -> [(repetitions, points from t_max down to the grid point), ...]."""
     check_intervals(intervals)
     plan: dict[int, list[tuple[int, list[Point]]]] = {}
     noisy = [k for k, point in enumerate(path.points) if k > 0 and not point.is_clean]
@@ -183,17 +192,22 @@ def restart(
     intervals: Sequence[Sequence[float]] = ((3, 2, 0.06, 0.3),),
     s_noise: float = 1.0,
 ) -> Run:
-    """Restart sampling: noise added in few long strides, and an ODE solver back down.
+    """Restart sampling: an ODE solver that, at a few noise levels, adds much noise and solves back down.
 
-    `intervals` lists [N, K, t_min, t_max]: where the main run reaches the grid point nearest to sigma/alpha = t_min it
-    goes, K times, up to t_max by
+    At the grid point nearest to r = sigma/alpha = t_min of an interval [N, K, t_min, t_max], the run repeats K times:
+    add noise up to t_max,
 
-        x_up = (alpha_up/alpha) x + alpha_up sqrt(r_up^2 - r^2) s_noise z,   r = sigma/alpha
+        x_up = (alpha_up/alpha) x + alpha_up sqrt(r_up^2 - r^2) s_noise z
 
-    and back down over N points of Karras et al.'s grid (rho 7) with `solver`. The default is the paper's for CIFAR-10,
-    43 evaluations in 18 steps; for ImageNet-64: [4, 1, 19.35, 40.79], [4, 1, 1.09, 1.92], [4, 5, 0.59, 1.09], [4, 5,
-    0.3, 0.59], [6, 6, 0.06, 0.3]. An interval with no grid point below its t_max is left out. The way down has its N
-    points however fine the main grid is, so no order of convergence is claimed.
+    and solve the ODE back down over N points of Karras et al.'s grid (rho = 7). An interval with no grid point below
+    its t_max is skipped. N does not depend on the main grid, so no order of convergence is claimed.
+
+    Args:
+        solver: name of a deterministic one-step sampler, such as heun, euler, ddim or dpm2.
+        intervals: list of [N, K, t_min, t_max]. The default is the paper's for CIFAR-10, 43 evaluations in 18 steps;
+            for ImageNet-64: [4, 1, 19.35, 40.79], [4, 1, 1.09, 1.92], [4, 5, 0.59, 1.09], [4, 5, 0.3, 0.59],
+            [6, 6, 0.06, 0.3].
+        s_noise: factor on the added noise; any value but 1 changes the distribution.
     """
     check_noise(s_noise=s_noise)
     step, plan = one_step_solver(solver, path), restarts(path, intervals)

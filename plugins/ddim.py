@@ -14,22 +14,25 @@ from sdesamplers.path.points import added_noise_fraction
 
 @sampler("ddim", order=1, needs=("marginals",), reference="Song, Meng & Ermon 2021, eq. 12 and 16")
 def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
-    """Denoising diffusion implicit models.
+    """Denoising diffusion implicit models (DDIM).
 
         x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z
         std = eta sigma_s sqrt(1 - e^{2 (lambda_t - lambda_s)})
 
-    where std is eta times the standard deviation of q(x_s | x_t, x0). eta = 0 is the exponential Euler step of the ODE,
-    eta = 1 is DDPM; eta may exceed 1 until the square root has nothing left.
+    where std is eta times the standard deviation of q(x_s | x_t, x0).
+
+    Args:
+        eta: scale of the noise. 0 is deterministic, the exponential Euler method for the probability-flow ODE; 1 is
+            DDPM; larger values are allowed as long as std <= sigma_s in every step.
     """
-    fresh = [added_noise_fraction(now, then) for now, then in path.steps]
-    noisy = [share for share, point in zip(fresh, path.points[1:], strict=True) if not point.is_clean]
+    shares = [added_noise_fraction(now, then) for now, then in path.steps]
+    noisy = [share for share, point in zip(shares, path.points[1:], strict=True) if not point.is_clean]
     largest = 1 / math.sqrt(max(noisy)) if any(noisy) else math.inf
     if not 0 <= eta <= largest * (1 + 1e-12):
         raise ValueError(
-            f"eta must lie in [0, {largest:.6g}] on this grid (more leaves a negative variance), not {eta}"
+            f"eta must lie in [0, {largest:.6g}] on this grid (a larger one makes a variance negative), not {eta}"
         )
-    for (now, then), share in zip(path.steps, fresh, strict=True):
+    for (now, then), share in zip(path.steps, shares, strict=True):
         out = yield x, now
         mean = out.compose(x0=then.alpha, eps=then.sigma * math.sqrt(max(1 - eta**2 * share, 0.0)))
         x = path.draw(mean, eta * then.sigma * math.sqrt(share), now, then)
@@ -38,14 +41,16 @@ def ddim(x: Tensor, path: Path, *, eta: float = 0.0) -> Run:
 
 @sampler("ddpm", order=1, stochastic=True, needs=("marginals",), reference="Ho et al. 2020, eq. 6-7 and section 3.2")
 def ddpm(x: Tensor, path: Path, *, variance: Literal["posterior", "beta"] = "posterior") -> Run:
-    """Ancestral sampling: a draw from q(x_s | x_t, x0) at the predicted x0.
+    """DDPM ancestral sampling: a draw from q(x_s | x_t, x0) with the predicted x0.
 
         x_s = (alpha_t sigma_s^2) / (alpha_s sigma_t^2) x_t + alpha_s k x0 + std z
         k = 1 - e^{2 (lambda_t - lambda_s)}
 
-    By `variance`, std^2 is the "posterior"'s, sigma_s^2 k, right for data that are a single point, or the forward
-    step's ("beta"), sigma_t^2 k in the model's own coordinates, right for standard normal data in a VP process. No
-    noise into sigma = 0.
+    No noise is added in the step into sigma = 0.
+
+    Args:
+        variance: "posterior", std^2 = sigma_s^2 k, exact if the data are a single point; or "beta", the variance of
+            the forward step, std^2 = sigma_t^2 k in native coordinates, exact for standard normal data in a VP process.
     """
     for now, then in path.steps:
         fresh = added_noise_fraction(now, then)

@@ -1,6 +1,6 @@
-"""Few-step samplers of distilled models: consistency models, latent and trajectory consistency, and flow maps.
+"""Few-step samplers for distilled models: consistency models, latent and trajectory consistency, and flow maps.
 
-What all but the last do on a model that was not distilled is jump to its x0 estimate, a mean and not a sample.
+With a model that was not distilled, all but the last jump to its x0 estimate, which is a mean and not a sample.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sdesamplers.path.points import added_noise_fraction
 def native(path: Path) -> GaussianProcess:
     """The process that the model was trained on."""
     if not isinstance(path.process, View):
-        raise ValueError(f"this sampler needs alpha(t) and sigma(t), which {type(path.process).__name__} has not")
+        raise ValueError(f"this sampler needs alpha(t) and sigma(t), which {type(path.process).__name__} does not have")
     return path.process.native
 
 
@@ -31,22 +31,25 @@ def native(path: Path) -> GaussianProcess:
     reference="Song, Dhariwal, Chen & Sutskever 2023, algorithm 1",
 )
 def consistency(x: Tensor, path: Path, *, boundary: float | None = None) -> Run:
-    """Multistep consistency sampling: to the end in one evaluation, and back up with fresh noise.
+    """Multistep consistency sampling: every step jumps to the data and adds fresh noise for the next level.
 
         x_s = alpha_s f(x_t, t) + sqrt(sigma_s^2 - (alpha_s boundary)^2) z
 
-    with f the model's x0 prediction. `boundary` is the sigma/alpha at which f ends (epsilon in the paper): by default
-    the model's smallest, 0 for f that ends at the data.
+    where f, the model's x0 prediction, is its consistency function.
+
+    Args:
+        boundary: sigma/alpha at which f ends (epsilon in the paper); 0 if f ends at the data. By default the smallest
+            sigma/alpha of the model.
     """
     model = native(path)
     end = float(model.ratio(model.t_min)) if boundary is None else boundary
     if end < 0:
-        raise ValueError(f"boundary is a value of sigma/alpha, 0 or more, not {boundary}")
+        raise ValueError(f"boundary is a value of sigma/alpha and must be 0 or more, not {boundary}")
     lowest = min((float(then.ratio) for then in path.points[1:] if not then.is_clean), default=math.inf)
     if end > lowest * (1 + 1e-9):
         raise ValueError(
-            f"the grid goes down to sigma/alpha = {lowest:.6g}, and f ends above that already, at {end:.6g}; "
-            "give a smaller boundary or a grid that ends earlier"
+            f"the grid goes down to sigma/alpha = {lowest:.6g}, below boundary = {end:.6g}, where the consistency "
+            "function ends; use a smaller boundary or a grid that ends earlier"
         )
     for now, then in path.steps:
         out = yield x, now
@@ -61,7 +64,7 @@ def consistency(x: Tensor, path: Path, *, boundary: float | None = None) -> Run:
     stochastic=True,
     needs=("marginals",),
     spacing="distilled",
-    limits="needs a latent consistency model, distilled with these boundary scalings on a table of timesteps",
+    limits="needs a latent consistency model, distilled with these boundary scalings on discrete timesteps",
     reference="Luo et al. 2023, eq. 9 and algorithm 3",
 )
 def lcm(x: Tensor, path: Path, *, timestep_scaling: float = 10.0, sigma_data: float = 0.5) -> Run:
@@ -70,8 +73,12 @@ def lcm(x: Tensor, path: Path, *, timestep_scaling: float = 10.0, sigma_data: fl
         x_s = alpha_s (c_skip x_t + c_out x0) + sigma_s z
         c_skip = d^2 / (u^2 + d^2),   c_out = u / sqrt(u^2 + d^2)
 
-    where u = timestep_scaling t and d = sigma_data; t counts from 0 to 999, as on the table of 1000 timesteps that such
-    models are distilled on, and x_t in the bracket is the state in the model's own coordinates.
+    where u = timestep_scaling t and d = sigma_data; t runs from 0 to 999, as in the 1000 timesteps that these models
+    are distilled on, and x_t inside the parentheses is the state in native coordinates.
+
+    Args:
+        timestep_scaling: factor on the timestep in c_skip and c_out, as used in the distillation.
+        sigma_data: the standard deviation of the data in c_skip and c_out, as used in the distillation.
     """
     if timestep_scaling <= 0 or sigma_data <= 0:
         raise ValueError(f"timestep_scaling and sigma_data must be positive, not {timestep_scaling} and {sigma_data}")
@@ -98,12 +105,15 @@ def lcm(x: Tensor, path: Path, *, timestep_scaling: float = 10.0, sigma_data: fl
     reference="Zheng et al. 2024, algorithm 4 (strategic stochastic sampling)",
 )
 def tcd(x: Tensor, path: Path, *, gamma: float = 0.3) -> Run:
-    """Trajectory consistency distillation's sampling: below the next time in one jump, then back up with noise.
+    """Sampling of trajectory consistency distillation (TCD): jump below the next time, then add noise up to it.
 
         x_u = alpha_u x0 + sigma_u eps
         x_s = (alpha_s/alpha_u) x_u + sqrt(sigma_s^2 - (alpha_s/alpha_u)^2 sigma_u^2) z
 
-    with u = (1 - gamma) s on the model's clock. gamma = 0 is `ddim`, gamma = 1 jumps to the model's time 0 each time.
+    with u = (1 - gamma) s in native time.
+
+    Args:
+        gamma: how far below s each jump goes, from 0 (no noise: `ddim`) to 1 (to native time 0).
     """
     if not 0 <= gamma <= 1:
         raise ValueError(f"gamma must lie between 0 (no noise) and 1, not {gamma}")
@@ -124,12 +134,12 @@ def tcd(x: Tensor, path: Path, *, gamma: float = 0.3) -> Run:
     reference="Geng et al. 2025 (MeanFlow), eq. 3, and algorithm 2 in several steps",
 )
 def flow_map_euler(x: Tensor, path: Path) -> Run:
-    """A flow map's jumps from point to point: as few as one, and exact where the flow map is.
+    """Jumps of a flow map from point to point, in one step or more; exact if the flow map is.
 
         x_s = x_t + (s - t) u(x_t, t, s)
 
-    with u the mean velocity from t to s of a `FlowMapModel`. Other models are not told s and give the velocity at t,
-    which makes this `euler` in native coordinates.
+    with u the mean velocity from t to s of a `FlowMapModel`. Other models do not receive s and return the velocity at
+    t, so that this is `euler` in native coordinates.
     """
     for now, then in path.steps:
         out = yield x, now.towards(then)

@@ -1,4 +1,4 @@
-"""DPM-Solver-12 and -23: steps in lambda of DPM-Solver's own choice."""
+"""DPM-Solver-12 and -23: adaptive DPM-Solver, with step sizes in lambda."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from torch import Tensor
 from sdesamplers import Path, Run, Sampler, hookimpl, sampler
 
 from ._adaptive import PID, Budget, Estimate, Outcome, State, Tolerance, Trial, adapt, rms
-from ._dpm_stages import second, third
+from ._dpm_stages import dpm_solver_2_step, dpm_solver_3_step
 from ._shared import Kind
 from .dpm_solver import singlestep
 
 PURE_NOISE_END = 1e-4
-"""alpha/sigma that a path from alpha = 0 reaches in one step; the error of that is some 1e-8 of x0's change there."""
+"""alpha/sigma at the end of the first step from alpha = 0, whose error is about 1e-8 of the change in x0 over it."""
 
 
 def embedded(path: Path, order: int, kind: Kind, tolerance: Tolerance) -> Estimate:
-    """DPM-Solver-`order`'s steps in lambda, with the error of the embedded solution of one order less."""
+    """Steps of DPM-Solver-`order` in lambda, with an error estimate by the embedded solution of one order less."""
 
     def attempt(state: State, trial: Trial) -> Generator[Any, Any, Outcome]:
         now, then = path.at_lambda(trial.now, trial.rows), path.at_lambda(trial.then, trial.rows)
         out = yield state[0], now
-        high, low = yield from (second(out, then, path, kind, 0.5) if order == 2 else third(out, then, path, kind))
+        high, low = yield from (
+            dpm_solver_2_step(out, then, path, kind, 0.5) if order == 2 else dpm_solver_3_step(out, then, path, kind)
+        )
         return Outcome((out.x,), (high,), rms((high - low) / tolerance.larger(low, out.x)))
 
     return attempt
@@ -54,16 +56,27 @@ def dpm_adaptive(
     accept_safety: float = 0.81,
     max_nfe: int = 10_000,
 ) -> Run:
-    """DPM-Solver-12 or -23: steps in lambda chosen from the difference of two orders, for every sample by itself.
+    """Adaptive DPM-Solver (DPM-Solver-12 or -23): step sizes in lambda from the difference of two orders.
 
         E = RMS over a sample of |x_high - x_low| / max(atol, rtol |x_low|, rtol |x_t|)
         F = E^{-a} E_1^{-b} E_2^{-c},   h <- h (1 + atan(F - 1))
 
-    in the path's coordinates, with E_1 and E_2 the errors of the last two accepted steps and a, b, c those of a PID
-    controller, (p + i + d, -p - 2d, d) / `order` from `pcoeff`, `icoeff` and `dcoeff`. A step, `h_init` at first, is
-    accepted where 1 + atan(F - 1) is `accept_safety` at least; more than `max_nfe` evaluations are an error. `order` is
-    the higher of the two, `prediction` "noise" (DPM-Solver) or "data" (++). On a given grid it takes steps of
-    DPM-Solver-`order` without error control.
+    in the path's coordinates, with E_1 and E_2 the errors of the last two accepted steps and (a, b, c) =
+    (p + i + d, -p - 2d, d) / order the exponents of a PID controller. A step is accepted if 1 + atan(F - 1) is at least
+    `accept_safety`. Every sample has its own step sizes. On a given grid (`steps`, `times`, ...) this is singlestep
+    DPM-Solver without error control.
+
+    Args:
+        order: order of the solution that is kept, x_high; x_low has one order less.
+        prediction: "noise" for DPM-Solver, "data" for DPM-Solver++.
+        rtol: relative error tolerance.
+        atol: absolute error tolerance.
+        h_init: first step in lambda.
+        pcoeff: p, the proportional coefficient of the controller.
+        icoeff: i, the integral coefficient.
+        dcoeff: d, the derivative coefficient.
+        accept_safety: the acceptance threshold, between 0 and 1; larger rejects more steps.
+        max_nfe: most evaluations per sample; a run that needs more is an error.
     """
     if not (rtol > 0 and atol > 0 and h_init > 0 and max_nfe > 0):
         raise ValueError("rtol, atol, h_init and max_nfe must be positive")

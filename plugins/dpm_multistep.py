@@ -1,13 +1,13 @@
-"""DPM-Solver++ and DPM-Solver, multistep (Lu et al. 2022b, 2022): one evaluation a step, and those of the steps before.
+"""Multistep DPM-Solver++ and DPM-Solver (Lu et al. 2022b, 2022), with one evaluation per step.
 
 On a step from t to s, h = lambda_s - lambda_t with lambda = log(alpha/sigma), the probability-flow ODE's solution is
 
     x_s = (sigma_s/sigma_t) x_t + alpha_s int e^{u - lambda_s} x0(u) du        over u from lambda_t to lambda_s
         = (alpha_s/alpha_t) x_t - sigma_s int e^{lambda_s - u} eps(u) du
 
-and the samplers put a polynomial for x0(u) (DPM-Solver++) or eps(u) (DPM-Solver) through the last predictions. With a
-constant both are DDIM, x_s = alpha_s x0 + sigma_s eps. Lambda is infinite at sigma = 0 and at alpha = 0: the step there
-is DDIM's, and a prediction made there is no node of later steps.
+and the samplers replace x0(u) (DPM-Solver++) or eps(u) (DPM-Solver) by a polynomial through the last predictions. With
+a constant both are DDIM, x_s = alpha_s x0 + sigma_s eps. Lambda is infinite at sigma = 0 and at alpha = 0: steps to or
+from there are DDIM's, and a prediction made there is not used in later steps.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from ._shared import exponential_adams, orders
 
 
 def require_second(order: int) -> None:
-    """Raise unless `order` is 1 or 2."""
+    """Raise ValueError unless `order` is 1 or 2."""
     if order not in (1, 2):
-        raise ValueError(f"order must be 1 (DDIM) or 2, not {order}; the third order is the 3m sampler's")
+        raise ValueError(f"order must be 1 (DDIM) or 2, not {order}; for order 3 use the 3m sampler")
 
 
 @sampler("dpmpp-2m", order=2, needs=["marginals"], reference="Lu et al. 2022b (DPM-Solver++), algorithm 2")
@@ -46,9 +46,13 @@ def dpmpp_2m(
         D = (1 + 1/(2r)) x0 - 1/(2r) x0_last
         x_s = (sigma_s/sigma_t) x_t - alpha_s (e^{-h} - 1) D
 
-    D is the line through the last two x0 in the middle of the step; `solver` "heun" integrates the line exactly.
-    `order` 1 is DDIM, D = x0. `lower_order_final` makes the step to the smallest sigma of first order if there are
-    fewer than 15; into sigma = 0 it always is.
+    D is the straight line through the last two x0, evaluated in the middle of the step. The step into sigma = 0 is of
+    first order.
+
+    Args:
+        order: 2, or 1 for DDIM (D = x0).
+        solver: "midpoint" as above; "heun" integrates the straight line exactly.
+        lower_order_final: with fewer than 15 steps, make the step to the smallest sigma first-order.
     """
     require_second(order)
     last: Prediction | None = None
@@ -79,9 +83,12 @@ def dpmpp_3m(x: Tensor, path: Path, *, lower_order_final: bool = True) -> Run:
 
         x_s = (sigma_s/sigma_t) x_t + alpha_s int e^{l - lambda_s} [parabola through the last three x0](l) dl
 
-    The curvature has the weight of that integral; k-diffusion's and diffusers' 3M give it half, which makes them of
-    second order. `lower_order_final` makes the step to the smallest sigma of first order (of second from 15 steps), and
-    the one before a first-order one of second; into sigma = 0 it always is of first.
+    The integral is exact; k-diffusion and diffusers give the curvature half its weight in their 3M, which makes them
+    second-order. The step into sigma = 0 is of first order.
+
+    Args:
+        lower_order_final: lower the order of the step to the smallest sigma, to 2, or with fewer than 15 steps to 1;
+            the step before a first-order last step is then of order 2.
     """
     return (yield from exponential_adams(x, path, 3, "data", lower=lower_order_final, second=True))
 
@@ -107,9 +114,13 @@ def dpm_solver_2m(
         D = (1 + 1/(2r)) eps - 1/(2r) eps_last
         x_s = (alpha_s/alpha_t) x_t - sigma_s (e^h - 1) D
 
-    D is the line through the last two eps in the middle of the step; `solver` "heun" integrates the line exactly.
-    `order` 1 is DDIM, D = eps. `lower_order_final` makes the step to the smallest sigma of first order if there are
-    fewer than 15; into sigma = 0 it always is.
+    D is the straight line through the last two eps, evaluated in the middle of the step. The step into sigma = 0 is of
+    first order.
+
+    Args:
+        order: 2, or 1 for DDIM (D = eps).
+        solver: "midpoint" as above; "heun" integrates the straight line exactly.
+        lower_order_final: with fewer than 15 steps, make the step to the smallest sigma first-order.
     """
     require_second(order)
     last: Prediction | None = None
@@ -140,8 +151,11 @@ def dpm_solver_3m(x: Tensor, path: Path, *, lower_order_final: bool = True) -> R
 
         x_s = (alpha_s/alpha_t) x_t - sigma_s int e^{lambda_s - l} [parabola through the last three eps](l) dl
 
-    `lower_order_final` makes the step to the smallest sigma of first order (of second from 15 steps), and the one
-    before a first-order one of second; into sigma = 0 it always is of first.
+    The step into sigma = 0 is of first order.
+
+    Args:
+        lower_order_final: lower the order of the step to the smallest sigma, to 2, or with fewer than 15 steps to 1;
+            the step before a first-order last step is then of order 2.
     """
     return (yield from exponential_adams(x, path, 3, "noise", lower=lower_order_final, second=True))
 

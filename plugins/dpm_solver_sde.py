@@ -1,9 +1,9 @@
 """SDE-DPM-Solver++: exponential integrators of the reverse SDE in data prediction, multistep and singlestep.
 
-With eta times the reverse SDE's noise (eta = 0 is the probability-flow ODE), a step from t to s is
+With the noise of the reverse SDE multiplied by eta (eta = 0 is the probability-flow ODE), a step from t to s is
 x_s = (sigma_s / sigma_t) e^{-eta^2 h} x_t + (1 + eta^2) alpha_s int e^{(1 + eta^2) (lambda - lambda_s)} x0 dlambda
-+ sigma_s sqrt(1 - e^{-2 eta^2 h}) z, where h = lambda_s - lambda_t. The solvers differ in how they follow x0.
-k-diffusion's multistep eta is this one squared; at 0 and 1 the two agree.
++ sigma_s sqrt(1 - e^{-2 eta^2 h}) z, where h = lambda_s - lambda_t. The solvers differ in how they approximate x0.
+The eta of k-diffusion's multistep samplers is the square of this one; at 0 and 1 the two agree.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def dpmpp_2m_sde(
     solver: Literal["midpoint", "heun"] = "midpoint",
     lower_order_final: bool = True,
 ) -> Run:
-    """SDE-DPM-Solver++(2M), two-step with one evaluation a step.
+    """SDE-DPM-Solver++(2M), a two-step method for the reverse SDE.
 
     With h = lambda_s - lambda_t and r = h_last / h,
 
@@ -45,14 +45,19 @@ def dpmpp_2m_sde(
         x_s = (sigma_s/sigma_t) e^{-eta^2 h} x_t + alpha_s (1 - e^{-(1 + eta^2) h}) D
               + sigma_s sqrt(1 - e^{-2 eta^2 h}) z
 
-    D is the line through the last two x0 in the middle of the step; `solver` "heun" integrates the line exactly. eta
-    scales the noise of the SDE that is solved (0 is `dpmpp-2m`), s_noise the noise alone, which changes the
-    distribution. lower_order_final is as in `dpmpp-2m`.
+    D is the straight line through the last two x0, evaluated in the middle of the step. The step into sigma = 0 is of
+    first order.
+
+    Args:
+        eta: noise of the SDE relative to the reverse SDE; its marginals are the same for every eta. 0 is `dpmpp-2m`.
+        s_noise: factor on the added noise; any value but 1 changes the distribution.
+        solver: "midpoint" as above; "heun" integrates the straight line exactly.
+        lower_order_final: with fewer than 15 steps, make the step to the smallest sigma first-order.
     """
-    middle = solver == "midpoint"
+    midpoint = solver == "midpoint"
     return (
         yield from exponential_adams(
-            x, path, 2, "data", eta=eta, s_noise=s_noise, midpoint=middle, lower=lower_order_final
+            x, path, 2, "data", eta=eta, s_noise=s_noise, midpoint=midpoint, lower=lower_order_final
         )
     )
 
@@ -69,15 +74,21 @@ def dpmpp_2m_sde(
 def dpmpp_3m_sde(
     x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0, lower_order_final: bool = True
 ) -> Run:
-    """SDE-DPM-Solver++(3M), three-step with one evaluation a step.
+    """SDE-DPM-Solver++(3M), a three-step method for the reverse SDE.
 
     With h = lambda_s - lambda_t and P the parabola through the last three x0,
 
         x_s = (sigma_s/sigma_t) e^{-eta^2 h} x_t + (1 + eta^2) alpha_s int e^{(1 + eta^2) (l - lambda_s)} P(l) dl
               + sigma_s sqrt(1 - e^{-2 eta^2 h}) z
 
-    The integral is exact. (Usual implementations give the curvature half its weight, which makes them of second order.)
-    eta and s_noise as in `dpmpp-2m-sde`. lower_order_final is as in `dpmpp-3m`.
+    The integral is exact. (Other implementations give the curvature half its weight, which makes them second-order.)
+    The step into sigma = 0 is of first order.
+
+    Args:
+        eta: noise of the SDE relative to the reverse SDE; its marginals are the same for every eta. 0 is `dpmpp-3m`.
+        s_noise: factor on the added noise; any value but 1 changes the distribution.
+        lower_order_final: as in `dpmpp-3m`, except that with noise the step to the smallest sigma is of order 1 for any
+            number of steps.
     """
     return (
         yield from exponential_adams(x, path, 3, "data", eta=eta, s_noise=s_noise, lower=lower_order_final, second=True)
@@ -95,19 +106,23 @@ def dpmpp_3m_sde(
     reference=PAPER + "; two stages as in DPM-Solver++(2S), algorithm 1",
 )
 def dpmpp_sde(x: Tensor, path: Path, *, eta: float = 1.0, s_noise: float = 1.0, r: float = 0.5) -> Run:
-    """SDE-DPM-Solver++(2S), a stage at lambda_t + r h and a step with both predictions of x0.
+    """SDE-DPM-Solver++(2S), a two-stage method for the reverse SDE.
 
     With h = lambda_s - lambda_t,
 
-        u = the same step to lambda_t + r h with D = x0_t
+        u = step to lambda_t + r h with D = x0_t
         D = (1 - 1/(2r)) x0_t + 1/(2r) x0_u
         x_s = (sigma_s/sigma_t) e^{-eta^2 h} x_t + alpha_s (1 - e^{-(1 + eta^2) h}) D
               + sigma_s sqrt(1 - e^{-2 eta^2 h}) z
 
-    The step's noise is the stage's, carried on, and the rest of the step's: with two unrelated noises the variance
-    would be right to first order only. eta and s_noise as in `dpmpp-2m-sde`; 0 < r <= 1, where a small r is for eta = 0
-    alone: x0_u has the stage's noise in it, and 1/(2r) makes of it a variance that grows like 1/r. `seeds-2` is the
-    same in data prediction.
+    The noise of the step contains the noise of the stage: both come from one Brownian motion. With independent noise
+    the variance would be right to first order only. `seeds-2` in data prediction is the same method.
+
+    Args:
+        eta: noise of the SDE relative to the reverse SDE; its marginals are the same for every eta. 0 is `dpmpp-2s`.
+        s_noise: factor on the added noise; any value but 1 changes the distribution.
+        r: position of the stage in the step, in (0, 1]. Use a small r only with eta = 0: x0_u contains the stage's
+            noise, whose contribution to the variance, through the factor 1/(2r), grows like 1/r.
     """
     return (yield from two_stage_sde(x, path, "data", eta, s_noise, r))
 

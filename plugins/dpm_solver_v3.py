@@ -1,4 +1,4 @@
-"""DPM-Solver-v3: a multistep exponential integrator with statistics of the model at hand."""
+"""DPM-Solver-v3: a multistep exponential integrator that uses precomputed statistics of the model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ._shared import falling_orders, orders
 
 @lru_cache(maxsize=4)
 def load(file: str, changed: int) -> Statistics:
-    """The statistics in a file, read again when it has changed (at the time `changed`)."""
+    """The statistics in a file, cached by its modification time `changed`."""
     return Statistics.load(file)
 
 
-class Move(NamedTuple):
-    """A `Step` on the sample's device: y <- decay y - sum_j weights_j f_j + offset, coordinate by coordinate."""
+class LinearStep(NamedTuple):
+    """A step as tensors on the sample's device: y <- decay y - sum_j weights_j f_j + offset, elementwise."""
 
     decay: Tensor
     weights: list[Tensor]
@@ -36,25 +36,28 @@ class Move(NamedTuple):
         return total
 
 
-def moves(
+def step_plan(
     table: Statistics, path: Path, like: Tensor, order: int, corrector: bool, pseudo: bool, lower: bool
-) -> Iterator[tuple[Tensor, Move | None, Move | None]]:
-    """For every step in lambda: l at its start, the step before it redone or None, the step, None into sigma = 0."""
+) -> Iterator[tuple[Tensor, LinearStep | None, LinearStep | None]]:
+    """Yield (l at the start, the corrector for the previous step or None, the predictor) for every step in lambda.
 
-    def move(nodes: Sequence[float], start: float, end: float) -> Move:
+    The predictor is None for the step into sigma = 0.
+    """
+
+    def linear_step(nodes: Sequence[float], start: float, end: float) -> LinearStep:
         decay, weights, offset = table.step(nodes, start, end, pseudo)
-        return Move(to_tensor(decay, like), [to_tensor(w, like) for w in weights], to_tensor(offset, like))
+        return LinearStep(to_tensor(decay, like), [to_tensor(w, like) for w in weights], to_tensor(offset, like))
 
-    nodes: list[float] = []  # lambda of the last evaluations, newest first
+    nodes: list[float] = []  # lambda of the last evaluations, most recent first
     sizes = falling_orders(path, order) if lower else orders(path, order, most=2)
     for (now, then), size in zip(path.steps, sizes, strict=True):
         if now.is_pure_noise:
             continue
-        nodes, redone = [now.lam, *nodes][: order + pseudo], None
+        nodes, corrected = [now.lam, *nodes][: order + pseudo], None
         if corrector and order > 1 and len(nodes) > 1:
-            redone = move([nodes[1], nodes[0], *nodes[2:]], nodes[1], nodes[0])
-        step = None if then.is_clean else move(nodes[:size], now.lam, then.lam)
-        yield to_tensor(table.linear(now.lam), like), redone, step
+            corrected = linear_step([nodes[1], nodes[0], *nodes[2:]], nodes[1], nodes[0])
+        step = None if then.is_clean else linear_step(nodes[:size], now.lam, then.lam)
+        yield to_tensor(table.linear(now.lam), like), corrected, step
 
 
 @sampler(
@@ -74,37 +77,42 @@ def dpm_solver_v3(
     pseudo: bool = False,
     lower_order_final: bool = False,
 ) -> Run:
-    """DPM-Solver-v3, which takes out of the ODE what the model's statistics l, s, b say is linear.
+    """DPM-Solver-v3: exponential integrator whose linear part is estimated from the model (statistics l, s, b).
 
         y = x/alpha,   f = e^{-lambda} eps - l y
         dy/dlambda = -l y - f
-        df/dlambda = s f + b + (the rest)
+        df/dlambda = s f + b + (remainder)
 
-    A step is the exact solution of these, the rest's integral being a polynomial through the last `order` evaluations.
-    `statistics` is a file made by `sdesamplers statistics`; without one l = 1, s = b = 0, which is DPM-Solver++ of the
-    same order with exact weights. `corrector` redoes a step with the evaluation at its end (no further evaluation; not
-    at order 1); `pseudo` takes each derivative from the fewest points, which makes the order 2 at most, and gives the
-    corrector one point more; `lower_order_final` makes the last steps to the data of order ..., 3, 2, 1. The step to
-    the smallest sigma is of second order at most, and of first if there are fewer than 15.
+    A step solves these equations exactly, with a polynomial through the last `order` evaluations for the remainder. The
+    step to the smallest sigma is of second order at most, and of first order with fewer than 15 steps.
+
+    Args:
+        statistics: file written by `sdesamplers statistics`. Without it l = 1 and s = b = 0, which is DPM-Solver++ of
+            the same order with exact weights.
+        order: 1 to 3.
+        corrector: correct each step with the evaluation at its end, at no extra evaluation; no effect at order 1.
+        pseudo: estimate each derivative from as few points as possible (the paper's pseudo-order), which limits the
+            order to 2; the corrector then uses one more point.
+        lower_order_final: make the last steps to the data of order ..., 3, 2, 1.
     """
     if order not in (1, 2, 3):
         raise ValueError(f"order must be 1, 2 or 3, not {order}")
     changed = os.stat(statistics).st_mtime_ns if os.path.exists(statistics) else 0
     table = load(statistics, changed) if statistics else Statistics.constant()
     table.check([p.lam for p in path.points if not (p.is_clean or p.is_pure_noise)], x.shape[1:])
-    plan = iter([*moves(table, path, x, order, corrector, pseudo, lower_order_final)])
-    residuals: list[Tensor] = []  # f of the last evaluations, newest first
+    plan = iter([*step_plan(table, path, x, order, corrector, pseudo, lower_order_final)])
+    residuals: list[Tensor] = []  # f of the last evaluations, most recent first
     begin = end = x
     for now, then in path.steps:
         out = yield x, now
         if now.is_pure_noise:
             x = out.step_to(then)
             continue
-        linear, redone, step = next(plan)
+        linear, corrected, step = next(plan)
         y = out.x / now.alpha
         residuals = [out.eps * math.exp(-now.lam) - linear * y, *residuals][: order + pseudo]
-        if redone is not None:
-            y = y + (redone(begin, [residuals[1], residuals[0], *residuals[2:]]) - end)
+        if corrected is not None:
+            y = y + (corrected(begin, [residuals[1], residuals[0], *residuals[2:]]) - end)
         if step is None:
             return (1 - linear) * y - residuals[0]
         begin, end = y, step(y, residuals[: len(step.weights)])

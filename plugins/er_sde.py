@@ -13,7 +13,7 @@ from sdesamplers import Path, Run, Sampler, hookimpl, sampler, weighted_sum
 from sdesamplers.coefficients import apart
 
 # phi(r)/r for the noise scale functions phi of Cui et al. 2023, appendix A.8, with r = sigma/alpha. The noise is
-# sqrt(d log(phi/r) / d log r) times the reverse SDE's, so phi/r must grow, which number 4 does up to r = 1000.
+# sqrt(d log(phi/r) / d log r) times that of the reverse SDE, so phi/r must increase, as er-sde-4's does up to r = 1000.
 NOISE_SCALES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "ode": lambda r: np.ones_like(r),
     "sde": lambda r: r,
@@ -29,8 +29,9 @@ _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(48)
 def taylor_integrals(scale: Callable[[np.ndarray], np.ndarray], begin: float, end: float, count: int) -> np.ndarray:
     """m_k = int_end^begin phi(end) phi'(r) / phi(r)^2 (r - begin)^k dr for k < count, the weights of x0's derivatives.
 
-    By parts m_k = (end - begin)^k - [k = 0] phi(end)/phi(begin) + k phi(end) int_end^begin (r - begin)^(k-1) / phi dr,
-    and the last integral is taken over log r, where it is smooth.
+    Integrated by parts, m_k = (end - begin)^k - [k = 0] phi(end)/phi(begin)
+    + k phi(end) int_end^begin (r - begin)^(k-1) / phi dr. The last integral is computed over log r, in which the
+    integrand is smooth.
     """
     log = math.log(end) + 0.5 * (_NODES + 1) * math.log(begin / end)
     r = np.exp(log)
@@ -57,16 +58,21 @@ def er_sde(
     order: int = 2,
     noise_scale: Literal["ode", "sde", "er-sde-1", "er-sde-2", "er-sde-3", "er-sde-4", "er-sde-5"] = "er-sde-5",
 ) -> Run:
-    """ER-SDE-Solver, extended reverse-time SDE, multistep with one evaluation a step.
+    """ER-SDE-Solver: multistep solver of an extended reverse-time SDE.
 
     With r = sigma/alpha,
 
         x_s = (alpha_s/alpha_t) (phi_s/phi_t) x_t + alpha_s sum_k m_k x0^(k) / k!
               + alpha_s sqrt(r_s^2 - r_t^2 (phi_s/phi_t)^2) z
 
-    x0 is the polynomial in r through the last `order` predictions (1 to 3), m_k its exact moments. (As published, order
-    3 takes the mean slope since the last prediction for the slope there, and is of second order.) noise_scale chooses
-    phi: "ode" is r (order 1 is DDIM), "sde" r^2 (order 1 is DDPM), the paper's "er-sde-5" r (e^{r^0.3} + 10).
+    where x0^(k) are the derivatives at r_t of the polynomial in r through the last `order` predictions, and m_k exact
+    integrals. (The published order 3 uses the mean slope since the last prediction in place of the slope at r_t, and is
+    of second order.)
+
+    Args:
+        order: number of predictions in the polynomial, 1 to 3.
+        noise_scale: phi(r). "ode" is r, without noise (DDIM for order 1); "sde" is r^2 (DDPM for order 1); "er-sde-1"
+            to "er-sde-5" are the paper's ER SDE 1 to 5, the last being r (e^{r^0.3} + 10).
     """
     if not 1 <= order <= 3:
         raise ValueError(f"order must be 1, 2 or 3, not {order}")
@@ -76,7 +82,7 @@ def er_sde(
         out = yield x, now
         kept = 0.0 if then.is_clean else min(1.0, float(scale(np.array(then.ratio)) / scale(np.array(now.ratio))))
         std = then.sigma * math.sqrt((1 - kept) * (1 + kept))
-        if now.is_pure_noise or then.is_clean:  # first order, whose limits these are
+        if now.is_pure_noise or then.is_clean:  # the limits of the first-order step
             x = path.draw(out.compose(then.alpha, kept * then.sigma), std, now, then)
             continue
         history = [(now.ratio, out.x0), *history][:order]

@@ -1,7 +1,7 @@
 """First- and second-order solvers of the probability-flow ODE, and Euler-Maruyama on the reverse SDE.
 
 `out.ahead(h)` is x + h * out.velocity in one pass; `torch.add(x, slope, alpha=h)` is x + h * slope in one kernel
-instead of two, and `add_` adds to what that has made.
+instead of two, and `add_` adds to that new tensor in place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ def euler(x: Tensor, path: Path) -> Run:
 
         x_s = x_t + h v(x_t, t),   v = f - g^2 score / 2
 
-    In `ve` coordinates this is DDIM, in native VP time the textbook discretisation.
+    with h = s - t. In `ve` coordinates this is DDIM; in the native time of a VP process it is the textbook
+    discretisation.
     """
     for now, then in path.steps:
         out = yield x, now
@@ -43,7 +44,7 @@ def heun(x: Tensor, path: Path) -> Run:
         x' = x_t + h v(x_t, t)
         x_s = x_t + h/2 [v(x_t, t) + v(x', s)]
 
-    The step into sigma = 0 is Euler's.
+    with h = s - t. The step into sigma = 0 is an Euler step.
     """
     for now, then in path.steps:
         h = then.time - now.time
@@ -64,13 +65,15 @@ def heun(x: Tensor, path: Path) -> Run:
     reference="Anderson 1982; Song et al. 2021, eq. 6; eta as in Huang et al. 2021",
 )
 def euler_maruyama(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
-    """Euler-Maruyama on the reverse SDE and its relatives with the same marginals.
+    """Euler-Maruyama on the reverse SDE, or on an SDE with the same marginals and more or less noise.
 
         x_s = x_t + h [f - (1 + eta^2)/2 g^2 score] + eta g sqrt|h| z
 
-    eta = 1 is the reverse SDE, eta = 0 the probability-flow ODE (then the sampler is `euler`). eta may change along the
-    path without changing the marginals, so the steps out of alpha = 0, where g is infinite, and into sigma = 0 are
-    those of the ODE.
+    with h = s - t. The steps out of alpha = 0, where g is infinite, and into sigma = 0 use eta = 0; eta may change
+    along the path without changing the marginals.
+
+    Args:
+        eta: noise relative to the reverse SDE. 1 is the reverse SDE, 0 the probability-flow ODE (`euler`).
     """
     if eta < 0:
         raise ValueError(f"eta must be 0 or more, not {eta}")

@@ -1,7 +1,7 @@
-"""Langevin Monte Carlo on a plain density (`LangevinSDE`), from its score or log-density.
+"""Langevin Monte Carlo on a density without noise levels (`LangevinSDE`), from its score or log-density.
 
-The clock of the path is the dynamics' own: dx = s/2 dt + dw with s = grad log p, so that a step of h on the clock is
-the step h/2 of papers that write x + e s + sqrt(2e) z.
+The time of the path is that of dx = s/2 dt + dw with s = grad log p. A step h in this time is e = h/2 in papers that
+write x + e s + sqrt(2e) z.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from sdesamplers import GaussianProcess, Path, Run, Sampler, UsageError, hookimp
 
 
 def require_density(path: Path) -> None:
-    """Raise where the target is noised: these samplers stay at one density, they do not follow a noise schedule."""
+    """Raise ValueError for a process with a noise schedule: these samplers draw from a single density."""
     if isinstance(path.process, GaussianProcess):
         raise ValueError(
-            "this sampler draws from a density that has no noise schedule (a model on LangevinSDE); for a diffusion "
-            "model use annealed-langevin or predictor-corrector"
+            "this sampler needs a density without a noise schedule (a model on LangevinSDE); for a diffusion model use "
+            "annealed-langevin or predictor-corrector"
         )
 
 
@@ -29,16 +29,16 @@ def require_density(path: Path) -> None:
     order=None,
     stochastic=True,
     needs=("stationary",),
-    limits="the law that it settles at is biased by the step",
+    limits="the stationary distribution has a bias that depends on the step",
     reference="Roberts & Tweedie 1996, section 1.4.1",
 )
 def ula(x: Tensor, path: Path) -> Run:
-    """Unadjusted Langevin algorithm.
+    """Unadjusted Langevin algorithm (ULA).
 
         x <- x + h/2 score(x) + sqrt(h) z
 
-    Euler-Maruyama on the Langevin SDE, which it follows with order 1. On N(0, v) it settles at the variance v / (1 -
-    h/(4v)) and diverges for h >= 4v.
+    This is Euler-Maruyama on the Langevin SDE, of order 1. For N(0, v) the stationary variance is v / (1 - h/(4v)), and
+    the algorithm diverges for h >= 4v.
     """
     require_density(path)
     for now, then in path.steps:
@@ -56,17 +56,17 @@ def ula(x: Tensor, path: Path) -> Run:
     reference="Besag 1994; Roberts & Tweedie 1996, section 1.4.2",
 )
 def mala(x: Tensor, path: Path) -> Run:
-    """Metropolis-adjusted Langevin algorithm: its stationary distribution is exact at any step.
+    """Metropolis-adjusted Langevin algorithm (MALA), whose stationary distribution is exact for any step size.
 
-        y ~ q(y|x) = N(x + h/2 score(x), h),   accepted where log u < log p(y) q(x|y) - log p(x) q(y|x)
+        y ~ q(y|x) = N(x + h/2 score(x), h),   accepted if log u < log p(y) q(x|y) - log p(x) q(y|x)
 
-    Every sample decides for itself, on the device. u is the normal distribution function of a number from the step's
-    noise.
+    Each sample is accepted or rejected separately, without a transfer from the device. The uniform u is the normal
+    distribution function of a number from the step's noise.
     """
     require_density(path)
     out = yield x, path.points[0]
     if out.log_density is None:
-        raise UsageError("this sampler needs a model that gives its log-density with the score (Output.log_density)")
+        raise UsageError("this sampler needs a model that returns its log-density with the score (Output.log_density)")
     x, score, density = out.x, out.score, out.log_density
     for now, then in path.steps:
         h = abs(then.time - now.time)
@@ -92,7 +92,7 @@ def squares(x: Tensor) -> Tensor:
     order=None,
     stochastic=True,
     needs=("stationary",),
-    limits="the law that it settles at is biased by the step",
+    limits="the stationary distribution has a bias that depends on the step",
     reference="Leimkuhler & Matthews 2013 (BAOAB); Cheng et al. 2018 for the dynamics as a sampler",
 )
 def underdamped_langevin(x: Tensor, path: Path, *, friction: float = 1.0) -> Run:
@@ -100,9 +100,13 @@ def underdamped_langevin(x: Tensor, path: Path, *, friction: float = 1.0) -> Run
 
         dx = v dt,   dv = score(x) dt - friction v dt + sqrt(2 friction) dw,   v ~ N(0, 1) at the start
 
-    A step is half a kick by the score, half a drift, an exact Ornstein-Uhlenbeck step of the velocity, half a drift and
-    half a kick. It follows the dynamics with order 2. The variance at which x settles is exact for a Gaussian,
-    elsewhere biased by the step, in second order and at high friction in fourth.
+    A step consists of half a kick (velocity update by the score), half a drift (position update by the velocity), an
+    exact Ornstein-Uhlenbeck step of the velocity, half a drift and half a kick. It is of order 2. The stationary
+    variance of x is exact for a Gaussian; otherwise its bias is of second order in the step, at high friction of
+    fourth.
+
+    Args:
+        friction: the friction coefficient, positive.
     """
     require_density(path)
     if not friction > 0:
@@ -111,7 +115,7 @@ def underdamped_langevin(x: Tensor, path: Path, *, friction: float = 1.0) -> Run
     for now, then in path.steps:
         h = abs(then.time - now.time)
         out = yield x, now
-        # The half kick that ends the last step and the one that begins this one read the same score.
+        # The half kick at the end of the last step and the one at the start of this step use the same score.
         velocity = torch.add(velocity, out.score, alpha=kick + h / 2)
         x, kick = torch.add(out.x, velocity, alpha=h / 2), h / 2
         velocity = path.draw(velocity * math.exp(-friction * h), math.sqrt(-math.expm1(-2 * friction * h)), now, then)

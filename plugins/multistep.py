@@ -1,9 +1,9 @@
-"""Linear multistep methods: Adams-Bashforth in any clock, on the velocity or on the predicted noise.
+"""Linear multistep methods: Adams-Bashforth in several integration variables, for the velocity or the predicted noise.
 
-On the noise the step is x_s = alpha_s [x_t / alpha_t + sum_j w_j eps_j], exact in its linear part; a method is its
-weights w. They add up to sigma_s/alpha_s - sigma_t/alpha_t, so one weight alone is DDIM. Weights are for the grid as it
-is, even or not, except where the published method is its equal-step weights (`ipndm`). The first steps use as many
-evaluations as there are. Noise predicted at alpha = 0 has no place in sigma/alpha and is not kept.
+For the noise the step is x_s = alpha_s [x_t / alpha_t + sum_j w_j eps_j], exact in its linear part; each method has its
+own weights w. They sum to sigma_s/alpha_s - sigma_t/alpha_t, so that a single weight gives DDIM. The weights take
+uneven grids into account, except in `ipndm`, which is published with equal-step weights. The first steps use as many
+predictions as there are. A prediction at alpha = 0, where sigma/alpha is infinite, is not used in later steps.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from sdesamplers.coefficients import apart, lagrange, lagrange_integrals, midpoi
 from ._shared import orders
 
 Weights = Callable[[Sequence[Point], Point], list[float]]
-"""From the points of the kept noises (newest first) and the step's end to the weights of the noises."""
+"""Maps the points of the last noise predictions (most recent first) and the end of the step to their weights."""
 
 
 def check_order(order: int, largest: int) -> None:
-    """Raise unless 1 <= order <= largest."""
+    """Raise ValueError unless 1 <= order <= largest."""
     if not 1 <= order <= largest:
         raise ValueError(f"order must be from 1 to {largest}, not {order}")
 
 
 def noise_step(out: Prediction, then: Point, weights: Sequence[float], noises: Sequence[Tensor]) -> Tensor:
-    """alpha_s [x_t / alpha_t + sum_j w_j eps_j], where noises[0] is this prediction's own."""
-    # x_t / alpha_t = x0 + (sigma_t / alpha_t) eps: one pass for the linear part and the newest noise
+    """alpha_s [x_t / alpha_t + sum_j w_j eps_j], where noises[0] is that of `out`."""
+    # x_t / alpha_t = x0 + (sigma_t / alpha_t) eps: one pass for the linear part and the most recent noise
     x = out.compose(x0=then.alpha, eps=then.alpha * (out.point.ratio + weights[0]))
     if len(weights) == 1:
         return x
@@ -42,11 +42,11 @@ def noise_step(out: Prediction, then: Point, weights: Sequence[float], noises: S
 
 
 def noise_multistep(x: Tensor, path: Path, order: int, weights: Weights, *, lower: bool = False) -> Run:
-    """The loop of a multistep method on the noise that uses up to `order` predictions; `lower`: see `orders`."""
+    """A multistep method on the last `order` noise predictions; `lower` is as in `orders`."""
     points: list[Point] = []
     noises: list[Tensor] = []
     sizes = [order] * len(path.steps)
-    if lower and not path.points[-1].is_clean:  # into sigma = 0 the method's weights know what to do
+    if lower and not path.points[-1].is_clean:  # into sigma = 0 the weights themselves are of first order
         sizes = orders(path, order, second=True)
     for (now, then), size in zip(path.steps, sizes, strict=True):
         out = yield x, now
@@ -59,14 +59,14 @@ def noise_multistep(x: Tensor, path: Path, order: int, weights: Weights, *, lowe
 
 
 def adams_bashforth(points: Sequence[Point], then: Point) -> list[float]:
-    """Weights exact for noise that is a polynomial in sigma/alpha."""
+    """Weights that are exact if eps is a polynomial in sigma/alpha."""
     return lagrange_integrals([float(p.ratio) for p in points], float(points[0].ratio), float(then.ratio))
 
 
-def whole_step(points: Sequence[Point], then: Point, shares: Sequence[float]) -> list[float]:
-    """Weights that split DDIM's step of sigma/alpha into shares."""
+def scaled_weights(points: Sequence[Point], then: Point, coefficients: Sequence[float]) -> list[float]:
+    """The coefficients of the noises times the step in sigma/alpha; coefficients that sum to 1 average the noises."""
     step = float(then.ratio - points[0].ratio)
-    return [step * share for share in shares]
+    return [step * c for c in coefficients]
 
 
 @sampler("ab", order=4, coordinates="angle", spacing="angle", reference="Hairer, Norsett & Wanner 1993, III.5")
@@ -75,8 +75,11 @@ def ab(x: Tensor, path: Path, *, order: int = 4) -> Run:
 
         x_s = x_t + int_t^s p(u) du
 
-    with p the polynomial through the last `order` velocities (1 to 5), on any grid and in any coordinates. No
-    evaluation is made at the end of a step, so the order is kept into sigma = 0. order=1 is `euler`.
+    with p the polynomial through the last `order` velocities, on any grid and in any coordinates. A step needs no
+    evaluation at its end, so the step into sigma = 0 is of full order.
+
+    Args:
+        order: number of velocities, 1 (`euler`) to 5.
     """
     check_order(order, 5)
     times: list[float] = []
@@ -88,58 +91,62 @@ def ab(x: Tensor, path: Path, *, order: int = 4) -> Run:
     return x
 
 
-STABLE = 0.3
+STABILITY_LIMIT = 0.3
 """The end of the stability interval of the Adams-Bashforth method of order 4 (Hairer & Wanner 1996, V.1)."""
-BEYOND, FEW = 1.2, 3
-"""How long a step outside of it may be, and how many of them: a disturbance does not grow far in so few."""
-LARGEST = 0.2
-"""The largest change of alpha in a step that a polynomial through the last velocities is still good for."""
+EXTENDED_LIMIT, MAX_EXTENDED_STEPS = 1.2, 3
+"""A few steps may exceed the stability interval, up to this limit: errors do not grow far in this number of steps."""
+MAX_ALPHA_CHANGE = 0.2
+"""The largest change of alpha in a step over which a polynomial through the last velocities is accurate."""
 
 
-def is_short(now: Point, then: Point, noise: float) -> bool:
-    """Whether a step changes log sigma by no more than `noise` and alpha by no more than `LARGEST`.
+def is_short(now: Point, then: Point, limit: float) -> bool:
+    """True if a step changes log sigma by at most `limit` and alpha by at most `MAX_ALPHA_CHANGE`.
 
-    Both are judged by the schedule itself and by its tangent, which is steeper than it next to a singular end.
+    Both changes are computed from the schedule and from its tangent, which is steeper next to a singular end.
     """
     if then.is_clean:
         return False
     h = then.time - now.time
     in_alpha = max(abs(then.alpha - now.alpha), abs(h * now.d_alpha))
     in_sigma = max(abs(math.log(then.sigma / now.sigma)), abs(h * now.d_sigma / now.sigma))
-    return bool(in_alpha <= LARGEST and in_sigma <= noise)
+    return bool(in_alpha <= MAX_ALPHA_CHANGE and in_sigma <= limit)
 
 
 @sampler(
     "ab-2m",
-    order=None,  # that of `ab` on grids fine enough, 2 next to singular ends
+    order=None,  # the order of `ab` on fine grids, 2 next to singular ends
     needs=["marginals"],
     reference="Hairer, Norsett & Wanner 1993, III.5; Hairer & Wanner 1996, V.1; Lu et al. 2022b, algorithm 2",
 )
 def ab_2m(x: Tensor, path: Path, *, order: int = 4) -> Run:
-    """Adams-Bashforth inside its region of stability, DPM-Solver++(2M) outside.
+    """Adams-Bashforth within its stability interval, DPM-Solver++(2M) outside.
 
-    A step is that of `ab`, through the last `order` velocities (1 to 5), if it changes log sigma by no more than the
-    method's stability interval (0.3 for order 4), else `dpmpp-2m`'s, which is stable for steps of any length: with h =
-    lambda_s - lambda_t and r = h_last / h,
+    A step is that of `ab` with the last `order` velocities if it changes log sigma by at most 0.3, the stability
+    interval of order 4, and alpha by at most 0.2. Otherwise it is that of `dpmpp-2m`, which is stable for steps of any
+    size: with h = lambda_s - lambda_t and r = h_last / h,
 
         D = (1 + 1/(2r)) x0 - 1/(2r) x0_last
         x_s = (sigma_s/sigma_t) x_t - alpha_s (e^{-h} - 1) D
 
-    Where the data are narrow the ODE is dx/dt = (sigma'/sigma) x: in the native clock of VE every step of few is too
-    long for Adams, on DDPM tables the last ones are. Of these, three are still taken by Adams, if it has all of its
-    velocities, for the order's sake. The step into sigma = 0 is DDIM's.
+    For data that are narrow compared with sigma the ODE is dx/dt = (sigma'/sigma) x. In the native time of VE and with
+    few steps, every step is too long for Adams-Bashforth; for DDPM schedules the last ones are. To keep the order, up
+    to three longer steps are still Adams-Bashforth steps, if `order` velocities are available. The step into sigma = 0
+    is DDIM's.
+
+    Args:
+        order: number of velocities, 1 to 5.
     """
     check_order(order, 5)
-    beyond = 0
+    extended_steps = 0
     points: list[Point] = []
     slopes: list[Tensor] = []
     last: Prediction | None = None
     for (now, then), size in zip(path.steps, orders(path, 2), strict=True):
         out = yield x, now
-        is_stable = is_short(now, then, STABLE)
-        if not is_stable and len(points) == order and beyond < FEW:
-            is_stable = is_short(now, then, BEYOND)
-            beyond += is_stable
+        is_stable = is_short(now, then, STABILITY_LIMIT)
+        if not is_stable and len(points) == order and extended_steps < MAX_EXTENDED_STEPS:
+            is_stable = is_short(now, then, EXTENDED_LIMIT)
+            extended_steps += is_stable
         if is_stable:
             points, slopes = [now, *points][:order], [out.velocity, *slopes][:order]
             times = [float(p.time) for p in points]
@@ -156,7 +163,7 @@ def ab_2m(x: Tensor, path: Path, *, order: int = 4) -> Run:
 
 
 ORDER_FROM = (0, 10, 18, 60)
-"""Steps from which each order pays, by studies/work_precision.py on a trained network."""
+"""Number of steps from which order 1, 2, 3, 4 is best, measured on a trained network (studies/work_precision.py)."""
 
 
 @sampler(
@@ -174,15 +181,20 @@ def abm(
     mode: Literal["pec", "pece"] = "pec",
     longest: float = math.inf,
 ) -> Run:
-    """Adams-Bashforth-Moulton predictor and corrector on the probability-flow ODE.
+    """Adams-Bashforth-Moulton predictor-corrector on the probability-flow ODE.
 
-        x* = x_t + int_t^s p(u) du        p through the last `order` velocities (1 to 5)
+        x* = x_t + int_t^s p(u) du        p through the last `order` velocities
         x_s = x_t + int_t^s q(u) du       q through v* = v(x*, s) and the last order - 1 velocities
 
-    mode="pec" keeps v* as the next step's velocity (one evaluation a step), "pece" evaluates again at the corrected
-    state (two). The last step is the predictor's. Long steps cannot use a high order: without `order` it is 1 below 10
-    steps, then 2, 3 from 18 and 4 from 60. A step that changes log sigma by more than `longest` is not corrected: there
-    the corrector, which is implicit in the velocity, overshoots on data that are narrower than sigma.
+    In mode "pec" the last step is not corrected; neither is a step into sigma = 0.
+
+    Args:
+        order: number of velocities, 1 to 5. By default 1 below 10 steps, 2 from 10, 3 from 18 and 4 from 60: high
+            orders are inaccurate in long steps.
+        mode: "pec" uses v* as the velocity of the next step (one evaluation per step); "pece" evaluates again at the
+            corrected state (two).
+        longest: the largest change of log sigma in a step that is corrected. In longer steps the corrector, which
+            is implicit in the velocity, overshoots for data that are narrower than sigma.
     """
     order = bisect.bisect_right(ORDER_FROM, len(path.steps)) if order is None else order
     check_order(order, 5)
@@ -216,12 +228,15 @@ def abm(
     reference="Crowson 2022 (k-diffusion), LMS in sigma",
 )
 def lms(x: Tensor, path: Path, *, order: int = 4) -> Run:
-    """Linear multistep in sigma.
+    """Linear multistep method (LMS) in sigma: Adams-Bashforth for the predicted noise.
 
         x_s / alpha_s = x_t / alpha_t + int p(rho) d(rho)
 
-    over rho = sigma/alpha, with p the polynomial through the last `order` predicted noises (1 to 4). The order is kept
-    into sigma = 0. order=1 is `ddim`. In `ve` coordinates this is `ab`.
+    over rho = sigma/alpha, with p the polynomial through the last `order` noise predictions. The step into sigma = 0 is
+    of full order. In `ve` coordinates this is `ab`.
+
+    Args:
+        order: number of noise predictions, 1 (`ddim`) to 4.
     """
     check_order(order, 4)
     return (yield from noise_multistep(x, path, order, adams_bashforth))
@@ -237,18 +252,21 @@ EQUAL_STEPS = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -
     reference="Zhang & Chen 2023 (DEIS), improved PNDM; weights of Liu et al. 2022 (PNDM), eq. 12",
 )
 def ipndm(x: Tensor, path: Path, *, order: int = 4) -> Run:
-    """Improved pseudo numerical methods for diffusion models: DDIM's step with an Adams combination of noises.
+    """Improved PNDM (iPNDM): DDIM steps with an Adams-Bashforth combination of the last noise predictions.
 
         x_s = ddim(x_t, sum_j c_j eps_j)
 
-    with c the Adams-Bashforth weights of equal steps (order 1 to 4), whatever the steps are, as published. So its order
-    is `order` on equal steps of sigma/alpha, 2 on other smoothly graded grids and 1 where neighbouring steps differ;
-    `ipndm-v` has the true weights. The step into sigma = 0 is DDIM's.
+    with c the Adams-Bashforth weights for equal steps on every grid, as published. The order of convergence is
+    therefore `order` for equal steps of sigma/alpha, 2 on other smoothly graded grids, and 1 if neighbouring steps
+    differ; `ipndm-v` has the weights of the actual grid. The step into sigma = 0 is DDIM's.
+
+    Args:
+        order: number of noise predictions, 1 (`ddim`) to 4.
     """
     check_order(order, 4)
 
     def weights(points: Sequence[Point], then: Point) -> list[float]:
-        return whole_step(points, then, EQUAL_STEPS[0 if then.is_clean else len(points) - 1])
+        return scaled_weights(points, then, EQUAL_STEPS[0 if then.is_clean else len(points) - 1])
 
     return (yield from noise_multistep(x, path, order, weights))
 
@@ -260,38 +278,42 @@ def ipndm(x: Tensor, path: Path, *, order: int = 4) -> Run:
     reference="Zhou et al. 2024 (AMED-Solver code), iPNDM with variable steps; Hairer, Norsett & Wanner 1993, III.5",
 )
 def ipndm_v(x: Tensor, path: Path, *, order: int = 4) -> Run:
-    """iPNDM with the Adams-Bashforth weights of the steps that are taken.
+    """iPNDM with variable steps: the Adams-Bashforth weights of the actual grid.
 
         x_s = ddim(x_t, sum_j c_j eps_j),   (rho_s - rho_t) c_j = int l_j(rho) d(rho)
 
-    over rho = sigma/alpha, order 1 to 4. This is `lms` but for the step into sigma = 0, which is DDIM's.
+    over rho = sigma/alpha, with l_j the Lagrange polynomials of the last `order` points. This is `lms` except for the
+    step into sigma = 0, which is DDIM's.
+
+    Args:
+        order: number of noise predictions, 1 (`ddim`) to 4.
     """
     check_order(order, 4)
 
     def weights(points: Sequence[Point], then: Point) -> list[float]:
-        return whole_step(points, then, EQUAL_STEPS[0]) if then.is_clean else adams_bashforth(points, then)
+        return scaled_weights(points, then, EQUAL_STEPS[0]) if then.is_clean else adams_bashforth(points, then)
 
     return (yield from noise_multistep(x, path, order, weights))
 
 
 def pseudo_adams(points: Sequence[Point], then: Point) -> list[float]:
-    """PLMS: DDIM's step with the mean over the path's clock of the polynomial through the noises.
+    """PLMS: a DDIM step with the mean, over the time of the path, of the polynomial through the noises.
 
-    On equal steps of the clock these are the published 55/24, -59/24, 37/24, -9/24.
+    For equal time steps its coefficients are the published 55/24, -59/24, 37/24, -9/24.
     """
     if then.is_clean:
-        return whole_step(points, then, EQUAL_STEPS[0])
+        return scaled_weights(points, then, EQUAL_STEPS[0])
     start, end = float(points[0].time), float(then.time)
     means = lagrange_integrals([float(p.time) for p in points], start, end)
-    return whole_step(points, then, [w / (end - start) for w in means])
+    return scaled_weights(points, then, [w / (end - start) for w in means])
 
 
 Startup = Callable[[Prediction, Path, Point], Generator[Any, Any, Tensor]]
-"""From a step's first prediction to its mean noise, by further evaluations."""
+"""Computes the mean noise of a step from its first prediction and further evaluations."""
 
 
 def pseudo_multistep(x: Tensor, path: Path, starting: int, startup: Startup) -> Run:
-    """PLMS after `starting` steps whose mean noise is `startup`'s."""
+    """PLMS after `starting` steps whose mean noise is computed by `startup`."""
     points: list[Point] = []
     noises: list[Tensor] = []
     for now, then in path.steps:
@@ -302,24 +324,24 @@ def pseudo_multistep(x: Tensor, path: Path, starting: int, startup: Startup) -> 
         points, noises = [now, *points][:4], [out.eps, *noises][:4]
         if len(points) <= starting and not then.is_clean:
             mean = yield from startup(out, path, then)
-            x = noise_step(out, then, whole_step(points, then, (0.0, 1.0)), [out.eps, mean])
+            x = noise_step(out, then, scaled_weights(points, then, (0.0, 1.0)), [out.eps, mean])
         else:
             x = noise_step(out, then, pseudo_adams(points, then), noises)
     return x
 
 
 def pseudo_improved_euler(out: Prediction, path: Path, then: Point) -> Generator[Any, Any, Tensor]:
-    """The mean noise (e_1 + e_2) / 2 of a step; one evaluation more."""
+    """The mean noise (e_1 + e_2) / 2 of a step, with one more evaluation."""
     ahead = yield out.step_to(then), then
     return weighted_sum((0.5, 0.5), (out.eps, ahead.eps))
 
 
 def pseudo_runge_kutta(out: Prediction, path: Path, then: Point) -> Generator[Any, Any, Tensor]:
-    """The mean noise (e_1 + 2 e_2 + 2 e_3 + e_4) / 6 of a step (Liu et al. 2022, eq. 13); three evaluations more."""
+    """The mean noise (e_1 + 2 e_2 + 2 e_3 + e_4) / 6 of a step (Liu et al. 2022, eq. 13): three more evaluations."""
     middle = path.at(0.5 * (out.point.time + then.time))
     noises = [out.eps]
     for end in (middle, middle, then):
-        step = whole_step([out.point], end, (0.0, 1.0) if len(noises) > 1 else (1.0,))
+        step = scaled_weights([out.point], end, (0.0, 1.0) if len(noises) > 1 else (1.0,))
         ahead = yield noise_step(out, end, step, noises[-1:] * 2), end
         noises.append(ahead.eps)
     return weighted_sum((1 / 6, 1 / 3, 1 / 3, 1 / 6), noises)
@@ -332,13 +354,13 @@ def pseudo_runge_kutta(out: Prediction, path: Path, then: Point) -> Generator[An
     reference="Liu et al. 2022 (PNDM), eq. 9 and 12; first step as in Rombach et al. 2022 (code)",
 )
 def plms(x: Tensor, path: Path) -> Run:
-    """Pseudo linear multistep without Runge-Kutta steps, the sampler of the first Stable Diffusion.
+    """Pseudo linear multistep method (PLMS), PNDM without Runge-Kutta steps, the first Stable Diffusion's sampler.
 
         x_s = ddim(x_t, e),   e = (55 e_1 - 59 e_2 + 37 e_3 - 9 e_4) / 24
 
-    on equal timesteps; on others e is the mean over the step of the polynomial through the last four noises. The first
-    step is a pseudo improved Euler step of two evaluations, e = (e_1 + e(ddim(x_t, e_1))) / 2, the step into sigma = 0
-    is DDIM's.
+    for equal timesteps, e_1 being the most recent noise; on other grids e is the mean over the step of the polynomial
+    through the last four noises. The first step is a pseudo improved Euler step with two evaluations,
+    e = (e_1 + e(ddim(x_t, e_1))) / 2. The step into sigma = 0 is DDIM's.
     """
     return (yield from pseudo_multistep(x, path, 1, pseudo_improved_euler))
 
@@ -347,24 +369,26 @@ def plms(x: Tensor, path: Path) -> Run:
     "pndm", order=2, needs=["marginals"], reference="Liu et al. 2022 (PNDM), algorithm 2 (F-PNDM), eq. 9, 12 and 13"
 )
 def pndm(x: Tensor, path: Path) -> Run:
-    """Pseudo numerical methods for diffusion models: three pseudo Runge-Kutta steps, then pseudo linear multistep.
+    """Pseudo numerical method for diffusion models (PNDM): three pseudo Runge-Kutta steps, then PLMS.
 
         x_s = ddim(x_t, e)
         e = (e_1 + 2 e_2 + 2 e_3 + e_4) / 6        in the first three steps
 
-    with e_2, e_3 in a step's middle and e_4 at its end, four evaluations; the other steps take one, with e as in
-    `plms`. The step into sigma = 0 is DDIM's.
+    with e_2 and e_3 in the middle of the step and e_4 at its end: four evaluations. The other steps take one
+    evaluation, with e as in `plms`. The step into sigma = 0 is DDIM's.
     """
     return (yield from pseudo_multistep(x, path, 3, pseudo_runge_kutta))
 
 
 def interpolated_in_time(path: Path, points: Sequence[Point], then: Point) -> list[float]:
-    """w_j = int l_j(t) drho over the step, by quadrature in lambda = -log rho, which is smooth up to both ends."""
-    lam, shares = quadrature(float(points[0].lam), float(then.lam))
+    """w_j = int l_j(t) drho over the step, by quadrature in lambda = -log rho, in which it is smooth at both ends."""
+    lam, quadrature_weights = quadrature(float(points[0].lam), float(then.lam))
     times = [float(p.time) for p in points]
     kept = apart(times, float(then.time) - times[0])
     basis = lagrange([times[j] for j in kept], path.at_lambda(lam).time)
-    weights = {j: -float(np.sum(shares * np.exp(-lam) * values)) for j, values in zip(kept, basis, strict=True)}
+    weights = {
+        j: -float(np.sum(quadrature_weights * np.exp(-lam) * values)) for j, values in zip(kept, basis, strict=True)
+    }
     return [weights.get(j, 0.0) for j in range(len(times))]
 
 
@@ -377,20 +401,25 @@ def deis(
     kind: Literal["tab", "rhoab", "logrho"] = "tab",
     lower_order_final: bool = True,
 ) -> Run:
-    """Diffusion exponential integrator sampler (multistep).
+    """Diffusion exponential integrator sampler (DEIS), multistep.
 
         x_s / alpha_s = x_t / alpha_t + sum_j eps_j int l_j d(rho)
 
-    over rho = sigma/alpha, with l_j the Lagrange polynomials of the last `order` points (1 to 4; the paper's tAB-r has
-    order r + 1) in the path's time (kind="tab"), in rho ("rhoab", the weights of `lms`) or in log rho ("logrho",
-    diffusers' DEIS). order=1 is `ddim`. The step into sigma = 0 is DDIM's; with `lower_order_final` so is the one to
-    the smallest sigma if there are fewer than 15, and the one before it is of second order at most.
+    over rho = sigma/alpha, with l_j the Lagrange polynomials of the last `order` points. The step into sigma = 0 is
+    DDIM's.
+
+    Args:
+        order: number of noise predictions, 1 (`ddim`) to 4; the paper's tAB-r has order r + 1.
+        kind: the variable of the polynomials: "tab", the time of the path; "rhoab", rho (the weights of `lms`); or
+            "logrho", log rho (diffusers' DEIS).
+        lower_order_final: with fewer than 15 steps, make the step to the smallest sigma first-order and the one before
+            it at most second-order.
     """
     check_order(order, 4)
 
     def weights(points: Sequence[Point], then: Point) -> list[float]:
         if then.is_clean or len(points) == 1:
-            return whole_step(points, then, EQUAL_STEPS[0])
+            return scaled_weights(points, then, EQUAL_STEPS[0])
         if kind == "tab":
             return interpolated_in_time(path, points, then)
         if kind == "rhoab":

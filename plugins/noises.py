@@ -1,8 +1,8 @@
-"""Sources of noise: what `Path.draw` adds in a stochastic step and, where a source says so, what a run starts from.
+"""Noise sources: the noise that `Path.draw` adds in a stochastic step, and optionally the noise that a run starts from.
 
-The coloured ones are for pictures, (channels, height, width). They change the distribution that is sampled: a model
-is trained on independent normals, unless it was trained on the same coloured noise. Every number is keyed by seed,
-sample and draw, as all others are.
+The correlated sources are for images, (channels, height, width). They change the distribution that is sampled, since
+models are trained with independent normal noise, unless the model was trained with the same correlated noise. As with
+all noise, each draw is determined by the seed, the sample's index and the index of the draw.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ def independent(source: NormalSource, shortest: float) -> IndependentNoise:
 
 @noise_source("brownian", reference="Lévy's construction of Brownian motion")
 def brownian(source: NormalSource, shortest: float) -> BrownianNoise:
-    """Increments of one Brownian motion a sample over lambda, the same whatever the grid."""
+    """Increments of one Brownian motion per sample, over lambda: the same Brownian path on every grid."""
     return BrownianNoise.for_steps(source, shortest)
 
 
-class PictureNoise:
-    """Draws of a coloured noise, a linear map of keyed normals, for the steps, the start or both.
+class ImageNoise:
+    """Correlated noise, a linear map of seeded normals, for the steps, the start or both.
 
     Args:
-        make: the noise for the draws at `positions`, one a row; position 0 is the run's start.
-        where: what is coloured; the rest is the plain noise of `independent`.
+        source: the seeded normals.
+        make: function (positions, rows) that returns the noise of each row's draw; position 0 is the start of the run.
+        where: what the correlated noise replaces: "start", "steps" or "both". The rest is that of `independent`.
     """
 
     def __init__(self, source: NormalSource, make: Callable[[list[int], Rows], Tensor], where: Where) -> None:
@@ -61,10 +62,12 @@ class PictureNoise:
         return self._make([0] * len(self._counts), None)
 
 
-def picture_shape(source: NormalSource, name: str) -> tuple[int, int, int]:
-    """(channels, height, width), or an error where the samples are no pictures."""
+def image_shape(source: NormalSource, name: str) -> tuple[int, int, int]:
+    """(channels, height, width); ValueError unless the samples are images."""
     if len(source.shape) != 3:
-        raise ValueError(f"{name} noise is for pictures, (channels, height, width), not for samples of {source.shape}")
+        raise ValueError(
+            f"{name} noise is for images of shape (channels, height, width), not for samples of shape {source.shape}"
+        )
     channels, height, width = source.shape
     return channels, height, width
 
@@ -72,18 +75,18 @@ def picture_shape(source: NormalSource, name: str) -> tuple[int, int, int]:
 @noise_source("pyramid", limits=CHANGED, reference="Whitaker 2023, multi-resolution noise for diffusion model training")
 def pyramid(
     source: NormalSource, shortest: float, *, discount: float = 0.9, levels: int | None = None, where: Where = "both"
-) -> PictureNoise:
-    """Normals of the full resolution, of half of it, a quarter and so on, enlarged and summed: large blotches.
+) -> ImageNoise:
+    """Multi-resolution noise: normals of full resolution, half, a quarter and so on, enlarged and added.
 
-    Level k has weight discount^k. The sum is divided by the root of the weights' squares, so every element has mean 0
-    and variance 1; neighbours are correlated.
+    Level k has weight discount^k. The sum is divided by the root of the sum of the squared weights, so that every
+    element has mean 0 and variance 1. Neighbouring pixels are correlated.
 
     Args:
-        discount: weight of a level in the one above it; 0 is white noise.
-        levels: how many, the full one included; None goes on down to one pixel a side.
-        where: colour "both" the starting noise and the steps', the "start" alone or the "steps" alone.
+        discount: ratio of the weights of successive levels, from 0 (white noise) to 1.
+        levels: number of levels, including that of full resolution; None continues down to one pixel.
+        where: use this noise for the "start" of the run, for its "steps", or for "both".
     """
-    channels, height, width = picture_shape(source, "pyramid")
+    channels, height, width = image_shape(source, "pyramid")
     whole = 1 + int(math.log2(max(min(height, width), 1)))
     if not 0 <= discount <= 1 or (levels is not None and levels < 1):
         raise ValueError(f"discount must lie from 0 to 1 and levels be 1 or more, not {discount} and {levels}")
@@ -101,29 +104,29 @@ def pyramid(
             total = total + weight * (rise @ normal @ run.T)
         return total
 
-    return PictureNoise(source, make, where)
+    return ImageNoise(source, make, where)
 
 
 def enlargement(size: int, small: int) -> Tensor:
-    """The matrix (size, small) of linear interpolation, its rows of length 1 so that it keeps a normal's variance."""
+    """The matrix (size, small) of linear interpolation, with rows of norm 1, which preserve the variance of noise."""
     place = np.clip((np.arange(size) + 0.5) * small / size - 0.5, 0, small - 1)
     matrix = np.maximum(0.0, 1 - np.abs(place[:, None] - np.arange(small)))
     return torch.from_numpy(matrix / np.linalg.norm(matrix, axis=1, keepdims=True)).float()
 
 
 @noise_source("coloured", limits=CHANGED, reference="noise with a power-law spectrum, 1/f^exponent")
-def coloured(source: NormalSource, shortest: float, *, exponent: float = 1.0, where: Where = "both") -> PictureNoise:
-    """Normal noise whose power falls as 1/f^exponent, f the distance from frequency 0 in the plane.
+def coloured(source: NormalSource, shortest: float, *, exponent: float = 1.0, where: Where = "both") -> ImageNoise:
+    """Normal noise with the power spectrum 1/f^exponent, f being the magnitude of the two-dimensional frequency.
 
-    Every element has mean 0 and variance 1; neighbours are correlated. Frequency 0, a channel's mean, has the power
-    of the lowest frequency beside it, since 1/f^exponent has none there.
+    Every element has mean 0 and variance 1; neighbouring pixels are correlated. At f = 0, the mean of a channel, where
+    1/f^exponent is undefined, the power is that of the lowest non-zero frequency.
 
     Args:
-        exponent: 0 white, 1 pink, 2 brown, below 0 blue; from -10 to 10.
-        where: colour "both" the starting noise and the steps', the "start" alone or the "steps" alone.
+        exponent: 0 for white noise, 1 for pink, 2 for brown, negative for blue; from -10 to 10.
+        where: use this noise for the "start" of the run, for its "steps", or for "both".
     """
-    _, height, width = picture_shape(source, "coloured")
-    if abs(exponent) > 10:  # beyond it single frequencies are all there is, and then the powers overflow
+    _, height, width = image_shape(source, "coloured")
+    if abs(exponent) > 10:  # larger ones leave only single frequencies, and then overflow
         raise ValueError(f"exponent must lie from -10 to 10, not {exponent}")
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
     frequency[0, 0] = 1 / max(height, width, 1)
@@ -135,23 +138,23 @@ def coloured(source: NormalSource, shortest: float, *, exponent: float = 1.0, wh
         normal = source.draw(NormalSource.AUXILIARY, positions, rows=rows)
         return torch.fft.irfft2(torch.fft.rfft2(normal) * mask, s=(height, width))
 
-    return PictureNoise(source, make, where)
+    return ImageNoise(source, make, where)
 
 
 @noise_source("offset", limits=CHANGED, reference="Guttenberg 2023, diffusion with offset noise")
 def offset(
     source: NormalSource, shortest: float, *, strength: float = 0.1, unit: bool = False, where: Where = "both"
-) -> PictureNoise:
-    """Normal noise plus strength times one normal for each channel, which shifts the whole channel.
+) -> ImageNoise:
+    """Offset noise: normal noise plus `strength` times one normal per channel, which shifts the whole channel.
 
     Every element has mean 0 and variance 1 + strength^2, as published, or 1 with unit=True.
 
     Args:
         strength: standard deviation of the shift.
-        unit: divide by sqrt(1 + strength^2).
-        where: colour "both" the starting noise and the steps', the "start" alone or the "steps" alone.
+        unit: divide by sqrt(1 + strength^2), for variance 1.
+        where: use this noise for the "start" of the run, for its "steps", or for "both".
     """
-    channels, _, _ = picture_shape(source, "offset")
+    channels, _, _ = image_shape(source, "offset")
     shifts = NormalSource(source.seed, source.indices, (channels, 1, 1))
     scale = 1 / math.hypot(1.0, strength) if unit else 1.0
 
@@ -159,7 +162,7 @@ def offset(
         shift = shifts.draw(NormalSource.AUXILIARY, positions, block=1, rows=rows)
         return (source.draw(NormalSource.AUXILIARY, positions, rows=rows) + strength * shift) * scale
 
-    return PictureNoise(source, make, where)
+    return ImageNoise(source, make, where)
 
 
 @hookimpl

@@ -2,7 +2,7 @@
 
 Between two noise levels the forward process is x_t = a x_s + b z with a = alpha_t / alpha_s and
 b^2 = sigma_t^2 - a^2 sigma_s^2 = sigma_t^2 (1 - e^{2(lambda_t - lambda_s)}): (1, sqrt(sigma_t^2 - sigma_s^2)) in VE,
-(sqrt(1 - beta), sqrt(beta)) in VP. The predictors below are written with these two numbers.
+(sqrt(1 - beta), sqrt(beta)) in VP. The predictors below use these two numbers.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def forward_step(now: Point, then: Point) -> tuple[float, float]:
     reference="Song et al. 2021, eq. 46 (appendix E)",
 )
 def reverse_diffusion(x: Tensor, path: Path) -> Run:
-    """Reverse diffusion predictor: the reverse SDE in steps of the same form as the forward chain's.
+    """Reverse diffusion predictor: the reverse SDE discretised like the forward chain.
 
         x_s = (2 - a) x_t + b^2 score + b z,   where x_t = a x_s + b z is the forward step
 
-    Out of alpha = 0, where the score says nothing of the data, and into sigma = 0, where there is no noise to add, the
-    step is DDIM's.
+    Steps out of alpha = 0, where the score does not depend on the data, and into sigma = 0, which needs no noise, are
+    DDIM's.
     """
     for now, then in path.steps:
         out = yield x, now
@@ -52,7 +52,7 @@ def reverse_diffusion(x: Tensor, path: Path) -> Run:
 
 
 def keeps_variance(point: Point) -> bool:
-    """Whether the model's own process has alpha^2 + sigma^2 = 1."""
+    """True if alpha^2 + sigma^2 = 1 in native coordinates."""
     return abs(math.hypot(point.native[0], point.native[1]) - 1) < 1e-6
 
 
@@ -68,9 +68,10 @@ def score_ancestral(x: Tensor, path: Path) -> Run:
 
         x_s = (x_t + b^2 score) / a + std z,   where x_t = a x_s + b z is the forward step
 
-    Its mean is DDPM's; its std is the forward step's b for a variance-preserving model (then it is `ddpm` with
-    variance="beta") and the posterior's b sigma_s / sigma_t for every other one (then it is `ddpm`). Model coordinates
-    decide, so the samples are the same in all coordinates. No noise into sigma = 0.
+    The mean is that of DDPM. For a variance-preserving model std is b, that of the forward step (as in `ddpm` with
+    variance="beta"); for other models it is b sigma_s / sigma_t, that of the posterior (as in `ddpm`). This depends on
+    the native coordinates only, so the samples are the same in all coordinates. No noise is added in the step into
+    sigma = 0.
     """
     for now, then in path.steps:
         fresh = added_noise_fraction(now, then)  # b^2 / sigma_t^2
@@ -84,20 +85,21 @@ def score_ancestral(x: Tensor, path: Path) -> Run:
 
 
 def sample_norms(x: Tensor) -> np.ndarray:
-    """The Euclidean norm of each sample, (N,) float64 on the host: one wait for the device."""
+    """The Euclidean norm of each sample, (N,) float64 on the host; waits for the device."""
     return np.asarray(torch.linalg.vector_norm(x.detach().flatten(1), dim=1).double().cpu().numpy())
 
 
 def langevin_step(
     out: Prediction, now: Point, then: Point, path: Path, snr: float, step: Literal["schedule", "measured"]
 ) -> Tensor:
-    """x + e score + sqrt(2e) z at `then`, with e = 2 a^2 (snr |z|/|score|)^2; `now` is where the step came from."""
+    """x + e score + sqrt(2e) z at `then`, with e = 2 a^2 (snr |z|/|score|)^2, after a predictor step from `now`."""
     a = now.alpha / then.alpha if now.alpha else 1.0
     score = out.score
     width = 2 * a * snr * then.sigma
     if step == "measured":
-        usual = math.sqrt(score[0].numel())  # |z|; a score of 0 is no reason for an infinite step
-        width = 2 * a * snr * usual / np.maximum(sample_norms(score), 1e-3 * usual / then.sigma)
+        z_norm = math.sqrt(score[0].numel())
+        # The lower bound on |score| keeps the step finite if the score is 0.
+        width = 2 * a * snr * z_norm / np.maximum(sample_norms(score), 1e-3 * z_norm / then.sigma)
         return path.draw(out.x + path.expand(width**2 / 2, score) * score, width, now, then)
     return path.draw(torch.add(out.x, score, alpha=width**2 / 2), width, now, then)
 
@@ -108,7 +110,7 @@ def langevin_step(
     evaluations=2,
     stochastic=True,
     needs=("marginals",),
-    limits="the corrector's step follows snr and not the grid, so the variance keeps a bias of relative size snr^2",
+    limits="the corrector's step depends on snr, not on the grid, so the variance has a relative bias of about snr^2",
     reference="Song et al. 2021, algorithms 1-5",
 )
 def predictor_corrector(
@@ -122,26 +124,30 @@ def predictor_corrector(
 ) -> Run:
     """Predictor-corrector sampling: a step of any sampler, then Langevin steps at the new noise level.
 
-    The corrector makes `corrector_steps` steps
+    A corrector step is
 
         x <- x + e score + sqrt(2e) z,   e = 2 a^2 (snr |z| / |score|)^2
 
-    with a^2 = 1 - beta in VP and 1 in VE. `predictor` is the name of any sampler that can take one step alone, or
-    "none". step="measured" takes |score| from each sample (the paper: from the batch, which couples samples) and waits
-    for the device to know it; "schedule" takes what it is at high noise, sqrt(D)/sigma. |z| is sqrt(D), as the paper
-    advises for small batches, so that a transition is a Gaussian and has an exact log-probability. There is no
-    correction at sigma = 0.
+    with a^2 = 1 - beta in VP and 1 in VE. |z| is sqrt(D) for samples of D elements, as the paper advises for small
+    batches, so that a transition is Gaussian and has an exact log-probability. There is no correction at sigma = 0.
+
+    Args:
+        predictor: name of the sampler that takes the steps, or "none". It starts anew in every step.
+        corrector_steps: Langevin steps after each step of the predictor.
+        snr: signal-to-noise ratio of a Langevin step; larger steps are less accurate.
+        step: "schedule" uses |score| = sqrt(D)/sigma, its value at high noise; "measured" uses the |score| of each
+            sample (in the paper that of the batch, which couples the samples), which has to wait for the device.
     """
-    known = samplers()
-    if predictor != "none" and (predictor not in known or predictor == "predictor-corrector"):
+    registered = samplers()
+    if predictor != "none" and (predictor not in registered or predictor == "predictor-corrector"):
         raise ValueError(f"predictor must be the name of another sampler or 'none', not {predictor!r}")
-    if predictor != "none" and set(known[predictor].needs) - {"marginals"}:
-        raise ValueError(f"{predictor} cannot be a predictor here: it needs {', '.join(known[predictor].needs)}")
+    if predictor != "none" and set(registered[predictor].needs) - {"marginals"}:
+        raise ValueError(f"{predictor} cannot be a predictor here: it needs {', '.join(registered[predictor].needs)}")
     if corrector_steps < 0 or snr <= 0:
         raise ValueError(f"corrector_steps must be 0 or more and snr positive, not {corrector_steps} and {snr}")
     for now, then in path.steps:
         if predictor != "none":
-            x = yield from known[predictor](x, path.part([now, then]))
+            x = yield from registered[predictor](x, path.part([now, then]))
         else:
             x = x * (then.scale / now.scale)
         for _ in range(0 if then.is_clean else corrector_steps):
@@ -156,7 +162,7 @@ def predictor_corrector(
     evaluations=5,
     stochastic=True,
     needs=("marginals",),
-    limits="steps of a fixed share of sigma^2 keep a bias; exact only as step_size falls and levels get longer",
+    limits="biased; exact only in the limit of small step_size and many steps per level",
     spacing="logsnr",
     reference="Song & Ermon 2019, algorithm 1; last step: Jolicoeur-Martineau et al. 2021, section 3.1",
 )
@@ -167,33 +173,37 @@ def annealed_langevin(
 
         x <- x + e/2 score + sqrt(e) z,   e = step_size sigma^2
 
-    `steps_per_level` times at each level; step_size is the paper's epsilon / sigma_L^2 (2e-5 / 0.01^2 there, with 10
-    levels of 100 steps; Song & Ermon 2020 take 5 steps at each of some hundred levels). From level to level x / alpha
-    is kept. `denoise` ends with the x0 estimate (one more evaluation) where the grid ends at sigma = 0.
+    Between levels x is rescaled so that x / alpha does not change.
+
+    Args:
+        steps_per_level: Langevin steps at each level. The paper has 10 levels of 100 steps; Song & Ermon 2020 have
+            several hundred levels of 5.
+        step_size: the step in units of sigma^2, the paper's epsilon / sigma_L^2 (2e-5 / 0.01^2 there); below 4.
+        denoise: if the grid ends at sigma = 0, return the x0 estimate (one more evaluation).
     """
     if steps_per_level < 1 or not 0 < step_size < 4:
         raise ValueError(
-            f"steps_per_level must be 1 or more and step_size between 0 and 4 (beyond which Langevin steps "
-            f"diverge), not {steps_per_level} and {step_size}"
+            f"steps_per_level must be 1 or more and step_size between 0 and 4 (larger Langevin steps diverge), "
+            f"not {steps_per_level} and {step_size}"
         )
     for now, then in path.steps:
-        if now.is_pure_noise:  # there is nothing to learn of the data at this level
+        if now.is_pure_noise:  # the score does not depend on the data at this level
             out = yield x, now
             x = out.step_to(then)
             continue
-        x = yield from stay(x, now, (now, then), path, steps_per_level, step_size)
+        x = yield from langevin_steps(x, now, (now, then), path, steps_per_level, step_size)
         if then.is_clean and denoise:
             out = yield x, now
             x = out.step_to(then)
         else:
             x = x * (then.alpha / now.alpha)
     if not then.is_clean:
-        x = yield from stay(x, then, (now, then), path, steps_per_level, step_size)
+        x = yield from langevin_steps(x, then, (now, then), path, steps_per_level, step_size)
     return x
 
 
-def stay(x: Tensor, level: Point, step: tuple[Point, Point], path: Path, count: int, step_size: float) -> Run:
-    """`count` Langevin steps at one noise level, with noise that belongs to the grid's `step`."""
+def langevin_steps(x: Tensor, level: Point, step: tuple[Point, Point], path: Path, count: int, step_size: float) -> Run:
+    """`count` Langevin steps at one noise level, with the noise of the grid's `step`."""
     for _ in range(count):
         out = yield x, level
         e = step_size * level.sigma**2

@@ -1,7 +1,7 @@
-"""Time grids. Each returns `count` times on the model's clock, falling from span.start to span.end.
+"""Spacings: each returns `count` decreasing times of the process, from span.start to span.end.
 
-Those that are published otherwise say so: they leave out the last, cleanest point, from which the run steps to
-sigma = 0.
+Some are published without the last, cleanest point and end earlier, as their docstrings say. From its last point the
+run steps to sigma = 0.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from sdesamplers import EDM, DiscreteVP, GaussianProcess, Spacing, Span, hookimp
 
 @spacing("linspace", reference="Song et al. 2021, section 4; diffusers' timestep_spacing='linspace' unrounded")
 def linspace(span: Span, count: int) -> np.ndarray:
-    """Equal steps of the model's own time, both ends included."""
+    """Equal steps of native time, both ends included."""
     return np.linspace(span.start, span.end, count)
 
 
 @spacing("even", reference="Lin et al. 2024, table 2; in sigma^(1/7), Karras et al. 2022, eq. 5")
 def even_strides(span: Span, count: int) -> np.ndarray:
-    """Equal strides from the noise end, one more of which leads to sigma = 0: no evaluation is spent next to it.
+    """Equal steps from the noise end down to sigma = 0, so that no evaluation is spent next to sigma = 0.
 
-    They are strides of the model's own time, or of sigma^(1/7) where that time is sigma itself (EDM). A run that ends
-    at the smallest sigma has both ends, as `linspace` has them.
+    The steps are equal in native time, or in sigma^(1/7) if native time is sigma (EDM). For a run that ends at the
+    smallest sigma both ends are included, as in `linspace`.
     """
     exponent = 7.0 if isinstance(span.process, EDM) else 1.0
     start, end = span.start ** (1 / exponent), span.end ** (1 / exponent) if exponent != 1 else span.end
@@ -43,14 +43,14 @@ def even_strides(span: Span, count: int) -> np.ndarray:
 
 @spacing("own", reference="the configuration of the scheduler that the model came with")
 def own(span: Span, count: int) -> np.ndarray:
-    """The grid of the model's makers: what its configuration says of spacing, offset and sigmas.
+    """The grid of the model's authors, from the spacing, offset and sigmas in the model's configuration.
 
-    The default of samplers without a grid of their own. Where the model came without a configuration, or its makers
-    have no grid of so many steps (more than there are timesteps, say), it is `even`.
+    This is the default of samplers that do not declare a spacing. If the model has no configuration, or the authors'
+    grid does not exist for this number of steps (such as more steps than timesteps), it is `even`.
     """
     model = span.model
-    makers = model.own_grid if isinstance(model, GaussianProcess) else None
-    times = None if makers is None else makers.times(count if span.ends_clean else count - 1)
+    authors_grid = model.own_grid if isinstance(model, GaussianProcess) else None
+    times = None if authors_grid is None else authors_grid.times(count if span.ends_clean else count - 1)
     if times is None or (not span.ends_clean and times[-1] <= span.end):
         return even_strides(span, count)
     if isinstance(model, GaussianProcess) and span.process is not model:
@@ -60,59 +60,61 @@ def own(span: Span, count: int) -> np.ndarray:
 
 @spacing("distilled", reference="Luo et al. 2023, section 4.3 (skipping steps); diffusers' LCMScheduler")
 def distilled(span: Span, count: int, *, teacher_steps: int | None = None) -> np.ndarray:
-    """Timesteps that a model was distilled at: every (teacher_steps / count)-th of k - 1, 2k - 1, ..., N - 1.
+    """The timesteps that a model was distilled at: every (teacher_steps / count)-th of k - 1, 2k - 1, ..., N - 1.
 
-    k = N // teacher_steps on a table of N timesteps. 4 of 50 on a table of 1000 are 999, 759, 499 and 259. More steps
-    than teacher_steps are `even`. Models on other processes have no such timesteps; they are run on the grid of their
-    makers where these distilled them, else on `even`.
+    k = N // teacher_steps for a process with N discrete timesteps. For example, 4 of 50 with N = 1000 are 999, 759, 499
+    and 259. With more steps than teacher_steps it is `even`. For continuous processes, it is the authors' grid if the
+    model is distilled, else `even`.
 
     Args:
-        teacher_steps: how many timesteps it was distilled at (diffusers' original_inference_steps); by default what
-            the model's configuration says, or 50.
+        teacher_steps: number of timesteps that the model was distilled at (diffusers' original_inference_steps); by
+            default the value in the model's configuration, or 50.
     """
     model = span.model
-    makers = model.own_grid if isinstance(model, GaussianProcess) else None
+    authors_grid = model.own_grid if isinstance(model, GaussianProcess) else None
     if not isinstance(span.process, DiscreteVP):
-        return own(span, count) if makers is not None and makers.is_distilled else even_strides(span, count)
+        return own(span, count) if authors_grid is not None and authors_grid.is_distilled else even_strides(span, count)
     total = round(span.process.t_max) + 1
     if teacher_steps is None:
-        teacher_steps = min(total, (makers.teacher_steps if makers is not None else None) or 50)
+        teacher_steps = min(total, (authors_grid.teacher_steps if authors_grid is not None else None) or 50)
     if not 1 <= teacher_steps <= total:
-        raise ValueError(f"teacher_steps must lie between 1 and the table's {total} timesteps, not {teacher_steps}")
+        raise ValueError(
+            f"teacher_steps must lie between 1 and {total}, the number of timesteps of the process, not {teacher_steps}"
+        )
     stride = total // teacher_steps
-    known = min(teacher_steps, math.floor((span.start + 1) / stride))
-    wanted = count if span.ends_clean else count - 1
-    if not 0 < wanted <= known:
+    available = min(teacher_steps, math.floor((span.start + 1) / stride))
+    needed = count if span.ends_clean else count - 1
+    if not 0 < needed <= available:
         return even_strides(span, count)
-    skipped = np.floor(np.linspace(0, known, wanted, endpoint=False))
-    times = (known - skipped) * stride - 1
+    skipped = np.floor(np.linspace(0, available, needed, endpoint=False))
+    times = (available - skipped) * stride - 1
     times[0] = span.start
     return times if span.ends_clean else np.append(times, span.end)
 
 
 @spacing("leading", reference="Ho et al. 2020; Lin et al. 2024, table 2")
 def leading(span: Span, count: int, *, offset: int | None = None) -> np.ndarray:
-    """Equal strides counted from the data end, t_i = i * stride + offset; the last, noisiest stride is left out.
+    """Equal strides counted from the data end, t_i = i * stride + offset, without the noisiest point.
 
-    On a table of N timesteps the stride is the whole number N // count, as diffusers has it.
+    With N discrete timesteps the stride is the integer N // count, as in diffusers.
 
     Args:
-        offset: in timesteps, 0 by default; for tables alone.
+        offset: in timesteps, 0 by default; for discrete timesteps only.
     """
     if isinstance(span.process, DiscreteVP):
         stride = (span.start + 1) // count
         return np.arange(count)[::-1] * stride + (offset or 0)
     if offset is not None:
-        raise ValueError("offset is a number of timesteps of a table, and this process has none")
+        raise ValueError("offset is a number of discrete timesteps, and this process is continuous in time")
     stride = (span.start - span.end) / count
     return span.end + np.arange(count)[::-1] * stride
 
 
 @spacing("trailing", reference="Lin et al. 2024, table 2")
 def trailing(span: Span, count: int) -> np.ndarray:
-    """Equal strides counted from the noise end, t_i = t_max - i * stride; rounded to whole timesteps on a table.
+    """Equal strides counted from the noise end, t_i = t_max - i * stride, rounded if timesteps are discrete.
 
-    One more stride leads to sigma = 0, or to span.end on a clock that does not reach it.
+    One more stride would lead to sigma = 0, or to span.end if native time does not reach sigma = 0.
     """
     if isinstance(span.process, DiscreteVP):
         total = span.start + 1
@@ -122,9 +124,9 @@ def trailing(span: Span, count: int) -> np.ndarray:
 
 @spacing("simple", reference="ComfyUI's and A1111's grid of this name")
 def simple(span: Span, count: int) -> np.ndarray:
-    """Trailing strides rounded up, t_i = N - 1 - floor(i N / count) on a table of N timesteps.
+    """Trailing strides rounded up, t_i = N - 1 - floor(i N / count) for N discrete timesteps.
 
-    The same as `trailing` where count divides N and on processes without a table. The last point is left out.
+    It is the same as `trailing` if count divides N, and for continuous processes. The last point is left out.
     """
     if isinstance(span.process, DiscreteVP):
         total = math.floor(span.start) + 1
@@ -134,7 +136,7 @@ def simple(span: Span, count: int) -> np.ndarray:
 
 @spacing("sgm-uniform", reference="the grid of Stability's generative-models, by ComfyUI's and A1111's name")
 def sgm_uniform(span: Span, count: int) -> np.ndarray:
-    """count + 1 equal steps of the model's own time without the last: trailing strides that are not rounded."""
+    """count + 1 equally spaced native times without the last: trailing strides that are not rounded."""
     return np.linspace(span.start, span.end, count + 1)[:-1]
 
 
@@ -149,7 +151,7 @@ def quadratic(span: Span, count: int) -> np.ndarray:
 
 @spacing("logsnr", reference="Lu et al. 2022 (DPM-Solver), section 3.3")
 def logsnr(span: Span, count: int, *, sigma_min: float | None = None) -> np.ndarray:
-    """Equal steps of lambda = log(alpha/sigma).
+    """Equal steps of lambda = log(alpha/sigma), half the log-SNR.
 
     Args:
         sigma_min: sigma/alpha of the last point before the step to sigma = 0; by default the model's smallest.
@@ -165,12 +167,12 @@ def angle(span: Span, count: int) -> np.ndarray:
 
 @spacing("kl-optimal", reference="Sabour, Fidler & Kreis 2024 (Align Your Steps), theorem 3.1")
 def kl_optimal(span: Span, count: int, *, data_std: float = 1.0) -> np.ndarray:
-    """Equal steps of arctan(sigma / (alpha c)), the best grid of a first-order ODE solver for N(0, c^2) data.
+    """Equal steps of arctan(sigma / (alpha c)), the best grid for a first-order ODE solver on N(0, c^2) data.
 
     With c = 1 it is `angle`.
 
     Args:
-        data_std: c.
+        data_std: c, the standard deviation of the data.
     """
     if not 0 < data_std < math.inf:
         raise ValueError(f"data_std must be positive, not {data_std}")
@@ -180,9 +182,10 @@ def kl_optimal(span: Span, count: int, *, data_std: float = 1.0) -> np.ndarray:
 
 @spacing("karras", reference="Karras et al. 2022, eq. 5")
 def karras(span: Span, count: int, *, rho: float = 7.0, sigma_min: float | None = None) -> np.ndarray:
-    """Equal steps of (sigma/alpha)^(1/rho).
+    """Equal steps of (sigma/alpha)^(1/rho), EDM's grid.
 
     Args:
+        rho: larger values make the grid denser at small sigma.
         sigma_min: sigma/alpha of the last point before the step to sigma = 0; by default the model's smallest.
     """
     if rho == 0:
@@ -193,11 +196,15 @@ def karras(span: Span, count: int, *, rho: float = 7.0, sigma_min: float | None 
 
 @spacing("power", reference="studies/work_precision.py; with rho = 7 on EDM, Karras et al. 2022, eq. 5")
 def power(span: Span, count: int, *, rho: float = 1.0, last: float = 1 / 3) -> np.ndarray:
-    """Equal steps of t^(1/rho) that stop early when they are few.
+    """Equal steps of t^(1/rho) that end early if the steps are few.
 
-    t is the model's time, or sigma^(1/7) where that time is sigma itself (EDM). The last point is a share `last` of a
-    step above t = 0, or span.end where that is above it: the step into sigma = 0 needs no time below, and few points
-    are better spent earlier.
+    t is native time, or sigma^(1/7) if native time is sigma (EDM). The last point is a fraction `last` of a step above
+    t = 0, or span.end if that is larger: the run steps from there to sigma = 0, and a small number of points is better
+    used at earlier times.
+
+    Args:
+        rho: larger values make the grid denser towards the data; 1 for equal steps of t.
+        last: from 0 to 1, the distance of the last point from t = 0 in units of a step.
     """
     exponent = 7 * rho if isinstance(span.process, EDM) else rho
     if exponent <= 0 or not 0 <= last <= 1:
@@ -212,10 +219,13 @@ def power(span: Span, count: int, *, rho: float = 1.0, last: float = 1 / 3) -> n
 
 @spacing("flow-power", reference="Karras et al. 2022, eq. 5, in sigma/(alpha + sigma); studies/work_precision.py")
 def flow_power(span: Span, count: int, *, rho: float = 1.5) -> np.ndarray:
-    """Equal steps of tau^(1/rho), where tau = sigma/(alpha + sigma) is the flow model's time.
+    """Equal steps of tau^(1/rho), where tau = sigma/(alpha + sigma) is the time of a flow model.
 
-    It is dense in the middle, where samples choose their mode. `rho` as in `karras`, which does this in sigma/alpha.
-    The last point is where one more equal step would reach tau = 0, or span.end where that is above it.
+    It is dense at intermediate noise levels, where samples settle on a mode. One more step would reach tau = 0; the
+    grid does not go below span.end.
+
+    Args:
+        rho: larger values make the grid denser at small tau; `karras` uses the same rule in sigma/alpha.
     """
     if rho <= 0:
         raise ValueError("rho must be positive")
@@ -228,7 +238,7 @@ def flow_power(span: Span, count: int, *, rho: float = 1.5) -> np.ndarray:
 
 @spacing("exponential", reference="k-diffusion's name for equal steps of log(sigma)")
 def exponential(span: Span, count: int, *, sigma_min: float | None = None) -> np.ndarray:
-    """Equal ratios of sigma/alpha; the same grid as logsnr under k-diffusion's name.
+    """Equal steps of log(sigma/alpha): `logsnr` under its name in k-diffusion.
 
     Args:
         sigma_min: sigma/alpha of the last point before the step to sigma = 0; by default the model's smallest.
@@ -238,9 +248,10 @@ def exponential(span: Span, count: int, *, sigma_min: float | None = None) -> np
 
 @spacing("polyexponential", reference="k-diffusion's polynomial in log(sigma)")
 def polyexponential(span: Span, count: int, *, rho: float = 1.0, sigma_min: float | None = None) -> np.ndarray:
-    """log(sigma/alpha) falls as a power rho of the remaining fraction; rho = 1 is exponential.
+    """log(sigma/alpha) decreases as the power rho of the remaining fraction of the steps.
 
     Args:
+        rho: the power; 1 is `exponential`.
         sigma_min: sigma/alpha of the last point before the step to sigma = 0; by default the model's smallest.
     """
     if rho <= 0:
@@ -253,20 +264,21 @@ def polyexponential(span: Span, count: int, *, rho: float = 1.0, sigma_min: floa
 def edm(
     span: Span, count: int, *, column: Literal["edm", "vp", "ve", "iddpm"] = "edm", rho: float | None = None
 ) -> np.ndarray:
-    """The time steps of a column of Karras et al.'s table 1, laid over the model's own range of sigma/alpha.
+    """The time steps of a column of Karras et al.'s table 1, on the model's range of sigma/alpha.
 
-    "edm" takes equal steps of sigma^(1/rho); "vp" equal steps of t, sigma(t)^2 = exp(19.9 t^2 / 2 + 0.1 t) - 1;
+    "edm" has equal steps of sigma^(1/rho); "vp" equal steps of t, sigma(t)^2 = exp(19.9 t^2 / 2 + 0.1 t) - 1;
     "ve" equal steps of log sigma^2; "iddpm" equal steps of the index j of iDDPM's cosine schedule,
-    sigma_j^2 = abar_M / abar_j - 1 with abar_j = sin^2(pi/2 * j / (M (C_2 + 1))) and C_2 = 0.008, not rounded to whole
-    ones of the table's M = 1000.
+    sigma_j^2 = abar_M / abar_j - 1 with abar_j = sin^2(pi/2 * j / (M (C_2 + 1))) and C_2 = 0.008, without rounding to
+    one of its M = 1000 integers.
 
     Args:
-        rho: of the column "edm", which alone has one; 7 by default.
+        column: the column of the table.
+        rho: exponent of the column "edm", 7 by default; not allowed for the others.
     """
     if column == "edm":
         return karras(span, count, rho=7.0 if rho is None else rho)
     if rho is not None:
-        raise ValueError(f"rho belongs to column='edm'; the column {column!r} has none")
+        raise ValueError(f"rho applies to column='edm' only, not to {column!r}")
     if column == "ve":
         return exponential(span, count)
     ratios = np.asarray(span.ratios(finite=column == "vp"))
@@ -278,7 +290,7 @@ def edm(
     widest = math.sin(math.pi / 2 / 1.008)
     angles = even(np.arcsin(widest / np.hypot(1.0, ratios)), count)
     with np.errstate(divide="ignore"):
-        # sqrt(widest^2 / sin^2 - 1) without the cancellation where sigma is small.
+        # sqrt(widest^2 / sin^2 - 1) without cancellation at small sigma.
         away = np.arcsin(widest) - angles
         squares = np.sin(away) * np.sin(np.arcsin(widest) + angles)
         return from_ratios(span, np.sqrt(np.maximum(squares, 0)) / np.sin(angles))
@@ -294,12 +306,14 @@ def beta(
     axis: Literal["time", "sigma"] = "time",
     last: bool = True,
 ) -> np.ndarray:
-    """Quantiles of a beta distribution at equal steps, laid over the model's time: denser at both ends.
+    """Equally spaced quantiles of a beta distribution over native time, denser at both ends by default.
 
     Args:
-        alpha, beta: the distribution's parameters; 1 and 1 give linspace.
-        axis: lay them over sigma/alpha instead, as diffusers' use_beta_sigmas and A1111 do.
-        last: False leaves out the last point, as ComfyUI does.
+        alpha: first parameter of the beta distribution; alpha = beta = 1 gives `linspace`.
+        beta: second parameter.
+        axis: "time" for quantiles of native time, "sigma" for quantiles of sigma/alpha (diffusers' use_beta_sigmas,
+            A1111).
+        last: include the last point; False leaves it out, as in ComfyUI.
     """
     from scipy.stats import beta as distribution  # scipy takes a second to import
 
@@ -316,14 +330,14 @@ def beta(
 def linear_quadratic(
     span: Span, count: int, *, threshold: float = 0.025, linear_steps: int | None = None
 ) -> np.ndarray:
-    """Small equal steps at first, then steps that grow linearly: t = 1 - f(i) over n = count steps on a flow's clock.
+    """Small equal steps first, then linearly growing steps: t = 1 - f(i) over n = count steps of a flow model's time.
 
-    f(i) = threshold i / L up to L steps, then a parabola that goes on with the same slope and is 1 at n. The last
-    point, t = 0, is left out.
+    f(i) = threshold i / L for the first L steps, then a parabola that continues with the same slope and is 1 at n. The
+    last point, t = 0, is left out.
 
     Args:
-        threshold: the share of time that the equal steps take.
-        linear_steps: L; half of the steps by default.
+        threshold: the fraction of time that the equal steps cover.
+        linear_steps: L, the number of equal steps; half of the steps by default.
     """
     linear = count // 2 if linear_steps is None else linear_steps
     if not 0 < threshold < 1 or not 0 <= linear <= max(count - 1, 0):
@@ -335,7 +349,8 @@ def linear_quadratic(
     bend = (1 - slope * count) / (count - linear) ** 2
     if slope * (count + linear) > 2:
         raise ValueError(
-            f"{linear} equal steps of {count} may take at most {2 * linear / (count + linear):.3g} of the time"
+            f"threshold may be at most {2 * linear / (count + linear):.3g} for {linear} equal steps of {count}, "
+            f"not {threshold}"
         )
     done = slope * step + bend * np.square(np.maximum(step - linear, 0))
     return between(span.start, clean_end(span), 1 - done)
@@ -343,13 +358,14 @@ def linear_quadratic(
 
 @spacing("laplace", reference="Hang & Gu 2024 (Improved noise schedule for diffusion training), table 1")
 def laplace(span: Span, count: int, *, mu: float = 0.0, b: float = 0.5) -> np.ndarray:
-    """Quantiles of a Laplace distribution of log(alpha^2/sigma^2) at equal steps: densest where that is mu.
+    """Equally spaced quantiles of a Laplace distribution of log(alpha^2/sigma^2), densest around mu.
 
-    The distribution is cut off at the model's ends, which are the first and the last point; where points outside are
-    pulled to the ends instead, several coincide.
+    The distribution is truncated at the model's ends, which are the first and last points. (Clamping quantiles to the
+    ends instead, as other implementations do, makes several points coincide.)
 
     Args:
-        mu, b: the distribution's mean and scale in log(alpha^2/sigma^2). ComfyUI's beta is in log(sigma): b = 2 beta.
+        mu: mean of the distribution, in log(alpha^2/sigma^2).
+        b: scale of the distribution, in log(alpha^2/sigma^2). ComfyUI's beta is in log(sigma): b = 2 beta.
     """
     from scipy.stats import laplace as distribution  # scipy takes a second to import
 
@@ -358,7 +374,7 @@ def laplace(span: Span, count: int, *, mu: float = 0.0, b: float = 0.5) -> np.nd
     ratios = np.asarray(span.ratios(finite=False))
     with np.errstate(divide="ignore"):
         first, last = -2 * np.log(ratios)
-    # Beyond mu probabilities are counted from the far end, where they are small and thus exact.
+    # Above mu use the survival function, which is small there and so loses no precision.
     if first > mu:
         snr = distribution.isf(even(distribution.sf([first, last], mu, b), count), mu, b)
     else:
@@ -378,23 +394,26 @@ def flow_shift(
     base_shift: float | None = None,
     max_shift: float | None = None,
 ) -> np.ndarray:
-    """Equal steps of u, shifted towards the noise: t = s u / (1 + (s - 1) u), t = sigma/(alpha + sigma).
+    """Equal steps of u, shifted towards the noise: t = s u / (1 + (s - 1) u), with t = sigma/(alpha + sigma).
 
-    t is a flow model's own time; other processes are seen as flows. Ends stay where they are.
+    t is the native time of a flow model; for other processes it is computed from alpha and sigma. The ends of the grid
+    are not shifted.
 
     Args:
-        shift: s, 3 where nothing else is given (Stable Diffusion 3).
-        mu: s = exp(mu), or s = mu with law="linear": a shift that depends on the resolution.
-        tokens: number of image tokens that mu follows from, on the line through (256, base_shift) and
-            (4096, max_shift), by default 0.5 and 1.15 (FLUX.1).
-        law: how s follows from mu or tokens.
+        shift: s; by default 3 (Stable Diffusion 3) unless mu or tokens is given.
+        mu: sets s = exp(mu), or s = mu with law="linear", for a shift that depends on the resolution.
+        tokens: number of image tokens, from which mu is computed on the straight line through (256, base_shift) and
+            (4096, max_shift).
+        law: "exponential" for s = exp(mu), "linear" for s = mu.
+        base_shift: mu at 256 tokens, 0.5 by default (FLUX.1).
+        max_shift: mu at 4096 tokens, 1.15 by default (FLUX.1).
     """
     if sum(value is not None for value in (shift, mu, tokens)) > 1:
-        raise ValueError("give one of shift, mu and tokens")
+        raise ValueError("pass only one of shift, mu and tokens")
     if tokens is None and not base_shift is max_shift is None:
-        raise ValueError("base_shift and max_shift belong to tokens, which is not given")
+        raise ValueError("base_shift and max_shift apply only together with tokens")
     if tokens is None and mu is None and law != "exponential":
-        raise ValueError(f"law={law!r} belongs to mu or tokens, and neither is given")
+        raise ValueError(f"law={law!r} applies only together with mu or tokens")
     if tokens is not None:
         low, high = 0.5 if base_shift is None else base_shift, 1.15 if max_shift is None else max_shift
         mu = low + (high - low) * (tokens - 256) / (4096 - 256)
@@ -419,47 +438,49 @@ AYS_REFERENCE = "Sabour, Fidler & Kreis 2024 (Align Your Steps), quick-start gui
 
 
 def published(span: Span, count: int, name: str) -> np.ndarray:
-    """The first `count` of count + 1 sigmas read off a table of 10 steps, straight lines between logarithms."""
+    """The first `count` of count + 1 sigmas, log-linearly interpolated in a published table of 10 steps."""
     table = np.asarray(AYS[name])
     ratios = np.exp(np.interp(np.linspace(0, 1, count + 1), np.linspace(0, 1, len(table)), np.log(table)))[:-1]
     first, last = span.ratios(finite=False)
-    # A model's own largest sigma has more digits than the table's.
+    # The largest sigma of a model has more digits than the table's.
     if ratios[0] > first * 1.001 or ratios[-1] < last * 0.999:
-        asked, there = f"{ratios[0]:g} to {ratios[-1]:.3g}", f"{first:.5g} to {last:.3g}"
-        raise ValueError(f"this grid, sigma {asked}, cannot be had here, where sigma/alpha goes from {there}")
+        raise ValueError(
+            f"this grid covers sigma from {ratios[0]:g} to {ratios[-1]:.3g}, which exceeds the range of sigma/alpha "
+            f"here, from {first:.5g} to {last:.3g}"
+        )
     return span.at_ratios(np.clip(ratios, last, first))
 
 
 @spacing("ays-sd1", reference=AYS_REFERENCE)
 def ays_sd1(span: Span, count: int) -> np.ndarray:
-    """Align Your Steps' sigmas for Stable Diffusion 1.5: from its sigma 14.615; the last one, 0.029, is left out."""
+    """Align Your Steps' sigmas for Stable Diffusion 1.5, from 14.615; the last one, 0.029, is left out."""
     return published(span, count, "ays-sd1")
 
 
 @spacing("ays-sdxl", reference=AYS_REFERENCE)
 def ays_sdxl(span: Span, count: int) -> np.ndarray:
-    """Align Your Steps' sigmas for Stable Diffusion XL: from its sigma 14.615; the last one, 0.029, is left out."""
+    """Align Your Steps' sigmas for Stable Diffusion XL, from 14.615; the last one, 0.029, is left out."""
     return published(span, count, "ays-sdxl")
 
 
 @spacing("ays-svd", reference=AYS_REFERENCE)
 def ays_svd(span: Span, count: int) -> np.ndarray:
-    """Align Your Steps' sigmas for Stable Video Diffusion: from its sigma 700; the last one, 0.002, is left out."""
+    """Align Your Steps' sigmas for Stable Video Diffusion, from 700; the last one, 0.002, is left out."""
     return published(span, count, "ays-svd")
 
 
 def even(ends: np.ndarray, count: int) -> np.ndarray:
-    """`count` numbers in equal steps from ends[0] to ends[1]."""
+    """`count` equally spaced numbers from ends[0] to ends[1]."""
     return np.linspace(ends[0], ends[1], count)
 
 
 def between(start: float, end: float, levels: np.ndarray) -> np.ndarray:
-    """end + (start - end) levels, exact at level 1."""
+    """end + (start - end) levels, exactly `start` at level 1."""
     return np.where(levels == 1, start, end + (start - end) * levels)
 
 
 def from_ratios(span: Span, ratios: np.ndarray, *, ends: bool = True) -> np.ndarray:
-    """Times of sigma/alpha; the first is the span's start and, where the grid has it, the last its end."""
+    """The times of these sigma/alpha, with the first set to span.start and, if `ends`, the last to span.end."""
     times = span.at_ratios(ratios)
     times[-1] = span.end if ends else times[-1]
     times[0] = span.start
@@ -467,17 +488,19 @@ def from_ratios(span: Span, ratios: np.ndarray, *, ends: bool = True) -> np.ndar
 
 
 def ending_at(sigma_min: float | None, span: Span) -> tuple[float, float]:
-    """sigma/alpha at both ends of a grid whose last point was chosen."""
+    """sigma/alpha at both ends of a grid whose last point is `sigma_min`, if given."""
     first, last = span.ratios()
     if sigma_min is None:
         return first, last
     if not last <= sigma_min < first:
-        raise ValueError(f"sigma_min must lie in [{last:.4g}, {first:.4g}), sigma/alpha of this model, not {sigma_min}")
+        raise ValueError(
+            f"sigma_min must lie in [{last:.4g}, {first:.4g}), the model's range of sigma/alpha, not {sigma_min}"
+        )
     return first, sigma_min
 
 
 def clean_end(span: Span) -> float:
-    """Where the model's clock reaches sigma = 0, or its last time where it does not."""
+    """The native time at which sigma = 0, or span.end if there is none."""
     end = getattr(span.process, "clean_time", None)
     return span.end if end is None else float(end)
 

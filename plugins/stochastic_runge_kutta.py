@@ -1,8 +1,8 @@
 """Stochastic Runge-Kutta methods in path time for the reverse SDE, whose noise is additive.
 
-dx = a dt + eta g dw with a = f - (1 + eta^2)/2 g^2 s. Because g does not depend on x, Milstein's method is
-`euler-maruyama`: the correction that it adds is a multiple of dg/dx. Out of alpha = 0, where g is infinite, and into
-sigma = 0 the step is the ODE's; eta may change along the path without changing the marginals.
+dx = a dt + eta g dw with a = f - (1 + eta^2)/2 g^2 s. Because g does not depend on x, Milstein's method is the same as
+`euler-maruyama`: its correction is a multiple of dg/dx. Steps out of alpha = 0, where g is infinite, and into sigma = 0
+use eta = 0; eta may change along the path without changing the marginals.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ._tableaux import SRA1, SRA3, AdditiveTableau
 
 
 def ode_step(x: Tensor, out: Prediction, now: Point, then: Point) -> Generator[Any, Any, Tensor]:
-    """Heun's step of the probability-flow ODE, Euler's into sigma = 0."""
+    """A Heun step of the probability-flow ODE; into sigma = 0 an Euler step."""
     h, slope = then.time - now.time, out.velocity
     if not then.is_clean:
         ahead = yield torch.add(x, slope, alpha=h), then
@@ -32,7 +32,7 @@ def ode_step(x: Tensor, out: Prediction, now: Point, then: Point) -> Generator[A
 
 
 def additive(x: Tensor, path: Path, eta: float, tableau: AdditiveTableau) -> Run:
-    """Run a tableau. A step draws two normals, over its halves, for the Wiener integrals I1 and I10 = int W dt."""
+    """Run a tableau. A step draws two normals, one for each half, for the Wiener integrals I1 and I10 = int W dt."""
     check_noise(eta=eta)
     for now, then in path.steps:
         out = yield x, now
@@ -71,7 +71,11 @@ def stochastic_heun(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
         x' = x_t + h a(x_t, t) + eta g(t) sqrt|h| z
         x_s = x_t + h/2 [a(x_t, t) + a(x', s)] + eta/2 [g(t) + g(s)] sqrt|h| z
 
-    eta scales the noise of the SDE that is solved; 0 is Heun's method on the ODE.
+    with h = s - t and a = f - (1 + eta^2)/2 g^2 score the drift.
+
+    Args:
+        eta: noise of the SDE relative to the reverse SDE; its marginals are the same for every eta. 0 is Heun's method
+            on the ODE.
     """
     check_noise(eta=eta)
     for now, then in path.steps:
@@ -86,7 +90,7 @@ def stochastic_heun(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
 def heun_step(
     out: Prediction, path: Path, now: Point[Any], then: Point[Any], h: Any, eta: float
 ) -> Generator[Any, Any, tuple[Tensor, Tensor]]:
-    """Euler-Maruyama's state x' after a step of size h, and stochastic Heun's."""
+    """(x' of Euler-Maruyama, x_s of stochastic Heun) after a step of size h."""
     x, slope, width = out.x, out.reverse_drift(eta), path.expand(h, out.x)
     mean = x + width * slope
     ahead = path.draw(mean, eta * now.diffusion * np.sqrt(np.abs(h)), now, then)
@@ -109,10 +113,13 @@ def sra1(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
         x_s = x_t + h (a_1 + 2 a_2)/3 + g(s) I1 + (g(t) - g(s)) I10 / h
         a_2 at t + 3h/4 in x_t + 3h/4 a_1 + 3/2 g(s) I10 / h
 
-    with a the drift of the reverse SDE and eta in g. Besides the increment I1 of the Wiener process it uses its time
-    integral I10, drawn with the right joint law. (The order holds where both are those of one path; step noise that is
-    Brownian fixes the increment of each half step alone.) eta scales the noise of the SDE that is solved; 0 is a
-    second-order method on the ODE.
+    with a the drift of the reverse SDE and g including the factor eta. Besides the increment I1 of the Wiener process
+    it uses its time integral I10, drawn from their joint distribution. (The strong order requires that both belong to
+    the same path; noise="brownian" fixes only the increments of the half steps.)
+
+    Args:
+        eta: noise of the SDE relative to the reverse SDE; its marginals are the same for every eta. 0 is a second-order
+            method on the ODE.
     """
     return (yield from additive(x, path, eta, SRA1))
 
@@ -133,7 +140,11 @@ def sra3(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
         a_2 at s in x_t + h a_1
         a_3 at t + h/2 in x_t + h (a_1 + a_2)/4 + (g(s) + g(t)/2) I10 / h
 
-    As `sra1`, with a third-order method for the drift; eta scales the noise of the SDE that is solved.
+    This is `sra1` with a third-order method for the drift.
+
+    Args:
+        eta: noise of the SDE relative to the reverse SDE; its marginals are the same for every eta. 0 is a third-order
+            method on the ODE.
     """
     return (yield from additive(x, path, eta, SRA3))
 
@@ -144,7 +155,7 @@ def sra3(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     evaluations=2,
     stochastic=True,
     control=("rtol", "atol", "safety", "power", "max_nfe"),
-    limits="steps of its own choice are biased for data of few dimensions",
+    limits="adaptive steps bias the samples of low-dimensional data",
     reference="Jolicoeur-Martineau et al. 2021, algorithm 1",
 )
 def gotta_go_fast(
@@ -157,20 +168,29 @@ def gotta_go_fast(
     power: float = 0.9,
     max_nfe: int = 10_000,
 ) -> Run:
-    """Gotta go fast, the reverse SDE with adaptive steps of Euler-Maruyama and stochastic Heun.
+    """Gotta go fast: the reverse SDE with adaptive steps, the error from Euler-Maruyama and stochastic Heun.
 
         x' = x + h a(x, t) + g(t) sqrt|h| z                                                    Euler-Maruyama
         x'' = x + h/2 [a(x, t) + a(x', t + h)] + 1/2 [g(t) + g(t + h)] sqrt|h| z               Heun
         E = RMS over a sample of (x' - x'') / max(atol, rtol |x'|, rtol |x'_before|)
         h <- safety h E^{-power}
 
-    x'' is accepted where E is at most 1. Every sample has its own steps. As in the paper a rejected step's noise is
-    discarded and drawn anew, which biases the result where E varies with the noise: in 2 dimensions 40 % of the steps
-    are rejected and the variance is 50 % or more too large, in 256 5 % are and it is right to 2 %. It gives up after
-    max_nfe evaluations. With a grid (`steps`, `times`, ...) it is `stochastic-heun`.
+    x'' is accepted if E is at most 1. Every sample has its own step sizes. As in the paper, the noise of a rejected
+    step is discarded and new noise is drawn, which biases the result if E depends on the noise: in 2 dimensions 40 % of
+    the steps are rejected and the variance is 50 % or more too large; in 256 dimensions 5 % are rejected and the
+    variance is right to 2 %. With a grid (`steps`, `times`, ...) this is `stochastic-heun`.
+
+    Args:
+        rtol: relative error tolerance.
+        atol: absolute error tolerance.
+        safety: factor on the next step size, between 0 and 1.
+        power: exponent of the error in the next step size, above 0 and at most 1.
+        max_nfe: most evaluations per sample; a run that needs more is an error.
     """
     if not (rtol > 0 and atol > 0 and max_nfe > 0 and 0 < safety < 1 and 0 < power <= 1):
-        raise ValueError("need positive rtol, atol and max_nfe, 0 < safety < 1 and 0 < power <= 1")
+        raise ValueError(
+            "rtol, atol and max_nfe must be positive, safety between 0 and 1, and power above 0 and at most 1"
+        )
     if path.is_free:
         control = Power(len(x), path.points[1].time - path.points[0].time, safety, power)
         x = yield from controlled(x, path, control, Budget("gotta-go-fast", Tolerance(rtol, atol), max_nfe, cost=2))
@@ -179,9 +199,9 @@ def gotta_go_fast(
 
 
 def controlled(x: Tensor, path: Path, control: Power, budget: Budget) -> Run:
-    """Integrate between the path's first two points with steps of each sample's own."""
+    """Integrate between the first two points of the path with step sizes per sample."""
     start, end = path.points[0], path.points[1]
-    if start.is_pure_noise:  # where the SDE's diffusion is infinite
+    if start.is_pure_noise:  # the diffusion coefficient is infinite there
         out = yield x, start
         start = path.at(start.time + 0.01 * (end.time - start.time))
         x = out.step_to(start)

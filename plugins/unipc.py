@@ -1,8 +1,9 @@
-"""UniPC (Zhao et al. 2023): a multistep predictor in lambda, and a corrector of any predictor at no extra evaluation.
+"""UniPC (Zhao et al. 2023): a multistep predictor in lambda, and a corrector for any predictor, at no extra evaluation.
 
 Both integrate the polynomial through several predictions in x_s = carry x_t + gain int e^{rate (u - u_s)} f(u) du
-(`semilinear`): the paper's matching conditions say just that, whatever B(h), once there are three predictions. For two,
-the paper sets the one coefficient to 1/2, and B(h) matters: h in bh1, the integral of the exponential in bh2.
+(`semilinear`): from three predictions on, the paper's matching conditions are equivalent to this for any B(h). For two
+predictions the paper sets the only coefficient to 1/2, and the result depends on B(h): h in bh1, the integral of the
+exponential in bh2.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ Kind = Literal["data", "noise"]
 
 
 def weights(nodes: Sequence[float], now: float, then: float, rate: float, variant: str) -> list[float]:
-    """Weights of the predictions at `nodes`, one of which is `now`, for a step to `then`."""
+    """Weights of the predictions at `nodes`, which include `now`, for a step to `then`."""
     h = then - now
     if len(apart(nodes, h)) != 2 or len(nodes) != 2 or variant == "vary_coeff" or not rate:
         return lagrange_integrals(nodes, now, then, rate=rate)
@@ -35,9 +36,9 @@ def weights(nodes: Sequence[float], now: float, then: float, rate: float, varian
 
 
 def orders(path: Path, order: int, lower_order_final: bool) -> list[int]:
-    """The order of each step as far as the history reaches; on a path to the data it falls to 1 at its end."""
+    """The order of each step; with `lower_order_final` the last ones are ..., 3, 2, 1 if the path ends at the data."""
     if not 1 <= order <= 6:
-        raise ValueError(f"order must lie between 1 and 6, not {order}")
+        raise ValueError(f"order must be from 1 to 6, not {order}")
     return falling_orders(path, order, lower_order_final)
 
 
@@ -51,37 +52,43 @@ def unip(
     prediction: Kind = "data",
     lower_order_final: bool = True,
 ) -> Run:
-    """UniP-p, the predictor of UniPC, of order p = `order` (1 to 6).
+    """UniP-p, the multistep predictor of UniPC.
 
         x_s = (sigma_s/sigma_t) x_t + alpha_s int e^{l - lambda_s} P(l) dl
 
-    with P the polynomial through the last p values of x0, or likewise of eps (`prediction`). `variant` is how two
-    values are weighted: "bh1", "bh2" (as DPM-Solver++(2M) does) or exactly, "vary_coeff". `lower_order_final` makes the
-    last steps to the data of order ..., 3, 2, 1.
+    with P the polynomial through the last p predictions of x0; in noise prediction likewise with eps.
+
+    Args:
+        order: p, the number of predictions and the order of the method, 1 to 6.
+        variant: weights for two predictions: "bh1", "bh2" (those of DPM-Solver++(2M)) or "vary_coeff" (exact).
+        prediction: "data" (x0) or "noise" (eps).
+        lower_order_final: make the last steps to the data of order ..., 3, 2, 1.
     """
     lams: list[Any] = []
     values: list[Tensor] = []
     for (now, then), size in zip(path.steps, orders(path, order, lower_order_final), strict=True):
         out = yield x, now
         if then.is_clean or now.is_pure_noise:
-            x = out.step_to(then)  # lambda is infinite there, so this prediction is no node of later steps either
+            # lambda is infinite here, so this prediction cannot be an interpolation node of later steps either
+            x = out.step_to(then)
             continue
         lams = [now.lam, *lams][:order]
         values = [out.x0 if prediction == "data" else out.eps, *values][:order]
         carry, gain, rate = semilinear(now, then, prediction)
-        shares = weights(lams[:size], now.lam, then.lam, rate, variant)
-        x = weighted_sum([carry, *(gain * w for w in shares)], [out.x, *values[:size]])
+        integrals = weights(lams[:size], now.lam, then.lam, rate, variant)
+        x = weighted_sum([carry, *(gain * w for w in integrals)], [out.x, *values[:size]])
     return x
 
 
-ELSEWHERE = "this predictor asks the model elsewhere than once at each point of the grid, so it cannot be corrected"
+OFF_GRID = "this predictor does not evaluate the model exactly once at each grid point, so it cannot be corrected"
 
 
 def corrected(run: Run, path: Path, sizes: Sequence[int], variant: str, prediction: str) -> Run:
-    """Relay a predictor's requests; correct each state by the prediction made there and let it go on from that.
+    """Run a predictor, correct each of its states by the prediction made there, and continue from the corrected state.
 
-    x_s is integrated anew from the last corrected state through the prediction at s and the `sizes[k]` before it. The
-    predictor is told the prediction that was made, at the corrected state. What a callback adds to a state is kept.
+    The corrected x_s is integrated from the last corrected state with the prediction at s and the `sizes[k]`
+    predictions before it. The predictor receives that prediction together with the corrected state. Changes that a
+    callback makes to a state are kept.
     """
     lams: list[Any] = []
     values: list[Tensor] = []
@@ -95,21 +102,21 @@ def corrected(run: Run, path: Path, sizes: Sequence[int], variant: str, predicti
         except StopIteration as stop:
             return stop.value
         if point is not then:
-            raise UsageError(ELSEWHERE)
+            raise UsageError(OFF_GRID)
         carry, gain, rate = semilinear(now, then, kind)
-        if now.is_pure_noise:  # in alpha/sigma, which is 0 here and lambda infinite
+        if now.is_pure_noise:  # use alpha/sigma, which is 0 here, because lambda is infinite
             nodes, past = [then.alpha / then.sigma, 0.0], [value]
         else:
             lams, values = [now.lam, *lams][:longest], [value, *values][:longest]
             nodes, past = [then.lam, *lams[:size]], values[:size]
-        share, *shares = (gain * w for w in weights(nodes, nodes[1], nodes[0], rate, variant))
-        rest = weighted_sum([carry, *shares, -1.0], [x, *past, state])
+        weight, *past_weights = (gain * w for w in weights(nodes, nodes[1], nodes[0], rate, variant))
+        rest = weighted_sum([carry, *past_weights, -1.0], [x, *past, state])
         out = yield state, then
-        fresh = out.x0 if kind == "data" else out.eps
+        latest = out.x0 if kind == "data" else out.eps
         out = Prediction(
-            torch.add(out.x + rest, fresh, alpha=share), then, fresh, "sample" if kind == "data" else "epsilon"
+            torch.add(out.x + rest, latest, alpha=weight), then, latest, "sample" if kind == "data" else "epsilon"
         )
-    raise UsageError(ELSEWHERE)
+    raise UsageError(OFF_GRID)
 
 
 @sampler("unipc", order=3, needs=["marginals"], reference="Zhao et al. 2023 (UniPC), algorithms 1 and 2, theorem 3.1")
@@ -122,23 +129,28 @@ def unipc(
     prediction: Kind = "data",
     lower_order_final: bool = True,
 ) -> Run:
-    """UniPC-p: UniP-p corrected by UniC-p, of order p + 1 with p = `order` (1 to 6).
+    """UniPC-p: the predictor UniP-p with the corrector UniC-p, of order p + 1.
 
         x_s = (sigma_s/sigma_t) x_t + alpha_s int e^{l - lambda_s} P(l) dl
 
-    with P, in UniC-p, the polynomial through the x0 that is predicted at the uncorrected x_s and the last p, or
-    likewise for eps (`prediction`). The next step uses it too. `variant` ("bh1", "bh2", "vary_coeff") and
-    `lower_order_final` are as in `unip`.
+    with P, in the corrector, the polynomial through the last p predictions of x0 and the one at the uncorrected x_s;
+    in noise prediction likewise with eps. The next step reuses the prediction at the uncorrected x_s.
+
+    Args:
+        order: p, 1 to 6.
+        variant: weights for two predictions: "bh1", "bh2" (those of DPM-Solver++(2M)) or "vary_coeff" (exact).
+        prediction: "data" (x0) or "noise" (eps).
+        lower_order_final: make the last steps to the data of order ..., 3, 2, 1.
     """
     sizes = orders(path, order, lower_order_final)
-    words = {"order": order, "variant": variant, "prediction": prediction, "lower_order_final": lower_order_final}
-    return (yield from corrected(unip(x, path, **words), path, sizes, variant, prediction))
+    options = {"order": order, "variant": variant, "prediction": prediction, "lower_order_final": lower_order_final}
+    return (yield from corrected(unip(x, path, **options), path, sizes, variant, prediction))
 
 
-CORRECTED = {"abm", "dpm-solver-v3", "unic", "unipc"}
-"""Samplers that correct a state by the evaluation made there themselves."""
-ELSEWHERE_ASKED = {"dpm-fast", "flow-map-euler", "plms", "pndm"}
-"""Samplers of one evaluation a step that make some of them inside a step, or ask for a mean over it."""
+SELF_CORRECTING = {"abm", "dpm-solver-v3", "unic", "unipc"}
+"""Samplers that have a corrector of this kind already."""
+OFF_GRID_EVALUATIONS = {"dpm-fast", "flow-map-euler", "plms", "pndm"}
+"""Samplers with one evaluation per step, some of which lie inside a step or are means over it."""
 
 
 @sampler("unic", order=3, needs=["marginals"], reference="Zhao et al. 2023 (UniPC), algorithm 1")
@@ -152,26 +164,33 @@ def unic(
     prediction: Kind = "data",
     lower_order_final: bool = True,
 ) -> Run:
-    """UniC-p, the corrector of UniPC, on any deterministic `predictor` with one evaluation a step.
+    """UniC-p, the corrector of UniPC, with another deterministic sampler as the predictor.
 
         x_s = (sigma_s/sigma_t) x_t + alpha_s int e^{l - lambda_s} P(l) dl
 
-    with P through the x0 that is predicted at the uncorrected x_s and the last p, or likewise for eps. It raises a
-    predictor of order p = `order` (1 to 6) to p + 1 at no further evaluation. Its evaluations must all be at steps'
-    ends (as those of euler, ddim and most multistep methods are; dpm-fast's are not), and it must not correct its
-    states itself. `variant`, `prediction` and `lower_order_final` are as in `unipc`; the predictor runs with its
-    default options.
+    with P the polynomial through the last p predictions of x0 and the one at the uncorrected x_s; in noise prediction
+    likewise with eps. It raises the order of a predictor of order p to p + 1 at no extra evaluation.
+
+    Args:
+        predictor: name of a deterministic sampler with one evaluation per step, at a grid point (such as euler, ddim
+            and most multistep methods; not dpm-fast), and without a corrector. It runs with its default options.
+        order: p, 1 to 6.
+        variant: weights for two predictions: "bh1", "bh2" (those of DPM-Solver++(2M)) or "vary_coeff" (exact).
+        prediction: "data" (x0) or "noise" (eps), the prediction in P.
+        lower_order_final: make the last steps to the data of order ..., 3, 2, 1.
     """
-    shelf = samplers()
-    plain = {n for n, s in shelf.items() if s.evaluations == 1 and not s.stochastic and set(s.needs) <= {"marginals"}}
-    fit = sorted(plain - CORRECTED - ELSEWHERE_ASKED)
-    if predictor not in fit:
+    registered = samplers()
+    plain = {
+        n for n, s in registered.items() if s.evaluations == 1 and not s.stochastic and set(s.needs) <= {"marginals"}
+    }
+    valid = sorted(plain - SELF_CORRECTING - OFF_GRID_EVALUATIONS)
+    if predictor not in valid:
         raise ValueError(
-            "predictor must be a deterministic sampler with one evaluation a step, at its end, and no corrector of its "
-            f"own, not {predictor!r}: {', '.join(fit)}"
+            "predictor must be a deterministic sampler with one evaluation per step, at a grid point, and without a "
+            f"corrector, not {predictor!r}; valid are {', '.join(valid)}"
         )
     sizes = orders(path, order, lower_order_final)
-    return (yield from corrected(shelf[predictor](x, path), path, sizes, variant, prediction))
+    return (yield from corrected(registered[predictor](x, path), path, sizes, variant, prediction))
 
 
 @hookimpl

@@ -1,19 +1,19 @@
-"""The embedded network's half of the work-precision table: too slow to run every setting at every budget.
+"""The work-precision study of the embedded network, which is too slow to run every setting at every budget.
 
-    python studies/tournament.py --work out/work_precision       (hours; goes on where it was stopped)
+    python studies/tournament.py --work out/work_precision       (hours; continues an interrupted run)
 
-Five rounds, the same for every library, each with starts of its own or a part of them, and the last with starts that no
-round before, and no search for a grid, has seen:
+It is a tournament of five rounds, with the same rules for every library. The starts of the last two rounds were not
+used in any earlier round or search for a grid:
 
-1. every setting of the other libraries at 10 and at 20 evaluations, and every deterministic sampler of ours on one
-   grid, the best of these on more grids: 8 starts;
-2. at each budget the best of each library at the nearest of these two: 8 starts;
-3. the best of those: 32 starts;
-4. the best of those, and what searches by hand found on these 32 starts (`extra.jsonl`): fresh starts, in blocks, every
-   sample's error kept, so that a ratio has an interval;
-5. the best of ours and of the others by each measure on the first two blocks, with 2,048 starts more, that alone count.
+1. every setting of the other libraries at 10 and at 20 evaluations, every deterministic sampler of ours on one grid,
+   and the best of these on more grids: 8 starts;
+2. at each budget the best settings of each library, judged at the nearer of these two budgets: 8 starts;
+3. the best of round 2: 32 starts;
+4. the best of round 3, and the results of manual searches on these 32 starts (`extra.jsonl`): new starts, in blocks,
+   with the error of every sample recorded, so that a ratio has a confidence interval;
+5. the best of ours and of the others by each measure on the first two blocks: 2,048 new starts, which alone count.
 
-The last round can be shared by several processes: `--begin 2 --blocks 18` and `--begin 18`.
+The last round can be divided among several processes: `--begin 2 --blocks 18` and `--begin 18`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-import work_precision as wp  # which puts benchmarks/ on the path
+import work_precision as wp  # adds benchmarks/ to sys.path
 import yaml
 from peers import Problem, Setting
 from problems import STARTS, cached, embedded, network_problem, network_truth
@@ -42,9 +42,9 @@ FINAL_SEED = 20261123
 BLOCK = 64
 NEAREST = {5: 10, 6: 10, 8: 10, 10: 10, 15: 20, 20: 20, 30: 20, 50: 20}
 KEEP = {"grids": 12, "second": 16, "third": 5, "final": 3}
-"""How many settings of a library go on, by each measure."""
+"""Number of settings per library and measure that advance to the next round."""
 WHOLE = 2
-"""Blocks of the final that all its settings run on, to choose those of the last round."""
+"""Number of blocks of the final on which all its settings run, to choose those of the last round."""
 ADDED = {
     50: [
         "unipc order=3, karras, native",
@@ -55,7 +55,7 @@ ADDED = {
         *(f"abm order={order}, karras round_timesteps=True, ve" for order in (3, 4)),
     ]
 }
-"""Settings of ours that were added to the final after a look at those first blocks."""
+"""Settings of ours that were added to the final after seeing the results of the first blocks."""
 GRIDS: dict[str, list[dict[str, Any]]] = {
     "linspace": [{}],
     "trailing": [{}],
@@ -66,60 +66,60 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
     "flow-power": [{}, {"rho": 2.0}],
     "power": [{"last": 0.15}, {"last": 0.6}, {"rho": 1.25}, {"rho": 1.25, "last": 0.6}],
 }
-"""Grids of the first round's second half; all samplers of ours were on `power` in the first."""
+"""Grids of the second half of round 1; in the first half all our samplers run on `power`."""
 
 
 @dataclass
 class Tournament:
-    """The rounds, on one log."""
+    """The rounds of the tournament on a problem, recorded in one log."""
 
     log: wp.Log
     problem: Problem
 
     def best(self, settings: Sequence[Setting], starts: int, budget: int, count: int) -> list[Setting]:
-        """Of each library the best `count` by each measure, of what was measured at a budget."""
+        """The best `count` settings of each library by each measure, among those measured at a budget."""
         small = self.problem.part(slice(0, starts))
         return wp.finalists(self.log, small, settings, count, (budget,))[budget]
 
     def run(self, settings: Iterable[Setting], starts: int, budget: int) -> None:
-        """Measure settings that have not been."""
+        """Measure settings, unless they are in the log already."""
         small = self.problem.part(slice(0, starts))
         for setting in settings:
             self.log.get(small, setting, budget)
 
     def rounds(self, peers: list[Setting], say: Any) -> dict[int, list[Setting]]:
-        """Rounds 1 to 3; returns the finalists of each budget."""
+        """Run rounds 1 to 3; return the finalists of each budget."""
         ours = wp.our_settings(grids={"power": [{}]}, say=say)
         for budget in (10, 20):
-            say(f"round 1: {len(ours)} settings of ours on one grid, {len(peers)} of others at {budget}")
+            say(f"round 1: {len(ours)} settings of ours on one grid, {len(peers)} of others, at {budget} evaluations")
             self.run([*ours, *peers], 8, budget)
         best = {s.key: s for b in (10, 20) for s in self.best(ours, 8, b, KEEP["grids"])}
         more = [
-            regridded(s, grid, words) for s in best.values() for grid, choices in GRIDS.items() for words in choices
+            regridded(s, grid, options) for s in best.values() for grid, choices in GRIDS.items() for options in choices
         ]
         for budget in (10, 20):
-            say(f"round 1: {len(more)} more of ours at {budget}")
+            say(f"round 1: {len(more)} more settings of ours, at {budget} evaluations")
             self.run(more, 8, budget)
         everyone, chosen = [*ours, *more, *peers], {}
         for budget, near in NEAREST.items():
             second = self.best(everyone, 8, near, KEEP["second"])
             self.run(second, 8, budget)
             third = self.best(second, 8, budget, KEEP["third"])
-            say(f"round 2 at {budget}: {len(second)}; round 3: {len(third)}")
+            say(f"{len(second)} settings in round 2, {len(third)} in round 3, at {budget} evaluations")
             self.run(third, 32, budget)
             chosen[budget] = self.best(third, 32, budget, KEEP["final"])
         return chosen
 
 
-def regridded(setting: Setting, grid: str, words: dict[str, Any]) -> Setting:
+def regridded(setting: Setting, grid: str, grid_options: dict[str, Any]) -> Setting:
     """A setting of ours on another grid."""
     sampler, _, coordinates = setting.name.split(", ")
     name, options = split(sampler)
-    return wp.our_setting(name, options, grid, words, coordinates)
+    return wp.our_setting(name, options, grid, grid_options, coordinates)
 
 
 def block(number: int, folder: Path) -> Problem:
-    """The final's starts number `number`, with where the ODE takes them."""
+    """Block `number` of the starts of the final, with their ODE solutions."""
     model = sds.load("fashion-mnist")
     generator = torch.Generator().manual_seed(FINAL_SEED + number)
     start = torch.randn(BLOCK, *model.shape, generator=generator)
@@ -128,7 +128,7 @@ def block(number: int, folder: Path) -> Problem:
 
 
 def final(chosen: dict[int, list[Setting]], folder: Path, blocks: range, say: Any) -> None:
-    """Rounds 4 and 5: errors of every sample, kept in a file of JSON lines a block."""
+    """Run rounds 4 and 5, and record the error of every sample, in one file of JSON lines per block."""
     everyone = chosen
     for number in blocks:
         chosen = everyone if number < WHOLE else duel(everyone, errors_of(folder, range(WHOLE)))
@@ -148,18 +148,18 @@ def final(chosen: dict[int, list[Setting]], folder: Path, blocks: range, say: An
 
 
 def rmse(errors: np.ndarray) -> float:
-    """Over all samples."""
+    """The root mean square of the errors of all samples."""
     return float(np.sqrt((errors**2).mean()))
 
 
 DUEL = ((rmse, 2), (np.median, 1))
-"""How many settings of either side go into the last round, by which measure."""
+"""(measure, number of settings of ours and of the others that it sends to the last round)."""
 
 
 def duel(chosen: dict[int, list[Setting]], errors: dict[int, dict[str, np.ndarray]]) -> dict[int, list[Setting]]:
-    """Of each budget's settings the best of ours and the best of the others; of twins, with the same errors, one.
+    """At each budget the best settings of ours and of the others; only one of several settings with equal errors.
 
-    Where ours has the very method of one of the others that go on, that goes on too.
+    If one of ours is the same method as an advancing setting of the others, it advances too.
     """
     kept: dict[int, list[Setting]] = {}
     for budget, settings in chosen.items():
@@ -178,7 +178,7 @@ def duel(chosen: dict[int, list[Setting]], errors: dict[int, dict[str, np.ndarra
 
 
 def errors_of(folder: Path, blocks: range | None = None) -> dict[int, dict[str, np.ndarray]]:
-    """budget -> setting -> samples' errors, of the settings that ran on the most of the blocks, and on the same."""
+    """budget -> setting -> errors of the samples, for the settings that ran on the same, largest set of blocks."""
     found: dict[tuple[int, str], dict[int, list[float]]] = {}
     for number, file in sorted((int(file.stem.split("-")[1]), file) for file in folder.glob("final-*.jsonl")):
         if blocks is None or number in blocks:
@@ -186,14 +186,14 @@ def errors_of(folder: Path, blocks: range | None = None) -> dict[int, dict[str, 
                 found.setdefault((budget, key), {})[number] = errors
     tree: dict[int, dict[str, np.ndarray]] = {}
     for (budget, key), parts in sorted(found.items()):
-        most = max((those for (at, _), those in found.items() if at == budget), key=len)
+        most = max((blocks_run for (at, _), blocks_run in found.items() if at == budget), key=len)
         if parts.keys() == most.keys():
             tree.setdefault(budget, {})[key] = np.concatenate(list(parts.values()))
     return tree
 
 
 def found_by_hand(file: Path) -> dict[int, list[Setting]]:
-    """Settings of ours from searches on the screening's 32 starts: at each budget the best by each measure."""
+    """Settings of ours from manual searches on the 32 starts of round 3: at each budget the best by each measure."""
     if not file.exists():
         return {}
     log = wp.Log(file)
@@ -208,19 +208,19 @@ def found_by_hand(file: Path) -> dict[int, list[Setting]]:
 def parsed(key: str) -> Setting:
     """A setting of ours from its key."""
     sampler, grid, coordinates = key.split(": ", 1)[1].split(", ")
-    (name, options), (spacing, words) = (split(text) for text in (sampler, grid))
-    final, whole = words.pop("final", "zero"), words.pop("round_timesteps", False)
-    return wp.our_setting(name, options, spacing, words, coordinates, final, whole)
+    (name, options), (spacing, spacing_options) = (split(text) for text in (sampler, grid))
+    final, whole = spacing_options.pop("final", "zero"), spacing_options.pop("round_timesteps", False)
+    return wp.our_setting(name, options, spacing, spacing_options, coordinates, final, whole)
 
 
 def split(text: str) -> tuple[str, dict[str, Any]]:
-    """ "name key=value ..." in its parts."""
+    """Split "name key=value ..." into (name, options)."""
     name, *pairs = text.split(" ")
     return name, {k: yaml.safe_load(v) for k, v in (p.split("=") for p in pairs)}
 
 
 def cells_of(errors: dict[int, dict[str, np.ndarray]]) -> wp.Cells:
-    """The final's errors as cells of the report, each with the errors that its interval comes from."""
+    """The errors of the final as cells of the report, with the errors from which the intervals are computed."""
     cells: wp.Cells = {}
     for budget, settings in errors.items():
         for key, values in settings.items():
@@ -232,7 +232,7 @@ def cells_of(errors: dict[int, dict[str, np.ndarray]]) -> wp.Cells:
 
 
 def write_report(work: Path, out: Path) -> None:
-    """Both problems' tables: the network from the final, the mixture from its log, or else from the last report."""
+    """Write the report on both problems: the network from the final, the mixture from its log or the last report."""
     screened, everyone = wp.Log(work / "tournament.jsonl"), errors_of(work, range(WHOLE))
     errors = errors_of(work, range(WHOLE, sys.maxsize)) or everyone
     starts, few = starts_of(errors), starts_of(everyone)
@@ -271,7 +271,7 @@ def write_report(work: Path, out: Path) -> None:
 
 
 def starts_of(errors: dict[int, dict[str, np.ndarray]]) -> str:
-    """How many starts there are at which budgets."""
+    """The numbers of starts, with their budgets if they differ."""
     counts = {budget: len(next(iter(group.values()))) for budget, group in errors.items()}
     if len(kinds := dict.fromkeys(counts.values())) == 1:
         return f"{next(iter(kinds)):,} starts"
@@ -279,46 +279,47 @@ def starts_of(errors: dict[int, dict[str, np.ndarray]]) -> str:
 
 
 def settings_in(log: wp.Log, starts: int) -> int:
-    """How many settings were run with so many starts."""
+    """The number of settings that were run with this number of starts."""
     return len({key for _, count, key, _ in log.cells if count == starts})
 
 
-ABOUT_MIXTURE = """Every setting of the others and of ours 230 on ten grids and 450 on three, screened with 256 starts;
-the best run with all. The grids `flow-power` and `power` were found by searches on this mixture and on the network, the
-others' grids are those that they ship."""
-ABOUT_NETWORK = """A tournament, the same for every library ({rounds}; then the final, with starts that no round and no
-search has seen, {few}; and at last the best of ours and of the others by each measure, and of ours what is the very
-method of one of those, on the starts of the tables, which are others again). Ratios have 95% intervals from resampling
-the starts, for the RMSE is ruled by one start in a hundred that lands in another mode; where an interval holds 1 the
-question is open. The settings as wholes and the picture are of the final's first {few}."""
+ABOUT_MIXTURE = """Every setting of the others, and of ours 230 on ten grids and 450 on three, screened with 256 starts;
+the best run with all starts. The grids `flow-power` and `power` were found by searches on this mixture and on the
+network; the grids of the others are those that they ship."""
+ABOUT_NETWORK = """A tournament with the same rules for every library: {rounds}; then the final, with {few} that were
+not used in any round or search; last the best of ours and of the others by each measure, and those of ours that are the
+same method as one of these, on the starts of the tables, which are different again. Ratios have 95% intervals from
+resampling the starts, because the RMSE is dominated by the one start in a hundred that ends in another mode; if an
+interval contains 1 the question is open. The settings shown at every budget and the figure are of the first {few} of
+the final."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the rounds, then write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("out/work_precision"), help="where all is kept")
-    parser.add_argument("--out", type=Path, default=Path("studies/results"), help="where the report goes")
-    parser.add_argument("--blocks", type=int, default=WHOLE + 32, help=f"of {BLOCK} starts in the final")
+    parser.add_argument("--work", type=Path, default=Path("out/work_precision"), help="folder for all measurements")
+    parser.add_argument("--out", type=Path, default=Path("studies/results"), help="folder for the report")
+    parser.add_argument("--blocks", type=int, default=WHOLE + 32, help=f"blocks of {BLOCK} starts up to which to run")
     parser.add_argument("--begin", type=int, default=0, help="the first block to run")
-    parser.add_argument("--budgets", type=int, nargs="*", default=list(NEAREST), help="of the final")
-    parser.add_argument("--report", action="store_true", help="write the report from what was measured, run nothing")
-    words = parser.parse_args(arguments)
+    parser.add_argument("--budgets", type=int, nargs="*", default=list(NEAREST), help="evaluations in the final")
+    parser.add_argument("--report", action="store_true", help="only write the report, from earlier measurements")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     say = lambda line: print(line, flush=True)  # noqa: E731
     peers = wp.peer_settings(say)
-    if not words.report:
-        log = wp.Log(words.work / "tournament.jsonl")
-        chosen = Tournament(log, embedded(32, words.work)).rounds(peers, say)
-        by_hand = found_by_hand(words.work / "extra.jsonl")
+    if not args.report:
+        log = wp.Log(args.work / "tournament.jsonl")
+        chosen = Tournament(log, embedded(32, args.work)).rounds(peers, say)
+        by_hand = found_by_hand(args.work / "extra.jsonl")
         added = {budget: [parsed(f"{wp.OURS}: {name}") for name in names] for budget, names in ADDED.items()}
-        chosen = {b: [*chosen[b], *by_hand.get(b, []), *added.get(b, [])] for b in words.budgets}
-        final(with_winners(chosen), words.work, range(words.begin, words.blocks), say)
-    write_report(words.work, words.out)
+        chosen = {b: [*chosen[b], *by_hand.get(b, []), *added.get(b, [])] for b in args.budgets}
+        final(with_winners(chosen), args.work, range(args.begin, args.blocks), say)
+    write_report(args.work, args.out)
 
 
 def with_winners(chosen: dict[int, list[Setting]]) -> dict[int, list[Setting]]:
-    """The finalists, and at every budget the settings that are shown as wholes."""
-    always = [wp.our_setting(*words) for words in wp.WINNERS.values()]
+    """The finalists, and at every budget the settings that are shown at all budgets."""
+    always = [wp.our_setting(*setting) for setting in wp.WINNERS.values()]
     return {budget: list({s.key: s for s in [*settings, *always]}.values()) for budget, settings in chosen.items()}
 
 

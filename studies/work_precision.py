@@ -1,16 +1,16 @@
-"""Error against model evaluations: every deterministic sampler here beside diffusers', azula's and k-diffusion's.
+"""Error against evaluations: all our deterministic samplers compared with those of diffusers, azula and k-diffusion.
 
-    python studies/work_precision.py                   (the mixture; hours, --resume takes it up again)
-    python studies/tournament.py --out studies/results (the embedded network, and the report of both)
+    python studies/work_precision.py                   (the mixture; hours, --resume continues an interrupted run)
+    python studies/tournament.py --out studies/results (the embedded network, and the report on both)
 
-Two problems: a 16-dimensional Gaussian mixture with its exact score on DDPM's linear table, and the embedded model.
-Everyone starts from the same states at the table's last timestep and ends at sigma = 0; the error of a sample is its
-root-mean-square distance from where the probability-flow ODE takes its start. Given are the root of its mean square
-over all samples (RMSE), which the few samples that land in another mode rule at few evaluations, and its median.
-Evaluations are counted by the model. Every setting is screened with few starts, and the best of each library by
-either measure run again with more.
+There are two problems: a 16-dimensional Gaussian mixture with its exact score and DDPM's linear schedule, and the
+embedded model. All samplers start from the same states at the last timestep and end at sigma = 0. The error of a sample
+is its root-mean-square distance from the solution of the probability-flow ODE. The tables show its root mean square
+over all samples (RMSE), which with few evaluations is dominated by the few samples that end in another mode, and its
+median. Evaluations are counted by the model. Every setting is screened with few starts, and the best of each library by
+either measure are run again with more.
 
-The other libraries are named in benchmarks/requirements.txt; one that is not installed is left out, with a line.
+The other libraries are listed in benchmarks/requirements.txt; one that is not installed is left out, with a message.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from torch import Tensor
 
 import sdesamplers as sds
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))  # of whose problems and peers it is a study
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))  # for its problems and peers
 from peers import Problem, Setting, TooManyEvaluations
 from problems import STARTS, Counted, mixture
 
@@ -46,21 +46,21 @@ OURS = "sdesamplers"
 PEERS = {"diffusers": "peers.diffusers_peer", "k-diffusion": "peers.k_diffusion_peer", "azula": "peers.azula_peer"}
 BUDGETS = (5, 6, 8, 10, 15, 20, 30, 50)
 COORDINATES = ("native", "ve", "flow", "angle")
-FLIPPED = 0.5  # a sample this far off, per dimension, has landed in another mode
+FLIPPED = 0.5  # a sample with a larger error, per dimension, has ended in another mode
 
 SPACING_OPTIONS: dict[str, list[dict[str, Any]]] = {
     "karras": [{}, {"rho": 3.0}],
     "flow-power": [{}, {"rho": 1.0}, {"rho": 1.25}, {"rho": 2.0}],
     "power": [{}, {"rho": 1.5}],
 }
-"""Options of spacings that are tried beside the defaults."""
+"""The options of spacings to run; the defaults only for other spacings."""
 
 
 # Our settings, from the registry.
 
 
 def option_values(option: Any) -> Sequence[Any]:
-    """The values of a sampler's option that are tried."""
+    """The values of a sampler option to run."""
     if typing.get_origin(option.type) is typing.Literal:
         return typing.get_args(option.type)
     if option.type is bool:
@@ -71,7 +71,7 @@ def option_values(option: Any) -> Sequence[Any]:
 
 
 def variants(spec: sds.Sampler) -> Iterator[dict[str, Any]]:
-    """A sampler's deterministic options: every combination of its orders, with each of its other kinds in turn."""
+    """Deterministic options of a sampler: every combination of orders, with one other option changed at a time."""
     fixed = dict(spec.noiseless or {})
     free = {n: option_values(o) for n, o in spec.options.items() if n not in fixed and n not in spec.control}
     orders = {n: values for n, values in free.items() if n.endswith("order") and len(values) > 1}
@@ -83,8 +83,8 @@ def variants(spec: sds.Sampler) -> Iterator[dict[str, Any]]:
             yield {**fixed, **chosen, name: value}
 
 
-def words_of(options: dict[str, Any]) -> str:
-    """Options as they are written in a call."""
+def options_text(options: dict[str, Any]) -> str:
+    """Options as text, " key=value ..."."""
     return "".join(f" {name}={value}" for name, value in options.items())
 
 
@@ -97,17 +97,17 @@ def our_setting(
     final: str = "zero",
     round_timesteps: bool = False,
 ) -> Setting:
-    """A setting that `sds.sample` runs within a budget of evaluations; the last word is `sds.load`'s."""
+    """A setting that `sds.sample` runs within a budget of evaluations; `round_timesteps` is an option of `sds.load`."""
 
     def call(problem: Problem, nfe: int) -> Tensor:
         model = Counted(problem, round_timesteps)
-        words = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates, "final": final}
-        return sds.sample(model, sampler, nfe=nfe, start=problem.start, **words, **options).samples
+        arguments = {"spacing": spacing, "spacing_options": spacing_options, "coordinates": coordinates, "final": final}
+        return sds.sample(model, sampler, nfe=nfe, start=problem.start, **arguments, **options).samples
 
     others = {} if final == "zero" else {"final": final}
     others |= {"round_timesteps": True} if round_timesteps else {}
-    name = f"{sampler}{words_of(options)}, {spacing}{words_of(spacing_options | others)}, {coordinates}"
-    return Setting(OURS, name, call, f"{sampler}{words_of(options)}", budgeted=True)
+    name = f"{sampler}{options_text(options)}, {spacing}{options_text(spacing_options | others)}, {coordinates}"
+    return Setting(OURS, name, call, f"{sampler}{options_text(options)}", budgeted=True)
 
 
 def our_settings(
@@ -115,9 +115,9 @@ def our_settings(
     grids: dict[str, list[dict[str, Any]]] | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Setting]:
-    """Every deterministic sampler, its kinds and orders, every spacing, and coordinates where they matter.
+    """Every deterministic sampler with its variants and orders, every spacing, and coordinates if they have an effect.
 
-    Settings that give the same samples are told apart by a trial on the mixture and kept once, under the first name.
+    Of settings that give the same samples in a trial on the mixture only the first is kept.
     """
     probe = mixture(3)
     seen: set[tuple[Any, ...]] = set()
@@ -130,35 +130,35 @@ def our_settings(
             continue
         for options in variants(spec):
             usable = False
-            for coordinates in matter(name, options, probe):
+            for coordinates in distinct_coordinates(name, options, probe):
                 for spacing, choices in grids.items():
                     for spacing_options in choices:
                         setting = our_setting(name, options, spacing, spacing_options, coordinates)
-                        prints = tuple(fingerprint(setting, probe, nfe) for nfe in (8, 13))
-                        if prints[-1] is None:
+                        results = tuple(fingerprint(setting, probe, nfe) for nfe in (8, 13))
+                        if results[-1] is None:
                             continue
                         usable = True
-                        same += prints in seen
-                        if prints not in seen:
-                            seen.add(prints)
+                        same += results in seen
+                        if results not in seen:
+                            seen.add(results)
                             kept.append(setting)
             if not usable:
-                say(f"{name}{words_of(options)} runs on no spacing within 13 evaluations")
+                say(f"{name}{options_text(options)} cannot run within 13 evaluations on any spacing")
     say(f"{len(kept)} settings of ours; {same} more give the same samples as one of them")
     return kept
 
 
-def matter(sampler: str, options: dict[str, Any], probe: Problem) -> list[str]:
-    """The coordinates in which a sampler gives something else than in those before."""
+def distinct_coordinates(sampler: str, options: dict[str, Any], probe: Problem) -> list[str]:
+    """The coordinates in which a sampler gives different samples."""
     found: dict[Any, str] = {}
     for coordinates in COORDINATES:
-        print_ = fingerprint(our_setting(sampler, options, "angle", {}, coordinates), probe, 13)
-        found.setdefault(print_, coordinates)
-    return [coordinates for print_, coordinates in found.items() if print_ is not None]
+        result = fingerprint(our_setting(sampler, options, "angle", {}, coordinates), probe, 13)
+        found.setdefault(result, coordinates)
+    return [coordinates for result, coordinates in found.items() if result is not None]
 
 
 def fingerprint(setting: Setting, probe: Problem, nfe: int) -> tuple[float, ...] | None:
-    """What a setting gives on the probe, rounded; None where it cannot run within the budget."""
+    """The samples of a setting for the probe, rounded; None if it cannot run within the budget."""
     found = attempt(setting, probe, nfe, nfe)
     return None if found is None else tuple(float(f"{v:.8g}") for v in found[0].flatten()[:6].tolist())
 
@@ -167,7 +167,7 @@ def fingerprint(setting: Setting, probe: Problem, nfe: int) -> tuple[float, ...]
 
 
 def attempt(setting: Setting, problem: Problem, steps: int, nfe: int) -> tuple[Tensor, int] | None:
-    """One run: samples and evaluations; None where it fails or asks too often."""
+    """Run a setting once: (samples, evaluations), or None if it fails or exceeds the budget."""
     trial = problem.part(slice(None), budget=nfe)
     try:
         with warnings.catch_warnings(), torch.no_grad(), np.errstate(all="ignore"):
@@ -183,14 +183,14 @@ def attempt(setting: Setting, problem: Problem, steps: int, nfe: int) -> tuple[T
 
 
 def sds_errors() -> tuple[type[BaseException], ...]:
-    """Refusals of our own library."""
+    """The exceptions of this library."""
     from sdesamplers.errors import SdesamplersError
 
     return (SdesamplersError,)
 
 
 def planned_steps(setting: Setting, problem: Problem, nfe: int) -> int | None:
-    """The most steps whose evaluations fit in the budget, found with a model that costs nothing."""
+    """The largest number of steps whose evaluations fit in the budget, found with a model that costs nothing."""
     if setting.budgeted:
         return nfe
     for steps in range(nfe + 1, max(0, nfe // 4 - 1), -1):
@@ -200,7 +200,7 @@ def planned_steps(setting: Setting, problem: Problem, nfe: int) -> int | None:
 
 
 def errors(setting: Setting, problem: Problem, nfe: int) -> tuple[np.ndarray, int] | None:
-    """Each sample's root-mean-square distance from the truth, and evaluations; None where it cannot run."""
+    """(the root-mean-square distance of each sample from the truth, evaluations), or None if it cannot run."""
     steps = planned_steps(setting, problem, nfe)
     found = None if steps is None else attempt(setting, problem, steps, nfe)
     if found is None:
@@ -211,7 +211,7 @@ def errors(setting: Setting, problem: Problem, nfe: int) -> tuple[np.ndarray, in
 
 
 def measure(setting: Setting, problem: Problem, nfe: int) -> dict[str, Any] | None:
-    """Errors of a setting at a budget; None where it cannot run."""
+    """The errors of a setting at a budget; None if it cannot run."""
     began = time.perf_counter()
     found = errors(setting, problem, nfe)
     if found is None:
@@ -228,12 +228,12 @@ def measure(setting: Setting, problem: Problem, nfe: int) -> dict[str, Any] | No
 
 
 def significant(value: float) -> float:
-    """Four significant digits."""
+    """Round to four significant digits."""
     return float(f"{value:.4g}")
 
 
 class Log:
-    """Measured cells, kept in a file of JSON lines as they come, so that a run can be taken up again."""
+    """Measured cells, appended to a file of JSON lines, so that an interrupted run can be continued."""
 
     def __init__(self, file: Path, resume: bool = True) -> None:
         self.file, self.cells = file, {}
@@ -245,7 +245,7 @@ class Log:
                 self.cells[cell["problem"], cell["starts"], cell["key"], cell["budget"]] = cell
 
     def get(self, problem: Problem, setting: Setting, budget: int) -> dict[str, Any] | None:
-        """A cell, measured now unless it has been."""
+        """A cell, from the log or measured now; None if the setting cannot run."""
         key = (problem.name, len(problem.start), setting.key, budget)
         if key not in self.cells:
             found = measure(setting, problem, budget) or {}
@@ -258,7 +258,7 @@ class Log:
 
 
 def peer_settings(say: Callable[[str], None] = print) -> list[Setting]:
-    """The settings of the libraries that are installed."""
+    """The settings of the installed libraries."""
     made: list[Setting] = []
     for library, module in PEERS.items():
         try:
@@ -300,7 +300,7 @@ def ranked(cells: Iterable[dict[str, Any]], by: str) -> list[dict[str, Any]]:
 def finalists(
     log: Log, problem: Problem, settings: Sequence[Setting], count: int, budgets: Sequence[int] = BUDGETS
 ) -> dict[int, list[Setting]]:
-    """At each budget the best `count` settings of each library by each measure, of those that `log` has."""
+    """At each budget the best `count` settings of each library by each measure, among those in the log."""
     known = {s.key: s for s in settings}
     chosen: dict[int, list[Setting]] = {}
     for budget in budgets:
@@ -328,12 +328,12 @@ WINNERS: dict[str, tuple[str, dict[str, Any], str, dict[str, Any], str]] = {
     "abm-flow-power": ("abm", {}, "flow-power", {}, "flow"),
     "unipc-flow-power": ("unipc", {"order": 3}, "flow-power", {"rho": 2.0}, "native"),
 }
-"""Settings of ours that are run at every budget and shown as wholes: name -> sampler, options, spacing, its options,
-coordinates. The first two were `fast` and `quality` when the recorded results were made."""
+"""Settings of ours that are run and shown at every budget: name -> sampler, options, spacing, spacing options,
+coordinates. The first two were the recipes `fast` and `quality` when the recorded results were measured."""
 
 
 def table(log: Log, problem: str, starts: int) -> dict[int, dict[str, list[dict[str, Any]]]]:
-    """budget -> library -> cells, of one problem at one number of starts."""
+    """budget -> library -> cells, for one problem and number of starts."""
     found: dict[int, dict[str, list[dict[str, Any]]]] = {}
     for (name, count, key, budget), cell in log.cells.items():
         if (name, count) == (problem, starts) and "rmse" in cell:
@@ -342,52 +342,52 @@ def table(log: Log, problem: str, starts: int) -> dict[int, dict[str, list[dict[
 
 
 def pair(cell: dict[str, Any]) -> str:
-    """RMSE / median of a cell."""
+    """The RMSE and the median of a cell as text."""
     return f"{cell['rmse']:.2g} / {cell['median']:.2g}"
 
 
 def title(cell: dict[str, Any], library: bool = False) -> str:
-    """A cell's setting for a table."""
+    """The setting of a cell as text for a table."""
     name, _, setting = cell["key"].partition(": ")
     return f"{name}: {setting}" if library else setting
 
 
 def ratio(ours: dict[str, Any], theirs: dict[str, Any], by: str) -> str:
-    """Our error to theirs; where every sample's is known with a 95% interval, from 4,000 resamples of the starts."""
-    share = f"{ours[by] / theirs[by]:.2f}"
+    """The ratio of our error to theirs; if the errors of all samples are known, with a 95% bootstrap interval."""
+    text = f"{ours[by] / theirs[by]:.2f}"
     if "errors" not in ours or "errors" not in theirs:
-        return share
+        return text
     measure = {"rmse": lambda e: np.sqrt((e**2).mean(1)), "median": lambda e: np.median(e, 1)}[by]
     count = len(ours["errors"])
     rows = np.random.default_rng(0).integers(0, count, (4000, count))
     low, high = np.quantile(measure(ours["errors"][rows]) / measure(theirs["errors"][rows]), [0.025, 0.975])
-    return f"{share} [{low:.2f}, {high:.2f}]"
+    return f"{text} [{low:.2f}, {high:.2f}]"
 
 
 def best_tables(cells: dict[int, dict[str, list[dict[str, Any]]]]) -> Iterator[str]:
-    """Markdown: for each measure, the best of ours and of the others at each budget."""
+    """Markdown tables: for each measure, the best of ours and of the others at each budget."""
     for by in MEASURES:
-        word = {"rmse": "RMSE", "median": "median error"}[by]
-        yield f"\n### By {word}\n"
-        yield "| NFE | ours: RMSE / median | setting | best peer: RMSE / median | setting | ours to theirs |"
+        measure_name = {"rmse": "RMSE", "median": "median error"}[by]
+        yield f"\n### By {measure_name}\n"
+        yield "| NFE | ours: RMSE / median | setting | best peer: RMSE / median | setting | ratio, ours to theirs |"
         yield "|--:|--:|---|--:|---|--:|"
         for budget, libraries in cells.items():
             ours = ranked(libraries.get(OURS, []), by)
             theirs = ranked([c for name, group in libraries.items() if name != OURS for c in group], by)
             if ours and theirs:
-                share = ratio(ours[0], theirs[0], by)
-                row = (pair(ours[0]), title(ours[0]), pair(theirs[0]), title(theirs[0], True), share)
+                ours_to_theirs = ratio(ours[0], theirs[0], by)
+                row = (pair(ours[0]), title(ours[0]), pair(theirs[0]), title(theirs[0], True), ours_to_theirs)
                 yield f"| {budget} | {' | '.join(row)} |"
 
 
 def whole_tables(cells: dict[int, dict[str, list[dict[str, Any]]]]) -> Iterator[str]:
-    """Markdown: settings that are shown at every budget, beside the best peer of each measure."""
+    """Markdown table: settings of ours at every budget, and the best of each peer by each measure."""
     yield "\n### One setting at every budget\n"
-    yield "Of the others: the least RMSE and the least median error of any setting, mostly of two different ones.\n"
+    yield "For the others: the smallest RMSE and the smallest median error, usually of two different settings.\n"
     yield f"| setting | {' | '.join(str(b) for b in cells)} |"
     yield f"|---|{'--:|' * len(cells)}"
-    for name, words in WINNERS.items():
-        key = our_setting(*words).key
+    for name, setting in WINNERS.items():
+        key = our_setting(*setting).key
         found = [next((c for c in libraries.get(OURS, []) if c["key"] == key), None) for libraries in cells.values()]
         if not any(found):
             continue
@@ -406,7 +406,7 @@ Cells = dict[int, dict[str, list[dict[str, Any]]]]
 
 
 def plot(shown: Sequence[tuple[str, Cells]], file: Path) -> None:
-    """Error against evaluations, log-log: the best of each library at each budget, and settings of ours as wholes."""
+    """Plot error against evaluations, log-log: the best of each library at each budget, and some settings of ours."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -422,8 +422,8 @@ def plot(shown: Sequence[tuple[str, Cells]], file: Path) -> None:
                     line = {"lw": 2.4, "zorder": 5} if library == OURS else {"lw": 1.5}
                     label = f"best of {library}"
                     axis.plot(*zip(*points, strict=True), "o-", color=colour, label=label, ms=4, **line)
-            for (name, words), dash in zip(WINNERS.items(), ("--", ":", "-.", (0, (1, 4))), strict=True):
-                key = our_setting(*words).key
+            for (name, setting), dash in zip(WINNERS.items(), ("--", ":", "-.", (0, (1, 4))), strict=True):
+                key = our_setting(*setting).key
                 points = [(b, c[by]) for b, g in cells.items() for c in g.get(OURS, []) if c["key"] == key]
                 if points:
                     axis.plot(*zip(*points, strict=True), linestyle=dash, color="#7a1419", label=name, lw=1.3)
@@ -438,7 +438,7 @@ def plot(shown: Sequence[tuple[str, Cells]], file: Path) -> None:
 
 
 def machine() -> str:
-    """What the numbers were measured with."""
+    """The versions that the numbers were measured with."""
     versions = ", ".join(f"{name} {version}" for name, version in VERSIONS.items())
     return f"Python {platform.python_version()}, torch {torch.__version__}, {versions}"
 
@@ -446,11 +446,15 @@ def machine() -> str:
 def report(
     shown: Sequence[tuple[str, str, Cells, Cells]], tree: dict[str, Any], out: Path, work: Path, notes: Sequence[str]
 ) -> None:
-    """Write work_precision.md and .png, and all cells as .json beside what was measured.
+    """Write work_precision.md and .png to `out`, and all cells to work_precision.json in `work`.
 
-    Each problem has its title, how it was run, and its cells.
-
-    The second cells, which may be of fewer starts, hold more settings: for the settings as wholes and the picture.
+    Args:
+        shown: (title, description, cells, cells of all settings) of each problem. The last, possibly with fewer starts,
+            contain more settings, for the table of one setting at every budget and for the figure.
+        tree: all cells, for the JSON file.
+        out: folder for the report.
+        work: folder for the JSON file.
+        notes: paragraphs at the start of the report.
     """
     out.mkdir(parents=True, exist_ok=True)
     lines = ["# Work and precision\n", f"{machine()}.\n", *(f"{note}\n" for note in notes)]
@@ -473,20 +477,22 @@ def compact(log: Log) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Screen on the mixture, run the finalists; the network is run, and the report written, by tournament.py."""
+    """Screen all settings on the mixture and run the finalists; tournament.py runs the network, writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", type=Path, default=Path("out/work_precision"), help="where cells and truths are kept")
-    parser.add_argument("--resume", action="store_true", help="keep what was measured before")
-    parser.add_argument("--starts", type=int, default=STARTS, help="of the finalists")
-    parser.add_argument("--screen", type=int, default=256, help="starts that all settings are screened with")
-    parser.add_argument("--finalists", type=int, default=12, help="settings of a library by a measure at a budget")
-    words = parser.parse_args(arguments)
+    parser.add_argument(
+        "--work", type=Path, default=Path("out/work_precision"), help="folder for measurements and ODE solutions"
+    )
+    parser.add_argument("--resume", action="store_true", help="keep earlier measurements")
+    parser.add_argument("--starts", type=int, default=STARTS, help="number of starts for the finalists")
+    parser.add_argument("--screen", type=int, default=256, help="number of starts for the screening of all settings")
+    parser.add_argument("--finalists", type=int, default=12, help="finalists per library, measure and budget")
+    args = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    log = Log(words.work / "cells.jsonl", resume=words.resume)
+    log = Log(args.work / "cells.jsonl", resume=args.resume)
     say = lambda line: print(line, flush=True)  # noqa: E731
     settings = [*our_settings(say=say), *peer_settings(say)]
     always = [our_setting(*w) for w in WINNERS.values()]
-    screen_then_run(log, mixture(words.starts, words.work), settings, always, words.screen, words.finalists, say)
+    screen_then_run(log, mixture(args.starts, args.work), settings, always, args.screen, args.finalists, say)
 
 
 def screen_then_run(
@@ -499,7 +505,7 @@ def screen_then_run(
     say: Any,
     budgets: Sequence[int] = BUDGETS,
 ) -> None:
-    """All settings with few starts, the best with all of them."""
+    """Run all settings with few starts, then the best with all starts."""
     trial = problem.part(slice(0, screen))
     run_all(log, trial, settings, budgets, say)
     for budget, chosen in finalists(log, trial, settings, count, budgets).items():
@@ -509,30 +515,32 @@ def screen_then_run(
 
 
 NOTES = (
-    "Error: root-mean-square distance, over a sample's dimensions, from where the probability-flow ODE takes the "
-    "same start, ending with the model's x0 at the table's first timestep. RMSE is over all samples, the median over"
-    " samples. NFE are counted by the model; a method that takes several a step is given the most steps that fit.",
+    "Error: root-mean-square distance, over the dimensions of a sample, from the solution of the probability-flow ODE "
+    "with the same start, which ends with the model's x0 at the first timestep. RMSE is the root mean square over all "
+    "samples; the median is over samples too. NFE are counted by the model; a method with several evaluations per step "
+    "gets the largest number of steps that fits.",
     "Left out: k-diffusion's `dpm_adaptive` and our adaptive samplers (their evaluations cannot be set), diffusers' "
-    "EDM schedulers (DPM-Solver++ 2M and Euler on the Karras grid once more), skrample (needs Python 3.12).",
-    "**What wins.** On the mixture ours at every budget by either measure: `abm` on `flow-power` up to 20 "
-    "evaluations, `unipc` on it above. On the network ours is ahead by the median at every budget, and by the RMSE "
-    "at all but two: at 20 and 50, where single starts decide, the least RMSE is that of a method that another "
-    "library has too, with the same samples: exponential Adams of the noise (`exp-ab`, azula's zEAB) and UniPC of "
-    "order 3 asked at whole timesteps (diffusers'; here `load(..., round_timesteps=True)`). Few evaluations want "
-    "equal steps of time and no step to sigma = 0 (`abm` of order 1 on `linspace` or `power`, final='min'), many a "
-    "logarithmic grid. `abm-power` has the least median error of all at 10. `ab-power` is what is good on both problems"
-    " at 20 and runs on flow models: the network's winners there have 29 to 45 times the least RMSE on the mixture. "
-    "These two were `fast` and `quality` when this was measured. Both have been changed since, to be stable on every "
-    "process, and what they have now is in docs/defaults.md.",
-    "**The network's truth.** Trained at whole timesteps, it wavers between them with a period of six; earlier "
-    "editions of this table took for the truth what 300 evaluations of an Adams method gave, which was 0.004 off and"
-    " hid what happens above 20 evaluations. It is now known to some 0.0002 (`network_truth`).",
-    "**What to hold against it.** Rounds 1 to 3 at up to 15 evaluations, and round 1 at 20, were run against the "
-    "earlier truth, whose error is small beside theirs. Besides the tournament's finalists there are settings of "
-    "ours that searches on the screening's 32 starts had found (grids that end at a sigma of choice and runs that "
-    "end at the smallest sigma, which the others had from the start); at 50 nine of them, whole timesteps and UniPC "
-    "as diffusers has it, were added after a look at the final's first 128 starts, which are not among those of the "
-    "tables. Of the others there are the same 7 to 17 at a budget throughout.",
+    "EDM schedulers (again DPM-Solver++ 2M and Euler on the Karras grid), skrample (needs Python 3.12).",
+    "**Results.** On the mixture ours are best at every budget by either measure: `abm` on `flow-power` up to 20 "
+    "evaluations, `unipc` on this grid above. On the network ours are best by the median at every budget, and by the "
+    "RMSE at all but two: at 20 and 50, where single starts decide, the smallest RMSE is that of a method that another "
+    "library has too, with the same samples: exponential Adams for the noise (`exp-ab`, azula's zEAB) and UniPC of "
+    "order 3 evaluated at whole timesteps (diffusers; here `load(..., round_timesteps=True)`). With few evaluations "
+    "equal steps of time without a step to sigma = 0 are best (`abm` of order 1 on `linspace` or `power`, "
+    "final='min'), with many a logarithmic grid. `abm-power` has the smallest median error of all at 10. `ab-power` is "
+    "good on both problems at 20 and runs on flow models, while the winners on the network there have 29 to 45 times "
+    "the smallest RMSE on the mixture. These two were the recipes `fast` and `quality` when this was measured. Both "
+    "have changed since, to be stable on every process; docs/defaults.md has their current settings.",
+    "**The reference solution of the network.** The network was trained at whole timesteps, and its output fluctuates "
+    "between them with a period of six. Earlier versions of this table used the result of an Adams method with 300 "
+    "evaluations as the reference, whose error of 0.004 hid the differences above 20 evaluations. The reference is now "
+    "accurate to about 0.0002 (`network_truth`).",
+    "**Limitations.** Rounds 1 to 3 at up to 15 evaluations, and round 1 at 20, were run against the earlier "
+    "reference, whose error is small compared with theirs. Besides the finalists of the tournament there are settings "
+    "of ours from searches on the 32 starts of the screening (grids that end at a chosen sigma, and runs that end at "
+    "the smallest sigma, which the others had from the start). At 50, nine of them, with whole timesteps and UniPC as "
+    "in diffusers, were added after seeing the first 128 starts of the final, which are not among those of the tables. "
+    "Of the others there are the same 7 to 17 settings per budget throughout.",
 )
 
 

@@ -1,4 +1,4 @@
-"""Other libraries' deterministic samplers as settings of the work-precision benchmark, each in its own conventions."""
+"""Deterministic samplers of other libraries as settings of the work-precision study, each in its own conventions."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from sdesamplers import DiscreteVP
 
 
 class TooManyEvaluations(Exception):
-    """A run asked the model more often than its budget allows."""
+    """A run made more evaluations than its budget allows."""
 
 
 @dataclass
 class Problem:
-    """A model that predicts epsilon at a DDPM table's timesteps, whole or fractional, and counts how often it is asked.
+    """A model that predicts epsilon at DDPM timesteps, whole or fractional, and counts its evaluations.
 
     Attributes:
-        name: of the model.
-        process: the table, with its interpolant.
-        predict: epsilon at (x, t), x in the table's own coordinates.
-        start: (N, *shape) states at the last timestep, where all samplers begin.
-        truth: (N, *shape) where the probability-flow ODE takes them at sigma = 0.
-        dtype: of the states.
-        budget: evaluations that a run may make.
-        count: evaluations made.
+        name: name of the model.
+        process: the discrete process, with its interpolant.
+        predict: epsilon at (x, t), with x in native coordinates.
+        start: (N, *shape), the states at the last timestep, where all samplers start.
+        truth: (N, *shape), the solution of the probability-flow ODE from there at sigma = 0.
+        dtype: dtype of the states.
+        budget: largest number of evaluations of a run.
+        count: evaluations made so far.
     """
 
     name: str
@@ -43,26 +43,26 @@ class Problem:
     count: int = 0
 
     def eps(self, x: Tensor, t: Any) -> Tensor:
-        """The model's epsilon, counted."""
+        """The model's epsilon; counts the evaluation."""
         self.count += 1
         if self.count > self.budget:
             raise TooManyEvaluations
         return self.predict(x, float(t))
 
     def denoised(self, x: Tensor, ratio: float) -> Tensor:
-        """x0 at state x / alpha, where sigma/alpha is `ratio`: the function that k-diffusion calls a model."""
+        """x0 for the state x / alpha at sigma/alpha = `ratio`, the function that k-diffusion calls a model."""
         scale = 1 / np.hypot(1.0, ratio)  # alpha
         return x - float(ratio) * self.eps(x * scale, self.process.time_at_ratio(float(ratio)))
 
     def part(self, rows: slice, *, budget: float = float("inf")) -> Problem:
-        """The same for some of the starts, with a count of its own."""
+        """The same problem for some of the starts, with a separate count."""
         some = copy.copy(self)
         some.start, some.count, some.budget = self.start[rows], 0, budget
         some.truth = None if self.truth is None else self.truth[rows]
         return some
 
     def silent(self, budget: float) -> Problem:
-        """One start and a model that answers with the state at no cost, to count evaluations with."""
+        """One start and a model that returns the state at no cost, for counting evaluations."""
         some = self.part(slice(0, 1), budget=budget)
         some.predict = lambda x, t: x
         return some
@@ -73,10 +73,11 @@ class Setting:
     """One sampler of a library with its grid and options.
 
     Attributes:
-        library, name: what it is; the name says everything that differs from the library's defaults.
-        run: takes a problem and a number of steps in the library's own counting, returns samples at the clean end.
-        family: sampler without grid, to group settings by.
-        budgeted: whether `run` takes a budget of evaluations instead of a number of steps.
+        library: name of the library.
+        name: name of the setting, with everything that differs from the library's defaults.
+        run: function of a problem and a number of steps, as the library counts them; returns samples at sigma = 0.
+        family: the sampler without the grid, for grouping settings.
+        budgeted: True if `run` takes a budget of evaluations instead of a number of steps.
     """
 
     library: str
@@ -87,5 +88,5 @@ class Setting:
 
     @property
     def key(self) -> str:
-        """Library and name."""
+        """Library and name, the key of the setting in logs."""
         return f"{self.library}: {self.name}"

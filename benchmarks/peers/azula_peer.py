@@ -1,8 +1,8 @@
-"""azula: its samplers on its noise schedules, read as time grids of the table's process.
+"""azula: its samplers on its noise schedules, used as time grids of the DDPM process.
 
-azula's samplers step through equal times of a schedule (alpha, sigma) that the user is free to choose, because its
-denoisers may be asked at any noise level; what a schedule then sets is the grid. Each of azula's own schedules is
-rescaled so that sigma/alpha runs from the table's largest value to its smallest, or on to nearly 0.
+azula's samplers take equal time steps of a schedule (alpha, sigma). The user can choose any schedule, because its
+denoisers can be evaluated at any noise level, so a schedule determines the grid. Each of azula's own schedules is
+rescaled so that sigma/alpha goes from the largest value of the process to its smallest, or down to almost 0.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ SAMPLERS: dict[str, tuple[type[Any], dict[str, Any]]] = {
 
 
 class Grid(noise.Schedule):
-    """alpha = 1, sigma = a function of t in [0, 1]: azula's VE coordinates on a grid of choice."""
+    """alpha = 1 and sigma a function of t in [0, 1]: azula's VE coordinates on any grid."""
 
     def __init__(self, ratio: Callable[[Tensor], Tensor]) -> None:
         self.ratio = ratio
@@ -54,7 +54,7 @@ class Grid(noise.Schedule):
 
 
 class TableGrid(Grid):
-    """Equal timesteps of the table, and below its smallest sigma along the tangent of sigma at its end."""
+    """Equal timesteps; below the smallest sigma, sigma is extrapolated by its tangent there."""
 
     def __init__(self, problem: Problem, last: float) -> None:
         process = problem.process
@@ -71,21 +71,21 @@ class TableGrid(Grid):
 
 
 def between(first: float, last: float, schedule: noise.Schedule) -> Grid:
-    """A schedule's sigma/alpha, bent at both ends to run from `last` to `first` exactly."""
+    """The sigma/alpha of a schedule, rescaled in its logarithm to go from `last` to `first` exactly."""
     times = torch.tensor([0.0, 1.0], dtype=torch.float64)
     (alpha, sigma) = schedule(times)
     low, high = (torch.log(sigma / alpha)).tolist()
 
     def ratio(t: Tensor) -> Tensor:
         a, s = schedule(t.double())
-        share = (torch.log(s / a) - low) / (high - low)
-        return torch.exp(math.log(last) + share * (math.log(first) - math.log(last)))
+        fraction = (torch.log(s / a) - low) / (high - low)
+        return torch.exp(math.log(last) + fraction * (math.log(first) - math.log(last)))
 
     return Grid(ratio)
 
 
 def grids(problem: Problem, last: float) -> dict[str, noise.Schedule]:
-    """azula's schedules over the table's range of sigma/alpha, ending at `last`."""
+    """azula's schedules over the process's range of sigma/alpha, ending at `last`."""
     first = float(problem.process.ratio(problem.process.t_max))
     alpha, sigma = 1 / math.hypot(1, first), last
     own: dict[str, noise.Schedule] = {
@@ -100,25 +100,25 @@ def grids(problem: Problem, last: float) -> dict[str, noise.Schedule]:
 
 
 class Epsilon(Denoiser):
-    """A problem's model as azula's denoiser."""
+    """The model of a problem as a denoiser of azula."""
 
     def __init__(self, problem: Problem, schedule: noise.Schedule) -> None:
         super().__init__()
         self.problem, self.schedule = problem, schedule
 
     def forward(self, x_t: Tensor, t: Tensor, **kwargs: Any) -> DiracPosterior:
-        """The posterior mean, with its mass on one point."""
+        """A posterior concentrated at its mean."""
         ratio = float(self.schedule(t)[1])
         return DiracPosterior(mean=self.problem.denoised(x_t, ratio))
 
 
 ENDS = (None, 0.03, 0.003, 0.001)
-"""Where the schedule ends: at the table's smallest sigma or at 0.03, from where a last evaluation gives x0; or, as
-azula's own schedules do, at a sigma so small that the noise left does not count, which costs no evaluation."""
+"""Ends of the schedule: the smallest sigma of the process (None) or 0.03, from which a last evaluation gives x0; or, as
+in azula's own schedules, a sigma so small that the remaining noise is negligible, without a last evaluation."""
 
 
 def run(sampler: type[Any], options: dict[str, Any], grid: str, end: float | None, problem: Problem, n: int) -> Tensor:
-    """One sampler on one grid, from the start to the clean end."""
+    """Run one sampler on one grid, from the start to sigma = 0."""
     table = float(problem.process.ratio(0.0))
     last = table if end is None else end
     schedule = grids(problem, last)[grid]
@@ -126,14 +126,14 @@ def run(sampler: type[Any], options: dict[str, Any], grid: str, end: float | Non
     finish = last >= table
     steps = n - 1 if finish else n
     if steps < 1:
-        raise ValueError("no evaluation is left for the sampler")
+        raise ValueError("no evaluations are left for the sampler")
     x = problem.start * float(torch.hypot(*schedule(torch.tensor(1.0, dtype=torch.float64))))
     x = sampler(denoiser, steps=steps, silent=True, dtype=torch.float64, **options)(x).to(problem.start.dtype)
     return problem.denoised(x, last) if finish else x
 
 
 def settings() -> list[Setting]:
-    """Every sampler on every schedule and end."""
+    """Settings for every sampler, schedule and end."""
     names = ("table", "VE", "VP", "cosine", "rectified", *(f"decay gamma={g}" for g in (0.3, 0.1, 0.03, 0.01)))
     made = []
     for title, (sampler, options) in SAMPLERS.items():

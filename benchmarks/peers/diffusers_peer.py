@@ -1,4 +1,4 @@
-"""diffusers: its schedulers driven as its pipelines drive them, over their own grids and options."""
+"""diffusers: its schedulers, called as its pipelines do, with their own grids and options."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ FINAL_ORDER: tuple[dict[str, Any], ...] = ({"lower_order_final": True}, {"lower_
 
 
 def grid(**axes: Any) -> Iterator[dict[str, Any]]:
-    """Every combination of options; an axis is a tuple of values, or of dicts whose keys stand for themselves."""
+    """Every combination of options; an axis is a tuple of values, or of dicts of options."""
     names = list(axes)
     for values in itertools.product(*axes.values()):
         merged: dict[str, Any] = {}
@@ -44,7 +44,7 @@ def grid(**axes: Any) -> Iterator[dict[str, Any]]:
 
 
 def configurations() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Scheduler classes with the options tried."""
+    """The scheduler classes and options to run."""
     for options in grid(spacing=SPACINGS, set_alpha_to_one=(True, False)):
         yield "DDIMScheduler", {**options, "clip_sample": False}
     for options in grid(spacing=SPACINGS, skip_prk_steps=(True, False), set_alpha_to_one=(True, False)):
@@ -93,36 +93,36 @@ def configurations() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def no_noise(t: Any) -> float:
-    """SA-Solver's tau for its ODE."""
+    """tau = 0, with which SA-Solver solves the ODE."""
     return 0.0
 
 
 def label(name: str, options: dict[str, Any]) -> str:
-    """The class and what differs from its defaults."""
+    """The class and the options that differ from its defaults."""
     defaults = inspect.signature(getattr(diffusers, name)).parameters
-    words = [name.removesuffix("Scheduler")]
+    parts = [name.removesuffix("Scheduler")]
     for key, value in options.items():
         if key == "tau_func":
-            words.append("tau=0")
+            parts.append("tau=0")
         elif key in ("clip_sample",) or (key != "timestep_spacing" and defaults[key].default == value):
             continue
         elif key == "timestep_spacing":
-            words.append(str(value))
+            parts.append(str(value))
         elif value is True:
-            words.append(key.removeprefix("use_"))
+            parts.append(key.removeprefix("use_"))
         else:
-            words.append(f"{key}={value}")
-    return " ".join(words)
+            parts.append(f"{key}={value}")
+    return " ".join(parts)
 
 
 def run(name: str, options: dict[str, Any], problem: Problem, steps: int) -> Tensor:
-    """The loop of a pipeline: scale_model_input, model, step."""
+    """Run the loop of a pipeline: scale_model_input, model, step."""
     table = problem.process.alphas_cumprod
     config = {"num_train_timesteps": len(table), "beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02}
     scheduler = getattr(diffusers, name)(**config, **options)
     scheduler.set_timesteps(steps)
     x = problem.start
-    # Schedulers that run on x / alpha say so by an initial sigma well above 1.
+    # An initial sigma well above 1 means that the scheduler's state is x / alpha.
     if float(scheduler.init_noise_sigma) > 2:
         x = x * (1 + float(scheduler.sigmas.max()) ** 2) ** 0.5
     for t in scheduler.timesteps:
@@ -132,7 +132,7 @@ def run(name: str, options: dict[str, Any], problem: Problem, steps: int) -> Ten
 
 
 def settings() -> list[Setting]:
-    """Every configuration."""
+    """Settings for every configuration."""
     warnings.filterwarnings("ignore", module="diffusers.*")
     diffusers.utils.logging.set_verbosity_error()
     made: dict[str, Setting] = {}

@@ -1,4 +1,4 @@
-"""k-diffusion: its samplers on its own grids of sigma, from the table's largest sigma down."""
+"""k-diffusion: its samplers on its own grids of sigma, from the largest sigma of the process down."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ VERSION = importlib.metadata.version("k-diffusion")
 
 
 def load_sampling() -> Any:
-    """`k_diffusion.sampling`, by itself where the whole package lacks a training dependency (wandb, kornia, ...)."""
+    """`k_diffusion.sampling`, loaded separately if the package lacks a training dependency (wandb, kornia, ...)."""
     try:
         import k_diffusion.sampling as whole
 
@@ -35,7 +35,7 @@ def load_sampling() -> Any:
             del sys.modules[name]
         package = types.ModuleType("k_diffusion")
         package.__path__ = [str(Path(spec.origin).parent)]
-        utils = types.ModuleType("k_diffusion.utils")  # the one function of it that the samplers use
+        utils = types.ModuleType("k_diffusion.utils")  # with the only function that the samplers use
         utils.append_dims = lambda x, dims: x[(...,) + (None,) * (dims - x.ndim)]  # type: ignore[attr-defined]
         package.utils = utils  # type: ignore[attr-defined]
         sys.modules |= {"k_diffusion": package, "k_diffusion.utils": utils}
@@ -50,19 +50,19 @@ Grid = Callable[[Problem, int], Tensor]
 
 
 def ends(problem: Problem, sigma_min: float | None) -> tuple[float, float]:
-    """The grid's smallest and largest sigma."""
+    """The smallest and largest sigma of the grid."""
     process = problem.process
     return sigma_min or float(process.ratio(0.0)), float(process.ratio(process.t_max))
 
 
 def timesteps(problem: Problem, count: int) -> Tensor:
-    """Equal timesteps, as its wrapper of DDPM tables gives them where no grid is chosen."""
+    """Equal timesteps, the default grid of its wrapper for DDPM models."""
     times = torch.linspace(problem.process.t_max, 0, count, dtype=torch.float64)
     return K.append_zero(torch.as_tensor(problem.process.ratio(times.numpy())))
 
 
 def named(name: str, sigma_min: float | None, **options: float) -> Grid:
-    """One of its grids by name."""
+    """One of its grids, by name."""
 
     def make(problem: Problem, count: int) -> Tensor:
         low, high = ends(problem, sigma_min)
@@ -72,14 +72,14 @@ def named(name: str, sigma_min: float | None, **options: float) -> Grid:
 
 
 def vp(problem: Problem, count: int) -> Tensor:
-    """Its continuous VP grid, whose betas are those of the linear table, kept within the table."""
+    """Its continuous VP grid, which has the same betas, clamped to the range of the process."""
     low, high = ends(problem, None)
     sigmas = K.get_sigmas_vp(count)
     return K.append_zero(sigmas[:-1].clamp(low, high))
 
 
 def grids() -> dict[str, Grid]:
-    """Its grids, each down to the table's smallest sigma and to larger ones that it is often run with."""
+    """Its grids, each down to the smallest sigma of the process and to larger ones that are often used."""
     made: dict[str, Grid] = {"timesteps": timesteps, "vp": vp}
     for low in (None, 0.03, 0.1):
         end = "" if low is None else f" sigma_min={low}"
@@ -107,12 +107,12 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def begin(problem: Problem, sigma: float) -> Tensor:
-    """The start on x / alpha."""
+    """The start as x / alpha."""
     return problem.start * (1 + sigma**2) ** 0.5
 
 
 def on_grid(function: str, options: dict[str, Any], grid: Grid, problem: Problem, steps: int) -> Tensor:
-    """A sampler that takes a list of sigmas."""
+    """Run a sampler that takes a list of sigmas."""
     sigmas = grid(problem, steps).to(problem.start.dtype)
     extra = {"noise_sampler": lambda *sigmas: 0.0} if "eta" in options else {}
     model = lambda x, sigma: problem.denoised(x, float(sigma.flatten()[0]))  # noqa: E731
@@ -120,18 +120,18 @@ def on_grid(function: str, options: dict[str, Any], grid: Grid, problem: Problem
 
 
 def fast(sigma_min: float | None, denoise: bool, problem: Problem, steps: int) -> Tensor:
-    """DPM-Solver-fast, which stops at the smallest sigma; with a last evaluation to remove the noise, or without."""
+    """Run DPM-Solver-fast, which stops at the smallest sigma, with or without a last evaluation to remove the noise."""
     low, high = ends(problem, sigma_min)
     model = lambda x, sigma: problem.denoised(x, float(sigma.flatten()[0]))  # noqa: E731
     count = steps - 1 if denoise else steps
     if count < 1:
-        raise ValueError("no evaluation is left for the sampler")
+        raise ValueError("no evaluations are left for the sampler")
     x = K.sample_dpm_fast(model, begin(problem, high), low, high, count, disable=True)
     return problem.denoised(x, low) if denoise else x
 
 
 def settings() -> list[Setting]:
-    """Every sampler on every grid."""
+    """Settings for every sampler and grid."""
     made = []
     for name, (function, options) in SAMPLERS.items():
         for title, grid in grids().items():

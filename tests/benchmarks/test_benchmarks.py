@@ -68,8 +68,7 @@ def test_a_step_s_passes_are_those_of_its_operations(step_cost):
             x = torch.sub(out.x, out.raw)
         return x
 
-    words = step_cost.NATIVE
-    case = step_cost.Case("plain", plain, sds.RectifiedFlow, "flow", 3, "x, v to x'", words=words)
+    case = step_cost.Case("plain", plain, sds.RectifiedFlow, "flow", 3, "x, v to x'", kwargs=step_cost.NATIVE)
     assert step_cost.passes_made(case) == 4
 
 

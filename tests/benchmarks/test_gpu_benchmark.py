@@ -29,7 +29,7 @@ def test_without_a_device_it_says_that_it_was_not_run(gpu, tmp_path, monkeypatch
     assert gpu.main(["--out", str(tmp_path)]) == 77
     assert "**Not run**" in (tmp_path / "gpu.md").read_text()
     assert json.loads((tmp_path / "gpu.json").read_text())["state"] == "not run"
-    assert "nobody has run it" in capsys.readouterr().out.splitlines()[-1]
+    assert "this machine has no CUDA device" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_report_that_is_kept_says_whether_it_was_run():
@@ -52,7 +52,7 @@ def test_every_part_but_memory_runs_on_the_cpu(gpu, tmp_path, parts):
     assert {row["part"] for row in facts["rows"]} == {*parts} - {"memory"}
     assert sum(row["part"] == "samples" for row in facts["rows"]) == (12 if "samples" in parts else 0)
     assert all(row["met"] for row in facts["targets"])
-    assert "a trial on the CPU" in (tmp_path / "gpu.md").read_text()
+    assert "a test of the script on the CPU" in (tmp_path / "gpu.md").read_text()
 
 
 def test_a_run_that_waits_is_found(gpu, monkeypatch):

@@ -206,5 +206,5 @@ def test_five_hundred_steps_in_float32_follow_float64(name):
 @pytest.mark.parametrize("options", [{"eta": -0.1}, {"s_noise": -1.0}])
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_amounts_of_noise_are_checked(name, options):
-    with pytest.raises(sds.UsageError, match=f"{next(iter(options))} is an amount of noise"):
+    with pytest.raises(sds.UsageError, match=f"{next(iter(options))} scales the noise"):
         draw(name, "vp", **options)

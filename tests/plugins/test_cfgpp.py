@@ -209,5 +209,5 @@ def test_guidance_moves_samples_to_the_class():
 
 @pytest.mark.parametrize("options", [{"eta": -0.1}, {"s_noise": -1.0}])
 def test_amounts_of_noise_are_checked(options):
-    with pytest.raises(sds.UsageError, match=f"{next(iter(options))} is an amount of noise"):
+    with pytest.raises(sds.UsageError, match=f"{next(iter(options))} scales the noise"):
         draw("euler-ancestral-cfgpp", "vp", **options)

@@ -129,7 +129,7 @@ def test_the_noise_level_is_right_where_the_data_are_one_point(name, sampler):
     ("sampler", "options", "message"),
     [
         ("consistency", {"boundary": -0.1}, "0 or more"),
-        ("consistency", {"boundary": 50.0}, "give a smaller boundary"),
+        ("consistency", {"boundary": 50.0}, "use a smaller boundary"),
         ("lcm", {"timestep_scaling": 0.0}, "must be positive"),
         ("tcd", {"gamma": 1.5}, r"between 0 \(no noise\) and 1"),
     ],

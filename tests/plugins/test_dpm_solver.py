@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from process_cases import TABLE as DDPM_TABLE
-from sdesamplers_plugins._dpm_stages import line
+from sdesamplers_plugins._dpm_stages import linear_weights
 from sdesamplers_plugins.dpm_fast import groups, third_order_weights
 
 import sdesamplers as sds
@@ -135,7 +135,7 @@ def test_weights_of_a_line_are_its_integral_and_the_midpoint_rule_agrees_to_seco
         u, w = h * (u + 1) / 2, h * w / 2
         exact = float(np.sum(w * np.exp(rate * (u - h)) * (2 + 3 * u)))
         for r in (0.6, -1.7):
-            a, b = line(h, rate, r)
+            a, b = linear_weights(h, rate, r)
             assert a * 2 + b * (2 + 3 * r * h) == pytest.approx(exact, rel=1e-12)
         a, b = midpoint_integrals(h, rate, -1.7)
         defects.append(abs(a * 2 + b * (2 - 3 * 1.7 * h) - exact))
@@ -368,8 +368,8 @@ def test_repeated_sigmas_are_refused_in_plain_words(name):
         ("dpm-fast", {"order": 4}, "1, 2 or 3"),
         ("dpmpp-2m", {"order": 3}, "1 .DDIM. or 2"),
         ("dpm-solver-2m", {"order": 0}, "1 .DDIM. or 2"),
-        ("dpmpp-2s", {"r1": 0.0}, "share of the step"),
-        ("dpm-solver-2", {"r1": 1.5}, "share of the step"),
+        ("dpmpp-2s", {"r1": 0.0}, "position of the stage in the step"),
+        ("dpm-solver-2", {"r1": 1.5}, "position of the stage in the step"),
     ],
 )
 def test_options_out_of_range_are_refused(name, options, words):

@@ -192,7 +192,7 @@ def test_a_sample_of_mala_does_not_depend_on_its_batch():
 @pytest.mark.parametrize("sampler", ["ula", "mala", "underdamped-langevin"])
 def test_a_noise_schedule_is_refused_with_advice(sampler):
     model = sds.grid_mixture(sds.VP())
-    with pytest.raises(sds.UsageError, match=r"no noise schedule.*annealed-langevin"):
+    with pytest.raises(sds.UsageError, match=r"without a noise schedule.*annealed-langevin"):
         sds.sample(model, sampler, steps=4)
 
 

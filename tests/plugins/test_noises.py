@@ -257,7 +257,7 @@ def test_coloured_noise_of_exponent_0_samples_what_independent_noise_does(model)
 
 def test_vectors_have_no_coloured_noise():
     for name in COLOURED:
-        with pytest.raises(sds.UsageError, match=rf"noise '{name}': .*pictures, \(channels, height, width\)"):
+        with pytest.raises(sds.UsageError, match=rf"noise '{name}': .*images of shape \(channels, height, width\)"):
             sds.sample(sds.grid_mixture(sds.VP()), "ddpm", steps=3, noise=name)
 
 

@@ -349,9 +349,9 @@ def test_align_your_steps_at_twenty_steps_goes_through_the_ten_and_their_geometr
 
 
 def test_align_your_steps_refuses_another_models_range():
-    with pytest.raises(ValueError, match=r"14\.615 to 0\.152, cannot .* from 10 to 0\.002"):
+    with pytest.raises(ValueError, match=r"14\.615 to 0\.152, which exceeds the range .* from 10 to 0\.002"):
         grid("ays-sd1", edm(0.002, 10.0), 10)
-    with pytest.raises(ValueError, match="cannot be had here"):
+    with pytest.raises(ValueError, match="exceeds the range of sigma"):
         grid("ays-svd", edm(0.05, 700.0), 10)
 
 

@@ -253,14 +253,14 @@ def test_the_step_out_of_pure_noise_is_corrected_by_the_trapezoid_in_alpha_over_
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("unip", {"order": 0}, "between 1 and 6"),
-        ("unipc", {"order": 7}, "between 1 and 6"),
-        ("unic", {"predictor": "heun"}, "one evaluation a step"),
-        ("unic", {"predictor": "ddpm"}, "one evaluation a step"),
-        ("unic", {"predictor": "nobody"}, "one evaluation a step"),
-        ("unic", {"predictor": "unic"}, "no corrector of its own"),
-        ("unic", {"predictor": "unipc"}, "no corrector of its own"),
-        ("unic", {"predictor": "dpm-fast"}, "at its end"),
+        ("unip", {"order": 0}, "from 1 to 6"),
+        ("unipc", {"order": 7}, "from 1 to 6"),
+        ("unic", {"predictor": "heun"}, "one evaluation per step"),
+        ("unic", {"predictor": "ddpm"}, "one evaluation per step"),
+        ("unic", {"predictor": "nobody"}, "one evaluation per step"),
+        ("unic", {"predictor": "unic"}, "without a corrector"),
+        ("unic", {"predictor": "unipc"}, "without a corrector"),
+        ("unic", {"predictor": "dpm-fast"}, "at a grid point"),
     ],
 )
 def test_options_out_of_range_are_refused(name, options, words):
@@ -269,9 +269,9 @@ def test_options_out_of_range_are_refused(name, options, words):
 
 
 def test_every_predictor_that_is_listed_can_be_corrected():
-    with pytest.raises(sds.UsageError, match="one evaluation a step") as refused:
+    with pytest.raises(sds.UsageError, match="one evaluation per step") as refused:
         sds.sample(MODELS[0], "unic", predictor="nobody", steps=4)
-    listed = str(refused.value).rpartition(": ")[2].split(", ")
+    listed = str(refused.value).rpartition("valid are ")[2].split(", ")
     assert {"euler", "ddim", "dpmpp-2m", "deis"} <= set(listed)
     assert not {"abm", "dpm-solver-v3", "plms", "pndm"} & set(listed)
     for name in listed:
@@ -280,10 +280,10 @@ def test_every_predictor_that_is_listed_can_be_corrected():
         assert sds.sample(MODELS[0], "unic", predictor=name, steps=4, num_samples=1).nfe == 4
 
 
-def test_a_predictor_that_asks_elsewhere_is_refused():
+def test_a_predictor_that_evaluates_off_the_grid_is_refused():
     @sds.sampler("elsewhere", order=1)
     def elsewhere(x, path):
-        """Asks between the grid's points."""
+        """Evaluates at a point that is not the grid's."""
         for now, then in path.steps:
             out = yield x, path.at(now.time)
             x = out.step_to(then)
@@ -291,7 +291,7 @@ def test_a_predictor_that_asks_elsewhere_is_refused():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sdesamplers_plugins.unipc.samplers", lambda: {"elsewhere": elsewhere})
-        with pytest.raises(sds.UsageError, match="asks the model elsewhere"):
+        with pytest.raises(sds.UsageError, match="does not evaluate the model exactly once at each grid point"):
             sds.sample(MODELS[0], "unic", predictor="elsewhere", steps=4, num_samples=1)
 
 
