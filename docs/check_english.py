@@ -1,4 +1,7 @@
-"""Find the expressions of CONTRIBUTING.md that plain English replaces, in code and pages. `python docs/check_english.py`."""
+"""Find expressions that CONTRIBUTING.md replaces by plain English, in code and pages.
+
+    python docs/check_english.py
+"""
 
 from __future__ import annotations
 
@@ -24,7 +27,8 @@ EXPRESSIONS = {
     r"\bwhole or not at all\b": "atomic",
     r"\bkin\b": "related methods",
     r"\b(None|nothing|empty|zero|0|False|True) where\b": "if",
-    r"\bwhere (none|nothing|there (is|are|was|were)|it (has|is|was|can|does)|they (are|were|have)|one (is|was))\b": "if",
+    r"\bwhere (none|nothing|there (is|are|was|were)|one (is|was))\b": "if",
+    r"\bwhere (it (has|is|was|can|does)|they (are|were|have))\b": "if, for models that",
     r"(?m)^Whether\b": "True if",
     r"\bit says nothing\b": "is undefined",
 }

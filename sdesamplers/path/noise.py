@@ -29,7 +29,7 @@ class _Philox(threading.local):
     def __init__(self) -> None:
         self.generator = np.random.Philox(0)
         self.state: Any = self.generator.state
-        # Philox keeps up to four unread words; a fresh position starts with none.
+        # Philox keeps up to four unread outputs, which a new position discards.
         self.state["buffer_pos"], self.state["has_uint32"] = 4, 0
 
     def outputs(self, key: tuple[int, int], counter: tuple[int, ...], count: int) -> np.ndarray:
