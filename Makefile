@@ -31,6 +31,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/mypy docs/make_pages.py docs/site_hooks.py docs/site_docstrings.py
 	$(BIN)/lint-imports --config pyproject.toml
+	$(BIN)/python docs/check_english.py
 
 check: lint
 	$(BIN)/pytest -q -n 2 --dist worksteal $(CHECK)

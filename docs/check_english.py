@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CODE = ("sdesamplers", "plugins", "examples", "benchmarks", "studies", "docs")
 PAGES = ("README.md", "CONTRIBUTING.md", "docs", "examples", "benchmarks", "studies")
 EXPRESSIONS = {
-    r"\b(is|are|was|were|be|been|being) told\b": "is passed, receives",
+    r"\btold\b": "is passed, receives",
     r"\btells (its|the|a) (network|model|sampler)s?\b": "passes to",
     r"\b(ask|asks|asked|asking) (the|its|a) (model|network)": "evaluate",
     r"\b(model|network)s? (is|are|was|were) asked\b": "is evaluated",
@@ -26,6 +26,10 @@ EXPRESSIONS = {
     r"\bas you say\b": "set by the caller",
     r"\bwhole or not at all\b": "atomic",
     r"\bkin\b": "related methods",
+    r"\bmakers?\b": "authors",
+    r"\bgo(es)? on\b": "continues",
+    r"\bso many\b": "the number",
+    r"\bhand(s|ed)? (over|on|out)\b": "pass, return",
     r"\b(None|nothing|empty|zero|0|False|True) where\b": "if",
     r"\bwhere (none|nothing|there (is|are|was|were)|one (is|was))\b": "if",
     r"\bwhere (it (has|is|was|can|does)|they (are|were|have))\b": "if, for models that",
