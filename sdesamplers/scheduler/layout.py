@@ -81,7 +81,8 @@ class Layout:
         """The evaluations from grid step `begin` on; an empty plan if `begin` is the end of the grid.
 
         Raises:
-            UsageError: the sampler evaluates at several points at once, which a loop over timesteps cannot do.
+            UsageError: the sampler evaluates at several points at once, which a loop over timesteps cannot do, or it
+                evaluates nowhere.
         """
         if begin not in self._plans:
             self._plans[begin] = self._planned(begin) if begin < self.steps else Plan([], False)
@@ -90,7 +91,7 @@ class Layout:
     def _planned(self, begin: int) -> Plan:
         path, zeros = self.path(begin), torch.zeros(1, 1)
         path.ledger.noise = lambda start, end, rows=None: zeros
-        start = torch.ones(1, 1)
+        start, discard_first_output = torch.ones(1, 1), False
         run, evaluated = start_run(self.spec, start, path, self.recipe.options), list[Point]()
         try:
             request = next(run)
@@ -107,6 +108,8 @@ class Layout:
             pass
         finally:
             run.close()
+        if not evaluated:
+            raise UsageError(f"{self.spec.name} does not evaluate the model here, so a pipeline has nothing to loop over")
         if discard_first_output:
             evaluated.insert(0, path.points[0])
         return Plan(evaluated, discard_first_output)

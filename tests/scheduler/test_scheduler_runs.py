@@ -142,6 +142,18 @@ def test_a_sampler_that_needs_more_than_a_pipeline_gives_says_so(sampler):
         lay_out()
 
 
+def test_a_sampler_that_never_evaluates_the_model_is_refused():
+    @sds.sampler("idle", order=None, evaluations=0)
+    def idle(x, path):
+        """Returns its start, and evaluates only on an empty path."""
+        for _ in path.points[:0]:
+            yield x, path.points[0]
+        return x
+
+    with pytest.raises(sds.UsageError, match="^idle does not evaluate the model here, so a pipeline has nothing to"):
+        sds.Scheduler(idle).set_timesteps(5)
+
+
 @pytest.fixture(scope="module")
 def embedded() -> Any:
     return sds.load("fashion-mnist")
