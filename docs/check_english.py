@@ -1,6 +1,6 @@
 """Find expressions that CONTRIBUTING.md replaces by plain English, in code and pages.
 
-    python docs/check_english.py
+python docs/check_english.py
 """
 
 from __future__ import annotations

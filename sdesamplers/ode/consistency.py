@@ -13,19 +13,17 @@ from torch import Tensor
 from ..checks import whole
 from ..errors import UsageError
 from ..models.base import Model
-from ..models.conditions import take_rows
-from ..models.running import running
-from ..path.noise import NormalSource, check_seed
+from ..path.noise import check_seed
 from ..path.path import Path
 from ..path.prediction import Prediction
 from ..pretrained.loading import as_model
 from ..public import public
 from ..registry.plugin import Sampler
-from ..sampling.loop import Evaluator, drive
-from ..sampling.prepared import as_start, start_state
+from ..sampling.loop import Callback, Evaluator
+from ..sampling.prepared import PreparedRun, as_start
 from ..sampling.recipe import Recipe
 from ..sampling.request import Conduct, Request, batches
-from ..sampling.runs import make_path, start_run
+from ..sampling.runs import make_path
 from .integration import from_path, ode_recipe
 
 
@@ -126,27 +124,15 @@ def consistency_error(
         raise UsageError(f"start must have shape (N, {', '.join(map(str, guide.shape))}), not {tuple(start.shape)}")
     count = num_samples if num_samples is not None else 1 if start is None else len(start)
     whole("num_samples", count)
-    all_rows = [*batches(count, batch_size)]
+    _ = [*batches(count, batch_size)]  # raises an error for an invalid batch_size
     if start is not None and len(start) != count:
         raise UsageError(f"start contains {len(start)} states, not num_samples={count}")
-    state = dtype or (torch.float64 if guide.dtype == torch.float64 else torch.float32)
     if along is not None:
         check_same_process(model, guide, make_path(guide.process, recipe))
     spread = guide.condition_for(condition, count)
-    clock, squared, ends = np.empty(0), list[np.ndarray](), list[Tensor]()
-    for rows in all_rows:
-        batch = TrajectoryBatch(guide, recipe, spec, take_rows(spread, rows), conduct.guidance_scale)
-        source = NormalSource(seed, list(range(rows.start, rows.stop)), guide.shape)
-        path = make_path(guide.process, recipe)
-        with running(guide, model, key=(seed, rows.start)):
-            x = start_state(guide, path, source, None if start is None else start[rows], state)
-            end, kept = batch.run(path, x)
-            found = batch.x0(kept, None if along is None else model)
-            distances = [(f - end).double().square().flatten(1).mean(1) for f in found]
-        clock = np.array([prediction.point.t for prediction in kept])
-        squared.append(torch.stack(distances, 1).cpu().numpy())
-        ends.append(end.cpu())
-    return Consistency(clock, np.concatenate(squared), torch.cat(ends), recipe)
+    run = TrajectoryRun(guide, recipe, spec, conduct, seed, other=None if along is None else model)
+    parts = run.run_all(range(count), spread, start, batch_size)
+    return Consistency(run.times, np.concatenate(run.squared), torch.cat([part.samples for part in parts]), recipe)
 
 
 def check_same_process(model: Model, guide: Model, path: Path) -> None:
@@ -160,43 +146,58 @@ def check_same_process(model: Model, guide: Model, path: Path) -> None:
             )
 
 
-class TrajectoryBatch:
-    """The trajectories of one batch, and the predictions on them."""
+class TrajectoryRun(PreparedRun):
+    """Trajectories of the ODE of one model, and the distances from their ends to the x0 predicted along them.
 
-    def __init__(self, model: Model, recipe: Recipe, spec: Sampler, condition: Any, guidance_scale: float) -> None:
-        self.model, self.recipe, self.spec = model, recipe, spec
-        self.condition, self.guidance_scale = condition, guidance_scale
+    Args:
+        other: the model whose x0 is measured, if it is not the model that defines the ODE.
 
-    def run(self, path: Path, x: Tensor) -> tuple[Tensor, list[Prediction]]:
-        """Solve the ODE from x; return its end (data) and the predictions at the grid's points before it."""
-        kept: dict[float, Prediction] = {}
+    Attributes:
+        times: (K,) of the grid's points before its end.
+        squared: by batch, (N, K).
+    """
 
-        def keep(prediction: Prediction) -> None:
-            # Of several evaluations at one time only the last is at the trajectory's own state: Runge-Kutta methods
-            # evaluate a trial state at the end of a step before the next step begins there.
-            if prediction.point.rows is None:
-                kept[prediction.point.t] = prediction
+    def __init__(
+        self, guide: Model, recipe: Recipe, spec: Sampler, conduct: Conduct, seed: int, *, other: Model | None
+    ) -> None:
+        super().__init__(guide, recipe, spec, make_path(guide.process, recipe), conduct, seed)
+        self.other, self.times, self.squared = other, np.empty(0), list[np.ndarray]()
+        self.last: dict[float, Prediction] = {}
+        self.evaluate_other: Evaluator | None = None
 
-        evaluator = self.evaluator(self.model, len(x))
-        evaluator.record = keep
-        end = drive(start_run(self.spec, x, path, self.recipe.options), evaluator)
-        on_grid = [kept[point.t] for point in path.points[:-1] if point.t in kept]
-        return from_path(end, path.points[-1], data=True), on_grid
+    @property
+    def evaluated(self) -> tuple[Model, ...]:
+        """The models that are evaluated."""
+        return (self.model,) if self.other is None else (self.model, self.other)
 
-    def x0(self, kept: list[Prediction], other: Model | None) -> list[Tensor]:
-        """x0 (N, *shape) as predicted on the trajectory, or as predicted by another model at the same states."""
-        if other is None:
-            return [prediction.x0 for prediction in kept]
-        evaluate = self.evaluator(other, len(kept[0].x))
-        return [evaluate(prediction.x, prediction.point).x0 for prediction in kept]
-
-    def evaluator(self, model: Model, count: int) -> Evaluator:
-        """An evaluator of a model under the batch's condition."""
-        return Evaluator(
-            model,
-            count,
-            f"consistency of {model.name} along {self.spec.name}",
-            condition=self.condition,
-            guidance_scale=self.guidance_scale,
-            both="unguided" in self.spec.needs,
+    def evaluator(self, count: int, condition: Any = None, advance: Callback | None = None) -> Evaluator:
+        """The evaluator of one batch, which keeps the last prediction at each time."""
+        evaluator = super().evaluator(count, condition, advance)
+        evaluator.clip = None  # the ODE is defined by the unclipped predictions
+        evaluator.record = self.keep
+        self.last = {}
+        self.evaluate_other = (
+            None if self.other is None else replace(evaluator, model=self.other, record=None, _pending=[])
         )
+        return evaluator
+
+    def keep(self, prediction: Prediction) -> None:
+        """Keep a prediction as the last one at its time.
+
+        Of several evaluations at one time only the last is at the trajectory's own state: Runge-Kutta methods evaluate
+        a trial state at the end of a step before the next step begins there.
+        """
+        if prediction.point.rows is None:
+            self.last[prediction.point.t] = prediction
+
+    def end(self, path: Path, end: Tensor) -> Tensor:
+        """A batch's data at the end of its trajectories; its distances are stored."""
+        data = from_path(end, path.points[-1], data=True)
+        on_grid = [self.last[point.t] for point in path.points[:-1] if point.t in self.last]
+        evaluate = self.evaluate_other
+        predicted = [(p if evaluate is None else evaluate(p.x, p.point)).x0 for p in on_grid]
+        distances = [(x0 - data).double().square().flatten(1).mean(1) for x0 in predicted]
+        self.times = np.array([prediction.point.t for prediction in on_grid])
+        self.squared.append(torch.stack(distances, 1).cpu().numpy())
+        self.last = {}
+        return data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +25,8 @@ from ..processes.scalars import Scalar, as_scalar, expand
 from ..processes.sde import SDE, GaussianProcess, Prior
 from ..public import public
 from ..registry.plugin import Sampler
-from ..sampling.loop import Flag
+from ..sampling.loop import Callback, Flag
+from ..sampling.parts import Part
 from ..sampling.recipe import Recipe
 from ..sampling.request import Conduct, Request, batches
 from .integration import OdeRun, check_runnable, ode_recipe
@@ -142,7 +143,7 @@ def log_likelihood(
     function("advance", advance, "a number of samples")
     conduct = Conduct(cancel=cancel)
     x = as_states(model, x, "data")
-    all_rows = [range(rows.start, rows.stop) for rows in batches(len(x), batch_size)]
+    _ = [*batches(len(x), batch_size)]  # raises an error for an invalid batch_size
     width = level_width(model, levels)
     if dequantize is not None and width is None:
         raise UsageError("dequantize needs data of discrete levels: levels= of at least 2 and a model with data_range")
@@ -155,32 +156,22 @@ def log_likelihood(
     columns = 1 if divergence == "exact" else probes
     flow = DensityFlow(model, columns)
     check_runnable(flow, recipe, spec, forward=True)
-    ode = OdeRun(flow, recipe, spec, conduct, forward=True)
+    noise = DataNoise(probes, probe, divergence == "exact", (width or 0.0) if dequantize == "uniform" else None)
+    ode = DensityRun(flow, recipe, spec, conduct, noise, seed, advance)
+    parts = ode.run_all(range(first_index, first_index + count), spread, x, batch_size)
     first, last = ode.path.points[0], ode.path.points[-1]
-    nats, latents, made = [], [], []
-    for rows in all_rows:
-        source = NormalSource(seed, [first_index + r for r in rows], model.shape)
-        data = x[rows.start : rows.stop].double()
-        if dequantize == "uniform":
-            data = data + (width or 0.0) * (torch.special.ndtr(source.draw(AUXILIARY).double()) - 0.5).to(data)
-        vectors = None if divergence == "exact" else draw_probes(source, probes, probe).to(model.device)
-        inside = Probed(take_rows(spread, slice(rows.start, rows.stop)), vectors)
-        state = torch.cat([data.flatten(1), data.new_zeros(len(data), columns)], 1)
-        run = ode.solve(state, inside)
-        latent, losses = run.samples[:, :size].view(-1, *model.shape), run.samples[:, size:]
-        nats.append((end_log_prob(model, last, latent)[:, None] - losses).numpy())
-        latents.append(latent.to(torch.promote_types(x.dtype, torch.float32)))
-        made.append(run.nfe_per_sample)
-        if advance is not None:
-            advance(len(data))
+    ends = torch.cat([part.samples for part in parts])
+    latents, losses = ends[:, :size].view(-1, *model.shape), ends[:, size:]
+    nats = (end_log_prob(model, last, latents)[:, None] - losses).numpy()
     # The initial state is alpha x, so p_0(x) = alpha^D p(alpha x).
-    each = np.concatenate(nats) + (size * math.log(float(first.native[0])) if gaussian else 0.0)
+    each = nats + (size * math.log(float(first.native[0])) if gaussian else 0.0)
     mean = each.mean(1)
     error = each.std(1, ddof=1) / math.sqrt(columns) if columns > 1 else None
     bits = -(mean / size + math.log(width or 1.0)) / math.log(2)
     warn_if_impossible(bits, width, model.data_range is not None, recipe)
     probed = 0 if divergence == "exact" else probes
-    return Likelihood(mean, bits, error, torch.cat(latents), np.concatenate(made), probed, recipe)
+    latents = latents.to(torch.promote_types(x.dtype, torch.float32))
+    return Likelihood(mean, bits, error, latents, np.concatenate([part.nfe for part in parts]), probed, recipe)
 
 
 FEW = 5
@@ -279,6 +270,75 @@ class DensityFlow(Model):
         return torch.stack(found, 1)
 
 
+@dataclass(frozen=True)
+class DataNoise:
+    """The random numbers of each sample: its probes and its dequantization.
+
+    Attributes:
+        count, kind: number and distribution of the probes.
+        is_exact: no probes, the divergence is exact.
+        width: of the uniform noise added to the data; None for none.
+    """
+
+    count: int
+    kind: Probe
+    is_exact: bool
+    width: float | None
+
+    def probes(self, source: NormalSource) -> Tensor | None:
+        """Probes (N, count, *shape) with independent entries of mean 0 and variance 1, or None."""
+        if self.is_exact:
+            return None
+        normals = torch.stack([source.draw(AUXILIARY, k + 1) for k in range(self.count)], 1)
+        return normals if self.kind == "gaussian" else torch.where(normals < 0, -1.0, 1.0)
+
+    def dequantized(self, x: Tensor, source: NormalSource) -> Tensor:
+        """Data (N, *shape) with their uniform noise."""
+        if self.width is None:
+            return x
+        return x + self.width * (torch.special.ndtr(source.draw(AUXILIARY).double()) - 0.5).to(x)
+
+
+class DensityRun(OdeRun):
+    """The run of a `DensityFlow`: a batch starts at data with their random numbers and log-densities of 0."""
+
+    model: DensityFlow
+
+    def __init__(
+        self,
+        flow: DensityFlow,
+        recipe: Recipe,
+        spec: Sampler,
+        conduct: Conduct,
+        noise: DataNoise,
+        seed: int,
+        report: Callable[[int], None] | None,
+    ) -> None:
+        super().__init__(flow, recipe, spec, conduct, forward=True)
+        self.noise, self.seed, self.report = noise, seed, report
+        self.state = torch.float64
+
+    def run(
+        self,
+        indices: Sequence[int],
+        condition: Any = None,
+        start: Tensor | None = None,
+        advance: Callback | None = None,
+    ) -> Part:
+        """Run one batch from its data `start` (N, *shape); its samples are (N, D + P), latents and log-densities."""
+        assert start is not None
+        inner = self.model.inner
+        source = NormalSource(self.seed, list(indices), inner.shape)
+        vectors = self.noise.probes(source)
+        data = self.noise.dequantized(start.double(), source).flatten(1)
+        state = torch.cat([data, data.new_zeros(len(data), self.model.columns)], 1)
+        probed = Probed(condition, None if vectors is None else vectors.to(inner.device))
+        part = super().run(indices, probed, state, advance)
+        if self.report is not None:
+            self.report(len(indices))
+        return part
+
+
 class GivenVelocity(SDE):
     """An ODE whose velocity is passed in place of the score, for processes that are not Gaussian."""
 
@@ -305,12 +365,6 @@ def end_log_prob(model: Model, end: Point, latent: Tensor) -> Tensor:
     process = model.process
     prior = Prior(float(end.native[1])) if isinstance(process, GaussianProcess) else process.prior
     return prior.log_prob(latent)
-
-
-def draw_probes(source: NormalSource, count: int, kind: Probe) -> Tensor:
-    """Probes (N, count, *shape) with independent entries of mean 0 and variance 1."""
-    normals = torch.stack([source.draw(AUXILIARY, k + 1) for k in range(count)], 1)
-    return normals if kind == "gaussian" else torch.where(normals < 0, -1.0, 1.0)
 
 
 def level_width(model: Model, levels: int) -> float | None:

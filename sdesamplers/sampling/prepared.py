@@ -98,6 +98,11 @@ class PreparedRun:
         return self.conduct.dtype or (torch.float64 if self.model.dtype == torch.float64 else torch.float32)
 
     @property
+    def evaluated(self) -> tuple[Model, ...]:
+        """The models that are evaluated."""
+        return (self.model,)
+
+    @property
     def evaluations(self) -> int | None:
         """Model evaluations of a batch; None if they are not known beforehand."""
         recipe = self.recipe
@@ -141,8 +146,9 @@ class PreparedRun:
         path.ledger.log_probs = [] if conduct.log_probs else None
         recorder = Recorder(len(indices)) if conduct.trajectory else None
         evaluator = self.evaluator(len(indices), condition, advance)
-        evaluator.record = recorder
-        with running(self.model, key=(self.seed, indices[0]), gradients=conduct.gradients):
+        if recorder is not None:
+            evaluator.record = recorder
+        with running(*self.evaluated, key=(self.seed, indices[0]), gradients=conduct.gradients):
             x = self.begin(path, indices, start)
             end = drive(start_run(spec, x, path, self.recipe.options), evaluator)
             if end.shape != x.shape or end.dtype is not x.dtype:

@@ -109,7 +109,7 @@ class Layout:
         finally:
             run.close()
         if not evaluated:
-            raise UsageError(f"{self.spec.name} does not evaluate the model here, so a pipeline has nothing to loop over")
+            raise UsageError(f"{self.spec.name} does not evaluate the model here: a pipeline has nothing to loop over")
         if discard_first_output:
             evaluated.insert(0, path.points[0])
         return Plan(evaluated, discard_first_output)
