@@ -93,8 +93,7 @@ class NormalSource:
             # The lowest word of the counter counts within the draw.
             counter = (0, position if isinstance(position, int) else position[j], block, stream)
             bits[j] = _PHILOX.outputs(key, counter, count).view(np.int32)[: 2 * self._pairs]
-        both = torch.from_numpy(bits).view(len(keys), 2, self._pairs)
-        normals = box_muller(both[:, 0], both[:, 1]).flatten(1)
+        normals = box_muller(bits[:, : self._pairs], bits[:, self._pairs :])
         return normals[:, : self._size].reshape(len(keys), *self.shape)
 
 
@@ -106,16 +105,28 @@ def check_seed(seed: Any) -> int:
         raise UsageError(f"seed must be a whole number from 0 to 2^64 - 1, not {shown(seed)}") from None
 
 
-def box_muller(first: Tensor, second: Tensor) -> Tensor:
-    """Convert two int32 tensors (N, M) of random bits to 2M float32 normals per row, (N, 2, M)."""
+def box_muller(first: np.ndarray, second: np.ndarray) -> Tensor:
+    """Convert two int32 arrays (N, M) of random bits to 2M float32 normals per row, (N, 2M).
+
+    Logarithm, root, sine and cosine are torch's, to whose last bit samples are reproduced. All else is correctly
+    rounded by both libraries, and small arrays take NumPy a quarter of the time.
+    """
     # |k| keeps small uniforms exact, which the tail needs; (|k| + 1/2) / 2^31 is never 0.
-    uniform = first.to(torch.float32).abs_().add_(0.5).mul_(2.0**-31)
-    radius = uniform.log_().mul_(-2).sqrt_()
-    angle = second.to(torch.float32).mul_(math.pi / 2**31)
-    out = radius.new_empty(len(radius), 2, radius.shape[1])
-    torch.mul(radius, torch.cos(angle), out=out[:, 0])
-    torch.mul(radius, angle.sin_(), out=out[:, 1])
-    return out
+    radius = first.astype(np.float32)
+    np.abs(radius, out=radius)
+    radius += np.float32(0.5)
+    radius *= np.float32(2.0**-31)
+    shared = torch.from_numpy(radius)
+    shared.log_()
+    radius *= np.float32(-2)
+    shared.sqrt_()
+    angle = second.astype(np.float32)
+    angle *= np.float32(math.pi / 2**31)
+    turn, count = torch.from_numpy(angle), angle.shape[1]
+    out = np.empty((len(angle), 2 * count), dtype=np.float32)
+    np.multiply(radius, torch.cos(turn).numpy(), out=out[:, :count])
+    np.multiply(radius, turn.sin_().numpy(), out=out[:, count:])
+    return torch.from_numpy(out)
 
 
 class Noise(Protocol):
