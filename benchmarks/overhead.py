@@ -47,7 +47,7 @@ from sdesamplers.path.points import points_at
 from sdesamplers.sampling.arguments import make_recipe
 from sdesamplers.sampling.loop import Evaluator
 from sdesamplers.sampling.request import Request
-from sdesamplers.sampling.runs import make_path, start_run
+from sdesamplers.sampling.runs import RECENT, make_path, start_run
 
 Shape = tuple[int, ...]
 IMAGE: Shape = (1, 3, 32, 32)
@@ -55,6 +55,9 @@ LATENT: Shape = (16, 4, 64, 64)
 TABLE = {"num_train_timesteps": 1000, "beta_schedule": "linear"}
 LIMITS = {"diffusers": 0.25, "k-diffusion": 1.0}
 NOISE_LIMIT = 10.0
+WHOLE_STEPS = (4, 20, 40)
+WHOLE_LIMITS = {4: 1.0, 40: 0.5}
+"""Steps of a whole call, and the largest ratio to diffusers' time that is allowed."""
 LARGE = 4
 """The number of timed runs is divided by this at the larger shape."""
 
@@ -292,20 +295,35 @@ def drive_overhead(shape: Shape, steps: int, repeats: int, peers: Sequence[str])
         for side, run in (("theirs", theirs), ("ours", ours)):
             contestants[f"loop {peer} {name} {side}"] = run.loop
             resets[f"loop {peer} {name} {side}"] = functools.partial(warm, run)
-            if peer == "diffusers" and shape == IMAGE:
-                contestants[f"whole {peer} {name} {side}"] = run.whole
     seconds = in_turns(contestants, repeats, resets)
     rows = []
     for (peer, name), (ours, theirs) in sides.items():
         row: dict[str, Any] = {"sampler": name, "peer": peer, "shape": list(shape)}
         row["evaluations"] = {"ours": ours.evaluations, "theirs": theirs.evaluations}
         row["passes"] = {"ours": passes(ours), "theirs": passes(theirs)}
-        for part in ("loop", "whole"):
-            if f"{part} {peer} {name} ours" in seconds:
-                mine = spread(seconds[f"{part} {peer} {name} ours"], ours.evaluations)
-                other = spread(seconds[f"{part} {peer} {name} theirs"], theirs.evaluations)
-                row[part] = {"ours": mine, "theirs": other, "ratio": mine["median"] / other["median"]}
+        mine = spread(seconds[f"loop {peer} {name} ours"], ours.evaluations)
+        other = spread(seconds[f"loop {peer} {name} theirs"], theirs.evaluations)
+        row["loop"] = {"ours": mine, "theirs": other, "ratio": mine["median"] / other["median"]}
         rows.append(row)
+    return rows
+
+
+def whole_calls(repeats: int) -> list[dict[str, Any]]:
+    """A whole call of `sds.sample`, with a grid that it has used before and with a new one, beside diffusers'."""
+    rows = []
+    for steps in WHOLE_STEPS:
+        sides = {name: beside_diffusers(name, IMAGE, steps) for name in RIVALS}
+        contestants: dict[str, Callable[[], Any]] = {}
+        resets: dict[str, Callable[[], Any]] = {}
+        for name, (ours, theirs) in sides.items():
+            contestants |= {f"{name} again": ours.whole, f"{name} new": ours.whole, f"{name} theirs": theirs.whole}
+            resets[f"{name} new"] = RECENT.clear
+            resets[f"{name} again"] = ours.whole
+        seconds = in_turns(contestants, repeats, resets)
+        for name in sides:
+            row: dict[str, Any] = {side: spread(seconds[f"{name} {side}"]) for side in ("again", "new", "theirs")}
+            ratios = {side: row[side]["median"] / row["theirs"]["median"] for side in ("again", "new")}
+            rows.append({"sampler": name, "steps": steps, **row, "ratios": ratios})
     return rows
 
 
@@ -443,6 +461,11 @@ def targets(facts: dict[str, Any]) -> list[dict[str, Any]]:
         )
         for r in facts["drive"]
     ]
+    found += [
+        target(f"whole call of {r['sampler']}, {r['steps']} steps, of diffusers'", r["ratios"]["again"], limit)
+        for r in facts["whole"]
+        if (limit := WHOLE_LIMITS.get(r["steps"])) is not None
+    ]
     worst = max(row["ratio"] for row in facts["noise"])
     return [*found, target("Brownian noise of a step relative to independent noise", worst, NOISE_LIMIT)]
 
@@ -487,16 +510,23 @@ def loops(facts: dict[str, Any]) -> list[str]:
             lines.append(f"| {row['sampler']} | {shape} | {sides} | {counts} |")
         lines += ["", verdict(rows, peer), ""]
     lines += [
-        f"Whole runs at {IMAGE}: `sds.sample` (validation, grid, path, seeded noise, loop) compared with "
-        "`set_timesteps`, `randn` and the loop of diffusers.",
+        f"## A whole call, {IMAGE}",
         "",
-        "| sampler | ours | diffusers | ratio |",
-        "|---|--:|--:|--:|",
+        "Microseconds of `sds.sample` (validation, grid, path, seeded noise, loop) compared with `set_timesteps`, "
+        "`randn` and the loop of diffusers. The grids of recent calls are kept; the second column is of a new grid.",
+        "",
+        "| steps | sampler | ours | with a new grid | diffusers | ratio | with a new grid |",
+        "|--:|---|--:|--:|--:|--:|--:|",
     ]
-    for row in facts["drive"]:
-        if "whole" in row:
-            part = row["whole"]
-            lines.append(f"| {row['sampler']} | {cell(part['ours'])} | {cell(part['theirs'])} | {part['ratio']:.2f} |")
+    for row in facts["whole"]:
+        sides = " | ".join(cell(row[side]) for side in ("again", "new", "theirs"))
+        ratios = " | ".join(f"{row['ratios'][side]:.2f}" for side in ("again", "new"))
+        lines.append(f"| {row['steps']} | {row['sampler']} | {sides} | {ratios} |")
+    for steps, limit in WHOLE_LIMITS.items():
+        found = {row["sampler"]: row["ratios"]["again"] for row in facts["whole"] if row["steps"] == steps}
+        missed = [f"{name} ({ratio:.2f})" for name, ratio in found.items() if ratio > limit]
+        outcome = f"missed by {', '.join(missed)}" if missed else f"met, {max(found.values()):.2f} at most"
+        lines += ["", f"Required at {steps} steps: at most {limit:g} of the time of diffusers: {outcome}."]
     return lines
 
 
@@ -555,6 +585,7 @@ def main() -> None:
         *drive_overhead(IMAGE, args.steps, args.repeats, peers),
         *drive_overhead(LATENT, args.steps, max(5, args.repeats // LARGE), peers),
     ]
+    facts["whole"] = whole_calls(args.repeats)
     facts["noise"] = noise_cost((10, 20, 50, 100), args.repeats, torchsde)
     facts["outside"] = outside(torchsde)
     facts["targets"] = targets(facts)

@@ -49,6 +49,11 @@ class RecentGrids:
                     self._kept.popitem(last=False)
         return grid
 
+    def clear(self) -> None:
+        """Drop all grids."""
+        with self._lock:
+            self._kept.clear()
+
 
 def all_attributes(process: SDE) -> dict[str, Any] | None:
     """The attributes of a process and of the processes inside of it; None if one is of a class from elsewhere.

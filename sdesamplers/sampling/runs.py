@@ -45,7 +45,7 @@ def make_path(process: SDE, recipe: Recipe, noise: Noise | None = None) -> Path:
             viewed, points = compute()
         else:
             key = spacing, repr((options, recipe.steps, recipe.start_time, recipe.final, recipe.coordinates))
-            viewed, points = _RECENT.get(process, key, compute)
+            viewed, points = RECENT.get(process, key, compute)
     except UsageError:
         raise
     except ValueError as error:
@@ -53,7 +53,7 @@ def make_path(process: SDE, recipe: Recipe, noise: Noise | None = None) -> Path:
     return Path(viewed, points, is_free=free, noise=noise)
 
 
-_RECENT = RecentGrids()
+RECENT = RecentGrids()
 
 
 def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> Run:

@@ -16,7 +16,7 @@ from sdesamplers.sampling.request import Request
 def grids(monkeypatch):
     """No grids kept from other tests."""
     grids = recent.RecentGrids()
-    monkeypatch.setattr(runs, "_RECENT", grids)
+    monkeypatch.setattr(runs, "RECENT", grids)
     return grids
 
 

@@ -150,9 +150,7 @@ def test_a_sampler_that_never_evaluates_the_model_is_refused():
             yield x, path.points[0]
         return x
 
-    with pytest.raises(
-        sds.UsageError, match=r"^idle does not evaluate the model here: a pipeline has nothing to"
-    ):
+    with pytest.raises(sds.UsageError, match=r"^idle does not evaluate the model here: a pipeline has nothing to"):
         sds.Scheduler(idle).set_timesteps(5)
 
 
