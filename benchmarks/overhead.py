@@ -318,7 +318,7 @@ def whole_calls(repeats: int) -> list[dict[str, Any]]:
         for name, (ours, theirs) in sides.items():
             contestants |= {f"{name} again": ours.whole, f"{name} new": ours.whole, f"{name} theirs": theirs.whole}
             resets[f"{name} new"] = RECENT.clear
-            resets[f"{name} again"] = ours.whole
+            resets |= {f"{name} again": ours.whole, f"{name} theirs": theirs.whole}
         seconds = in_turns(contestants, repeats, resets)
         for name in sides:
             row: dict[str, Any] = {side: spread(seconds[f"{name} {side}"]) for side in ("again", "new", "theirs")}

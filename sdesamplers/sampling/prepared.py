@@ -22,7 +22,7 @@ from ..path.points import model_state
 from ..pretrained.loading import as_model
 from ..processes.scalars import expand, scaled
 from ..processes.sde import GaussianProcess
-from ..registry.plugin import Sampler
+from ..registry.plugin import NoiseSource, Sampler
 from .arguments import make_recipe
 from .loop import Callback, Evaluator, drive
 from .parts import Part, Recorder, join, join_trajectories
@@ -40,8 +40,8 @@ def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 
     """
     model = as_model(model)
     recipe, spec = make_recipe(request, process=model.process, shape=model.shape)
-    limits = noise_of(recipe).limits
-    if conduct.log_probs and limits:
+    noise = noise_of(recipe)
+    if conduct.log_probs and noise.limits:
         raise UsageError(f"log_probs need independent normal noise, and noise={recipe.noise!r} is coloured")
     path = make_path(model.process, recipe)
     return PreparedRun(
@@ -52,6 +52,7 @@ def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 
         conduct=conduct,
         seed=check_seed(seed),
         shortest=shortest_draw(path, recipe, spec, model.shape),
+        noise=noise,
     )
 
 
@@ -82,6 +83,7 @@ class PreparedRun:
         spec: the sampler.
         path: the recipe's path, without noise; each batch runs on its own path with the same points.
         shortest: the shortest interval, on `Path.clock`, for which the run draws noise.
+        noise: the recipe's noise source; looked up by its name if None.
     """
 
     model: Model
@@ -91,6 +93,7 @@ class PreparedRun:
     conduct: Conduct = field(default_factory=Conduct)
     seed: int = 0
     shortest: float = math.inf
+    noise: NoiseSource | None = None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -183,7 +186,7 @@ class PreparedRun:
     def begin(self, path: Path, indices: Sequence[int], start: Tensor | None) -> Tensor:
         """A batch's initial state in path coordinates; sets the path's noise."""
         source = NormalSource(self.seed, list(indices), self.model.shape)
-        path.ledger.noise = make_noise(self.recipe, source, self.shortest)
+        path.ledger.noise = make_noise(self.recipe, source, self.shortest, self.noise)
         return start_state(self.model, path, source, start, self.dtype)
 
     def end(self, path: Path, end: Tensor) -> Tensor:
@@ -248,11 +251,10 @@ def shortest_draw(path: Path, recipe: Recipe, spec: Sampler, shape: Sequence[int
     return shortest_step(sorted(clocks))
 
 
-def make_noise(recipe: Recipe, source: NormalSource, shortest: float) -> Noise:
-    """The noise source of a recipe, for steps no shorter than `shortest`."""
-    kind = noise_of(recipe)
+def make_noise(recipe: Recipe, source: NormalSource, shortest: float, kind: NoiseSource | None = None) -> Noise:
+    """The noise of a recipe, for steps no shorter than `shortest`; `kind` is its noise source, if already known."""
     try:
-        return kind(source, shortest, **recipe.noise_options)
+        return (kind or noise_of(recipe))(source, shortest, **recipe.noise_options)
     except UsageError:
         raise
     except ValueError as error:
