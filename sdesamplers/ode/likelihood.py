@@ -315,7 +315,7 @@ class DensityRun(OdeRun):
         report: Callable[[int], None] | None,
     ) -> None:
         super().__init__(flow, recipe, spec, conduct, forward=True)
-        self.noise, self.seed, self.report = noise, seed, report
+        self.data_noise, self.seed, self.report = noise, seed, report
         self.state = torch.float64
 
     def run(
@@ -329,8 +329,8 @@ class DensityRun(OdeRun):
         assert start is not None
         inner = self.model.inner
         source = NormalSource(self.seed, list(indices), inner.shape)
-        vectors = self.noise.probes(source)
-        data = self.noise.dequantized(start.double(), source).flatten(1)
+        vectors = self.data_noise.probes(source)
+        data = self.data_noise.dequantized(start.double(), source).flatten(1)
         state = torch.cat([data, data.new_zeros(len(data), self.model.columns)], 1)
         probed = Probed(condition, None if vectors is None else vectors.to(inner.device))
         part = super().run(indices, probed, state, advance)
