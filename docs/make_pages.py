@@ -156,7 +156,7 @@ def samplers_page(registry: Registry) -> str:
             if (s := registry.samplers[name]).plugin.startswith("sdesamplers:"):
                 yield f"### {name}\n\n{as_markdown(s.__doc__ or '')}\n"
 
-    columns = ("name", "family", "order", "evaluations a step", "stochastic", "adaptive", "options", "reference")
+    columns = ("name", "family", "order", "evaluations per step", "stochastic", "adaptive", "options", "reference")
     return "\n".join(
         [
             "# Samplers, grids and noise sources\n",

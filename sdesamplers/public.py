@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T", bound=Any)
@@ -15,18 +17,29 @@ def public(item: T) -> T:
     return item
 
 
-def lazily(package: str, homes: dict[str, list[str]]) -> Callable[[str], Any]:
+def read_stub(file: str) -> dict[str, str]:
+    """Return the module of each name that the stub beside `file` imports by `from .module import name as name`.
+
+    The module of a name that is a module itself is "".
+    """
+    stub = Path(file).with_suffix(".pyi").read_text(encoding="utf-8")
+    imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
+    return {alias.asname or alias.name: node.module or "" for node in imports for alias in node.names}
+
+
+def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a package's `__getattr__`, which imports each name's module on first use.
 
     Args:
         package: the package's `__name__`.
-        homes: module -> the names that it defines.
+        homes: the module of the package that defines each name; "" if the name is itself a module.
     """
-    home = {name: module for module, names in homes.items() for name in names}
 
     def find(name: str) -> Any:
-        if name not in home:
+        if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(f"{package}.{home[name]}"), name)
+        if not homes[name]:
+            return importlib.import_module(f"{package}.{name}")
+        return getattr(importlib.import_module(f"{package}.{homes[name]}"), name)
 
     return find

@@ -15,4 +15,4 @@ if TYPE_CHECKING:
     from .result import Cell, Comparison
 
 __all__ = ["Cell", "Comparison", "compare"]
-__getattr__ = lazily(__name__, {"comparison": ["compare"], "result": ["Cell", "Comparison"]})
+__getattr__ = lazily(__name__, {"Cell": "result", "Comparison": "result", "compare": "comparison"})

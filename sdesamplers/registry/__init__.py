@@ -25,11 +25,5 @@ if TYPE_CHECKING:
     from .registry import Registry, default_registry, register, use_registry
 
 __all__ = ["Plugin", "Preset", "Registry", "default_registry", "register", "use_registry"]
-__getattr__ = lazily(
-    __name__,
-    {
-        "discovery": ["Plugin"],
-        "names": ["Preset"],
-        "registry": ["Registry", "default_registry", "register", "use_registry"],
-    },
-)
+_REGISTRY = ("Registry", "default_registry", "register", "use_registry")
+__getattr__ = lazily(__name__, {"Plugin": "discovery", "Preset": "names", **dict.fromkeys(_REGISTRY, "registry")})

@@ -25,4 +25,4 @@ if TYPE_CHECKING:
     from .replay import replay_log_probs
 
 __all__ = ["prepare", "replay_log_probs", "sample"]
-__getattr__ = lazily(__name__, {"calls": ["sample"], "prepared": ["prepare"], "replay": ["replay_log_probs"]})
+__getattr__ = lazily(__name__, {"prepare": "prepared", "replay_log_probs": "replay", "sample": "calls"})

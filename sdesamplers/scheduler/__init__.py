@@ -28,4 +28,4 @@ if TYPE_CHECKING:
 __all__ = ["Scheduler"]
 # diffusers looks for its own base class next to a component's class to find out how to load it; pickles of early 0.1
 # refer to `_unpickled`.
-__getattr__ = lazily(__name__, {"scheduler": ["Scheduler", "SchedulerMixin", "_unpickled"]})
+__getattr__ = lazily(__name__, dict.fromkeys(("Scheduler", "SchedulerMixin", "_unpickled"), "scheduler"))
