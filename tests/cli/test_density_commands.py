@@ -79,7 +79,7 @@ def test_encode_command_keeps_the_second_state(model, tmp_path):
 def test_errors_speak_the_command_lines_words(tmp_path):
     folder = save_pipeline(tmp_path / "labelled", unet=tiny_unet(num_class_embeds=5))
     np.save(tmp_path / "x.npy", np.zeros((1, 1, 8, 8), np.float32))
-    for words, part in (((), "give --condition, a label"), (("--condition", "1", "--guidance-scale", "2"), "--null-c")):
+    for words, part in (((), "pass --condition, a label"), (("--condition", "1", "--guidance-scale", "2"), "--null-c")):
         with pytest.raises(UsageError) as caught:
             call("encode", folder, tmp_path / "x.npy", "--steps", 2, "--out", tmp_path / "out", *words)
         assert "condition=" in str(caught.value)  # as Python has it
