@@ -164,9 +164,9 @@ def samplers_page(registry: Registry) -> str:
             "The order is that of the default options: for a deterministic sampler the order of the sample, for a "
             "stochastic one that of its first two moments. `sdesamplers check NAME` measures it, on grids whose start "
             "does not reduce the order; for the order of runs from alpha = 0 see "
-            "[writing-samplers.md](writing-samplers.md). A family is a file in `plugins/`. The last column lists the "
-            "other libraries that have the method, as a sampler or by options, among those in [names.md](names.md); "
-            "whether their implementation is correct is a different question ([parity.md](parity.md)). The equations "
+            "[Writing a sampler](writing-samplers.md). A family is a file in `plugins/`. The last column lists the "
+            "other libraries that have the method, as a sampler or by options, among those in [Names](names.md); "
+            "whether their implementation is correct is a different question ([Parity](parity.md)). The equations "
             "and options are [below](#what-each-sampler-does).\n",
             table(*columns, "recipes and aliases", "also in", rows=samplers()),
             "## Grids\n",
@@ -177,7 +177,7 @@ def samplers_page(registry: Registry) -> str:
             "This is the text of `sdesamplers info NAME`. A step goes from t to s; x0 and eps are the predictions of "
             "data and noise at t, v is the velocity of the probability-flow ODE, lambda = log(alpha/sigma), "
             "r = sigma/alpha, z is a standard normal draw, and phi_k are the functions of exponential integrators "
-            "([theory.md](theory.md)).\n",
+            "([Theory](theory.md)).\n",
             *equations(),
         ]
     )
