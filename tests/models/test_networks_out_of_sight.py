@@ -216,7 +216,7 @@ def test_verdicts_of_check_are_words() -> None:
         (lambda: sds.IndependentNoise(3), "source must be a NormalSource"),  # type: ignore[arg-type]
         (lambda: sds.wrap(lambda x, t: x, (2,), process=FLOW, clock=float("inf")), "clock must be a positive number"),
         (lambda: sds.wrap(lambda x, t: x, (2,), process=FLOW, timesteps=np.ones(3)), "timesteps must be text"),  # type: ignore[arg-type]
-        (lambda: sds.wrap(lambda x, t: x, (2,), process=FLOW, dtype=np.ones(3)), "dtype must be a floating-point dtype of torch"),  # type: ignore[arg-type]
+        (lambda: sds.wrap(lambda x, t: x, (2,), process=FLOW, dtype=np.ones(3)), "dtype must be a torch dtype"),  # type: ignore[arg-type]
         (lambda: sds.wrap(lambda x, t: x.to("meta"), (2,), process=FLOW), "could not be called"),
         (lambda: sds.wrap(lambda x, t: x.to_sparse(), (2,), process=FLOW), "could not be called"),
     ],
