@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 from process_cases import TABLE
 from scipy.integrate import solve_ivp
 
@@ -569,7 +570,7 @@ def psnr(found, truth):
     return float((10 * torch.log10(4 / (found.clamp(-1, 1) - truth).square().mean((1, 2, 3)))).mean())
 
 
-@pytest.mark.parametrize("task", ["inpainting", "super-resolution"])
+@pytest.mark.parametrize("task", mostly_slow(["inpainting", "super-resolution"], keep=["inpainting"]))
 @pytest.mark.parametrize(
     ("method", "sampler", "words", "options"),
     [

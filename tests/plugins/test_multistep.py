@@ -6,12 +6,13 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 from process_cases import TABLE
-from sdesamplers_plugins.multistep import EQUAL_STEPS, adams_bashforth
 
 import sdesamplers as sds
 from sdesamplers.path.noise import NormalSource
 from sdesamplers.testing.problems import Transport, measure_order, run
+from sdesamplers_plugins.multistep import EQUAL_STEPS, adams_bashforth
 
 NAMES = ("ab", "abm", "lms", "ipndm", "ipndm-v", "pndm", "plms", "deis")
 ROOT = np.sqrt(TABLE)
@@ -310,7 +311,7 @@ def network():
     return sds.load("fashion-mnist")
 
 
-@pytest.mark.parametrize("steps", [10, 25])
+@pytest.mark.parametrize("steps", mostly_slow([10, 25], keep=[10]))
 def test_ipndm_equals_diffusers_ipndm(network, steps):
     """Its table is alpha = cos, sigma = sin; any other goes in as `trained_betas`, and its model predicts v."""
     stride = 1000 // steps

@@ -23,6 +23,7 @@ from diffusers.pipelines import pipeline_utils
 from diffusers.schedulers import scheduling_dpmsolver_multistep, scheduling_euler_ancestral_discrete, scheduling_lcm
 from hub_server import HubServer
 from huggingface_hub import snapshot_download
+from lanes import mostly_slow
 from tqdm.auto import tqdm
 
 import sdesamplers as sds
@@ -194,7 +195,7 @@ def runs_from_the_middle(name: str, sampler: str, steps: int, strength: float) -
     return out
 
 
-@pytest.mark.parametrize("sampler", MIDDLE)
+@pytest.mark.parametrize("sampler", mostly_slow(MIDDLE, keep=["heun", "dpmpp-2m-sde"]))
 def test_image_to_image_at_every_strength(sampler: str) -> None:
     for steps, strength in PAIRS:
         runs_from_the_middle("stable-diffusion-img2img", sampler, steps, strength)
@@ -774,8 +775,10 @@ def test_pushed_is_pulled_with_words(name: str, words: dict[str, Any]) -> None:
 # Half precision
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp-2m", "dpmpp-2m-sde"])
+@pytest.mark.parametrize("dtype", mostly_slow([torch.bfloat16, torch.float16], keep=[torch.bfloat16]))
+@pytest.mark.parametrize(
+    "sampler", mostly_slow(["euler", "heun", "dpmpp-2m", "dpmpp-2m-sde"], keep=["heun", "dpmpp-2m-sde"])
+)
 @pytest.mark.parametrize("name", ["stable-diffusion", "sdxl", "sd3"])
 def test_the_state_of_a_half_precision_pipeline_is_float32(name: str, sampler: str, dtype: torch.dtype) -> None:
     """`sample` keeps a float32 state for a half-precision network: so does the scheduler, and rounds once, at the end.
@@ -825,7 +828,7 @@ def runs_adaptively(name: str, sampler: str, words: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("sampler", "words"), FREE)
-@pytest.mark.parametrize("name", ADAPTIVE)
+@pytest.mark.parametrize("name", mostly_slow(ADAPTIVE, keep=["stable-diffusion"]))
 def test_adaptive_samplers(name: str, sampler: str, words: dict[str, Any]) -> None:
     """With guidance, where the kind has it, and one image."""
     runs_adaptively(name, sampler, words)
@@ -905,7 +908,7 @@ def test_a_base_hands_its_latents_to_a_refiner(sampler: str) -> None:
 # Threads
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dpmpp-2m", "dpmpp-2m-sde"])
+@pytest.mark.parametrize("sampler", mostly_slow(["heun", "dpmpp-2m", "dpmpp-2m-sde"], keep=["dpmpp-2m-sde"]))
 def test_eight_threads_share_a_model(sampler: str) -> None:
     """The prompt is encoded beforehand: tokenizers change while they are used and are not for several threads."""
     first = with_sampler("stable-diffusion", sampler, spacing="karras")

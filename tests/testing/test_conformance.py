@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 
 import sdesamplers as sds
 from sdesamplers.coefficients import lagrange_integrals
@@ -64,13 +65,22 @@ def test_run_is_sample():
 # --- every registered sampler -----------------------------------------------------------------------------------------
 
 
-LONG = ("seeds-2", "seeds-3", "sra1", "sra3")
-"""Twelve seconds and more each; their families' shorter ones are in the default suite."""
+ONE_OF_EACH = {
+    "euler": "one step, in the model's own coordinates",
+    "ddim": "one step, the same in all coordinates",
+    "heun": "two stages",
+    "dpmpp-2m": "multistep",
+    "rk45": "adaptive",
+    "ddpm": "stochastic",
+    "lcm": "of consistency models",
+    "bdia-ddim": "invertible",
+    "dpmpp-2m-cfgpp": "with the unguided prediction",
+    "mala": "on a density",
+}
+"""Samplers that are checked by default, several seconds each, with what they represent."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in sorted(sds.samplers())]
-)
+@pytest.mark.parametrize("name", mostly_slow(sorted(sds.samplers()), keep=ONE_OF_EACH))
 def test_registered_sampler_conforms(name):
     check_sampler(name).require()
 
