@@ -23,7 +23,7 @@ NO_ODE = sorted(
 NOT_FORWARDS = ["dpm-solver-3m"]
 WALKERS = sorted({*SPECS} - {*NO_ODE, *NOT_FORWARDS})
 ONE_OF_EACH = ("euler", "ddim", "heun", "rk3", "ab", "dpmpp-2m", "exp-ab", "unipc", "etdrk2", "churn", "bdia-ddim")
-ONE_OF_EACH += ("euler-maruyama", "reversible-heun", "dop853")
+ONE_OF_EACH += ("dpmpp-sde", "reversible-heun", "dop853")
 
 
 @pytest.fixture(scope="module")

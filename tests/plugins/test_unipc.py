@@ -6,10 +6,10 @@ import math
 import numpy as np
 import pytest
 import torch
+from sdesamplers_plugins.unipc import weights
 
 import sdesamplers as sds
 from sdesamplers.testing.problems import PROCESSES, Transport, run
-from sdesamplers_plugins.unipc import weights
 
 VARIANTS = ["bh1", "bh2", "vary_coeff"]
 
