@@ -265,6 +265,7 @@ def exact_end(x, t0, t1):
     return x * math.sqrt((0.25 * b + 1 - b) / (0.25 * a + 1 - a))
 
 
+@pytest.mark.slow
 def test_third_order_deis_stays_accurate_over_500_steps_where_float32_coefficients_do_not():
     """Exact ends for Gaussian data; diffusers' error grows from 1e-3 at 250 steps to 0.07 at 500 and 0.13 at 999."""
     model = sds.GaussianModel([0.0], 0.25, sds.DiscreteVP(TABLE))

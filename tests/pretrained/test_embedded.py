@@ -88,7 +88,6 @@ PLAIN = ("euler", "heun", "euler-maruyama", "ddim", "ddpm", "rk45")
         ),
         keep=[
             ("euler", "float64", 1e-9),
-            ("abm", "float64", 1e-9),
             ("er-sde", "float64", 1e-9),
             ("ddpm", "float32", 2e-4),
         ],

@@ -113,7 +113,10 @@ def steps_asked(name: str, sampler: str, steps: int, strength: float) -> int:
 
 @pytest.mark.parametrize(
     ("name", "sampler"),
-    [(name, sampler) for name in tiny.BUILDERS for sampler in (EVALUATIONS if name in MAIN else FEW)],
+    mostly_slow(
+        [(name, sampler) for name in tiny.BUILDERS for sampler in (EVALUATIONS if name in MAIN else FEW)],
+        keep=lambda name, sampler: sampler == "heun" or name in ("stable-diffusion", "sd3"),
+    ),
 )
 def test_every_pipeline_runs_every_kind_of_sampler(name: str, sampler: str) -> None:
     pipe = with_sampler(name, sampler)
@@ -273,7 +276,9 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "rk4", "pndm", "dpmpp-2m", "two-stage"])
+@pytest.mark.parametrize(
+    "sampler", mostly_slow(["euler", "heun", "rk4", "pndm", "dpmpp-2m", "two-stage"], keep=["heun", "pndm"])
+)
 @pytest.mark.parametrize(
     "name", ["stable-diffusion", "stable-diffusion-img2img", "sdxl", "sd3", "flux", "pixart-alpha", "dit", "kandinsky"]
 )
@@ -297,7 +302,9 @@ def test_progress_bars_end_full_and_callbacks_count(name: str, sampler: str, bar
         assert times[-1] == float(pipe.scheduler.timesteps[-1])
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "rk4", "dpmpp-2m", "unipc", "dpmpp-2m-sde"])
+@pytest.mark.parametrize(
+    "sampler", mostly_slow(["euler", "heun", "rk4", "dpmpp-2m", "unipc", "dpmpp-2m-sde"], keep=["heun", "dpmpp-2m-sde"])
+)
 @pytest.mark.parametrize("name", ["stable-diffusion", "sdxl", "sd3"])
 def test_latents_that_a_callback_replaces_are_respected(name: str, sampler: str) -> None:
     """Whatever came before, a run whose states are all replaced knows nothing of where it started."""
@@ -341,7 +348,7 @@ def test_an_unedited_echo_changes_nothing(dtype: torch.dtype) -> None:
     torch.testing.assert_close(plain, echoed, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp-2m-sde"])
+@pytest.mark.parametrize("sampler", mostly_slow(["euler", "heun", "dpmpp-2m-sde"], keep=["heun", "dpmpp-2m-sde"]))
 @pytest.mark.parametrize("name", ["stable-diffusion", "sdxl", "sd3", "flux"])
 def test_an_interrupted_run_ends_and_the_next_is_whole(name: str, sampler: str) -> None:
     pipe = with_sampler(name, sampler, seed=1)
@@ -429,7 +436,7 @@ def same_run(
     return outs[0], outs[1]
 
 
-@pytest.mark.parametrize("name", ["stable-diffusion", "stable-diffusion-v"])
+@pytest.mark.parametrize("name", mostly_slow(["stable-diffusion", "stable-diffusion-v"], keep=["stable-diffusion"]))
 @pytest.mark.parametrize(
     ("kind", "words", "sampler", "options", "grid"),
     [
@@ -753,7 +760,11 @@ def pushed_and_pulled(
 
 
 @pytest.mark.parametrize(
-    "sampler", ["euler", "heun", "dpmpp-2m", "unipc", "dpmpp-2m-sde", "er-sde", "euler-maruyama", "rk4", "two-stage"]
+    "sampler",
+    mostly_slow(
+        ["euler", "heun", "dpmpp-2m", "unipc", "dpmpp-2m-sde", "er-sde", "euler-maruyama", "rk4", "two-stage"],
+        keep=["heun", "dpmpp-2m-sde", "unipc"],
+    ),
 )
 @pytest.mark.parametrize("name", AS_MODEL)
 def test_pushed_is_pulled(name: str, sampler: str) -> None:
@@ -766,7 +777,7 @@ def test_pushed_is_pulled(name: str, sampler: str) -> None:
 @pytest.mark.parametrize(
     "words", [{"spacing": "angle"}, {"coordinates": "flow"}, {"noise": "brownian"}, {"final": "min"}], ids=str
 )
-@pytest.mark.parametrize("name", ["stable-diffusion", "sd3", "dit"])
+@pytest.mark.parametrize("name", mostly_slow(["stable-diffusion", "sd3", "dit"], keep=["stable-diffusion", "sd3"]))
 def test_pushed_is_pulled_with_words(name: str, words: dict[str, Any]) -> None:
     pushed, pulled = pushed_and_pulled(name, "dpmpp-2m-sde", **words)
     assert apart(pushed, pulled) < 1e-4
