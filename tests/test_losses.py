@@ -74,8 +74,8 @@ def z_scores(process, prediction, weighting, parameters, count):
 
 def one_in_ten(name, prediction, weighting):
     """Each process, each prediction type and each weighting several times, in other combinations."""
-    places = (list(values).index(v) for values, v in zip(OBJECTIVES, (name, prediction, weighting), strict=True))
-    process, kind, weight = places
+    case = zip(OBJECTIVES, (name, prediction, weighting), strict=True)
+    process, kind, weight = (list(values).index(value) for values, value in case)
     return kind == (process + weight) % 5 and weight % 2 == process % 2
 
 

@@ -436,7 +436,15 @@ def refuses_two_steps(x, path):
 FAULTS = [fault for fault in vars().values() if isinstance(fault, tuple) and len(fault) == 2 and fault[0] in CHECKS]
 
 
-@pytest.mark.parametrize(("check", "spec"), FAULTS, ids=lambda value: getattr(value, "name", None))
+SECONDS = ("too-little-noise", "rounded-times")
+"""Faults that take the kit seconds, of checks with other faults."""
+
+
+@pytest.mark.parametrize(
+    ("check", "spec"),
+    mostly_slow(FAULTS, keep=lambda _, spec: spec.name not in SECONDS),
+    ids=lambda value: getattr(value, "name", None),
+)
 def test_the_kit_catches_a_planted_fault(check, spec):
     report = check_sampler(spec, checks=[check])
     (finding,) = report
@@ -529,7 +537,10 @@ def test_pytest_runs_the_kit_on_a_loose_file_and_reports_a_broken_sampler_once(p
     result.stdout.fnmatch_lines(["*AttributeError*stepto*(bad_loose.py, line 8)*"])
 
 
-@pytest.mark.parametrize("words", [("--sdesamplers", "eulr"), ("--sdesamplers-plugin", "nowhere.py")])
+@pytest.mark.parametrize(
+    "words",
+    [("--sdesamplers", "eulr"), pytest.param(("--sdesamplers-plugin", "nowhere.py"), marks=pytest.mark.slow)],
+)
 def test_pytest_is_called_wrongly(pytester, words):
     result = pytester.runpytest_subprocess(*words, "-p", "no:cacheprovider")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
