@@ -37,7 +37,8 @@ def read(name: str) -> Any:
 
 LOADING = """
 import os, pickle, sys
-import torch  # which takes seconds; the package is imported by each process for itself
+import numpy, scipy.integrate, scipy.interpolate, scipy.optimize, scipy.special, scipy.stats, torch, yaml
+# These take seconds; the package is imported by each process for itself.
 for file in sys.argv[1:]:
     child = os.fork()
     if not child:

@@ -306,7 +306,7 @@ def test_statistics_are_quiet_where_asked(run: Any, pipeline: Path) -> None:
 
 
 def test_compare(run: Any, pipeline: Path) -> None:
-    words = ("--samplers", "euler,ddim,ddpm,heun", "--nfe", "1,3,5", "-n", "4", "--reference-samples", "2")
+    words = ("--samplers", "euler,ddim,ddpm,heun", "--nfe", "1,3,5", "-n", "4", "--reference-samples", "1")
     ran = run("compare", pipeline, *words, "--out", "c")
     assert ran.code == 0, ran.err
     written = ["compare.csv", "compare.json", "compare.png"]
@@ -323,7 +323,8 @@ def test_compare(run: Any, pipeline: Path) -> None:
     assert cells["ddpm", 5]["error"] is None
     rows = list(csv.DictReader(Path("c/compare.csv").read_text().splitlines()))
     assert [(r["sampler"], int(r["budget"])) for r in rows] == list(cells)
-    as_json = run("compare", pipeline, "--samplers", "ddim", "--nfe", "3", "-n", "2", "--json", "--out", "d")
+    few = ("-n", "2", "--reference-samples", "0")
+    as_json = run("compare", pipeline, "--samplers", "ddim", "--nfe", "3", *few, "--json", "--out", "d")
     assert json.loads(as_json.out)["cells"][0]["sampler"] == "ddim"
     assert as_json.err == ""
 

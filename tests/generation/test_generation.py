@@ -23,6 +23,7 @@ import pytest
 import tiny_pipelines
 import torch
 from exact_models import ByClass
+from lanes import mostly_slow
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -762,7 +763,7 @@ main(sys.argv[3:])
 """
 
 
-@pytest.mark.parametrize(("name", "call"), [("SIGINT", 5), ("SIGTERM", 4)])
+@pytest.mark.parametrize(("name", "call"), mostly_slow([("SIGINT", 5), ("SIGTERM", 4)], keep=[("SIGTERM", 4)]))
 def test_a_signal_is_one_line_and_exit_code_1(tmp_path: Path, name: str, call: int) -> None:
     pipeline = save_pipeline(tmp_path / "tiny")
     words = ["sample", str(pipeline), "--sampler", "ddim", "--steps", "2", "-n", "6", "--format", "safetensors"]

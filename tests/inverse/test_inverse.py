@@ -7,6 +7,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 from process_cases import TABLE
 from scipy.integrate import solve_ivp
 
@@ -330,7 +331,7 @@ def test_flow_models_start_at_alpha_0(kind, method):
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("sampler", ["rk45", "ddpm", "dpmpp-2m"])
+@pytest.mark.parametrize("sampler", mostly_slow(["rk45", "ddpm", "dpmpp-2m"], keep=["ddpm", "dpmpp-2m"]))
 def test_a_sample_does_not_depend_on_its_batch(sampler, method):
     y = normals(4, 1, seed=8)
     model = sds.PosteriorSampling(sds.grid_mixture(sds.EDM()), sds.Mask([1, 0]), y, 0.1, method)
@@ -569,7 +570,7 @@ def psnr(found, truth):
     return float((10 * torch.log10(4 / (found.clamp(-1, 1) - truth).square().mean((1, 2, 3)))).mean())
 
 
-@pytest.mark.parametrize("task", ["inpainting", "super-resolution"])
+@pytest.mark.parametrize("task", mostly_slow(["inpainting", "super-resolution"], keep=["inpainting"]))
 @pytest.mark.parametrize(
     ("method", "sampler", "words", "options"),
     [

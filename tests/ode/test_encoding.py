@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from exact_models import PROCESSES, TABLE, ByClass, gaussian, pushed
+from lanes import mostly_slow
 from PIL import Image
 
 import sdesamplers as sds
@@ -21,6 +22,8 @@ NO_ODE = sorted(
 # From data to noise their coefficients are square roots of negative numbers.
 NOT_FORWARDS = ["dpm-solver-3m"]
 WALKERS = sorted({*SPECS} - {*NO_ODE, *NOT_FORWARDS})
+ONE_OF_EACH = ("euler", "ddim", "heun", "rk3", "ab", "dpmpp-2m", "exp-ab", "unipc", "etdrk2", "churn", "bdia-ddim")
+ONE_OF_EACH += ("dpmpp-sde", "reversible-heun", "dop853")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +41,7 @@ def worst(a, b):
 # --- accuracy ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", WALKERS)
+@pytest.mark.parametrize("name", mostly_slow(WALKERS, keep=ONE_OF_EACH))
 def test_errors_fall_at_the_samplers_order(name, quantiles):
     """Latents against quantile transport, and the way back from them, as steps double."""
     model, data, latents = quantiles
@@ -65,7 +68,7 @@ def test_samplers_that_cannot_be_walked_forwards_say_so(name):
         sds.encode(sds.grid_mixture(sds.VP()), torch.zeros(1, 2), name, steps=8)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", mostly_slow(PROCESSES, keep=["vp", "flow"]))
 def test_the_flow_map_of_a_gaussian(name):
     """All processes, the flow's alpha = 0 and the table among them: latents, and back, at 80 steps of rk4."""
     model, x = gaussian(2, PROCESSES[name])
@@ -124,7 +127,7 @@ def test_round_trip_of_garments():
     model = sds.load("fashion-mnist")
     x = sds.sample(model, "dpmpp-2m", steps=8, num_samples=1, seed=0).samples
     errors = []
-    for steps in (12, 24):
+    for steps in (8, 16):
         code = sds.encode(model, x, steps=steps)
         errors.append(float((sds.decode(model, code.samples, steps=steps).samples - x).square().mean().sqrt()))
     assert errors[1] < 0.25 * errors[0] < 0.02
@@ -137,7 +140,7 @@ def test_round_trip_of_garments():
 def test_conditions_and_guidance():
     labels = torch.tensor([0, 1, 2])
     x = labels[:, None] + torch.tensor([[0.1, 0.2], [0.0, -0.3], [0.4, 0.0]], dtype=torch.float64)
-    words = {"steps": 100, "coordinates": "angle", "spacing": "angle"}
+    words = {"steps": 50, "coordinates": "angle", "spacing": "angle"}
     code = sds.encode(ByClass(), x, "rk4", condition=labels, batch_size=2, **words)
     # The flow map of N(label, 0.25 I): what is left of x is (x - label) over its standard deviation.
     torch.testing.assert_close(code.samples, (x - labels[:, None]) / 0.5, rtol=0, atol=1e-4)
@@ -151,7 +154,7 @@ def test_conditions_and_guidance():
 
 
 @pytest.mark.parametrize(
-    "words", [{"sampler": "heun", "steps": 6}, {"sampler": "rk45"}, {"sampler": "bdia-ddim", "steps": 6}]
+    "words", [{"sampler": "heun", "steps": 6}, {"sampler": "rk45", "rtol": 1e-2}, {"sampler": "bdia-ddim", "steps": 6}]
 )
 def test_batches_change_nothing(words):
     model = sds.grid_mixture(sds.VP())
@@ -259,7 +262,7 @@ def test_words_replace_an_encodings_own_and_a_sampler_starts_afresh():
 def test_condition_and_guidance_go_back_too():
     labels = torch.tensor([0, 1, 2])
     x = labels[:, None] + torch.tensor([[0.1, 0.2], [0.0, -0.3], [0.4, 0.0]], dtype=torch.float64)
-    words = {"steps": 100, "coordinates": "angle", "spacing": "angle"}
+    words = {"steps": 50, "coordinates": "angle", "spacing": "angle"}
     code = sds.encode(ByClass(), x, "rk4", condition=labels, guidance_scale=2.0, **words)
     assert worst(sds.decode(ByClass(), code).samples, x) < 1e-4
     # Guided by 2, the label's mean counts twice.

@@ -7,7 +7,8 @@ import weakref
 import numpy as np
 import pytest
 import torch
-from exact_models import PROCESSES, ByClass, density, gaussian, mixture_density, pushed
+from exact_models import PROCESSES, ByClass, density, gaussian, mixture_density, pushed, quick
+from lanes import mostly_slow
 from scipy.special import ndtr
 from torch.distributions import Normal
 
@@ -18,7 +19,7 @@ from sdesamplers.processes.predictions import PREDICTIONS
 TIGHT = {"rtol": 1e-6, "atol": 1e-6}
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", mostly_slow(PROCESSES, keep=["vp", "flow", "table"]))
 def test_gaussian_in_two_dimensions(name):
     model, x = gaussian(2, PROCESSES[name])
     found = sds.log_likelihood(model, x, divergence="exact", **TIGHT)
@@ -34,21 +35,21 @@ def test_gaussian_in_two_dimensions(name):
     assert found.probes == 0
 
 
-@pytest.mark.parametrize("name", ["flow", "table"])
+@pytest.mark.parametrize("name", mostly_slow(["flow", "table"], keep=["flow"]))
 def test_gaussian_in_64_dimensions(name):
     model, x = gaussian(64, PROCESSES[name])
-    found = sds.log_likelihood(model, x[:1], coordinates="angle", divergence="exact", **TIGHT)
+    found = sds.log_likelihood(quick(model), x[:1], coordinates="angle", divergence="exact", **TIGHT)
     exact = pushed(model, x[:1])[0] if name == "table" else density(model, x[:1])
     assert np.abs(found.nats - exact).max() / 64 < 1e-4
 
 
 def test_gaussian_in_64_dimensions_by_a_multistep_sampler():
     model, x = gaussian(64, PROCESSES["vp"])
-    found = sds.log_likelihood(model, x[:1], "exp-ab", steps=100, spacing="logsnr", divergence="exact")
+    found = sds.log_likelihood(quick(model), x[:1], "exp-ab", steps=100, spacing="logsnr", divergence="exact")
     assert np.abs(found.nats - density(model, x[:1])).max() / 64 < 1e-4
 
 
-@pytest.mark.parametrize("name", ["vp", "flow"])
+@pytest.mark.parametrize("name", mostly_slow(["vp", "flow"], keep=["flow"]))
 def test_mixture(name):
     model = sds.grid_mixture(PROCESSES[name])
     x = model.sample_data(4, torch.Generator().manual_seed(3))
@@ -87,7 +88,12 @@ WALKS = [
 ]
 
 
-@pytest.mark.parametrize(("sampler", "coordinates", "order"), WALKS)
+QUICK = ("euler", "heun", "dpmpp-2m", "deis", "unipc", "etdrk4")
+
+
+@pytest.mark.parametrize(
+    ("sampler", "coordinates", "order"), mostly_slow(WALKS, keep=lambda sampler, *_: sampler in QUICK)
+)
 def test_any_sampler_integrates_it_at_its_order(sampler, coordinates, order):
     model, x = gaussian(2, sds.VP())
     exact = pushed(model, x)[0]
@@ -109,7 +115,7 @@ def copies():
     return model, x, words, sds.log_likelihood(model, x[:1], divergence="exact", **words).nats[0]
 
 
-@pytest.mark.parametrize("probe", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("probe", mostly_slow(["rademacher", "gaussian"], keep=["rademacher"]))
 def test_hutchinson_is_unbiased_with_a_variance_of_one_over_probes(copies, probe):
     """400 runs with 1, 4 and 16 probes, seed 0: a variance's own standard error is 7% and more for heavy tails."""
     model, x, words, exact = copies
@@ -150,7 +156,7 @@ def test_seeds_and_indices_choose_the_probes(copies):
     assert len(set(whole.nats.tolist())) == 5
 
 
-@pytest.mark.parametrize("words", [{"sampler": "heun", "steps": 8}, {"sampler": "rk45", "rtol": 1e-3}])
+@pytest.mark.parametrize("words", [{"sampler": "heun", "steps": 8}, {"sampler": "rk45", "rtol": 3e-2, "atol": 3e-2}])
 def test_batches_change_nothing(words):
     model = sds.grid_mixture(sds.VP())
     x = model.sample_data(5, torch.Generator().manual_seed(1))
@@ -243,7 +249,7 @@ def test_dequantisation_is_uniform_over_one_level_and_keyed():
 # --- conditions -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", ["rk45", "heun"])
+@pytest.mark.parametrize("sampler", mostly_slow(["rk45", "heun"], keep=["rk45"]))
 def test_conditions_go_to_their_samples(sampler):
     labels = torch.tensor([0, 1, 2, 1])
     x = labels[:, None] + 0.4 * torch.randn(4, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))

@@ -3,22 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from exact_models import PROCESSES, density, gaussian, mixture_density, pushed
+from exact_models import PROCESSES, density, gaussian, mixture_density, pushed, quick
+from lanes import mostly_slow
 
 import sdesamplers as sds
 
 TIGHT = {"rtol": 1e-6, "atol": 1e-6, "divergence": "exact"}
-
-
-def quick(model):
-    """A `GaussianModel` asked for its score by two products, since an exact divergence in 64 dimensions asks often."""
-    mean, (variances, axes) = model.means[0], torch.linalg.eigh(model.covariances[0])
-
-    def score(x, t):
-        alpha, sigma = (torch.from_numpy(np.asarray(f(t.numpy()))) for f in (model.process.alpha, model.process.sigma))
-        return -((x - alpha * mean) @ axes / (alpha**2 * variances + sigma**2)) @ axes.T
-
-    return sds.FunctionModel(score, model.process, "score", model.shape, dtype=torch.float64)
 
 
 def test_the_quick_model_is_the_gaussian():
@@ -27,7 +17,7 @@ def test_the_quick_model_is_the_gaussian():
     torch.testing.assert_close(quick(model).predict(x, times), model.score(x, times), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", mostly_slow(PROCESSES, keep=["cosine", "flow"]))
 def test_gaussian_in_64_dimensions_on_every_process(name):
     """`pushed` is the exact flow map; `density` leaves out the prior's mismatch, which only the DDPM table has."""
     model, x = gaussian(64, PROCESSES[name])
@@ -37,7 +27,7 @@ def test_gaussian_in_64_dimensions_on_every_process(name):
         assert np.abs(found - density(model, x[:1])).max() / 64 < 1e-4
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", mostly_slow(PROCESSES, keep=["sub-vp", "flow", "table"]))
 def test_mixture_on_every_process(name):
     """Through the exact density at both ends, so that the DDPM table's mismatch of the prior does not enter."""
     model = sds.grid_mixture(PROCESSES[name])

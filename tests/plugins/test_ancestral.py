@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 from process_cases import TABLE
 
 import sdesamplers as sds
@@ -140,8 +141,8 @@ def test_s_noise_multiplies_the_noise_and_nothing_else(name):
 # --- convergence and exact laws ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5])
-@pytest.mark.parametrize("case", PROCESSES)
+@pytest.mark.parametrize("eta", mostly_slow([0.0, 0.5], keep=[0.5]))
+@pytest.mark.parametrize("case", mostly_slow(PROCESSES, keep=["vp"]))
 @pytest.mark.parametrize("name", STOCHASTIC)
 def test_the_variance_converges_at_the_solvers_order_at_any_eta(name, case, eta):
     """The conformance kit measures the default, 1. Grids are even in lambda."""
@@ -193,7 +194,7 @@ def test_evaluations_are_two_a_step_but_where_a_step_goes_to_sigma_zero(case):
         assert draw(name, case, steps=7).nfe == first + 5 * 2 + 1
 
 
-@pytest.mark.parametrize("name", ["dpm2", *STOCHASTIC])
+@pytest.mark.parametrize("name", mostly_slow(["dpm2", *STOCHASTIC], keep=["euler-ancestral"]))
 def test_five_hundred_steps_in_float32_follow_float64(name):
     model = sds.grid_mixture(sds.VP(), dtype=torch.float32)
     words = {"steps": 500, "num_samples": 4, "seed": 1}

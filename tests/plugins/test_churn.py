@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers import scheduling_edm_euler, scheduling_euler_discrete
+from lanes import mostly_slow
 from process_cases import TABLE
 from scheduler_configurations import DDPM
 from sdesamplers_plugins import churn
@@ -40,8 +41,13 @@ def close(found, expected, tolerance=1e-10):
 # --- identities -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", ["euler", "heun", "ddim", "dpm2", "rk45"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "solver"),
+    mostly_slow(
+        itertools.product(CASES, ("euler", "heun", "ddim", "dpm2", "rk45")),
+        keep=lambda case, solver: case == "edm" or solver == "heun",
+    ),
+)
 def test_without_noise_each_is_its_solver_to_the_bit(case, solver):
     coordinates = "angle" if case in ("zero-snr", "flow") else "ve"
     words = {"coordinates": coordinates, "spacing": "linspace"}
@@ -133,15 +139,17 @@ def variance_order(name, case, options):
     return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
 
 
-@pytest.mark.parametrize(("solver", "order"), [("euler", 1), ("heun", 2), ("dpm2", 2)])
-@pytest.mark.parametrize("case", PROCESSES)
+@pytest.mark.parametrize(
+    ("solver", "order"), mostly_slow([("euler", 1), ("heun", 2), ("dpm2", 2)], keep=[("euler", 1), ("heun", 2)])
+)
+@pytest.mark.parametrize("case", mostly_slow(PROCESSES, keep=["flow"]))
 def test_the_variance_converges_at_the_solvers_order(case, solver, order):
     """Noise is added exactly, so the only error is the solver's."""
     found = variance_order("churn", case, lambda count: {"solver": solver, "s_churn": 3.0})
     assert found == pytest.approx(order, abs=0.2)
 
 
-@pytest.mark.parametrize("case", PROCESSES)
+@pytest.mark.parametrize("case", mostly_slow(PROCESSES, keep=["vp"]))
 def test_restart_converges_when_its_ways_down_are_refined_too(case):
     found = variance_order("restart", case, lambda count: {"intervals": [[count // 2 + 1, 2, 0.6, 2.5]]})
     assert found == pytest.approx(2, abs=0.2)
@@ -239,7 +247,7 @@ def test_short_runs_both_ends_and_replays(case, name, noise):
     close(sds.replay_log_probs(model, result), result.log_probs, 1e-9)
 
 
-@pytest.mark.parametrize("name", ["churn", "restart"])
+@pytest.mark.parametrize("name", mostly_slow(["churn", "restart"], keep=["restart"]))
 def test_five_hundred_steps_in_float32_follow_float64(name):
     model = sds.grid_mixture(sds.VP(), dtype=torch.float32)
     words = {"steps": 500, "num_samples": 3, "seed": 1, "solver": "ddim"}
@@ -311,7 +319,7 @@ def model():
     return sds.load("fashion-mnist")
 
 
-@pytest.mark.parametrize("steps", [10, 25])
+@pytest.mark.parametrize("steps", mostly_slow([10, 25], keep=[10]))
 def test_parity_with_diffusers_euler_asked_at_the_raised_state(model, monkeypatch, steps):
     """diffusers' own loop asks the network before it adds the noise, at (x, sigma), and so cannot be matched.
 
@@ -342,7 +350,7 @@ def test_parity_with_diffusers_euler_asked_at_the_raised_state(model, monkeypatc
     assert difference < LIMIT, difference
 
 
-@pytest.mark.parametrize("steps", [10, 25])
+@pytest.mark.parametrize("steps", mostly_slow([10, 25], keep=[10]))
 def test_parity_with_diffusers_edm_euler_without_churn(model, steps):
     """The embedded model behind EDM's preconditioning: F = (D - c_skip x) / c_out at c_noise = log(sigma)/4."""
     scheduler = diffusers.EDMEulerScheduler(sigma_min=0.02, sigma_max=80.0)

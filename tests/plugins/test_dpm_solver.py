@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 from process_cases import TABLE as DDPM_TABLE
 from sdesamplers_plugins._dpm_stages import linear_weights
 from sdesamplers_plugins.dpm_fast import groups, third_order_weights
@@ -384,7 +385,7 @@ def adaptive(model, count=6, **options):
     return sds.sample(model, "dpm-adaptive", num_samples=count, seed=2, **options)
 
 
-@pytest.mark.parametrize("order", [2, 3])
+@pytest.mark.parametrize("order", mostly_slow([2, 3], keep=[3]))
 def test_tighter_tolerances_cost_more_and_come_closer(order):
     model = sds.grid_mixture(sds.VP())
     start = {"start": torch.randn(6, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))}

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 from process_cases import TABLE
 from sdesamplers_plugins.exponential import hochbruck_ostermann, krogstad, three_stages, two_stages
 
@@ -232,7 +233,7 @@ def test_results_do_not_depend_on_the_coordinates(name, coordinates):
 # --- edges ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(NAMES, keep=["exp-ab", "etdrk4", "gradient-estimation"]))
 @pytest.mark.parametrize("process", [sds.RectifiedFlow(), sds.DiscreteVP(ZERO_SNR)], ids=["flow", "zero-snr"])
 def test_starts_at_pure_noise_end_in_the_right_place(name, process):
     """On data that are one Gaussian the exact end is mean + deviation times the starting noise."""
@@ -327,7 +328,7 @@ def test_options_out_of_range_are_refused_in_plain_words(name, options, message)
         sampled(sds.VP(), name, **options)
 
 
-@pytest.mark.parametrize("name", ["exp-ab", "res-3s", "etdrk4"])
+@pytest.mark.parametrize("name", mostly_slow(["exp-ab", "res-3s", "etdrk4"], keep=["exp-ab"]))
 def test_five_hundred_steps_in_single_precision_lose_no_digits(name):
     model = sds.GaussianModel([0.7, -0.4], 0.25, sds.VP())
     x = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))

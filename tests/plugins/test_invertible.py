@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from exact_models import gaussian
+from lanes import mostly_slow
 
 import sdesamplers as sds
 from sdesamplers.path.pairs import PairLedger, leave_companion, take_companion
@@ -29,7 +30,7 @@ def worst(a, b):
     return float((a - b).abs().max())
 
 
-@pytest.mark.parametrize("coordinates", ["native", "flow", "angle"])
+@pytest.mark.parametrize("coordinates", mostly_slow(["native", "flow", "angle"], keep=["native", "angle"]))
 @pytest.mark.parametrize("process", MODELS)
 @pytest.mark.parametrize(("sampler", "options"), RUNS)
 def test_a_round_trip_is_exact(sampler, options, process, coordinates):
@@ -53,7 +54,9 @@ def test_the_other_round_trip_is_exact_too(sampler, options):
     assert worst(sds.encode(model, data, sampler, **words).samples, z) < 1e-10
 
 
-@pytest.mark.parametrize("sampler", ["bdia-ddim", "reversible-heun", "reversible-midpoint"])
+@pytest.mark.parametrize(
+    "sampler", mostly_slow(["bdia-ddim", "reversible-heun", "reversible-midpoint"], keep=["bdia-ddim"])
+)
 def test_a_garment_comes_back_exactly(sampler):
     """The embedded network, in float32 itself, with a float64 state, at 20 steps."""
     model = sds.load("fashion-mnist")

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 from scipy.linalg import expm
 
 import sdesamplers as sds
@@ -153,7 +154,7 @@ def test_mala_is_the_metropolis_hastings_algorithm():
     assert found.nfe == steps + 1
 
 
-@pytest.mark.parametrize("noise", ["independent", "brownian"])
+@pytest.mark.parametrize("noise", mostly_slow(["independent", "brownian"], keep=["independent"]))
 def test_mala_is_exact_at_a_step_where_ula_is_far_off(noise):
     """From a far start, N(MEAN, VARIANCE) within 4 standard errors; ULA's variance there is 1.9 times too large."""
     count, h = 1_500 if noise == "independent" else 150, 0.7

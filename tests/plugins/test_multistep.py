@@ -6,6 +6,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 from process_cases import TABLE
 from sdesamplers_plugins.multistep import EQUAL_STEPS, adams_bashforth
 
@@ -264,6 +265,7 @@ def exact_end(x, t0, t1):
     return x * math.sqrt((0.25 * b + 1 - b) / (0.25 * a + 1 - a))
 
 
+@pytest.mark.slow
 def test_third_order_deis_stays_accurate_over_500_steps_where_float32_coefficients_do_not():
     """Exact ends for Gaussian data; diffusers' error grows from 1e-3 at 250 steps to 0.07 at 500 and 0.13 at 999."""
     model = sds.GaussianModel([0.0], 0.25, sds.DiscreteVP(TABLE))
@@ -310,7 +312,7 @@ def network():
     return sds.load("fashion-mnist")
 
 
-@pytest.mark.parametrize("steps", [10, 25])
+@pytest.mark.parametrize("steps", mostly_slow([10, 25], keep=[10]))
 def test_ipndm_equals_diffusers_ipndm(network, steps):
     """Its table is alpha = cos, sigma = sin; any other goes in as `trained_betas`, and its model predicts v."""
     stride = 1000 // steps

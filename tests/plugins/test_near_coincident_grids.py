@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from lanes import mostly_slow
 
 import sdesamplers as sds
 
@@ -13,6 +14,10 @@ GRID = (80.0, 40.0, 20.0, 10.0, 5.0, 2.0, 1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.0)
 STD = 0.25
 RUNNING = [name for name, spec in sds.samplers().items() if not set(spec.needs) & {"log_density", "stationary"}]
 """Samplers that run on a grid of a diffusion model."""
+MULTISTEP = ("ab", "abm", "deis", "dpm-solver-2m", "dpm-solver-3m", "dpm-solver-v3", "dpmpp-2m", "dpmpp-3m", "er-sde")
+MULTISTEP += ("exp-ab", "ipndm", "lms", "pndm", "res-3m", "unipc")
+QUICK = (*MULTISTEP, "euler", "heun", "ddim", "dpmpp-2s", "rk45", "euler-ancestral")
+"""The multistep samplers, whose weights depend on the gaps between points, and one of each other kind."""
 WIDER = {"bdia-ddim": 0.5, "annealed-langevin": 0.5}
 """Methods that another point makes another method of, as a share of the spread: BDIA takes each step back as far as it
 went, whatever the last one's length, and annealed Langevin dynamics makes its steps at every level."""
@@ -25,7 +30,7 @@ def spread(sampler: str, sigmas: list[float], process: sds.GaussianProcess) -> f
     return float(samples.std(0).mean()) / STD
 
 
-@pytest.mark.parametrize("sampler", RUNNING)
+@pytest.mark.parametrize("sampler", mostly_slow(RUNNING, keep=QUICK))
 def test_a_point_given_twice_to_rounding_changes_nothing(sampler: str) -> None:
     """With it a run differs by a step that is next to nothing, in which a multistep method has less to go by.
 

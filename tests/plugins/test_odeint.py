@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 
 import sdesamplers as sds
 
@@ -256,7 +257,7 @@ def test_two_runs_at_once_do_not_meet(model, start):
         assert torch.equal(results[k][0], sds.sample(model, "odeint", start=start + k).samples)
 
 
-@pytest.mark.parametrize("method", ["explicit_adams", "implicit_adams"])
+@pytest.mark.parametrize("method", mostly_slow(["explicit_adams", "implicit_adams"], keep=["explicit_adams"]))
 @pytest.mark.parametrize("equal", [True, False])
 def test_adams_methods_lose_their_order_on_unequal_steps(start, method, equal):
     """Why the docstring warns: their weights are those of equal steps. Ours (`ab`, `abm`) have the grid's own."""

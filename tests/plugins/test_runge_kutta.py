@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 from orders import MEAN, STD, gaussian_error, slope
 from process_cases import TABLE
 from scipy.integrate import DOP853, RK23, RK45, solve_ivp
@@ -274,7 +275,7 @@ def test_convergence_all_the_way_to_sigma_zero(name, order):
         assert measured < order + 0.25
 
 
-@pytest.mark.parametrize("name", TABLEAUS)
+@pytest.mark.parametrize("name", mostly_slow(TABLEAUS, keep=["midpoint", "rk3", "rk4", "bosh3"]))
 def test_a_start_in_pure_noise_is_an_ordinary_step(name):
     model = sds.grid_mixture(sds.RectifiedFlow(), prediction="flow")
     words = {"seed": 3, "num_samples": 6}
@@ -335,7 +336,7 @@ def test_heunpp2_in_flow_coordinates_weighs_by_the_flow_clock():
     torch.testing.assert_close(found, heunpp2_by_hand(start, model.predict, times), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("process", ["vp", "edm"])
+@pytest.mark.parametrize("process", mostly_slow(["vp", "edm"], keep=["vp"]))
 def test_heunpp2_is_of_first_order_in_spite_of_its_name(process):
     counts = (128, 256, 512)
     errors = [gaussian_error(process, "heunpp2", "even", n, "ve") for n in counts]

@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 from process_cases import TABLE
 from scipy.integrate import quad
 
@@ -314,17 +315,20 @@ def variance_order(spec, options, counts=(96, 192)):
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [
-        ("dpmpp-2m-sde", {"solver": "heun", "eta": 0.7}),
-        ("dpmpp-sde", {"eta": 0.7, "r": 0.3}),
-        (SA, adams(3, 1.0)),
-        ("seeds-2", {"prediction": "noise"}),
-        ("seeds-3", {"prediction": "noise"}),
-        ("er-sde", {"noise_scale": "er-sde-4"}),
-        ("er-sde", {"noise_scale": "sde", "order": 3}),
-        ("stochastic-heun", {"eta": 0.7}),
-        ("sra3", {"eta": 0.7}),
-    ],
+    mostly_slow(
+        [
+            ("dpmpp-2m-sde", {"solver": "heun", "eta": 0.7}),
+            ("dpmpp-sde", {"eta": 0.7, "r": 0.3}),
+            (SA, adams(3, 1.0)),
+            ("seeds-2", {"prediction": "noise"}),
+            ("seeds-3", {"prediction": "noise"}),
+            ("er-sde", {"noise_scale": "er-sde-4"}),
+            ("er-sde", {"noise_scale": "sde", "order": 3}),
+            ("stochastic-heun", {"eta": 0.7}),
+            ("sra3", {"eta": 0.7}),
+        ],
+        keep=lambda name, options: name in ("dpmpp-2m-sde", "seeds-2", "stochastic-heun", SA),
+    ),
 )
 def test_weak_order_two_with_other_options(name, options):
     assert variance_order(sds.samplers()[name], options) == pytest.approx(2, abs=0.2)
@@ -371,7 +375,10 @@ class Coupled:
         return torch.from_numpy(next(self.values))
 
 
-@pytest.mark.parametrize(("name", "order"), [("sra1", 1.5), ("sra3", 1.5), ("stochastic-heun", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "order"),
+    mostly_slow([("sra1", 1.5), ("sra3", 1.5), ("stochastic-heun", 1.0)], keep=[("stochastic-heun", 1.0)]),
+)
 def test_strong_order_along_a_wiener_path_whose_time_integral_is_known(name, order):
     process = sds.VP(0.1, 7.0)
     model = Transport(process).model
@@ -389,14 +396,17 @@ def test_strong_order_along_a_wiener_path_whose_time_integral_is_known(name, ord
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [
-        ("dpmpp-3m-sde", {}),
-        ("dpmpp-sde", {"eta": 0.6}),
-        (SA, {"tau": 1.2, "tau_start": 20.0, "tau_end": 0.1}),
-        ("er-sde", {"order": 3}),
-        ("seeds-3", {"prediction": "noise"}),
-        ("sra3", {}),
-    ],
+    mostly_slow(
+        [
+            ("dpmpp-3m-sde", {}),
+            ("dpmpp-sde", {"eta": 0.6}),
+            (SA, {"tau": 1.2, "tau_start": 20.0, "tau_end": 0.1}),
+            ("er-sde", {"order": 3}),
+            ("seeds-3", {"prediction": "noise"}),
+            ("sra3", {}),
+        ],
+        keep=lambda name, options: name in ("dpmpp-3m-sde", "er-sde", SA),
+    ),
 )
 def test_a_mixture_keeps_its_mean_and_second_moments(name, options):
     """1,500 samples of 50 steps: within 4.5 standard errors, and 0.015 for what 50 steps leave."""

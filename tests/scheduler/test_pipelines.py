@@ -23,6 +23,7 @@ from diffusers.pipelines import pipeline_utils
 from diffusers.schedulers import scheduling_dpmsolver_multistep, scheduling_euler_ancestral_discrete, scheduling_lcm
 from hub_server import HubServer
 from huggingface_hub import snapshot_download
+from lanes import mostly_slow
 from tqdm.auto import tqdm
 
 import sdesamplers as sds
@@ -112,7 +113,10 @@ def steps_asked(name: str, sampler: str, steps: int, strength: float) -> int:
 
 @pytest.mark.parametrize(
     ("name", "sampler"),
-    [(name, sampler) for name in tiny.BUILDERS for sampler in (EVALUATIONS if name in MAIN else FEW)],
+    mostly_slow(
+        [(name, sampler) for name in tiny.BUILDERS for sampler in (EVALUATIONS if name in MAIN else FEW)],
+        keep=lambda name, sampler: sampler == "heun" or name in ("stable-diffusion", "sd3"),
+    ),
 )
 def test_every_pipeline_runs_every_kind_of_sampler(name: str, sampler: str) -> None:
     pipe = with_sampler(name, sampler)
@@ -194,7 +198,7 @@ def runs_from_the_middle(name: str, sampler: str, steps: int, strength: float) -
     return out
 
 
-@pytest.mark.parametrize("sampler", MIDDLE)
+@pytest.mark.parametrize("sampler", mostly_slow(MIDDLE, keep=["heun", "dpmpp-2m-sde"]))
 def test_image_to_image_at_every_strength(sampler: str) -> None:
     for steps, strength in PAIRS:
         runs_from_the_middle("stable-diffusion-img2img", sampler, steps, strength)
@@ -272,7 +276,9 @@ def bars(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return made
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "rk4", "pndm", "dpmpp-2m", "two-stage"])
+@pytest.mark.parametrize(
+    "sampler", mostly_slow(["euler", "heun", "rk4", "pndm", "dpmpp-2m", "two-stage"], keep=["heun", "pndm"])
+)
 @pytest.mark.parametrize(
     "name", ["stable-diffusion", "stable-diffusion-img2img", "sdxl", "sd3", "flux", "pixart-alpha", "dit", "kandinsky"]
 )
@@ -296,7 +302,9 @@ def test_progress_bars_end_full_and_callbacks_count(name: str, sampler: str, bar
         assert times[-1] == float(pipe.scheduler.timesteps[-1])
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "rk4", "dpmpp-2m", "unipc", "dpmpp-2m-sde"])
+@pytest.mark.parametrize(
+    "sampler", mostly_slow(["euler", "heun", "rk4", "dpmpp-2m", "unipc", "dpmpp-2m-sde"], keep=["heun", "dpmpp-2m-sde"])
+)
 @pytest.mark.parametrize("name", ["stable-diffusion", "sdxl", "sd3"])
 def test_latents_that_a_callback_replaces_are_respected(name: str, sampler: str) -> None:
     """Whatever came before, a run whose states are all replaced knows nothing of where it started."""
@@ -340,7 +348,7 @@ def test_an_unedited_echo_changes_nothing(dtype: torch.dtype) -> None:
     torch.testing.assert_close(plain, echoed, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp-2m-sde"])
+@pytest.mark.parametrize("sampler", mostly_slow(["euler", "heun", "dpmpp-2m-sde"], keep=["heun", "dpmpp-2m-sde"]))
 @pytest.mark.parametrize("name", ["stable-diffusion", "sdxl", "sd3", "flux"])
 def test_an_interrupted_run_ends_and_the_next_is_whole(name: str, sampler: str) -> None:
     pipe = with_sampler(name, sampler, seed=1)
@@ -428,7 +436,7 @@ def same_run(
     return outs[0], outs[1]
 
 
-@pytest.mark.parametrize("name", ["stable-diffusion", "stable-diffusion-v"])
+@pytest.mark.parametrize("name", mostly_slow(["stable-diffusion", "stable-diffusion-v"], keep=["stable-diffusion"]))
 @pytest.mark.parametrize(
     ("kind", "words", "sampler", "options", "grid"),
     [
@@ -752,7 +760,11 @@ def pushed_and_pulled(
 
 
 @pytest.mark.parametrize(
-    "sampler", ["euler", "heun", "dpmpp-2m", "unipc", "dpmpp-2m-sde", "er-sde", "euler-maruyama", "rk4", "two-stage"]
+    "sampler",
+    mostly_slow(
+        ["euler", "heun", "dpmpp-2m", "unipc", "dpmpp-2m-sde", "er-sde", "euler-maruyama", "rk4", "two-stage"],
+        keep=["heun", "dpmpp-2m-sde", "unipc"],
+    ),
 )
 @pytest.mark.parametrize("name", AS_MODEL)
 def test_pushed_is_pulled(name: str, sampler: str) -> None:
@@ -765,7 +777,7 @@ def test_pushed_is_pulled(name: str, sampler: str) -> None:
 @pytest.mark.parametrize(
     "words", [{"spacing": "angle"}, {"coordinates": "flow"}, {"noise": "brownian"}, {"final": "min"}], ids=str
 )
-@pytest.mark.parametrize("name", ["stable-diffusion", "sd3", "dit"])
+@pytest.mark.parametrize("name", mostly_slow(["stable-diffusion", "sd3", "dit"], keep=["stable-diffusion", "sd3"]))
 def test_pushed_is_pulled_with_words(name: str, words: dict[str, Any]) -> None:
     pushed, pulled = pushed_and_pulled(name, "dpmpp-2m-sde", **words)
     assert apart(pushed, pulled) < 1e-4
@@ -774,8 +786,10 @@ def test_pushed_is_pulled_with_words(name: str, words: dict[str, Any]) -> None:
 # Half precision
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp-2m", "dpmpp-2m-sde"])
+@pytest.mark.parametrize("dtype", mostly_slow([torch.bfloat16, torch.float16], keep=[torch.bfloat16]))
+@pytest.mark.parametrize(
+    "sampler", mostly_slow(["euler", "heun", "dpmpp-2m", "dpmpp-2m-sde"], keep=["heun", "dpmpp-2m-sde"])
+)
 @pytest.mark.parametrize("name", ["stable-diffusion", "sdxl", "sd3"])
 def test_the_state_of_a_half_precision_pipeline_is_float32(name: str, sampler: str, dtype: torch.dtype) -> None:
     """`sample` keeps a float32 state for a half-precision network: so does the scheduler, and rounds once, at the end.
@@ -825,7 +839,7 @@ def runs_adaptively(name: str, sampler: str, words: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("sampler", "words"), FREE)
-@pytest.mark.parametrize("name", ADAPTIVE)
+@pytest.mark.parametrize("name", mostly_slow(ADAPTIVE, keep=["stable-diffusion"]))
 def test_adaptive_samplers(name: str, sampler: str, words: dict[str, Any]) -> None:
     """With guidance, where the kind has it, and one image."""
     runs_adaptively(name, sampler, words)
@@ -905,7 +919,7 @@ def test_a_base_hands_its_latents_to_a_refiner(sampler: str) -> None:
 # Threads
 
 
-@pytest.mark.parametrize("sampler", ["heun", "dpmpp-2m", "dpmpp-2m-sde"])
+@pytest.mark.parametrize("sampler", mostly_slow(["heun", "dpmpp-2m", "dpmpp-2m-sde"], keep=["dpmpp-2m-sde"]))
 def test_eight_threads_share_a_model(sampler: str) -> None:
     """The prompt is encoded beforehand: tokenizers change while they are used and are not for several threads."""
     first = with_sampler("stable-diffusion", sampler, spacing="karras")

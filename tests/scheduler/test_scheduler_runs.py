@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lanes import mostly_slow
 from torch import Tensor
 
 import sdesamplers as sds
@@ -111,7 +112,7 @@ def same(found: Tensor, expected: Tensor, digits: float = 1e-5) -> None:
 # --- pushed = pulled --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("steps", [1, 2, 3, 8])
+@pytest.mark.parametrize("steps", mostly_slow([1, 2, 3, 8], keep=[1, 3]))
 @pytest.mark.parametrize("sampler", RUNNING)
 def test_a_loop_of_steps_is_sample(sampler, steps):
     model = model_for(TABLE)
@@ -176,7 +177,9 @@ def table_ratio(alphas_cumprod: np.ndarray) -> np.ndarray:
     return np.concatenate([alphas_cumprod[:1], alphas_cumprod[1:] / alphas_cumprod[:-1]])
 
 
-@pytest.mark.parametrize("sampler", ["euler", "dpmpp-2m-sde", "unipc", "churn", "rk4"])
+@pytest.mark.parametrize(
+    "sampler", mostly_slow(["euler", "dpmpp-2m-sde", "unipc", "churn", "rk4"], keep=["dpmpp-2m-sde", "churn", "rk4"])
+)
 @pytest.mark.parametrize(
     "words",
     [
@@ -203,7 +206,13 @@ def test_the_words_of_sample_mean_the_same(sampler, words):
     same(found, expected.samples)
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp-2m", "dpmpp-2m-sde", "unipc", "er-sde", "abm", "ddpm"])
+@pytest.mark.parametrize(
+    "sampler",
+    mostly_slow(
+        ["euler", "heun", "dpmpp-2m", "dpmpp-2m-sde", "unipc", "er-sde", "abm", "ddpm"],
+        keep=["euler", "heun", "dpmpp-2m-sde", "abm"],
+    ),
+)
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_every_kind_of_model(kind, sampler):
     config, mu = CONFIGS[kind], 0.8 if kind == "dynamic flow" else None
@@ -296,7 +305,7 @@ def image_to_image(scheduler: Any, steps: int, strength: float) -> tuple[Tensor,
     return timesteps, first
 
 
-@pytest.mark.parametrize("sampler", MIDDLE)
+@pytest.mark.parametrize("sampler", mostly_slow(MIDDLE, keep=["heun", "dpmpp-2m", "restart", "churn", "dpmpp-2m-sde"]))
 @settings(max_examples=15, deadline=None, derandomize=True, database=None)
 @given(steps=st.integers(1, 50), share=st.integers(1, 20))
 def test_image_to_image_is_sample_from_the_same_grid_point(sampler, steps, share):
@@ -328,7 +337,7 @@ PER_STEP = {"euler": 1, "ddim": 1, "dpmpp-2m": 1, "unipc": 1, "er-sde": 1, "heun
 INTO_ZERO = {"heun": 1, "dpmpp-sde": 1, "rk4": 1}
 
 
-@pytest.mark.parametrize("sampler", PER_STEP)
+@pytest.mark.parametrize("sampler", mostly_slow(PER_STEP, keep=["euler", "dpmpp-2m", "rk4"]))
 def test_all_pairs_of_steps_and_strength_make_the_evaluations_they_should(sampler):
     """order evaluations a step, of which the step into sigma = 0 may need fewer."""
     scheduler = sds.Scheduler(sampler, trained=TABLE)
@@ -342,7 +351,7 @@ def test_all_pairs_of_steps_and_strength_make_the_evaluations_they_should(sample
             assert len(timesteps) == (per_step * (left - 1) + last if left else 0)
 
 
-@pytest.mark.parametrize("sampler", MIDDLE)
+@pytest.mark.parametrize("sampler", mostly_slow(MIDDLE, keep=["heun", "dpmpp-2m", "churn"]))
 @pytest.mark.parametrize("word", ["sigmas", "timesteps"])
 def test_with_a_grid_of_its_own_a_pipeline_counts_timesteps(sampler, word):
     """Flow pipelines: num_inference_steps is len(timesteps), and the run starts no higher than timesteps[t_start]."""
@@ -384,7 +393,7 @@ def refined(scheduler: Any, cutoff: float) -> Tensor:
     return timesteps
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 20, 50])
+@pytest.mark.parametrize("steps", mostly_slow([1, 2, 7, 20, 50], keep=[1, 7]))
 @pytest.mark.parametrize("sampler", ["euler", "rk3", "rk4", "dpmpp-2m", "unipc", "dpmpp-2m-sde", "pndm", "dpm-fast"])
 def test_denoising_start_begins_at_the_first_grid_point_below_the_cutoff(sampler, steps):
     scheduler = sds.Scheduler(sampler, trained=TABLE)
@@ -469,7 +478,7 @@ def test_a_loop_over_a_plain_list_finds_its_start_by_the_timestep():
 # --- the state in between ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("in_place", mostly_slow([False, True], keep=[True]))
 @pytest.mark.parametrize("sampler", RUNNING)
 def test_edited_latents_are_evaluated_and_stepped_from(sampler, in_place):
     """The same edits, at the same evaluations, as a callback of `sds.sample` makes."""
@@ -498,7 +507,7 @@ def constant(x: Tensor, t: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference"])
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", mostly_slow([torch.float16, torch.bfloat16], keep=[torch.float16]))
 @pytest.mark.parametrize("sampler", ["euler", "heun", "dpmpp-2m", "dpmpp-2m-sde", "unipc", "restart"])
 def test_half_precision_latents_keep_the_float32_state(sampler, dtype, mode):
     x = noise().to(dtype)
@@ -694,7 +703,7 @@ def test_an_adaptive_run_grows_while_it_is_iterated(sampler):
     same(state, expected.samples)
 
 
-@pytest.mark.parametrize("sampler", FREE)
+@pytest.mark.parametrize("sampler", mostly_slow(FREE, keep=["rk45", "dpm-adaptive"]))
 @pytest.mark.parametrize("share", [1, 7, 10])
 def test_an_adaptive_run_starts_in_the_middle(sampler, share):
     model = model_for(TABLE)
@@ -805,7 +814,9 @@ def test_no_kind_of_model_reads_from_the_device(kind):
 # --- Brownian noise ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp-2m-sde", "dpmpp-sde", "er-sde", "euler-ancestral"])
+@pytest.mark.parametrize(
+    "sampler", mostly_slow(["dpmpp-2m-sde", "dpmpp-sde", "er-sde", "euler-ancestral"], keep=["dpmpp-2m-sde"])
+)
 @pytest.mark.parametrize("kind", ["table", "edm", "flow"])
 def test_brownian_noise_on_a_grid_a_few_ulp_outside_its_interval(kind, sampler):
     config = CONFIGS[kind]

@@ -9,6 +9,7 @@ import textwrap
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 
 import sdesamplers as sds
 from sdesamplers.coefficients import lagrange_integrals
@@ -64,13 +65,22 @@ def test_run_is_sample():
 # --- every registered sampler -----------------------------------------------------------------------------------------
 
 
-LONG = ("seeds-2", "seeds-3", "sra1", "sra3")
-"""Twelve seconds and more each; their families' shorter ones are in the default suite."""
+ONE_OF_EACH = {
+    "euler": "one step, in the model's own coordinates",
+    "ddim": "one step, the same in all coordinates",
+    "heun": "two stages",
+    "dpmpp-2m": "multistep",
+    "rk45": "adaptive",
+    "ddpm": "stochastic",
+    "lcm": "of consistency models",
+    "bdia-ddim": "invertible",
+    "dpmpp-2m-cfgpp": "with the unguided prediction",
+    "mala": "on a density",
+}
+"""Samplers that are checked by default, several seconds each, with what they represent."""
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in sorted(sds.samplers())]
-)
+@pytest.mark.parametrize("name", mostly_slow(sorted(sds.samplers()), keep=ONE_OF_EACH))
 def test_registered_sampler_conforms(name):
     check_sampler(name).require()
 
@@ -426,7 +436,15 @@ def refuses_two_steps(x, path):
 FAULTS = [fault for fault in vars().values() if isinstance(fault, tuple) and len(fault) == 2 and fault[0] in CHECKS]
 
 
-@pytest.mark.parametrize(("check", "spec"), FAULTS, ids=lambda value: getattr(value, "name", None))
+SECONDS = ("too-little-noise", "rounded-times")
+"""Faults that take the kit seconds, of checks with other faults."""
+
+
+@pytest.mark.parametrize(
+    ("check", "spec"),
+    mostly_slow(FAULTS, keep=lambda _, spec: spec.name not in SECONDS),
+    ids=lambda value: getattr(value, "name", None),
+)
 def test_the_kit_catches_a_planted_fault(check, spec):
     report = check_sampler(spec, checks=[check])
     (finding,) = report
@@ -519,7 +537,10 @@ def test_pytest_runs_the_kit_on_a_loose_file_and_reports_a_broken_sampler_once(p
     result.stdout.fnmatch_lines(["*AttributeError*stepto*(bad_loose.py, line 8)*"])
 
 
-@pytest.mark.parametrize("words", [("--sdesamplers", "eulr"), ("--sdesamplers-plugin", "nowhere.py")])
+@pytest.mark.parametrize(
+    "words",
+    [("--sdesamplers", "eulr"), pytest.param(("--sdesamplers-plugin", "nowhere.py"), marks=pytest.mark.slow)],
+)
 def test_pytest_is_called_wrongly(pytester, words):
     result = pytester.runpytest_subprocess(*words, "-p", "no:cacheprovider")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
