@@ -306,7 +306,7 @@ def test_what_does_not_fit_is_refused_before_the_model_is_asked(files, tmp_path)
         ({"order": 4}, sds.UsageError, "order must be 1, 2 or 3"),
         ({"statistics": str(tmp_path / "none")}, sds.UsageError, "sdesamplers statistics MODEL --out FILE"),
         ({"statistics": str(broken)}, sds.ModelError, "not a file of model statistics"),
-        ({"statistics": files["gaussian"]}, sds.UsageError, r"samples \(2,\), and these are \(3,\)"),
+        ({"statistics": files["gaussian"]}, sds.UsageError, r"samples of shape \(2,\), not \(3,\)"),
         ({"statistics": files["vp"], "times": [1.0, 1e-5]}, sds.UsageError, "wider range"),
     ]
     for options, error, message in cases:

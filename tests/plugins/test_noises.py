@@ -277,7 +277,7 @@ def test_log_probabilities_are_those_of_independent_noise(model):
         ({"noise": "pyramid", "noise_options": {"discount": 2.0}}, "from 0 to 1"),
         ({"noise": "pyramid", "noise_options": {"levels": 0}}, "1 or more"),
         ({"noise": "offset", "noise_options": {"where": "end"}}, "must be"),
-        ({"noise": "independent", "noise_options": {"strength": 1.0}}, "takes none"),
+        ({"noise": "independent", "noise_options": {"strength": 1.0}}, "has no options"),
         (
             {"noise": "coloured", "noise_options": {"exponent": 1e3}},
             "noise 'coloured': exponent must lie from -10 to 10",

@@ -201,10 +201,10 @@ def test_the_models_words_are_arguments_of_from_config():
         (
             "DDIMScheduler",
             {"use_karras_sigmas": True},
-            "DDIMScheduler.* has no use_karras_sigmas; write spacing='karras'",
+            "DDIMScheduler.* has no parameter use_karras_sigmas; write spacing='karras'",
         ),
-        ("DDIMScheduler", {"shift": 3.0}, "has no shift; write spacing='flow-shift'"),
-        ("EulerDiscreteScheduler", {"clip_sample": True}, "has no clip_sample; write clip=True"),
+        ("DDIMScheduler", {"shift": 3.0}, "has no parameter shift; write spacing='flow-shift'"),
+        ("EulerDiscreteScheduler", {"clip_sample": True}, "has no parameter clip_sample; write clip=True"),
         ("DDIMScheduler", {"sloppiness": 3.0}, "sloppiness"),
     ],
 )
