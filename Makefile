@@ -49,6 +49,7 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/make_pages.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "the documentation is in site/index.html"
 
 clean:
 	rm -rf $(VENV) out build dist site *.egg-info

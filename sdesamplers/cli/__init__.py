@@ -36,6 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(2)
+    except click.NoSuchOption as error:
+        fail(with_option_of_samplers(error), 2)
     except click.ClickException as error:
         fail(error.format_message(), 2)
     except (KeyboardInterrupt, click.Abort):
@@ -54,6 +56,17 @@ def main(arguments: list[str] | None = None) -> None:
             f"{type(error).__name__}: {error} (a bug in sdesamplers or a plugin; SDESAMPLERS_DEBUG=1 shows where)",
             1,
         )
+
+
+def with_option_of_samplers(error: click.NoSuchOption) -> str:
+    """The message about an unknown option, and how to pass it if it is an option of samplers, such as --eta."""
+    from ..registry.registry import default_registry  # and torch, which only this error needs
+
+    name = error.option_name.lstrip("-").replace("-", "_")
+    takes_options = error.ctx is not None and any(each.name == "option" for each in error.ctx.command.params)
+    if takes_options and any(name in spec.options for spec in default_registry().samplers.values()):
+        return f"No such option: {error.option_name}; an option of a sampler is passed as -o {name}=VALUE"
+    return error.format_message()
 
 
 def is_out_of_memory(error: Exception) -> bool:

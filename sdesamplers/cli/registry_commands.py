@@ -115,7 +115,7 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
     say("details: sdesamplers info NAME, also for names of k-diffusion, diffusers, ComfyUI and A1111")
     broken = [p for p in registry.plugins if p.error]
     if broken:
-        say(f"{len(broken)} broken plugin(s): {', '.join(p.name for p in broken)}; see sdesamplers doctor", err=True)
+        say(f"broken plugins: {', '.join(p.name for p in broken)}; see sdesamplers doctor", err=True)
 
 
 def samplers_table(samplers: Mapping[str, Any]) -> Table:

@@ -23,6 +23,7 @@ CALLS = {
     "negative_prompt": "load(..., negative_prompt=), or Guided(model, scale, negative=)",
     "latents": "start= and start_time=",
     "strength": "start= and start_time=, as noised(model, x, time) returns them",
+    "device": "load(..., device=)",
     "height": "load(..., size=)",
     "width": "load(..., size=)",
     "output_type": "result.images or result.samples",

@@ -126,9 +126,10 @@ class Names:
     def hint(self) -> str:
         """The end of the message about an unknown name: which command shows more."""
         broken = [p for p in self.plugins if p.error]
-        return (
-            f" ({len(broken)} plugin(s) are broken: see `sdesamplers doctor`)" if broken else "; see `sdesamplers list`"
-        )
+        if not broken:
+            return "; see `sdesamplers list`"
+        count = "1 plugin is" if len(broken) == 1 else f"{len(broken)} plugins are"
+        return f" ({count} broken: see `sdesamplers doctor`)"
 
     def grid_names(self) -> list[str]:
         """Every name that `grid` knows, ours first."""
@@ -143,7 +144,7 @@ class Names:
         """
         found = self._grid(name)
         if found is None:
-            raise UnknownNameError("spacing", name, self.grid_names())
+            raise UnknownNameError("spacing", name, self.grid_names(), self.hint())
         return found
 
     def noise(self, name: str) -> tuple[NoiseSource, dict[str, Any]]:

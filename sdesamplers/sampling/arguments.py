@@ -15,7 +15,7 @@ from ..registry.options import check_options
 from ..registry.plugin import NoiseSource, Registered, Sampler, Spacing
 from ..registry.registry import default_registry
 from .recipe import Recipe, chosen_grid, chosen_noise, registered_name
-from .request import Request
+from .request import CALL_ARGUMENTS, Request
 from .runs import steps_for_budget
 
 
@@ -67,7 +67,7 @@ def check_request(request: Request) -> tuple[Preset, str | None]:
         text = getattr(request, argument)
         if text is not None and not isinstance(text, Spacing | NoiseSource):
             name_of(argument, text)
-    check_options(request.options, preset.sampler.options, f"sampler {preset.sampler.name!r}")
+    check_options(request.options, preset.sampler.options, f"sampler {preset.sampler.name!r}", CALL_ARGUMENTS)
     counted_by = request.counted_by
     for argument in ("spacing_options", "noise_options"):
         given = getattr(request, argument)
@@ -84,7 +84,8 @@ def check_agreement(request: Request, spec: Sampler, counted_by: str | None) -> 
         number("start_time", request.start_time)
     if request.spacing is not None and not request.is_spaced:
         free = f"{spec.name} is adaptive: spacing= applies only together with steps= or nfe="
-        raise UsageError(free if counted_by is None else f"spacing and {counted_by} contradict each other")
+        listed = f"spacing and {counted_by} contradict each other: {counted_by} is the whole grid; pass one of them"
+        raise UsageError(free if counted_by is None else listed)
     sigmas, final = request.sigmas, request.final
     if sigmas is not None and final is not None and len(sigmas) and (sigmas[-1] == 0) != (final == "zero"):
         raise UsageError(f"final={final!r} contradicts sigmas, whose last value is {sigmas[-1]}")

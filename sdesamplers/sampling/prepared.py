@@ -64,7 +64,7 @@ def as_start(start: Any, check_finite: bool) -> Tensor:
         raise UsageError(f"start must be a tensor (N, ...), not {type(start).__name__}") from None
     if not start.is_floating_point() or not start.dim():
         raise UsageError(
-            f"start must be a floating-point tensor (N, ...) in the model's data range, not {start.dtype} of shape "
+            f"start must be a floating-point tensor (N, ...) in the model's coordinates, not {start.dtype} of shape "
             f"{tuple(start.shape)}"
         )
     if check_finite and start.is_cpu and not bool(start.isfinite().all()):

@@ -91,6 +91,12 @@ class Request:
 
 
 GRID = ("steps", "nfe", "times", "sigmas")
+CALL_ARGUMENTS = (
+    *(entry.name for entry in fields(Request) if entry.name not in ("sampler", "options")),
+    *("guidance_scale", "callback", "cancel", "trajectory", "log_probs", "check_finite", "gradients", "dtype"),
+    *("seed", "num_samples", "batch_size", "first_index", "start", "condition", "progress"),
+)
+"""The keyword arguments of `sample` that are not options of its sampler."""
 
 
 @dataclass(frozen=True)
