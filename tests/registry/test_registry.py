@@ -332,7 +332,12 @@ def test_patterns_are_not_offered_as_names() -> None:
         (Any, 1, "options are int"),
         (int | bytes, 1, "options are int"),
         (int, 1.5, "default of .*'k' must be int, not 1.5"),
-        (float, None, "default of .*'k' must be float, not None"),
+        pytest.param(
+            *(float, None, "default of .*'k' must be float, not None"),
+            marks=pytest.mark.skipif(
+                sys.version_info < (3, 11), reason="Python 3.10 reads `k: float = None` as optional"
+            ),
+        ),
         (Literal["a", "b"], "c", 'must be "a" | "b", not \'c\''),
         (Sequence[float], 1.0, "must be Sequence"),
     ],
@@ -632,7 +637,7 @@ def test_every_sampler_of_the_peers_resolves_or_says_why_not() -> None:
     registry = Registry()
     names = {"diffusers": diffusers_names(), **{peer: text.split(",") for peer, text in SAMPLERS.items()}}
     assert set(registry.catalogue.peers) == set(names)
-    assert len(names["diffusers"]) > 40
+    assert len(names["diffusers"]) > 35  # 37 in diffusers 0.34
     for peer, known in names.items():
         assert set(known) <= set(registry.catalogue.peers[peer]["samplers"])
         found = [
