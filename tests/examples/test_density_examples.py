@@ -72,6 +72,7 @@ def test_heun_and_rk45_find_the_same_bits_on_test_images():
 # --- in and out of distribution ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_out_of_distribution_scores_every_set(tmp_path):
     shown = run("out_of_distribution.py", "--images", 2, "--steps", 2, "--against", "flipped", "noise", folder=tmp_path)
     folder = tmp_path / "out_of_distribution"
@@ -145,6 +146,7 @@ def test_an_image_is_no_part_of_its_own_reference(ood):
 # --- the latent walk --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_latent_walk_draws_and_animates(tmp_path):
     words = ("--images", 0, 13, "--frames", 3, "--steps", 8, "--out", tmp_path / "walk")
     shown = run("latent_walk.py", *words, folder=tmp_path)

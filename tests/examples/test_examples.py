@@ -100,6 +100,7 @@ def pipeline(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_load_hub_model_samples_a_local_pipeline(pipeline, tmp_path):
     out = tmp_path / "new" / "samples.png"
     done = run(
@@ -182,6 +183,7 @@ def train(data, out, images):
     return run("train_fashion_mnist.py", "--data", data, "--out", out, *words, folder=out)
 
 
+@pytest.mark.slow
 def test_training_writes_a_pipeline_and_continues_where_it_stopped(trained, data):
     assert json.loads((trained / "training.json").read_text())["images"] == 64
     weights = trained / "pipeline" / "unet" / "diffusion_pytorch_model.safetensors"

@@ -148,6 +148,7 @@ def on_a_rank(out: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.slow
 def test_processes_with_different_numbers_of_calls(tmp_path: Path) -> None:
     two = tmp_path / "two"
     first, second = ranks(str(two))

@@ -313,6 +313,7 @@ def run(hub: HubServer, home: Path, *arguments: str, **environment: str) -> subp
     )
 
 
+@pytest.mark.slow
 def test_the_command_line_downloads_and_then_works_offline(hub: HubServer, repo: Repo, tmp_path: Path) -> None:
     words = ("sample", "me/tiny", "--sampler", "ddim", "--steps", "2", "-n", "2", "--quiet", "--json")
     online = run(hub, tmp_path, *words, "--out", "online")

@@ -324,6 +324,7 @@ def test_a_half_precision_decoder_that_overflows_works_in_float32_and_is_put_bac
 # Running
 
 
+@pytest.mark.slow
 def test_every_sample_may_have_its_own_times() -> None:
     model = model_of("stable-diffusion-v")
     times: list[float] = []

@@ -475,6 +475,7 @@ def test_no_sampler_is_longer_than_forty_lines():
         assert tree.end_lineno - tree.lineno + 1 - doc <= 40, name
 
 
+@pytest.mark.slow
 def test_a_false_order_fails_in_either_direction():
     for order, passes in ((1, False), (2, True), (3, False)):
         spec = sds.samplers()["heun"]
