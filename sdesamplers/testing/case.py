@@ -123,8 +123,9 @@ class Case:
         return f"{type(error).__name__}: {error}{self.place(error)}"
 
     def place(self, error: Exception) -> str:
-        """The place in the sampler's file at which an error was raised; empty if it was not raised there."""
-        return raised_at(error, self.spec.function.__code__.co_filename)
+        """The place in the sampler's file at which an error was raised; empty if elsewhere, or if the error names it."""
+        place = raised_at(error, self.spec.function.__code__.co_filename)
+        return "" if place in str(error) else place
 
     def effort(self, evaluations: int) -> dict[str, int]:
         """The arguments of a run with about this number of evaluations."""

@@ -288,7 +288,8 @@ def edits_count(case: Case) -> Outcome:
 
     moved = case.sample(model, callback=edit, **arguments).samples
     gain = largest(moved - plain) / delta
-    return f"{gain:.2f} of the edit arrives", "0.6 to 1.4", 0.6 < gain < 1.4
+    required = "0.6 to 1.4 (after a yield, continue from out.x)"
+    return f"{gain:.2f} of the edit arrives", required, 0.6 < gain < 1.4
 
 
 def pushed_is_pulled(case: Case) -> Outcome:
