@@ -123,7 +123,7 @@ class Case:
         return f"{type(error).__name__}: {error}{self.place(error)}"
 
     def place(self, error: Exception) -> str:
-        """The place in the sampler's file at which an error was raised; empty if elsewhere, or if the error names it."""
+        """The place in the sampler's file of an error; empty if it was raised elsewhere, or names the place."""
         place = raised_at(error, self.spec.function.__code__.co_filename)
         return "" if place in str(error) else place
 
