@@ -58,7 +58,7 @@ class WrappedModel(FunctionModel):
     def found(self) -> str:
         """A description of how the network is called, and with which times."""
         first, last = (self.network_clock(float(t)) for t in (self.process.t_max, self.process.t_min))
-        parts = [f"called as {self.asking}, from {first:.6g} (noise) to {last:.6g} (data)"]
+        parts = [f"called as {self.asking.text(self.conditional)}, from {first:.6g} (noise) to {last:.6g} (data)"]
         if self.channels is not None:
             parts.append(f"{self.channels} channels, the first {self.shape[0]} are the prediction")
         if self.preconditioning is not None:
