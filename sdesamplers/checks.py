@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import operator
 import sys
 import warnings
-from collections.abc import Collection, Iterable, Mapping, Set
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-from .errors import UnknownNameError, UsageError
+from .errors import UnknownNameError, UsageError, nearest, with_article
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 if TYPE_CHECKING:
     import torch
@@ -19,11 +24,11 @@ if TYPE_CHECKING:
 def shown(value: Any, limit: int = 60) -> str:
     """A short description of a value for messages, even if its `repr` is long or fails."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"a {type(value).__name__} of shape {tuple(value.shape)}"
+        return f"{with_article(type(value).__name__)} of shape {tuple(value.shape)}"
     try:
         text = repr(value)
     except Exception:
-        text = f"a {type(value).__name__}"
+        text = with_article(type(value).__name__)
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
@@ -227,3 +232,33 @@ def function(name: str, value: Any, of: str = "") -> Any:
     if value is not None and not callable(value):
         raise UsageError(f"{name} must be a function{f' of {of}' if of else ''}, not {shown(value)}")
     return value
+
+
+def known_keywords(*others: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function: an unknown keyword argument raises UnknownNameError instead of TypeError.
+
+    Args:
+        others: the arguments that the function accepts as `**options`.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        own = [p.name for p in inspect.signature(function).parameters.values() if p.kind not in variable]
+
+        @wraps(function)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name in kwargs:
+                if name not in own and name not in others:
+                    raise unknown_keyword(function.__name__, name, [*own, *others])
+            return function(*args, **kwargs)
+
+        return checked
+
+    return decorate
+
+
+def unknown_keyword(owner: str, name: str, known: Collection[str]) -> UnknownNameError:
+    """The error for an unknown keyword argument: it suggests similar arguments, or lists all if there are none."""
+    near = " or ".join(f"{each}=" for each in nearest(name, known))
+    hint = f"; did you mean {near}?" if near else f" (its arguments: {', '.join(known)})"
+    return UnknownNameError("argument", name, (), hint, opening=f"{owner} has no argument {name!r}")

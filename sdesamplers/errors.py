@@ -142,6 +142,11 @@ def nearest(name: str, known: Iterable[str], count: int = 2) -> list[str]:
     return [by_plain[m] for m in difflib.get_close_matches(plain(name), by_plain, count, 0.6)]
 
 
+def with_article(name: str) -> str:
+    """Return a class's name with "a" or "an"; "U" is read as in "UNet"."""
+    return f"{'an' if name[:1].upper() in set('AEIO') or name == 'ndarray' else 'a'} {name}"
+
+
 def raised_at(error: BaseException, file: str) -> str:
     """Return " (file.py, line 12)", the last line of `file` in the exception's traceback or its causes', or ""."""
     source: BaseException | None = error

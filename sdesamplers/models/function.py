@@ -12,7 +12,7 @@ from ..checks import device_of, range_of, shape_of
 from ..errors import UsageError
 from ..processes.predictions import prediction_type
 from ..processes.scalars import Scalar
-from ..processes.sde import SDE, GaussianProcess
+from ..processes.sde import SDE, GaussianProcess, not_a_process
 from ..public import public
 from .base import Model, floating, home_of
 from .calling import TimedNetwork
@@ -71,7 +71,7 @@ class FunctionModel(Model):
         if null_condition is not None and not conditional:
             raise UsageError("null_condition is for conditional functions: pass conditional=True as well")
         if not isinstance(process, SDE):
-            raise UsageError(f"process must be a process, such as VP() or RectifiedFlow(), not {process!r}")
+            raise not_a_process("process must be a process, such as VP() or RectifiedFlow()", process)
         data_range = None if data_range is None else range_of("data_range", data_range)
         self.conditional, self.null_condition = conditional, null_condition
         self.function, self.process, self.prediction = function, process, prediction_type(prediction)

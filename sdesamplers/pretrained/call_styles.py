@@ -22,6 +22,23 @@ TIME_NAMES = frozenset(
 )
 """Common names of a network's time parameter."""
 
+NOISY_NAMES = frozenset(
+    (
+        *("x_t", "xt", "y_t", "yt", "z_t", "zt", "noisy", "noised", "noisy_x", "x_noisy", "noisy_y", "y_noisy"),
+        *("noisy_z", "z_noisy", "noisy_image", "noisy_images", "noisy_sample", "noisy_samples", "noisy_latent"),
+        *("noisy_latents", "noisy_input", "noisy_inputs", "noisy_data", "noised_input", "noised_image"),
+    )
+)
+"""Names that only a network's state has, wherever it is among the parameters."""
+
+STATE_NAMES = NOISY_NAMES | frozenset(
+    (
+        *("x", "z", "sample", "samples", "image", "images", "img", "latent", "latents", "input", "inputs"),
+        *("state", "hidden_states", "data"),
+    )
+)
+"""Common names of a network's state; a condition may have one of those that are not in NOISY_NAMES."""
+
 FORMER_FIELDS = {"time_word": "time_keyword", "whole": "integer_times", "condition_word": "condition_keyword"}
 """Field names in pickles of `CallStyle` from before it was renamed, and the present names."""
 
@@ -33,7 +50,7 @@ class CallStyle:
     Attributes:
         network: a module, or any function.
         time_first: True for network(t, x), False for network(x, t).
-        time_keyword: the keyword for t, if t is passed by keyword.
+        time_keyword, state_keyword: the keywords for t and x, if they are passed by keyword.
         time_shape: "each" (N,), "column" (N, 1, ..., 1), "pair" (N, 1), or "one", a zero-dimensional tensor.
         integer_times: True if times are rounded and passed as int64; False for floating-point times.
         condition_keyword: the keyword for a condition; None passes a mapping as keyword arguments and any other
@@ -48,6 +65,7 @@ class CallStyle:
     integer_times: bool = False
     condition_keyword: str | None = None
     dtype: torch.dtype | None = None
+    state_keyword: str | None = None
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update({FORMER_FIELDS.get(name, name): value for name, value in state.items()})
@@ -63,12 +81,9 @@ class CallStyle:
     def call(self, x: Tensor, t: Tensor, *condition: Any) -> Any:
         """Return the network's raw return value."""
         t = self.shaped(t, x.dim())
-        kwargs: dict[str, Any] = {}
-        if self.time_keyword is not None:
-            kwargs[self.time_keyword] = t
-            arguments = [x]
-        else:
-            arguments = [t, x] if self.time_first else [x, t]
+        given = [(self.state_keyword, x), (self.time_keyword, t)]
+        arguments = [value for keyword, value in given[:: self._step] if keyword is None]
+        kwargs: dict[str, Any] = {keyword: value for keyword, value in given if keyword is not None}
         for each in condition:
             if self.condition_keyword is not None:
                 kwargs[self.condition_keyword] = each
@@ -85,10 +100,21 @@ class CallStyle:
             return t[0]
         return t.view(-1, *(1,) * {"each": 0, "pair": 1, "column": dim - 1}[self.time_shape])
 
+    @property
+    def _step(self) -> int:
+        """-1 if the time is passed before the state, else 1."""
+        return -1 if self.time_first else 1
+
     def __str__(self) -> str:
+        return self.text(self.condition_keyword is not None)
+
+    def text(self, conditional: bool) -> str:
+        """Describe the call, with a condition if `conditional`."""
         # This text is part of a job's facts: a change would make stored jobs unresumable.
-        time = "t" if self.time_keyword is None else f"{self.time_keyword}=t"
-        arguments = [time, "x"] if self.time_first else ["x", time]
+        given = [(self.state_keyword, "x"), (self.time_keyword, "t")][:: self._step]
+        given += [(self.condition_keyword, "condition")] if conditional else []
+        given.sort(key=lambda each: each[0] is not None)  # positional arguments first
+        arguments = [value if keyword is None else f"{keyword}={value}" for keyword, value in given]
         shape = {"each": "(N,)", "pair": "(N, 1)", "column": "(N, 1, ..., 1)", "one": "()"}[self.time_shape]
         kind = "whole numbers" if self.integer_times else "float32" if self.dtype is None else str(self.dtype)[6:]
         return f"network({', '.join(arguments)}) with t of shape {shape}, {kind}"
@@ -141,7 +167,7 @@ def possible_call_styles(
 
     A half-precision network (`dtype`) gets float32 times if it accepts them: whole timesteps remain distinct there.
     """
-    orders = _argument_orders(network)
+    orders = _argument_orders(network, condition_keyword)
     integers, same = {"integer_times": True}, {"dtype": dtype}
     floats: list[dict[str, Any]] = {2: [{}, same], 8: [same]}.get(dtype.itemsize, [{}])
     kinds = {"int": [integers], "float": floats, None: [*floats, integers]}[timesteps]
@@ -151,16 +177,30 @@ def possible_call_styles(
                 yield replace(order, time_shape=shape, condition_keyword=condition_keyword, **kind)
 
 
-def _argument_orders(network: Any) -> list[CallStyle]:
-    """Return the orders of x and t that a network's signature allows."""
-    plain, swapped = CallStyle(network), CallStyle(network, time_first=True)
+def parameters_of(network: Any) -> list[inspect.Parameter] | None:
+    """Return the parameters of a network's `forward` or of a function, or None if they are unknown."""
     function = network.forward if isinstance(network, torch.nn.Module) else network
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
+        return None
+
+
+def _argument_orders(network: Any, condition_keyword: str | None) -> list[CallStyle]:
+    """Return the orders of x and t that a network's signature allows."""
+    plain, swapped = CallStyle(network), CallStyle(network, time_first=True)
+    parameters = parameters_of(network)
+    if parameters is None:
         return [plain, swapped]
     names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     is_time = [name.lower() in TIME_NAMES for name in names]
+    by_name = _later_state(parameters, condition_keyword)
+    if by_name is not None:
+        if is_time[:1] == [True]:
+            return [replace(swapped, state_keyword=by_name)]
+        times = [p.name for p in parameters if p.name.lower() in TIME_NAMES and p.name != by_name]
+        if times:
+            return [replace(plain, state_keyword=by_name, time_keyword=times[0])]
     if is_time[:1] == [True] and is_time[1:2] != [True]:
         return [swapped]
     if len(names) > 1 and is_time[1]:
@@ -169,6 +209,26 @@ def _argument_orders(network: Any) -> list[CallStyle]:
     if later:
         return [replace(plain, time_keyword=later[0])]
     return [plain, swapped] if len(names) != 1 else [plain]
+
+
+def _later_state(parameters: list[inspect.Parameter], condition_keyword: str | None) -> str | None:
+    """Return the name of the state's parameter if it comes after a parameter other than the time; else None.
+
+    Its name is one of NOISY_NAMES and no name in STATE_NAMES comes first; or the condition is named, and is in the
+    state's usual place.
+    """
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = [p.name for p in parameters if p.kind in kinds]
+    untimed = [name for name in names if name.lower() not in TIME_NAMES]
+    if not untimed or len(names) < len([p for p in parameters if p.kind is not p.VAR_KEYWORD]):
+        return None
+    required = {p.name for p in parameters if p.default is p.empty}
+    noisy = [name for name in untimed if name.lower() in NOISY_NAMES and name in required and name != condition_keyword]
+    if len(noisy) == 1 and untimed[0].lower() not in STATE_NAMES:
+        return noisy[0]
+    if untimed[0] == condition_keyword and len(untimed) > 1:
+        return untimed[1]
+    return None
 
 
 def as_network_time(t: Scalar, x: Tensor) -> Tensor:

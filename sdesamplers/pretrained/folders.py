@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ModelError, UsageError
+from ..errors import ModelError, UsageError, with_article
 from .components import component_class
 from .conventions import convention_of
 from .quiet import quiet_loading
@@ -48,22 +48,35 @@ def find_parts(folder: Path) -> tuple[Path, dict[str, Any] | None]:
         kinds = {key: kind for key, (_, kind) in pipeline_parts(parts).items()}
         if not is_plain(kinds):
             found = ", ".join(f"{key}: {kind}" for key, kind in kinds.items()) or "no components"
-            raise ModelError(f"{folder} contains a {parts.get('_class_name', 'pipeline')} ({found}); {SUPPORTED}")
+            pipeline = with_article(str(parts.get("_class_name", "pipeline")))
+            raise ModelError(f"{folder} contains {pipeline} ({found}); {SUPPORTED}")
         # Early Hub repositories keep all components in the top folder.
         unet = folder / "unet" if (folder / "unet").is_dir() else folder
         beside = folder / "scheduler" if (folder / "scheduler").is_dir() else folder
         refuse_foreign(parts, folder)
         return unet, as_class(read_json(beside / "scheduler_config.json"), kinds["scheduler"])
     if (folder / "config.json").is_file():
-        kind = read_json(folder / "config.json").get("_class_name")
-        if kind != "UNet2DModel":
-            raise ModelError(f"{folder} contains a {kind or 'configuration without a class name'}; {SUPPORTED}")
+        config = read_json(folder / "config.json")
+        if config.get("_class_name") != "UNet2DModel":
+            raise ModelError(f"{folder} contains {network_in(config)}; {SUPPORTED}")
         file = scheduler_beside(folder)
         return folder, None if file is None else read_json(file)
     held = ", ".join(sorted(p.name for p in folder.iterdir())[:6]) or "nothing"
     networks = sorted(p.name for p in folder.iterdir() if (p / "config.json").is_file())
     advice = f"its folders {' and '.join(networks)} contain networks; load one of them" if networks else SUPPORTED
     raise ModelError(f"{folder} has neither model_index.json nor config.json (it contains {held}); {advice}")
+
+
+def network_in(config: Mapping[str, Any]) -> str:
+    """Describe the network of a configuration by its class, as diffusers or as transformers store it."""
+    if kind := config.get("_class_name"):
+        return with_article(str(kind))
+    classes = config.get("architectures")
+    if isinstance(classes, list) and classes and isinstance(classes[0], str):
+        return f"{with_article(classes[0])} of transformers"
+    if isinstance(kind := config.get("model_type"), str):
+        return f"a configuration of model type {kind!r} without a class name"
+    return "a configuration without a class name"
 
 
 LEVELS = 3

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ..checks import warn
+from ..checks import known_keywords, warn
 from ..errors import ModelError, UnknownNameError, UsageError
 from ..models.base import Model
 from ..models.clipping import ClipLike
@@ -29,6 +29,7 @@ from .unets import DiffusersModel, load_unet
 
 
 @public
+@known_keywords()
 def load(
     source: str | Path,
     *,

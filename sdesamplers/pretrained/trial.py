@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -53,8 +54,9 @@ class Trial:
             scale = float(whole.abs().max()) or 1.0
             difference = float((whole[-1:] - last).abs().max())
         except Exception as error:  # a network may raise anything
-            text = " ".join(str(error).split())
-            return text[:160] if isinstance(error, ModelError) else f"{type(error).__name__}: {text[:160]}"
+            text = " ".join(str(error).split()).partition(" (while checking arguments")[0]
+            text = text if len(text) <= 200 else f"{text[:197]}..."
+            return text if isinstance(error, ModelError) else f"{type(error).__name__}: {text}"
         if difference > (1e-3 if self.model.dtype in (torch.float32, torch.float64) else 5e-2) * scale:
             return "its prediction for a sample depends on the other samples of the batch"
         return None
@@ -86,7 +88,7 @@ class Trial:
         Its output then stays the same if the time grows by 0.3, and changes if it grows by 1.
         """
         ends = [float(self.model.network_clock(float(t))) for t in (self.model.process.t_min, self.model.process.t_max)]
-        if abs(ends[1] - ends[0]) < 10 * self.count:
+        if not all(map(math.isfinite, ends)) or abs(ends[1] - ends[0]) < 10 * self.count:
             return False
         times = round(sum(ends) / 2) + 2 * torch.arange(self.count, dtype=torch.float32, device=self.model.device)
         here, near, beyond = (self.evaluate(self.model.asking, slice(None), times + ahead) for ahead in (0.0, 0.3, 1.0))

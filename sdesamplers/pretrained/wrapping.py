@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import device_of, one_of_types
-from ..errors import UsageError
-from ..models.base import Output
+from ..checks import device_of, known_keywords, one_of_types, shown
+from ..errors import UsageError, with_article
+from ..models.base import Model, Output
 from ..models.calling import call
 from ..models.conditions import cloned, take_rows
 from ..models.function import FunctionModel
@@ -20,9 +20,10 @@ from ..processes.check import check_process
 from ..processes.reversal import Reversed
 from ..processes.scalars import Scalar, is_per_sample
 from ..processes.schedules import EDM, RectifiedFlow, float_column
-from ..processes.sde import GaussianProcess
+from ..processes.sde import GaussianProcess, not_a_process
 from ..processes.table import DiscreteVP
 from ..public import public
+from .call_errors import call_error, check_condition_keyword
 from .call_styles import CallStyle, as_network_time, possible_call_styles
 from .conventions import Preconditioned
 from .trial import Trial, undisturbed
@@ -58,7 +59,7 @@ class WrappedModel(FunctionModel):
     def found(self) -> str:
         """A description of how the network is called, and with which times."""
         first, last = (self.network_clock(float(t)) for t in (self.process.t_max, self.process.t_min))
-        parts = [f"called as {self.asking}, from {first:.6g} (noise) to {last:.6g} (data)"]
+        parts = [f"called as {self.asking.text(self.conditional)}, from {first:.6g} (noise) to {last:.6g} (data)"]
         if self.channels is not None:
             parts.append(f"{self.channels} channels, the first {self.shape[0]} are the prediction")
         if self.preconditioning is not None:
@@ -101,6 +102,7 @@ class WrappedModel(FunctionModel):
 
 
 @public
+@known_keywords("data_range", "name", "clip")
 def wrap(
     network: Any,
     shape: Sequence[int] | None = None,
@@ -152,11 +154,15 @@ def wrap(
         **options: further arguments of `FunctionModel` (data_range, name, ...).
 
     Raises:
-        UsageError: invalid or conflicting arguments, or no call style works; the message lists each one tried, with
-            the error that the network raised.
+        UsageError: invalid or conflicting arguments, or no call style works; the message has the errors that the
+            network raised, each once, its parameters, and what to change.
     """
+    if isinstance(network, Model):
+        raise UsageError(f"wrap takes a network, and this is a model already: sample {network!r} as it is")
+    if isinstance(network, type):
+        raise UsageError(f"wrap takes a network, not the class {network.__name__}: pass {network.__name__}(...)")
     if not callable(network):
-        raise UsageError(f"wrap takes a network, a module or a function of (x, t), not {network!r}")
+        raise UsageError(f"wrap takes a network, a module or a function of (x, t), not {shown(network)}")
     own = _process(betas, alphas_cumprod, process, sigma_data)
     kind = _prediction(own, prediction, sigma_data)
     for name, text in (("timesteps", timesteps), ("prediction", prediction)):
@@ -181,7 +187,10 @@ def wrap(
         conditional=bool(conditional), null_condition=null_condition, **options,
     )  # fmt: skip
     check_process(own)
-    _find_call_style(model, timesteps, conditional if isinstance(conditional, str) else None, example)
+    _check_clock(model)
+    keyword = conditional if isinstance(conditional, str) else None
+    check_condition_keyword(network, keyword)
+    _find_call_style(model, timesteps, keyword, example)
     return model
 
 
@@ -192,11 +201,17 @@ def _process(betas: Any, alphas_cumprod: Any, process: Any, sigma_data: float | 
         return EDM()
     if len(names) != 1:
         found = " and ".join(names) or "none"
-        raise UsageError(f"wrap needs exactly one of betas=, alphas_cumprod= and process=; given: {found}")
+        raise UsageError(
+            f"wrap needs exactly one of betas=, alphas_cumprod= and process=, or sigma_data= alone; given: {found}"
+        )
     if process is None:
         return table_process(betas, alphas_cumprod)
     if not isinstance(process, GaussianProcess):
-        raise UsageError(f"process must be a Gaussian process, such as VP() or RectifiedFlow(), not {process!r}")
+        expected = "process must be a Gaussian process, such as VP() or RectifiedFlow()"
+        if hasattr(process, "alphas_cumprod") and not isinstance(process, type):
+            kind = type(process).__name__
+            raise UsageError(f"{expected}, not {with_article(kind)}; pass alphas_cumprod=scheduler.alphas_cumprod")
+        raise not_a_process(expected, process)
     return process
 
 
@@ -275,10 +290,28 @@ def _dtype_and_device(network: Any) -> tuple[torch.dtype, torch.device]:
     return torch.float32, torch.device("cpu")
 
 
+def _check_clock(model: WrappedModel) -> None:
+    """Evaluate `clock=` as a model does: at a time, and at one time for each sample."""
+    if not callable(model.clock):
+        return
+    times = np.array([float(model.process.t_max), float(model.process.t_min)])
+    advice = "it receives the process's time as a float or a NumPy array, as in lambda sigma: np.log(sigma) / 4"
+    for kind, given in (("the float", float(times[0])), ("the NumPy array", times)):
+        try:
+            found = torch.as_tensor(model.network_clock(given), dtype=torch.float64).reshape(-1)
+        except Exception as error:  # a user's function may raise anything
+            text = " ".join(str(error).split())[:160]
+            raise UsageError(f"clock= failed at {kind} {given}: {type(error).__name__}: {text}; {advice}") from None
+        if len(found) not in (1, np.size(given)):
+            raise UsageError(f"clock= returned {len(found)} numbers for {kind} {given}; {advice}")
+        if bool(found.isnan().any()):
+            raise UsageError(f"clock= returned NaN at {kind} {given}; {advice}")
+
+
 def _find_call_style(model: WrappedModel, timesteps: str | None, condition_keyword: str | None, example: Any) -> None:
     """Set `model.asking` to the first call style that works."""
     trial = Trial(model, example)
-    tried: dict[str, str] = {}
+    tried: list[tuple[CallStyle, str]] = []
     with undisturbed(model):
         for style in possible_call_styles(model.function, timesteps, condition_keyword, model.dtype):
             problem = trial.problem_with(style)
@@ -290,17 +323,9 @@ def _find_call_style(model: WrappedModel, timesteps: str | None, condition_keywo
                 _check_integer_times(model)
                 model.function = model.asking
                 return
-            tried[str(style)] = problem
-    lines = "; ".join(f"{style}: {problem}" for style, problem in tried.items())
-    raise UsageError(f"{model.name} could not be called. Tried {lines}. {_advice(lines)}")
-
-
-def _advice(lines: str) -> str:
-    if "index out of range" in lines:
-        return "Does the network have as many timesteps as the noise schedule? clock= scales its time"
-    if "missing" in lines and "required" in lines:
-        return "If the network takes another argument, pass conditional=True, or its keyword: conditional='y'"
-    return "Wrap it in a function of your own, def network(x, t), that calls it correctly"
+            tried.append((style, problem))
+    conditional = condition_keyword or model.conditional
+    raise call_error(model.name, model.function, model.shape, trial.count, conditional, tried)
 
 
 def _check_integer_times(model: WrappedModel) -> None:

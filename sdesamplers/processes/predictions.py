@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checks import name_of
-from ..errors import ConversionError, UnknownNameError
+from ..errors import ConversionError, UnknownNameError, nearest
 from ..public import public
 from .scalars import Scalar, any_zero, as_scalar, expand, scaled
 from .sde import GaussianProcess
@@ -31,7 +31,8 @@ def prediction_type(name: str) -> str:
     """
     canonical = _ALIASES.get(name_of("prediction", name), name)
     if canonical not in PREDICTIONS:
-        raise UnknownNameError("prediction type", name, PREDICTIONS, f" (known: {', '.join(PREDICTIONS)})")
+        known = PREDICTIONS if nearest(name, PREDICTIONS) else _ALIASES
+        raise UnknownNameError("prediction type", name, known, f" (known: {', '.join(PREDICTIONS)})")
     return canonical
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from ..errors import UsageError
 from ..public import public
 from .scalars import Scalar
-from .sde import GaussianProcess
+from .sde import GaussianProcess, not_a_process
 
 
 class Reversed(GaussianProcess):
@@ -104,5 +104,5 @@ def reversed(process: GaussianProcess) -> Reversed:
     if isinstance(check, Reversed):
         raise UsageError("this process is already reversed: its networks receive a time that runs from noise to data")
     if not isinstance(check, GaussianProcess):
-        raise UsageError(f"reversed takes a GaussianProcess, such as RectifiedFlow(), not {check!r}")
+        raise not_a_process("reversed takes a GaussianProcess, such as RectifiedFlow()", check)
     return Reversed(check)

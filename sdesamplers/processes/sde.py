@@ -7,14 +7,18 @@ tensors, and then get tensors (`forms`).
 
 from __future__ import annotations
 
+import inspect
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ..checks import shown
+from ..errors import UsageError, nearest
 from ..public import public
 from .forms import keep_forms
 from .own_grid import OwnGrid
@@ -191,3 +195,35 @@ def diffusion_squared(alpha: Scalar, sigma: Scalar, d_alpha: Scalar, d_sigma: Sc
 def starts_as_noise(process: GaussianProcess) -> bool:
     """True if alpha = 0 at t_max up to rounding: cos(pi/2) is 6e-17, which float32 states cannot distinguish from 0."""
     return bool(process.ratio(float(process.t_max)) > 1e7)
+
+
+def not_a_process(expected: str, value: Any) -> UsageError:
+    """The error for something passed as a process; a process's class or its name gets the call that creates one.
+
+    Args:
+        expected: the start of the message: which argument it is, and what is valid.
+        value: what was passed.
+    """
+    if isinstance(value, type) and issubclass(value, SDE):
+        return UsageError(f"{expected}, not the class {value.__name__}: pass {_constructor(value)}")
+    if isinstance(value, str):
+        base: Any = SDE
+        known = {cls.__name__: cls for cls in _subclasses(base) if cls.__module__ == "sdesamplers"}
+        near = " or ".join(_constructor(known[name]) for name in nearest(value, known))
+        return UsageError(f"{expected}, not {value!r}{f'; did you mean {near}?' if near else ''}")
+    return UsageError(f"{expected}, not {shown(value)}")
+
+
+def _constructor(cls: type[SDE]) -> str:
+    """The call that creates a process: "VP()", or "ShiftedFlow(shift)" if it has required arguments."""
+    parameters = inspect.signature(cls).parameters.values()
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return f"{cls.__name__}({', '.join(required)})"
+
+
+def _subclasses(cls: type[SDE]) -> Iterator[type[SDE]]:
+    """The subclasses that can be instantiated."""
+    for each in cls.__subclasses__():
+        if not inspect.isabstract(each):
+            yield each
+        yield from _subclasses(each)

@@ -444,6 +444,34 @@ def test_another_network(tmp_path: Path) -> None:
     assert "UNet2DConditionModel" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"_class_name": "AutoencoderKL"}, "contains an AutoencoderKL; supported are"),
+        ({"_class_name": "UNet1DModel"}, "contains a UNet1DModel; supported are"),
+        ({"architectures": ["BertModel"], "model_type": "bert"}, "contains a BertModel of transformers; supported"),
+        ({"model_type": "bert"}, "contains a configuration of model type 'bert' without a class name"),
+        ({"architectures": [3]}, "contains a configuration without a class name"),
+    ],
+    ids=str,
+)
+def test_the_class_of_another_network_is_named(tmp_path: Path, config: dict[str, Any], message: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert message in refusal(tmp_path)
+
+
+def test_mistyped_arguments_get_the_nearest(pipeline: Path) -> None:
+    call: Any = sds.load
+    with pytest.raises(sds.UsageError, match=r"load has no argument 'devise'; did you mean device=\?"):
+        call(pipeline, devise="cpu")
+    with pytest.raises(sds.UsageError, match=r"load has no argument 'zzz' \(its arguments: source, revision, "):
+        call(pipeline, zzz=1)
+    call = sds.from_pipeline
+    with pytest.raises(sds.UsageError, match=r"from_pipeline has no argument 'hieght'; did you mean height=\?"):
+        call(None, hieght=8)
+    assert "device" in inspect.signature(sds.load).parameters
+
+
 @pytest.mark.parametrize("keep", [0, 4, 60, 5000, -10])
 def test_truncated_weights(copy: Path, keep: int) -> None:
     file = copy / "unet" / WEIGHTS

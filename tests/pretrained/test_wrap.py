@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
+import math
 import pickle
+import re
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +17,7 @@ from process_cases import BETAS
 from torch import nn
 
 import sdesamplers as sds
+from sdesamplers.pretrained.call_styles import NOISY_NAMES, TIME_NAMES
 from sdesamplers.processes.table import DiscreteVP
 
 KEPT = torch.from_numpy(np.cumprod(1 - BETAS))
@@ -300,7 +305,7 @@ def third(x, t, y):
 
 
 ERRORS = {
-    "no table": (Ddpm(), {}, "one of betas=, alphas_cumprod= and process=; given: none"),
+    "no table": (Ddpm(), {}, "one of betas=, alphas_cumprod= and process=, or sigma_data= alone; given: none"),
     "two tables": (Ddpm(), {"betas": BETAS, "process": sds.VP()}, "given: betas and process"),
     "alphas_cumprod as betas": (Ddpm(), {"betas": KEPT}, "are they alphas_cumprod?"),
     "betas as alphas_cumprod": (Ddpm(), {"alphas_cumprod": BETAS}, r"numpy.cumprod\(1 - betas\)"),
@@ -330,6 +335,243 @@ def test_what_does_not_fit_is_said(name):
     network, words, message = ERRORS[name]
     with pytest.raises(sds.UsageError, match=message):
         sds.wrap(network, SHAPE, **words)
+
+
+class Labels(nn.Module):
+    """A convolution of three channels and ten labels."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.labels = nn.Conv2d(3, 3, 3, padding=1), nn.Embedding(10, 3)
+
+    def forward(self, x, t, labels=None):
+        shift = 0 if labels is None else self.labels(labels)[:, :, None, None]
+        return self.first(x) + shift + t.view(-1, 1, 1, 1)
+
+
+class Required(Labels):
+    def forward(self, x, t, labels):
+        return super().forward(x, t, labels)
+
+
+class LabelsFirst(Labels):
+    def forward(self, labels, t, x_t):
+        return super().forward(x_t, t, labels)
+
+
+class LabelsSecond(Labels):
+    def forward(self, t, labels, x_t):
+        return super().forward(x_t, t, labels)
+
+
+class Unclear(Labels):
+    def forward(self, labels, t, x):
+        return super().forward(x, t, labels)
+
+
+class PositionalOnly(Labels):
+    def forward(self, labels, t, x, /):
+        return super().forward(x, t, labels)
+
+
+class Two(Labels):
+    def forward(self, x, t, labels, mask):
+        return super().forward(x * mask[:, None, None, None], t, labels)
+
+
+class KeywordOnly(Labels):
+    def forward(self, x, t, *, labels):
+        return super().forward(x, t, labels)
+
+
+PICTURE = (3, 8, 8)
+UNCALLABLE = {
+    "channels": (Labels, (1, 8, 8), {}, r"shape of one sample, without the batch: perhaps \(3, 8, 8\)"),
+    "one number": (Labels, 3, {}, r"shape of one sample, without the batch: 3 numbers, such as \(3, 32, 32\)"),
+    "with the batch": (Labels, (4, *PICTURE), {}, r"without the batch: perhaps \(3, 8, 8\)"),
+    "no condition": (Required, PICTURE, {}, r"pass conditional=True, or by keyword conditional='labels'"),
+    "no condition by keyword": (KeywordOnly, PICTURE, {}, r"is a condition, pass conditional='labels'"),
+    "keyword alone": (KeywordOnly, PICTURE, {"conditional": True}, "by keyword: conditional='labels'"),
+    "no parameter for it": (Ddpm, SHAPE, {"conditional": True}, "takes no condition: omit conditional="),
+    "labels first": (LabelsFirst, PICTURE, {}, "If 'x_t' is the state and 'labels' a condition, pass conditional='lab"),
+    "unclear": (Unclear, PICTURE, {"conditional": True}, "If 'x' is the state and 'labels' a condition, pass cond"),
+    "positional": (PositionalOnly, PICTURE, {"conditional": True}, r"lambda x, t, labels: network\(labels, t, x\)"),
+    "two conditions": (Two, PICTURE, {"conditional": True}, r"one dictionary of them, \{'labels': ..., 'mask': ...\}"),
+    "the state": (Required, PICTURE, {"conditional": "x"}, "Is 'x' the state"),
+    "fractions": (Required, PICTURE, {"conditional": True, "example": 0.5}, "Labels must be whole numbers"),
+    "a label too many": (Required, PICTURE, {"conditional": True, "example": 10}, "index out of range.*beyond the net"),
+    "no time": (nn.Sequential, SHAPE, {}, r"takes no time; if it needs none, pass lambda x, t: network\(x\)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UNCALLABLE)
+def test_a_cause_is_given_once_and_with_its_advice(name):
+    make, shape, words, message = UNCALLABLE[name]
+    with pytest.raises(sds.UsageError, match=message) as raised:
+        sds.wrap(make(), shape, betas=BETAS, **words)
+    text = str(raised.value)
+    assert "forward(" in text
+    assert re.search(r"all \d+ ways tried, such as network\(", text)
+    assert len(text) < 560
+    assert text.count("Error:") == 1
+
+
+def test_errors_that_differ_in_numbers_alone_are_one_cause():
+    def network(a, b):
+        raise ValueError(f"not {tuple(a.shape)}" if a.dim() > 1 else f"too few dimensions: {a.dim()}")
+
+    with pytest.raises(sds.UsageError, match=r"of 16 ways tried, .*not \(.*\(12, such as .*: \d \(4, such") as raised:
+        sds.wrap(network, SHAPE, betas=BETAS)
+    assert str(raised.value).count("ValueError") == 2
+    assert str(raised.value).startswith("network(a, b) could not be called")
+
+
+@pytest.mark.parametrize("conditional", [True, "labels"])
+@pytest.mark.parametrize("kind", [LabelsFirst, LabelsSecond])
+def test_a_state_after_the_condition_is_found(kind, conditional):
+    network = kind().eval()
+    usual = sds.wrap(lambda x, t, y: Labels.forward(network, x, t, y), PICTURE, betas=BETAS, conditional=True)
+    words = {"steps": 3, "num_samples": 2, "condition": [1, 2]}
+    model = sds.wrap(network, PICTURE, betas=BETAS, conditional=conditional)
+    assert "x_t=x" in model.found
+    assert torch.equal(sds.sample(model, "ddim", **words).samples, sds.sample(usual, "ddim", **words).samples)
+    again = pickle.loads(pickle.dumps(model))
+    assert torch.equal(sds.sample(again, "ddim", **words).samples, sds.sample(usual, "ddim", **words).samples)
+
+
+def test_the_known_names_are_documented():
+    page = (Path(__file__).parents[2] / "docs" / "own-network.md").read_text(encoding="utf-8")
+    for start, names in (("of the time", TIME_NAMES), ("of the state, if it comes after a condition", NOISY_NAMES)):
+        listed = re.search(rf"^- {start}: ([^;.]*)[;.]", page, re.MULTILINE)
+        assert set(re.findall(r"`(\w+)`", listed[1])) == names
+
+
+def test_the_state_is_known_if_the_condition_is_named():
+    model = sds.wrap(Unclear(), PICTURE, betas=BETAS, conditional="labels")
+    assert "called as network(x=x, t=t, labels=condition) with t" in model.found
+
+
+def test_a_noisy_condition_is_not_the_state():
+    def network(x, t, noisy_image):
+        return x + 0 * noisy_image
+
+    model = sds.wrap(network, SHAPE, betas=BETAS, conditional=True, example=torch.zeros(1, *SHAPE))
+    assert "called as network(x, t, condition) with t" in model.found
+
+
+def test_two_conditions_are_a_dictionary():
+    example = {"labels": 1, "mask": 1.0}
+    model = sds.wrap(Two(), PICTURE, betas=BETAS, conditional=True, example=example)
+    assert sds.sample(model, "ddim", steps=2, condition=example).samples.shape == (1, *PICTURE)
+
+
+@pytest.mark.parametrize(
+    ("conditional", "call"),
+    [(False, "(x, t)"), (True, "(x, t, condition)"), ("labels", "(x, t, labels=condition)")],
+)
+def test_what_is_found_contains_the_condition(conditional, call):
+    model = sds.wrap(Labels(), PICTURE, betas=BETAS, conditional=conditional)
+    assert model.found.startswith(f"called as network{call} with t of shape (N,), float32, from 999")
+
+
+CONDITION_NAMES = {
+    "label": r"'label' is not a parameter of forward\(x, t, labels=None\); did you mean 'labels'\?",
+    "klass": r"'klass' is not a parameter of forward\(x, t, labels=None\)",
+    "t": r"'t' is the time in forward\(x, t, labels=None\)",
+}
+
+
+@pytest.mark.parametrize("name", CONDITION_NAMES)
+def test_the_name_of_the_condition_is_checked(name):
+    with pytest.raises(sds.UsageError, match=CONDITION_NAMES[name]):
+        sds.wrap(Labels(), PICTURE, betas=BETAS, conditional=name)
+    for network, given, near in (
+        (LabelsFirst(), "label", "labels"),
+        (third, "Y", "y"),
+        (lambda y, t, x_t: x_t, "Y", "y"),
+    ):
+        with pytest.raises(sds.UsageError, match=f"{given!r} is not a parameter of .*did you mean {near!r}"):
+            sds.wrap(network, PICTURE, betas=BETAS, conditional=given)
+    with pytest.raises(sds.UsageError, match="it takes no condition: omit conditional="):
+        sds.wrap(Ddpm(), SHAPE, betas=BETAS, conditional="y")
+
+
+CLOCKS = {
+    "torch": (lambda s: torch.log(s), r"clock= failed at the float 80\.0: TypeError.*float or a NumPy array"),
+    "floats alone": (lambda s: math.log(s), r"clock= failed at the NumPy array .*np\.log\(sigma\)"),
+    "None": (lambda s: None, "clock= failed at the float"),
+    "two arguments": (lambda s, t: s, "missing 1 required positional argument: 't'"),
+    "three numbers": (lambda s: [1.0, 2.0, 3.0], "returned 3 numbers for the float"),
+    "not a number": (lambda s: math.nan * s, "returned NaN at the float"),
+}
+
+
+@pytest.mark.parametrize("name", CLOCKS)
+def test_a_clock_that_fails_is_named(name):
+    clock, message = CLOCKS[name]
+    with pytest.raises(sds.UsageError, match=message):
+        sds.wrap(Labels(), PICTURE, process=sds.EDM(), prediction="sample", clock=clock)
+
+
+def test_a_clock_may_be_infinite_at_an_end():
+    """log t of a time that starts at 0 used to be an OverflowError, from the search for rounded times."""
+    process = sds.reversed(sds.RectifiedFlow())
+    with np.errstate(divide="ignore"):
+        model = sds.wrap(lambda x, t: x * t.exp().view(-1, 1, 1, 1), SHAPE, process=process, clock=np.log)
+        assert "from -inf (noise)" in model.found
+
+
+MISTYPED = {
+    "predicton": "wrap has no argument 'predicton'; did you mean prediction=",
+    "sigma_dta": "wrap has no argument 'sigma_dta'; did you mean sigma_data=",
+    "beta": "wrap has no argument 'beta'; did you mean betas=",
+    "datarange": "wrap has no argument 'datarange'; did you mean data_range=",
+    "function": r"wrap has no argument 'function' \(its arguments: network, shape, betas",
+}
+
+
+@pytest.mark.parametrize("name", MISTYPED)
+def test_a_mistyped_argument_gets_the_nearest(name):
+    with pytest.raises(sds.UsageError, match=MISTYPED[name]):
+        sds.wrap(Ddpm(), SHAPE, **{name: 1})
+
+
+def test_every_further_argument_of_a_function_model_is_taken():
+    named = inspect.signature(sds.FunctionModel.__init__).parameters
+    values = {"data_range": (-1, 1), "name": "mine", "clip": False}
+    assert {*values} == {*named} - {*inspect.signature(sds.wrap).parameters} - {"self", "function"}
+    assert sds.wrap(Ddpm(), SHAPE, betas=BETAS, **values).name == "mine"
+
+
+VALUES = {
+    "prediction": ({"betas": BETAS, "prediction": "velocty"}, r"did you mean 'velocity'\? \(known: epsilon"),
+    "class": ({"process": sds.RectifiedFlow}, r"not the class RectifiedFlow: pass RectifiedFlow\(\)$"),
+    "class with arguments": ({"process": sds.ShiftedFlow}, r"pass ShiftedFlow\(shift\)"),
+    "name": ({"process": "rectified-flow"}, r"not 'rectified-flow'; did you mean RectifiedFlow\(\)\?"),
+    "unknown name": ({"process": "zzz"}, r"not 'zzz'$"),
+    "scheduler": ({"process": types.SimpleNamespace(alphas_cumprod=KEPT)}, "pass alphas_cumprod=scheduler.alphas_cum"),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_wrong_value_gets_the_right_one(name):
+    words, message = VALUES[name]
+    with pytest.raises(sds.UsageError, match=message):
+        sds.wrap(Ddpm(), SHAPE, **words)
+
+
+def test_classes_of_processes_are_refused_everywhere():
+    with pytest.raises(sds.UsageError, match=r"reversed takes .*: pass RectifiedFlow\(\)"):
+        sds.reversed(sds.RectifiedFlow)
+    with pytest.raises(sds.UsageError, match=r"the class VP: pass VP\(\)"):
+        sds.FunctionModel(Ddpm(), sds.VP, "epsilon", SHAPE)
+
+
+def test_networks_that_are_no_networks():
+    with pytest.raises(sds.UsageError, match=r"not the class Ddpm: pass Ddpm\(\.\.\.\)"):
+        sds.wrap(Ddpm, SHAPE, betas=BETAS)
+    with pytest.raises(sds.UsageError, match="this is a model already"):
+        sds.wrap(sds.wrap(Ddpm(), SHAPE, betas=BETAS), SHAPE, betas=BETAS)
 
 
 def test_a_shape_is_needed():

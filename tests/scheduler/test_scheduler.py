@@ -299,6 +299,8 @@ def test_what_sampler_may_be():
         ({"sampler": "eulr"}, "unknown sampler 'eulr'; did you mean"),
         ({"sampler": 3}, "must be a name, a Sampler or a Recipe, not 3"),
         ({"sampler": "euler", "eta": 1.0}, "sampler 'euler' has no option 'eta'"),
+        ({"sampler": "euler", "traned": {}}, "Scheduler has no argument 'traned'; did you mean trained="),
+        ({"sampler": "dpmpp-2m", "ordr": 2}, "sampler 'dpmpp-2m' has no option 'ordr'; did you mean 'order'"),
         ({"sampler": "euler", "spacing": "kerras"}, "did you mean 'karras'"),
         ({"sampler": "euler", "coordinates": "vee"}, "unknown coordinates 'vee'"),
         ({"sampler": "euler", "final": "one"}, "final must be 'zero' or 'min'"),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...checks import warn
+from ...checks import known_keywords, warn
 from ...errors import ModelError, UsageError
 from ...models.base import Model
 from ...models.clipping import ClipLike
@@ -140,6 +140,7 @@ def classes_of(pipe: Any) -> dict[str, str]:
 
 
 @public
+@known_keywords()
 def from_pipeline(
     pipe: Any,
     *,
