@@ -13,7 +13,7 @@ CHECK = tests/registry/test_registry.py tests/path/test_grid.py tests/path/test_
 	tests/sampling/test_sampling.py tests/plugins/test_solvers.py \
 	$(addprefix --sdesamplers=,ddim euler-maruyama dpmpp-2m)
 
-.PHONY: demo check test test-slow lint bench docs clean
+.PHONY: demo check test test-slow test-lowest lint bench docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,15 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/pytest -q -m slow -n 2 --dist worksteal
+
+# The samplers and everything below them, with the lowest versions declared. PYTHON is to be the lowest Python, 3.10.
+LOWEST = tests/models tests/path tests/plugins tests/processes tests/registry tests/sampling tests/ode tests/test_losses.py
+
+test-lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/python -m pip install -q -c constraints-lowest.txt -e . \
+		pytest pytest-xdist hypothesis scikit-learn torchdiffeq matplotlib transformers
+	.venv-lowest/bin/pytest -q -n 2 --dist worksteal $(LOWEST)
 
 bench: $(STAMP)
 	$(BIN)/python benchmarks/suite.py --out out/benchmarks $(BENCH)
