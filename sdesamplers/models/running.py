@@ -21,6 +21,7 @@ import torch
 from torch.nn import Module
 
 from ..checks import warn
+from ..processes.check import is_user_defined
 from ..processes.sde import SDE
 
 DEPTH = 3
@@ -171,7 +172,7 @@ def networks_at(value: Any, depth: int) -> Iterator[Module]:
 
 def is_library_process(value: Any) -> bool:
     """True for a process of this package, which contains only numbers; a user's process may contain networks."""
-    return isinstance(value, SDE) and type(value).__module__.partition(".")[0] == "sdesamplers"
+    return isinstance(value, SDE) and not is_user_defined(value)
 
 
 def networks_in(function: Any, depth: int = DEPTH) -> Iterator[Module]:

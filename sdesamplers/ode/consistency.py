@@ -22,7 +22,7 @@ from ..registry.plugin import Sampler
 from ..sampling.loop import Callback, Evaluator
 from ..sampling.prepared import PreparedRun, as_start
 from ..sampling.recipe import Recipe
-from ..sampling.request import Conduct, Request, batches
+from ..sampling.request import Conduct, Request
 from ..sampling.runs import make_path
 from .integration import from_path, ode_recipe
 
@@ -124,7 +124,6 @@ def consistency_error(
         raise UsageError(f"start must have shape (N, {', '.join(map(str, guide.shape))}), not {tuple(start.shape)}")
     count = num_samples if num_samples is not None else 1 if start is None else len(start)
     whole("num_samples", count)
-    _ = [*batches(count, batch_size)]  # raises an error for an invalid batch_size
     if start is not None and len(start) != count:
         raise UsageError(f"start contains {len(start)} states, not num_samples={count}")
     if along is not None:
@@ -160,25 +159,22 @@ class TrajectoryRun(PreparedRun):
     def __init__(
         self, guide: Model, recipe: Recipe, spec: Sampler, conduct: Conduct, seed: int, *, other: Model | None
     ) -> None:
-        super().__init__(guide, recipe, spec, make_path(guide.process, recipe), conduct, seed)
-        self.other, self.times, self.squared = other, np.empty(0), list[np.ndarray]()
+        super().__init__(guide, recipe, spec, make_path(guide.process, recipe), conduct, seed, clips=False)
+        self.other = None if other is None else PreparedRun(other, recipe, spec, self.path, conduct, seed, clips=False)
+        self.times, self.squared = np.empty(0), list[np.ndarray]()
         self.last: dict[float, Prediction] = {}
         self.evaluate_other: Evaluator | None = None
 
     @property
     def evaluated(self) -> tuple[Model, ...]:
         """The models that are evaluated."""
-        return (self.model,) if self.other is None else (self.model, self.other)
+        return (self.model,) if self.other is None else (self.model, self.other.model)
 
     def evaluator(self, count: int, condition: Any = None, advance: Callback | None = None) -> Evaluator:
         """The evaluator of one batch, which keeps the last prediction at each time."""
-        evaluator = super().evaluator(count, condition, advance)
-        evaluator.clip = None  # the ODE is defined by the unclipped predictions
+        self.last, evaluator = {}, super().evaluator(count, condition, advance)
         evaluator.record = self.keep
-        self.last = {}
-        self.evaluate_other = (
-            None if self.other is None else replace(evaluator, model=self.other, record=None, _pending=[])
-        )
+        self.evaluate_other = None if self.other is None else self.other.evaluator(count, condition)
         return evaluator
 
     def keep(self, prediction: Prediction) -> None:
@@ -199,5 +195,4 @@ class TrajectoryRun(PreparedRun):
         distances = [(x0 - data).double().square().flatten(1).mean(1) for x0 in predicted]
         self.times = np.array([prediction.point.t for prediction in on_grid])
         self.squared.append(torch.stack(distances, 1).cpu().numpy())
-        self.last = {}
         return data

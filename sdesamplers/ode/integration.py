@@ -22,7 +22,6 @@ from ..public import public
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
 from ..sampling.arguments import make_recipe
-from ..sampling.loop import Callback, Evaluator
 from ..sampling.parts import Part, join
 from ..sampling.prepared import PreparedRun, warn_if_far
 from ..sampling.recipe import Recipe
@@ -159,7 +158,7 @@ class OdeRun(PreparedRun):
     """
 
     def __init__(self, model: Model, recipe: Recipe, spec: Sampler, conduct: Conduct, *, forward: bool) -> None:
-        super().__init__(model, recipe, spec, ode_path(model, recipe, forward=forward), conduct)
+        super().__init__(model, recipe, spec, ode_path(model, recipe, forward=forward), conduct, clips=False)
         self.forward = forward
         self.state = self.conduct.dtype or torch.float32
         self.companions: Tensor | None = None  # the second states of all samples at the start
@@ -183,12 +182,6 @@ class OdeRun(PreparedRun):
     def new_path(self) -> Path:
         """A path whose ledger can hold a second state."""
         return Path(self.path.process, self.path.points, is_free=self.path.is_free, ledger=PairLedger())
-
-    def evaluator(self, count: int, condition: Any = None, advance: Callback | None = None) -> Evaluator:
-        """The evaluator of one batch, without clipping: the ODE is defined by the unclipped predictions."""
-        evaluator = super().evaluator(count, condition, advance)
-        evaluator.clip = None
-        return evaluator
 
     def begin(self, path: Path, indices: Sequence[int], start: Tensor | None) -> Tensor:
         """A batch's initial state in path coordinates; its second state is stored in the ledger."""

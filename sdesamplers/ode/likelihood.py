@@ -28,7 +28,7 @@ from ..registry.plugin import Sampler
 from ..sampling.loop import Callback, Flag
 from ..sampling.parts import Part
 from ..sampling.recipe import Recipe
-from ..sampling.request import Conduct, Request, batches
+from ..sampling.request import Conduct, Request
 from .integration import OdeRun, check_runnable, ode_recipe
 
 Divergence = Literal["hutchinson", "exact"]
@@ -143,7 +143,6 @@ def log_likelihood(
     function("advance", advance, "a number of samples")
     conduct = Conduct(cancel=cancel)
     x = as_states(model, x, "data")
-    _ = [*batches(len(x), batch_size)]  # raises an error for an invalid batch_size
     width = level_width(model, levels)
     if dequantize is not None and width is None:
         raise UsageError("dequantize needs data of discrete levels: levels= of at least 2 and a model with data_range")
@@ -153,10 +152,11 @@ def log_likelihood(
         raise UsageError(f"{spec.name} does not follow the probability-flow ODE; use heun or rk45")
     count, size = len(x), math.prod(model.shape)
     spread = model.condition_for(condition, count)
-    columns = 1 if divergence == "exact" else probes
+    probes = 0 if divergence == "exact" else probes
+    columns = max(probes, 1)
     flow = DensityFlow(model, columns)
     check_runnable(flow, recipe, spec, forward=True)
-    noise = DataNoise(probes, probe, divergence == "exact", (width or 0.0) if dequantize == "uniform" else None)
+    noise = DataNoise(probes, probe, (width or 0.0) if dequantize == "uniform" else None)
     ode = DensityRun(flow, recipe, spec, conduct, noise, seed, advance)
     parts = ode.run_all(range(first_index, first_index + count), spread, x, batch_size)
     first, last = ode.path.points[0], ode.path.points[-1]
@@ -169,9 +169,8 @@ def log_likelihood(
     error = each.std(1, ddof=1) / math.sqrt(columns) if columns > 1 else None
     bits = -(mean / size + math.log(width or 1.0)) / math.log(2)
     warn_if_impossible(bits, width, model.data_range is not None, recipe)
-    probed = 0 if divergence == "exact" else probes
     latents = latents.to(torch.promote_types(x.dtype, torch.float32))
-    return Likelihood(mean, bits, error, latents, np.concatenate([part.nfe for part in parts]), probed, recipe)
+    return Likelihood(mean, bits, error, latents, np.concatenate([part.nfe for part in parts]), probes, recipe)
 
 
 FEW = 5
@@ -275,19 +274,17 @@ class DataNoise:
     """The random numbers of each sample: its probes and its dequantization.
 
     Attributes:
-        count, kind: number and distribution of the probes.
-        is_exact: no probes, the divergence is exact.
+        count, kind: number and distribution of the probes; 0 for the exact divergence.
         width: of the uniform noise added to the data; None for none.
     """
 
     count: int
     kind: Probe
-    is_exact: bool
     width: float | None
 
     def probes(self, source: NormalSource) -> Tensor | None:
         """Probes (N, count, *shape) with independent entries of mean 0 and variance 1, or None."""
-        if self.is_exact:
+        if not self.count:
             return None
         normals = torch.stack([source.draw(AUXILIARY, k + 1) for k in range(self.count)], 1)
         return normals if self.kind == "gaussian" else torch.where(normals < 0, -1.0, 1.0)

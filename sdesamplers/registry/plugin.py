@@ -63,7 +63,12 @@ class Registered:
     @property
     def is_anothers(self) -> bool:
         """True if it comes from a plugin that is neither the library's own nor part of the running program."""
-        return bool(self.plugin) and self.plugin != "local" and not self.plugin.startswith("sdesamplers:")
+        return bool(self.plugin) and self.plugin != "local" and not self.is_built_in
+
+    @property
+    def is_built_in(self) -> bool:
+        """True if it comes with the library."""
+        return self.plugin.startswith("sdesamplers:")
 
     @contextmanager
     def answering(self) -> Iterator[None]:

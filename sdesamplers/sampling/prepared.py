@@ -84,6 +84,7 @@ class PreparedRun:
         path: the recipe's path, without noise; each batch runs on its own path with the same points.
         shortest: the shortest interval, on `Path.clock`, for which the run draws noise.
         noise: the recipe's noise source; looked up by its name if None.
+        clips: False to ignore the model's clipping, for runs of the ODE, which the unclipped predictions define.
     """
 
     model: Model
@@ -94,6 +95,7 @@ class PreparedRun:
     seed: int = 0
     shortest: float = math.inf
     noise: NoiseSource | None = None
+    clips: bool = True
 
     @property
     def dtype(self) -> torch.dtype:
@@ -179,7 +181,7 @@ class PreparedRun:
             both="unguided" in self.spec.needs,
             callback=conduct.callback,
             cancel=conduct.cancel,
-            clip=self.model.clip,
+            clip=self.model.clip if self.clips else None,
             shape=torch.Size(self.model.shape),
         )
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from ..path.points import Point
+from ..processes.check import is_user_defined
 from ..processes.sde import SDE
 
 MOST, LONGEST = 16, 200
@@ -60,7 +61,7 @@ def all_attributes(process: SDE) -> dict[str, Any] | None:
 
     Without the views that `view` keeps with a process, which are computed from the others.
     """
-    if type(process).__module__.partition(".")[0] != "sdesamplers":
+    if is_user_defined(process):
         return None
     found = {name: value for name, value in vars(process).items() if name != "_views"}
     for name, value in vars(process).items():

@@ -41,11 +41,11 @@ def make_path(process: SDE, recipe: Recipe, noise: Noise | None = None) -> Path:
         return viewed, spaced_points(viewed, spacing, options, steps, recipe.start_time, recipe.final)
 
     try:
-        if spacing.function.__module__.partition(".")[0] != "sdesamplers_plugins":
-            viewed, points = compute()
-        else:
+        if spacing.is_built_in:
             key = spacing, repr((options, recipe.steps, recipe.start_time, recipe.final, recipe.coordinates))
             viewed, points = RECENT.get(process, key, compute)
+        else:
+            viewed, points = compute()
     except UsageError:
         raise
     except ValueError as error:
