@@ -242,19 +242,50 @@ def known_keywords(*others: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        own = [p.name for p in inspect.signature(function).parameters.values() if p.kind not in variable]
+        known = [*_keywords(function), *others]
 
         @wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             for name in kwargs:
-                if name not in own and name not in others:
-                    raise unknown_keyword(function.__name__, name, [*own, *others])
+                if name not in known:
+                    raise unknown_keyword(function.__name__, name, known)
             return function(*args, **kwargs)
 
         return checked
 
     return decorate
+
+
+def suggest_keywords(*others: str, owner: str = "") -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a function that passes `**options` on: for an unknown option, it suggests a similar argument of its own.
+
+    Args:
+        others: the arguments of the call that the function accepts as `**options`.
+        owner: the function in messages, by default its name.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        known = [*_keywords(function), *others]
+
+        @wraps(function)
+        def suggesting(*args: P.args, **kwargs: P.kwargs) -> R:
+            try:
+                return function(*args, **kwargs)
+            except UnknownNameError as error:
+                if error.kind == "option" and error.name in kwargs and not error.near and nearest(error.name, known):
+                    raise unknown_keyword(owner or function.__name__, error.name, known) from None
+                raise
+
+        return suggesting
+
+    return decorate
+
+
+def _keywords(function: Callable[..., Any]) -> list[str]:
+    """The names of a function's parameters, without self and variable ones."""
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return [p.name for p in parameters if p.kind not in variable and p.name != "self"]
 
 
 def unknown_keyword(owner: str, name: str, known: Collection[str]) -> UnknownNameError:

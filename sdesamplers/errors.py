@@ -77,12 +77,12 @@ class UsageError(SdesamplersError, ValueError):
 class UnknownNameError(UsageError, LookupError):
     """A name that is not registered; the message suggests similar names.
 
-    `opening` replaces the start of the message, "unknown KIND NAME".
+    `opening` replaces the start of the message, "unknown KIND NAME"; `near` are the names suggested.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "", *, opening: str = "") -> None:
-        self.kind, self.name = kind, name
-        super().__init__(f"{opening or f'unknown {kind} {name!r}'}{advice(name, known)}{hint}")
+        self.kind, self.name, self.near = kind, name, nearest(name, known)
+        super().__init__(f"{opening or f'unknown {kind} {name!r}'}{advice(self.near)}{hint}")
 
 
 @public
@@ -99,7 +99,7 @@ class UnknownHookError(PluginError):
     """A plugin implements a hook that does not exist; the message suggests similar names."""
 
     def __init__(self, kind: str, name: str, known: Iterable[str], hint: str = "") -> None:
-        super().__init__(f"unknown {kind} {name!r}{advice(name, known)}{hint}")
+        super().__init__(f"unknown {kind} {name!r}{advice(nearest(name, known))}{hint}")
 
 
 @public
@@ -121,9 +121,8 @@ class ConversionError(SdesamplersError, ZeroDivisionError):
     """A prediction is undefined at this point (for example epsilon at sigma = 0)."""
 
 
-def advice(name: str, known: Iterable[str]) -> str:
-    """Return "; did you mean 'euler'?", or "" if no known name is similar."""
-    near = nearest(name, known)
+def advice(near: Iterable[str]) -> str:
+    """Return "; did you mean 'euler'?", or "" if there is no similar name."""
     return f"; did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..checks import sample_range, warn, whole
+from ..checks import sample_range, suggest_keywords, warn, whole
 from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, UsageError
 from ..io.files import file_errors, make_lasting_folder
 from ..io.images import to_bytes
@@ -24,7 +24,7 @@ from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.prepared import PreparedRun, prepare
 from ..sampling.recipe import Recipe
-from ..sampling.request import split_arguments
+from ..sampling.request import CONDUCT_FIELDS, REQUEST_FIELDS, split_arguments
 from . import memory, streaming
 from .argument_names import ARGUMENT_NAMES
 from .batches import Batches
@@ -77,6 +77,7 @@ class Generated:
 
 
 @public
+@suggest_keywords(*REQUEST_FIELDS, *CONDUCT_FIELDS)
 def generate(
     model: Model | str,
     sampler: str | Sampler | Recipe | Mapping[str, Any] = "quality",

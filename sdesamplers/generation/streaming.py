@@ -6,14 +6,14 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..checks import sample_range, whole
+from ..checks import sample_range, suggest_keywords, whole
 from ..errors import UsageError
 from ..models.base import Model
 from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.prepared import prepare
 from ..sampling.recipe import Recipe
-from ..sampling.request import split_arguments
+from ..sampling.request import CONDUCT_FIELDS, REQUEST_FIELDS, split_arguments
 from ..sampling.result import Result
 from . import memory
 from .batches import Batches
@@ -25,6 +25,7 @@ ALTERNATIVES = {"start": "sample", "start_time": "sample", "gradients": "sample"
 
 
 @public
+@suggest_keywords(*REQUEST_FIELDS, *CONDUCT_FIELDS)
 def stream(
     model: Model | str,
     sampler: str | Sampler | Recipe | Mapping[str, Any] = "quality",

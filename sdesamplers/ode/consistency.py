@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import whole
+from ..checks import suggest_keywords, whole
 from ..errors import UsageError
 from ..models.base import Model
 from ..path.noise import check_seed
@@ -66,6 +66,7 @@ class Consistency:
 
 
 @public
+@suggest_keywords()
 def consistency_error(
     model: Model | str,
     sampler: str | Sampler | Recipe | Mapping[str, Any] = "heun",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import numbers, shown
+from ..checks import numbers, shown, suggest_keywords
 from ..errors import UsageError
 from ..io.datasets import Data
 from ..models.base import Model
@@ -25,6 +25,7 @@ from .integration import Encoding, OdeRun, check_companion, check_encoding, chec
 
 
 @public
+@suggest_keywords()
 def encode(
     model: Model | str,
     x: Data | Encoding,
@@ -79,6 +80,7 @@ def encode(
 
 
 @public
+@suggest_keywords()
 def decode(
     model: Model | str,
     latents: Tensor | np.ndarray | Encoding,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import choice, function, warn, whole
+from ..checks import choice, function, suggest_keywords, warn, whole
 from ..errors import ModelError, UsageError
 from ..io.datasets import Data, as_states
 from ..models.base import Model, Output
@@ -74,6 +74,7 @@ class Likelihood:
 
 
 @public
+@suggest_keywords()
 def log_likelihood(
     model: Model | str,
     x: Data,

@@ -8,11 +8,11 @@ import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import PluginError, UnknownNameError, UsageError, nearest
+from ..errors import PluginError, UnknownNameError, UsageError
 from .foreign import equivalent_here
 
 
@@ -193,16 +193,8 @@ def read_options(function: Callable[..., Any], positional: int, kind: str) -> di
     return options
 
 
-def check_options(
-    values: Mapping[str, Any], known: Mapping[str, Option], owner: str, arguments: Iterable[str] = ()
-) -> dict[str, Any]:
+def check_options(values: Mapping[str, Any], known: Mapping[str, Option], owner: str) -> dict[str, Any]:
     """Check every value against its option.
-
-    Args:
-        values: the options that were passed.
-        known: the options of `owner`.
-        owner: what has the options, for messages.
-        arguments: arguments of the call itself, one of which a misspelt option may have been meant to be.
 
     Raises:
         UnknownNameError: an option that `owner` does not have.
@@ -210,21 +202,16 @@ def check_options(
     """
     for name in values:
         if name not in known:
-            raise unknown_option(name, known, owner, arguments)
+            raise unknown_option(name, known, owner)
     return {name: known[name].check(value, owner) for name, value in values.items()}
 
 
-def unknown_option(
-    name: str, known: Mapping[str, Option], owner: str, arguments: Iterable[str] = ()
-) -> UnknownNameError:
+def unknown_option(name: str, known: Mapping[str, Option], owner: str) -> UnknownNameError:
     """The error for an unknown option of `owner`, with the equivalent of a diffusers option or similar names."""
     listing = f" (its options: {', '.join(known)})" if known else " (it has no options)"
     here = equivalent_here(name)
     opening = f"{owner} has no option {name!r}"
     if here is None:
-        similar = nearest(name, arguments, 1) if not nearest(name, known) else []
-        if similar:
-            opening += f"; did you mean the argument {similar[0]}=?"
-        return UnknownNameError("option", name, () if similar else known, listing, opening=opening)
+        return UnknownNameError("option", name, known, listing, opening=opening)
     hint = f"{listing}; the equivalent of diffusers' {name} is {here}"
-    return UnknownNameError("option", name, (), hint, opening=opening)
+    return UnknownNameError("option of diffusers", name, (), hint, opening=opening)

@@ -15,7 +15,7 @@ from ..registry.options import check_options
 from ..registry.plugin import NoiseSource, Registered, Sampler, Spacing
 from ..registry.registry import default_registry
 from .recipe import Recipe, chosen_grid, chosen_noise, registered_name
-from .request import CALL_ARGUMENTS, Request
+from .request import Request
 from .runs import steps_for_budget
 
 
@@ -67,7 +67,7 @@ def check_request(request: Request) -> tuple[Preset, str | None]:
         text = getattr(request, argument)
         if text is not None and not isinstance(text, Spacing | NoiseSource):
             name_of(argument, text)
-    check_options(request.options, preset.sampler.options, f"sampler {preset.sampler.name!r}", CALL_ARGUMENTS)
+    check_options(request.options, preset.sampler.options, f"sampler {preset.sampler.name!r}")
     counted_by = request.counted_by
     for argument in ("spacing_options", "noise_options"):
         given = getattr(request, argument)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import flag, sample_range
+from ..checks import flag, sample_range, suggest_keywords
 from ..errors import UsageError
 from ..models.base import Model
 from ..public import public
@@ -22,6 +22,7 @@ from .result import Result
 
 
 @public
+@suggest_keywords()
 def sample(
     model: Model | str,
     sampler: str | Sampler | Recipe | Mapping[str, Any] = "quality",

@@ -91,12 +91,6 @@ class Request:
 
 
 GRID = ("steps", "nfe", "times", "sigmas")
-CALL_ARGUMENTS = (
-    *(entry.name for entry in fields(Request) if entry.name not in ("sampler", "options")),
-    *("guidance_scale", "callback", "cancel", "trajectory", "log_probs", "check_finite", "gradients", "dtype"),
-    *("seed", "num_samples", "batch_size", "first_index", "start", "condition", "progress"),
-)
-"""The keyword arguments of `sample` that are not options of its sampler."""
 
 
 @dataclass(frozen=True)
@@ -142,12 +136,19 @@ class Conduct:
         return replace(self, callback=both)
 
 
+REQUEST_FIELDS, CONDUCT_FIELDS = (
+    frozenset(entry.name for entry in fields(kind)) - {"sampler", "options"} for kind in (Request, Conduct)
+)
+"""The keyword arguments of `sample` that a `Request` and a `Conduct` hold."""
+
+
 def split_arguments(sampler: SamplerLike, kwargs: Mapping[str, Any]) -> tuple[Request, Conduct, int]:
     """Keyword arguments of `sample` as (request, conduct, seed); all other arguments are options of the sampler."""
-    grid, how = ({entry.name for entry in fields(kind)} - {"sampler", "options"} for kind in (Request, Conduct))
-    options = {name: value for name, value in kwargs.items() if name not in grid | how | {"seed"}}
-    request = Request(sampler, options=options, **{name: value for name, value in kwargs.items() if name in grid})
-    conduct = Conduct(**{name: value for name, value in kwargs.items() if name in how})
+    others = REQUEST_FIELDS | CONDUCT_FIELDS | {"seed"}
+    options = {name: value for name, value in kwargs.items() if name not in others}
+    grid = {name: value for name, value in kwargs.items() if name in REQUEST_FIELDS}
+    request = Request(sampler, options=options, **grid)
+    conduct = Conduct(**{name: value for name, value in kwargs.items() if name in CONDUCT_FIELDS})
     return request, conduct, kwargs.get("seed", 0)
 
 

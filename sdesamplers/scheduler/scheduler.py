@@ -11,8 +11,8 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
-from ..checks import flag, shown, unknown_keyword
-from ..errors import UnknownNameError, UsageError, nearest
+from ..checks import flag, shown, suggest_keywords
+from ..errors import UsageError
 from ..models.clipping import Clip, ClipLike
 from ..path.noise import check_seed
 from ..pretrained.configuration import completed
@@ -86,6 +86,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
     _compatibles: ClassVar[list[str]] = []
     order = 1
 
+    @suggest_keywords(owner="Scheduler")
     def __init__(
         self,
         sampler: str | Sampler | Recipe | None = None,
@@ -117,12 +118,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         self._choice = Choice.read(chosen, arguments, options)
         self._clip = clip
         self._follow(trained_part(trained or {"_class_name": "DDPMScheduler", "clip_sample": False}))
-        try:
-            self._choice.settle(self.convention.process, adaptive)
-        except UnknownNameError as error:
-            if error.kind == "option" and error.name in options:
-                raise self._with_own_arguments(error) from None
-            raise
+        self._choice.settle(self.convention.process, adaptive)
         self.spec = self._choice.spec
         self.seed, self.round_timesteps = None if seed is None else check_seed(seed), round_timesteps
         self._timeline = Timeline()
@@ -131,12 +127,6 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         ours = {"sampler": choice.name, "options": choice.options, **choice.recipe_arguments}
         ours |= {"seed": seed, "adaptive": adaptive, "clip": kept_clip, "round_timesteps": round_timesteps}
         self.register_to_config(**{**model_values(self.trained), KEY: ours})
-
-    @staticmethod
-    def _with_own_arguments(error: UnknownNameError) -> UnknownNameError:
-        """The error for a keyword that is no option of the sampler, if it resembles one of our own arguments."""
-        own = [name for name in inspect.signature(Scheduler.__init__).parameters if name not in ("self", "options")]
-        return unknown_keyword("Scheduler", error.name, own) if nearest(error.name, own) else error
 
     # The configuration.
 

@@ -22,9 +22,9 @@ from ..processes.sde import GaussianProcess
 from ..processes.table import DiscreteVP
 from ..registry.plugin import Sampler
 from ..sampling.calls import sample
+from ..sampling.request import GRID
 from ..sampling.result import Result
 
-GRID_ARGUMENTS = {"steps", "nfe", "times", "sigmas"}
 _TABLE = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
 
 
@@ -90,14 +90,14 @@ class Case:
 
         Options that control adaptive steps are omitted on a grid, where `sample` refuses them.
         """
-        if not GRID_ARGUMENTS & set(kwargs) and not self.free:
+        if set(kwargs).isdisjoint(GRID) and not self.free:
             kwargs["steps"] = 12
         kwargs.setdefault("num_samples", 4)
         return sample(model, self.spec, **{**self.options_for(kwargs), **kwargs})
 
     def options_for(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         """The case's options that are valid together with other arguments of a run."""
-        control = () if not GRID_ARGUMENTS & set(arguments) else self.spec.control
+        control = () if set(arguments).isdisjoint(GRID) else self.spec.control
         return {name: value for name, value in self.options.items() if name not in control}
 
     @property

@@ -187,3 +187,35 @@ def test_results_can_be_pickled(mixture):
     for shelf in (sds.samplers(), sds.spacings()):
         for item in shelf.values():
             assert pickle.loads(pickle.dumps(item)) is item
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda m, x: sds.sample(m, "heun", step=3), "sample has no argument 'step'; did you mean steps="),
+        (lambda m, x: sds.encode(m, x, "heun", step=3), "encode has no argument 'step'; did you mean steps="),
+        (lambda m, x: sds.decode(m, x, "heun", step=3), "decode has no argument 'step'; did you mean steps="),
+        (
+            lambda m, x: sds.log_likelihood(m, x, "heun", steps=3, prob=2),
+            "log_likelihood has no argument 'prob'; .*probes=",
+        ),
+        (lambda m, x: sds.consistency_error(m, "heun", step=3), "consistency_error has no argument 'step'; .* steps="),
+        (
+            lambda m, x: sds.stream(m, "heun", num_samples=1, step=3),
+            "stream has no argument 'step'; did you mean steps=",
+        ),
+        (
+            lambda m, x: sds.sample(m, "dpmpp-2m", steps=3, ordr=2),
+            "'dpmpp-2m' has no option 'ordr'; did you mean 'order'",
+        ),
+        (
+            lambda m, x: sds.sample(m, "dpmpp-2m", steps=3, zzz=2),
+            r"'dpmpp-2m' has no option 'zzz' \(its options: order,",
+        ),
+        (lambda m, x: sds.sample(m, "heun", steps=3, device="cpu"), r"equivalent .* is load\(\.\.\., device=\)"),
+    ],
+)
+def test_a_misspelt_keyword_is_looked_for_among_the_calls_arguments_too(call, message):
+    model = sds.grid_mixture(sds.VP())
+    with pytest.raises(sds.UnknownNameError, match=message):
+        call(model, torch.zeros(1, 2))
