@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,8 +23,7 @@ def read_stub(file: str) -> dict[str, str]:
     The module of a name that is a module itself is "".
     """
     stub = Path(file).with_suffix(".pyi").read_text(encoding="utf-8")
-    imports = [node for node in ast.parse(stub).body if isinstance(node, ast.ImportFrom)]
-    return {alias.asname or alias.name: node.module or "" for node in imports for alias in node.names}
+    return {name: module for module, name in re.findall(r"^from \.(\S*) import (\w+) as \2$", stub, re.MULTILINE)}
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:

@@ -1,10 +1,12 @@
 """Public names: one list, the stub, and each name the object that its module defines."""
 
+import ast
 import builtins
 import importlib
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,13 @@ import sdesamplers as sds
 from sdesamplers.public import read_stub
 
 HOMES = read_stub(sds.__file__)
+
+
+def test_every_import_of_the_stub_is_read():
+    stub = ast.parse(Path(sds.__file__).with_suffix(".pyi").read_text())
+    imports = [(alias.name, node.module or "") for node in stub.body[1:] for alias in node.names]
+    assert dict(imports) == HOMES
+    assert len(imports) == len(HOMES)
 
 
 @pytest.mark.parametrize("name", HOMES)
