@@ -117,10 +117,12 @@ class Claim:
 
     def _write(self) -> None:
         _held.add(self.nonce)
-        # Computed before the file exists: a file without an owner would not be cleared.
+        # Computed before the file exists: a file without an owner is cleared only when it is old.
         owner = json.dumps(this_process(self.job)).encode()
-        with file_errors(self.file), self.file.open("xb", buffering=0) as out:
-            out.write(owner)
+        with file_errors(self.file):
+            if not linked(self.file, owner):
+                with self.file.open("xb", buffering=0) as out:
+                    out.write(owner)
 
     def _lost_message(self) -> str:
         others = [owner for each in members(self.folder) if (owner := read_owner(each)) is not None]
@@ -129,6 +131,32 @@ class Claim:
             f"this run has lost its claim on {self.job}: another run{taker} took it over while this one was suspended "
             "or sent no heartbeats; this run has stopped and changed nothing since"
         )
+
+
+def linked(file: Path, content: bytes) -> bool:
+    """Create a file that appears with its content, so that a kill leaves all of it or nothing.
+
+    Returns False, with nothing created, if the system or the file system has no unnamed files (O_TMPFILE of Linux).
+    """
+    try:
+        handle = os.open(file.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
+    except AttributeError:
+        return False
+    except OSError as error:
+        if error.errno in (errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL):
+            return False
+        raise
+    try:
+        os.write(handle, content)
+        # src_dir_fd, unused for an absolute path, has Python follow the link in /proc.
+        os.link(f"/proc/self/fd/{handle}", file, src_dir_fd=handle, follow_symlinks=True)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EPERM, errno.EXDEV, errno.EOPNOTSUPP):
+            return False
+        raise
+    finally:
+        os.close(handle)
+    return True
 
 
 def acquire(job: Path, part: tuple[int, int], *, overwrite: bool = False) -> Claim:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -305,10 +306,16 @@ def exists(path: Path) -> bool:
 
 
 def is_ours(path: Path, text: str) -> bool:
-    """True if a file is empty or begins like `text`, apart from some damage."""
+    """True if a file is empty or begins like `text`, apart from some damage.
+
+    Raises:
+        SdesamplersError: an I/O error, which leaves open whose file it is.
+    """
     try:
         content = read(path)
-    except OSError:
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise SdesamplersError(f"{path} could not be read: {error.strerror}") from None
         return False
     pairs = list(zip(content, text.encode()[:PREFIX], strict=False))
     return not content or sum(a == b for a, b in pairs) > len(pairs) / 2

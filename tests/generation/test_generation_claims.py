@@ -207,11 +207,16 @@ def test_a_claim_that_cannot_be_read_is_held_until_it_is_old(tmp_path: Path, mon
         acquire(tmp_path, (0, 1)).release()
 
 
-def test_a_run_killed_while_it_writes_its_claim_leaves_no_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["this_process", "write", "link"])
+def test_a_run_killed_while_it_writes_its_claim_leaves_no_file(tmp_path: Path, moment: str) -> None:
     """A file without an owner would be held for two minutes, and would outlive the job."""
     child = os.fork()
     if not child:
-        claims.this_process = lambda job: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment,return-value]
+        setattr(
+            claims if moment == "this_process" else os,
+            moment,
+            lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL),
+        )
         run(tmp_path)
         os._exit(1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL

@@ -443,7 +443,7 @@ def every_fault(tmp_path: Path, name: str, patch: pytest.MonkeyPatch, every: int
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CALLS)
 def test_an_io_error_in_any_call(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    every_fault(tmp_path, name, monkeypatch, 3, lambda out: None)
+    every_fault(tmp_path, name, monkeypatch, 1, lambda out: None)
 
 
 @pytest.mark.slow
@@ -452,7 +452,7 @@ def test_an_io_error_in_any_call_of_a_resumed_job(tmp_path: Path, name: str, mon
     def prepare(out: Path) -> None:
         stop_after(out, 3, **SMALL)
 
-    every_fault(tmp_path, name, monkeypatch, 3, prepare, resume=True)
+    every_fault(tmp_path, name, monkeypatch, 1, prepare, resume=True)
 
 
 @pytest.mark.slow
@@ -460,7 +460,7 @@ def test_an_io_error_in_any_call_of_a_resumed_job(tmp_path: Path, name: str, mon
 def test_an_io_error_in_any_call_of_an_overwritten_job(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every_fault(tmp_path, name, monkeypatch, 3, lambda out: run(out, **SMALL), overwrite=True)
+    every_fault(tmp_path, name, monkeypatch, 1, lambda out: run(out, **SMALL), overwrite=True)
 
 
 @pytest.mark.parametrize("name", ["write", "fsync", "close", "unlink", "listdir", "lstat"])
