@@ -29,7 +29,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy docs/make_pages.py docs/site_hooks.py docs/site_docstrings.py
+	$(BIN)/mypy docs/make_pages.py docs/site_hooks.py docs/check_english.py
 	$(BIN)/lint-imports --config pyproject.toml
 	$(BIN)/python docs/check_english.py
 

@@ -99,8 +99,9 @@ def consistency_error(
             off are set. Its own error should be small compared with the distance to be measured.
         along: the model that defines the ODE, on the same process; by default `model`. For a consistency model pass
             the diffusion model from which it was distilled: its f is not E[x0 | x_t] and defines no ODE.
-        steps, nfe, times, spacing, spacing_options, coordinates, seed, num_samples, batch_size, start, condition,
-        guidance_scale, dtype, **options: as in `sample`; the errors are given at all times of the grid except the end.
+        steps, nfe, times, spacing, spacing_options, coordinates, **options: as in `sample`; the errors are given at all
+            times of the grid except the end.
+        seed, num_samples, batch_size, start, condition, guidance_scale, dtype: as in `sample`.
 
     Returns:
         a `Consistency` with the errors at each time.

@@ -61,8 +61,8 @@ def encode(
         sampler: a name or a `Sampler`, `heun` by default; for a stochastic sampler, the options that turn its noise off
             are set.
         guidance_scale: 1 by default.
-        steps, nfe, spacing, spacing_options, coordinates, batch_size, condition, callback, cancel, trajectory,
-        check_finite, dtype, **options: as in `sample`.
+        steps, nfe, spacing, spacing_options, coordinates, **options: as in `sample`.
+        batch_size, condition, callback, cancel, trajectory, check_finite, dtype: as in `sample`.
 
     Returns:
         an `Encoding` whose `samples` (N, *shape) are the latents in the model's coordinates, in float32, or in float64
