@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import cache
 from typing import TypeVar
 
 from ..checks import whole
@@ -47,6 +49,7 @@ class Ranks:
         if state.num_processes == 1:  # without cpu=True accelerate treats CPU processes as unrelated
             PartialState._reset_state()
             state = PartialState(cpu=True, timeout=START_TIMEOUT)
+        _close_group_at_exit()
         if state.num_processes != launched:
             raise UsageError(
                 f"WORLD_SIZE is {launched}, but accelerate finds {state.num_processes} process(es); start with "
@@ -94,6 +97,22 @@ class Ranks:
 
         with accelerate.PartialState().local_main_process_first():
             yield
+
+
+@cache
+def _close_group_at_exit() -> None:
+    """Let the process group be closed before the interpreter goes down, if the program does not close it.
+
+    A thread of gloo can hold a finished collective's tensors; if it frees them during finalization, the process aborts
+    after its work is done (torch's pull request 179291 has the details).
+    """
+    from torch import distributed  # a build of torch without it does not start several processes
+
+    def close() -> None:
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    atexit.register(close)
 
 
 def parse_part(text: str) -> tuple[int, int]:

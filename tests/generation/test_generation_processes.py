@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from places import SUPPORT
 from tiny_models import save_pipeline
 from toy_jobs import content
@@ -130,6 +132,12 @@ def hard() -> Any:
     return sds.MixtureModel([0.5, 0.5], [[-2.0, 0.0], [3.0, 1.0]], [1e-4, 0.5], sds.VP(), name="mixture")
 
 
+def report_an_open_group() -> None:
+    """One line on standard error if a process group is still open; its threads can abort a process that ends so."""
+    if torch.distributed.is_initialized():
+        print("the process group is open at exit", file=sys.stderr)
+
+
 def on_a_rank(out: str) -> dict[str, Any]:
     """A job of an adaptive sampler, a stream, and a refusal, one after the other on the same processes."""
     from accelerate import PartialState
@@ -169,4 +177,5 @@ def test_processes_with_different_numbers_of_calls(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
+    atexit.register(report_an_open_group)  # runs after every function registered later
     print(json.dumps(on_a_rank(sys.argv[1])))
