@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from numpy.random import mtrand
 from process_cases import BETAS
 from torch import Tensor
 
@@ -82,6 +83,49 @@ def test_randomness_that_no_mode_turns_off_is_warned_of_and_kept_from_the_progra
         warnings.simplefilter("error")
         network = dropping()
         sds.sample(sds.FunctionModel(lambda x, t: network(x), FLOW, "flow", (2,)), "euler-maruyama", steps=3)
+
+
+def drawing(x: Tensor, t: Tensor) -> Tensor:
+    """A network that draws an odd number of NumPy's normals, which come in pairs."""
+    return x + np.random.randn() * torch.ones_like(x)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_the_programs_own_numpy_normals_go_on_as_without_a_run(before: int) -> None:
+    def normals(run: bool) -> list[float]:
+        np.random.seed(4)
+        first = [np.random.randn() for _ in range(before)]
+        if run:
+            sds.sample(sds.FunctionModel(drawing, FLOW, "flow", (2,)), "euler", steps=3)
+        return first + [np.random.randn() for _ in range(3)]
+
+    assert normals(run=True) == normals(run=False)
+
+
+def test_another_bit_generator_of_numpy_stays_and_draws_on(recwarn: pytest.WarningsRecorder) -> None:
+    expected = np.random.RandomState(np.random.PCG64(5)).standard_normal(4).tolist()
+    model = sds.FunctionModel(drawing, FLOW, "flow", (2,))
+    reference = sds.sample(model, "euler", steps=3).samples
+    used, own = mtrand.get_bit_generator(), np.random.PCG64(5)
+    mtrand.set_bit_generator(own)
+    try:
+        found = [np.random.randn()]
+        assert torch.equal(sds.sample(model, "euler", steps=3).samples, reference)
+        assert mtrand.get_bit_generator() is own
+        found += [np.random.randn() for _ in range(3)]
+    finally:
+        mtrand.set_bit_generator(used)
+    assert found == expected
+    assert [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)] == []
+
+
+def test_a_run_within_a_run_leaves_the_outer_ones_numpy_stream() -> None:
+    def nested(x: Tensor, t: Tensor) -> Tensor:
+        sds.sample(sds.FunctionModel(drawing, FLOW, "flow", (2,)), "euler", steps=1, seed=8)
+        return drawing(x, t)
+
+    plain, outer = (sds.FunctionModel(network, FLOW, "flow", (2,)) for network in (drawing, nested))
+    assert torch.equal(sds.sample(outer, "euler", steps=3).samples, sds.sample(plain, "euler", steps=3).samples)
 
 
 def test_a_default_device_is_set_back() -> None:
