@@ -171,7 +171,7 @@ class TimedNetwork:
         """Return the network's output for a copy of the state (N, *shape), at one or several times."""
         if self.flat is None:
             self.flat = remembered(self.network)
-        if self.flat is None and len(x) > LARGE and x.dim() > 1:
+        if self.flat is None and x.shape[0] > LARGE and x.dim() > 1:
             self._try_a_few(x, times, given)
         shapes = (False, True) if self.flat is None and x.dim() > 1 else (bool(self.flat),)
         failure: Exception | None = None
@@ -231,7 +231,7 @@ def as_column(t: Scalar, x: Tensor) -> Tensor:
     In half precision neighbouring timesteps of a table would become equal, and the last would be rounded to a timestep
     outside the table.
     """
-    return as_flat(t, x).view(len(x), *(1,) * (x.dim() - 1))
+    return as_flat(t, x).view(x.shape[0], *(1,) * (x.dim() - 1))
 
 
 def as_flat(t: Scalar, x: Tensor) -> Tensor:
@@ -239,4 +239,4 @@ def as_flat(t: Scalar, x: Tensor) -> Tensor:
     dtype = torch.promote_types(x.dtype, torch.float32)
     if np.ndim(t):
         return torch.tensor(t, dtype=torch.float64).to(x.device, dtype, non_blocking=True)
-    return torch.full((len(x),), float(t), dtype=dtype, device=x.device)
+    return torch.full((x.shape[0],), float(t), dtype=dtype, device=x.device)

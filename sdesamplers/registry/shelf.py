@@ -40,7 +40,9 @@ class Shelf(Mapping[str, T], Generic[T]):
 
     def __getitem__(self, name: str) -> T:
         dist, _, bare = name.rpartition(":")
-        everyone = self._items.get(bare) or {}
+        everyone = self._items.get(bare)
+        if everyone is None:
+            raise KeyError(name)
         if dist and dist in everyone:
             return everyone[dist]
         owners = self._owners(bare)

@@ -115,7 +115,7 @@ class Evaluator:
         if self._watched:
             x = self._announce(x, point)
         rows = point.rows
-        if point.is_clean or len(x) != (self.count if rows is None else len(rows)):
+        if point.is_clean or x.shape[0] != (self.count if rows is None else len(rows)):
             raise self._misplaced(x, point)
         state = model_state(x, point)
         if rows is None and self._tensor_only and point.end is None:  # the fast path of the usual case
