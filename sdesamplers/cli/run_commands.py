@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from ..generation import Generated
     from ..metrics import FeatureScorer
     from ..registry.names import Preset
+    from ..registry.plugin import Sampler
     from ..sampling.recipe import Recipe
+    from ..sampling.table import SolverTable
 
 
 @cli.command("statistics")
@@ -109,20 +111,21 @@ def sample_command(source: str, **kwargs: Any) -> None:
     from ..generation import generate
     from ..generation.ranks import Ranks
     from ..io.files import output_folder
-    from ..registry.registry import default_registry
     from ..sampling.arguments import make_recipe, require_grid
     from ..sampling.request import Request
+    from ..sampling.table import TUNED
 
     name, as_json, quiet = kwargs.pop("sampler"), kwargs.pop("as_json"), kwargs.pop("quiet")
     recipe = read_recipe(kwargs.pop("recipe"))
-    preset = default_registry().resolve(name) if recipe is None else preset_of(recipe)
+    sampler = named_sampler(name, kwargs) if recipe is None else recipe
+    preset = preset_of(sampler)
     spec = preset.sampler
     options = pairs(kwargs.pop("option"), spec.options, f"sampler {spec.name!r}")
     chosen = take_grid_options(kwargs, preset)
     counts = {k: kwargs.pop(k) for k in ("steps", "nfe", "times", "sigmas")}
-    request = Request(name if recipe is None else recipe, **counts, **chosen, options=options)
+    request = Request(sampler, **counts, **chosen, options=options)
     counted_by = request.counted_by
-    if recipe is None:
+    if isinstance(sampler, str) and sampler != TUNED:
         require_grid(preset, counted_by)
     whole("num_samples", kwargs["num_samples"])
     parse_job_options(kwargs)
@@ -136,7 +139,7 @@ def sample_command(source: str, **kwargs: Any) -> None:
     try:
         with output_folder(kwargs["out"]):
             kwargs |= {"condition": condition, "scorer": scorer, "progress": not quiet}
-            done = generate(model, request.sampler, **counts, **chosen, **options, **kwargs)
+            done = generate(model, sampler, **counts, **chosen, **options, **kwargs)
     except Cancelled as stopped:
         if ranks.is_first:
             raise
@@ -183,12 +186,35 @@ def read_recipe(file: str | None) -> Recipe | None:
     return Recipe.from_dict(data)
 
 
-def preset_of(recipe: Recipe) -> Preset:
-    """A recipe's sampler, spacing and noise source, to which options on the command line apply."""
+def named_sampler(name: str, kwargs: dict[str, Any]) -> str | SolverTable:
+    """The argument of --sampler: a name, or the solver table in a file or folder, for --nfe or --steps evaluations."""
+    from ..sampling.table import SolverTable, is_path
+
+    return SolverTable.load(name, kwargs["nfe"] or kwargs["steps"]) if is_path(name) else name
+
+
+def sampler_named(name: str) -> Sampler:
+    """The sampler that a name refers to; for the path of solver tables, the one that runs them."""
+    from ..registry.registry import default_registry
+    from ..sampling.arguments import refers_to_table
+
+    registry = default_registry()
+    return registry.samplers["table"] if refers_to_table(name) else registry.resolve(name).sampler
+
+
+def preset_of(sampler: str | Recipe | SolverTable) -> Preset:
+    """The sampler, spacing and noise source to which options on the command line apply."""
     from ..registry.names import Preset
     from ..registry.registry import default_registry
+    from ..sampling.recipe import Recipe
+    from ..sampling.table import TUNED, SolverTable
 
-    return Preset(default_registry().resolve(recipe.sampler).sampler, spacing=recipe.spacing, noise=recipe.noise)
+    registry = default_registry()
+    if isinstance(sampler, Recipe):
+        return Preset(registry.resolve(sampler.sampler).sampler, spacing=sampler.spacing, noise=sampler.noise)
+    if isinstance(sampler, SolverTable):
+        return sampler.preset()
+    return Preset(registry.samplers["table"]) if sampler == TUNED else registry.resolve(sampler)
 
 
 def scorer_for(
@@ -283,11 +309,10 @@ def compare_command(source: str, **kwargs: Any) -> None:
     from ..checks import whole
     from ..comparison.comparison import compare
     from ..io.files import output_folder
-    from ..registry.registry import default_registry
 
     as_json, quiet, out = kwargs.pop("as_json"), kwargs.pop("quiet"), kwargs.pop("out")
     names = [name.strip() for name in kwargs.pop("samplers").split(",")]
-    specs = [default_registry().resolve(name).sampler for name in names]
+    specs = [sampler_named(name) for name in names]
     options: dict[str, Any] = {}
     for text in kwargs.pop("option"):
         options |= pairs((text,), {k: o for s in specs for k, o in s.options.items()}, "this comparison")

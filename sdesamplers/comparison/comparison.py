@@ -22,20 +22,22 @@ from ..processes.sde import GaussianProcess
 from ..public import public
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
-from ..sampling.arguments import make_recipe
+from ..sampling.arguments import make_recipe, refers_to_table
 from ..sampling.calls import sample
 from ..sampling.recipe import Recipe
 from ..sampling.request import Request
 from ..sampling.result import Result
 from ..sampling.runs import make_path
+from ..sampling.table import SolverTable
 from .result import Cell, Comparison, finite_or_none
 
 REFERENCE_TOLERANCE = 1e-5
 GRID_ARGUMENTS = ("spacing", "spacing_options", "coordinates", "final", "noise", "noise_options")
 
 
-Compared = str | Sampler | Recipe
-"""The name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`, whose number of steps the budgets replace."""
+Compared = str | Sampler | Recipe | SolverTable
+"""The name of a sampler, recipe or alias, a `Sampler`, a solver table or the path of a folder of tables, or a `Recipe`,
+whose number of steps the budgets replace."""
 
 
 @public
@@ -56,8 +58,9 @@ def compare(
 
     Args:
         model: a `Model`, or any argument of `load`.
-        samplers: one or several names of samplers, recipes or aliases, `Sampler` or `Recipe` objects. The spacing,
-            coordinates, noise and options of a `Recipe` are used; its number of steps follows from the budgets.
+        samplers: one or several names of samplers, recipes or aliases, `Sampler`, `Recipe` or `SolverTable` objects, or
+            paths of folders of tables, of which each budget takes its own. The spacing, coordinates, noise and options
+            of a `Recipe` are used; its number of steps follows from the budgets.
         nfe: one or several budgets of model evaluations per sample.
         num_samples: number of samples; distances need hundreds, and their floor is computed for the same number.
         reference_samples: number of samples on which the error of deterministic samplers is measured, against rk45 at
@@ -127,21 +130,28 @@ def listed(samplers: Compared | Sequence[Compared]) -> dict[str, Compared]:
     Raises:
         UsageError: an object that is not a sampler, or a recipe with its own grid, to which no budget can be applied.
     """
-    each = [samplers] if isinstance(samplers, str | Sampler | Recipe) else samplers
+    each = [samplers] if isinstance(samplers, str | Sampler | Recipe | SolverTable) else samplers
     if not isinstance(each, Iterable) or isinstance(each, Mapping | Tensor):
         raise UsageError(f"samplers must be a name, a Sampler, a Recipe or a list of them, not {shown(each)}")
     found: dict[str, Compared] = {}
     for item in each:
-        if not isinstance(item, str | Sampler | Recipe):
-            raise UsageError(f"samplers must be names, Samplers or Recipes, not {shown(item)}")
+        if not isinstance(item, str | Sampler | Recipe | SolverTable):
+            raise UsageError(f"samplers must be names, Samplers, Recipes or SolverTables, not {shown(item)}")
         if isinstance(item, Recipe) and (item.times is not None or item.sigmas is not None):
             raise UsageError("compare runs every sampler at budgets of evaluations, and this Recipe has its own grid")
-        label = item if isinstance(item, str) else item.name if isinstance(item, Sampler) else item.sampler
+        label = label_of(item)
         if label in found and item == found[label]:
             continue
         same = sum(known.partition(" #")[0] == label for known in found)
         found[f"{label} #{same + 1}" if same else label] = item
     return found
+
+
+def label_of(item: Compared) -> str:
+    """The name of a row."""
+    if isinstance(item, str):
+        return item
+    return item.name if isinstance(item, Sampler) else item.sampler if isinstance(item, Recipe) else "table"
 
 
 def checked(sampler: Compared, model: Model, options: Mapping[str, Any]) -> Sampler:
@@ -150,6 +160,8 @@ def checked(sampler: Compared, model: Model, options: Mapping[str, Any]) -> Samp
     Raises:
         UsageError: it cannot run with them.
     """
+    if refers_to_table(sampler):  # it has its own grids, so that only some budgets exist
+        return default_registry().samplers["table"]
     spec = make_recipe(Request(sampler, 2), process=model.process)[1]
     known = {k: v for k, v in options.items() if k in spec.options}
     arguments = {k: options[k] for k in GRID_ARGUMENTS if k in options}

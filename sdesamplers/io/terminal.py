@@ -54,6 +54,18 @@ def counting_bar(label: str, total: int | None, unit: str) -> Iterator[Callable[
 
 
 @contextmanager
+def message_line(label: str) -> Iterator[Callable[[str], None]]:
+    """A line on standard error with a spinner and the time; call the yielded function to replace its message."""
+    # only a terminal needs it
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = [SpinnerColumn(), TextColumn("{task.description}", markup=False), TimeElapsedColumn()]
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
+        task = progress.add_task(printable(label), total=None)
+        yield lambda message: progress.update(task, description=printable(f"{label}: {message}"))
+
+
+@contextmanager
 def evaluation_bar(label: str, total: int | None) -> Iterator[Callable[[Any], None]]:
     """A progress bar that advances by one for every model evaluation."""
     with counting_bar(label, total, "evaluations") as advance:

@@ -21,7 +21,7 @@ from ..processes.sde import GaussianProcess
 from ..public import public
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
-from ..sampling.arguments import make_recipe
+from ..sampling.arguments import make_recipe, refers_to_table
 from ..sampling.parts import Part, join
 from ..sampling.prepared import PreparedRun, warn_if_far
 from ..sampling.recipe import Recipe
@@ -105,6 +105,11 @@ def ode_recipe(model: Model, request: Request) -> tuple[Recipe, Sampler]:
     Raises:
         UsageError: the sampler does not follow the ODE, or an option turns its noise on.
     """
+    if refers_to_table(request.sampler):
+        raise UsageError(
+            "a solver table leads from noise to data on its own grid and has no inverse; use an ODE sampler, such as "
+            "heun or rk45"
+        )
     request = replace(request, final="min")
     recipe, spec = make_recipe(request, process=model.process, shape=model.shape, end_to_end=True)
     if spec.stochastic and spec.noiseless is None:

@@ -76,6 +76,17 @@ class Point(Generic[N]):
         leap.end = then.t
         return leap
 
+    def evaluated_at(self, other: Point[N]) -> Point[N]:
+        """Return this point with the model's native time of `other`, for solvers that shift the network's time.
+
+        The state stays here: alpha, sigma and all conversions of the prediction are those of this point.
+        """
+        shifted: Point[N] = Point()
+        for slot in Point.__slots__:
+            setattr(shifted, slot, getattr(self, slot))
+        shifted.t = other.t
+        return shifted
+
     @property
     def has_own_time(self) -> bool:
         """True if a native model time exists for this point; False at sigma = 0 for VP, VE and discrete schedules."""

@@ -28,6 +28,8 @@ VOCABULARIES = (
 
 WEIGHTS = "diffusion_pytorch_model"
 SCHEDULER = "scheduler/scheduler_config.json"
+TABLES = "sdesamplers"
+"""The folder of a model's solver tables, inside of the model's."""
 
 
 def fetch(
@@ -57,6 +59,7 @@ def fetch(
     indices = [_index(variant, ending) for ending in endings]
     configs = [prefix + place + name for place in ("", "unet/") for name in (*CONFIGS, *indices)]
     configs += [f"{prefix}scheduler/{name}" for name in CONFIGS]
+    configs.append(f"{prefix}{TABLES}/nfe-*.json")
     if subfolder:  # a bare UNet: its scheduler is beside its folder, or in a pipeline folder above it
         above = list(PurePosixPath(prefix).parents)[:LEVELS]
         configs += [(each / name).as_posix() for each in above for name in (SCHEDULER, "model_index.json")]

@@ -19,7 +19,7 @@ from ..registry.registry import default_registry
 from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
 from .folders import check_unet, class_count, find_parts, sample_shape
-from .hub import fetch
+from .hub import TABLES, fetch
 from .options import TEXT_OPTIONS, TUNING, LoadOptions
 from .pipelines.loading import layout_of, load_pipeline
 from .placement import autocast_for, move
@@ -130,7 +130,10 @@ def found(name: str, options: LoadOptions) -> Model:
             cache_dir=options.cache_dir,
             local_files_only=options.local_files_only,
         )
-    return load_folder(place, replace(options, variant=home.variant), name=name, revision=commit)
+    model = load_folder(place, replace(options, variant=home.variant), name=name, revision=commit)
+    if (place / TABLES).is_dir():
+        model.gaussian.tables_folder = place / TABLES
+    return model
 
 
 class Home(NamedTuple):

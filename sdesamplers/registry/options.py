@@ -52,7 +52,7 @@ class Option:
                 if isinstance(value, int | float) and not isinstance(value, bool):
                     return self._as_float(value, owner)
             elif _is_numbers(kind):
-                if _holds_numbers(value):
+                if _holds_numbers(value, kind):
                     return value
             elif type(value) is kind:
                 return value
@@ -138,10 +138,14 @@ def _is_numbers(kind: Any) -> bool:
     return bool(inner) and all(part in (int, float) or _is_numbers(part) for part in inner)
 
 
-def _holds_numbers(value: Any) -> bool:
-    """True for a list or tuple of numbers, possibly nested; registry files and the command line give lists."""
+def _holds_numbers(value: Any, kind: Any) -> bool:
+    """True for a list or tuple of numbers, nested as `kind` is; registry files and the command line give lists."""
+    inner = [part for part in typing.get_args(kind) if part is not ...]
+    rows = [part for part in inner if _is_numbers(part)]
     return isinstance(value, list | tuple) and all(
-        _holds_numbers(part) or (isinstance(part, int | float) and not isinstance(part, bool)) for part in value
+        any(_holds_numbers(part, row) for row in rows)
+        or (len(rows) < len(inner) and isinstance(part, int | float) and not isinstance(part, bool))
+        for part in value
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 from ..checks import name_of, number
@@ -17,6 +18,7 @@ from ..registry.registry import default_registry
 from .recipe import Recipe, chosen_grid, chosen_noise, registered_name
 from .request import Request
 from .runs import steps_for_budget
+from .table import TUNED, SolverTable, choose, is_path
 
 
 def make_recipe(
@@ -38,6 +40,9 @@ def make_recipe(
         ran = request.sampler if isinstance(request.sampler, Recipe) else Recipe.from_dict(request.sampler)
         spec = ran.own.get("sampler") or default_registry().resolve(ran.sampler).sampler
         request, end_to_end = request.completed(ran, cast("Sampler", spec)), False
+    table = table_for(request, process)
+    if table is not None:
+        request = replace(request, sampler=table.preset(), steps=None, nfe=None)
     preset, counted_by = check_request(request)
     if counted_by is None and preset.steps is not None:
         request, counted_by = replace(request, steps=preset.steps), "steps"
@@ -53,16 +58,61 @@ def make_recipe(
     return recipe, preset.sampler
 
 
+def table_for(request: Request, process: SDE) -> SolverTable | None:
+    """The solver table that a request's sampler is or refers to, if any; see `sample`.
+
+    Raises:
+        UsageError: there is none for the number of evaluations, or the request changes the table's grid.
+    """
+    sampler, counted_by = request.sampler, request.counted_by
+    if not refers_to_table(sampler):
+        return None
+    nfe = None if counted_by not in ("steps", "nfe") else int(getattr(request, counted_by))
+    if isinstance(sampler, SolverTable):
+        table = choose([sampler], nfe, "this sampler")
+    elif sampler == TUNED:
+        table = SolverTable.load(own_tables(process), nfe)
+    else:
+        table = SolverTable.load(cast("str", sampler), nfe)
+    for name in ("times", "sigmas", "spacing", "spacing_options", "final", "start_time"):
+        if getattr(request, name) is not None:
+            raise UsageError(f"a solver table has its own grid, so {name}= does not apply to it")
+    return table
+
+
+def refers_to_table(sampler: Any) -> bool:
+    """True if a sampler is a solver table, "tuned", or the path of a table or of a folder of tables."""
+    return isinstance(sampler, SolverTable) or (isinstance(sampler, str) and (sampler == TUNED or is_path(sampler)))
+
+
+def own_tables(process: SDE) -> Path:
+    """The folder of the solver tables that come with a model.
+
+    Raises:
+        UsageError: there are none.
+    """
+    folder = process.tables_folder if isinstance(process, GaussianProcess) else None
+    if folder is None:
+        raise UsageError(
+            f"sampler {TUNED!r} is the model's own solver table, and this model has none; compute one with sds.tune or "
+            "`sdesamplers tune`"
+        )
+    return folder
+
+
 def check_request(request: Request) -> tuple[Preset, str | None]:
     """The preset that a request's sampler refers to, and which of steps, nfe, times and sigmas is given, if any.
 
     Raises:
         UsageError: an argument of the wrong type, an unknown name, or more than one grid.
     """
-    sampler = request.sampler
-    preset = default_registry().resolve(sampler) if isinstance(sampler, str) else Preset(cast("Sampler", sampler))
+    sampler: Any = request.sampler
+    if isinstance(sampler, Preset):
+        preset = sampler
+    else:
+        preset = default_registry().resolve(sampler) if isinstance(sampler, str) else Preset(sampler)
     if not isinstance(preset.sampler, Sampler):
-        raise UsageError(f"sampler must be a name, a Sampler or a Recipe, not {sampler!r}")
+        raise UsageError(f"sampler must be a name, a Sampler, a Recipe or a SolverTable, not {sampler!r}")
     for argument in ("spacing", "coordinates", "noise", "final"):
         text = getattr(request, argument)
         if text is not None and not isinstance(text, Spacing | NoiseSource):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..pretrained.loading import as_model
 from ..processes.scalars import expand, scaled
 from ..processes.sde import GaussianProcess
 from ..registry.plugin import NoiseSource, Sampler
-from .arguments import make_recipe
+from .arguments import make_recipe, table_for
 from .loop import Callback, Evaluator, drive
 from .parts import Part, Recorder, join, join_trajectories
 from .recipe import Recipe, noise_of
@@ -39,6 +39,10 @@ def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 
         UsageError: invalid or conflicting arguments.
     """
     model = as_model(model)
+    table = table_for(request, model.process)
+    if table is not None:
+        table.check_model(model)
+        request = replace(request, sampler=table)
     recipe, spec = make_recipe(request, process=model.process, shape=model.shape)
     noise = noise_of(recipe)
     if conduct.log_probs and noise.limits:

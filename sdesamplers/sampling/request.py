@@ -14,12 +14,14 @@ import torch
 
 from ..checks import flag, function, number, shown, whole
 from ..errors import UsageError
+from ..registry.names import Preset
 from ..registry.plugin import NoiseSource, Sampler, Spacing
 from .loop import Callback, Flag
 from .recipe import Recipe
+from .table import SolverTable
 
-SamplerLike = str | Sampler | Recipe | Mapping[str, Any]
-"""A sampler's name, a `Sampler`, a `Recipe`, or the dictionary from its `as_dict`."""
+SamplerLike = str | Sampler | Recipe | SolverTable | Preset | Mapping[str, Any]
+"""A sampler's name, a `Sampler`, a `Recipe` or the dictionary from its `as_dict`, a `SolverTable`, or a `Preset`."""
 
 
 @dataclass(frozen=True)

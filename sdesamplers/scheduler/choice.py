@@ -13,6 +13,7 @@ from ..registry.registry import default_registry
 from ..sampling.arguments import make_recipe
 from ..sampling.recipe import Recipe
 from ..sampling.request import Request
+from ..sampling.table import SolverTable, is_path
 from .layout import Layout
 
 REFUSED = {
@@ -47,18 +48,27 @@ class Choice:
 
     @classmethod
     def read(cls, sampler: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Choice:
-        """A choice from a name, a `Sampler`, or a `Recipe`, whose own arguments and options are the defaults.
+        """A choice from a name, a `Sampler`, a solver table, or a `Recipe`, whose own settings are the defaults.
 
         Raises:
             UsageError: `sampler` has another type, or is a recipe with its own grid.
         """
+        if isinstance(sampler, str) and is_path(sampler):
+            sampler = SolverTable.load(sampler)
+        if isinstance(sampler, SolverTable):
+            changed = [name for name, value in arguments.items() if value is not None and name.startswith("spacing")]
+            if changed:
+                raise UsageError(f"a solver table has its own grid, so {changed[0]}= does not apply to it")
+            preset = sampler.preset()
+            grid = {"spacing": preset.spacing, "spacing_options": dict(preset.spacing_options), "final": preset.final}
+            return cls("table", {**arguments, **grid}, {**preset.options, **options})
         if isinstance(sampler, Recipe):
             if sampler.times or sampler.sigmas or sampler.start_time is not None:
                 raise UsageError("this Recipe has its own grid; pass timesteps= or sigmas= to the pipeline instead")
             arguments = {name: getattr(sampler, name) if value is None else value for name, value in arguments.items()}
             sampler, options = sampler.sampler, {**sampler.options, **options}
         if not isinstance(sampler, str | Sampler):
-            raise UsageError(f"sampler must be a name, a Sampler or a Recipe, not {sampler!r}")
+            raise UsageError(f"sampler must be a name, a Sampler, a Recipe or a SolverTable, not {sampler!r}")
         return cls(sampler, arguments, options)
 
     def settle(self, process: GaussianProcess, adaptive: bool | None) -> None:
@@ -106,8 +116,10 @@ class Choice:
         return self.spec.spacing == "distilled"
 
 
-def option_names(sampler: str | Sampler | Recipe | None) -> set[str]:
+def option_names(sampler: str | Sampler | Recipe | SolverTable | None) -> set[str]:
     """The names of a sampler's options."""
+    if isinstance(sampler, SolverTable) or (isinstance(sampler, str) and is_path(sampler)):
+        return set()
     chosen = sampler.sampler if isinstance(sampler, Recipe) else sampler or "quality"
     spec = default_registry().resolve(chosen).sampler if isinstance(chosen, str) else chosen
     return set(getattr(spec, "options", ()))

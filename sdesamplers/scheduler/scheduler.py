@@ -23,6 +23,7 @@ from ..processes.table import DiscreteVP
 from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.recipe import Recipe
+from ..sampling.table import SolverTable
 from .choice import Choice, option_names
 from .configuration import (
     Configuration,
@@ -89,7 +90,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
     @suggest_keywords(owner="Scheduler")
     def __init__(
         self,
-        sampler: str | Sampler | Recipe | None = None,
+        sampler: str | Sampler | Recipe | SolverTable | None = None,
         *,
         trained: Mapping[str, Any] | None = None,
         spacing: str | None = None,
@@ -102,7 +103,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         adaptive: bool | None = None,
         round_timesteps: bool = False,
         clip: ClipLike = None,
-        recipe: str | Recipe | None = None,
+        recipe: str | Recipe | SolverTable | None = None,
         **options: Any,
     ) -> None:
         if sampler is not None and recipe is not None:
@@ -171,7 +172,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
     def from_config(
         cls,
         config: Mapping[str, Any],
-        sampler: str | Sampler | Recipe | None = None,
+        sampler: str | Sampler | Recipe | SolverTable | None = None,
         *,
         return_unused_kwargs: bool = False,
         **kwargs: Any,

@@ -215,11 +215,14 @@ def candidates(option: Option) -> Iterator[Any]:
             base = default if isinstance(default, float) else 1.0
             yield from (0.5 * base, 1.5 * base, base + 0.5, 0.1 * base, base + 5.0, base / 50, 0.0)
         elif isinstance(default, tuple | list):
-            yield from (default[:0], default[:-1], default * 2)
+            listed = (default[:0], default[:-1], default * 2) if default else ((0.5,), *((0.5,) * n for n in LENGTHS))
+            yield from (values for values in listed if values != default)
         elif kind is str:
             yield from (name for name in ("euler", "heun", "ddim") if name != default)
 
 
+LENGTHS = (8, 16)
+"""Lengths of lists of numbers that are tried for an option that is empty by default: the steps of `GRIDS`."""
 GRIDS: tuple[dict[str, Any], ...] = ({"steps": 16}, {"steps": 8, "final": "min"})
 """Grids on which options are tried: to sigma = 0, and if an option has no effect there, few steps to the smallest
 sigma."""

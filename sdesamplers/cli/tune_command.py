@@ -1,0 +1,75 @@
+"""The command that computes solver tables: tune."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .group import cli
+from .options import Numbers, load_model, model_options
+from .streams import say
+from .tables import emit, show, table
+
+if TYPE_CHECKING:
+    from ..tuning.tune import Tuning
+
+
+@cli.command("tune")
+@click.argument("source", metavar="MODEL")
+@click.option("--nfe", type=Numbers(int), default="8", show_default=True, help="Model evaluations; one table for each.")
+@click.option("--out", type=click.Path(), default="tables", show_default=True, help="Output folder.")
+@click.option("--starts", type=int, default=64, show_default=True, help="Starts for the fit; as many more judge it.")
+@click.option("--trials", type=int, default=60, show_default=True, help="Grids that are tried for each table.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the starts and of the search.")
+@click.option("--guidance-scale", type=float, default=1.0, help="Guidance scale that the tables are for.")
+@click.option("--teacher", default="quality", show_default=True, help="Sampler whose samples are approximated.")
+@click.option("--teacher-nfe", type=int, default=64, show_default=True, help="Its model evaluations.")
+@click.option("--batch-size", type=int, help="Starts that the network evaluates at once; all by default.")
+@click.option("--minutes", type=float, help="Stop the search after this time, with the best so far.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", is_flag=True, help="Show no progress.")
+@model_options
+def tune_command(source: str, **kwargs: Any) -> None:
+    """Compute solver tables for MODEL: few-step samplers fitted to this model.
+
+    Writes one file for each number of evaluations; use them with sdesamplers sample MODEL --sampler OUT --nfe N. Ctrl-C
+    keeps the best table so far, and the same command continues with the tables that are missing.
+    """
+    from ..io.files import output_folder
+    from ..io.terminal import message_line
+    from ..tuning.tune import tune
+
+    out, as_json = kwargs.pop("out"), kwargs.pop("as_json")
+    silent = kwargs.pop("quiet") or as_json or not sys.stderr.isatty()
+    model, condition = load_model(source, kwargs)
+    with output_folder(out) as folder:
+        shown = nullcontext(None) if silent else message_line(f"tuning {model.name}")
+        with shown as advance:
+            tuning = tune(model, **kwargs, condition=condition, out=folder, advance=advance)
+    if as_json:
+        emit({"model": model.name, "interrupted": tuning.interrupted, "out": str(out), "tables": tuning.rows()})
+        return
+    print_rows(tuning)
+    if tuning.interrupted:
+        say("stopped early: the last table is the best so far; repeat the command to complete it")
+    say(f"{out}: use it as --sampler {as_sampler(out)} --nfe {next(iter(tuning.tables))}")
+
+
+def as_sampler(folder: str) -> str:
+    """A folder's path in a form that is not mistaken for a sampler's name."""
+    from ..sampling.table import is_path
+
+    return folder if is_path(folder) else f"./{folder}"
+
+
+def print_rows(tuning: Tuning) -> None:
+    """Print the errors of the tables beside those of the best fixed settings."""
+    made = table("evaluations", "RMS error", "median", "best fixed setting", "its RMS", "its median", "returned")
+    for row in tuning.rows():
+        fixed = row["fixed"]
+        figures = [row["nfe"], row["rms"], row["median"], fixed["setting"], fixed["rms"], fixed["median"]]
+        made.add_row(*map(str, figures), row["returned"].partition(":")[0])
+    show(made)

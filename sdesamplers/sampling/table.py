@@ -1,0 +1,296 @@
+"""`SolverTable`: a grid and the weights of a solver, computed for one model and number of evaluations."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path as FilePath
+from typing import Any
+
+from ..errors import UsageError
+from ..io.files import make_folder, read, write
+from ..models.base import Model
+from ..public import public
+from ..registry.names import Preset
+from ..registry.registry import default_registry
+
+FORMAT, VERSION = "sdesamplers solver table", 1
+LARGEST_FILE = 4 * 2**20
+"""Bytes; a table of 100 steps has some 200 kB."""
+LARGEST_WEIGHT = 1e6
+TUNED = "tuned"
+"""The sampler's name for the solver table that comes with a model."""
+
+
+@public
+@dataclass(frozen=True)
+class SolverTable:
+    """A solver for one model and number of evaluations, as data: its grid and the weights of every step.
+
+    It is a sampler: `sample(model, table)`. The state is y = cos(phi) x0 + sin(phi) eps with phi = arctan(sigma/alpha),
+    the model's velocity v = -sin(phi) x0 + cos(phi) eps, and step n, with one evaluation v_n of the model,
+
+        y_{n+1} = a_n y_0 + b_n y_n + sum_{j <= n} w_nj v_j
+
+    Attributes:
+        angles: phi of the points in radians, falling: N + 1 numbers from the start (pi/2 if alpha = 0) to the end (0 at
+            sigma = 0).
+        weights: N rows, with n + 3 numbers in row n: a_n, b_n, w_n0, ..., w_nn.
+        network_angles: N numbers, phi of the time that the network receives in each step; empty if it is the state's.
+        facts: how the table was made and what was measured: "model", "revision", "signature" (of the weights),
+            "guidance_scale", "nfe", "seed", "teacher", "errors", "versions" and others.
+
+    Raises:
+        UsageError: numbers of the wrong kind, count or range.
+
+    Example:
+        >>> table = sds.SolverTable.load("tables", nfe=8)
+        >>> sds.sample("fashion-mnist", table, num_samples=4)
+    """
+
+    angles: tuple[float, ...]
+    weights: tuple[tuple[float, ...], ...]
+    network_angles: tuple[float, ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "angles", _numbers("angles", self.angles))
+        object.__setattr__(self, "network_angles", _numbers("network_angles", self.network_angles))
+        if not isinstance(self.weights, Sequence) or isinstance(self.weights, str):
+            raise UsageError("a solver table's weights must be a list of rows of numbers")
+        rows = tuple(_numbers(f"weights[{n}]", row) for n, row in enumerate(self.weights))
+        object.__setattr__(self, "weights", rows)
+        self._check()
+
+    def _check(self) -> None:
+        angles, asked = self.angles, self.network_angles
+        if len(angles) < 2:
+            raise UsageError(f"a solver table needs two angles or more, not {len(angles)}")
+        if not (angles[0] <= math.pi / 2 and angles[-1] >= 0 and all(a > b for a, b in pairwise(angles))):
+            raise UsageError("a solver table's angles must fall from pi/2 or less to 0 or more")
+        if len(self.weights) != self.nfe:
+            raise UsageError(f"a solver table with {len(angles)} angles has {self.nfe} rows, not {len(self.weights)}")
+        for n, row in enumerate(self.weights):
+            if len(row) != n + 3:
+                raise UsageError(f"weights[{n}] of a solver table must have {n + 3} numbers, not {len(row)}")
+            if max(map(abs, row)) > LARGEST_WEIGHT:
+                raise UsageError(f"weights[{n}] of a solver table has a number beyond {LARGEST_WEIGHT:g}")
+        if asked and len(asked) != self.nfe:
+            raise UsageError(f"a solver table with {self.nfe} steps has that many network_angles, not {len(asked)}")
+        if any(not 0 < angle <= math.pi / 2 for angle in asked):
+            raise UsageError("a solver table's network_angles must lie above 0 and be at most pi/2")
+
+    @property
+    def nfe(self) -> int:
+        """Number of steps; each evaluates the model once."""
+        return len(self.angles) - 1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, as in the file."""
+        data: dict[str, Any] = {"format": FORMAT, "version": VERSION, "coordinates": "angle", "angles": [*self.angles]}
+        if self.network_angles:
+            data["network_angles"] = [*self.network_angles]
+        data |= {"weights": [[*row] for row in self.weights], "sha256": self.sha256}
+        return {**data, "facts": dict(self.facts)}
+
+    @property
+    def sha256(self) -> str:
+        """Checksum of the numbers, which the file contains too."""
+        return hashlib.sha256(repr((self.angles, self.network_angles, self.weights)).encode()).hexdigest()
+
+    @classmethod
+    def from_dict(cls, data: Any) -> SolverTable:
+        """The table of a dictionary from `as_dict`.
+
+        Raises:
+            UsageError: another format or version, an unknown or missing key, or numbers that are not a table.
+        """
+        if not isinstance(data, Mapping) or data.get("format") != FORMAT:
+            raise UsageError("not a solver table: the key 'format' is missing or has another value")
+        if data.get("version") != VERSION:
+            raise UsageError(
+                f"a solver table of version {data.get('version')!r}; this release of sdesamplers reads {VERSION}"
+            )
+        if data.get("coordinates") != "angle":
+            raise UsageError(f"a solver table's coordinates must be 'angle', not {data.get('coordinates')!r}")
+        known = {"format", "version", "coordinates", "angles", "network_angles", "weights", "sha256", "facts"}
+        if unknown := sorted(map(str, set(data) - known)):
+            raise UsageError(f"a solver table has no key {unknown[0]!r}")
+        if missing := [key for key in ("angles", "weights") if key not in data]:
+            raise UsageError(f"the solver table has no {missing[0]}")
+        facts = data.get("facts", {})
+        if not isinstance(facts, Mapping):
+            raise UsageError("a solver table's facts must be a mapping")
+        table = cls(data["angles"], data["weights"], data.get("network_angles", ()), facts)
+        if data.get("sha256", table.sha256) != table.sha256:
+            raise UsageError("the solver table's numbers were changed: they do not have the checksum sha256")
+        return table
+
+    def save(self, path: str | FilePath) -> FilePath:
+        """Write the table as JSON; to `file_name` if `path` is a folder. Returns the file."""
+        file = FilePath(path)
+        if file.is_dir() or file.suffix != ".json":
+            file = make_folder(file) / self.file_name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return write(file, _text(self.as_dict()))
+
+    @property
+    def file_name(self) -> str:
+        """The file's name in a folder of tables."""
+        scale = self.facts.get("guidance_scale", 1.0)
+        return f"nfe-{self.nfe}.json" if scale in (None, 1.0) else f"nfe-{self.nfe}-guidance-{scale:g}.json"
+
+    @classmethod
+    def load(cls, path: str | FilePath, nfe: int | None = None) -> SolverTable:
+        """Read a table from a file, or the one for `nfe` evaluations from a folder of tables.
+
+        Raises:
+            UsageError: no such file, not a table, or none, or more than one, for this number of evaluations.
+        """
+        place = FilePath(path)
+        tables = read_tables(place) if place.is_dir() else [read_table(place)]
+        return choose(tables, nfe, str(path))
+
+    def preset(self) -> Preset:
+        """The registered sampler `table` with this table's options and grid."""
+        registry = default_registry()
+        return Preset(
+            registry.samplers["table"],
+            {"weights": self.weights, "network_angles": self.network_angles},
+            spacing="table",
+            spacing_options={"angles": self.angles},
+            coordinates="angle",
+            steps=self.nfe,
+            final="min" if self.angles[-1] else "zero",
+        )
+
+    def check_model(self, model: Model) -> None:
+        """Raise a UsageError if the table was computed for a model with other weights.
+
+        Models are compared by `signature`, up to the rounding of a lower precision. Tables without this fact, and
+        models without networks, fit any model.
+        """
+        own, found = self.facts.get("signature"), signature(model)
+        if own and found and (len(own) != len(found) or not all(map(_is_close, own, found))):
+            raise UsageError(
+                f"this solver table was computed for another model, {self.facts.get('model')!r}, and its errors on "
+                f"{model.name!r} are not known; compute one with sds.tune, or try table.for_any_model()"
+            )
+
+    def for_any_model(self) -> SolverTable:
+        """A copy without the facts about the model, which runs on any model whose process includes the start."""
+        kept = {key: value for key, value in self.facts.items() if key not in ("model", "revision", "signature")}
+        return replace(self, facts=kept)
+
+    def __repr__(self) -> str:
+        model = self.facts.get("model")
+        return f"SolverTable({self.nfe} evaluations{f', for {model}' if model else ''})"
+
+
+SIGNED = 16
+"""Number of parameters in a signature."""
+
+
+def signature(model: Model) -> list[list[float]]:
+    """Size and mean absolute value of up to 16 parameters of a model's networks, evenly chosen; empty without networks.
+
+    A fingerprint that survives a change of precision, of names and of file format.
+    """
+    parameters = [value for network in model.networks() for value in network.parameters() if value.is_floating_point()]
+    count = min(SIGNED, len(parameters))
+    some = [parameters[round(k * (len(parameters) - 1) / max(count - 1, 1))] for k in range(count)]
+    return [[float(value.numel()), float(f"{float(value.detach().double().abs().mean()):.6g}")] for value in some]
+
+
+def _is_close(own: Sequence[float], found: Sequence[float]) -> bool:
+    return own[0] == found[0] and math.isclose(own[1], found[1], rel_tol=0.02, abs_tol=1e-8)
+
+
+def read_table(file: FilePath) -> SolverTable:
+    """Read a file; errors name it."""
+    try:
+        return SolverTable.from_dict(json.loads(read(file, LARGEST_FILE), parse_constant=_refuse_constant))
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from None
+    except OSError as error:
+        raise UsageError(f"{file}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{file}: not a solver table ({error})") from None
+
+
+def read_tables(folder: FilePath) -> list[SolverTable]:
+    """The tables of a folder, in the order of their names.
+
+    Raises:
+        UsageError: it has none, or a file `nfe-*.json` that is not a table.
+    """
+    found = [read_table(file) for file in sorted(folder.glob("nfe-*.json"))]
+    if not found:
+        raise UsageError(f"{folder} has no solver tables (files nfe-*.json, as `sdesamplers tune` writes them)")
+    return found
+
+
+def choose(
+    tables: Iterable[SolverTable], nfe: int | None, source: str, guidance_scale: float | None = None
+) -> SolverTable:
+    """The one table for a number of evaluations; the only one if `nfe` is None.
+
+    If several tables are for this number, the one for the guidance scale.
+
+    Raises:
+        UsageError: there is none, or more than one.
+    """
+    tables = list(tables)
+    budgets = sorted({table.nfe for table in tables})
+    listed = ", ".join(map(str, budgets))
+    if nfe is None and len(budgets) > 1:
+        raise UsageError(f"{source} has solver tables for {listed} evaluations; choose one with nfe=")
+    found = [table for table in tables if nfe in (None, table.nfe)]
+    if not found:
+        raise UsageError(f"{source} has no solver table for {nfe} evaluations, only for {listed}")
+    if len(found) > 1:
+        scales = [float(table.facts.get("guidance_scale") or 1.0) for table in found]
+        exact = [table for table, scale in zip(found, scales, strict=True) if scale == (guidance_scale or 1.0)]
+        if len(exact) != 1:
+            raise UsageError(
+                f"{source} has solver tables of {found[0].nfe} evaluations for guidance scales "
+                f"{', '.join(f'{scale:g}' for scale in sorted(scales))}; name the file"
+            )
+        found = exact
+    return found[0]
+
+
+PATH = re.compile(r"^[.~]|[/\\]|\.json$")
+"""Names of samplers have no slash, no leading point and no file ending."""
+
+
+def is_path(name: str) -> bool:
+    """True if a sampler's name is the path of a table or of a folder of tables."""
+    return bool(PATH.search(name))
+
+
+def _numbers(name: str, values: Any) -> tuple[float, ...]:
+    if not isinstance(values, Sequence) or isinstance(values, str | bytes):
+        raise UsageError(f"a solver table's {name} must be a list of numbers")
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UsageError(f"a solver table's {name} must be finite numbers, not {value!r}")
+    return tuple(float(value) for value in values)
+
+
+def _text(data: Mapping[str, Any]) -> str:
+    """JSON with a line for each key and for each row of weights."""
+    lines = []
+    for key, value in data.items():
+        rows = ",\n  ".join(json.dumps(row, allow_nan=False) for row in value) if key == "weights" else ""
+        lines.append(f"{json.dumps(key)}: " + (f"[\n  {rows}\n ]" if rows else json.dumps(value, allow_nan=False)))
+    return "{\n " + ",\n ".join(lines) + "\n}\n"
+
+
+def _refuse_constant(text: str) -> Any:
+    raise ValueError(f"{text} is no number")

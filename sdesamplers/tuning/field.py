@@ -1,0 +1,176 @@
+"""A model's velocity in angle coordinates for a set of starts, and a teacher's states along their trajectories."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import UsageError
+from ..models.base import Model
+from ..models.conditions import take_rows
+from ..models.running import running
+from ..path.path import Path
+from ..path.points import Point
+from ..path.prediction import Prediction
+from ..processes.coordinates import view
+from ..sampling.loop import Evaluator, drive
+from ..sampling.prepared import PreparedRun, prepare
+from ..sampling.request import Conduct, Request, batches
+from ..sampling.runs import start_run
+
+
+class Field:
+    """v(y, phi) of a model with its condition, guidance and clipping, for N starts; counts its evaluations.
+
+    A state is y = cos(phi) x0 + sin(phi) eps with phi = arctan(sigma/alpha), float32, on the model's device.
+
+    Args:
+        model: the model.
+        indices: of the starts, as in `sample`.
+        seed: their seed.
+        conditions: one for each start, as `Model.condition_for` returns them.
+        guidance_scale: as in `sample`.
+        batch_size: starts that the network evaluates at once; all by default.
+
+    Attributes:
+        first: the point of the starts.
+        smallest: phi of the smallest time of the model.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        indices: Sequence[int],
+        seed: int,
+        conditions: Any = None,
+        guidance_scale: float = 1.0,
+        batch_size: int | None = None,
+    ) -> None:
+        self.model, self.indices, self.seed, self.conditions = model, indices, seed, conditions
+        self.batches = list(batches(len(indices), batch_size))
+        self.conduct = Conduct(guidance_scale=guidance_scale)
+        self.path = Path(view(model.gaussian, "angle"), [])
+        self.evaluations = 0
+        run = self.prepared(Request("table", steps=1))
+        self._evaluators = [self._evaluator(run, rows) for rows in self.batches]
+        self.first = run.path.points[0]
+        self.smallest = math.atan(float(model.gaussian.ratio(model.gaussian.t_min)))
+
+    @property
+    def angle(self) -> float:
+        """phi of the start."""
+        return math.atan(self.first.ratio)
+
+    def prepared(self, request: Request) -> PreparedRun:
+        """A run of a sampler on the same starts."""
+        return prepare(self.model, request, self.conduct, self.seed)
+
+    def _evaluator(self, run: PreparedRun, rows: slice) -> Evaluator:
+        return run.evaluator(len(self.indices[rows]), take_rows(self.conditions, rows))
+
+    def begin(self) -> Tensor:
+        """The starts, (N, *shape)."""
+        run = self.prepared(Request("table", steps=1))
+        return torch.cat([run.begin(run.new_path(), self.indices[rows], None) for rows in self.batches])
+
+    def point(self, phi: float) -> Point:
+        """The point at an angle."""
+        return self.first if phi == self.angle else self.path.at_ratio(math.tan(phi) if phi < math.pi / 2 else math.inf)
+
+    def __call__(self, y: Tensor, phi: float, psi: float | None = None, *, gradients: bool = False) -> Tensor:
+        """v at the states y (N, *shape) and angle phi, if the network receives the time at angle psi."""
+        point = self.point(phi)
+        if psi is not None:
+            point = point.evaluated_at(self.point(psi))
+        found = []
+        with running(self.model, key=(self.seed, self.indices[0]), gradients=gradients):
+            for rows, evaluate in zip(self.batches, self._evaluators, strict=True):
+                found.append(evaluate(y[rows], point).compose(x0=-math.sin(phi), eps=math.cos(phi)))
+        self.evaluations += len(y)
+        return torch.cat(found)
+
+    def run(self, request: Request) -> tuple[Tensor, list[float], list[Tensor]]:
+        """Run a sampler from the same starts.
+
+        Returns the ends in angle coordinates, and the angles and states of all evaluations.
+        """
+        run, ends, nodes, states = self.prepared(request), [], list[list[float]](), list[list[Tensor]]()
+        for rows in self.batches:
+            angles, visited = list[float](), list[Tensor]()
+
+            def record(out: Prediction, angles: list[float] = angles, visited: list[Tensor] = visited) -> None:
+                angles.append(math.atan(out.point.ratio))
+                visited.append(out.x.detach() / math.hypot(out.point.alpha, out.point.sigma))
+
+            evaluate, path = self._evaluator(run, rows), run.new_path()
+            evaluate.record = record
+            with running(self.model, key=(self.seed, self.indices[rows][0])):
+                x = run.begin(path, self.indices[rows], None)
+                end = drive(start_run(run.spec, x, path, run.recipe.options), evaluate)
+            last = path.points[-1]
+            ends.append(end / math.hypot(last.alpha, last.sigma))
+            nodes.append(angles)
+            states.append(visited)
+            self.evaluations += len(angles) * len(x)
+        return torch.cat(ends), nodes[0], [torch.cat(parts) for parts in zip(*states, strict=True)]
+
+
+@dataclass
+class Teacher:
+    """The states of an accurate sampler along the trajectories of a field's starts, at any angle.
+
+    Attributes:
+        angles: the K nodes, falling; the last is 0.
+        states: (N, *shape) at each node, in angle coordinates.
+    """
+
+    angles: np.ndarray
+    states: list[Tensor]
+
+    @classmethod
+    def of(cls, field: Field, request: Request) -> Teacher:
+        """Run a sampler that evaluates the model once at each point of its grid, from noise to sigma = 0.
+
+        Raises:
+            UsageError: it evaluates the model elsewhere, or its trajectories are not finite.
+        """
+        end, angles, states = field.run(request)
+        angles, states = [*angles, 0.0], [*states, end]
+        if any(a <= b for a, b in pairwise(angles)):
+            raise UsageError("a teacher must evaluate the model once at each point of its grid, as quality does")
+        if abs(angles[0] - field.angle) > 1e-9:
+            raise UsageError("a teacher begins at the largest sigma/alpha of the model; choose another spacing for it")
+        if not bool(end.isfinite().all()):
+            raise UsageError("the teacher's samples are not finite")
+        return cls(np.array(angles), states)
+
+    @property
+    def end(self) -> Tensor:
+        """The samples, (N, *shape)."""
+        return self.states[-1]
+
+    def at(self, phi: float) -> Tensor:
+        """The states at an angle, by the cubic polynomial through the four nearest nodes."""
+        k = int(np.searchsorted(-self.angles, -phi))
+        if k < len(self.angles) and self.angles[k] == phi:
+            return self.states[k]
+        first = min(max(k - 2, 0), max(len(self.angles) - 4, 0))
+        nodes = range(first, min(first + 4, len(self.angles)))
+        total = torch.zeros_like(self.end)
+        for i in nodes:
+            others = [(phi - self.angles[j]) / (self.angles[i] - self.angles[j]) for j in nodes if j != i]
+            total.add_(self.states[i], alpha=float(np.prod(others)))
+        return total
+
+
+def errors(ends: Tensor, teacher: Teacher) -> np.ndarray:
+    """RMS over the elements of each sample of its difference from the teacher's, (N,)."""
+    found: np.ndarray = (ends - teacher.end).double().flatten(1).square().mean(1).sqrt().cpu().numpy()
+    return found
