@@ -271,17 +271,25 @@ def warnings_of_diffusers() -> Iterator[io.StringIO]:
 KARRAS = [kind.name for kind in KarrasDiffusionSchedulers if kind.name != "DPMSolverSDEScheduler"]
 
 
-QUICK = ("DDIMScheduler", "PNDMScheduler")
+QUICK = ("DDIMScheduler", "PNDMScheduler", "DPMSolverMultistepScheduler", "EulerDiscreteScheduler")
 
 
-@pytest.mark.parametrize(
-    "source", [pytest.param(kind, marks=[] if kind in QUICK else [pytest.mark.slow]) for kind in KARRAS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("source", KARRAS)
 def test_going_back_to_a_class_is_going_there_straight(source, warnings_of_diffusers):
     """All ordered pairs: configuration, grid and table, with no warning that the straight way does not give."""
+    goes_back(source, KARRAS, warnings_of_diffusers)
+
+
+@pytest.mark.parametrize("source", ["DDIMScheduler", "PNDMScheduler"])
+def test_going_back_to_a_common_class_is_going_there_straight(source, warnings_of_diffusers):
+    goes_back(source, QUICK, warnings_of_diffusers)
+
+
+def goes_back(source, targets, warnings_of_diffusers):
     first = getattr(diffusers, source)()
     named = {"_class_name": source, **({} if source == "EDMEulerScheduler" else SD)}
-    for target in KARRAS:
+    for target in targets:
         cls = getattr(diffusers, target)
         for config in (first.config, named) if target.startswith("D") else (first.config,):
             straight = cls.from_config(config)
