@@ -72,15 +72,15 @@ def z_scores(process, prediction, weighting, parameters, count):
     return np.array(scores)
 
 
-def one_in_ten(name, prediction, weighting):
-    """Each process, each prediction type and each weighting several times, in other combinations."""
+def one_in_thirty(name, prediction, weighting):
+    """Each process and each weighting, and each prediction type, in other combinations."""
     case = zip(OBJECTIVES, (name, prediction, weighting), strict=True)
     process, kind, weight = (list(values).index(value) for values, value in case)
-    return kind == (process + weight) % 5 and weight % 2 == process % 2
+    return weight == (3 * process + 1) % 7 and kind == process % 5
 
 
 @pytest.mark.parametrize(
-    ("name", "prediction", "weighting"), mostly_slow(itertools.product(*OBJECTIVES), keep=one_in_ten)
+    ("name", "prediction", "weighting"), mostly_slow(itertools.product(*OBJECTIVES), keep=one_in_thirty)
 )
 def test_the_gradient_vanishes_at_the_exact_score_and_nowhere_near(name, prediction, weighting):
     """2^13 samples: within 4 standard errors of 0 at the exact mean and width, more than 6 away at wrong ones."""

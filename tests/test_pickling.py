@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tiny_pipelines as tiny
 import torch
+from lanes import mostly_slow
 from process_cases import TABLE
 
 import sdesamplers as sds
@@ -163,7 +164,7 @@ class Energy:
 
 
 @pytest.mark.filterwarnings("ignore:the model of a .* evaluates the denoising network alone")
-@pytest.mark.parametrize("name", sorted(tiny.BUILDERS))
+@pytest.mark.parametrize("name", mostly_slow(sorted(tiny.BUILDERS), keep=tiny.ONE_OF_EACH))
 def test_models_of_pipelines(name: str) -> None:
     try:
         model = sds.from_pipeline(tiny.BUILDERS[name]())

@@ -61,6 +61,7 @@ def loaded() -> dict[str, str]:
     return {"errors": done.stderr, **dict(line.rsplit(" ", 1) for line in done.stdout.splitlines())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", PICKLES, ids=lambda file: file.stem)
 def test_a_pickle_loads_in_a_fresh_process(loaded: dict[str, str], file: Path) -> None:
     assert loaded.get(str(file), "") not in ("", "NoneType"), loaded["errors"]

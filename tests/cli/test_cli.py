@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from lanes import mostly_slow
 from PIL import Image
 from safetensors import safe_open
 from tiny_models import WEIGHTS, save_pipeline, tiny_unet
@@ -305,6 +306,16 @@ def test_statistics_are_quiet_where_asked(run: Any, pipeline: Path) -> None:
 # Comparing
 
 
+def test_a_comparison_as_json(run: Any, pipeline: Path) -> None:
+    words = ("--samplers", "ddim", "--nfe", "3", "-n", "2", "--reference-samples", "0", "--json", "--out", "d")
+    ran = run("compare", pipeline, *words)
+    assert (ran.code, ran.err) == (0, "")
+    (cell,) = json.loads(ran.out)["cells"]
+    assert (cell["sampler"], cell["budget"], cell["nfe"], cell["error"]) == ("ddim", 3, 3, None)
+    assert sorted(p.name for p in Path("d").iterdir()) == ["compare.csv", "compare.json", "compare.png"]
+
+
+@pytest.mark.slow
 def test_compare(run: Any, pipeline: Path) -> None:
     words = ("--samplers", "euler,ddim,ddpm,heun", "--nfe", "1,3,5", "-n", "4", "--reference-samples", "1")
     ran = run("compare", pipeline, *words, "--out", "c")
@@ -378,74 +389,91 @@ def test_commands_mistyped(run: Any, words: tuple[str, ...], part: str) -> None:
     check_refused(run(*words), 2, part)
 
 
+KEPT_MISTAKES = (
+    *("--stepz 2", "--steps 2 --sampler hein", "--steps 2 --format gird", "--steps 0", "--steps 2.5", "--nfe 0"),
+    *("--steps 2 --nfe 3", "--sampler heun", "--times 10,900", "--times 2000,10", "--times 900,x", "--sigmas 1,2"),
+    *(
+        "--steps 2 --sampler ddim -o eta=high",
+        "--steps 2 --sampler ddim -o etta=1",
+        "--steps 2 --sampler ddim -o eta=50",
+    ),
+    *("--sampler rk45 -o rtol=-1", "--steps 2 --spacing karras --spacing-option roh=7", "--steps 2 --seed -1"),
+    *("--steps 2 --batch-size 0", "--steps 2 --size 7", "--steps 2 --device toaster", "--steps 2 --guidance-scale 2"),
+)
+"""One or two of each kind of mistake, which are tried by default."""
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
-    [
-        (("--stepz", "2"), "--steps"),
-        ((*STEPS, "--sampler", "hein"), "'heun'"),
-        ((*STEPS, "--sampler", ""), "unknown sampler"),
-        ((*STEPS, "--spacing", "karas"), "'karras'"),
-        ((*STEPS, "--coordinates", "vee"), "'ve'"),
-        ((*STEPS, "--noise", "pink"), "'brownian'"),
-        ((*STEPS, "--final", "one"), "'zero'"),
-        ((*STEPS, "--format", "gird"), "'grid'"),
-        ((*STEPS, "--format", "grid,jpg"), "png"),
-        ((*STEPS, "--format", ""), "format"),
-        (("--steps", "0"), "1 or more"),
-        (("--steps", "-1"), "1 or more"),
-        (("--steps", "2.5"), "not a valid integer"),
-        (("--steps", "x"), "not a valid integer"),
-        (("--nfe", "0"), "1 or more"),
-        (("--nfe", "1.5"), "not a valid integer"),
-        (("--steps", "2", "--nfe", "3"), "not steps and nfe"),
-        (("--sampler", "heun"), "needs steps"),
-        (("--steps", "2", "--times", "900,10"), "not steps and times"),
-        (("--times", "900,10", "--spacing", "karras"), "contradict"),
-        (("--times", "10,900"), "fall"),
-        (("--times", "900,900"), "fall"),
-        (("--times", "900"), "two or more"),
-        (("--times", "2000,10"), "between 0 and 999"),
-        (("--times", "900,x"), "comma-separated"),
-        (("--times", "nan,1"), "finite"),
-        (("--times", "0"), "two or more"),
-        (("--sigmas", "1e9,1"), "largest"),
-        (("--sigmas", "1,-1"), "between 0"),
-        (("--sigmas", "1,2"), "fall"),
-        (("--sigmas", ""), "comma-separated"),
-        ((*STEPS, "--sampler", "ddim", "-o", "eta=high"), "float"),
-        ((*STEPS, "--sampler", "ddim", "-o", "eta=nan"), "must be a number, not NaN"),
-        ((*STEPS, "--sampler", "ddim", "-o", "eta="), "float"),
-        ((*STEPS, "--sampler", "ddim", "-o", "eta"), "KEY=VALUE"),
-        ((*STEPS, "--sampler", "ddim", "-o", "etta=1"), "'eta'"),
-        ((*STEPS, "--sampler", "heun", "-o", "eta=1"), "sampler 'heun' has no option 'eta' (it has no options)"),
-        ((*STEPS, "--sampler", "ddim", "-o", "eta=-1"), "eta must"),
-        ((*STEPS, "--sampler", "ddim", "-o", "eta=50"), "eta must"),
-        ((*STEPS, "--sampler", "em", "-o", "eta=-0.1"), "eta must"),
-        ((*STEPS, "--sampler", "ddpm", "-o", "variance=big"), "posterior"),
-        (("--sampler", "rk45", "-o", "rtol=-1"), "rtol"),
-        (("--sampler", "rk45", "-o", "max_nfe=1.5"), "int"),
-        ((*STEPS, "--sampler", "rk45", "-o", "rtol=0.1"), "not both"),
-        ((*STEPS, "--spacing", "karras", "--spacing-option", "rho=x"), "float"),
-        ((*STEPS, "--spacing", "karras", "--spacing-option", "roh=7"), "'rho'"),
-        ((*STEPS, "--spacing", "karras", "--spacing-option", "rho=0"), "rho"),
-        ((*STEPS, "--sampler", "euler", "--spacing-option", "rho=7"), "--spacing-option requires --spacing"),
-        ((*STEPS, "--sampler", "edm", "--spacing-option", "roh=7"), "spacing 'karras' has no option 'roh'"),
-        ((*STEPS, "--seed", "-1"), "seed"),
-        ((*STEPS, "--seed", "1" * 30), "seed"),
-        ((*STEPS, "--seed", "x"), "not a valid integer"),
-        ((*STEPS, "--num-samples", "0"), "num_samples"),
-        ((*STEPS, "-n", "-3"), "num_samples"),
-        ((*STEPS, "--batch-size", "0"), "batch_size"),
-        ((*STEPS, "--size", "7"), "multiples of 2"),
-        ((*STEPS, "--size", "0"), "multiples of 2"),
-        ((*STEPS, "--dtype", "float23"), "dtype"),
-        ((*STEPS, "--device", "toaster"), "device"),
-        ((*STEPS, "--mixed-precision", "fp8"), "mixed-precision"),
-        ((*STEPS, "--condition", "1"), "takes no condition"),
-        ((*STEPS, "--condition", "x"), "comma-separated"),
-        ((*STEPS, "--guidance-scale", "2"), "guidance_scale"),
-        ((*STEPS, "--revision", "main"), "local folder"),
-    ],
+    mostly_slow(
+        [
+            (("--stepz", "2"), "--steps"),
+            ((*STEPS, "--sampler", "hein"), "'heun'"),
+            ((*STEPS, "--sampler", ""), "unknown sampler"),
+            ((*STEPS, "--spacing", "karas"), "'karras'"),
+            ((*STEPS, "--coordinates", "vee"), "'ve'"),
+            ((*STEPS, "--noise", "pink"), "'brownian'"),
+            ((*STEPS, "--final", "one"), "'zero'"),
+            ((*STEPS, "--format", "gird"), "'grid'"),
+            ((*STEPS, "--format", "grid,jpg"), "png"),
+            ((*STEPS, "--format", ""), "format"),
+            (("--steps", "0"), "1 or more"),
+            (("--steps", "-1"), "1 or more"),
+            (("--steps", "2.5"), "not a valid integer"),
+            (("--steps", "x"), "not a valid integer"),
+            (("--nfe", "0"), "1 or more"),
+            (("--nfe", "1.5"), "not a valid integer"),
+            (("--steps", "2", "--nfe", "3"), "not steps and nfe"),
+            (("--sampler", "heun"), "needs steps"),
+            (("--steps", "2", "--times", "900,10"), "not steps and times"),
+            (("--times", "900,10", "--spacing", "karras"), "contradict"),
+            (("--times", "10,900"), "fall"),
+            (("--times", "900,900"), "fall"),
+            (("--times", "900"), "two or more"),
+            (("--times", "2000,10"), "between 0 and 999"),
+            (("--times", "900,x"), "comma-separated"),
+            (("--times", "nan,1"), "finite"),
+            (("--times", "0"), "two or more"),
+            (("--sigmas", "1e9,1"), "largest"),
+            (("--sigmas", "1,-1"), "between 0"),
+            (("--sigmas", "1,2"), "fall"),
+            (("--sigmas", ""), "comma-separated"),
+            ((*STEPS, "--sampler", "ddim", "-o", "eta=high"), "float"),
+            ((*STEPS, "--sampler", "ddim", "-o", "eta=nan"), "must be a number, not NaN"),
+            ((*STEPS, "--sampler", "ddim", "-o", "eta="), "float"),
+            ((*STEPS, "--sampler", "ddim", "-o", "eta"), "KEY=VALUE"),
+            ((*STEPS, "--sampler", "ddim", "-o", "etta=1"), "'eta'"),
+            ((*STEPS, "--sampler", "heun", "-o", "eta=1"), "sampler 'heun' has no option 'eta' (it has no options)"),
+            ((*STEPS, "--sampler", "ddim", "-o", "eta=-1"), "eta must"),
+            ((*STEPS, "--sampler", "ddim", "-o", "eta=50"), "eta must"),
+            ((*STEPS, "--sampler", "em", "-o", "eta=-0.1"), "eta must"),
+            ((*STEPS, "--sampler", "ddpm", "-o", "variance=big"), "posterior"),
+            (("--sampler", "rk45", "-o", "rtol=-1"), "rtol"),
+            (("--sampler", "rk45", "-o", "max_nfe=1.5"), "int"),
+            ((*STEPS, "--sampler", "rk45", "-o", "rtol=0.1"), "not both"),
+            ((*STEPS, "--spacing", "karras", "--spacing-option", "rho=x"), "float"),
+            ((*STEPS, "--spacing", "karras", "--spacing-option", "roh=7"), "'rho'"),
+            ((*STEPS, "--spacing", "karras", "--spacing-option", "rho=0"), "rho"),
+            ((*STEPS, "--sampler", "euler", "--spacing-option", "rho=7"), "--spacing-option requires --spacing"),
+            ((*STEPS, "--sampler", "edm", "--spacing-option", "roh=7"), "spacing 'karras' has no option 'roh'"),
+            ((*STEPS, "--seed", "-1"), "seed"),
+            ((*STEPS, "--seed", "1" * 30), "seed"),
+            ((*STEPS, "--seed", "x"), "not a valid integer"),
+            ((*STEPS, "--num-samples", "0"), "num_samples"),
+            ((*STEPS, "-n", "-3"), "num_samples"),
+            ((*STEPS, "--batch-size", "0"), "batch_size"),
+            ((*STEPS, "--size", "7"), "multiples of 2"),
+            ((*STEPS, "--size", "0"), "multiples of 2"),
+            ((*STEPS, "--dtype", "float23"), "dtype"),
+            ((*STEPS, "--device", "toaster"), "device"),
+            ((*STEPS, "--mixed-precision", "fp8"), "mixed-precision"),
+            ((*STEPS, "--condition", "1"), "takes no condition"),
+            ((*STEPS, "--condition", "x"), "comma-separated"),
+            ((*STEPS, "--guidance-scale", "2"), "guidance_scale"),
+            ((*STEPS, "--revision", "main"), "local folder"),
+        ],
+        keep=lambda words, part: " ".join(words) in KEPT_MISTAKES,
+    ),
     ids=lambda v: " ".join(v) if isinstance(v, tuple) else "",
 )
 def test_options_mistyped(run: Any, pipeline: Path, words: tuple[str, ...], part: str) -> None:
@@ -565,6 +593,12 @@ def process(code: str, *words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120)
 
 
+def test_importing_the_package_alone_is_light() -> None:
+    done = process("import sys, sdesamplers; print(sorted({'torch', 'diffusers', 'scipy', 'rich'} & set(sys.modules)))")
+    assert done.stdout == "[]\n", done.stderr
+
+
+@pytest.mark.slow
 def test_import_is_light() -> None:
     code = """
 import sys, sdesamplers
@@ -578,6 +612,7 @@ print(sorted({"diffusers", "accelerate", "matplotlib"} & set(sys.modules)))
     assert done.stdout.splitlines() == ["[]", "[]"], done.stderr
 
 
+@pytest.mark.slow
 def test_the_installed_command_lists_without_heavy_imports() -> None:
     code = """
 import sys
@@ -593,6 +628,7 @@ finally:
     assert "euler-maruyama" in done.stdout
 
 
+@pytest.mark.slow
 def test_errors_of_a_real_process() -> None:
     done = process("from sdesamplers.cli import main; main()", "info", "hein")
     assert (done.returncode, done.stdout) == (2, "")

@@ -32,15 +32,15 @@ def call(*words: object) -> str:
 
 
 def test_likelihood_command_agrees_with_the_function(model, tmp_path):
-    words = ("--limit", 3, "--sampler", "heun", "--steps", 4, "--probes", 2, "--seed", 5, "--batch-size", 2)
+    words = ("--limit", 2, "--sampler", "heun", "--steps", 2, "--probes", 2, "--seed", 5, "--batch-size", 1)
     words += ("--spacing", "power", "--spacing-option", "rho=1.5")
     facts = json.loads(call("likelihood", "fashion-mnist", "fashion-mnist-test", *words, "--out", tmp_path, "--json"))
-    x, _ = read_data("fashion-mnist-test", model, limit=3)
+    x, _ = read_data("fashion-mnist-test", model, limit=2)
     grid = {"spacing": "power", "spacing_options": {"rho": 1.5}}
-    expected = sds.log_likelihood(model, x, "heun", steps=4, probes=2, seed=5, dequantize="uniform", **grid)
+    expected = sds.log_likelihood(model, x, "heun", steps=2, probes=2, seed=5, dequantize="uniform", **grid)
     assert facts["bits_per_dim"] == pytest.approx(expected.bits_per_dim.mean(), rel=1e-4)
-    assert facts["standard_error"] == pytest.approx(expected.bits_per_dim.std(ddof=1) / np.sqrt(3), rel=1e-3)
-    assert facts["nfe"] == 8
+    assert facts["standard_error"] == pytest.approx(expected.bits_per_dim.std(ddof=1) / np.sqrt(2), rel=1e-3)
+    assert facts["nfe"] == 4
     with (tmp_path / "likelihood.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["nats"]) for row in rows] == pytest.approx(expected.nats, rel=1e-4)
@@ -52,15 +52,15 @@ def test_likelihood_command_agrees_with_the_function(model, tmp_path):
 
 
 def test_encode_command_comes_back(model, tmp_path):
-    words = ("--limit", 2, "--steps", 10, "--check", "--out", tmp_path, "--json")
+    words = ("--limit", 2, "--steps", 4, "--check", "--out", tmp_path, "--json")
     words += ("--spacing", "karras", "--spacing-option", "rho=5")
     facts = json.loads(call("encode", "fashion-mnist", "fashion-mnist-test", *words))
     x, _ = read_data("fashion-mnist-test", model, limit=2)
     grid = {"spacing": "karras", "spacing_options": {"rho": 5.0}}
-    expected = sds.encode(model, x, "heun", steps=10, **grid)
+    expected = sds.encode(model, x, "heun", steps=4, **grid)
     latents = load_file(tmp_path / "latents.safetensors")["samples"]
     torch.testing.assert_close(latents, expected.samples, rtol=1e-4, atol=1e-4)
-    back = sds.decode(model, latents, "heun", steps=10, **grid).samples
+    back = sds.decode(model, latents, "heun", steps=4, **grid).samples
     assert facts["round_trip_rms"] == pytest.approx(float((back - x).square().mean().sqrt()), rel=1e-3)
 
 

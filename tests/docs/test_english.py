@@ -28,5 +28,6 @@ def test_plain_english_and_identifiers_pass(tmp_path, monkeypatch):
     assert list(check_english.findings(file)) == []
 
 
+@pytest.mark.slow  # `make lint` runs the same
 def test_the_tree_has_none(capsys):
     assert check_english.main() == 0, capsys.readouterr().out

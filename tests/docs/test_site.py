@@ -61,6 +61,7 @@ def pages(site):
     return {file.relative_to(site).as_posix(): Page(file) for file in site.rglob("*.html") if file.name != "404.html"}
 
 
+@pytest.mark.slow
 def test_every_link_and_anchor_leads_somewhere(site, pages):
     broken = []
     for name, page in pages.items():
@@ -77,6 +78,7 @@ def test_every_link_and_anchor_leads_somewhere(site, pages):
     assert not broken, broken
 
 
+@pytest.mark.slow
 def test_links_into_the_repository_name_files_that_are_there(pages):
     found = 0
     for name, page in pages.items():
@@ -88,6 +90,7 @@ def test_links_into_the_repository_name_files_that_are_there(pages):
     assert found > 50
 
 
+@pytest.mark.slow
 def test_nothing_is_loaded_from_elsewhere(site, pages):
     outside = {link for page in pages.values() for link in page.loaded if urlsplit(link).netloc}
     assert not outside
@@ -95,6 +98,7 @@ def test_nothing_is_loaded_from_elsewhere(site, pages):
     assert not re.findall(r"(?:url\(|@import )['\"]?https?:", styles)
 
 
+@pytest.mark.slow
 def test_every_page_is_reached_from_the_index(site, pages):
     reached, ahead = {"index.html"}, ["index.html"]
     while ahead:
@@ -110,6 +114,7 @@ def test_every_page_is_reached_from_the_index(site, pages):
     assert reached == set(pages)
 
 
+@pytest.mark.slow
 def test_every_public_name_has_an_api_entry(pages):
     entries = {anchor for name, page in pages.items() if name.startswith("api/") for anchor in page.anchors}
     public = {f"sdesamplers.{name}" for name in (*sds.__all__, "reversed") if name != "__version__"}
@@ -123,12 +128,23 @@ def test_every_public_name_has_an_api_entry(pages):
     assert public <= entries, sorted(public - entries)
 
 
+def test_links_between_pages_name_files_that_are_there():
+    """In the pages' sources, which needs no site."""
+    found = 0
+    for page in DOCS.rglob("*.md"):
+        for link in re.findall(r"\]\(([^()\s#:]+\.\w+)(?:#[^()\s]*)?\)", page.read_text(encoding="utf-8")):
+            found += 1
+            assert (page.parent / unquote(link)).exists(), f"{page.name}: {link}"
+    assert found > 100
+
+
 def test_every_public_name_is_documented_once():
     text = "\n".join(page.read_text(encoding="utf-8") for page in (DOCS / "api").glob("*.md"))
     names = re.findall(r"^::: sdesamplers\.(\w+)$", text, re.MULTILINE)
     assert sorted(names) == sorted({*sds.__all__, "reversed"} - {"__version__"})
 
 
+@pytest.mark.slow
 def test_the_command_line_page_has_every_command_and_option(pages):
     from sdesamplers.cli import cli
 
@@ -140,10 +156,12 @@ def test_the_command_line_page_has_every_command_and_option(pages):
                 assert all(spelling in text for spelling in option.opts), (name, option.opts)
 
 
+@pytest.mark.slow
 def test_equations_are_rendered(pages):
     assert "$" not in re.sub(r"\$[A-Z_/]+", "", pages["theory.html"].text)
 
 
+@pytest.mark.slow
 def test_docstring_sections_are_rendered(pages):
     """`Args:` becomes "Parameters:"; left as it is, the parser did not read the docstring as Google's style."""
     for name, page in pages.items():

@@ -225,6 +225,7 @@ def test_projection_leaves_colours_to_the_prior_where_grey_alone_is_measured(inv
     assert abs(ratio - 1) < 3 * error
 
 
+@pytest.mark.slow
 def test_colourisation_draws_its_picture(inverse, tmp_path, capsys, monkeypatch):
     model = inverse.Tinted(sds.load("fashion-mnist"))
     args = argparse.Namespace(images=1, noise=0.05, seed=3, steps=3, out=tmp_path / "colour.png")

@@ -84,6 +84,7 @@ def chains(model, sampler, step, time, **options):
     return sds.sample(model, sampler, times=times, start=normal, seed=START, **options).samples
 
 
+@pytest.mark.slow
 def test_the_slip_samples_another_density():
     """Without the term v ~ N((D - 1) s^2 / 2, s^2): MALA is exact for what it was given, and ULA goes there too."""
     error = 1 / math.sqrt(CHAINS)
@@ -93,6 +94,7 @@ def test_the_slip_samples_another_density():
         assert float(v.mean()) > 7 * error
 
 
+@pytest.mark.slow
 def test_mala_repairs_a_wrong_score_but_no_wrong_density():
     """The acceptance test knows the density and how proposals were made, so the score only costs acceptance."""
     error = 1 / math.sqrt(CHAINS)
@@ -113,6 +115,7 @@ def test_the_exact_moments_and_standard_errors_are_those_of_exact_draws(funnel, 
     assert np.abs(found.var(0) - 1).max() < 4 * math.sqrt((2 + 46 / 200) / len(found))
 
 
+@pytest.mark.slow
 def test_malas_moments_are_exact_on_a_mild_funnel(funnel):
     found = chains(sds.FunnelModel(10, 1.0, 100.0), "mala", 0.2, 70.0)
     off = funnel.deviations(found, 1.0)
@@ -134,6 +137,7 @@ def test_mala_stays_within_a_support():
     assert abs(float(found.var()) - 1) < 4 * math.sqrt(8 / CHAINS)
 
 
+@pytest.mark.slow
 def test_ulas_bias_falls_with_its_step(funnel):
     """The neck throws it out, so that v settles too high: seen at 4 standard errors, and falling as the step does."""
     error = 1 / math.sqrt(CHAINS)
@@ -147,6 +151,7 @@ def test_ulas_bias_falls_with_its_step(funnel):
     assert abs(fine) < 4 * error
 
 
+@pytest.mark.slow
 def test_langevin_dynamics_misses_the_neck_of_neals_funnel(funnel):
     """300 steps of 0.1, far more work than the diffusion path's 40 evaluations: v's variance and the neck are short."""
     for sampler in ("ula", "mala"):
@@ -277,6 +282,7 @@ def test_the_reverse_sdes_error_falls_with_its_steps(funnel):
 # --- the example and the page -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_example_prints_three_tables_and_draws(funnel, monkeypatch, capsys, tmp_path):
     words = ["--chains", "20", "--steps", "10", "--time", "4", "--dimension", "3", "--out", str(tmp_path / "new")]
     monkeypatch.setattr(sys, "argv", ["neals_funnel.py", *words])

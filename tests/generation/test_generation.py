@@ -40,6 +40,7 @@ from sdesamplers.generation.job import JobFolder
 from sdesamplers.generation.memory import Meter, batch_size_for, parse_bytes
 from sdesamplers.generation.ranks import Ranks, parse_part
 from sdesamplers.io.images import to_images
+from sdesamplers.pretrained.unets import DiffusersModel
 from sdesamplers.sampling.prepared import prepare
 from sdesamplers.sampling.request import Conduct, Request
 
@@ -143,7 +144,7 @@ def test_resuming_mends_damage(
     assert content(tmp_path) == content(whole)
 
 
-@pytest.mark.parametrize("evaluation", range(1, 17))
+@pytest.mark.parametrize("evaluation", mostly_slow(range(1, 17), keep=[1, 4, 9, 15, 16]))
 def test_stopped_at_any_evaluation(whole: Path, tmp_path: Path, evaluation: int) -> None:
     model, stop = stopping(evaluation)  # two evaluations a batch, two batches a shard, eight batches in all
     if evaluation < 15:
@@ -216,6 +217,7 @@ def test_sample_i_depends_on_seed_and_i_alone(whole: Path, tmp_path: Path, first
         assert (tmp_path / f"sample-{k:06d}.png").read_bytes() == (whole / f"sample-{k:06d}.png").read_bytes()
 
 
+@pytest.mark.slow
 def test_stream_gives_what_sample_gives() -> None:
     network = sds.load("fashion-mnist")
     words: dict[str, Any] = {"nfe": 5, "seed": 3}
@@ -580,7 +582,7 @@ ERRORS: dict[str, Callable[[], Exception]] = {
 }
 
 
-@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize("error", mostly_slow(ERRORS, keep=["text"]))
 def test_out_of_memory_halves_the_batch(tmp_path: Path, error: str) -> None:
     log = tmp_path / "log"
     words: dict[str, Any] = {"batch_size": 12, "shard_size": 12, "out": tmp_path / "out", "json_log": log}
@@ -763,7 +765,32 @@ main(sys.argv[3:])
 """
 
 
-@pytest.mark.parametrize(("name", "call"), mostly_slow([("SIGINT", 5), ("SIGTERM", 4)], keep=[("SIGTERM", 4)]))
+def test_a_signal_in_this_process_is_one_line_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sample", str(save_pipeline(tmp_path / "tiny")), "--sampler", "ddim", "--steps", "2", "-n", "4", "--quiet"]
+    words += ["--format", "safetensors", "--batch-size", "2", "--shard-size", "2", "--out", str(tmp_path / "out")]
+    calls, ask = itertools.count(1), DiffusersModel.predict
+
+    def predict(self: Any, x: torch.Tensor, t: Any, condition: Any = None) -> Any:
+        if next(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return ask(self, x, t, condition)
+
+    monkeypatch.setattr(DiffusersModel, "predict", predict)
+    for more, code, told in (([], 1, "error: stopped by SIGTERM: 1 of 2 shards"), (["--resume"], 0, "")):
+        with pytest.raises(SystemExit) as caught:
+            main([*words, *more])
+        assert int(caught.value.code or 0) == code
+        written = capsys.readouterr()
+        assert not told or written.out == ""
+        lines = [line for line in written.err.splitlines() if "lie far outside" not in line]
+        assert len(lines) == bool(told), lines
+        assert not told or lines[0].startswith(told)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "call"), [("SIGINT", 5), ("SIGTERM", 4)])
 def test_a_signal_is_one_line_and_exit_code_1(tmp_path: Path, name: str, call: int) -> None:
     pipeline = save_pipeline(tmp_path / "tiny")
     words = ["sample", str(pipeline), "--sampler", "ddim", "--steps", "2", "-n", "6", "--format", "safetensors"]
@@ -935,6 +962,7 @@ def bar(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return shown
 
 
+@pytest.mark.slow
 def test_numbers_never_exceed_the_total(tmp_path: Path, bar: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[float] = []
     advance = progress.Progress.advance

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from lanes import mostly_slow
 from places import SUPPORT
 from toy_jobs import content, run, toy, velocity
 
@@ -201,7 +202,7 @@ def test_signs_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_claim_that_cannot_be_read_is_held_until_it_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "TIMEOUT", 0.6)
+    monkeypatch.setattr(claims, "TIMEOUT", 0.1)
     for text in ("", "{", "[]", '{"pid": "x"}', "[" * 10_000):
         leave(tmp_path).write_text(text)
         acquire(tmp_path, (0, 1)).release()
@@ -272,6 +273,7 @@ def stopped(out: Path) -> subprocess.Popen[str]:
     return child
 
 
+@pytest.mark.slow
 def test_a_stopped_run_finds_that_it_has_lost_its_claim(tmp_path: Path) -> None:
     out, formats = tmp_path / "out", ("safetensors", "png")
     child = stopped(out)
@@ -292,8 +294,7 @@ def test_a_stopped_run_finds_that_it_has_lost_its_claim(tmp_path: Path) -> None:
     assert content(tmp_path / "whole") == made
 
 
-@pytest.mark.parametrize("moment", ["os.replace", *(pytest.param(f"os.{each}", marks=pytest.mark.slow)
-                                                    for each in ("fsync", "open", "unlink"))])  # fmt: skip
+@pytest.mark.parametrize("moment", mostly_slow(["os.replace", "os.fsync", "os.open", "os.unlink"], keep=["os.unlink"]))
 def test_whoever_is_taken_over_at_any_moment_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

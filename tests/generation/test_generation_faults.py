@@ -661,6 +661,11 @@ def cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, lucks: tup
     return count
 
 
+def test_a_few_power_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert cuts(tmp_path, monkeypatch, 39, (0.0, 0.8)) >= 6
+
+
+@pytest.mark.slow
 def test_power_cuts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert cuts(tmp_path, monkeypatch, 19, (0.0, 0.8)) >= 10
 

@@ -121,6 +121,14 @@ def run_ordeal(name: str, folder: Path, **words: Any) -> dict[str, int]:
     return found
 
 
+def test_two_kills(tmp_path: Path) -> None:
+    """With no server: the processes are forked from this one."""
+    words = {"sampler": "euler-maruyama", "steps": 2, "num_samples": 60, "batch_size": 10, "shard_size": 20}
+    words["formats"] = ["safetensors", "png"]
+    assert ordeal(toy(), tmp_path, words, kills=2, processes=2, seed=1)["kills"] == 2
+
+
+@pytest.mark.slow
 def test_a_few_kills(tmp_path: Path) -> None:
     words = {"sampler": "euler-maruyama", "steps": 2, "num_samples": 300, "batch_size": 10, "shard_size": 50}
     words["formats"] = ["safetensors", "png", "webdataset", "grid"]
@@ -178,7 +186,8 @@ def work_as_rank(arguments: list[str]) -> None:
     print(json.dumps({"made": done.made, "complete": done.manifest is not None}))
 
 
-@pytest.mark.parametrize("victim", mostly_slow([0, 1], keep=[1]))
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 1])
 def test_a_lost_rank(tmp_path: Path, free_port: int, victim: int) -> None:
     launched = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port)}
     environment = {**os.environ, **launched, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
@@ -242,7 +251,9 @@ def small_disk(tmp_path: Path) -> Iterator[Any]:
 FORMATS = ("safetensors", "png", "webdataset", "grid")
 
 
-@pytest.mark.parametrize("kib", [4, 8, 12, 20, 40, 60, 80, 100, 140, 200, 240, 280, 320, 340])
+@pytest.mark.parametrize(
+    "kib", mostly_slow([4, 8, 12, 20, 40, 60, 80, 100, 140, 200, 240, 280, 320, 340], keep=[4, 40, 140, 320])
+)
 def test_a_full_disk(tmp_path: Path, small_disk: Any, kib: int) -> None:
     place, size = small_disk
     sds.generate(toy(), out=tmp_path / "whole", formats=FORMATS, **JOB)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
@@ -138,8 +139,42 @@ def complaint(done: subprocess.CompletedProcess[str], code: int, lines: int) -> 
     assert "bug" not in done.stderr
 
 
+@pytest.mark.parametrize(("kind", "codes"), [("full", {1}), ("closed", {0}), ("left", {0, 1})])
+def test_standard_output_of_this_process_that_is_full_closed_or_left(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: str, codes: set[int]
+) -> None:
+    if kind == "full" and not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as left, open("/dev/full" if kind == "full" else os.devnull, "w") as full:
+        monkeypatch.setattr(sys, "stdout", {"full": full, "closed": None, "left": left}[kind])
+        with pytest.raises(SystemExit) as caught:
+            main(["list"])
+        monkeypatch.undo()
+    assert int(caught.value.code or 0) in codes
+    told = ["error: standard output could not be written: No space left on device"] if kind == "full" else []
+    assert capsys.readouterr().err.splitlines() == told
+
+
+def test_standard_output_in_ascii(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "registry.yaml"
+    file.write_text("recipes: {mine: {sampler: euler, description: caf\u00e9}}\n", encoding="utf-8")
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    monkeypatch.setenv("COLUMNS", "2000")
+    try:
+        with pytest.raises(SystemExit) as caught:
+            main(["--registry", str(file), "list"])
+    finally:
+        use_registry(None)
+    assert not caught.value.code
+    assert b"caf\\xe9" in written.getvalue()
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-@pytest.mark.parametrize("command", ["list", pytest.param("rest", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("command", ["list", "rest"])
 def test_standard_output_that_is_full_closed_or_left(command: str, tmp_path: Path) -> None:
     for each in COMMANDS[1:] if command == "rest" else [command]:
         done = run(f"$S {each} >/dev/full")
@@ -157,7 +192,8 @@ def test_standard_output_that_is_full_closed_or_left(command: str, tmp_path: Pat
             assert (folder / "grid.png").stat().st_size > 0
 
 
-@pytest.mark.parametrize("command", ["info dpm-solver-v3", pytest.param("rest", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["info dpm-solver-v3", "rest"])
 def test_ascii_locales(command: str) -> None:
     for each in COMMANDS if command == "rest" else [command]:
         for environment in (ASCII, {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 from process_cases import PROCESSES as ALL
 
 import sdesamplers as sds
@@ -40,7 +41,7 @@ def flow_map(process):
     return sds.FunctionModel(function, process, "sample", (2,), dtype=torch.float64, name="flow map")
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", mostly_slow(PROCESSES, keep=["ve", "flow"]))
 def test_a_diffusion_models_error_is_the_closed_form_on_a_gaussian(name):
     """f - x_0 = -s z (1 - alpha s / sqrt(alpha^2 s^2 + sigma^2)), since x_t = alpha m + sqrt(...) z all along."""
     process = PROCESSES[name]
@@ -58,7 +59,7 @@ def test_a_diffusion_models_error_is_the_closed_form_on_a_gaussian(name):
     assert found.error[-1] < 0.01
 
 
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize("name", mostly_slow(PROCESSES, keep=["vp"]))
 def test_an_exact_consistency_model_has_none_along_its_teacher(name):
     process = PROCESSES[name]
     x, _ = start(process)
@@ -77,7 +78,7 @@ def test_the_error_of_the_solver_falls_with_its_order():
     assert worst[2] < worst[1] / 3
 
 
-@pytest.mark.parametrize("coordinates", ["native", "ve", "flow", "angle"])
+@pytest.mark.parametrize("coordinates", mostly_slow(["native", "ve", "flow", "angle"], keep=["native"]))
 def test_coordinates_and_last_times_do_not_matter(coordinates):
     process = sds.VP()
     model = gaussian(process)
@@ -96,6 +97,15 @@ def test_coordinates_and_last_times_do_not_matter(coordinates):
     np.testing.assert_allclose(whole.squared[:, 0], exact, rtol=1e-3)
 
 
+def test_the_standard_error_is_that_of_the_root_of_a_mean():
+    """Over 8 trajectories, by hand: the mean of squares has s / sqrt(8), and its root that over twice the root."""
+    found = sds.consistency_error(gaussian(sds.EDM()), steps=4, num_samples=8)
+    spread = np.sqrt(((found.squared - found.squared.mean(0)) ** 2).sum(0) / 7 / 8)
+    np.testing.assert_allclose(found.standard_error, spread / (2 * np.sqrt(found.squared.mean(0))), rtol=1e-9)
+    assert np.isnan(sds.consistency_error(gaussian(sds.EDM()), steps=3).standard_error).all()
+
+
+@pytest.mark.slow
 def test_the_standard_error_is_that_of_repetitions():
     model = gaussian(sds.EDM())
     words = {"steps": 8, "num_samples": 200}

@@ -22,8 +22,7 @@ NO_ODE = sorted(
 # From data to noise their coefficients are square roots of negative numbers.
 NOT_FORWARDS = ["dpm-solver-3m"]
 WALKERS = sorted({*SPECS} - {*NO_ODE, *NOT_FORWARDS})
-ONE_OF_EACH = ("euler", "ddim", "heun", "rk3", "ab", "dpmpp-2m", "exp-ab", "unipc", "etdrk2", "churn", "bdia-ddim")
-ONE_OF_EACH += ("dpmpp-sde", "reversible-heun", "dop853")
+ONE_OF_EACH = ("euler", "ddim", "heun", "ab", "dpmpp-2m", "exp-ab", "unipc", "churn", "bdia-ddim", "reversible-heun")
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +67,7 @@ def test_samplers_that_cannot_be_walked_forwards_say_so(name):
         sds.encode(sds.grid_mixture(sds.VP()), torch.zeros(1, 2), name, steps=8)
 
 
-@pytest.mark.parametrize("name", mostly_slow(PROCESSES, keep=["vp", "flow"]))
+@pytest.mark.parametrize("name", mostly_slow(PROCESSES, keep=["flow"]))
 def test_the_flow_map_of_a_gaussian(name):
     """All processes, the flow's alpha = 0 and the table among them: latents, and back, at 80 steps of rk4."""
     model, x = gaussian(2, PROCESSES[name])
@@ -122,6 +121,7 @@ def test_dtypes(data, model, state):
     assert sds.encode(gauss, x, "heun", steps=2, dtype=torch.float64).samples.dtype == torch.float64
 
 
+@pytest.mark.slow
 def test_round_trip_of_garments():
     """The embedded model's own samples, by Heun's method: the error falls fourfold and more as steps double."""
     model = sds.load("fashion-mnist")

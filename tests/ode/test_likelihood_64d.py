@@ -17,7 +17,8 @@ def test_the_quick_model_is_the_gaussian():
     torch.testing.assert_close(quick(model).predict(x, times), model.score(x, times), rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", mostly_slow(PROCESSES, keep=["cosine", "flow"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROCESSES)
 def test_gaussian_in_64_dimensions_on_every_process(name):
     """`pushed` is the exact flow map; `density` leaves out the prior's mismatch, which only the DDPM table has."""
     model, x = gaussian(64, PROCESSES[name])

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from lanes import mostly_slow
+from lanes import every_third, mostly_slow
 from process_cases import TABLE
 
 import sdesamplers as sds
@@ -71,8 +71,7 @@ def test_dpm2_is_dpm_solver_2(case):
     close(draw("dpm2", case).samples, draw("dpm-solver-2", case).samples)
 
 
-@pytest.mark.parametrize("name", ["dpm2", *STOCHASTIC])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(("case", "name"), every_third(CASES, ("dpm2", *STOCHASTIC)))
 def test_the_result_is_the_same_in_all_coordinates(case, name):
     native = draw(name, case, coordinates="native").samples
     for coordinates in ("flow", "angle", *(() if case in ("zero-snr", "flow") else ("ve",))):
@@ -194,7 +193,8 @@ def test_evaluations_are_two_a_step_but_where_a_step_goes_to_sigma_zero(case):
         assert draw(name, case, steps=7).nfe == first + 5 * 2 + 1
 
 
-@pytest.mark.parametrize("name", mostly_slow(["dpm2", *STOCHASTIC], keep=["euler-ancestral"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dpm2", *STOCHASTIC])
 def test_five_hundred_steps_in_float32_follow_float64(name):
     model = sds.grid_mixture(sds.VP(), dtype=torch.float32)
     words = {"steps": 500, "num_samples": 4, "seed": 1}

@@ -149,7 +149,8 @@ def test_the_variance_converges_at_the_solvers_order(case, solver, order):
     assert found == pytest.approx(order, abs=0.2)
 
 
-@pytest.mark.parametrize("case", mostly_slow(PROCESSES, keep=["vp"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("case", PROCESSES)
 def test_restart_converges_when_its_ways_down_are_refined_too(case):
     found = variance_order("restart", case, lambda count: {"intervals": [[count // 2 + 1, 2, 0.6, 2.5]]})
     assert found == pytest.approx(2, abs=0.2)

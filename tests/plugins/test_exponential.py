@@ -42,6 +42,7 @@ def same(first, second, tolerance=1e-10):
 # --- orders ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_mixing_up_two_sigmas_would_be_seen():
     """A published exponential Adams method takes one sigma for another in its older term: order 1 is left."""
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from lanes import mostly_slow
+from lanes import every_third, mostly_slow
 from orders import MEAN, STD, gaussian_error, slope
 from process_cases import TABLE
 from scipy.integrate import DOP853, RK23, RK45, solve_ivp
@@ -151,6 +151,7 @@ def start():
     return torch.randn(12, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(12))
 
 
+@pytest.mark.slow
 def test_dop853_is_as_accurate_as_scipys_for_no_more_evaluations(mixture, start):
     """scipy steps each sample by itself over the same ODE (test_rk45.py does so for rk45, with the slope by hand)."""
     process = mixture.process
@@ -174,9 +175,14 @@ def test_dop853_is_as_accurate_as_scipys_for_no_more_evaluations(mixture, start)
     assert errors.max() < 1e-4
 
 
+@pytest.fixture(scope="module")
+def exact(mixture, start):
+    """The end at the smallest sigma."""
+    return sds.sample(mixture, "dop853", rtol=1e-12, atol=1e-12, start=start, final="min").samples
+
+
 @pytest.mark.parametrize("name", PAIRS)
-def test_every_pair_controls_its_error_and_reports_its_steps(mixture, start, name):
-    exact = sds.sample(mixture, "dop853", rtol=1e-12, atol=1e-12, start=start, final="min").samples
+def test_every_pair_controls_its_error_and_reports_its_steps(mixture, start, exact, name):
     errors, evaluations = [], []
     for tolerance in (1e-3, 1e-5):
         result = sds.sample(mixture, name, rtol=tolerance, atol=tolerance, start=start, final="min")
@@ -189,6 +195,7 @@ def test_every_pair_controls_its_error_and_reports_its_steps(mixture, start, nam
     assert evaluations[1] > evaluations[0]
 
 
+@pytest.mark.slow
 def test_higher_order_pays_at_tight_tolerances(mixture, start):
     cost = {
         name: sds.sample(mixture, name, rtol=1e-10, atol=1e-10, start=start).nfe_per_sample.mean()
@@ -209,19 +216,19 @@ def test_a_hard_sample_does_not_change_anothers_steps(mixture, start, name):
         assert together.rejected[row] == one.rejected[0]
 
 
-@pytest.mark.parametrize("name", ["rk45", "dop853"])
+@pytest.mark.parametrize("name", mostly_slow(["rk45", "dop853"], keep=["rk45"]))
 def test_adaptive_runs_have_gradients(mixture, name):
-    """Central differences of the final state; the steps chosen do not carry gradients and need not."""
+    """A central difference of the final state; the steps chosen do not carry gradients and need not."""
 
     def run(x, gradients):
         return sds.sample(mixture, name, rtol=1e-8, atol=1e-8, start=x, gradients=gradients, final="min").samples.sum()
 
     x = torch.tensor([[0.4, -1.1]], dtype=torch.float64, requires_grad=True)
     found = torch.autograd.grad(run(x, True), x)[0][0]
-    for k in range(2):
-        e = 1e-4 * torch.eye(2, dtype=torch.float64)[k]
-        quotient = (run(x.detach() + e, False) - run(x.detach() - e, False)) / 2e-4
-        assert float(found[k]) == pytest.approx(float(quotient), rel=1e-3, abs=1e-4)
+    direction = torch.tensor([0.8, -0.6], dtype=torch.float64)
+    e = 1e-4 * direction
+    quotient = (run(x.detach() + e, False) - run(x.detach() - e, False)) / 2e-4
+    assert float(found @ direction) == pytest.approx(float(quotient), rel=1e-3, abs=1e-4)
 
 
 # --- the clean end ----------------------------------------------------------------------------------------------------
@@ -233,8 +240,7 @@ def asked(model, name, **words):
     return np.concatenate([np.atleast_1d(t) for t in times])
 
 
-@pytest.mark.parametrize("coordinates", ["native", "flow", "angle"])
-@pytest.mark.parametrize("name", TABLEAUS)
+@pytest.mark.parametrize(("name", "coordinates"), every_third(TABLEAUS, ("native", "flow", "angle")))
 def test_the_model_is_never_asked_below_its_smallest_sigma(name, coordinates):
     for process in (sds.VP(), sds.RectifiedFlow(), sds.DiscreteVP(TABLE)):
         model = sds.grid_mixture(process, prediction="v")
@@ -275,12 +281,20 @@ def test_convergence_all_the_way_to_sigma_zero(name, order):
         assert measured < order + 0.25
 
 
-@pytest.mark.parametrize("name", mostly_slow(TABLEAUS, keep=["midpoint", "rk3", "rk4", "bosh3"]))
-def test_a_start_in_pure_noise_is_an_ordinary_step(name):
+FROM_NOISE = {"seed": 3, "num_samples": 6}
+
+
+@pytest.fixture(scope="module")
+def end_of_noise():
+    """A flow model and the exact ends of its paths from pure noise."""
     model = sds.grid_mixture(sds.RectifiedFlow(), prediction="flow")
-    words = {"seed": 3, "num_samples": 6}
-    exact = sds.sample(model, "dop853", rtol=1e-10, atol=1e-10, **words).samples
-    found = sds.sample(model, name, steps=150, **words).samples
+    return model, sds.sample(model, "dop853", rtol=1e-10, atol=1e-10, **FROM_NOISE).samples
+
+
+@pytest.mark.parametrize("name", mostly_slow(TABLEAUS, keep=["midpoint", "rk3", "rk4", "bosh3"]))
+def test_a_start_in_pure_noise_is_an_ordinary_step(end_of_noise, name):
+    model, exact = end_of_noise
+    found = sds.sample(model, name, steps=150, **FROM_NOISE).samples
     assert float((found - exact).abs().median()) < 2e-3
 
 
@@ -336,7 +350,8 @@ def test_heunpp2_in_flow_coordinates_weighs_by_the_flow_clock():
     torch.testing.assert_close(found, heunpp2_by_hand(start, model.predict, times), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("process", mostly_slow(["vp", "edm"], keep=["vp"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("process", ["vp", "edm"])
 def test_heunpp2_is_of_first_order_in_spite_of_its_name(process):
     counts = (128, 256, 512)
     errors = [gaussian_error(process, "heunpp2", "even", n, "ve") for n in counts]

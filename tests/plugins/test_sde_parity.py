@@ -72,6 +72,7 @@ def multistep(algorithm, order):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("algorithm", "rate", "expected"), [("sde-dpmsolver++", 2.0, 1), ("dpmsolver++", 1.0, 2)])
 def test_diffusers_third_order_falls_to_first_with_noise_and_second_without(algorithm, rate, expected):
     """Both take half of the second difference's weight, and the SDE form has - 1/2 in it where + 1/2 belongs."""
@@ -85,6 +86,7 @@ def test_diffusers_third_order_falls_to_first_with_noise_and_second_without(algo
     assert mine[0] < errors[0] / 50
 
 
+@pytest.mark.slow
 def test_the_term_that_diffusers_adds_to_sa_solver_of_order_two_leaves_the_order():
     """Its second order and ours approach the same limit."""
     errors = []

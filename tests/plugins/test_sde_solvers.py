@@ -67,7 +67,7 @@ SAME = [
 ]
 
 
-@pytest.mark.parametrize("process", PROCESSES)
+@pytest.mark.parametrize("process", mostly_slow(PROCESSES, keep=["vp", "flow"]))
 @pytest.mark.parametrize(("name", "options", "twin", "twin_options"), SAME)
 def test_two_names_of_one_method_give_one_sample(name, options, twin, twin_options, process):
     words = {"coordinates": "native", "spacing": "linspace"}
@@ -92,6 +92,7 @@ def test_out_of_pure_noise_the_first_order_step_is_still_ddpm(process, name, opt
     torch.testing.assert_close(samples(model, name, **options), samples(model, "ddpm"), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_sa_solver_in_noise_prediction_is_of_its_order():
     """A corrector of order 3 on a predictor of order 2, without noise; starting values on a graded grid."""
     model = MIXTURES["vp"]
@@ -327,13 +328,14 @@ def variance_order(spec, options, counts=(96, 192)):
             ("stochastic-heun", {"eta": 0.7}),
             ("sra3", {"eta": 0.7}),
         ],
-        keep=lambda name, options: name in ("dpmpp-2m-sde", "seeds-2", "stochastic-heun", SA),
+        keep=lambda name, options: name in ("dpmpp-2m-sde", SA),
     ),
 )
 def test_weak_order_two_with_other_options(name, options):
     assert variance_order(sds.samplers()[name], options) == pytest.approx(2, abs=0.2)
 
 
+@pytest.mark.slow
 def test_the_variance_is_of_first_order_if_the_stage_and_the_step_have_noise_of_their_own():
     """dpmpp-sde as it is elsewhere with a noise source that is not one Brownian path; the rest is the same."""
 
@@ -375,10 +377,8 @@ class Coupled:
         return torch.from_numpy(next(self.values))
 
 
-@pytest.mark.parametrize(
-    ("name", "order"),
-    mostly_slow([("sra1", 1.5), ("sra3", 1.5), ("stochastic-heun", 1.0)], keep=[("stochastic-heun", 1.0)]),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "order"), [("sra1", 1.5), ("sra3", 1.5), ("stochastic-heun", 1.0)])
 def test_strong_order_along_a_wiener_path_whose_time_integral_is_known(name, order):
     process = sds.VP(0.1, 7.0)
     model = Transport(process).model

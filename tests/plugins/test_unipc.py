@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from lanes import mostly_slow
 from sdesamplers_plugins.unipc import weights
 
 import sdesamplers as sds
@@ -116,9 +117,15 @@ def measured(name, want, process="vp", counts=(24, 48, 96), **options):
     return -np.polyfit(np.log(counts), np.log(errors), 1)[0]
 
 
-@pytest.mark.parametrize("prediction", ["data", "noise"])
+CORRECTED = [(1, "bh1"), (1, "bh2"), (2, "bh1"), (2, "vary_coeff"), (3, "bh2"), (4, "bh2")]
+
+
 @pytest.mark.parametrize(
-    ("order", "variant"), [(1, "bh1"), (1, "bh2"), (2, "bh1"), (2, "vary_coeff"), (3, "bh2"), (4, "bh2")]
+    ("order", "variant", "prediction"),
+    mostly_slow(
+        [(*each, prediction) for prediction in ("data", "noise") for each in CORRECTED],
+        keep=[(1, "bh2", "data"), (2, "bh1", "noise"), (2, "vary_coeff", "data"), (3, "bh2", "data")],
+    ),
 )
 def test_the_corrector_raises_the_order_by_one(order, variant, prediction):
     """Zhao et al. 2023, theorem 3.1 and corollary 3.2, on uneven grids against quantile transport."""
@@ -295,6 +302,7 @@ def test_a_predictor_that_evaluates_off_the_grid_is_refused():
             sds.sample(MODELS[0], "unic", predictor="elsewhere", steps=4, num_samples=1)
 
 
+@pytest.mark.slow
 def test_high_orders_stay_accurate_over_500_float32_steps():
     model = sds.GaussianModel([0.7], 0.36, sds.VP(), dtype=torch.float32)
     x = torch.linspace(-2, 2, 5)[:, None]

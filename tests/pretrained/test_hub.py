@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import DDPMScheduler
 from hub_server import TOKEN, Break, HubServer, Repo
-from huggingface_hub import constants
+from huggingface_hub import constants, file_download
 from tiny_models import WEIGHTS, save_pipeline, tiny_unet
 
 import sdesamplers as sds
@@ -277,6 +279,7 @@ def test_a_connection_closed_early_is_resumed_within_the_call(
     hub: HubServer, repo: Repo, load: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)  # what is resumed is whole chunks
+    monkeypatch.setattr(file_download, "time", SimpleNamespace(time=time.time, sleep=lambda seconds: None))
     hub.breaks[FILE] = Break(after=60_000, reset=False)
     assert is_seed(load(), 0)
     assert [r.range for r in hub.downloads(WEIGHTS)] == [None, "bytes=60000-"]

@@ -16,6 +16,7 @@ import pytest
 import tiny_pipelines as tiny
 import transformers
 from hub_server import HubServer
+from lanes import mostly_slow
 from tiny_models import save_pipeline
 
 import sdesamplers as sds
@@ -384,7 +385,11 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {folder.name: folder for folder in base.iterdir()}
 
 
-@pytest.mark.parametrize(("kind", "spoil", "match"), BEFORE_WEIGHTS, ids=[f"{k}: {m}" for k, _, m in BEFORE_WEIGHTS])
+@pytest.mark.parametrize(
+    ("kind", "spoil", "match"),
+    mostly_slow(BEFORE_WEIGHTS, keep=[*BEFORE_WEIGHTS[::3], BEFORE_WEIGHTS[-1]]),
+    ids=[f"{k}: {m}" for k, _, m in BEFORE_WEIGHTS],
+)
 def test_refusals_come_before_weights(
     hub: HubServer, kinds: dict[str, Path], tmp_path: Path, kind: str, spoil: Callable[[Path], None], match: str
 ) -> None:

@@ -255,6 +255,13 @@ def test_a_job_does_not_promise_to_go_on_where_a_plugin_fails(mixture: sds.Mixtu
 
 
 @pytest.mark.usefixtures("faulty")
+def test_a_run_that_never_ends_is_stopped(mixture: sds.MixtureModel) -> None:
+    with pytest.raises(PluginError, match=r"faulty_plugin.py, line 19\) requested more than 1300 evaluations"):
+        sds.sample(mixture, "faulty-ever", steps=3)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("faulty")
 def test_a_sampler_that_never_ends_is_stopped(mixture: sds.MixtureModel) -> None:
     began = time.monotonic()
     for noise in ("independent", "brownian"):

@@ -16,6 +16,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 from jsonschema import Draft202012Validator
+from lanes import mostly_slow
 from process_cases import TABLE
 
 import sdesamplers as sds
@@ -927,7 +928,7 @@ def presets():
     return sorted(seen.values())
 
 
-@pytest.mark.parametrize("name", presets())
+@pytest.mark.parametrize("name", mostly_slow(presets(), keep=presets()[::3]))
 def test_every_recipe_and_peers_name_runs(name):
     """On the AYS tables' range of sigma, six steps or its own number; Langevin samplers on the funnel."""
     plain = name in ("ula", "mala", "underdamped-langevin")

@@ -7,6 +7,7 @@ import copy
 import functools
 import inspect
 import io
+import itertools
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -115,7 +116,7 @@ def steps_asked(name: str, sampler: str, steps: int, strength: float) -> int:
     ("name", "sampler"),
     mostly_slow(
         [(name, sampler) for name in tiny.BUILDERS for sampler in (EVALUATIONS if name in MAIN else FEW)],
-        keep=lambda name, sampler: sampler == "heun" or name in ("stable-diffusion", "sd3"),
+        keep=lambda name, sampler: sampler == "heun" or name == "stable-diffusion",
     ),
 )
 def test_every_pipeline_runs_every_kind_of_sampler(name: str, sampler: str) -> None:
@@ -198,12 +199,32 @@ def runs_from_the_middle(name: str, sampler: str, steps: int, strength: float) -
     return out
 
 
-@pytest.mark.parametrize("sampler", mostly_slow(MIDDLE, keep=["heun", "dpmpp-2m-sde"]))
+FEW_PAIRS = ((1, 0.99), (2, 0.5), (5, 0.4), (6, 0.34), (7, 0.99), (10, 0.29))
+"""Of `PAIRS`: no step and all, and products of steps and strength just below a whole number and just above."""
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("stable-diffusion-img2img", "stable-diffusion-inpaint", "sdxl-img2img", "sdxl-inpaint-9"),
+        *("sd3-img2img", "flux-img2img"),
+    ],
+)
+def test_pipelines_start_in_the_middle(name: str) -> None:
+    """Each pair once, the samplers in turn."""
+    for k, (steps, strength) in enumerate(FEW_PAIRS):
+        if steps_asked(name, MIDDLE[k % len(MIDDLE)], steps, strength) or "inpaint" not in name:
+            runs_from_the_middle(name, MIDDLE[k % len(MIDDLE)], steps, strength)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", MIDDLE)
 def test_image_to_image_at_every_strength(sampler: str) -> None:
     for steps, strength in PAIRS:
         runs_from_the_middle("stable-diffusion-img2img", sampler, steps, strength)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["stable-diffusion-inpaint", "sdxl-img2img", "sdxl-inpaint-9", "sd3-img2img", "flux-img2img"]
 )
@@ -439,18 +460,31 @@ def same_run(
 @pytest.mark.parametrize("name", mostly_slow(["stable-diffusion", "stable-diffusion-v"], keep=["stable-diffusion"]))
 @pytest.mark.parametrize(
     ("kind", "words", "sampler", "options", "grid"),
-    [
-        ("DDIMScheduler", {"timestep_spacing": "trailing", "set_alpha_to_one": True}, "ddim", {}, "timesteps"),
-        ("DDIMScheduler", LAST, "ddim", {}, "timesteps"),
-        ("EulerDiscreteScheduler", WHOLE, "euler", {"coordinates": "ve"}, "sigmas"),
-        ("EulerDiscreteScheduler", KARRAS, "euler", {"coordinates": "ve"}, "sigmas"),
-        ("HeunDiscreteScheduler", WHOLE, "heun", {"coordinates": "ve"}, "sigmas"),
-        ("LMSDiscreteScheduler", WHOLE, "lms", {"coordinates": "ve"}, "sigmas"),
-        ("DPMSolverMultistepScheduler", WHOLE, "dpmpp-2m", {}, "timesteps"),
-        ("DPMSolverMultistepScheduler", {**WHOLE, "solver_type": "heun"}, "dpmpp-2m", {"solver": "heun"}, "timesteps"),
-        ("DPMSolverMultistepScheduler", KARRAS, "dpmpp-2m", {"round_timesteps": True}, "sigmas"),
-        ("UniPCMultistepScheduler", WHOLE, "unipc", {"order": 2}, "timesteps"),
-    ],
+    mostly_slow(
+        [
+            ("DDIMScheduler", {"timestep_spacing": "trailing", "set_alpha_to_one": True}, "ddim", {}, "timesteps"),
+            ("DDIMScheduler", LAST, "ddim", {}, "timesteps"),
+            ("EulerDiscreteScheduler", WHOLE, "euler", {"coordinates": "ve"}, "sigmas"),
+            ("EulerDiscreteScheduler", KARRAS, "euler", {"coordinates": "ve"}, "sigmas"),
+            ("HeunDiscreteScheduler", WHOLE, "heun", {"coordinates": "ve"}, "sigmas"),
+            ("LMSDiscreteScheduler", WHOLE, "lms", {"coordinates": "ve"}, "sigmas"),
+            ("DPMSolverMultistepScheduler", WHOLE, "dpmpp-2m", {}, "timesteps"),
+            (
+                "DPMSolverMultistepScheduler",
+                {**WHOLE, "solver_type": "heun"},
+                "dpmpp-2m",
+                {"solver": "heun"},
+                "timesteps",
+            ),
+            ("DPMSolverMultistepScheduler", KARRAS, "dpmpp-2m", {"round_timesteps": True}, "sigmas"),
+            ("UniPCMultistepScheduler", WHOLE, "unipc", {"order": 2}, "timesteps"),
+        ],
+        keep=lambda kind, words, sampler, options, grid: (
+            (sampler == "ddim" and words != LAST)
+            or (sampler, words) == ("dpmpp-2m", KARRAS)
+            or sampler in ("lms", "unipc")
+        ),
+    ),
     ids=lambda value: value if isinstance(value, str) else None,
 )
 def test_parity_on_a_table(
@@ -476,7 +510,10 @@ def test_parity_of_deis(name: str) -> None:
     assert apart(found, expected) < 1e-4
 
 
-@pytest.mark.parametrize(("skip", "sampler", "evaluations"), [(True, "plms", 21), (False, "pndm", 29)])
+@pytest.mark.parametrize(
+    ("skip", "sampler", "evaluations"),
+    mostly_slow([(True, "plms", 21), (False, "pndm", 29)], keep=[(False, "pndm", 29)]),
+)
 def test_parity_of_pndm(skip: bool, sampler: str, evaluations: int) -> None:
     """Both with its Runge-Kutta steps and without, at 20 steps."""
     theirs = diffusers.PNDMScheduler(**tiny.SD_TABLE, skip_prk_steps=skip, **LAST)
@@ -487,6 +524,7 @@ def test_parity_of_pndm(skip: bool, sampler: str, evaluations: int) -> None:
     assert apart(found, expected) < 1e-4
 
 
+@pytest.mark.slow
 def test_pndm_of_v_models_is_that_of_their_noise() -> None:
     """PNDM combines noises. diffusers combines v and reads the result as noise at the present state, which is another
     method, of first order: the same network, made to predict noise, gives ours there too."""
@@ -551,9 +589,17 @@ def test_parity_with_dynamic_shifting() -> None:
     assert apart(tiny.run("flux", with_sampler("flux", "euler"), num_inference_steps=STEPS), theirs) < 1e-2
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize(
-    ("kind", "sampler"), [("EDMEulerScheduler", "euler"), ("EDMDPMSolverMultistepScheduler", "dpmpp-2m")]
+    ("kind", "sampler", "prediction"),
+    mostly_slow(
+        [
+            ("EDMEulerScheduler", "euler", "epsilon"),
+            ("EDMDPMSolverMultistepScheduler", "dpmpp-2m", "epsilon"),
+            ("EDMEulerScheduler", "euler", "v_prediction"),
+            ("EDMDPMSolverMultistepScheduler", "dpmpp-2m", "v_prediction"),
+        ],
+        keep=lambda kind, sampler, prediction: (sampler == "euler") == (prediction == "epsilon"),
+    ),
 )
 def test_parity_with_edm(kind: str, sampler: str, prediction: str) -> None:
     """At the last sigma of 0.002 the random network amplifies rounding a hundredfold, so it is turned down."""
@@ -564,8 +610,8 @@ def test_parity_with_edm(kind: str, sampler: str, prediction: str) -> None:
     assert apart(found, expected) < 1e-4
 
 
-def test_parity_with_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stochastic methods, with our noise put into theirs."""
+def parity_with_noise(monkeypatch: pytest.MonkeyPatch, samplers: tuple[str, ...]) -> None:
+    """Stochastic methods, with our noise put into theirs."""
     cases: list[tuple[Any, Any, str, dict[str, Any], str, bool]] = [
         (scheduling_lcm, diffusers.LCMScheduler, "lcm", {}, "timesteps", False),
         (
@@ -580,6 +626,8 @@ def test_parity_with_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ]
     for module, make, sampler, options, grid, divided in cases:
+        if sampler not in samplers:
+            continue
         words = {} if sampler == "lcm" else {"timestep_spacing": "trailing"}
         theirs = make(**tiny.SD_TABLE, **words)
         ours = sds.Scheduler.from_config(theirs.config, sampler, **options)
@@ -588,6 +636,15 @@ def test_parity_with_noise(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(module, "randn_tensor", lambda *args, draws=draws, **words: next(draws))
         found, expected = same_run("stable-diffusion", theirs, ours, grid, divided=divided)
         assert apart(found, expected) < 1e-3, sampler
+
+
+@pytest.mark.slow
+def test_parity_with_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    parity_with_noise(monkeypatch, ("lcm", "dpmpp-2m-sde", "euler-ancestral"))
+
+
+def test_parity_of_one_method_with_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    parity_with_noise(monkeypatch, ("dpmpp-2m-sde",))
 
 
 def test_parity_with_a_consistency_model() -> None:
@@ -671,6 +728,13 @@ def test_a_pipeline_of_other_pipelines_components() -> None:
     torch.testing.assert_close(tiny.run("sdxl-img2img", second), expected)
 
 
+def test_a_scheduler_is_loaded_from_the_hub(hub: HubServer, saved: Path, tmp_path: Path) -> None:
+    hub.repo("me/ours").commit_folder(saved)
+    found = sds.Scheduler.from_pretrained("me/ours", subfolder="scheduler", cache_dir=tmp_path)
+    assert options_of(found) == options_of(chosen(tiny.own("stable-diffusion")).scheduler)
+
+
+@pytest.mark.slow
 def test_the_hub(hub: HubServer, saved: Path, tmp_path: Path) -> None:
     """From the Hub diffusers looks for a third-party class in the repository itself, and refuses where it is not; it
     does so before it looks at what is passed in. A repository that names a diffusers scheduler keeps our words, too."""
@@ -759,14 +823,14 @@ def pushed_and_pulled(
     return out, result.samples
 
 
+PUSHED = ("euler", "heun", "dpmpp-2m", "unipc", "dpmpp-2m-sde", "er-sde", "euler-maruyama", "rk4", "two-stage")
+IN_TURN = dict(zip(AS_MODEL, itertools.cycle(["heun", "dpmpp-2m-sde", "unipc"]), strict=False))
+
+
 @pytest.mark.parametrize(
-    "sampler",
-    mostly_slow(
-        ["euler", "heun", "dpmpp-2m", "unipc", "dpmpp-2m-sde", "er-sde", "euler-maruyama", "rk4", "two-stage"],
-        keep=["heun", "dpmpp-2m-sde", "unipc"],
-    ),
+    ("name", "sampler"),
+    mostly_slow(itertools.product(AS_MODEL, PUSHED), keep=lambda name, sampler: IN_TURN[name] == sampler),
 )
-@pytest.mark.parametrize("name", AS_MODEL)
 def test_pushed_is_pulled(name: str, sampler: str) -> None:
     # From sigma 80 down to 0.002, the random network makes more of rounding than it does of anything else.
     pipe = dampened(name, 0.01) if name == "sdxl-edm" else tiny.own(name, torch.float64) if name == "sdxl" else None
@@ -802,6 +866,7 @@ def test_the_state_of_a_half_precision_pipeline_is_float32(name: str, sampler: s
     torch.testing.assert_close(pushed.float(), pulled, rtol=2 * torch.finfo(dtype).eps, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_rounding_does_not_add_up() -> None:
     """A hundred steps in bfloat16: diffusers' scheduler rounds its state a hundred times, ours does not."""
     grid, errors = list(range(991, 0, -10)), []
@@ -857,7 +922,7 @@ def test_adaptive_samplers_in_all_pipelines(name: str, sampler: str, words: dict
     runs_adaptively(name, sampler, words)
 
 
-@pytest.mark.parametrize("name", ["stable-diffusion", "sd3", "flux"])
+@pytest.mark.parametrize("name", mostly_slow(["stable-diffusion", "sd3", "flux"], keep=["sd3", "flux"]))
 def test_an_adaptive_run_is_what_sample_makes(name: str) -> None:
     pipe = with_sampler(name, "rk45", rtol=0.3, atol=0.3)
     model = sds.from_pipeline(pipe, **AS_MODEL[name])
@@ -919,7 +984,8 @@ def test_a_base_hands_its_latents_to_a_refiner(sampler: str) -> None:
 # Threads
 
 
-@pytest.mark.parametrize("sampler", mostly_slow(["heun", "dpmpp-2m", "dpmpp-2m-sde"], keep=["dpmpp-2m-sde"]))
+@pytest.mark.slow
+@pytest.mark.parametrize("sampler", ["heun", "dpmpp-2m", "dpmpp-2m-sde"])
 def test_eight_threads_share_a_model(sampler: str) -> None:
     """The prompt is encoded beforehand: tokenizers change while they are used and are not for several threads."""
     first = with_sampler("stable-diffusion", sampler, spacing="karras")

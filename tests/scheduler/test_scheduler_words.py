@@ -62,6 +62,7 @@ def passed_by_pipelines() -> dict[str, dict[str, set[str]]]:
     return found
 
 
+@pytest.mark.slow
 def test_the_pipelines_pass_what_is_known_of_them():
     """So that a search that finds nothing does not pass for one."""
     found = passed_by_pipelines()
@@ -71,6 +72,7 @@ def test_the_pipelines_pass_what_is_known_of_them():
     assert "pipeline_ddim.py" in found["step"]["use_clipped_model_output"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_every_argument_of_a_pipeline_is_known(method):
     signature = inspect.signature(getattr(sds.Scheduler, method)).parameters

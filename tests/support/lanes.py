@@ -1,5 +1,6 @@
 """Which cases of a test run by default, and which only with `-m slow`."""
 
+import itertools
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
@@ -29,6 +30,20 @@ def mostly_slow(values: Iterable[Any], keep: Collection[Any] | Callable[..., boo
         case if stays else case._replace(marks=(*case.marks, pytest.mark.slow))
         for case, stays in zip(cases, kept, strict=True)
     ]
+
+
+def every_third(*values: Iterable[Any]) -> list[Any]:
+    """All combinations of several arguments' values, of which about a third stay in the default suite.
+
+    They are those whose places in the lists add up to a multiple of 3, so that no value is left out where one of the
+    other lists has 3 or more. Where the values name the cases, the ids are those of one decorator for each argument,
+    the first nearest to the function.
+
+        @pytest.mark.parametrize(("name", "steps"), every_third(sorted(sds.samplers()), (1, 2, 3)))
+    """
+    places = itertools.product(*(enumerate(each) for each in values))
+    cases = [(sum(place for place, _ in case) % 3, tuple(value for _, value in case)) for case in places]
+    return mostly_slow([case for _, case in cases], keep=[case for rest, case in cases if rest == 0])
 
 
 def _case(value: Any) -> Any:

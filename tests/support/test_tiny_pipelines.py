@@ -10,6 +10,7 @@ import diffusers
 import pytest
 import tiny_pipelines as tiny
 import torch
+from lanes import mostly_slow
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "flux": (1, 16, 16),
@@ -62,7 +63,7 @@ def differs(first: torch.Tensor, second: torch.Tensor) -> float:
 
 
 @pytest.mark.filterwarnings("error", "ignore:In CPU autocast:UserWarning", "ignore::DeprecationWarning:diffusers.*")
-@pytest.mark.parametrize("name", tiny.BUILDERS)
+@pytest.mark.parametrize("name", mostly_slow(tiny.BUILDERS, keep=tiny.ONE_OF_EACH))
 def test_it_runs_quietly_with_its_own_scheduler(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     out = tiny.run(name)
 
@@ -73,7 +74,7 @@ def test_it_runs_quietly_with_its_own_scheduler(name: str, capfd: pytest.Capture
     assert torch.equal(out, tiny.run(name)), "the same seed gives the same result"
 
 
-@pytest.mark.parametrize("name", tiny.BUILDERS)
+@pytest.mark.parametrize("name", mostly_slow(tiny.BUILDERS, keep=tiny.ONE_OF_EACH))
 def test_its_condition_and_its_seed_count(name: str) -> None:
     out = tiny.run(name)
 
@@ -82,7 +83,7 @@ def test_its_condition_and_its_seed_count(name: str) -> None:
         assert differs(out, tiny.run(name, **tiny.OTHER.get(name, {"prompt": tiny.OTHER_PROMPT}))) > 0.005
 
 
-@pytest.mark.parametrize("name", tiny.BUILDERS)
+@pytest.mark.parametrize("name", mostly_slow(tiny.BUILDERS, keep=tiny.ONE_OF_EACH))
 def test_its_network_depends_on_state_and_time(name: str) -> None:
     network, question = middle_question(name)
     state = "sample" if "sample" in question else "hidden_states"

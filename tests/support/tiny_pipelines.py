@@ -826,6 +826,10 @@ BUILDERS: dict[str, Callable[[], Any]] = {
     "ltx": ltx,
 }
 
+ONE_OF_EACH = ("stable-diffusion", "sdxl", "sd3", "flux", "pixart-alpha", "dit", "ldm", "consistency-model")
+ONE_OF_EACH += ("stable-audio", "lumina2", "wan", "ltx")
+"""Pipelines of different networks and inputs, for the default suite where many are expensive."""
+
 TEXT: dict[str, Any] = {"prompt": PROMPT, "num_inference_steps": 3, "output_type": "latent"}
 SIZED: dict[str, Any] = {**TEXT, "height": 16, "width": 16}
 EMBEDDED: dict[str, Any] = {name: value for name, value in SIZED.items() if name != "prompt"}

@@ -77,12 +77,32 @@ ONE_OF_EACH = {
     "dpmpp-2m-cfgpp": "with the unguided prediction",
     "mala": "on a density",
 }
-"""Samplers that are checked by default, several seconds each, with what they represent."""
+"""Samplers that are checked by default, with what they represent."""
+
+SECONDS = ("ODE order", "weak order", "strong order", "distribution", "float32", "finite", "free steps")
+"""Checks that take seconds. The whole kit runs by default on a sampler on a density, to which few of them apply."""
 
 
-@pytest.mark.parametrize("name", mostly_slow(sorted(sds.samplers()), keep=ONE_OF_EACH))
+@pytest.mark.parametrize("name", mostly_slow(sorted(sds.samplers()), keep=["mala"]))
 def test_registered_sampler_conforms(name):
     check_sampler(name).require()
+
+
+@pytest.mark.parametrize("name", mostly_slow(ONE_OF_EACH, keep=lambda name: name != "rk45"))
+def test_one_sampler_of_each_kind_passes_the_quick_checks(name):
+    check_sampler(name, checks=[check for check in CHECKS if check not in SECONDS]).require()
+
+
+@pytest.mark.parametrize(
+    ("name", "check"),
+    [
+        *(("ddim", check) for check in ("ODE order", "distribution", "float32", "finite")),
+        *(("rk45", check) for check in ("evaluations", "push = pull", "tolerance")),
+    ],
+)
+def test_a_sampler_passes_a_check(name, check):
+    (finding,) = check_sampler(name, checks=[check]).require()
+    assert finding.verdict == "pass"
 
 
 # --- planted faults ---------------------------------------------------------------------------------------------------
@@ -436,13 +456,14 @@ def refuses_two_steps(x, path):
 FAULTS = [fault for fault in vars().values() if isinstance(fault, tuple) and len(fault) == 2 and fault[0] in CHECKS]
 
 
-SECONDS = ("too-little-noise", "rounded-times")
-"""Faults that take the kit seconds, of checks with other faults."""
+LONGEST = ("too-little-noise", "rounded-times", "missing-half", "mixed-up-sigmas", "stale-history")
+LONGEST += ("single-precision-coefficients", "strong-order-claimed")
+"""Faults that take the kit more than a second. All but the last are of checks with other faults."""
 
 
 @pytest.mark.parametrize(
     ("check", "spec"),
-    mostly_slow(FAULTS, keep=lambda _, spec: spec.name not in SECONDS),
+    mostly_slow(FAULTS, keep=lambda _, spec: spec.name not in LONGEST),
     ids=lambda value: getattr(value, "name", None),
 )
 def test_the_kit_catches_a_planted_fault(check, spec):
@@ -510,7 +531,7 @@ def test_unknown_checks_are_answered_with_the_nearest():
 
 
 def test_pytest_runs_the_kit(pytester):
-    result = pytester.runpytest_subprocess("--sdesamplers", "ddim", "-k", "noise or finite", "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess("--sdesamplers", "ddim", "-k", "noise or finite", "-p", "no:cacheprovider")
     result.assert_outcomes(passed=2, deselected=len(CHECKS) - 2)
 
 
@@ -533,7 +554,7 @@ def test_pytest_runs_the_kit_on_a_loose_file_and_reports_a_broken_sampler_once(p
         """
     )
     words = ("--sdesamplers-plugin", "bad_loose.py", "--sdesamplers", "bad-loose", "-p", "no:cacheprovider")
-    result = pytester.runpytest_subprocess(*words)
+    result = pytester.runpytest_inprocess(*words)
     result.assert_outcomes(passed=1, failed=1, skipped=len(CHECKS) - 2)
     result.stdout.fnmatch_lines(["*AttributeError*stepto*(bad_loose.py, line 8)*"])
 
@@ -543,15 +564,26 @@ def test_pytest_runs_the_kit_on_a_loose_file_and_reports_a_broken_sampler_once(p
     [("--sdesamplers", "eulr"), pytest.param(("--sdesamplers-plugin", "nowhere.py"), marks=pytest.mark.slow)],
 )
 def test_pytest_is_called_wrongly(pytester, words):
-    result = pytester.runpytest_subprocess(*words, "-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess(*words, "-p", "no:cacheprovider")
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     assert "'euler'" in str(result.stderr) + str(result.stdout) or "no such file" in str(result.stderr)
 
 
-def test_a_recipe_is_checked_with_its_options():
-    report = check_sampler("ode-exact", checks=["finite", "push = pull", "free steps", "options"]).require()
+@pytest.mark.parametrize(
+    "checks",
+    mostly_slow(
+        [["push = pull", "options"], ["finite", "push = pull", "free steps", "options"]],
+        keep=[["push = pull", "options"]],
+    ),
+    ids=len,
+)
+def test_a_recipe_passes_with_its_options(checks):
+    report = check_sampler("ode-exact", checks=checks).require()
     assert report.sampler == "ode-exact"
-    assert [finding.verdict for finding in report] == ["pass", "pass", "pass", "pass"]
+    assert {finding.verdict for finding in report} == {"pass"}
+
+
+def test_a_recipe_is_checked_with_its_options():
     other = check_sampler("ab", options={"order": 2}, checks=["ODE order", "evaluations"])
     assert [finding.verdict for finding in other] == ["skip", "pass"]  # its order is declared for order=4
     with pytest.raises(sds.UsageError, match="has no option 'etta'"):
