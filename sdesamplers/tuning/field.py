@@ -100,6 +100,9 @@ class Field:
         """Run a sampler from the same starts.
 
         Returns the ends in angle coordinates, and the angles and states of all evaluations.
+
+        Raises:
+            UsageError: the sampler draws noise.
         """
         run, ends, nodes, states = self.prepared(request), [], list[list[float]](), list[list[Tensor]]()
         for rows in self.batches:
@@ -114,6 +117,8 @@ class Field:
             with running(self.model, key=(self.seed, self.indices[rows][0])):
                 x = run.begin(path, self.indices[rows], None)
                 end = drive(start_run(run.spec, x, path, run.recipe.options), evaluate)
+            if path.ledger.drew_noise:
+                raise UsageError(f"{run.spec.name} draws noise; a deterministic sampler is needed, such as quality")
             last = path.points[-1]
             ends.append(end / math.hypot(last.alpha, last.sigma))
             nodes.append(angles)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..processes.predictions import weighted_sum
 from .field import Field, Teacher
 
-REWEIGHTINGS = 2
+REWEIGHTINGS = 4
 """Repetitions of a step's fit with weights of samples by their distance from it."""
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..checks import number, suggest_keywords, whole
+from ..checks import number, whole
 from ..errors import NonFiniteError, UsageError
 from ..io.files import make_folder
 from ..models.base import Model
@@ -92,7 +92,6 @@ Advance = Callable[[str], None]
 
 
 @public
-@suggest_keywords()
 def tune(
     model: Model | str,
     nfe: int | Sequence[int] = 8,

@@ -1,0 +1,273 @@
+"""`tune`: exact on a Gaussian, better than fixed settings on starts that it has not seen, and what ends it early."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hub_server import HubServer
+from tiny_models import save_pipeline
+
+import sdesamplers as sds
+from sdesamplers.cli import main
+from sdesamplers.sampling.table import read_table
+from sdesamplers.tuning import search as search_module
+from sdesamplers.tuning import tune as tune_module
+from sdesamplers.tuning.field import Field
+from sdesamplers.tuning.fit import solve
+
+QUICK: dict[str, Any] = {"starts": 48, "trials": 8, "teacher_nfe": 48}
+
+
+def mixture(process: Any = None) -> sds.MixtureModel:
+    """Four components in 6 dimensions."""
+    means = np.random.default_rng(0).normal(size=(4, 6))
+    return sds.MixtureModel([0.2, 0.3, 0.1, 0.4], means, [0.05, 0.1, 0.2, 0.02], process or sds.VP(), name="mixture")
+
+
+def errors_on_new_starts(model: sds.Model, sampler: Any, **arguments: Any) -> tuple[float, float]:
+    """RMS and median of the errors of 256 samples, against rk45."""
+    common: dict[str, Any] = {"num_samples": 256, "seed": 11}
+    exact = sds.sample(model, "rk45", rtol=1e-7, atol=1e-7, dtype=torch.float64, **common).samples
+    found = sds.sample(model, sampler, **common, **arguments).samples
+    error = (found - exact).square().mean(1).sqrt()
+    return float(error.square().mean().sqrt()), float(error.median())
+
+
+@pytest.mark.parametrize("process", [sds.VP(), sds.RectifiedFlow(), sds.EDM()], ids=["vp", "flow", "edm"])
+def test_isotropic_gaussian_data_are_exact_with_two_evaluations(process):
+    """The ODE is y_end = c y_0, which the weights of the start can represent."""
+    model = sds.GaussianModel([0.0, 0.0, 0.0], 0.36, process, prediction="v")
+    table = sds.tune(model, 2, starts=8, trials=1, teacher_nfe=200).tables[2]
+    exact = sds.sample(model, "rk45", rtol=1e-8, atol=1e-8, dtype=torch.float64, num_samples=16).samples
+    found = sds.sample(model, table, dtype=torch.float64, num_samples=16).samples
+    fixed = sds.sample(model, "dpmpp-2m", nfe=2, dtype=torch.float64, num_samples=16).samples
+    assert float((found - exact).abs().max()) < 3e-3
+    assert float((found - exact).abs().max()) < 0.02 * float((fixed - exact).abs().max())
+
+
+@pytest.mark.parametrize(
+    ("process", "nfe"),
+    [(sds.VP(), 5), pytest.param(sds.RectifiedFlow(), 8, marks=pytest.mark.slow)],
+    ids=["vp", "flow"],
+)
+def test_a_tuned_table_is_ahead_of_fixed_settings_on_starts_that_nothing_has_seen(process, nfe):
+    means = np.random.default_rng(0).normal(size=(4, 6))
+    model = sds.MixtureModel([0.2, 0.3, 0.1, 0.4], means, [0.05, 0.1, 0.2, 0.02], process, prediction="v")
+    table = sds.tune(model, nfe, **QUICK).tables[nfe]
+    rms, median = errors_on_new_starts(model, table)
+    fixed = [errors_on_new_starts(model, name, nfe=nfe) for name in ("unipc", "dpmpp-2m", "fast", "quality")]
+    assert rms < 0.8 * min(each[0] for each in fixed)
+    assert median < 0.25 * min(each[1] for each in fixed)
+    reported = table.facts["errors"]  # on other starts: the same within the noise of 48 samples
+    assert 0.4 < reported["median"] / median < 2.5
+    assert table.facts["returned"] == "tuned"
+    assert reported["fixed"]["median"] > 2 * reported["median"]
+
+
+def spike(count: int) -> torch.Tensor:
+    """0 but for one sample."""
+    return 30.0 * (torch.arange(count, dtype=torch.float64) == 3)[:, None].expand(count, 5)
+
+
+def test_the_weights_of_a_step_solve_the_normal_equations():
+    rng = torch.Generator().manual_seed(0)
+    features = [torch.randn(40, 5, generator=rng, dtype=torch.float64) for _ in range(3)]
+    target = 0.5 * features[0] - 2 * features[1] + 0.25 * features[2]
+    np.testing.assert_allclose(solve(target, features, 0.0), [0.5, -2, 0.25], atol=1e-10)
+    columns = torch.stack([feature.flatten() for feature in features], 1).numpy()
+    plain = np.linalg.lstsq(columns, (target + spike(40)).flatten().numpy(), rcond=None)[0]
+    robust = solve(target + spike(40), features, 0.0)  # a sample in another mode counts little
+    assert np.abs(robust - [0.5, -2, 0.25]).max() < 0.02 * np.abs(plain - [0.5, -2, 0.25]).max()
+
+
+def test_the_same_seed_gives_the_same_table_and_another_seed_another():
+    first, again, other = (
+        sds.tune(mixture(), 4, seed=seed, starts=16, trials=4, teacher_nfe=24).tables[4] for seed in (3, 3, 4)
+    )
+    assert first == again
+    assert first.facts == again.facts
+    assert first != other
+
+
+def test_the_best_fixed_setting_is_returned_if_the_search_finds_nothing_better(monkeypatch):
+    judge = search_module.judge
+
+    def spoiled(*arguments: Any) -> Any:
+        judged = judge(*arguments)
+        rows = tuple((*row[:-1], 0.5 * row[-1]) for row in judged.table.weights)
+        judged.table = sds.SolverTable(judged.table.angles, rows)
+        return judged
+
+    monkeypatch.setattr(search_module, "judge", spoiled)
+    model = mixture()
+    table = sds.tune(model, 6, starts=16, trials=3, teacher_nfe=32).tables[6]
+    assert table.facts["returned"].startswith("fixed: ")
+    name, *arguments = table.facts["returned"].removeprefix("fixed: ").split(" ")
+    grid = dict(text.split("=") for text in arguments)
+    expected = sds.sample(model, name, nfe=6, num_samples=3, **grid).samples
+    torch.testing.assert_close(sds.sample(model, table, num_samples=3).samples, expected, rtol=1e-4, atol=1e-4)
+    assert table.facts["errors"]["rms"] == table.facts["errors"]["fixed"]["rms"]
+
+
+def test_the_three_sets_of_starts_are_disjoint_and_beyond_those_of_runs(monkeypatch):
+    seen: set[int] = set()
+    sets: list[set[int]] = []
+    init = Field.__init__
+
+    def noting(self: Field, model: Any, indices: Any, *rest: Any) -> None:
+        sets.append(set(indices))
+        init(self, model, indices, *rest)
+
+    monkeypatch.setattr(Field, "__init__", noting)
+    sds.tune(mixture(), 3, starts=5, trials=1, teacher_nfe=16)
+    assert len(sets) == 3
+    for each in sets:
+        assert not seen & each
+        assert min(each) >= 2**40
+        seen |= each
+
+
+class Stop:
+    """Raises KeyboardInterrupt at one of the calls."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.calls = at, 0
+
+    def __call__(self, message: str) -> None:
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_search_keeps_its_best_and_the_same_call_completes_it(tmp_path):
+    arguments: dict[str, Any] = {"starts": 12, "trials": 6, "teacher_nfe": 24}
+    whole = sds.tune(mixture(), [3, 4], **arguments)
+    stopped = sds.tune(mixture(), [3, 4], **arguments, out=tmp_path, advance=Stop(8))
+    assert stopped.interrupted
+    assert stopped.tables[3] == whole.tables[3]
+    assert read_table(tmp_path / "nfe-4.json").facts["interrupted"]
+    calls = Stop(-1)
+    completed = sds.tune(mixture(), [3, 4], **arguments, out=tmp_path, advance=calls)
+    assert calls.calls == 6  # the table for 3 evaluations was there
+    assert completed.tables == whole.tables
+    assert not completed.interrupted
+    assert read_table(tmp_path / "nfe-4.json") == whole.tables[4]
+
+
+def test_an_interruption_before_the_first_trial_is_passed_on(monkeypatch):
+    def interrupted(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tune_module, "search", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sds.tune(mixture(), 3, starts=4, trials=2, teacher_nfe=16)
+
+
+def test_minutes_end_the_search_after_a_trial():
+    tuning = sds.tune(mixture(), 3, starts=4, trials=1000, teacher_nfe=16, minutes=0)
+    assert tuning.interrupted
+    assert tuning.tables[3].nfe == 3
+
+
+def labelled(x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+    """x0 of one Gaussian for each label, and of the widest one without."""
+    mean = torch.zeros_like(x) if label is None else torch.where(label[:, None] == 9, 0.0, label[:, None].to(x) - 1.0)
+    alpha, sigma = torch.cos(t)[:, None], torch.sin(t)[:, None]
+    return mean + 0.25 * alpha * (x - alpha * mean) / (0.25 * alpha**2 + sigma**2)
+
+
+def test_a_conditional_model_is_tuned_at_its_guidance_on_all_its_conditions():
+    model = sds.FunctionModel(
+        labelled, sds.TrigFlow(), "sample", (3,), null_condition=9, conditional=True, name="labelled"
+    )
+    arguments: dict[str, Any] = {"starts": 12, "trials": 4, "teacher_nfe": 48}
+    table = sds.tune(model, 4, condition=[0, 2], guidance_scale=3.0, **arguments).tables[4]
+    assert (table.facts["guidance_scale"], table.facts["condition"]) == (3.0, "[0, 2]")
+    assert table.file_name == "nfe-4-guidance-3.json"
+    common: dict[str, Any] = {"num_samples": 8, "guidance_scale": 3.0, "condition": [0, 2] * 4}
+    exact = sds.sample(model, "rk45", rtol=1e-7, atol=1e-7, **common).samples
+    tuned, fixed = (
+        (sds.sample(model, sampler, nfe=4, **common).samples - exact).square().mean().sqrt()
+        for sampler in (table, "unipc")
+    )
+    assert tuned < 0.25 * fixed
+
+
+WRONG: dict[str, tuple[Callable[[], Any], str]] = {
+    "no starts": (lambda: sds.tune(mixture(), starts=0), "starts must be a whole number of 4 or more, not 0"),
+    "no trials": (lambda: sds.tune(mixture(), trials=0), "trials must be"),
+    "one evaluation": (lambda: sds.tune(mixture(), 1), "nfe must be a whole number of 2 or more, not 1"),
+    "no evaluations": (lambda: sds.tune(mixture(), []), "nfe must name a number of evaluations"),
+    "one twice": (lambda: sds.tune(mixture(), [5, 5]), "twice"),
+    "a teacher of two stages": (lambda: sds.tune(mixture(), teacher="heun"), "evaluate the model once at each point"),
+    "an unknown teacher": (lambda: sds.tune(mixture(), teacher="qualty"), "quality"),
+    "a teacher with noise": (
+        lambda: sds.tune(mixture(), teacher="ddpm"),
+        "draws noise; a deterministic sampler",
+    ),
+    "a condition": (lambda: sds.tune(mixture(), condition=3), "unconditional"),
+}
+
+
+@pytest.mark.parametrize("call", WRONG)
+def test_wrong_arguments_are_refused_in_a_line(call):
+    function, reason = WRONG[call]
+    with pytest.raises(sds.SdesamplersError, match=reason) as error:
+        function()
+    assert "\n" not in str(error.value)
+
+
+def test_a_network_that_returns_nan_is_named():
+    model = sds.FunctionModel(lambda x, t: x * float("nan"), sds.VP(), "epsilon", (3,), name="broken")
+    with pytest.raises(sds.NonFiniteError, match="broken"):
+        sds.tune(model, 3, starts=4, trials=1)
+
+
+def test_a_models_folder_carries_its_tables(tmp_path):
+    folder = save_pipeline(tmp_path / "tiny")
+    tuning = sds.tune(str(folder), [2, 3], starts=4, trials=1, teacher_nfe=16)
+    assert tuning.save(folder / "sdesamplers") == [folder / "sdesamplers/nfe-2.json", folder / "sdesamplers/nfe-3.json"]
+    model = sds.load(folder)
+    expected = sds.sample(model, tuning.tables[3], num_samples=2).samples
+    assert torch.equal(sds.sample(model, "tuned", nfe=3, num_samples=2).samples, expected)
+    with pytest.raises(sds.UsageError, match="no solver table for 5 evaluations, only for 2, 3"):
+        sds.sample(model, "tuned", nfe=5)
+
+
+def test_a_hub_repository_carries_its_tables(tmp_path, hub: HubServer):
+    folder = save_pipeline(tmp_path / "tiny")
+    table = sds.tune(str(folder), 2, starts=4, trials=1, teacher_nfe=16).tables[2]
+    table.save(folder / "sdesamplers")
+    hub.repo("me/tiny").commit_folder(folder)
+    model = sds.load("me/tiny", cache_dir=tmp_path / "cache")
+    expected = sds.sample(model, table, num_samples=2).samples
+    assert torch.equal(sds.sample(model, "tuned", nfe=2, num_samples=2).samples, expected)
+
+
+def run(*words: str) -> int:
+    with pytest.raises(SystemExit) as end:
+        main([*words])
+    return int(end.value.code or 0)
+
+
+def test_the_command_line_tunes_prints_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = save_pipeline(tmp_path / "tiny")
+    words = ["tune", str(folder), "--nfe", "2,3", "--starts", "4", "--trials", "2", "--teacher-nfe", "16"]
+    words += ["--out", str(tmp_path / "tables")]
+    assert run(*words, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["nfe"] for row in printed["tables"]] == [2, 3]
+    assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == ["nfe-2.json", "nfe-3.json"]
+    before = (tmp_path / "tables/nfe-2.json").stat().st_mtime_ns
+    assert run(*words) == 0
+    out = capsys.readouterr().out
+    assert (tmp_path / "tables/nfe-2.json").stat().st_mtime_ns == before
+    assert f"--sampler {tmp_path / 'tables'} --nfe 2" in "".join(out.splitlines())
+    assert run("tune", str(folder), "--starts", "0", "--out", str(tmp_path / "none")) == 2
+    assert "starts must be a whole number of 4 or more, not 0" in capsys.readouterr().err
