@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 @click.option("--out", type=click.Path(), default="tables", show_default=True, help="Output folder.")
 @click.option("--starts", type=int, default=64, show_default=True, help="Starts for the fit; as many more judge it.")
 @click.option("--trials", type=int, default=60, show_default=True, help="Grids that are tried for each table.")
+@click.option(
+    "--method",
+    type=click.Choice(["least-squares", "gradient"]),
+    default="least-squares",
+    show_default=True,
+    help="gradient improves the result further, with gradients of the network.",
+)
+@click.option("--iterations", type=int, default=60, show_default=True, help="Steps of the gradient method.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the starts and of the search.")
 @click.option("--guidance-scale", type=float, default=1.0, help="Guidance scale that the tables are for.")
 @click.option("--teacher", default="quality", show_default=True, help="Sampler whose samples are approximated.")

@@ -3,6 +3,7 @@
 tune.py     the call: starts, fixed settings, the choice between them and the tuned table, its facts
 search.py   random search over grids and the times that the network receives
 fit.py      weights of all steps by least squares, on the solver's own states
+gradient.py improvement by the gradient of the error with respect to weights, grid and times
 field.py    a model's velocity in angle coordinates for a set of starts, and a teacher's states
 trace.py    the solver table of a fixed sampler, read off its run on basis vectors
 """

@@ -96,6 +96,17 @@ class Field:
         self.evaluations += len(y)
         return torch.cat(found)
 
+    def pullback(self, y: Tensor, phi: float, psi: float, v: Tensor) -> Tensor:
+        """(dv/dy)^T v of the velocity at y, one batch at a time."""
+        point, found = self.point(phi).evaluated_at(self.point(psi)), []
+        with running(self.model, key=(self.seed, self.indices[0]), gradients=True):
+            for rows, evaluate in zip(self.batches, self._evaluators, strict=True):
+                state = y[rows].detach().requires_grad_()
+                velocity = evaluate(state, point).compose(x0=-math.sin(phi), eps=math.cos(phi))
+                found.append(torch.autograd.grad(velocity, state, v[rows])[0])
+        self.evaluations += len(y)
+        return torch.cat(found)
+
     def run(self, request: Request) -> tuple[Tensor, list[float], list[Tensor]]:
         """Run a sampler from the same starts.
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path as FilePath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -19,10 +19,11 @@ from ..models.base import Model
 from ..path.path import Path
 from ..pretrained.loading import as_model
 from ..public import public
-from ..sampling.arguments import make_recipe
+from ..sampling.arguments import make_recipe, one_of
 from ..sampling.request import Request
 from ..sampling.table import SolverTable, read_table, signature
 from .field import Field, Teacher, errors
+from .gradient import refine
 from .search import Candidate, Judged, score, search
 from .trace import table_of, traced
 
@@ -43,6 +44,7 @@ FIXED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("exp-ab", {"spacing": "logsnr"}),
 )
 """Samplers and grids among which the best fixed setting is looked for; those that a process excludes are left out."""
+METHODS = ("least-squares", "gradient")
 BASES = ("ab", "unipc", "dpmpp-2m")
 GRIDS = 3
 """Number of the best fixed settings whose grids the search starts from."""
@@ -98,6 +100,8 @@ def tune(
     *,
     starts: int = 64,
     trials: int = 60,
+    method: Literal["least-squares", "gradient"] = "least-squares",
+    iterations: int = 60,
     seed: int = 0,
     condition: Any = None,
     guidance_scale: float = 1.0,
@@ -113,13 +117,17 @@ def tune(
     For each trial grid the weights are fitted step by step by least squares to a teacher's states, on the solver's own
     states (Duan et al. 2023); a random search changes the grid and the times that the network receives. The best table
     is compared with the best of 12 fixed settings on other starts. If a fixed setting is better there, its table is
-    returned, and `facts["returned"]` says so. No gradient of the network is needed. See docs/tuning.md.
+    returned, and `facts["returned"]` says so. See docs/tuning.md.
 
     Args:
         model: a `Model`, or any argument of `load`.
         nfe: evaluations per sample, 2 or more; a list computes one table for each.
         starts: number of initial states for the fit, and as many each for the choice and for the report.
         trials: number of grids that are tried for each table. A trial takes starts * nfe evaluations of the network.
+        method: "least-squares", or "gradient", which then improves weights, grid and times together by `iterations`
+            steps of Adam. The network must be differentiable, and an iteration takes about 6 times a trial; one
+            evaluation is kept in memory at a time.
+        iterations: see `method`.
         seed: of the starts and of the search. The same seed gives the same table on the same machine.
         condition: one condition for all starts, or a list, from which each start takes one in turn.
         guidance_scale: the guidance that the table is for.
@@ -142,7 +150,8 @@ def tune(
     model = as_model(model)
     model.gaussian  # noqa: B018 - refuses a process without alpha and sigma
     budgets = budgets_of(nfe)
-    counts = {"starts": starts, "trials": trials, "teacher_nfe": teacher_nfe}
+    counts = {"starts": starts, "trials": trials, "iterations": iterations, "teacher_nfe": teacher_nfe}
+    one_of("method", method, METHODS)
     for name, value in counts.items():
         whole(name, value, 4 if name == "starts" else 1)
     if minutes is not None:
@@ -153,10 +162,12 @@ def tune(
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     tuning, folder = Tuning(), None if out is None else make_folder(FilePath(out))
     for budget in budgets:
-        asked = work.asked(budget, trials)
+        asked = {**work.asked(budget, trials), "method": method}
+        if method == "gradient":
+            asked["iterations"] = iterations
         kept = None if folder is None else finished(folder, asked)
         if kept is None:
-            table, whole_search = work.tuned(budget, trials, asked, until, advance)
+            table, whole_search = work.tuned(asked, until, advance)
             tuning.interrupted |= not whole_search
             if folder is not None:
                 table.save(folder)
@@ -272,22 +283,24 @@ class Work:
             found.append((result, " ".join([name, *(f"{k}={v}" for k, v in arguments.items())]), table))
         return sorted(found, key=lambda each: each[0])
 
-    def tuned(
-        self, nfe: int, trials: int, asked: dict[str, Any], until: float, advance: Advance | None
-    ) -> tuple[SolverTable, bool]:
+    def tuned(self, asked: dict[str, Any], until: float, advance: Advance | None) -> tuple[SolverTable, bool]:
         """The table for a number of evaluations, and whether the search was completed."""
-        made, teacher = self.on(FIT)
+        made, _ = self.on(FIT)
+        nfe, trials, iterations = asked["nfe"], asked["trials"], asked.get("iterations", 0)
         fixed, whole_search = self.fixed(nfe), True
         best: Judged | None = None
         firsts = first_candidates([table for _, _, table in fixed], made.angle)
         if not fixed:
             raise UsageError(f"no fixed sampler runs on this model with {nfe} evaluations")
         try:
-            for trial, best in enumerate(search(made, teacher, self.base, firsts, trials, (self.seed, nfe)), 1):
+            for count, best in enumerate(self.candidates(firsts, asked), 1):
                 if advance is not None:
                     rms, median = summary(best.errors).values()
-                    advance(f"{nfe} evaluations, trial {trial} of {trials}: RMS error {rms:.4g}, median {median:.4g}")
-                if time.monotonic() > until and trial < trials:
+                    stage = f"trial {count} of {trials}"
+                    if count > trials:
+                        stage = f"iteration {count - trials} of {iterations}"
+                    advance(f"{nfe} evaluations, {stage}: RMS error {rms:.4g}, median {median:.4g}")
+                if time.monotonic() > until and count < trials + iterations:
                     whole_search = False
                     break
         except KeyboardInterrupt:
@@ -295,6 +308,15 @@ class Work:
                 raise
             whole_search = False
         return self.chosen(best, fixed, asked, whole_search), whole_search
+
+    def candidates(self, firsts: list[Candidate], asked: dict[str, Any]) -> Iterator[Judged]:
+        """The best so far after each trial, and then after each iteration of the gradient method."""
+        made, teacher = self.on(FIT)
+        best = None
+        for best in search(made, teacher, self.base, firsts, asked["trials"], (self.seed, asked["nfe"])):
+            yield best
+        if best is not None and asked["method"] == "gradient":
+            yield from refine(made, teacher, self.base, best, asked["iterations"])
 
     def chosen(
         self, best: Judged | None, fixed: list[tuple[float, str, SolverTable]], asked: dict[str, Any], complete: bool
@@ -309,7 +331,6 @@ class Work:
         facts = {
             **asked,
             "returned": returned,
-            "method": "least squares",
             "base": best.candidate.base if best is not None and returned == "tuned" else winner,
             "teacher": {**asked["teacher"], "errors": self.teacher_error()},
             "errors": {

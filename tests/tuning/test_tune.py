@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from sdesamplers.cli import main
 from sdesamplers.sampling.table import read_table
 from sdesamplers.tuning import search as search_module
 from sdesamplers.tuning import tune as tune_module
-from sdesamplers.tuning.field import Field
+from sdesamplers.tuning.field import Field, Teacher
 from sdesamplers.tuning.fit import solve
+from sdesamplers.tuning.gradient import gradients
+from sdesamplers.tuning.trace import table_of
 
 QUICK: dict[str, Any] = {"starts": 48, "trials": 8, "teacher_nfe": 48}
 
@@ -84,6 +87,57 @@ def test_the_weights_of_a_step_solve_the_normal_equations():
     plain = np.linalg.lstsq(columns, (target + spike(40)).flatten().numpy(), rcond=None)[0]
     robust = solve(target + spike(40), features, 0.0)  # a sample in another mode counts little
     assert np.abs(robust - [0.5, -2, 0.25]).max() < 0.02 * np.abs(plain - [0.5, -2, 0.25]).max()
+
+
+def log_error(field: Field, teacher: Teacher, table: sds.SolverTable) -> float:
+    """The mean logarithm of the samples' squared errors, by the table's recursion."""
+    y, velocities = field.begin(), list[torch.Tensor]()
+    start = y
+    for n, row in enumerate(table.weights):
+        velocities.append(field(y, table.angles[n], table.network_angles[n]))
+        y = row[0] * start + row[1] * y + sum(w * v for w, v in zip(row[2:], velocities, strict=True))
+    return float((y - teacher.end).square().flatten(1).sum(1).log().mean())
+
+
+def changed(table: sds.SolverTable, place: tuple[Any, ...], by: float) -> sds.SolverTable:
+    """A table with one of its numbers changed."""
+    name, *where = place
+    values = json.loads(json.dumps(getattr(table, name)))
+    holder = values
+    for index in where[:-1]:
+        holder = holder[index]
+    holder[where[-1]] += by
+    return replace(table, **{name: values})
+
+
+def test_the_gradient_is_that_of_difference_quotients():
+    model = sds.FunctionModel(
+        lambda x, t: 0.6 * torch.tanh(1.3 * x + t), sds.VP(), "sample", (3,), dtype=torch.float64, name="tanh"
+    )
+    work = tune_module.Work(model, 6, 0, None, 1.0, None, "quality", 40)
+    field, teacher = work.on(tune_module.FIT)
+    table = table_of(model.process, "ab", steps=4, spacing="angle", final="zero")
+    table = replace(table, network_angles=tuple(phi * 0.97 for phi in table.angles[:-1]))
+    _, (by_angle, by_network_angle, by_row) = gradients(field, teacher, table)
+    found = {("angles", 2): by_angle[2], ("network_angles", 1): by_network_angle[1], ("weights", 0, 1): by_row[0][1]}
+    found |= {("weights", 1, 2): by_row[1][2], ("weights", 3, 0): by_row[3][0], ("weights", 2, 4): by_row[2][4]}
+    for place, slope in found.items():
+        h = 1e-5
+        one, other = (log_error(field, teacher, changed(table, place, sign * h)) for sign in (1, -1))
+        assert float(slope) == pytest.approx((one - other) / (2 * h), rel=0.02 if "angles" in place[0] else 1e-5), place
+
+
+def test_the_gradient_method_improves_the_fit():
+    arguments: dict[str, Any] = {"starts": 32, "trials": 6, "teacher_nfe": 48}
+    messages: list[str] = []
+    plain = sds.tune(mixture(), 4, **arguments).tables[4]
+    refined = sds.tune(mixture(), 4, **arguments, method="gradient", iterations=25, advance=messages.append).tables[4]
+    assert messages[-1].startswith("4 evaluations, iteration 25 of 25: ")
+    rms, median = (float(text.split(" ")[-1]) for text in messages[-1].split(", ")[-2:])
+    before = [float(text.split(" ")[-1]) for text in messages[5].split(", ")[-2:]]
+    assert rms * median < 0.95 * before[0] * before[1]
+    assert refined.facts["method"] == "gradient"
+    assert refined != plain
 
 
 def test_the_same_seed_gives_the_same_table_and_another_seed_another():

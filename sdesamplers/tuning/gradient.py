@@ -1,0 +1,156 @@
+"""A solver table improved by the gradient of its error with respect to weights, grid and the network's times.
+
+The gradient is that of the adjoint recursion. With L the loss, lambda_n = dL/dy_n and mu_n = dL/dv_n, backwards in n,
+
+    mu_j += w_nj lambda_{n+1} for j <= n,   lambda_n = b_n lambda_{n+1} + (dv_n/dy_n)^T mu_n
+
+so that one evaluation of the network is kept in memory at a time. Derivatives of v with respect to the two angles, phi
+of the state and psi of the network's time, are difference quotients: networks need not be differentiable in time. The
+loss is the mean logarithm of the samples' squared errors, which a sample that changes mode does not dominate. Weights
+are a base method's on the present grid plus corrections (Oganesyan et al. 2025, section 4.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..processes.predictions import weighted_sum
+from ..sampling.table import SolverTable
+from .field import Field, Teacher, errors
+from .search import Base, Judged
+
+STEP = 1e-3
+"""Of the difference quotients, relative to the angle."""
+
+
+@dataclass
+class Parameters:
+    """What is learned, as float64 tensors: sizes and shifts as in `Candidate`, and corrections of the weights' rows."""
+
+    sizes: Tensor
+    shifts: Tensor
+    corrections: list[Tensor]
+
+    @classmethod
+    def of(cls, judged: Judged, base: list[list[float]]) -> Parameters:
+        """Those of a fitted candidate."""
+        candidate = judged.candidate
+        sizes, shifts = (torch.tensor(v, dtype=torch.float64) for v in (candidate.sizes, candidate.shifts))
+        rows = [np.subtract(own, other) for own, other in zip(judged.table.weights, base, strict=True)]
+        made = cls(sizes - sizes.max(), shifts, [torch.tensor(row, dtype=torch.float64) for row in rows])
+        for value in made.all:
+            value.requires_grad_()
+        return made
+
+    @property
+    def all(self) -> list[Tensor]:
+        """All tensors."""
+        return [self.sizes, self.shifts, *self.corrections]
+
+    def angles(self, start: float) -> Tensor:
+        """N + 1 angles from the start to 0."""
+        steps = self.sizes.exp()
+        left = start * (1 - steps.cumsum(0) / steps.sum())
+        return torch.cat([left.new_tensor([start]), left[:-1], left.new_tensor([0.0])])
+
+    def network_angles(self, angles: Tensor, smallest: float) -> Tensor:
+        """N angles of the network's times; the first is that of the state."""
+        moved = angles[:-1] * torch.cat([torch.zeros(1, dtype=torch.float64), self.shifts[1:]]).exp()
+        return moved.clamp(min(smallest, float(angles[-2].detach())), float(angles[0].detach()))
+
+
+def refine(
+    field: Field, teacher: Teacher, base: Base, judged: Judged, iterations: int, rate: float = 1e-2
+) -> Iterator[Judged]:
+    """Yield the best table so far after each of `iterations` steps of Adam, with a rate that falls to 0 by a cosine."""
+    name, best = judged.candidate.base, judged
+    weights_at: Callable[[list[float]], list[list[float]]] = lambda angles: base(name, angles)  # noqa: E731
+    learned = Parameters.of(judged, weights_at(list(judged.table.angles)))
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [learned.sizes, learned.shifts], "lr": 3 * rate},
+            {"params": learned.corrections, "lr": rate},
+        ]
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
+    for _ in range(iterations):
+        with torch.enable_grad():
+            angles = learned.angles(field.angle)
+            asked = learned.network_angles(angles, field.smallest)
+            rows = on_grid(weights_at, angles, learned.corrections)
+        values = [float(v) for v in angles.detach()], [float(v) for v in asked.detach()]
+        table = SolverTable(tuple(values[0]), tuple(tuple(row.detach().tolist()) for row in rows), tuple(values[1]))
+        found, slopes = gradients(field, teacher, table)
+        current = Judged(judged.candidate, table, found)
+        if current.score < best.score:
+            best = current
+        yield best
+        optimizer.zero_grad()
+        by_angle, by_network_angle, by_row = slopes
+        linear = (angles[:-1] * by_angle).sum() + (asked * by_network_angle).sum()
+        linear = linear + sum((row * slope).sum() for row, slope in zip(rows, by_row, strict=True))
+        linear.backward()
+        torch.nn.utils.clip_grad_norm_(learned.all, 10.0)
+        optimizer.step()
+        schedule.step()
+
+
+def on_grid(
+    weights_at: Callable[[list[float]], list[list[float]]], angles: Tensor, corrections: list[Tensor]
+) -> list[Tensor]:
+    """The base's weights on a grid plus the corrections, with their derivatives with respect to the angles."""
+    grid = angles.detach().tolist()
+    rows = [torch.tensor(row, dtype=torch.float64) for row in weights_at(grid)]
+    for k in range(1, len(grid) - 1):  # the ends are fixed
+        step = 1e-5 * min(grid[k - 1] - grid[k], grid[k] - grid[k + 1])
+        ahead, behind = (weights_at([*grid[:k], grid[k] + sign * step, *grid[k + 1 :]]) for sign in (1, -1))
+        for n, row in enumerate(rows):
+            slope = torch.from_numpy(np.subtract(ahead[n], behind[n]) / (2 * step))
+            rows[n] = row + slope * (angles[k] - grid[k])
+    return [row + correction for row, correction in zip(rows, corrections, strict=True)]
+
+
+Slopes = tuple[Tensor, Tensor, list[Tensor]]
+
+
+def gradients(field: Field, teacher: Teacher, table: SolverTable) -> tuple[np.ndarray, Slopes]:
+    """Errors of a table, and the derivatives of the loss by angles (N,), network angles (N,) and rows of weights."""
+    y = start = field.begin()
+    states, velocities = [y], list[Tensor]()
+    for n, row in enumerate(table.weights):
+        velocities.append(field(y, table.angles[n], table.network_angles[n]))
+        y = weighted_sum(row, [start, y, *velocities])
+        states.append(y)
+    found = errors(y, teacher)
+    residual = y - teacher.end
+    size = residual.flatten(1).square().sum(1).clamp_min(1e-20).view(-1, *(1,) * (y.dim() - 1))
+    adjoint = 2 * residual / (size * len(y))
+    moments = [torch.zeros_like(start) for _ in velocities]
+    by_row, by_angle, by_network_angle = list[Tensor](), np.zeros(table.nfe), np.zeros(table.nfe)
+    for n in reversed(range(table.nfe)):
+        row, terms = table.weights[n], [start, states[n], *velocities[: n + 1]]
+        by_row.append(torch.tensor([inner(adjoint, term) for term in terms], dtype=torch.float64))
+        for j in range(n + 1):
+            moments[j].add_(adjoint, alpha=row[2 + j])
+        if n:
+            phi, psi, v = table.angles[n], table.network_angles[n], velocities[n]
+            h, k = (inwards(field, angle) for angle in (phi, psi))
+            by_angle[n] = inner(moments[n], field(states[n], phi + h, psi) - v) / h
+            by_network_angle[n] = inner(moments[n], field(states[n], phi, psi + k) - v) / k
+            adjoint = row[1] * adjoint + field.pullback(states[n], phi, psi, moments[n])
+    return found, (torch.from_numpy(by_angle), torch.from_numpy(by_network_angle), by_row[::-1])
+
+
+def inwards(field: Field, angle: float) -> float:
+    """The step of a difference quotient in an angle, towards the inside of its range."""
+    return STEP * angle if angle * (1 + STEP) <= field.angle else -STEP * angle
+
+
+def inner(one: Tensor, other: Tensor) -> float:
+    """Inner product over everything, in float64."""
+    return float((one.double() * other.double()).sum())
