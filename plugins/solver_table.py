@@ -55,7 +55,8 @@ def table(
         )
     start, velocities = x, list[Tensor]()
     for n, (row, clock) in enumerate(zip(rows, clocks, strict=True)):
-        out = yield x, path.points[n].evaluated_at(clock)
+        now = path.points[n]
+        out = yield x, now if clock is now else now.evaluated_at(clock)
         velocities.append(out.compose(x0=-math.sin(angles[n]), eps=math.cos(angles[n])))
         first, present, *others = (norms[n + 1] * weight for weight in row)  # y = x / norm
         x = weighted_sum([first / norms[0], present / norms[n], *others], [start, out.x, *velocities])

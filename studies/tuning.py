@@ -112,7 +112,39 @@ def report(rows: list[tuple[Any, ...]]) -> str:
         ratios = f"{rms / best_rms:.2f} | {median / best_median:.3f}"
         errors = f"{rms:.2g} / {median:.2g} | {best_rms:.2g} / {best_median:.2g}"
         lines.append(f"| {label} | {nfe} | {errors} | {ratios} | {seconds:.0f} |")
+    lines += ["", "![Error against evaluations, of tables and of the best fixed settings](tuning.png)"]
     return "\n".join(lines) + "\n"
+
+
+def draw(rows: list[tuple[Any, ...]], file: Path) -> None:
+    """Errors against evaluations, before and after, one panel for each problem."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    labels = list(dict.fromkeys(row[0] for row in rows))
+    columns = min(4, len(labels))
+    shape = -(-len(labels) // columns), columns
+    figure, axes = plt.subplots(
+        *shape, figsize=(3.2 * columns, 2.9 * shape[0]), squeeze=False, sharex=True, sharey=True
+    )
+    lines = (("tuned, median", 3, "C0o-"), ("tuned, RMS", 2, "C0o:"), ("best fixed, median", 5, "C1s-"))
+    for label, axis in zip(labels, axes.flat, strict=False):
+        own = [row for row in rows if row[0] == label]
+        for name, column, style in (*lines, ("best fixed, RMS", 4, "C1s:")):
+            axis.plot([row[1] for row in own], [row[column] for row in own], style, label=name, markersize=4)
+        axis.set(title=label, yscale="log", xticks=BUDGETS)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(labels) :]:
+        axis.axis("off")
+    for axis in axes[-1]:
+        axis.set_xlabel("model evaluations")
+    for row in axes:
+        row[0].set_ylabel("error")
+    axes.flat[0].legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(file, dpi=110)
 
 
 def main() -> None:
@@ -131,6 +163,7 @@ def main() -> None:
                 rows += rows_of(label, random_mixture(process(), dimension, seed=0))
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "tuning.md").write_text(report(rows), encoding="utf-8")
+    draw(rows, arguments.out / "tuning.png")
 
 
 if __name__ == "__main__":

@@ -79,6 +79,28 @@ def fetch(
     return place, folder.name
 
 
+HUB_PREFIX = "hf://"
+
+
+def fetch_tables(source: str) -> Path:
+    """Download the solver tables of a Hub repository, from its folder `sdesamplers` or its root.
+
+    Args:
+        source: "hf://owner/name", or "hf://owner/name@revision" for a branch, tag or commit.
+
+    Raises:
+        ModelError: no connection, no such repository, revision or table, or no permission; in one line.
+    """
+    repo, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
+    patterns = [f"{TABLES}/nfe-*.json", "nfe-*.json"]
+    access = {"token": None, "cache_dir": None, "local_files_only": False}
+    folder = _snapshot(repo, patterns, revision=revision or None, **access)
+    place = folder / TABLES if (folder / TABLES).is_dir() else folder
+    if not place.is_dir():  # nothing matched
+        raise ModelError(f"{source} has no solver tables (files nfe-*.json, in its root or in a folder {TABLES!r})")
+    return place
+
+
 def _index(variant: str | None, ending: str) -> str:
     """Return the file name of the index of a UNet's sharded weights."""
     return f"{WEIGHTS}.{ending}.index{f'.{variant}' if variant else ''}.json"

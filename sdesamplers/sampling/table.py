@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import UsageError
 from ..io.files import make_folder, read, write
 from ..models.base import Model
+from ..pretrained.hub import HUB_PREFIX, fetch_tables
 from ..public import public
 from ..registry.names import Preset
 from ..registry.registry import default_registry
@@ -147,13 +148,19 @@ class SolverTable:
 
     @classmethod
     def load(cls, path: str | FilePath, nfe: int | None = None) -> SolverTable:
-        """Read a table from a file, or the one for `nfe` evaluations from a folder of tables.
+        """Read a table from a file, or the one for `nfe` evaluations from a folder or a Hub repository.
+
+        A repository is given as "hf://owner/name" or "hf://owner/name@revision". Its tables are data; nothing is run.
 
         Raises:
+            ModelError: the repository cannot be read.
             UsageError: no such file, not a table, or none, or more than one, for this number of evaluations.
         """
-        place = FilePath(path)
-        tables = read_tables(place) if place.is_dir() else [read_table(place)]
+        place = fetch_tables(str(path)) if str(path).startswith(HUB_PREFIX) else FilePath(path)
+        try:
+            tables = read_tables(place) if place.is_dir() else [read_table(place)]
+        except UsageError as error:  # blame the repository, not the folder in the cache
+            raise UsageError(str(error).replace(str(place), str(path))) from None
         return choose(tables, nfe, str(path))
 
     def preset(self) -> Preset:

@@ -296,7 +296,7 @@ def test_a_solver_is_tried_on_the_toy_model_once_a_process(monkeypatch):
         (
             "restart",
             {"intervals": [3, 2, 0.06, 0.3]},
-            r"must be a list of \[N, K, t_min, t_max\].*; 3 is not such an interval",
+            r"option 'intervals' must be Sequence\[Sequence\[float\]\], not \[3, 2, 0.06, 0.3\]",
         ),
         ("restart", {"intervals": [[3, 2, 0.06]]}, r"; \[3, 2, 0.06\] is not such an interval"),
         ("restart", {"intervals": [[3, 1.5, 0.06, 1]]}, "whole N >= 2 and K >= 1"),

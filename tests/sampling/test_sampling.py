@@ -527,7 +527,7 @@ BAD = [
     ({"steps": 5, "times": [1.0, 0.5]}, "pass one of .* not steps and times"),
     ({"times": [1.0, 0.5], "sigmas": [1.0, 0.5]}, "not times and sigmas"),
     ({"sampler": "eulr", "steps": 5}, "unknown sampler 'eulr'; did you mean .*'euler'"),
-    ({"sampler": 3, "steps": 5}, "sampler must be a name, a Sampler or a Recipe, not 3"),
+    ({"sampler": 3, "steps": 5}, "sampler must be a name, a Sampler, a Recipe or a SolverTable, not 3"),
     ({"steps": 5, "strength": 1}, "sampler 'euler' has no option 'strength'.*it has no options"),
     ({"sampler": "ddim", "steps": 5, "etta": 1.0}, "did you mean 'eta'"),
     ({"sampler": "ddim", "steps": 5, "eta": "big"}, "option 'eta' must be float, not 'big'"),

@@ -298,7 +298,7 @@ def test_what_sampler_may_be():
     ("words", "message"),
     [
         ({"sampler": "eulr"}, "unknown sampler 'eulr'; did you mean"),
-        ({"sampler": 3}, "must be a name, a Sampler or a Recipe, not 3"),
+        ({"sampler": 3}, "must be a name, a Sampler, a Recipe or a SolverTable, not 3"),
         ({"sampler": "euler", "eta": 1.0}, "sampler 'euler' has no option 'eta'"),
         ({"sampler": "euler", "traned": {}}, "Scheduler has no argument 'traned'; did you mean trained="),
         ({"sampler": "dpmpp-2m", "ordr": 2}, "sampler 'dpmpp-2m' has no option 'ordr'; did you mean 'order'"),

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from hub_server import HubServer
+from huggingface_hub import constants
 from tiny_models import save_pipeline
 
 import sdesamplers as sds
@@ -302,6 +303,27 @@ def test_a_hub_repository_carries_its_tables(tmp_path, hub: HubServer):
     model = sds.load("me/tiny", cache_dir=tmp_path / "cache")
     expected = sds.sample(model, table, num_samples=2).samples
     assert torch.equal(sds.sample(model, "tuned", nfe=2, num_samples=2).samples, expected)
+
+
+def test_a_hub_repository_of_tables(tmp_path, hub: HubServer, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    model = mixture()
+    table = sds.SolverTable([1.5, 0.7, 0.0], [[0.0, 0.7, -0.7], [0.0, 0.75, 0.1, -0.6]])
+    (tmp_path / "repo").mkdir()
+    table.save(tmp_path / "repo")
+    (tmp_path / "repo/code.py").write_text("raise SystemExit('run')")
+    hub.repo("me/tables").commit_folder(tmp_path / "repo")
+    hub.repo("me/nothing").commit_folder(save_pipeline(tmp_path / "tiny"))
+    assert sds.SolverTable.load("hf://me/tables") == table
+    expected = sds.sample(model, table, num_samples=2).samples
+    assert torch.equal(sds.sample(model, "hf://me/tables@main", nfe=2, num_samples=2).samples, expected)
+    assert not list((tmp_path / "cache").rglob("code.py"))
+    with pytest.raises(sds.ModelError, match=r"^hf://me/nothing has no solver tables"):
+        sds.SolverTable.load("hf://me/nothing")
+    with pytest.raises(sds.UsageError, match=r"^hf://me/tables has no solver table for 3 evaluations, only for 2"):
+        sds.sample(model, "hf://me/tables", nfe=3)
+    with pytest.raises(sds.ModelError, match="me/missing: no such repository"):
+        sds.SolverTable.load("hf://me/missing")
 
 
 def run(*words: str) -> int:
