@@ -13,7 +13,7 @@ CHECK = tests/registry/test_registry.py tests/path/test_grid.py tests/path/test_
 	tests/sampling/test_sampling.py tests/plugins/test_solvers.py \
 	$(addprefix --sdesamplers=,ddim euler-maruyama dpmpp-2m)
 
-.PHONY: demo check test test-slow test-lowest lint bench docs clean
+.PHONY: demo check test default-tests test-slow test-lowest lint bench docs clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,7 +36,11 @@ lint: $(STAMP)
 check: lint
 	$(BIN)/pytest -q -n 2 --dist worksteal $(CHECK)
 
-test: lint
+# The linters, of which mypy takes the most time, run beside the tests.
+test: $(STAMP)
+	$(MAKE) -j 2 lint default-tests
+
+default-tests: $(STAMP)
 	$(BIN)/pytest -q -n 2 --dist worksteal
 
 test-slow: $(STAMP)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers.schedulers import scheduling_edm_euler, scheduling_euler_discrete
-from lanes import mostly_slow
+from lanes import every_third, mostly_slow
 from process_cases import TABLE
 from scheduler_configurations import DDPM
 from sdesamplers_plugins import churn
@@ -236,9 +236,9 @@ def test_restart_begins_at_the_nearest_point_and_leaves_out_what_the_grid_does_n
     assert max(seen) == 80.0
 
 
-@pytest.mark.parametrize("noise", ["independent", "brownian"])
-@pytest.mark.parametrize("name", ["churn", "restart"])
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    ("case", "name", "noise"), every_third(CASES, ["churn", "restart"], ["independent", "brownian"])
+)
 def test_short_runs_both_ends_and_replays(case, name, noise):
     for words in ({"steps": 1}, {"steps": 2}, {"steps": 5, "final": "min"}):
         assert torch.isfinite(draw(name, case, noise=noise, **words).samples).all()
