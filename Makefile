@@ -29,7 +29,6 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mypy docs/make_pages.py docs/site_hooks.py docs/check_english.py
 	$(BIN)/lint-imports --config pyproject.toml
 	$(BIN)/python docs/check_english.py
 
