@@ -71,7 +71,7 @@ def test_a_tuned_table_is_ahead_of_fixed_settings_on_starts_that_nothing_has_see
     rms, median = errors_on_new_starts(model, table)
     fixed = [errors_on_new_starts(model, name, nfe=nfe) for name in ("unipc", "dpmpp-2m", "fast", "quality")]
     assert rms < 0.8 * min(each[0] for each in fixed)
-    assert median < 0.25 * min(each[1] for each in fixed)
+    assert median < 0.5 * min(each[1] for each in fixed)
     reported = table.facts["errors"]  # on other starts: the same within the noise of 48 samples
     assert 0.4 < reported["median"] / median < 2.5
     assert table.facts["returned"] == "tuned"
