@@ -112,3 +112,29 @@ def test_samples_do_not_depend_on_the_batch(sampler, dtype, limit):
     for other in (single.samples, torch.cat([first.samples, rest.samples])):
         assert (whole.samples - other).abs().max() < limit
     assert whole.nfe_per_sample.tolist() == single.nfe_per_sample.tolist()
+
+
+@pytest.mark.parametrize("nfe", [5, 8])
+def test_its_solver_tables_are_its_own_and_their_figures_are_on_the_pages(nfe):
+    model = sds.load("fashion-mnist")
+    table = sds.SolverTable.load(model.process.tables_folder, nfe)
+    table.check_model(model)  # raises an error if the weights are others
+    assert (table.facts["model"], table.facts["returned"]) == ("fashion-mnist", "tuned")
+    own, fixed = table.facts["errors"], table.facts["errors"]["fixed"]
+    text = " ".join((Path(__file__).parents[2] / "docs/tuning.md").read_text(encoding="utf-8").split())
+    assert f"{own['rms']:.3f} / {own['median']:.3f}" in text
+    assert f"{fixed['rms']:.3f} / {fixed['median']:.3f}" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nfe", [5, 8])
+def test_its_solver_tables_are_ahead_of_fixed_settings_on_new_starts(nfe):
+    run = {"num_samples": 24, "seed": 3, "first_index": 500}
+    exact = sds.sample("fashion-mnist", "quality", nfe=96, **run).samples
+
+    def median(sampler, **arguments):
+        found = sds.sample("fashion-mnist", sampler, nfe=nfe, **run, **arguments).samples
+        return float((found - exact).square().flatten(1).mean(1).sqrt().median())
+
+    fixed = [median("unipc", spacing="power"), median("fast"), median("quality"), median("dpmpp-2m", spacing="karras")]
+    assert median("tuned") < 0.75 * min(fixed)
