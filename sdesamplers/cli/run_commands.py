@@ -190,7 +190,9 @@ def named_sampler(name: str, kwargs: dict[str, Any]) -> str | SolverTable:
     """The argument of --sampler: a name, or the solver table in a file or folder, for --nfe or --steps evaluations."""
     from ..sampling.table import SolverTable, is_path
 
-    return SolverTable.load(name, kwargs["nfe"] or kwargs["steps"]) if is_path(name) else name
+    if not is_path(name):
+        return name
+    return SolverTable.load(name, kwargs["nfe"] or kwargs["steps"], kwargs["guidance_scale"])
 
 
 def sampler_named(name: str) -> Sampler:

@@ -58,8 +58,10 @@ def make_recipe(
     return recipe, preset.sampler
 
 
-def table_for(request: Request, process: SDE) -> SolverTable | None:
+def table_for(request: Request, process: SDE, guidance_scale: float = 1.0) -> SolverTable | None:
     """The solver table that a request's sampler is or refers to, if any; see `sample`.
+
+    If a folder has several tables for the number of evaluations, it is that for the guidance scale.
 
     Raises:
         UsageError: there is none for the number of evaluations, or the request changes the table's grid.
@@ -71,9 +73,9 @@ def table_for(request: Request, process: SDE) -> SolverTable | None:
     if isinstance(sampler, SolverTable):
         table = choose([sampler], nfe, "this sampler")
     elif sampler == TUNED:
-        table = SolverTable.load(own_tables(process), nfe)
+        table = SolverTable.load(own_tables(process), nfe, guidance_scale)
     else:
-        table = SolverTable.load(cast("str", sampler), nfe)
+        table = SolverTable.load(cast("str", sampler), nfe, guidance_scale)
     for name in ("times", "sigmas", "spacing", "spacing_options", "final", "start_time"):
         if getattr(request, name) is not None:
             raise UsageError(f"a solver table has its own grid, so {name}= does not apply to it")

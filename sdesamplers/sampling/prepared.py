@@ -39,9 +39,14 @@ def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 
         UsageError: invalid or conflicting arguments.
     """
     model = as_model(model)
-    table = table_for(request, model.process)
+    table = table_for(request, model.process, conduct.guidance_scale)
     if table is not None:
         table.check_model(model)
+        if table.guidance_scale not in (None, conduct.guidance_scale):
+            warn(
+                f"this solver table was computed for guidance_scale={table.guidance_scale:g}, and this run has "
+                f"{conduct.guidance_scale:g}; its errors are not known here"
+            )
         request = replace(request, sampler=table)
     recipe, spec = make_recipe(request, process=model.process, shape=model.shape)
     noise = noise_of(recipe)

@@ -141,16 +141,23 @@ class SolverTable:
         return write(file, _text(self.as_dict()))
 
     @property
+    def guidance_scale(self) -> float | None:
+        """The guidance scale that the table was computed for, if its facts have it."""
+        scale = self.facts.get("guidance_scale")
+        return float(scale) if isinstance(scale, int | float) else None
+
+    @property
     def file_name(self) -> str:
         """The file's name in a folder of tables."""
-        scale = self.facts.get("guidance_scale", 1.0)
+        scale = self.guidance_scale
         return f"nfe-{self.nfe}.json" if scale in (None, 1.0) else f"nfe-{self.nfe}-guidance-{scale:g}.json"
 
     @classmethod
-    def load(cls, path: str | FilePath, nfe: int | None = None) -> SolverTable:
+    def load(cls, path: str | FilePath, nfe: int | None = None, guidance_scale: float = 1.0) -> SolverTable:
         """Read a table from a file, or the one for `nfe` evaluations from a folder or a Hub repository.
 
-        A repository is given as "hf://owner/name" or "hf://owner/name@revision". Its tables are data; nothing is run.
+        If there are several for this number of evaluations, it is that for `guidance_scale`. A repository is given as
+        "hf://owner/name" or "hf://owner/name@revision". Its tables are data; nothing is run.
 
         Raises:
             ModelError: the repository cannot be read.
@@ -161,7 +168,7 @@ class SolverTable:
             tables = read_tables(place) if place.is_dir() else [read_table(place)]
         except UsageError as error:  # blame the repository, not the folder in the cache
             raise UsageError(str(error).replace(str(place), str(path))) from None
-        return choose(tables, nfe, str(path))
+        return choose(tables, nfe, str(path), guidance_scale)
 
     def preset(self) -> Preset:
         """The registered sampler `table` with this table's options and grid."""
@@ -242,9 +249,7 @@ def read_tables(folder: FilePath) -> list[SolverTable]:
     return found
 
 
-def choose(
-    tables: Iterable[SolverTable], nfe: int | None, source: str, guidance_scale: float | None = None
-) -> SolverTable:
+def choose(tables: Iterable[SolverTable], nfe: int | None, source: str, guidance_scale: float = 1.0) -> SolverTable:
     """The one table for a number of evaluations; the only one if `nfe` is None.
 
     If several tables are for this number, the one for the guidance scale.
@@ -261,8 +266,8 @@ def choose(
     if not found:
         raise UsageError(f"{source} has no solver table for {nfe} evaluations, only for {listed}")
     if len(found) > 1:
-        scales = [float(table.facts.get("guidance_scale") or 1.0) for table in found]
-        exact = [table for table, scale in zip(found, scales, strict=True) if scale == (guidance_scale or 1.0)]
+        scales = [1.0 if table.guidance_scale is None else table.guidance_scale for table in found]
+        exact = [table for table, scale in zip(found, scales, strict=True) if scale == guidance_scale]
         if len(exact) != 1:
             raise UsageError(
                 f"{source} has solver tables of {found[0].nfe} evaluations for guidance scales "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -75,7 +76,8 @@ class Field:
     def _evaluator(self, run: PreparedRun, rows: slice) -> Evaluator:
         return run.evaluator(len(self.indices[rows]), take_rows(self.conditions, rows))
 
-    def begin(self) -> Tensor:
+    @functools.cached_property
+    def start(self) -> Tensor:
         """The starts, (N, *shape)."""
         run = self.prepared(Request("table", steps=1))
         return torch.cat([run.begin(run.new_path(), self.indices[rows], None) for rows in self.batches])

@@ -37,7 +37,7 @@ def fit(
         base: the base method's weights on this grid.
         ridge: relative to the mean square of each velocity.
     """
-    y = start = field.begin()
+    y = start = field.start
     velocities, weights = list[Tensor](), list[list[float]]()
     for n, row in enumerate(base):
         velocities.append(field(y, angles[n], network_angles[n]))

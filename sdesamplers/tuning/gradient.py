@@ -120,7 +120,7 @@ Slopes = tuple[Tensor, Tensor, list[Tensor]]
 
 def gradients(field: Field, teacher: Teacher, table: SolverTable) -> tuple[np.ndarray, Slopes]:
     """Errors of a table, and the derivatives of the loss by angles (N,), network angles (N,) and rows of weights."""
-    y = start = field.begin()
+    y = start = field.start
     states, velocities = [y], list[Tensor]()
     for n, row in enumerate(table.weights):
         velocities.append(field(y, table.angles[n], table.network_angles[n]))

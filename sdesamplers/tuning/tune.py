@@ -248,6 +248,7 @@ class Work:
         return self._sets[first]
 
     def field(self, first: int) -> Field:
+        """The model on a set of starts with their conditions."""
         indices = range(first, first + self.starts)
         condition = self.condition
         if isinstance(condition, list | tuple):
@@ -289,9 +290,9 @@ class Work:
         nfe, trials, iterations = asked["nfe"], asked["trials"], asked.get("iterations", 0)
         fixed, whole_search = self.fixed(nfe), True
         best: Judged | None = None
-        firsts = first_candidates([table for _, _, table in fixed], made.angle)
         if not fixed:
             raise UsageError(f"no fixed sampler runs on this model with {nfe} evaluations")
+        firsts = first_candidates([table for _, _, table in fixed], made.angle)
         try:
             for count, best in enumerate(self.candidates(firsts, asked), 1):
                 if advance is not None:

@@ -109,6 +109,25 @@ def test_an_evaluation_budget_picks_its_table_of_a_folder(tmp_path):
         sds.sample(model(), str(tmp_path))
 
 
+def test_a_guidance_scale_picks_its_table_and_another_is_warned_of(tmp_path):
+    def network(x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
+        return 0.2 * x if label is None else 0.2 * x + 0.1 * label[:, None].to(x)
+
+    guided = sds.FunctionModel(network, sds.TrigFlow(), "sample", (3,), conditional=True, null_condition=0)
+    for scale, last in ((1.0, -0.3), (3.0, -0.4)):
+        rows = (*WEIGHTS[:2], (*WEIGHTS[2][:-1], last))
+        sds.SolverTable(ANGLES, rows, facts={"guidance_scale": scale}).save(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["nfe-3-guidance-3.json", "nfe-3.json"]
+    call: dict[str, Any] = {"condition": 1, "nfe": 3}
+    for scale, last in ((1.0, -0.3), (3.0, -0.4)):
+        recipe = sds.sample(guided, str(tmp_path), guidance_scale=scale, **call).recipe
+        assert recipe.options["weights"][-1][-1] == last
+    with pytest.raises(sds.UsageError, match="tables of 3 evaluations for guidance scales 1, 3; name the file"):
+        sds.sample(guided, str(tmp_path), guidance_scale=2.0, **call)
+    with pytest.warns(UserWarning, match="computed for guidance_scale=3, and this run has 2"):
+        sds.sample(guided, str(tmp_path / "nfe-3-guidance-3.json"), guidance_scale=2.0, **call)
+
+
 def swapped(data: dict[str, Any]) -> dict[str, Any]:
     row = data["weights"][1]
     row[2], row[3] = row[3], row[2]

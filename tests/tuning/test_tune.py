@@ -96,7 +96,7 @@ def test_the_weights_of_a_step_solve_the_normal_equations():
 
 def log_error(field: Field, teacher: Teacher, table: sds.SolverTable) -> float:
     """The mean logarithm of the samples' squared errors, by the table's recursion."""
-    y, velocities = field.begin(), list[torch.Tensor]()
+    y, velocities = field.start, list[torch.Tensor]()
     start = y
     for n, row in enumerate(table.weights):
         velocities.append(field(y, table.angles[n], table.network_angles[n]))
