@@ -136,13 +136,14 @@ def draw(rows: list[tuple[Any, ...]], file: Path) -> None:
             axis.plot([row[1] for row in own], [row[column] for row in own], style, label=name, markersize=4)
         axis.set(title=label, yscale="log", xticks=BUDGETS)
         axis.grid(alpha=0.3)
+        axis.tick_params(labelbottom=True)
     for axis in axes.flat[len(labels) :]:
         axis.axis("off")
     for axis in axes[-1]:
         axis.set_xlabel("model evaluations")
     for row in axes:
         row[0].set_ylabel("error")
-    axes.flat[0].legend(fontsize=7)
+    figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="lower right", fontsize=9)
     figure.tight_layout()
     figure.savefig(file, dpi=110)
 
