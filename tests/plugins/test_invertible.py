@@ -31,7 +31,7 @@ def worst(a, b):
 
 
 @pytest.mark.parametrize("coordinates", mostly_slow(["native", "flow", "angle"], keep=["native"]))
-@pytest.mark.parametrize("process", MODELS)
+@pytest.mark.parametrize("process", mostly_slow(MODELS, keep=["vp"]))
 @pytest.mark.parametrize(("sampler", "options"), RUNS)
 def test_a_round_trip_is_exact(sampler, options, process, coordinates):
     """Data to latents and back at 20 steps, in float64; without the companion the way back is not exact."""

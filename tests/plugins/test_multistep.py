@@ -207,7 +207,7 @@ def test_abm_of_order_one_is_implicit_euler_by_one_iteration():
 # --- edges ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(NAMES, keep=["ab", "ipndm", "deis"]))
 @pytest.mark.parametrize("process", [sds.RectifiedFlow(), sds.DiscreteVP(ZERO_SNR)], ids=["flow", "zero-snr"])
 def test_starts_at_pure_noise_converge_to_the_right_place(name, process):
     """From alpha = 0: on data that are one Gaussian the end is mean + deviation times the starting noise."""

@@ -55,7 +55,7 @@ def test_on_a_grid_it_takes_the_steps_of_our_own_sampler(model, start, method, c
     assert theirs.nfe == ours.nfe
 
 
-@pytest.mark.parametrize("method", ADAPTIVE)
+@pytest.mark.parametrize("method", mostly_slow(ADAPTIVE, keep=["bosh3", SCIPY]))
 def test_without_a_grid_it_solves_to_the_tolerance(model, start, exact, method):
     errors = [
         float(
@@ -86,7 +86,7 @@ def test_samples_do_not_change_each_other(model, start, method):
         assert together.nfe_per_sample[row] == one.nfe
 
 
-@pytest.mark.parametrize("method", ["dopri5", "rk4", "explicit_adams", "implicit_adams"])
+@pytest.mark.parametrize("method", mostly_slow(["dopri5", "rk4", "explicit_adams", "implicit_adams"], keep=["rk4"]))
 def test_samples_do_not_change_each_other_on_a_grid(model, start, method):
     together = sds.sample(model, "odeint", method=method, steps=25, start=start).samples
     alone = [sds.sample(model, "odeint", method=method, steps=25, start=start[k : k + 1]).samples for k in range(4)]

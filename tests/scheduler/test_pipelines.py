@@ -206,10 +206,13 @@ FEW_PAIRS = ((1, 0.99), (2, 0.5), (5, 0.4), (6, 0.34), (7, 0.99), (10, 0.29))
 
 @pytest.mark.parametrize(
     "name",
-    [
-        *("stable-diffusion-img2img", "stable-diffusion-inpaint", "sdxl-img2img", "sdxl-inpaint-9"),
-        *("sd3-img2img", "flux-img2img"),
-    ],
+    mostly_slow(
+        [
+            *("stable-diffusion-img2img", "stable-diffusion-inpaint", "sdxl-img2img", "sdxl-inpaint-9"),
+            *("sd3-img2img", "flux-img2img"),
+        ],
+        keep=["stable-diffusion-img2img", "sd3-img2img"],
+    ),
 )
 def test_pipelines_start_in_the_middle(name: str) -> None:
     """Each pair once, the samplers in turn."""
