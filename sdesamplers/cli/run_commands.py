@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from ..generation import Generated
     from ..metrics import FeatureScorer
     from ..registry.names import Preset
-    from ..registry.plugin import Sampler
     from ..sampling.recipe import Recipe
     from ..sampling.table import SolverTable
 
@@ -111,7 +111,7 @@ def sample_command(source: str, **kwargs: Any) -> None:
     from ..generation import generate
     from ..generation.ranks import Ranks
     from ..io.files import output_folder
-    from ..sampling.arguments import make_recipe, require_grid
+    from ..sampling.arguments import make_recipe, require_grid, table_for
     from ..sampling.request import Request
     from ..sampling.table import TUNED
 
@@ -135,7 +135,9 @@ def sample_command(source: str, **kwargs: Any) -> None:
     ranks = Ranks.here()
     with ranks.one_after_first():
         model, condition = load_model(source, kwargs)
-    make_recipe(request, process=model.process)  # refuse before a folder is created
+    table = table_for(request, model.process, kwargs["guidance_scale"])
+    make_recipe(request if table is None else replace(request, sampler=table), process=model.process)
+    # Everything that can be refused has been, before a folder is created.
     try:
         with output_folder(kwargs["out"]):
             kwargs |= {"condition": condition, "scorer": scorer, "progress": not quiet}
@@ -195,28 +197,19 @@ def named_sampler(name: str, kwargs: dict[str, Any]) -> str | SolverTable:
     return SolverTable.load(name, kwargs["nfe"] or kwargs["steps"], kwargs["guidance_scale"])
 
 
-def sampler_named(name: str) -> Sampler:
-    """The sampler that a name refers to; for the path of solver tables, the one that runs them."""
-    from ..registry.registry import default_registry
-    from ..sampling.arguments import refers_to_table
-
-    registry = default_registry()
-    return registry.samplers["table"] if refers_to_table(name) else registry.resolve(name).sampler
-
-
 def preset_of(sampler: str | Recipe | SolverTable) -> Preset:
     """The sampler, spacing and noise source to which options on the command line apply."""
     from ..registry.names import Preset
     from ..registry.registry import default_registry
+    from ..sampling.arguments import refers_to_table
     from ..sampling.recipe import Recipe
-    from ..sampling.table import TUNED, SolverTable
 
     registry = default_registry()
     if isinstance(sampler, Recipe):
         return Preset(registry.resolve(sampler.sampler).sampler, spacing=sampler.spacing, noise=sampler.noise)
-    if isinstance(sampler, SolverTable):
-        return sampler.preset()
-    return Preset(registry.samplers["table"]) if sampler == TUNED else registry.resolve(sampler)
+    if refers_to_table(sampler):
+        return Preset(registry.samplers["table"])
+    return registry.resolve(str(sampler))
 
 
 def scorer_for(
@@ -314,7 +307,7 @@ def compare_command(source: str, **kwargs: Any) -> None:
 
     as_json, quiet, out = kwargs.pop("as_json"), kwargs.pop("quiet"), kwargs.pop("out")
     names = [name.strip() for name in kwargs.pop("samplers").split(",")]
-    specs = [sampler_named(name) for name in names]
+    specs = [preset_of(name).sampler for name in names]
     options: dict[str, Any] = {}
     for text in kwargs.pop("option"):
         options |= pairs((text,), {k: o for s in specs for k, o in s.options.items()}, "this comparison")

@@ -71,8 +71,7 @@ class Point(Generic[N]):
     def towards(self, then: Point[Any]) -> Point[N]:
         """Return this point with the end of its step set, as flow maps need it; other models ignore the end."""
         leap: Leap[N] = Leap()
-        for slot in Point.__slots__:
-            setattr(leap, slot, getattr(self, slot))
+        self._copy_to(leap)
         leap.end = then.t
         return leap
 
@@ -82,10 +81,13 @@ class Point(Generic[N]):
         The state stays here: alpha, sigma and all conversions of the prediction are those of this point.
         """
         shifted: Point[N] = Point()
-        for slot in Point.__slots__:
-            setattr(shifted, slot, getattr(self, slot))
+        self._copy_to(shifted)
         shifted.t = other.t
         return shifted
+
+    def _copy_to(self, made: Point[N]) -> None:
+        for slot in Point.__slots__:
+            setattr(made, slot, getattr(self, slot))
 
     @property
     def has_own_time(self) -> bool:

@@ -76,9 +76,7 @@ def table_for(request: Request, process: SDE, guidance_scale: float = 1.0) -> So
         table = SolverTable.load(own_tables(process), nfe, guidance_scale)
     else:
         table = SolverTable.load(cast("str", sampler), nfe, guidance_scale)
-    for name in ("times", "sigmas", "spacing", "spacing_options", "final", "start_time"):
-        if getattr(request, name) is not None:
-            raise UsageError(f"a solver table has its own grid, so {name}= does not apply to it")
+    table.refuse_grid(vars(request))
     return table
 
 

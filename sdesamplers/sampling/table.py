@@ -12,6 +12,8 @@ from itertools import pairwise
 from pathlib import Path as FilePath
 from typing import Any
 
+import torch
+
 from ..errors import UsageError
 from ..io.files import make_folder, read, write
 from ..models.base import Model
@@ -189,12 +191,20 @@ class SolverTable:
         Models are compared by `signature`, up to the rounding of a lower precision. Tables without this fact, and
         models without networks, fit any model.
         """
-        own, found = self.facts.get("signature"), signature(model)
+        own = self.facts.get("signature")
+        found = signature(model) if own else []
         if own and found and (len(own) != len(found) or not all(map(_is_close, own, found))):
             raise UsageError(
                 f"this solver table was computed for another model, {self.facts.get('model')!r}, and its errors on "
                 f"{model.name!r} are not known; compute one with sds.tune, or try table.for_any_model()"
             )
+
+    @staticmethod
+    def refuse_grid(arguments: Mapping[str, Any]) -> None:
+        """Raise a UsageError if one of a call's arguments would change the grid of a table."""
+        for name in ("times", "sigmas", "spacing", "spacing_options", "final", "start_time"):
+            if arguments.get(name) is not None:
+                raise UsageError(f"a solver table has its own grid, so {name}= does not apply to it")
 
     def for_any_model(self) -> SolverTable:
         """A copy without the facts about the model, which runs on any model whose process includes the start."""
@@ -218,7 +228,9 @@ def signature(model: Model) -> list[list[float]]:
     parameters = [value for network in model.networks() for value in network.parameters() if value.is_floating_point()]
     count = min(SIGNED, len(parameters))
     some = [parameters[round(k * (len(parameters) - 1) / max(count - 1, 1))] for k in range(count)]
-    return [[float(value.numel()), float(f"{float(value.detach().double().abs().mean()):.6g}")] for value in some]
+    return [
+        [float(value.numel()), float(f"{float(value.detach().abs().mean(dtype=torch.float64)):.6g}")] for value in some
+    ]
 
 
 def _is_close(own: Sequence[float], found: Sequence[float]) -> bool:

@@ -56,9 +56,7 @@ class Choice:
         if isinstance(sampler, str) and is_path(sampler):
             sampler = SolverTable.load(sampler)
         if isinstance(sampler, SolverTable):
-            changed = [name for name, value in arguments.items() if value is not None and name.startswith("spacing")]
-            if changed:
-                raise UsageError(f"a solver table has its own grid, so {changed[0]}= does not apply to it")
+            sampler.refuse_grid(arguments)
             preset = sampler.preset()
             grid = {"spacing": preset.spacing, "spacing_options": dict(preset.spacing_options), "final": preset.final}
             return cls("table", {**arguments, **grid}, {**preset.options, **options})

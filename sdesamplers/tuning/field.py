@@ -25,6 +25,7 @@ from ..sampling.loop import Evaluator, drive
 from ..sampling.prepared import PreparedRun, prepare
 from ..sampling.request import Conduct, Request, batches
 from ..sampling.runs import start_run
+from .trace import length
 
 
 class Field:
@@ -59,9 +60,9 @@ class Field:
         self.conduct = Conduct(guidance_scale=guidance_scale)
         self.path = Path(view(model.gaussian, "angle"), [])
         self.evaluations = 0
-        run = self.prepared(Request("table", steps=1))
-        self._evaluators = [self._evaluator(run, rows) for rows in self.batches]
-        self.first = run.path.points[0]
+        self._run = self.prepared(Request("table", steps=1))
+        self._evaluators = [self._evaluator(self._run, rows) for rows in self.batches]
+        self.first = self._run.path.points[0]
         self.smallest = math.atan(float(model.gaussian.ratio(model.gaussian.t_min)))
 
     @property
@@ -79,7 +80,7 @@ class Field:
     @functools.cached_property
     def start(self) -> Tensor:
         """The starts, (N, *shape)."""
-        run = self.prepared(Request("table", steps=1))
+        run = self._run
         return torch.cat([run.begin(run.new_path(), self.indices[rows], None) for rows in self.batches])
 
     def point(self, phi: float) -> Point:
@@ -123,7 +124,7 @@ class Field:
 
             def record(out: Prediction, angles: list[float] = angles, visited: list[Tensor] = visited) -> None:
                 angles.append(math.atan(out.point.ratio))
-                visited.append(out.x.detach() / math.hypot(out.point.alpha, out.point.sigma))
+                visited.append(out.x.detach() / length(out.point))
 
             evaluate, path = self._evaluator(run, rows), run.new_path()
             evaluate.record = record
@@ -132,8 +133,7 @@ class Field:
                 end = drive(start_run(run.spec, x, path, run.recipe.options), evaluate)
             if path.ledger.drew_noise:
                 raise UsageError(f"{run.spec.name} draws noise; a deterministic sampler is needed, such as quality")
-            last = path.points[-1]
-            ends.append(end / math.hypot(last.alpha, last.sigma))
+            ends.append(end / length(path.points[-1]))
             nodes.append(angles)
             states.append(visited)
             self.evaluations += len(angles) * len(x)

@@ -22,7 +22,7 @@ from torch import Tensor
 from ..processes.predictions import weighted_sum
 from ..sampling.table import SolverTable
 from .field import Field, Teacher, errors
-from .search import Base, Judged
+from .search import Base, Judged, grid, shifted
 
 STEP = 1e-3
 """Of the difference quotients, relative to the angle."""
@@ -42,7 +42,7 @@ class Parameters:
         candidate = judged.candidate
         sizes, shifts = (torch.tensor(v, dtype=torch.float64) for v in (candidate.sizes, candidate.shifts))
         rows = [np.subtract(own, other) for own, other in zip(judged.table.weights, base, strict=True)]
-        made = cls(sizes - sizes.max(), shifts, [torch.tensor(row, dtype=torch.float64) for row in rows])
+        made = cls(sizes, shifts, [torch.tensor(row, dtype=torch.float64) for row in rows])
         for value in made.all:
             value.requires_grad_()
         return made
@@ -51,17 +51,6 @@ class Parameters:
     def all(self) -> list[Tensor]:
         """All tensors."""
         return [self.sizes, self.shifts, *self.corrections]
-
-    def angles(self, start: float) -> Tensor:
-        """N + 1 angles from the start to 0."""
-        steps = self.sizes.exp()
-        left = start * (1 - steps.cumsum(0) / steps.sum())
-        return torch.cat([left.new_tensor([start]), left[:-1], left.new_tensor([0.0])])
-
-    def network_angles(self, angles: Tensor, smallest: float) -> Tensor:
-        """N angles of the network's times; the first is that of the state."""
-        moved = angles[:-1] * torch.cat([torch.zeros(1, dtype=torch.float64), self.shifts[1:]]).exp()
-        return moved.clamp(min(smallest, float(angles[-2].detach())), float(angles[0].detach()))
 
 
 def refine(
@@ -80,8 +69,9 @@ def refine(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for _ in range(iterations):
         with torch.enable_grad():
-            angles = learned.angles(field.angle)
-            asked = learned.network_angles(angles, field.smallest)
+            angles = grid(learned.sizes, field.angle)
+            first = torch.zeros(1, dtype=torch.float64)  # the network receives the start's own time
+            asked = shifted(angles, torch.cat([first, learned.shifts[1:]]), field.smallest)
             rows = on_grid(weights_at, angles, learned.corrections)
         values = [float(v) for v in angles.detach()], [float(v) for v in asked.detach()]
         table = SolverTable(tuple(values[0]), tuple(tuple(row.detach().tolist()) for row in rows), tuple(values[1]))
@@ -104,14 +94,14 @@ def on_grid(
     weights_at: Callable[[list[float]], list[list[float]]], angles: Tensor, corrections: list[Tensor]
 ) -> list[Tensor]:
     """The base's weights on a grid plus the corrections, with their derivatives with respect to the angles."""
-    grid = angles.detach().tolist()
-    rows = [torch.tensor(row, dtype=torch.float64) for row in weights_at(grid)]
-    for k in range(1, len(grid) - 1):  # the ends are fixed
-        step = 1e-5 * min(grid[k - 1] - grid[k], grid[k] - grid[k + 1])
-        ahead, behind = (weights_at([*grid[:k], grid[k] + sign * step, *grid[k + 1 :]]) for sign in (1, -1))
+    points = angles.detach().tolist()
+    rows = [torch.tensor(row, dtype=torch.float64) for row in weights_at(points)]
+    for k in range(1, len(points) - 1):  # the ends are fixed
+        step = 1e-5 * min(points[k - 1] - points[k], points[k] - points[k + 1])
+        ahead, behind = (weights_at([*points[:k], points[k] + sign * step, *points[k + 1 :]]) for sign in (1, -1))
         for n, row in enumerate(rows):
             slope = torch.from_numpy(np.subtract(ahead[n], behind[n]) / (2 * step))
-            rows[n] = row + slope * (angles[k] - grid[k])
+            rows[n] = row + slope * (angles[k] - points[k])
     return [row + correction for row, correction in zip(rows, corrections, strict=True)]
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from ..errors import SdesamplersError
 from ..sampling.table import SolverTable
@@ -50,16 +52,14 @@ class Candidate:
 
     def angles(self, start: float) -> list[float]:
         """N + 1 angles from the start to 0."""
-        steps = np.exp(np.array(self.sizes) - max(self.sizes))
-        left = start * (1 - np.cumsum(steps) / steps.sum())
-        return [start, *left[:-1].tolist(), 0.0]
+        found: list[float] = grid(torch.tensor(self.sizes, dtype=torch.float64), start).tolist()
+        return found
 
     def network_angles(self, angles: list[float], smallest: float) -> list[float]:
         """N angles of the network's times, within the range of the model's times."""
-        return [
-            min(max(phi * math.exp(shift), smallest), angles[0]) if shift else phi
-            for phi, shift in zip(angles[:-1], self.shifts, strict=True)
-        ]
+        own, shifts = (torch.tensor(values, dtype=torch.float64) for values in (angles, self.shifts))
+        found: list[float] = shifted(own, shifts, smallest).tolist()
+        return found
 
     def changed(self, chance: np.random.Generator, width: float) -> Candidate:
         """A random neighbour."""
@@ -72,6 +72,18 @@ class Candidate:
             shifts = np.clip(shifts + 0.2 * width * moved, -LARGEST_SHIFT, LARGEST_SHIFT)
         ridge = self.ridge if chance.random() < 0.7 else float(chance.choice(RIDGES))
         return replace(self, sizes=tuple(sizes.tolist()), shifts=tuple(shifts.tolist()), ridge=ridge)
+
+
+def grid(sizes: Tensor, start: float) -> Tensor:
+    """N + 1 angles from the start to 0, whose steps are as exp(sizes)."""
+    steps = (sizes - sizes.max()).exp()
+    left = start * (1 - steps.cumsum(0) / steps.sum())
+    return torch.cat([left.new_tensor([start]), left[:-1], left.new_tensor([0.0])])
+
+
+def shifted(angles: Tensor, shifts: Tensor, smallest: float) -> Tensor:
+    """N angles phi exp(shift), from the start's down to `smallest`, or to the last phi that is not 0."""
+    return (angles[:-1] * shifts.exp()).clamp(min(smallest, float(angles[-2].detach())), float(angles[0].detach()))
 
 
 @dataclass

@@ -21,7 +21,7 @@ from ..processes.sde import GaussianProcess
 from ..registry.plugin import Sampler
 from ..sampling.arguments import make_recipe
 from ..sampling.recipe import Recipe
-from ..sampling.request import Request
+from ..sampling.request import split_arguments
 from ..sampling.runs import make_path, start_run
 from ..sampling.table import SolverTable
 
@@ -37,10 +37,7 @@ def table_of(process: GaussianProcess, sampler: Any, **arguments: Any) -> Solver
     Raises:
         UsageError: the sampler draws noise, chooses its own steps, or evaluates the model more than once in a step.
     """
-    fields = set(Request.__dataclass_fields__)
-    grid = {name: value for name, value in arguments.items() if name in fields}
-    options = {name: value for name, value in arguments.items() if name not in fields}
-    recipe, spec = make_recipe(Request(sampler, options=options, **grid), process=process)
+    recipe, spec = make_recipe(split_arguments(sampler, arguments)[0], process=process)
     path = make_path(process, recipe)
     return traced(path, recipe, spec)
 
