@@ -1,6 +1,7 @@
 """Solvers computed for a model: `tune` finds the grid, the weights and the network's times of a `SolverTable`.
 
-tune.py     the call: starts, fixed settings, the choice between them and the tuned table, its facts
+tune.py     the call and its result
+tuner.py    starts, teacher, fixed settings, the choice between them and the tuned tables, the facts of a table
 search.py   random search over grids and the times that the network receives
 fit.py      weights of all steps by least squares, on the solver's own states
 gradient.py improvement by the gradient of the error with respect to weights, grid and times
