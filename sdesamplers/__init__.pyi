@@ -15,6 +15,9 @@ from .errors import UsageError as UsageError
 from .generation import Generated as Generated
 from .generation import generate as generate
 from .generation import stream as stream
+from .interfaces.denoisers import from_denoiser as from_denoiser
+from .interfaces.k_sampler import KSampler as KSampler
+from .interfaces.k_sampler import as_k_sampler as as_k_sampler
 from .inverse import Downsample as Downsample
 from .inverse import Grey as Grey
 from .inverse import LinearOperator as LinearOperator

@@ -23,6 +23,8 @@ VERSION = importlib.metadata.version("k-diffusion")
 
 def load_sampling() -> Any:
     """`k_diffusion.sampling`, loaded separately if the package lacks a training dependency (wandb, kornia, ...)."""
+    if importlib.util.find_spec("torchsde") is None:  # only its Brownian trees need it, and they are not used
+        sys.modules["torchsde"] = types.ModuleType("torchsde")
     try:
         import k_diffusion.sampling as whole
 

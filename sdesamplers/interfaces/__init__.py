@@ -1,0 +1,5 @@
+"""Denoisers and samplers in the form in which other libraries pass them.
+
+denoisers.py   `from_denoiser`: k-diffusion's and ComfyUI's `model(x, sigma)` as a model
+k_sampler.py   `as_k_sampler`: a sampler as one of their functions `sample_...(model, x, sigmas, ...)`
+"""
