@@ -16,6 +16,7 @@ from .generation import Generated as Generated
 from .generation import generate as generate
 from .generation import stream as stream
 from .interfaces.denoisers import from_denoiser as from_denoiser
+from .interfaces.exported import export_solver as export_solver
 from .interfaces.k_sampler import KSampler as KSampler
 from .interfaces.k_sampler import as_k_sampler as as_k_sampler
 from .inverse import Downsample as Downsample

@@ -359,8 +359,6 @@ def test_the_example_node_runs_every_sampler_that_it_lists(monkeypatch):
     assert {"er-sde", "euler-cfgpp", "unipc"} <= set(listed)
     grid, model = torch.tensor([14.0, 2.0, 0.4, 0.0]), ComfyModel(1.5)
     for name in listed:
-        if name in ("dpm-solver-v3", "restart"):
-            continue  # needs a file of statistics; refuses grids without its intervals
         seen: list[Any] = []
         (made,) = getattr(node(), node.FUNCTION)(name, "{}")
         x = made.sample(model, start(torch.float32), grid, {"model_options": {}, "seed": 2}, seen.append)
