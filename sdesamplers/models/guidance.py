@@ -264,8 +264,8 @@ def check_weak(weak: Any, model: Model, batched: bool | None) -> None:
         if own != other:
             raise UsageError(f"weak must have the {name} of the model, {own!r}, not {other!r}")
     times = np.linspace(float(model.process.t_min), float(model.process.t_max), 5)
-    own, other = (np.asarray(each.gaussian.schedule(times)[:2]) for each in (model, weak))
-    if type(weak.process) is not type(model.process) or not np.allclose(own, other):
+    good, bad = (np.asarray(each.gaussian.schedule(times)[:2]) for each in (model, weak))
+    if type(weak.process) is not type(model.process) or not np.allclose(good, bad):
         raise UsageError("weak must have the process of the model: their states at one time differ otherwise")
 
 
