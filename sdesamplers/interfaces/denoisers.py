@@ -46,9 +46,6 @@ class DenoiserModel(FunctionModel):
         super().__init__(denoiser, process, "sample", shape, **options)
         self.sigma_data, self.extra_args = sigma_data, dict(extra_args or {})
 
-    def facts(self) -> dict[str, Any]:
-        return {**super().facts(), "sigma_data": self.sigma_data, "extra_args": sorted(self.extra_args)}
-
     def _called(self, x: Tensor, times: tuple[Scalar, ...], *given: Any) -> Tensor | Output:
         (sigma,) = times
         args = [cloned(each) for each in given if not isinstance(each, dict)]

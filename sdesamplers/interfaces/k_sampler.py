@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,14 +14,15 @@ from ..checks import choice, function, one_of_types, shown
 from ..errors import ModelError, UsageError
 from ..models.base import Output
 from ..models.calling import tensor_in
-from ..path.noise import Noise, check_seed
+from ..path.noise import check_seed
 from ..processes.schedules import EDM, RectifiedFlow
 from ..public import public
 from ..registry.options import check_options
-from ..registry.plugin import NoiseSource, Sampler
+from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
 from ..sampling.calls import sample
 from .denoisers import KINDS, DenoiserModel, kind_of
+from .noise_samplers import CallersGenerators, as_noise_source
 
 KCallback = Callable[[dict[str, Any]], Any]
 RUN_ARGUMENTS = ("coordinates", "noise", "noise_options")
@@ -88,7 +87,8 @@ class KSampler:
             callback: called once per step with a dictionary of "x", "i" (the step), "sigma" (sigmas[i]), "sigma_hat"
                 (that of the evaluation) and "denoised".
             disable: True for no progress bar; None for one only on a terminal.
-            noise_sampler: the noise of the steps, `noise_sampler(sigma, sigma_next)`, in place of the library's own.
+            noise_sampler: the noise of the steps, `noise_sampler(sigma, sigma_next)` of x's shape, in place of the
+                library's own. It may draw from torch's global generators.
             **options: the sampler's options, in place of those given before.
 
         Returns:
@@ -107,10 +107,13 @@ class KSampler:
         if len(grid) < 2:
             return x
         kind, extra_args = self.model_kind or kind_of(model), dict(extra_args or {})
-        seed = self._seed(extra_args, drawn=noise_sampler is None and (self.spec.stochastic or bool(options)))
+        given = torch.as_tensor(sigmas)
+        seed = self._seed(extra_args, noise_sampler is None and (self.spec.stochastic or bool(options)))
+        callers = None
         if noise_sampler is not None:
-            options["noise"] = as_noise_source(noise_sampler, kind, grid, torch.as_tensor(sigmas))
-        evaluate = KModel(model, self.spec, grid, torch.as_tensor(sigmas), extra_args, callback)
+            callers = CallersGenerators()
+            options["noise"] = as_noise_source(noise_sampler, x.shape, kind, given, callers)
+        evaluate = KModel(model, self.spec, given, extra_args, callback)
         rows = {name: value for name, value in extra_args.items() if belongs_to_samples(value, len(x))}
         denoiser = RowsModel(
             evaluate, process_for(kind, grid), x.shape[1:],
@@ -118,18 +121,22 @@ class KSampler:
         )  # fmt: skip
         start = x if x.dtype in (torch.float32, torch.float64) else x.float()
         shown_bar = sys.stderr.isatty() if disable is None else not disable
-        result = sample(
-            denoiser, self.sampler, times=grid, start=start, condition=rows or None, seed=seed, progress=shown_bar,
-            **options,
-        )  # fmt: skip
+        try:
+            result = sample(
+                denoiser, self.sampler, times=grid, start=start, condition=rows or None, seed=seed, progress=shown_bar,
+                **options,
+            )  # fmt: skip
+        finally:
+            if callers is not None:
+                callers.restore()  # the run has set the generators back to their state at its beginning
         return result.samples.to(x.dtype)
 
-    def _seed(self, extra_args: Mapping[str, Any], drawn: bool) -> int:
+    def _seed(self, extra_args: Mapping[str, Any], may_draw: bool) -> int:
         """The seed of a call: this sampler's, the caller's, or if noise may be drawn one from torch's generator."""
         given = extra_args.get("seed") if self.seed is None else self.seed
         if given is not None:
             return check_seed(int(given))
-        return int(torch.randint(2**63 - 1, ())) if drawn else 0
+        return int(torch.randint(2**63 - 1, ())) if may_draw else 0
 
 
 @public
@@ -191,7 +198,6 @@ class KModel:
 
     model: Callable[..., Any]
     spec: Sampler
-    grid: list[float]
     sigmas: Tensor
     extra_args: dict[str, Any]
     callback: KCallback | None
@@ -206,7 +212,7 @@ class KModel:
         output = self.model(x, sigma, **arguments)
         step, rest = divmod(self.evaluations, self.spec.evaluations or 1)
         self.evaluations += 1
-        if self.callback is not None and rest == 0 and step < len(self.grid) - 1:
+        if self.callback is not None and rest == 0 and step < len(self.sigmas) - 1:
             denoised = tensor_in(output)
             self.callback(
                 {"x": state, "i": step, "sigma": self.sigmas[step], "sigma_hat": sigma.max(), "denoised": denoised}
@@ -237,8 +243,9 @@ def with_hook(model_options: Mapping[str, Any] | None, unguided: list[Tensor]) -
 def as_grid(sigmas: Any) -> list[float]:
     """The sigmas as a list of numbers."""
     try:
-        return [float(sigma) for sigma in sigmas]
-    except (TypeError, ValueError):
+        grid = torch.as_tensor(sigmas, dtype=torch.float64).tolist()
+        return [float(sigma) for sigma in grid]
+    except (TypeError, ValueError, RuntimeError):
         raise UsageError(f"sigmas must be a tensor (steps + 1,), not {shown(sigmas)}") from None
 
 
@@ -253,27 +260,3 @@ def process_for(kind: str, grid: list[float]) -> EDM | RectifiedFlow:
 def belongs_to_samples(value: Any, count: int) -> bool:
     """True for a tensor with one row per sample."""
     return isinstance(value, Tensor) and value.dim() > 0 and len(value) == count
-
-
-def as_noise_source(
-    noise_sampler: Callable[[Any, Any], Tensor], kind: str, grid: list[float], sigmas: Tensor
-) -> NoiseSource:
-    """A noise source that calls `noise_sampler(sigma, sigma_next)`; on the grid its arguments are the given sigmas."""
-    places = np.asarray(grid)
-
-    def as_sigma(lam: float) -> Tensor:
-        sigma = math.exp(-lam) if kind == "ve" else 1 / (1 + math.exp(lam))
-        nearest = int(np.abs(places - sigma).argmin())
-        close = math.isclose(places[nearest], sigma, rel_tol=1e-9, abs_tol=1e-12)
-        return sigmas[nearest] if close else sigmas.new_tensor(sigma)
-
-    def noise(start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
-        if rows is not None:
-            raise UsageError("noise_sampler draws for all samples at once, and this sampler takes a step of each")
-        return noise_sampler(as_sigma(start), as_sigma(end))
-
-    def source(source: Any, shortest: float) -> Noise:
-        """The noise of a caller's noise_sampler."""
-        return noise
-
-    return NoiseSource(source, "noise-sampler")

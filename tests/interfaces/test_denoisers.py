@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 
+import numpy as np
 import pytest
 import torch
+from other_libraries import k_diffusion
 
 import sdesamplers as sds
 
@@ -76,6 +78,41 @@ def test_sigma_data_is_the_preconditioning_of_karras_et_al():
         skip, out, into = data**2 / total, sigma * data / total**0.5, total**-0.5
         inner = network(into * START, torch.full((2,), sigma, dtype=torch.float64), 0.25)
         torch.testing.assert_close(model.predict(START, sigma), skip * START + out * inner, rtol=1e-12, atol=0)
+
+
+class Network(torch.nn.Module):
+    def forward(self, x, t):
+        return torch.tanh(0.5 * x) + 1e-3 * column(t).double()
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "prediction"), [("DiscreteEpsDDPMDenoiser", "epsilon"), ("DiscreteVDDPMDenoiser", "v")]
+)
+def test_k_diffusions_wrappers_of_tables_are_the_networks_that_they_wrap(wrapper, prediction):
+    """The same network on its table here, at sigmas of whole timesteps; k-diffusion's state is x / alpha."""
+    table = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    wrapped = getattr(k_diffusion("external"), wrapper)(Network(), torch.from_numpy(table), quantize=False)
+    model = sds.from_denoiser(wrapped, (2,), dtype=torch.float64)
+    own = sds.wrap(Network(), (2,), alphas_cumprod=table, prediction=prediction, dtype=torch.float64)
+    sigmas = [float(own.process.ratio(float(t))) for t in (999, 800, 500, 200, 50, 0)]
+    assert (model.process.t_min, model.process.t_max) == pytest.approx((sigmas[-1], sigmas[0]), rel=1e-12)
+    compare(model, own, sigmas)
+
+
+def test_k_diffusions_wrapper_of_v_networks_is_trigflow():
+    wrapped = k_diffusion("external").VDenoiser(Network())
+    own = sds.wrap(
+        Network(), (2,), process=sds.TrigFlow(), prediction="v", clock=2 / np.pi, dtype=torch.float64
+    )  # its time is 2 / pi times the angle
+    compare(sds.from_denoiser(wrapped, (2,), dtype=torch.float64), own, [20.0, 5.0, 1.0, 0.2, 0.05])
+
+
+def compare(model: sds.Model, own: sds.Model, sigmas: list[float]) -> None:
+    """Compare a denoiser with a model whose states have unit variance."""
+    first, last = (1 / np.hypot(1, sigma) for sigma in (sigmas[0], sigmas[-1]))
+    found = sds.sample(model, "dpmpp-2m", sigmas=sigmas, start=sigmas[0] * START).samples
+    expected = sds.sample(own, "dpmpp-2m", sigmas=sigmas, start=first * sigmas[0] * START).samples / last
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_a_condition_of_keywords_is_divided_between_batches_and_guides():

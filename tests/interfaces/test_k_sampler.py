@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from other_libraries import k_diffusion
 from torch import Tensor
 
 import sdesamplers as sds
@@ -119,18 +120,6 @@ KNOWN: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 }
 
 
-def k_diffusion() -> Any:
-    """k-diffusion's samplers (benchmarks/requirements.txt); the test is skipped if they are not installed."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        from peers.k_diffusion_peer import K
-    except ImportError as error:
-        pytest.skip(f"k-diffusion is not installed: {error}")
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-    return K
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("name", KNOWN)
 def test_samples_and_callbacks_are_k_diffusions(name, dtype):
@@ -213,6 +202,26 @@ def test_without_a_seed_torchs_generator_decides_as_in_k_diffusion():
     assert torch.equal(found[0], found[1])
     assert not torch.equal(found[0], found[2])
     assert not torch.equal(found[2], again)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_noise_sampler_may_draw_from_torchs_generator():
+    """As k-diffusion's default does; the run's own seeding of the generator, for networks, does not change it."""
+
+    def call(noise_sampler: Any) -> Tensor:
+        sampler = sds.as_k_sampler("euler-ancestral")
+        return sampler(denoiser, start(), SIGMAS, disable=True, noise_sampler=noise_sampler)
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        drawn = [torch.randn(5, 2, dtype=torch.float64) for _ in range(12)]
+        after = torch.get_rng_state()
+        torch.manual_seed(5)
+        for steps in (drawn[:6], drawn[6:]):
+            found = call(lambda sigma, sigma_next: torch.randn(5, 2, dtype=torch.float64))
+            stored = iter(steps)
+            assert torch.equal(found, call(lambda sigma, sigma_next, stored=stored: next(stored)))
+        assert torch.equal(torch.get_rng_state(), after)
 
 
 def test_tensors_with_a_row_per_sample_follow_the_samples():
@@ -328,6 +337,8 @@ def test_a_mistake_is_found_before_a_run(arguments, message):
         ({"extra_args": [1]}, "extra_args must be a dictionary"),
         ({"noise_sampler": 3}, "noise_sampler must be a function of sigma and sigma_next"),
         ({"x": [1.0]}, "x must be a tensor"),
+        ({"noise_sampler": lambda sigma, sigma_next: torch.randn(2)}, "a tensor of x's shape (5, 2), not shape (2,)"),
+        ({"noise_sampler": lambda sigma, sigma_next: None}, "a tensor of x's shape (5, 2), not None"),
         ({"eta": "much"}, "eta"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -134,7 +135,7 @@ def test_predictions_that_are_equal_are_not_changed(name):
 @pytest.mark.parametrize("name", [*OF_DIFFUSERS])
 def test_names_of_diffusers_are_known(name):
     assert hasattr(guiders, name)
-    assert method(name, {}) == method(OF_DIFFUSERS[name], {})
+    assert method(name, {}) == method(OF_DIFFUSERS[name], {}) == pickle.loads(pickle.dumps(method(name, {})))
 
 
 def classes(shape=(1, 8, 8), rate=1.0) -> sds.FunctionModel:
