@@ -122,7 +122,9 @@ def from_denoiser(
                 raise UsageError(f"{name} does not apply to kind='flow', whose sigma runs from 1 to 0")
         process: GaussianProcess = RectifiedFlow()
     else:
-        process = EDM(_end(denoiser, "sigma_min", sigma_min, 0.002), _end(denoiser, "sigma_max", sigma_max, 80.0))
+        low = own_end(denoiser, "sigma_min", 0.002) if sigma_min is None else number("sigma_min", sigma_min)
+        high = own_end(denoiser, "sigma_max", 80.0) if sigma_max is None else number("sigma_max", sigma_max)
+        process = EDM(low, high)
     if sigma_data is not None and not number("sigma_data", sigma_data) > 0:
         raise UsageError(f"sigma_data must be positive, not {sigma_data}")
     return DenoiserModel(
@@ -150,10 +152,8 @@ def nested(denoiser: Any) -> Iterator[Any]:
             return
 
 
-def _end(denoiser: Any, name: str, given: float | None, otherwise: float) -> float:
-    """An end of the range of sigma: as given, else a denoiser's own, else the default."""
-    if given is not None:
-        return number(name, given)
+def own_end(denoiser: Any, name: str, otherwise: float) -> float:
+    """An end of a denoiser's range of sigma: its attribute `name`, or that of what it holds, else the default."""
     for each in nested(denoiser):
         for holder in (each, getattr(each, "model_sampling", None)):
             value = getattr(holder, name, None)

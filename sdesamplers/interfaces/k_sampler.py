@@ -21,7 +21,7 @@ from ..registry.options import check_options
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
 from ..sampling.calls import sample
-from .denoisers import KINDS, DenoiserModel, kind_of
+from .denoisers import KINDS, DenoiserModel, kind_of, own_end
 from .noise_samplers import CallersGenerators, as_noise_source
 
 KCallback = Callable[[dict[str, Any]], Any]
@@ -116,7 +116,7 @@ class KSampler:
         evaluate = KModel(model, self.spec, given, extra_args, callback)
         rows = {name: value for name, value in extra_args.items() if belongs_to_samples(value, len(x))}
         denoiser = RowsModel(
-            evaluate, process_for(kind, grid), x.shape[1:],
+            evaluate, process_for(model, kind, grid), x.shape[1:],
             dtype=x.dtype, device=x.device, conditional=bool(rows), name=f"the model of {self.__name__}",
         )  # fmt: skip
         start = x if x.dtype in (torch.float32, torch.float64) else x.float()
@@ -249,12 +249,16 @@ def as_grid(sigmas: Any) -> list[float]:
         raise UsageError(f"sigmas must be a tensor (steps + 1,), not {shown(sigmas)}") from None
 
 
-def process_for(kind: str, grid: list[float]) -> EDM | RectifiedFlow:
-    """The process of a kind, on which the grid lies."""
+def process_for(model: Any, kind: str, grid: list[float]) -> EDM | RectifiedFlow:
+    """The process of a model, up to its own largest sigma if it has one; it contains the grid.
+
+    Churn raises sigma by a factor of sqrt(2) at most, but not above the process's largest.
+    """
     if kind == "flow":
         return RectifiedFlow()
     positive = [sigma for sigma in grid if sigma > 0] or [1.0]
-    return EDM(min(0.002, min(positive) / 2), max(positive))
+    largest = own_end(model, "sigma_max", 2 * max(positive))
+    return EDM(min(0.002, min(positive) / 2), max(largest, *positive))
 
 
 def belongs_to_samples(value: Any, count: int) -> bool:

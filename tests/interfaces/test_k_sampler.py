@@ -117,6 +117,11 @@ KNOWN: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "sample_dpmpp_2s_ancestral": ("dpmpp-2s-ancestral", {}, {}),
     "sample_dpmpp_2m": ("dpmpp-2m", {}, {}),
     "sample_dpmpp_2m_sde": ("dpmpp-2m-sde", {}, {}),
+    "sample_dpmpp_2m_sde with options": (  # its eta is the square of ours
+        "dpmpp-2m-sde",
+        {"eta": 0.7, "s_noise": 0.9, "solver": "heun"},
+        {"eta": 0.49, "s_noise": 0.9, "solver_type": "heun"},
+    ),
 }
 
 
@@ -124,7 +129,7 @@ KNOWN: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize("name", KNOWN)
 def test_samples_and_callbacks_are_k_diffusions(name, dtype):
     """Left out: dpmpp_sde and dpmpp_3m_sde, which are other methods here (docs/names.md)."""
-    theirs = getattr(k_diffusion(), name)
+    theirs = getattr(k_diffusion(), name.partition(" ")[0])
     ours, options, given = KNOWN[name]
     noisy = "noise_sampler" in inspect.signature(theirs).parameters
     pair = [Draws(), Draws()]
@@ -140,6 +145,20 @@ def test_samples_and_callbacks_are_k_diffusions(name, dtype):
     for theirs_seen, ours_seen in zip(*seen, strict=True):
         for key in ("x", "denoised", "sigma", "sigma_hat"):
             assert (theirs_seen[key] - ours_seen[key]).abs().max() < rounding * 14, key
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun"])
+def test_churn_is_k_diffusions(solver):
+    """Its noise comes from torch's global generator, from which a noise_sampler may draw too."""
+    churn = {"s_churn": 2.0, "s_noise": 1.01}  # in every step: k-diffusion draws in the others too
+    theirs = getattr(k_diffusion(), f"sample_{solver}")
+    ours = sds.as_k_sampler("churn", solver=solver, **churn)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        expected = theirs(denoiser, start(), SIGMAS, disable=True, **churn)
+        torch.manual_seed(3)
+        found = ours(denoiser, start(), SIGMAS, disable=True, noise_sampler=lambda *_: torch.randn_like(start()))
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-11)
 
 
 def test_a_name_of_k_diffusion_refers_to_its_sampler():
