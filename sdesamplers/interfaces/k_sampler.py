@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from ..checks import choice, function, one_of_types, shown
 from ..errors import ModelError, UsageError
-from ..models.base import Output
+from ..models.base import Model, Output
 from ..models.calling import tensor_in
 from ..path.noise import check_seed
 from ..processes.schedules import EDM, RectifiedFlow
@@ -21,6 +22,8 @@ from ..registry.options import check_options
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
 from ..sampling.calls import sample
+from ..sampling.prepared import prepare
+from ..sampling.request import split_arguments
 from .denoisers import KINDS, DenoiserModel, kind_of, own_end
 from .noise_samplers import CallersGenerators, as_noise_source
 
@@ -84,8 +87,8 @@ class KSampler:
             x: the state (N, *shape) at sigmas[0].
             sigmas: the falling grid, (steps + 1,); its last value may be 0. With fewer than two values x is returned.
             extra_args: further arguments of the model. Tensors in it that have N rows belong to the samples.
-            callback: called once per step with a dictionary of "x", "i" (the step), "sigma" (sigmas[i]), "sigma_hat"
-                (that of the evaluation) and "denoised".
+            callback: called at the first evaluation of each step with a dictionary of "x" (the state), "i" (the step),
+                "sigma" (sigmas[i]), "sigma_hat" (that of the evaluation) and "denoised" (x0).
             disable: True for no progress bar; None for one only on a terminal.
             noise_sampler: the noise of the steps, `noise_sampler(sigma, sigma_next)` of x's shape, in place of the
                 library's own. It may draw from torch's global generators.
@@ -119,6 +122,8 @@ class KSampler:
             evaluate, process_for(model, kind, grid), x.shape[1:],
             dtype=x.dtype, device=x.device, conditional=bool(rows), name=f"the model of {self.__name__}",
         )  # fmt: skip
+        if callback is not None:
+            evaluate.per_step = self._evaluations_per_step(denoiser, grid, options)
         start = x if x.dtype in (torch.float32, torch.float64) else x.float()
         shown_bar = sys.stderr.isatty() if disable is None else not disable
         try:
@@ -130,6 +135,13 @@ class KSampler:
             if callers is not None:
                 callers.restore()  # the run has set the generators back to their state at its beginning
         return result.samples.to(x.dtype)
+
+    def _evaluations_per_step(self, denoiser: Model, grid: list[float], options: Mapping[str, Any]) -> int:
+        """The number that the sampler declares, or the observed one if an option changes it (the solver of `churn`)."""
+        request, conduct, _ = split_arguments(self.sampler, {"times": grid, **options})
+        declared, steps = max(1, self.spec.evaluations or 1), len(grid) - 1
+        made = prepare(denoiser, request, conduct).evaluations
+        return declared if made is None or declared * (steps - 1) <= made else max(1, math.ceil(made / steps))
 
     def _seed(self, extra_args: Mapping[str, Any], may_draw: bool) -> int:
         """The seed of a call: this sampler's, the caller's, or if noise may be drawn one from torch's generator."""
@@ -193,7 +205,7 @@ class RowsModel(DenoiserModel):
 class KModel:
     """A caller's model with the calls of its callback, and the unguided prediction if the sampler needs it.
 
-    A step begins at every evaluation whose number is a multiple of those that the sampler makes per step.
+    A step begins at every evaluation whose number is a multiple of `per_step`.
     """
 
     model: Callable[..., Any]
@@ -201,6 +213,7 @@ class KModel:
     sigmas: Tensor
     extra_args: dict[str, Any]
     callback: KCallback | None
+    per_step: int = field(default=1, init=False)
     evaluations: int = field(default=0, init=False)
 
     def __call__(self, x: Tensor, sigma: Tensor, **rows: Any) -> Tensor | Output:
@@ -210,7 +223,7 @@ class KModel:
             arguments["model_options"] = with_hook(arguments.get("model_options"), unguided)
         state = x.clone() if self.callback is not None else x
         output = self.model(x, sigma, **arguments)
-        step, rest = divmod(self.evaluations, self.spec.evaluations or 1)
+        step, rest = divmod(self.evaluations, self.per_step)
         self.evaluations += 1
         if self.callback is not None and rest == 0 and step < len(self.sigmas) - 1:
             denoised = tensor_in(output)
