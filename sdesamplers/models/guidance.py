@@ -89,6 +89,7 @@ class Guided(ModelAround):
     """
 
     pure = True
+    weak: Model | None = None  # for pickles of early 0.1
 
     def __init__(
         self,
