@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 import math
 import pickle
 import runpy
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -225,12 +227,19 @@ def test_without_a_seed_torchs_generator_decides_as_in_k_diffusion():
 
 
 @pytest.mark.filterwarnings("error")
-def test_a_noise_sampler_may_draw_from_torchs_generator():
-    """As k-diffusion's default does; the run's own seeding of the generator, for networks, does not change it."""
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_noise_sampler_may_draw_from_torchs_generator(threaded):
+    """As k-diffusion's default does; the run's own seeding of the generator, for networks, does not change it.
+
+    ComfyUI runs its samplers in a thread.
+    """
 
     def call(noise_sampler: Any) -> Tensor:
-        sampler = sds.as_k_sampler("euler-ancestral")
-        return sampler(denoiser, start(), SIGMAS, disable=True, noise_sampler=noise_sampler)
+        sampler = functools.partial(sds.as_k_sampler("euler-ancestral"), disable=True, noise_sampler=noise_sampler)
+        if not threaded:
+            return sampler(denoiser, start(), SIGMAS)
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(sampler, denoiser, start(), SIGMAS).result()
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
