@@ -15,6 +15,12 @@ from .errors import UsageError as UsageError
 from .generation import Generated as Generated
 from .generation import generate as generate
 from .generation import stream as stream
+from .interfaces.azula_denoisers import as_azula as as_azula
+from .interfaces.azula_denoisers import from_azula as from_azula
+from .interfaces.denoisers import from_denoiser as from_denoiser
+from .interfaces.exported import export_solver as export_solver
+from .interfaces.k_sampler import KSampler as KSampler
+from .interfaces.k_sampler import as_k_sampler as as_k_sampler
 from .inverse import Downsample as Downsample
 from .inverse import Grey as Grey
 from .inverse import LinearOperator as LinearOperator

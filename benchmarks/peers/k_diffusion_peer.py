@@ -23,6 +23,17 @@ VERSION = importlib.metadata.version("k-diffusion")
 
 def load_sampling() -> Any:
     """`k_diffusion.sampling`, loaded separately if the package lacks a training dependency (wandb, kornia, ...)."""
+    if importlib.util.find_spec("torchsde") is None:  # only its Brownian trees need it, and they are not used
+        sys.modules["torchsde"] = types.ModuleType("torchsde")
+        try:
+            return load_sampling_alone()
+        finally:
+            del sys.modules["torchsde"]
+    return load_sampling_alone()
+
+
+def load_sampling_alone() -> Any:
+    """The same, if torchsde can be imported."""
     try:
         import k_diffusion.sampling as whole
 

@@ -92,6 +92,7 @@ def file_facts(run: PreparedRun) -> Facts:
 
 def model_facts(model: Model) -> Facts:
     """A model's name and what determines its predictions: weights, schedule, settings, and `Model.facts`."""
+    weak = getattr(model, "weak", None)  # the second model of a guided one
     facts: Facts = {
         "name": model.name,
         "revision": model.revision,
@@ -104,6 +105,7 @@ def model_facts(model: Model) -> Facts:
         "tuning": list(model.tuning) or None,
         "autocast": autocast_dtype(model),
         "settings": settings(model),
+        "weak": model_facts(weak) if isinstance(weak, Model) else None,
         **model.facts(),
     }
     return {key: value for key, value in facts.items() if value is not None}

@@ -8,6 +8,7 @@ calling.py     calling foreign networks without side effects on the run
 running.py     the environment of a run: evaluation mode, autograd, torch's global state
 clipping.py    bounds of x0
 guidance.py    classifier-free guidance: `Guided`
+guidance_methods.py  its formulas by name
 analytic.py    Gaussians and Gaussian mixtures, with exact scores
 density.py     densities for Langevin dynamics
 """

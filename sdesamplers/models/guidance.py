@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import function, number
+from ..checks import function, number, unknown_keyword
 from ..errors import UsageError
 from ..processes.predictions import clean_map
 from ..processes.scalars import Scalar, expand
@@ -21,9 +20,7 @@ from .base import Model, ModelAround, Output
 from .calling import isolated
 from .clipping import thresholded
 from .conditions import as_plain_data, join_conditions, take_rows
-
-Combine = Callable[[Tensor, Tensor, float], Tensor]
-"""(conditional, unconditional, scale) -> guided, all (n, *shape) in the model's own prediction type."""
+from .guidance_methods import METHODS, Combine, method
 
 
 @dataclass(frozen=True)
@@ -68,18 +65,31 @@ class Guided(ModelAround):
             percentile of a sample's |x0|, or 1 if that is larger; x0 is clipped to [-s, s] and divided by s. It applies
             at all times, except when the prediction does not determine x0 (epsilon at alpha = 0) or x0 is the state
             (sigma = 0). The unguided prediction is not thresholded.
-        combine: a function that replaces the combination above. It must treat samples independently; it receives part
-            of the batch if the other samples are outside the interval.
+        combine: another formula in place of the combination above: a function of (conditional, unconditional, scale),
+            which must treat samples independently and receives part of the batch if the other samples are outside the
+            interval; or a name, of these formulas or of diffusers' guiders that use them. "apg": adaptive projected
+            guidance, options `eta` (0) and `norm` (15) (Sadat et al. 2024). "cfg-zero-star" (Fan et al. 2025).
+            "tangential" (Kwon et al. 2025). "magnitude-aware": option `alpha` (8) (Zhu et al. 2025).
+            "frequency-decoupled": `scale` for the finest level, option `lower` ((5,)) with those of the coarser levels
+            (Sadat et al. 2025).
+        weak: a worse model of the same process and shape, from whose prediction for the same condition, or for
+            `negative`, to guide away (autoguidance, Karras et al. 2024).
         batched: True for one network call on both halves, False for two calls, which need half the memory. None makes
             one call until it runs out of GPU memory, and two calls from then on; and two calls if the two conditions
-            cannot be joined.
+            cannot be joined, or with `weak`.
+        **options: the options of a formula's name.
 
     Raises:
         UsageError: an argument out of its range, or `interval` or `threshold` for a model without alpha and sigma or
-            without a data range.
+            without a data range; an unknown formula or option.
+
+    Example:
+        >>> guided = sds.Guided(model, 4.0, combine="apg", eta=0.2)
+        >>> sds.sample(guided, "dpmpp-2m", steps=10, condition=7)
     """
 
     pure = True
+    weak: Model | None = None  # for pickles of early 0.1
 
     def __init__(
         self,
@@ -90,14 +100,22 @@ class Guided(ModelAround):
         rescale: float = 0.0,
         interval: tuple[float, float] | None = None,
         threshold: float | None = None,
-        combine: Combine | None = None,
+        combine: str | Combine | None = None,
+        weak: Model | None = None,
         batched: bool | None = None,
+        **options: Any,
     ) -> None:
         if not isinstance(model, Model) or isinstance(model, Guided):
             raise UsageError(f"model must be a Model that is not guided yet, not {type(model).__name__}")
         scale, rescale = number("scale", scale), number("rescale", rescale)
         threshold = None if threshold is None else number("threshold", threshold)
+        if isinstance(combine, str):
+            combine = method(combine, options)
+        elif options:
+            raise unknown_keyword("Guided", next(iter(options)), _ARGUMENTS)
         function("combine", combine, "two predictions and a scale")
+        if weak is not None:
+            check_weak(weak, model, batched)
         if not 0 <= rescale <= 1:
             raise UsageError(f"rescale must be from 0 to 1, not {rescale}")
         if threshold is not None and not 0.5 < threshold <= 1:
@@ -109,9 +127,14 @@ class Guided(ModelAround):
         super().__init__(model)
         self.scale, self.negative, self.rescale = float(scale), negative, float(rescale)
         self.interval = None if interval is None else bounds(interval)
-        self.threshold, self.combine, self.batched = threshold, combine, batched
+        self.threshold, self.combine, self.weak = threshold, combine, weak
+        self.batched = False if weak is not None else batched
         self._plain = self.scale == 1.0 and combine is None
         self._short_of_memory = False
+
+    def facts(self) -> dict[str, Any]:
+        formula = repr(self.combine) if type(self.combine) in METHODS.values() else None
+        return {**super().facts(), "formula": formula}
 
     @property
     def _predict(self) -> Any:
@@ -122,7 +145,11 @@ class Guided(ModelAround):
         if isinstance(condition, GuidedCondition):  # from an earlier result
             condition = condition.condition
         spread = self.model.condition_for(condition, count)
-        return spread if self._plain else GuidedCondition(spread, self._negative_condition(count))
+        if self._plain:
+            return spread
+        if self.weak is not None:
+            return GuidedCondition(spread, self._weak_condition(condition, count))
+        return GuidedCondition(spread, self._negative_condition(count))
 
     def unconditional(self, count: int) -> Any:
         if self._plain:
@@ -131,6 +158,11 @@ class Guided(ModelAround):
             f"model {self.name!r} is already guided, with scale {self.scale:g}; leave guidance_scale at 1, or pass the "
             "inner model (its .model) to sample"
         )
+
+    def _weak_condition(self, condition: Any, count: int) -> Any:
+        """The condition of the weak model."""
+        assert self.weak is not None
+        return self.weak.condition_for(condition if self.negative is None else self.negative, count)
 
     def _negative_condition(self, count: int) -> Any:
         """The condition to guide away from."""
@@ -145,7 +177,8 @@ class Guided(ModelAround):
             return output if self.threshold is None else self._clipped(wide(output), x, t)
         pair = condition
         if not isinstance(pair, GuidedCondition):
-            pair = GuidedCondition(condition, self._negative_condition(len(x)))
+            away = condition if self.weak is not None else self._negative_condition(len(x))
+            pair = GuidedCondition(condition, away)
         rows = self._rows(t, len(x))
         if rows is None:
             conditional, unguided = self._both(x, t, pair, None)
@@ -179,7 +212,8 @@ class Guided(ModelAround):
             if joined is not None:
                 return joined[len(part) :], joined[: len(part)]
         conditional = wide(self._predict(x, t, pair.condition))
-        return conditional, wide(self._predict(part, times, away))
+        plain = self._predict if self.weak is None else isolated(self.weak)
+        return conditional, wide(plain(part, times, away))
 
     def _at_once(self, part: Tensor, x: Tensor, t: Scalar, away: Any, condition: Any) -> Tensor | None:
         """Return both predictions from one call, (n + N, *shape), or None if two calls are needed."""
@@ -221,6 +255,24 @@ class Guided(ModelAround):
 def effective_scale(model: Model, guidance_scale: float) -> float:
     """The guidance weight of a run: that of a `Guided` model, or else the run's `guidance_scale`."""
     return model.scale if isinstance(model, Guided) else guidance_scale
+
+
+_ARGUMENTS = ("scale", "negative", "rescale", "interval", "threshold", "combine", "weak", "batched")
+
+
+def check_weak(weak: Any, model: Model, batched: bool | None) -> None:
+    """Raise a UsageError if a weak model cannot guide a model."""
+    if not isinstance(weak, Model):
+        raise UsageError(f"weak must be a Model, not {type(weak).__name__}")
+    if batched:
+        raise UsageError("batched=True and weak contradict each other: two networks need two calls")
+    for name, own, other in (("shape", model.shape, weak.shape), ("prediction", model.prediction, weak.prediction)):
+        if own != other:
+            raise UsageError(f"weak must have the {name} of the model, {own!r}, not {other!r}")
+    times = np.linspace(float(model.process.t_min), float(model.process.t_max), 5)
+    good, bad = (np.asarray(each.gaussian.schedule(times)[:2]) for each in (model, weak))
+    if type(weak.process) is not type(model.process) or not np.allclose(good, bad):
+        raise UsageError("weak must have the process of the model: their states at one time differ otherwise")
 
 
 def bounds(interval: Any) -> tuple[float, float]:

@@ -188,6 +188,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         Raises:
             UsageError: an argument of diffusers that has another name here; the message gives it.
         """
+        kwargs.pop("variant", None)  # of weights, passed on by `from_pretrained` when modular pipelines load components
         sampler, kwargs, trained = arguments_from(config, sampler, kwargs)
         known = {*inspect.signature(Scheduler.__init__).parameters, *option_names(sampler or kwargs.get("recipe"))}
         overrides = model_overrides(kwargs, known, trained)

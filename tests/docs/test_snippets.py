@@ -23,6 +23,7 @@ from sdesamplers.cli import cli
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = {
+    ("interfaces.md", "import onnxruntime"): "ONNX Runtime is optional; tests/interfaces/test_runtimes.py runs it",
     ("start.md", "for batch in sds.stream(model, "): "draws 50,000 samples; docs/scaling.md runs it with 24",
 }
 """(page, how the snippet begins): why it is not run."""
@@ -53,7 +54,7 @@ FILES = {"README.md": ROOT / "README.md"} | {
 }
 PAGES = {name: snippets(name, page) for name, page in FILES.items()}
 RUN = {name: found for name, found in PAGES.items() if any(s.language == "python" for s in found)}
-QUICK = {"own-network.md", "langevin.md", "writing-samplers.md", "design.md", "training.md"}
+QUICK = {"interfaces.md", "own-network.md", "langevin.md", "writing-samplers.md", "design.md", "training.md"}
 """Pages whose snippets take seconds; the others sample pictures."""
 
 

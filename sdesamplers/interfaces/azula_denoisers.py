@@ -1,0 +1,182 @@
+"""azula's denoisers as models, and models as azula's denoisers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..checks import known_keywords, shown
+from ..errors import UsageError
+from ..models.base import Model, Output
+from ..models.calling import as_flat, call, isolated
+from ..models.conditions import cloned
+from ..models.function import FunctionModel
+from ..processes.predictions import convert
+from ..processes.scalars import Scalar, is_per_sample
+from ..processes.sde import GaussianProcess
+from ..public import public
+
+HALVINGS = 60
+"""Bisections of the time axis; more do not change a float64."""
+
+
+class ScheduleProcess(GaussianProcess):
+    """The process of one of azula's schedules, with times from 0 (data) to 1 (noise).
+
+    Args:
+        schedule: maps times, a tensor of any shape, to (alpha, sigma).
+    """
+
+    t_min, t_max = 1e-3, 1.0  # at t = 0 the slope of sigma is 0 for some schedules
+
+    def __init__(self, schedule: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.azula_schedule = schedule
+
+    def _at(self, t: Scalar, which: int) -> Scalar:
+        values = self.azula_schedule(torch.as_tensor(np.asarray(t, dtype=np.float64)))[which]
+        return as_form(values, t)
+
+    def _slope(self, t: Scalar, which: int) -> Scalar:
+        with torch.enable_grad():
+            times = torch.as_tensor(np.asarray(t, dtype=np.float64)).clone().requires_grad_()
+            values = self.azula_schedule(times)[which]
+            if not values.requires_grad:  # a constant
+                return as_form(torch.zeros_like(times), t)
+            (slope,) = torch.autograd.grad(values.sum(), times)
+        return as_form(slope, t)
+
+    def alpha(self, t: Scalar) -> Scalar:
+        return self._at(t, 0)
+
+    def sigma(self, t: Scalar) -> Scalar:
+        return self._at(t, 1)
+
+    def d_alpha(self, t: Scalar) -> Scalar:
+        return self._slope(t, 0)
+
+    def d_sigma(self, t: Scalar) -> Scalar:
+        return self._slope(t, 1)
+
+    def time_at_ratio(self, ratio: Scalar) -> Scalar:
+        wanted = np.asarray(ratio, dtype=np.float64)
+        low, high = np.zeros_like(wanted), np.ones_like(wanted)
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            above = np.asarray(self.sigma(middle)) > wanted * np.asarray(self.alpha(middle))
+            low, high = np.where(above, low, middle), np.where(above, middle, high)
+        time: np.ndarray = (low + high) / 2
+        return time if isinstance(ratio, np.ndarray) else float(time)
+
+
+def as_form(values: Tensor, like: Scalar) -> Scalar:
+    """A tensor of times as an array, or as a float if `like` is a number."""
+    found: np.ndarray = values.detach().numpy()
+    return found if isinstance(like, np.ndarray) else float(found)
+
+
+class AzulaModel(FunctionModel):
+    """One of azula's denoisers as a model that predicts x0; a dictionary as its condition is passed as keywords."""
+
+    pure = True
+
+    def _called(self, x: Tensor, times: tuple[Scalar, ...], *given: Any) -> Tensor | Output:
+        (t,) = times
+        kwargs = {key: cloned(value) for each in given for key, value in each.items()}
+        shaped = as_flat(t, x) if is_per_sample(t) else as_flat(t, x[:1])[0]  # some denoisers take one time only
+        output: Tensor | Output = call(self._mean, x.clone(), shaped, name=self.name, **kwargs)
+        return output
+
+    def _mean(self, x: Tensor, t: Tensor, **kwargs: Any) -> Any:
+        return self.function(x, t, **kwargs).mean
+
+    def condition_for(self, condition: Any, count: int) -> Any:
+        if self.conditional and condition is not None and not isinstance(condition, dict):
+            raise UsageError(f"the condition of {self.name!r} must be a dictionary of keywords, not {shown(condition)}")
+        return super().condition_for(condition, count)
+
+
+@public
+@known_keywords("data_range", "name", "clip", "dtype", "device", "conditional", "null_condition")
+def from_azula(denoiser: Any, shape: Sequence[int], **options: Any) -> Model:
+    """A model from one of azula's denoisers, on the process of its schedule.
+
+    Args:
+        denoiser: an `azula.denoise.Denoiser`: called as `denoiser(x, t, **condition)`, it returns a posterior with the
+            mean (N, *shape), and its `schedule` maps t in [0, 1] to (alpha, sigma).
+        shape: the shape of one sample.
+        **options: further arguments of `FunctionModel`; a condition is a dictionary of keyword arguments.
+
+    Raises:
+        UsageError: not a denoiser, or an invalid option.
+
+    Example:
+        >>> denoiser = azula.denoise.KarrasDenoiser(backbone, azula.noise.VPSchedule())
+        >>> sds.sample(sds.from_azula(denoiser, (3, 32, 32)), "dpmpp-2m", steps=20, num_samples=4)
+    """
+    if not callable(denoiser) or not callable(getattr(denoiser, "schedule", None)):
+        raise UsageError(f"denoiser must be one of azula's, with a schedule, not {shown(denoiser)}")
+    process = ScheduleProcess(denoiser.schedule)
+    return AzulaModel(denoiser, process, "sample", shape, **{"name": type(denoiser).__name__, **options})
+
+
+@public
+def as_azula(model: Model) -> Any:
+    """A model as one of azula's denoisers, for its samplers and its guidance.
+
+    Its time runs from 0 (`t_min` of the model's process) to 1 (`t_max`), and its mean is the model's x0. Keyword
+    arguments: `condition`, as in `sample`.
+
+    Args:
+        model: a `Model` with alpha and sigma.
+
+    Returns:
+        An `azula.denoise.Denoiser`.
+
+    Raises:
+        UsageError: not a model, or its process has no alpha and sigma.
+        ModuleNotFoundError: azula is not installed.
+
+    Example:
+        >>> sampler = azula.sample.HeunSampler(sds.as_azula(model), steps=20)
+        >>> sampler(sampler.init((4, *model.shape)))
+    """
+    if not isinstance(model, Model):
+        raise UsageError(f"model must be a Model, not {shown(model)}")
+    process = model.gaussian  # raises if there are no alpha and sigma
+    from azula.denoise import Denoiser, DiracPosterior  # an optional package
+    from azula.noise import Schedule
+
+    class ProcessSchedule(Schedule):
+        """The alpha and sigma of the model's process."""
+
+        def __call__(self, t: Tensor) -> tuple[Tensor, Tensor]:
+            times = native(t)
+            return as_tensor(process.alpha(times), t), as_tensor(process.sigma(times), t)
+
+    class ModelDenoiser(Denoiser):
+        """The x0 of the model."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.schedule = ProcessSchedule()
+            self.network = model.network if isinstance(model.network, torch.nn.Module) else None
+
+        def forward(self, x_t: Tensor, t: Tensor, condition: Any = None) -> Any:
+            times, given = native(t), model.condition_for(condition, len(x_t))
+            output = isolated(model)(x_t.to(model.device, model.dtype), times, given)
+            value = output.value if isinstance(output, Output) else output
+            return DiracPosterior(convert(value.to(x_t), model.prediction, "sample", x_t, process, times))
+
+    def native(t: Tensor) -> Scalar:
+        times = t.detach().double().cpu().numpy()
+        times = process.t_min + times * (process.t_max - process.t_min)
+        return times if times.ndim else float(times)
+
+    def as_tensor(values: Scalar, t: Tensor) -> Tensor:
+        return torch.as_tensor(np.broadcast_to(np.asarray(values), t.shape).copy()).to(t)
+
+    return ModelDenoiser()
