@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
+from ..registry.catalogue import HUB_PREFIX
 from .folders import LEVELS, check_unet, find_parts
 from .pipelines.loading import Layout, check_configs, layout_of, weight_files, weight_names
 from .trust import refuse_index
@@ -79,21 +80,19 @@ def fetch(
     return place, folder.name
 
 
-HUB_PREFIX = "hf://"
-
-
-def fetch_tables(source: str) -> Path:
-    """Download the solver tables of a Hub repository, from its folder `sdesamplers` or its root.
+def fetch_tables(source: str, *, local_files_only: bool = False) -> Path:
+    """Download the solver tables of a Hub repository, from its folder `sdesamplers` or its root, or find them cached.
 
     Args:
         source: "hf://owner/name", or "hf://owner/name@revision" for a branch, tag or commit.
+        local_files_only: do not connect to the Hub.
 
     Raises:
         ModelError: no connection, no such repository, revision or table, or no permission; in one line.
     """
     repo, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
     patterns = [f"{TABLES}/nfe-*.json", "nfe-*.json"]
-    access = {"token": None, "cache_dir": None, "local_files_only": False}
+    access = {"token": None, "cache_dir": None, "local_files_only": local_files_only}
     folder = _snapshot(repo, patterns, revision=revision or None, **access)
     place = folder / TABLES if (folder / TABLES).is_dir() else folder
     if not place.is_dir():  # nothing matched
