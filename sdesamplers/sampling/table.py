@@ -102,6 +102,10 @@ class SolverTable:
         data |= {"weights": [[*row] for row in self.weights], "sha256": self.sha256}
         return {**data, "facts": dict(self.facts)}
 
+    def as_json(self) -> str:
+        """The content of the table's file."""
+        return _text(self.as_dict())
+
     @property
     def sha256(self) -> str:
         """Checksum of the numbers, which the file contains too."""
@@ -141,7 +145,7 @@ class SolverTable:
         if file.is_dir() or file.suffix != ".json":
             file = make_folder(file) / self.file_name
         file.parent.mkdir(parents=True, exist_ok=True)
-        return write(file, _text(self.as_dict()))
+        return write(file, self.as_json())
 
     @property
     def guidance_scale(self) -> float | None:

@@ -24,6 +24,7 @@ from ..sampling.request import Request
 from ..sampling.table import SolverTable, read_table, signature
 from .field import Field, Teacher, errors
 from .gradient import refine
+from .result import Tuning
 from .search import Candidate, Judged, score, search
 from .trace import table_of, traced
 
@@ -50,44 +51,6 @@ GRIDS = 3
 """Number of the best fixed settings whose grids the search starts from."""
 FINALISTS = 3
 """Number of fixed settings that are compared with the tuned table on the choosing starts."""
-
-
-@public
-@dataclass(eq=False)
-class Tuning:
-    """The result of `tune`.
-
-    Attributes:
-        tables: number of evaluations -> `SolverTable`; the table's `facts` have its errors and those of the best fixed
-            setting on the starts for the report.
-        interrupted: True if the search was stopped early, by Ctrl-C or `minutes`.
-    """
-
-    tables: dict[int, SolverTable] = field(default_factory=dict)
-    interrupted: bool = False
-
-    def save(self, folder: str | FilePath) -> list[FilePath]:
-        """Write each table to `nfe-N.json` in a folder; returns the files."""
-        place = make_folder(FilePath(folder))
-        return [table.save(place) for table in self.tables.values()]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One row for each table: its evaluations and errors, and those of the best fixed setting."""
-        rows = []
-        for nfe, table in self.tables.items():
-            found = table.facts["errors"]
-            rows.append({"nfe": nfe, "returned": table.facts["returned"], **found})
-        return rows
-
-    def __str__(self) -> str:
-        lines = ["evaluations  RMS error  median error  best fixed: RMS  median  setting"]
-        for row in self.rows():
-            fixed = row["fixed"]
-            lines.append(
-                f"{row['nfe']:11d}  {row['rms']:9.4g}  {row['median']:12.4g}  {fixed['rms']:15.4g}  "
-                f"{fixed['median']:6.4g}  {fixed['setting']}"
-            )
-        return "\n".join(lines)
 
 
 Advance = Callable[[str], None]
