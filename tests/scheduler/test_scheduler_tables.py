@@ -128,6 +128,16 @@ def test_solver_tables_that_a_scheduler_cannot_use_are_refused_in_a_line(case: s
     assert "\n" not in str(error.value)
 
 
+def test_a_run_that_starts_in_the_middle_is_refused() -> None:
+    config = diffusers.DDPMScheduler().config
+    table = table_for(sds.Scheduler.from_config(config).convention.process)
+    scheduler = sds.Scheduler.from_config(config, table)
+    scheduler.set_timesteps(5)
+    state = torch.zeros(1, 1, 2, 2)
+    with pytest.raises(sds.UsageError, match="3 steps .* starts in the middle, as image-to-image does"):
+        scheduler.step(state, scheduler.timesteps[2], state)
+
+
 def test_a_hub_repository_of_solver_tables_in_a_scheduler(
     hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
