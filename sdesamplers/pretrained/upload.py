@@ -15,7 +15,9 @@ from ..io.text import one_line
 from ..registry.catalogue import HUB_PREFIX
 from .hub_errors import message_of, status_of
 
-REPO = re.compile(r"[\w.-]+/[\w.-]+")
+NAME = r"\w(?:[\w.-]{0,94}\w)?"
+REPO = re.compile(rf"(?!.*(?:--|\.\.)){NAME}/{NAME}(?<!\.git)")
+"""An id as the Hub allows it, owner/name."""
 COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -58,7 +60,7 @@ class Destination:
         """
         with self._errors() as api:
             api.create_repo(self.repo, private=private, exist_ok=True)
-            if self.revision is not None:
+            if self.revision is not None and not self.revision.startswith("refs/"):  # such as a pull request
                 api.create_branch(self.repo, branch=self.revision, exist_ok=True)
 
     def names(self) -> list[str]:

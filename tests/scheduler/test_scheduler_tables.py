@@ -134,7 +134,7 @@ def test_a_run_that_starts_in_the_middle_is_refused() -> None:
     scheduler = sds.Scheduler.from_config(config, table)
     scheduler.set_timesteps(5)
     state = torch.zeros(1, 1, 2, 2)
-    with pytest.raises(sds.UsageError, match="3 steps .* starts in the middle, as image-to-image does"):
+    with pytest.raises(sds.UsageError, match=r"3 steps .* starts in the middle, as image-to-image does"):
         scheduler.step(state, scheduler.timesteps[2], state)
 
 

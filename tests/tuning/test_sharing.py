@@ -21,6 +21,7 @@ from tiny_models import save_pipeline
 
 import sdesamplers as sds
 from sdesamplers.cli import main
+from sdesamplers.tuning import result
 
 MODEL = sds.GaussianModel([0.5, -0.5, 0.0], 0.3, sds.VP(), name="gauss")
 FACTS: dict[str, Any] = {
@@ -50,6 +51,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of downloads of the test's own."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card has the same picture every time, without the time that drawing takes."""
+    picture = BytesIO()
+    Image.new("L", (8, 8)).save(picture, "PNG")
+    monkeypatch.setattr(result, "_picture", lambda tables: picture.getvalue())
 
 
 def head(hub: HubServer, repo: str = "me/tables", branch: str = "main") -> dict[str, bytes]:
@@ -82,9 +91,15 @@ def test_tables_pushed_are_tables_pulled(hub: HubServer, cache: Path):
         assert json.loads(files[f"sdesamplers/nfe-{nfe}.json"])["facts"] == table.facts
         expected = sds.sample(MODEL, table, num_samples=3).samples
         assert torch.equal(sds.sample(MODEL, "hf://me/tables", nfe=nfe, num_samples=3).samples, expected)
+    picture = Image.open(BytesIO(files["sdesamplers/tables.png"]))
+    assert (picture.format, picture.width >= 800) == ("PNG", True)
+    pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
+    for colour in ((31, 119, 180), (255, 127, 14)):  # C0 and C1: the grid and the network's times
+        assert (pixels == colour).all(1).sum() > 50
     assert {file.suffix for file in cache.rglob("snapshots/**/*.*") if file.is_file()} == {".json"}
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_card_has_the_numbers_the_use_and_the_calls(hub: HubServer):
     made = tuning()
     made.tables[4].facts["returned"] = "fixed: unipc spacing=power"
@@ -108,16 +123,7 @@ def test_the_card_has_the_numbers_the_use_and_the_calls(hub: HubServer):
     assert "`torch 2.5`" in card
 
 
-def test_the_picture_is_drawn_and_not_blank(hub: HubServer):
-    tuning().push_to_hub("me/tables", token=TOKEN)
-    picture = Image.open(BytesIO(head(hub)["sdesamplers/tables.png"]))
-    assert picture.format == "PNG"
-    assert picture.width >= 800
-    pixels = np.asarray(picture.convert("RGB")).reshape(-1, 3)
-    for colour in ((31, 119, 180), (255, 127, 14)):  # C0 and C1: the grid and the network's times
-        assert (pixels == colour).all(1).sum() > 50
-
-
+@pytest.mark.usefixtures("undrawn")
 def test_a_later_push_keeps_earlier_tables_and_describes_all(hub: HubServer):
     tuning((0.9,)).push_to_hub("me/tables", token=TOKEN)
     tuning((1.2, 0.7, 0.3), seed=4).push_to_hub("me/tables", token=TOKEN, commit_message="four")
@@ -133,6 +139,7 @@ def test_a_later_push_keeps_earlier_tables_and_describes_all(hub: HubServer):
 
 
 @pytest.mark.parametrize("own", mostly_slow(["# My model\n", "a card, changed"], keep=["a card, changed"]))
+@pytest.mark.usefixtures("undrawn")
 def test_a_readme_of_the_repositorys_own_is_kept(hub: HubServer, own: str):
     if own == "a card, changed":
         tuning((0.9,)).push_to_hub("me/tables", token=TOKEN)
@@ -147,6 +154,7 @@ def test_a_readme_of_the_repositorys_own_is_kept(hub: HubServer, own: str):
     assert "(tables.png)" in card
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_branch_and_a_private_repository(hub: HubServer):
     made = tuning()
     made.push_to_hub("me/tables", revision="trial", private=True, token=TOKEN)
@@ -159,6 +167,7 @@ def test_a_branch_and_a_private_repository(hub: HubServer):
     assert all(f"| {nfe} | 1 | 0.25 |" in card for nfe in (2, 3, 4))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_pull_request_to_a_repository_of_others(hub: HubServer):
     hub.repo("you/model").commit({"README.md": b"# Ours\n"})
     with pytest.raises(sds.ModelError, match=r"^you/model: your token may not write .* with create_pr=True"):
@@ -167,6 +176,7 @@ def test_a_pull_request_to_a_repository_of_others(hub: HubServer):
     assert address == f"{hub.url}/you/model/discussions/1"
     assert head(hub, "you/model") == {"README.md": b"# Ours\n"}
     assert "sdesamplers/nfe-4.json" in head(hub, "you/model", "refs/pr/1")
+    assert "hf://you/model" in head(hub, "you/model", "refs/pr/1")["sdesamplers/README.md"].decode()
 
 
 BROKEN: dict[str, tuple[Callable[[HubServer], Any], dict[str, Any], str]] = {
@@ -193,6 +203,7 @@ BROKEN: dict[str, tuple[Callable[[HubServer], Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.usefixtures("undrawn")
 def test_every_failure_of_a_push_is_one_line(case: str, hub: HubServer):
     spoil, arguments, message = BROKEN[case]
     spoil(hub)
@@ -208,6 +219,8 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         "repo must be the id of a Hub repository, owner/name, not 'tab",
     ),
     "a source": (lambda: tuning().push_to_hub("hf://me/tables"), "repo must be the id"),
+    "no id": (lambda: tuning().push_to_hub("me/a..b"), "repo must be the id"),
+    "a number": (lambda: tuning().push_to_hub(3), "repo must be the id"),  # type: ignore[arg-type]
     "a commit": (lambda: tuning().push_to_hub("me/t", revision="0" * 40), "revision must be a branch to push to"),
     "no tables": (lambda: sds.Tuning().push_to_hub("me/tables"), "there are no solver tables to push"),
 }
@@ -221,6 +234,7 @@ def test_wrong_arguments_are_refused_before_a_connection(case: str, hub: HubServ
     assert hub.requests == []
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_saved_card_is_renewed_until_somebody_changes_it(tmp_path: Path):
     folder = tmp_path / "mine"
     assert [file.name for file in tuning((0.9,)).save(folder)] == ["nfe-2.json", "README.md", "tables.png"]
@@ -234,6 +248,7 @@ def test_a_saved_card_is_renewed_until_somebody_changes_it(tmp_path: Path):
     assert (folder / "README.md").read_text() == f"Mine.\n{card}"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_hostile_facts_stay_on_their_line(tmp_path: Path):
     facts = {"model": "a|b`\n# c", "condition": "x\n" * 500, "teacher": {}, "errors": {}, "versions": {"a\x1b": "|"}}
     tuning((0.9,), **facts).save(tmp_path)
@@ -245,6 +260,7 @@ def test_hostile_facts_stay_on_their_line(tmp_path: Path):
     assert not any("\x1b" in line for line in lines)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_tables_without_facts_have_a_card(tmp_path: Path):
     table = sds.SolverTable([1.5, 0.7, 0.0], [[0.0, 0.7, -0.7], [0.0, 0.75, 0.1, -0.6]])
     sds.Tuning({2: table}).save(tmp_path)
