@@ -58,7 +58,8 @@ class Tuning:
             return files
         tables = read_tables(place)
         picture = _picture(tables)
-        source = None if place.name == TABLES else f"./{place.name}"
+        name = place.resolve().name
+        source = None if name == TABLES else f"./{name}"
         files.append(write(readme, make_card(tables, source, picture=None if picture is None else PICTURE)))
         return files if picture is None else [*files, write(place / PICTURE, picture)]
 
