@@ -1,6 +1,8 @@
-"""Train the embedded model: an epsilon-predicting UNet2DModel on Fashion-MNIST (28x28 grey).
+"""Train the embedded models: epsilon-predicting UNet2DModels on Fashion-MNIST (28x28 grey).
 
     python examples/train_fashion_mnist.py --data /usr/share/datasets/fashion-mnist --out runs/fashion-mnist
+    python examples/train_fashion_mnist.py --data /usr/share/datasets/fashion-mnist --out runs/fashion-mnist-labels \
+        --labels --begin-from runs/fashion-mnist/pipeline
 
 The folder --data contains the four IDX files of Fashion-MNIST (Xiao et al. 2017; MIT licence), gzipped or not; Debian's
 package `dataset-fashion-mnist` installs them. Training uses accelerate (one CPU, one GPU or `accelerate launch`), keeps
@@ -11,6 +13,10 @@ Ctrl-C, and continues from `--out` when run again. The result is a folder in dif
 Recipe: DDPM's linear schedule (Ho et al. 2020, section 4) and the unweighted epsilon loss (eq. 14), but with half of
 the timesteps drawn where log(sigma/alpha) is near the scale of the data (as in Karras et al. 2022, table 1), where a
 small network has most to learn.
+
+With `--labels` the network has the ten classes as labels 0 to 9. For one image in ten the label is replaced by 10, "no
+label", so that the same network gives the unconditional prediction of classifier-free guidance (Ho & Salimans 2022,
+algorithm 1). `--begin-from` copies the weights of a pipeline, with or without labels, before the first image.
 """
 
 from __future__ import annotations
@@ -52,9 +58,23 @@ def load_images(folder: Path, split: str = "train") -> torch.Tensor:
     return torch.from_numpy(pixels.astype(np.float32) / 127.5 - 1).unsqueeze(1)
 
 
-def make_unet() -> UNet2DModel:
-    """A network of 1.81 million parameters with attention at 7x7 only, small enough to ship and to run on a CPU."""
-    return UNet2DModel(
+NO_LABEL = 10
+"""The label that stands for "no label"."""
+DROPPED = 0.1
+"""Fraction of the images whose label is replaced by `NO_LABEL`."""
+
+
+def load_labels(folder: Path, split: str = "train") -> torch.Tensor:
+    """The classes, 0 to 9, of the images of one split, int64 (N,)."""
+    return torch.from_numpy(read_idx(folder, f"{split}-labels-idx1-ubyte").astype(np.int64))
+
+
+def make_unet(labels: bool = False) -> UNet2DModel:
+    """A network of 1.81 million parameters with attention at 7x7 only, small enough to ship and to run on a CPU.
+
+    With labels it has 11 classes, whose embeddings are 0 at first: it then begins as a network without labels.
+    """
+    unet = UNet2DModel(
         sample_size=28,
         in_channels=1,
         out_channels=1,
@@ -64,7 +84,19 @@ def make_unet() -> UNet2DModel:
         up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         norm_num_groups=8,
         attention_head_dim=16,
+        num_class_embeds=NO_LABEL + 1 if labels else None,
     )
+    if labels:
+        torch.nn.init.zeros_(unet.class_embedding.weight)
+    return unet
+
+
+def copy_weights(unet: UNet2DModel, pipeline: Path) -> None:
+    """Copy the weights of a pipeline's network; the embeddings of labels may be missing there."""
+    trained = UNet2DModel.from_pretrained(pipeline, subfolder="unet").state_dict()
+    missing, unexpected = unet.load_state_dict(trained, strict=False)
+    if unexpected or set(missing) - {"class_embedding.weight"}:
+        raise SystemExit(f"the network of {pipeline} is another one than that of this script")
 
 
 class TimestepSampler:
@@ -122,12 +154,17 @@ def main() -> None:
     parser.add_argument("--mixed-precision", default="bf16", choices=("no", "bf16", "fp16"))
     parser.add_argument("--checkpoint-every", type=float, default=300.0, help="seconds between checkpoints")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--labels", action="store_true", help="train a class-conditional network")
+    parser.add_argument("--begin-from", type=Path, help="a pipeline whose weights are the first ones")
     args = parser.parse_args()
 
     accelerator = Accelerator(mixed_precision=args.mixed_precision)
     images = load_images(args.data)
+    labels = load_labels(args.data) if args.labels else None
     torch.manual_seed(args.seed + accelerator.process_index)
-    unet = make_unet()
+    unet = make_unet(args.labels)
+    if args.begin_from is not None:
+        copy_weights(unet, args.begin_from)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", clip_sample=True)
     sample_timesteps = TimestepSampler(scheduler.alphas_cumprod)
     ema = EMAModel(unet.parameters(), decay=0.9997, use_ema_warmup=True, power=0.75)
@@ -166,10 +203,15 @@ def main() -> None:
         while progress.images < args.images and not stop:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(progress.images, args.images, args.learning_rate)
-            clean = images[torch.randint(len(images), (args.batch_size,))].to(accelerator.device)
+            chosen = torch.randint(len(images), (args.batch_size,))
+            clean = images[chosen].to(accelerator.device)
+            classes = None
+            if labels is not None:
+                dropped = torch.rand(args.batch_size) < DROPPED
+                classes = labels[chosen].masked_fill(dropped, NO_LABEL).to(accelerator.device)
             noise = torch.randn_like(clean)
             timesteps = sample_timesteps(len(clean)).to(accelerator.device)
-            predicted = model(scheduler.add_noise(clean, noise, timesteps), timesteps).sample
+            predicted = model(scheduler.add_noise(clean, noise, timesteps), timesteps, classes).sample
             loss = (predicted.float() - noise).square().mean()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), 1.0)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 import sdesamplers as sds
-from sdesamplers.tuning.tune import FIXED
+from sdesamplers.tuning.tuner import FIXED
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))  # for its problems
 import problems

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the starts and of the search.")
 @click.option("--guidance-scale", type=float, default=1.0, help="Guidance scale that the tables are for.")
 @click.option("--teacher", default="quality", show_default=True, help="Sampler whose samples are approximated.")
-@click.option("--teacher-nfe", type=int, default=64, show_default=True, help="Its model evaluations.")
+@click.option("--teacher-nfe", type=int, default=128, show_default=True, help="Its model evaluations.")
 @click.option("--batch-size", type=int, help="Starts that the network evaluates at once; all by default.")
 @click.option("--minutes", type=float, help="Stop the search after this time, with the best so far.")
 @click.option(
@@ -110,9 +110,11 @@ def as_sampler(folder: str) -> str:
 
 def print_rows(tuning: Tuning) -> None:
     """Print the errors of the tables beside those of the best fixed settings."""
+    from ..tuning.tuner import in_digits
+
     made = table("evaluations", "RMS error", "median", "best fixed setting", "its RMS", "its median", "returned")
     for row in tuning.rows():
         fixed = row["fixed"]
-        figures = [row["nfe"], row["rms"], row["median"], fixed["setting"], fixed["rms"], fixed["median"]]
-        made.add_row(*map(str, figures), row["returned"].partition(":")[0])
+        own, other = ([in_digits(errors["rms"]), in_digits(errors["median"])] for errors in (row, fixed))
+        made.add_row(str(row["nfe"]), *own, fixed["setting"], *other, row["returned"].partition(":")[0])
     show(made)

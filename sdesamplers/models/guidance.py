@@ -218,6 +218,11 @@ class Guided(ModelAround):
         return value + expand(back, value) * half * (thresholded(inside, self.threshold) - inside)
 
 
+def effective_scale(model: Model, guidance_scale: float) -> float:
+    """The guidance weight of a run: that of a `Guided` model, or else the run's `guidance_scale`."""
+    return model.scale if isinstance(model, Guided) else guidance_scale
+
+
 def bounds(interval: Any) -> tuple[float, float]:
     """Return an interval of sigma/alpha; raise UsageError if it is not valid."""
     try:

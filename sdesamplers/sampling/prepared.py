@@ -15,6 +15,7 @@ from ..checks import warn
 from ..errors import PluginError, UsageError
 from ..models.base import Model
 from ..models.conditions import take_rows
+from ..models.guidance import effective_scale
 from ..models.running import running
 from ..path.noise import START, Noise, NormalSource, check_seed, shortest_step
 from ..path.path import Path
@@ -39,13 +40,14 @@ def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 
         UsageError: invalid or conflicting arguments.
     """
     model = as_model(model)
-    table = table_for(request, model.process, conduct.guidance_scale)
+    scale = effective_scale(model, conduct.guidance_scale)
+    table = table_for(request, model.process, scale)
     if table is not None:
         table.check_model(model)
-        if table.guidance_scale not in (None, conduct.guidance_scale):
+        if table.guidance_scale not in (None, scale):
             warn(
                 f"this solver table was computed for guidance_scale={table.guidance_scale:g}, and this run has "
-                f"{conduct.guidance_scale:g}; its errors are not known here"
+                f"{scale:g}; its errors are not known here"
             )
         request = replace(request, sampler=table)
     recipe, spec = make_recipe(request, process=model.process, shape=model.shape)

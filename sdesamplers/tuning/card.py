@@ -12,6 +12,7 @@ from typing import Any
 from ..io.text import one_line
 from ..registry.registry import default_registry
 from ..sampling.table import SolverTable, scale_of
+from .tuner import in_digits
 
 SITE = "https://sdesamplers.github.io/sdesamplers/tuning/"
 SEAL = re.compile(r"\n<!-- sdesamplers card ([0-9a-f]{64}) -->\s*$")
@@ -73,11 +74,17 @@ def _head(tables: Sequence[SolverTable]) -> list[str]:
 
 
 def _errors(tables: Sequence[SolverTable]) -> list[str]:
+    own = dict.fromkeys(
+        f"; with {table.nfe} evaluations it is {_code(table.facts['distance'])}"
+        for table in tables
+        if "distance" in table.facts
+    )
     lines = [
         "## Errors",
         "",
-        "Distances of samples from the teacher's, in units of the data, on starts that had no part in the computation:",
-        "root mean square and median over the samples, and the same for the best of the library's fixed settings.",
+        "Distances of samples from the teacher's, on starts that had no part in the computation: root mean square and",
+        "median over the samples, and the same for the best of the library's fixed settings. The distance is the root",
+        f"mean square of the difference, in units of the data{''.join(own)}.",
         "",
         "| evaluations | guidance scale | RMS error | median error | best fixed setting | its RMS error | its median |",
         "|--:|--:|--:|--:|---|--:|--:|",
@@ -145,6 +152,7 @@ def _origin(tables: Sequence[SolverTable]) -> list[str]:
         facts, budgets = made[0].facts, [table.nfe for table in made]
         lines += [*_calls(facts, budgets), ""]
         notes = {"Revision of the model": facts.get("revision"), "Conditions": facts.get("condition")}
+        notes["Interval of sigma/alpha with guidance"] = ", ".join(facts.get("guidance_interval") or ())
         notes["Versions"] = ", ".join(f"{key} {value}" for key, value in (facts.get("versions") or {}).items())
         lines += [f"- {name}: {_code(str(note)[:MOST])}" for name, note in notes.items() if note]
         if "starts" in facts:
@@ -173,7 +181,11 @@ def _calls(facts: Mapping[str, Any], budgets: Sequence[int]) -> list[str]:
     command = f"sdesamplers tune {shlex.quote(model)} --nfe {','.join(map(str, budgets))} {flags}"
     if facts.get("condition") is not None:
         call, command = f"{call[:-1]}, condition=CONDITIONS)", f"{command} --condition CONDITIONS"
-    return ["```python", call, "```", "", "```", command, "```"]
+    if "distance" not in facts and "guidance_interval" not in facts:
+        return ["```python", call, "```", "", "```", command, "```"]
+    if "distance" in facts:  # a function, or a model with guidance of its own, which a command cannot name
+        call = f"{call[:-1]}, distance={one_line(facts['distance'])})"
+    return ["```python", call, "```"]
 
 
 # Texts.
@@ -193,7 +205,7 @@ def _repo(facts: Mapping[str, Any]) -> str | None:
 
 
 def _pair(found: Mapping[str, Any]) -> list[str]:
-    return [f"{found[key]:.4g}" if isinstance(found.get(key), int | float) else "-" for key in ("rms", "median")]
+    return [in_digits(found[key]) if key in found else "-" for key in ("rms", "median")]
 
 
 def _quoted(value: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -140,6 +140,15 @@ class Field:
         return torch.cat(ends), nodes[0], [torch.cat(parts) for parts in zip(*states, strict=True)]
 
 
+Distance = Callable[[Tensor, Tensor], Tensor]
+"""The distances, (N,), of samples (N, *shape) from the teacher's."""
+
+
+def root_mean_square(samples: Tensor, others: Tensor) -> Tensor:
+    """The root mean square over the elements of each sample of the difference, (N,)."""
+    return (samples - others).double().flatten(1).square().mean(1).clamp_min(1e-30).sqrt()
+
+
 @dataclass
 class Teacher:
     """The states of an accurate sampler along the trajectories of a field's starts, at any angle.
@@ -147,17 +156,20 @@ class Teacher:
     Attributes:
         angles: the K nodes, falling; the last is 0.
         states: (N, *shape) at each node, in angle coordinates.
+        distance: by which samples are compared with its own.
     """
 
     angles: np.ndarray
     states: list[Tensor]
+    distance: Distance = root_mean_square
 
     @classmethod
-    def of(cls, field: Field, request: Request) -> Teacher:
+    def of(cls, field: Field, request: Request, distance: Distance = root_mean_square) -> Teacher:
         """Run a sampler that evaluates the model once at each point of its grid, from noise to sigma = 0.
 
         Raises:
-            UsageError: it evaluates the model elsewhere, or its trajectories are not finite.
+            UsageError: it evaluates the model elsewhere, its trajectories are not finite, or the distance is not a
+                tensor (N,).
         """
         end, angles, states = field.run(request)
         angles, states = [*angles, 0.0], [*states, end]
@@ -167,7 +179,9 @@ class Teacher:
             raise UsageError("a teacher begins at the largest sigma/alpha of the model; choose another spacing for it")
         if not bool(end.isfinite().all()):
             raise UsageError("the teacher's samples are not finite")
-        return cls(np.array(angles), states)
+        made = cls(np.array(angles), states, distance)
+        made.distances(end)
+        return made
 
     @property
     def end(self) -> Tensor:
@@ -187,8 +201,19 @@ class Teacher:
             total.add_(self.states[i], alpha=float(np.prod(others)))
         return total
 
+    def distances(self, ends: Tensor) -> np.ndarray:
+        """The distances of samples from the teacher's, (N,) float64.
 
-def errors(ends: Tensor, teacher: Teacher) -> np.ndarray:
-    """RMS over the elements of each sample of its difference from the teacher's, (N,)."""
-    found: np.ndarray = (ends - teacher.end).double().flatten(1).square().mean(1).sqrt().cpu().numpy()
-    return found
+        Raises:
+            UsageError: the distance is not a tensor (N,).
+        """
+        with torch.no_grad():
+            return checked(self.distance(ends, self.end), len(ends)).double().cpu().numpy()
+
+
+def checked(distances: Any, count: int) -> Tensor:
+    """What a distance returned, if it is a tensor (N,); else a UsageError."""
+    if not isinstance(distances, Tensor) or distances.shape != (count,):
+        found = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
+        raise UsageError(f"distance must return a tensor of shape {(count,)}, one number for each sample, not {found}")
+    return distances

@@ -27,6 +27,7 @@ def fit(
     network_angles: Sequence[float],
     base: Sequence[Sequence[float]],
     ridge: float,
+    robustness: float = 1.0,
 ) -> tuple[list[list[float]], Tensor]:
     """Fit the weights of all steps on a grid; returns them and the ends, (N, *shape).
 
@@ -36,19 +37,21 @@ def fit(
         angles, network_angles: as in `SolverTable`.
         base: the base method's weights on this grid.
         ridge: relative to the mean square of each velocity.
+        robustness: 0 for plain least squares; 1 if samples far from the fit count in inverse proportion to their
+            distance, which serves the typical sample and not those that may end in another mode.
     """
     y = start = field.start
     velocities, weights = list[Tensor](), list[list[float]]()
     for n, row in enumerate(base):
         velocities.append(field(y, angles[n], network_angles[n]))
         plain = weighted_sum(row, [start, y, *velocities])
-        change = solve(teacher.at(angles[n + 1]) - plain, [start, *velocities], ridge)
+        change = solve(teacher.at(angles[n + 1]) - plain, [start, *velocities], ridge, robustness)
         weights.append([row[0] + change[0], row[1], *(np.asarray(row[2:]) + change[1:]).tolist()])
         y = weighted_sum(weights[-1], [start, y, *velocities])
     return weights, y
 
 
-def solve(target: Tensor, features: Sequence[Tensor], ridge: float) -> np.ndarray:
+def solve(target: Tensor, features: Sequence[Tensor], ridge: float, robustness: float = 1.0) -> np.ndarray:
     """Coefficients c that minimise a robust sum of |target - sum_k c_k features_k|^2 over the samples."""
     columns = [feature.flatten(1).double() for feature in features]
     goal = target.flatten(1).double()
@@ -59,11 +62,11 @@ def solve(target: Tensor, features: Sequence[Tensor], ridge: float) -> np.ndarra
     squares = goal.square().sum(1).cpu().numpy()
     share = np.ones(len(gram))
     found = np.zeros(len(columns))
-    for _ in range(1 + REWEIGHTINGS):
+    for _ in range(1 + REWEIGHTINGS if robustness else 1):
         matrix = np.einsum("n,nij->ij", share, gram)
         matrix[np.diag_indices_from(matrix)] *= 1 + ridge
         found = np.linalg.lstsq(matrix, share @ moments, rcond=1e-12)[0]
         left = squares - 2 * moments @ found + np.einsum("i,nij,j->n", found, gram, found)
         distance = np.sqrt(np.maximum(left, 0))
-        share = 1 / (distance + np.median(distance) + 1e-30)
+        share = (distance + np.median(distance) + 1e-30) ** -robustness
     return found

@@ -6,8 +6,8 @@ The gradient is that of the adjoint recursion. With L the loss, lambda_n = dL/dy
 
 so that one evaluation of the network is kept in memory at a time. Derivatives of v with respect to the two angles, phi
 of the state and psi of the network's time, are difference quotients: networks need not be differentiable in time. The
-loss is the mean logarithm of the samples' squared errors, which a sample that changes mode does not dominate. Weights
-are a base method's on the present grid plus corrections (Oganesyan et al. 2025, section 4.2).
+loss is the mean logarithm of the samples' squared distances, which a sample that changes mode does not dominate. The
+weights are a base method's on the present grid plus corrections (Oganesyan et al. 2025, section 4.2).
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..errors import UsageError
 from ..processes.predictions import weighted_sum
 from ..sampling.table import SolverTable
-from .field import Field, Teacher, errors
+from .field import Field, Teacher, checked
 from .search import Base, Judged, grid, shifted
 
 STEP = 1e-3
@@ -116,10 +117,7 @@ def gradients(field: Field, teacher: Teacher, table: SolverTable) -> tuple[np.nd
         velocities.append(field(y, table.angles[n], table.network_angles[n]))
         y = weighted_sum(row, [start, y, *velocities])
         states.append(y)
-    found = errors(y, teacher)
-    residual = y - teacher.end
-    size = residual.flatten(1).square().sum(1).clamp_min(1e-20).view(-1, *(1,) * (y.dim() - 1))
-    adjoint = 2 * residual / (size * len(y))
+    found, adjoint = teacher.distances(y), slope_of_loss(y, teacher)
     moments = [torch.zeros_like(start) for _ in velocities]
     by_row, by_angle, by_network_angle = list[Tensor](), np.zeros(table.nfe), np.zeros(table.nfe)
     for n in reversed(range(table.nfe)):
@@ -134,6 +132,17 @@ def gradients(field: Field, teacher: Teacher, table: SolverTable) -> tuple[np.nd
             by_network_angle[n] = inner(moments[n], field(states[n], phi, psi + k) - v) / k
             adjoint = row[1] * adjoint + field.pullback(states[n], phi, psi, moments[n])
     return found, (torch.from_numpy(by_angle), torch.from_numpy(by_network_angle), by_row[::-1])
+
+
+def slope_of_loss(ends: Tensor, teacher: Teacher) -> Tensor:
+    """The derivative of the mean logarithm of the squared distances by the ends, (N, *shape)."""
+    with torch.enable_grad():
+        ends = ends.detach().clone().requires_grad_()
+        distances = checked(teacher.distance(ends, teacher.end), len(ends))
+        if not distances.requires_grad:
+            raise UsageError('method="gradient" needs a distance that is differentiable by torch')
+        loss = 2 * distances.clamp_min(1e-15).log().mean()
+    return torch.autograd.grad(loss, ends)[0]
 
 
 def inwards(field: Field, angle: float) -> float:

@@ -18,6 +18,7 @@ from ..public import public
 from ..sampling.table import SolverTable, read_tables
 from ..sampling.table_plots import plot_tables
 from .card import is_unchanged_card, make_card
+from .tuner import in_digits
 
 README, PICTURE = "README.md", "tables.png"
 
@@ -129,9 +130,11 @@ class Tuning:
         lines = ["evaluations  RMS error  median error  best fixed: RMS  median  setting"]
         for row in self.rows():
             fixed = row["fixed"]
+            rms, median, fixed_rms, fixed_median = map(
+                in_digits, (row["rms"], row["median"], fixed["rms"], fixed["median"])
+            )
             lines.append(
-                f"{row['nfe']:11d}  {row['rms']:9.4g}  {row['median']:12.4g}  {fixed['rms']:15.4g}  "
-                f"{fixed['median']:6.4g}  {fixed['setting']}"
+                f"{row['nfe']:11d}  {rms:>9}  {median:>12}  {fixed_rms:>15}  {fixed_median:>6}  {fixed['setting']}"
             )
         return "\n".join(lines)
 

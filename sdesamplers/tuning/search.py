@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ..errors import SdesamplersError
 from ..sampling.table import SolverTable
-from .field import Field, Teacher, errors
+from .field import Field, Teacher
 from .fit import fit
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2)
+ROBUSTNESSES = (0.0, 0.5, 1.0)
 LARGEST_SHIFT = 0.25
 """Of log phi: the largest shift of the time that the network receives."""
 
@@ -36,13 +37,14 @@ class Candidate:
         sizes: N logarithms of the steps of phi, up to a common factor.
         shifts: N logarithms of psi / phi; the first is 0.
         base: name of the base method.
-        ridge: as in `fit`.
+        ridge, robustness: as in `fit`.
     """
 
     sizes: tuple[float, ...]
     shifts: tuple[float, ...]
     base: str
     ridge: float
+    robustness: float = 1.0
 
     @classmethod
     def of(cls, angles: np.ndarray, base: str, ridge: float = 1e-4) -> Candidate:
@@ -71,7 +73,10 @@ class Candidate:
             moved[0] = 0.0
             shifts = np.clip(shifts + 0.2 * width * moved, -LARGEST_SHIFT, LARGEST_SHIFT)
         ridge = self.ridge if chance.random() < 0.7 else float(chance.choice(RIDGES))
-        return replace(self, sizes=tuple(sizes.tolist()), shifts=tuple(shifts.tolist()), ridge=ridge)
+        robustness = self.robustness if chance.random() < 0.7 else float(chance.choice(ROBUSTNESSES))
+        return replace(
+            self, sizes=tuple(sizes.tolist()), shifts=tuple(shifts.tolist()), ridge=ridge, robustness=robustness
+        )
 
 
 def grid(sizes: Tensor, start: float) -> Tensor:
@@ -108,8 +113,10 @@ def judge(field: Field, teacher: Teacher, base: Base, candidate: Candidate) -> J
     angles = candidate.angles(field.angle)
     asked = candidate.network_angles(angles, field.smallest)
     try:
-        weights, ends = fit(field, teacher, angles, asked, base(candidate.base, angles), candidate.ridge)
-        found = errors(ends, teacher)
+        weights, ends = fit(
+            field, teacher, angles, asked, base(candidate.base, angles), candidate.ridge, candidate.robustness
+        )
+        found = teacher.distances(ends)
     except SdesamplersError:  # a candidate whose states overflow
         found, weights = np.full(len(teacher.end), np.inf), base(candidate.base, angles)
     shifted = tuple(asked) if asked != angles[:-1] else ()

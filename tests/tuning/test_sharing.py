@@ -261,6 +261,18 @@ def test_hostile_facts_stay_on_their_line(tmp_path: Path):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_the_card_names_a_distance_and_an_interval_and_what_diverged(tmp_path: Path):
+    facts = {"distance": "features", "guidance_interval": ["0.3", "inf"], "errors": {"rms": None, "median": 0.5}}
+    tuning((0.9,), **facts).save(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "in units of the data; with 2 evaluations it is `features`." in card
+    assert "- Interval of sigma/alpha with guidance: `0.3, inf`" in card
+    assert "| 2 | 1 | diverged | 0.5 | - | - | - |" in card
+    assert "teacher_nfe=64, distance=features)" in card
+    assert "sdesamplers tune" not in card
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_tables_without_facts_have_a_card(tmp_path: Path):
     table = sds.SolverTable([1.5, 0.7, 0.0], [[0.0, 0.7, -0.7], [0.0, 0.75, 0.1, -0.6]])
     sds.Tuning({2: table}).save(tmp_path)

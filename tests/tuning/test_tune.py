@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,11 +21,13 @@ import sdesamplers as sds
 from sdesamplers.cli import main
 from sdesamplers.sampling.table import read_table
 from sdesamplers.tuning import search as search_module
-from sdesamplers.tuning import tune as tune_module
+from sdesamplers.tuning import tuner as tuner_module
 from sdesamplers.tuning.field import Field, Teacher
 from sdesamplers.tuning.fit import solve
 from sdesamplers.tuning.gradient import gradients
+from sdesamplers.tuning.search import score
 from sdesamplers.tuning.trace import table_of
+from sdesamplers.tuning.tuner import FIT, Tuner
 
 QUICK: dict[str, Any] = {"starts": 48, "trials": 8, "teacher_nfe": 48}
 
@@ -119,8 +122,8 @@ def test_the_gradient_is_that_of_difference_quotients():
     model = sds.FunctionModel(
         lambda x, t: 0.6 * torch.tanh(1.3 * x + t), sds.VP(), "sample", (3,), dtype=torch.float64, name="tanh"
     )
-    work = tune_module.Work(model, 6, 0, None, 1.0, None, "quality", 40)
-    field, teacher = work.on(tune_module.FIT)
+    tuner = Tuner(model, 6, 0, None, 1.0, None, "quality", 40)
+    field, teacher = tuner.on(FIT)
     table = table_of(model.process, "ab", steps=4, spacing="angle", final="zero")
     table = replace(table, network_angles=tuple(phi * 0.97 for phi in table.angles[:-1]))
     _, (by_angle, by_network_angle, by_row) = gradients(field, teacher, table)
@@ -186,7 +189,8 @@ def test_the_three_sets_of_starts_are_disjoint_and_beyond_those_of_runs(monkeypa
 
     monkeypatch.setattr(Field, "__init__", noting)
     sds.tune(mixture(), 3, starts=5, trials=1, teacher_nfe=16)
-    assert len(sets) == 3
+    assert len(sets) == 4
+    assert sets.pop() == sets[2]  # the teacher's own error, on starts for the report
     for each in sets:
         assert not seen & each
         assert min(each) >= 2**40
@@ -224,7 +228,7 @@ def test_an_interruption_before_the_first_trial_is_passed_on(monkeypatch):
     def interrupted(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tune_module, "search", interrupted)
+    monkeypatch.setattr(tuner_module, "search", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sds.tune(mixture(), 3, starts=4, trials=2, teacher_nfe=16)
 
@@ -259,6 +263,44 @@ def test_a_conditional_model_is_tuned_at_its_guidance_on_all_its_conditions():
     assert tuned < 0.25 * fixed
 
 
+def test_a_guided_model_is_tuned_with_its_interval_and_the_table_knows_its_scale():
+    model = sds.FunctionModel(
+        labelled, sds.TrigFlow(), "sample", (3,), null_condition=9, conditional=True, name="labelled"
+    )
+    guided = sds.Guided(model, 3.0, interval=(0.2, 5.0))
+    table = sds.tune(guided, 4, condition=[0, 2], starts=12, trials=4, teacher_nfe=48).tables[4]
+    assert table.facts["guidance_scale"] == 3.0
+    assert table.facts["guidance_interval"] == ["0.2", "5.0"]
+    common: dict[str, Any] = {"num_samples": 8, "condition": [0, 2] * 4}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tuned = sds.sample(guided, table, **common).samples
+    exact = sds.sample(guided, "rk45", rtol=1e-7, atol=1e-7, **common).samples
+    fixed = sds.sample(guided, "unipc", nfe=4, **common).samples
+    assert (tuned - exact).square().mean() < 0.2 * (fixed - exact).square().mean()
+    with pytest.warns(UserWarning, match="computed for guidance_scale=3, and this run has 1"):
+        sds.sample(model, table, **common)
+
+
+def first_element(samples: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """The distance in one of the dimensions."""
+    return (samples - others)[:, 0].abs()
+
+
+@pytest.mark.parametrize("method", mostly_slow(["least-squares", "gradient"], keep=["least-squares"]))
+def test_another_distance_is_what_the_search_minimises(method):
+    arguments: dict[str, Any] = {"starts": 48, "trials": 30, "teacher_nfe": 48, "method": method, "iterations": 10}
+    plain = sds.tune(mixture(), 3, **arguments).tables[3]
+    table = sds.tune(mixture(), 3, **arguments, distance=first_element).tables[3]
+    assert table.facts["distance"] == "first_element"
+    assert table.facts["errors"]["distance"] > 0
+    common: dict[str, Any] = {"num_samples": 1024, "seed": 11}
+    exact = sds.sample(mixture(), "rk45", rtol=1e-6, atol=1e-6, **common).samples
+    own, other = (first_element(sds.sample(mixture(), each, **common).samples, exact) for each in (table, plain))
+    print(own.median(), other.median(), own.square().mean(), other.square().mean())
+    assert score(own.numpy()) < score(other.numpy())
+
+
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "no starts": (lambda: sds.tune(mixture(), starts=0), "starts must be a whole number of 4 or more, not 0"),
     "no trials": (lambda: sds.tune(mixture(), trials=0), "trials must be"),
@@ -271,6 +313,11 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: sds.tune(mixture(), teacher="ddpm"),
         "draws noise; a deterministic sampler",
     ),
+    "no distance": (
+        lambda: sds.tune(mixture(), starts=4, trials=1, distance=lambda one, other: (one - other).abs()),
+        r"distance must return a tensor of shape \(4,\), one number for each sample, not \(4, 6\)",
+    ),
+    "a name of a distance": (lambda: sds.tune(mixture(), distance="lpips"), "distance must be"),
     "a condition": (lambda: sds.tune(mixture(), condition=3), "unconditional"),
 }
 
