@@ -49,9 +49,11 @@ def table(
     rows = weights or [ddim_row(n, after - before) for n, (before, after) in enumerate(pairwise(angles))]
     clocks = [path.at_ratio(math.tan(psi)) for psi in network_angles] or path.points[:-1]
     if [len(row) for row in rows] != [n + 3 for n in range(len(path.steps))] or len(clocks) != len(rows):
+        middle = "; a run that starts in the middle, as image-to-image does, needs a sampler that is not a table"
         raise ValueError(
             f"a table for {len(path.steps)} steps has that many rows, of 3, 4, 5, ... weights, and as many "
             f"network_angles; this one has rows of {', '.join(str(len(row)) for row in rows)}, and {len(clocks)} angles"
+            f"{middle if len(rows) > len(path.steps) else ''}"
         )
     start, velocities = x, list[Tensor]()
     for n, (row, clock) in enumerate(zip(rows, clocks, strict=True)):

@@ -106,7 +106,8 @@ from .sampling.replay import replay_log_probs as replay_log_probs
 from .sampling.result import Result as Result
 from .sampling.result import Trajectory as Trajectory
 from .sampling.table import SolverTable as SolverTable
+from .sampling.table_plots import plot_tables as plot_tables
 from .scheduler.scheduler import Scheduler as Scheduler
-from .tuning.tune import Tuning as Tuning
+from .tuning.result import Tuning as Tuning
 from .tuning.tune import tune as tune
 from .version import __version__ as __version__

@@ -9,6 +9,7 @@ import click
 
 from ..errors import PluginError, SdesamplersError, UnknownNameError, UsageError
 from .group import cli
+from .model_entries import model_facts, model_rows, source_of, tables_line
 from .options import pairs
 from .streams import say
 from .tables import emit, listing, one_line, show, styled, table
@@ -136,7 +137,7 @@ def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
     """The facts that `info` prints about a name, and the docstring of the item that it refers to.
 
     A name is looked up in this order: registered samplers and recipes, registered spacings and noise sources, other
-    names of samplers, other names of grids and noise sources.
+    names of samplers, other names of grids and noise sources, registered models.
 
     Raises:
         UnknownNameError: the name refers to nothing, or to an alias or recipe of an unknown sampler.
@@ -154,9 +155,11 @@ def explain(registry: Registry, name: str) -> tuple[dict[str, Any], str | None]:
             continue
         facts = {"asked for": name, key: item.name, f"{key} options": chosen, **plugin_facts(item)}
         return {k: v for k, v in facts.items() if v != {}}, item.__doc__
+    if name in registry.catalogue.models:
+        return model_rows(registry.catalogue, name), registry.catalogue.models[name].get("description")
     if refusal.name != name:  # an alias or recipe of an unknown sampler
         raise refusal
-    known = [*registry.names.candidates(name), *registry.grid_names(), *registry.noises]
+    known = [*registry.names.candidates(name), *registry.grid_names(), *registry.noises, *registry.catalogue.models]
     raise UnknownNameError("sampler", name, registry.names.composites(name) or known, registry.names.hint())
 
 
@@ -238,7 +241,7 @@ def sampler_rows(preset: Preset) -> dict[str, str]:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(name: str, as_json: bool) -> None:
-    """Describe a sampler, recipe, spacing or noise source.
+    """Describe a sampler, recipe, spacing, noise source or registered model.
 
     NAME may also be an alias or a name from another library.
     """
@@ -258,8 +261,8 @@ def info(name: str, as_json: bool) -> None:
         say(f"runs {facts['runs']}")
         rows: Mapping[str, Any] = {key: value for key, value in sampler_rows(registry.resolve(name)).items() if value}
     else:
-        options = "\n".join(f"{key}: {value}" for key, value in facts["options"].items())
-        rows = {**facts, "options": options or "-"}
+        options = "\n".join(f"{key}: {value}" for key, value in facts.get("options", {}).items())
+        rows = {**facts, **({"options": options or "-"} if "options" in facts else {})}
     for key, value in rows.items():
         made.add_row(key, str(value) or "-")
     show(made)
@@ -272,14 +275,14 @@ def models(as_json: bool) -> None:
     """List the registered models."""
     from ..registry.registry import default_registry
 
-    entries = default_registry().catalogue.models
+    catalogue = default_registry().catalogue
+    facts = {name: model_facts(catalogue, name) for name in catalogue.models}
     if as_json:
-        emit({name: {k: v for k, v in entry.items() if k != "base"} for name, entry in entries.items()})
+        emit(facts)
         return
-    made = table("Models", "name", "source", "description")
-    for name, entry in sorted(entries.items()):
-        where = f"{entry['repo']}@{entry['revision']}" if "repo" in entry else str(entry["path"])
-        made.add_row(name, where, entry.get("description", ""))
+    made = table("Models", "name", "source", "solver tables", "description")
+    for name, entry in sorted(facts.items()):
+        made.add_row(name, source_of(entry), tables_line(entry), entry.get("description", ""))
     show(made)
 
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..errors import UsageError
 from .group import cli
 from .options import Numbers, load_model, model_options
 from .streams import say
 from .tables import emit, show, table
 
 if TYPE_CHECKING:
-    from ..tuning.tune import Tuning
+    from ..pretrained.upload import Destination
+    from ..tuning.result import Tuning
 
 
 @cli.command("tune")
@@ -37,6 +39,12 @@ if TYPE_CHECKING:
 @click.option("--teacher-nfe", type=int, default=128, show_default=True, help="Its model evaluations.")
 @click.option("--batch-size", type=int, help="Starts that the network evaluates at once; all by default.")
 @click.option("--minutes", type=float, help="Stop the search after this time, with the best so far.")
+@click.option(
+    "--push",
+    metavar="OWNER/NAME[@BRANCH]",
+    help="Upload the tables and a card to this repository of the Hub, which is created if it does not exist.",
+)
+@click.option("--private", is_flag=True, help="Create the repository of --push as a private one.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="Show no progress.")
 @model_options
@@ -44,26 +52,53 @@ def tune_command(source: str, **kwargs: Any) -> None:
     """Compute solver tables for MODEL: few-step samplers fitted to this model.
 
     Writes one file for each number of evaluations; use them with sdesamplers sample MODEL --sampler OUT --nfe N. Ctrl-C
-    keeps the best table so far, and the same command continues with the tables that are missing.
+    keeps the best table so far, and the same command continues with the tables that are missing. With --push, others
+    use the tables as --sampler hf://OWNER/NAME.
     """
     from ..io.files import output_folder
     from ..io.terminal import message_line
     from ..tuning.tune import tune
 
     out, as_json = kwargs.pop("out"), kwargs.pop("as_json")
+    token, private = kwargs["token"], kwargs.pop("private")
+    to = destination(kwargs.pop("push"), token)
+    if private and to is None:
+        raise UsageError("--private applies to the repository of --push")
     silent = kwargs.pop("quiet") or as_json or not sys.stderr.isatty()
     model, condition = load_model(source, kwargs)
     with output_folder(out) as folder:
         shown = nullcontext(None) if silent else message_line(f"tuning {model.name}")
         with shown as advance:
             tuning = tune(model, **kwargs, condition=condition, out=folder, advance=advance)
+    first = next(iter(tuning.tables))
+    if not as_json:
+        print_rows(tuning)
+        if tuning.interrupted:
+            then = "" if to is None else " and to push it"
+            say(f"stopped early: the last table is the best so far; repeat the command to complete it{then}")
+        say(f"{out}: use it as --sampler {as_sampler(out)} --nfe {first}")
+    pushed = None
+    if to is not None and not tuning.interrupted:
+        pushed = tuning.push_to_hub(to.repo, revision=to.revision, private=private or None, token=token)
     if as_json:
-        emit({"model": model.name, "interrupted": tuning.interrupted, "out": str(out), "tables": tuning.rows()})
-        return
-    print_rows(tuning)
-    if tuning.interrupted:
-        say("stopped early: the last table is the best so far; repeat the command to complete it")
-    say(f"{out}: use it as --sampler {as_sampler(out)} --nfe {next(iter(tuning.tables))}")
+        facts = {"model": model.name, "interrupted": tuning.interrupted, "out": str(out), "tables": tuning.rows()}
+        emit({**facts, **({} if to is None else {"pushed": pushed})})
+    elif pushed is not None and to is not None:
+        say(f"{pushed}: use it as --sampler {to.source} --nfe {first}")
+
+
+def destination(push: str | None, token: str | None) -> Destination | None:
+    """The repository of --push.
+
+    Raises:
+        UsageError: it is not OWNER/NAME or OWNER/NAME@BRANCH.
+    """
+    from ..pretrained.upload import Destination
+
+    if push is None:
+        return None
+    repo, _, branch = push.partition("@")
+    return Destination(repo, branch or None, token)
 
 
 def as_sampler(folder: str) -> str:

@@ -14,6 +14,8 @@ quiet.py            loading without the warnings and progress bars of other libr
 unets.py            pixel-space UNets as models
 pipelines/          whole pipelines as models
 hub.py              downloads from the Hugging Face Hub
+upload.py           uploads to it, in one commit
+hub_errors.py       its errors, each as one line
 options.py          the options of `load`
 factories.py        models created by a function in a user's Python file
 loading.py          `load`

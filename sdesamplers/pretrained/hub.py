@@ -9,7 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
+from ..registry.catalogue import HUB_PREFIX
 from .folders import LEVELS, check_unet, find_parts
+from .hub_errors import message_of, status_text
 from .pipelines.loading import Layout, check_configs, layout_of, weight_files, weight_names
 from .trust import refuse_index
 
@@ -79,24 +81,23 @@ def fetch(
     return place, folder.name
 
 
-HUB_PREFIX = "hf://"
-
-
-def fetch_tables(source: str) -> Path:
-    """Download the solver tables of a Hub repository, from its folder `sdesamplers` or its root.
+def fetch_tables(source: str, *, token: str | bool | None = None, local_files_only: bool = False) -> Path:
+    """Download the solver tables of a Hub repository, from its folder `sdesamplers` or its root, or find them cached.
 
     Args:
         source: "hf://owner/name", or "hf://owner/name@revision" for a branch, tag or commit.
+        token: of the Hub; that of the login by default.
+        local_files_only: do not connect to the Hub.
 
     Raises:
         ModelError: no connection, no such repository, revision or table, or no permission; in one line.
     """
     repo, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
     patterns = [f"{TABLES}/nfe-*.json", "nfe-*.json"]
-    access = {"token": None, "cache_dir": None, "local_files_only": False}
+    access = {"token": token, "cache_dir": None, "local_files_only": local_files_only}
     folder = _snapshot(repo, patterns, revision=revision or None, **access)
     place = folder / TABLES if (folder / TABLES).is_dir() else folder
-    if not place.is_dir():  # nothing matched
+    if not any(place.glob("nfe-*.json")):
         raise ModelError(f"{source} has no solver tables (files nfe-*.json, in its root or in a folder {TABLES!r})")
     return place
 
@@ -200,44 +201,21 @@ def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
         return Path(snapshot_download(repo, allow_patterns=list(patterns), **options))
     except errors.HFValidationError:
         raise ModelError(f"{repo!r} is neither a registered model, a local folder nor a Hub id (owner/name)") from None
-    except errors.GatedRepoError:
-        raise ModelError(
-            f"{repo}: the repository is gated; accept its terms on the Hub, then pass token=... or run `hf auth login`"
-        ) from None
-    except errors.RepositoryNotFoundError:
-        raise ModelError(
-            f"{repo}: no such repository on the Hub, or it is private (then pass token=... or run `hf auth login`)"
-        ) from None
-    except errors.RevisionNotFoundError:
-        raise ModelError(f"{repo}: no revision {revision!r}; pass a branch, a tag or a commit hash") from None
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
         why = "the Hub cannot be reached"
         if options["local_files_only"] or _offline():
             why = "offline mode is on"
         elif isinstance(error.__cause__, errors.HfHubHTTPError):
-            why = _status(error.__cause__)
+            why = status_text(error.__cause__)
         raise ModelError(f"{repo}@{revision}: not complete in the local cache, and {why}") from None
-    except errors.HfHubHTTPError as error:
-        raise ModelError(f"{repo}@{revision}: {_status(error)}") from None
     except Exception as error:
-        # huggingface_hub has changed its HTTP library twice; errors are recognised by their package.
-        if type(error).__module__.split(".")[0].rstrip("2") in ("httpx", "httpcore", "requests", "urllib3"):
-            message = f"the download was interrupted ({type(error).__name__}); run it again: completed files are kept"
-            raise ModelError(f"{repo}@{revision}: {message}") from None
-        if isinstance(error, OSError):
-            text = " ".join(str(error.strerror or error).split())
-            raise ModelError(f"{repo}@{revision}: {text}") from None
-        raise
+        message = message_of(error, repo, revision, "the download was interrupted", "completed files are kept")
+        if message is None:
+            raise
+        raise ModelError(message) from None
 
 
 def _offline() -> bool:
     from huggingface_hub import constants  # needed only for models from the Hub
 
     return bool(constants.HF_HUB_OFFLINE)
-
-
-def _status(error: Any) -> str:
-    status = getattr(error.response, "status_code", "?")
-    if status == 401:
-        return "the Hub does not accept the token (HTTP status 401); run `hf auth login` again or pass another token"
-    return f"the Hub returned HTTP status {status}"

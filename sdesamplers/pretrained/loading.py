@@ -15,6 +15,7 @@ from ..errors import ModelError, UnknownNameError, UsageError
 from ..models.base import Model
 from ..models.clipping import ClipLike
 from ..public import public
+from ..registry.catalogue import HUB_PREFIX
 from ..registry.registry import default_registry
 from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
@@ -110,7 +111,7 @@ def found(name: str, options: LoadOptions) -> Model:
         raise UsageError(f"add the model, or the function that creates it, to the file's name, as in {name}:NAME")
     options.check_precision()
     models = default_registry().catalogue.models
-    home = home_of(name, options)
+    home, registered = home_of(name, options), registered_tables(name)
     if home.folder is None and name not in models:
         model = plugins_model(name, options.for_plugins())
         if model is not None:
@@ -131,8 +132,8 @@ def found(name: str, options: LoadOptions) -> Model:
             local_files_only=options.local_files_only,
         )
     model = load_folder(place, replace(options, variant=home.variant), name=name, revision=commit)
-    if (place / TABLES).is_dir():
-        model.gaussian.tables_folder = place / TABLES
+    if sources := (*registered, *([str(place / TABLES)] if (place / TABLES).is_dir() else [])):
+        model.gaussian.table_sources = sources
     return model
 
 
@@ -182,6 +183,21 @@ def home_of(name: str, options: LoadOptions) -> Home:
         options.subfolder or entry.get("subfolder"),
         options.variant or entry.get("variant"),
     )
+
+
+def registered_tables(name: str) -> tuple[str, ...]:
+    """Return the source of the solver tables that the registry names for a model, if any.
+
+    Raises:
+        UsageError: it is a folder that does not exist; the message has the file, the line and the key.
+    """
+    catalogue = default_registry().catalogue
+    source = catalogue.tables(name)
+    if source is None:
+        return ()
+    if not source.startswith(HUB_PREFIX) and not Path(source).is_dir():
+        raise UsageError(f"{catalogue.where('models', name, 'tables')}: {source}: no such folder")
+    return (source,)
 
 
 def plugins_model(name: str, options: dict[str, Any]) -> Model | None:

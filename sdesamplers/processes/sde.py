@@ -12,7 +12,6 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -110,8 +109,8 @@ class GaussianProcess(SDE):
     preferred_spacing = "even"
     own_grid: OwnGrid | None = None
     """The grid that the model's authors use, if the model was loaded from a configuration that specifies it."""
-    tables_folder: Path | None = None
-    """The folder of the solver tables that came with the model, if it was loaded from a folder that has them."""
+    table_sources: tuple[str, ...] = ()
+    """The solver tables that came with the model, in order of precedence: folders, or "hf://owner/name@revision"."""
 
     @property
     def grid_process(self) -> GaussianProcess:

@@ -17,6 +17,8 @@ from ..public import public
 from .plain_yaml import Loader, compose, parse, read_text
 
 SHIPPED = Path(__file__).parent.parent / "registry.yaml"
+HUB_PREFIX = "hf://"
+"""The beginning of a Hub repository's name, where a folder may be named too."""
 PEER_KINDS = ("samplers", "spacings")
 
 _NAME = {"type": "string", "minLength": 1}
@@ -91,6 +93,7 @@ _MODEL = {
         "subfolder": {"type": "string"},
         "variant": {"type": "string"},
         "metrics": {"type": "string"},
+        "tables": {"type": "string", "pattern": "^(?!hf://).|^hf://[^/@\\s]+/[^/@\\s]+@[^@\\s]+$"},
         "description": {"type": "string"},
     },
     "oneOf": [{"required": ["repo", "revision"]}, {"required": ["path"]}],
@@ -124,7 +127,8 @@ class Catalogue:
     """The merged catalogue of all registry files.
 
     Attributes:
-        models: name -> entry, with the folder of the file that contains the entry under "base".
+        models: name -> entry, with the folder of the file that contains the entry under "base". "tables" is a folder of
+            solver tables, relative to that folder, or "hf://owner/name@revision".
         recipes: name -> sampler with options, grid and so on.
         aliases, spacing_aliases, noise_aliases: other names of samplers and recipes, of spacings and of noise sources.
         peers: names in other libraries: peer -> "samplers" or "spacings" -> name -> the equivalent here, or the reason
@@ -161,14 +165,22 @@ class Catalogue:
             {**self.origins, **other.origins},
         )
 
-    def where(self, section: str, name: str) -> str:
-        """Return `file:line: section.name`, for errors in an entry that are found only when it is used."""
+    def tables(self, model: str) -> str | None:
+        """Return the source of the solver tables that a model's entry names: a folder, or hf://owner/name@revision."""
+        entry = self.models.get(model, {})
+        named: str | None = entry.get("tables")
+        if named is None or named.startswith(HUB_PREFIX):
+            return named
+        return str(Path(entry["base"]) / Path(named).expanduser())
+
+    def where(self, section: str, name: str, *keys: str) -> str:
+        """Return `file:line: section.name.key`, for errors in an entry that are found only when it is used."""
         file = self.origins[section, name]
         try:
-            line = str(_line(read_text(file), [*section.split("."), name]))
+            line = str(_line(read_text(file), [*section.split("."), name, *keys]))
         except (OSError, ValueError, yaml.YAMLError):
             line = "?"
-        return f"{file}:{line}: {section}.{name}"
+        return f"{file}:{line}: {'.'.join((section, name, *keys))}"
 
 
 def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
@@ -215,6 +227,8 @@ def _validate(data: Any, text: str, file: Path) -> None:
         message = f"unknown key (known: {', '.join(error.schema['properties'])})"
     elif error.validator == "oneOf":
         message = "a model needs either repo and revision (a pinned commit or tag), or path"
+    elif error.validator == "pattern" and keys[-1] == "tables":
+        message = f"{error.instance!r} must be a folder, or hf://owner/name@revision with a pinned commit or tag"
     else:
         message = error.message
     raise UsageError(f"{file}:{_line(text, keys)}: {'.'.join(keys) or 'top level'}: {message}")

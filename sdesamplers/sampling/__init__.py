@@ -1,6 +1,8 @@
 """From a call to a result.
 
 recipe.py     `Recipe`: the record of how a run is made
+table.py      `SolverTable`, its files, and the choice of one from several
+table_plots.py  `plot_tables`
 loop.py       the evaluator, and the loop that drives a sampler
 forking.py    thread settings for processes that sample and then fork
 runs.py       from a recipe to a path and a started run; dry runs

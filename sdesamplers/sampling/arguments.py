@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 from ..checks import name_of, number
@@ -18,7 +18,7 @@ from ..registry.registry import default_registry
 from .recipe import Recipe, chosen_grid, chosen_noise, registered_name
 from .request import Request
 from .runs import steps_for_budget
-from .table import TUNED, SolverTable, choose, is_path
+from .table import TUNED, SolverTable, choose, is_path, scale_of, tables_at
 
 
 def make_recipe(
@@ -73,7 +73,7 @@ def table_for(request: Request, process: SDE, guidance_scale: float = 1.0) -> So
     if isinstance(sampler, SolverTable):
         table = choose([sampler], nfe, "this sampler")
     elif sampler == TUNED:
-        table = SolverTable.load(own_tables(process), nfe, guidance_scale)
+        table = choose(own_tables(process), nfe, "this model", guidance_scale)
     else:
         table = SolverTable.load(cast("str", sampler), nfe, guidance_scale)
     table.refuse_grid(vars(request))
@@ -85,19 +85,23 @@ def refers_to_table(sampler: Any) -> bool:
     return isinstance(sampler, SolverTable) or (isinstance(sampler, str) and (sampler == TUNED or is_path(sampler)))
 
 
-def own_tables(process: SDE) -> Path:
-    """The folder of the solver tables that come with a model.
+def own_tables(process: SDE) -> list[SolverTable]:
+    """The solver tables that come with a model: those that the registry names for it, then those in its folder.
 
     Raises:
-        UsageError: there are none.
+        ModelError: a Hub repository of tables cannot be read.
+        UsageError: there are none, or a file is not a table.
     """
-    folder = process.tables_folder if isinstance(process, GaussianProcess) else None
-    if folder is None:
+    sources = process.table_sources if isinstance(process, GaussianProcess) else ()
+    if not sources:
         raise UsageError(
             f"sampler {TUNED!r} is the model's own solver table, and this model has none; compute one with sds.tune or "
             "`sdesamplers tune`"
         )
-    return folder
+    found: dict[tuple[int, float], SolverTable] = {}
+    for table in itertools.chain.from_iterable(map(tables_at, sources)):
+        found.setdefault((table.nfe, scale_of(table)), table)
+    return list(found.values())
 
 
 def check_request(request: Request) -> tuple[Preset, str | None]:

@@ -17,8 +17,9 @@ import torch
 from ..errors import UsageError
 from ..io.files import make_folder, read, write
 from ..models.base import Model
-from ..pretrained.hub import HUB_PREFIX, fetch_tables
+from ..pretrained.hub import fetch_tables
 from ..public import public
+from ..registry.catalogue import HUB_PREFIX
 from ..registry.names import Preset
 from ..registry.registry import default_registry
 
@@ -101,6 +102,10 @@ class SolverTable:
         data |= {"weights": [[*row] for row in self.weights], "sha256": self.sha256}
         return {**data, "facts": dict(self.facts)}
 
+    def as_json(self) -> str:
+        """The content of the table's file."""
+        return _text(self.as_dict())
+
     @property
     def sha256(self) -> str:
         """Checksum of the numbers, which the file contains too."""
@@ -140,7 +145,7 @@ class SolverTable:
         if file.is_dir() or file.suffix != ".json":
             file = make_folder(file) / self.file_name
         file.parent.mkdir(parents=True, exist_ok=True)
-        return write(file, _text(self.as_dict()))
+        return write(file, self.as_json())
 
     @property
     def guidance_scale(self) -> float | None:
@@ -151,8 +156,8 @@ class SolverTable:
     @property
     def file_name(self) -> str:
         """The file's name in a folder of tables."""
-        scale = self.guidance_scale
-        return f"nfe-{self.nfe}.json" if scale in (None, 1.0) else f"nfe-{self.nfe}-guidance-{scale:g}.json"
+        scale = scale_of(self)
+        return f"nfe-{self.nfe}.json" if scale == 1.0 else f"nfe-{self.nfe}-guidance-{scale:g}.json"
 
     @classmethod
     def load(cls, path: str | FilePath, nfe: int | None = None, guidance_scale: float = 1.0) -> SolverTable:
@@ -165,12 +170,7 @@ class SolverTable:
             ModelError: the repository cannot be read.
             UsageError: no such file, not a table, or none, or more than one, for this number of evaluations.
         """
-        place = fetch_tables(str(path)) if str(path).startswith(HUB_PREFIX) else FilePath(path)
-        try:
-            tables = read_tables(place) if place.is_dir() else [read_table(place)]
-        except UsageError as error:  # blame the repository, not the folder in the cache
-            raise UsageError(str(error).replace(str(place), str(path))) from None
-        return choose(tables, nfe, str(path), guidance_scale)
+        return choose(tables_at(path), nfe, str(path), guidance_scale)
 
     def preset(self) -> Preset:
         """The registered sampler `table` with this table's options and grid."""
@@ -214,6 +214,11 @@ class SolverTable:
     def __repr__(self) -> str:
         model = self.facts.get("model")
         return f"SolverTable({self.nfe} evaluations{f', for {model}' if model else ''})"
+
+
+def scale_of(table: SolverTable) -> float:
+    """The guidance scale for which a table is chosen from several: its own, or 1 if that is unknown."""
+    return 1.0 if table.guidance_scale is None else table.guidance_scale
 
 
 SIGNED = 16
@@ -261,6 +266,22 @@ def read_tables(folder: FilePath) -> list[SolverTable]:
     return found
 
 
+def tables_at(source: str | FilePath, *, local_files_only: bool = False) -> list[SolverTable]:
+    """The table of a file, or the tables of a folder or of a Hub repository, "hf://owner/name[@revision]".
+
+    Raises:
+        ModelError: the repository cannot be read, or is not in the cache with `local_files_only`.
+        UsageError: no such file, not a table, or no tables.
+    """
+    place = FilePath(source)
+    if str(source).startswith(HUB_PREFIX):
+        place = fetch_tables(str(source), local_files_only=local_files_only)
+    try:
+        return read_tables(place) if place.is_dir() else [read_table(place)]
+    except UsageError as error:  # blame the repository, not the folder in the cache
+        raise UsageError(str(error).replace(str(place), str(source))) from None
+
+
 def choose(tables: Iterable[SolverTable], nfe: int | None, source: str, guidance_scale: float = 1.0) -> SolverTable:
     """The one table for a number of evaluations; the only one if `nfe` is None.
 
@@ -278,12 +299,11 @@ def choose(tables: Iterable[SolverTable], nfe: int | None, source: str, guidance
     if not found:
         raise UsageError(f"{source} has no solver table for {nfe} evaluations, only for {listed}")
     if len(found) > 1:
-        scales = [1.0 if table.guidance_scale is None else table.guidance_scale for table in found]
-        exact = [table for table, scale in zip(found, scales, strict=True) if scale == guidance_scale]
+        exact = [table for table in found if scale_of(table) == guidance_scale]
         if len(exact) != 1:
             raise UsageError(
                 f"{source} has solver tables of {found[0].nfe} evaluations for guidance scales "
-                f"{', '.join(f'{scale:g}' for scale in sorted(scales))}; name the file"
+                f"{', '.join(f'{scale:g}' for scale in sorted(map(scale_of, found)))}; name the file"
             )
         found = exact
     return found[0]

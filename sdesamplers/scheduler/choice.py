@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
@@ -10,10 +10,10 @@ from ..processes.sde import GaussianProcess
 from ..registry.names import Preset
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
-from ..sampling.arguments import make_recipe
+from ..sampling.arguments import make_recipe, refers_to_table
 from ..sampling.recipe import Recipe
 from ..sampling.request import Request
-from ..sampling.table import SolverTable, is_path
+from ..sampling.table import TUNED, SolverTable, choose, is_path, scale_of, tables_at
 from .layout import Layout
 
 REFUSED = {
@@ -29,16 +29,18 @@ class Choice:
     """A sampler with the arguments that its user has set; the model supplies those that are None.
 
     Args:
-        sampler: a name or a `Sampler`.
+        sampler: a name or a `Sampler`; of a `TableChoice`, its tables.
         recipe_arguments: grid and noise, by the argument names of `Request`.
         options: the sampler's own options.
 
     Attributes:
-        name: the sampler's name in a configuration.
+        name: the sampler in a configuration: its name, or the dictionaries of several solver tables.
         spec: the `Sampler`; set by `settle`.
         is_free: True if the sampler chooses its own steps; set by `settle`.
     """
 
+    sampler: Any
+    name: Any
     spec: Sampler
     is_free: bool
 
@@ -48,13 +50,28 @@ class Choice:
 
     @classmethod
     def read(cls, sampler: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Choice:
-        """A choice from a name, a `Sampler`, a solver table, or a `Recipe`, whose own settings are the defaults.
+        """A choice from a name, a `Sampler`, a `Recipe`, whose own settings are the defaults, or solver tables.
+
+        Solver tables are one or several `SolverTable` objects or their dictionaries, or the path of a file or folder.
 
         Raises:
-            UsageError: `sampler` has another type, or is a recipe with its own grid.
+            ModelError: a Hub repository of tables cannot be read.
+            UsageError: `sampler` has another type, is a recipe with its own grid, or is tables that cannot be used
+                together.
         """
+        if sampler == TUNED:
+            raise UsageError(
+                f"{TUNED!r} refers to the solver tables that come with a loaded model, and a scheduler has no model; "
+                "pass their folder, or hf://owner/name"
+            )
+        source = "this scheduler"
         if isinstance(sampler, str) and is_path(sampler):
-            sampler = SolverTable.load(sampler)
+            source, sampler = sampler, tables_at(sampler)
+        if isinstance(sampler, list | tuple):
+            tables = [each if isinstance(each, SolverTable) else SolverTable.from_dict(each) for each in sampler]
+            if len(tables) != 1:
+                return TableChoice(tables, arguments, options, source)
+            sampler = tables[0]
         if isinstance(sampler, SolverTable):
             sampler.refuse_grid(arguments)
             preset = sampler.preset()
@@ -88,6 +105,10 @@ class Choice:
                 raise UsageError(f"{spec.name} {REFUSED[need]}")
         self.spec, self.is_free = spec, is_free
 
+    def for_steps(self, steps: int | None) -> Choice:
+        """The choice for a run of this number of grid intervals; None if the number is unknown."""
+        return self
+
     def _recipe(self, process: GaussianProcess, steps: int | None) -> Recipe:
         request = Request(self.sampler, steps, **self.recipe_arguments, options=self.options)
         return make_recipe(request, process=process)[0]
@@ -109,14 +130,77 @@ class Choice:
         return self.recipe_arguments["spacing"] is not None or label
 
     @property
+    def is_table(self) -> bool:
+        """True if the sampler is a solver table, which runs on its own grid only."""
+        return self.sampler == "table" and bool(self.options.get("weights"))
+
+    @property
     def is_distilled(self) -> bool:
         """True if the sampler's default grid is the timesteps at which the model was distilled."""
         return self.spec.spacing == "distilled"
 
 
-def option_names(sampler: str | Sampler | Recipe | SolverTable | None) -> set[str]:
-    """The names of a sampler's options."""
-    if isinstance(sampler, SolverTable) or (isinstance(sampler, str) and is_path(sampler)):
+class TableChoice(Choice):
+    """Solver tables for several numbers of evaluations; the run's number of steps decides between them.
+
+    Args:
+        tables: one for each number of evaluations.
+        recipe_arguments, options: as of `Choice`.
+        source: the name of the tables in messages.
+
+    Raises:
+        UsageError: no tables, several for one number of evaluations, or for several guidance scales.
+    """
+
+    def __init__(
+        self,
+        tables: Sequence[SolverTable],
+        recipe_arguments: dict[str, Any],
+        options: dict[str, Any],
+        source: str = "this scheduler",
+    ) -> None:
+        if not tables:
+            raise UsageError("a list of solver tables must have at least one")
+        scales = set(map(scale_of, tables))
+        if len(scales) > 1:
+            listed = ", ".join(f"{scale:g}" for scale in sorted(scales))
+            raise UsageError(
+                f"{source} has solver tables for guidance scales {listed}, "
+                "and a pipeline does not pass its scale to its scheduler; name the files for one of them"
+            )
+        budgets = [table.nfe for table in tables]
+        if twice := [nfe for nfe in budgets if budgets.count(nfe) > 1]:
+            raise UsageError(f"{source} has several solver tables for {twice[0]} evaluations; pass one of them")
+        self.tables, self.source = sorted(tables, key=lambda table: table.nfe), source
+        self.choices = {table.nfe: Choice.read(table, recipe_arguments, options) for table in self.tables}
+        super().__init__("table", recipe_arguments, options)
+        self.sampler, self.name = tuple(self.tables), [table.as_dict() for table in self.tables]
+
+    def settle(self, process: GaussianProcess, adaptive: bool | None) -> None:
+        """Check all tables for a model of this process.
+
+        Raises:
+            UsageError: a table does not fit the process, or an argument does not fit solver tables.
+        """
+        for choice in self.choices.values():
+            choice.settle(process, adaptive)
+            self.spec, self.is_free = choice.spec, choice.is_free
+
+    def for_steps(self, steps: int | None) -> Choice:
+        """The choice of the table with this number of steps.
+
+        Raises:
+            UsageError: there is none, or the number is unknown.
+        """
+        if steps is None:
+            listed = ", ".join(map(str, self.choices))
+            raise UsageError(f"{self.source} has solver tables for {listed} evaluations; pass num_inference_steps")
+        return self.choices[choose(self.tables, steps, self.source).nfe]
+
+
+def option_names(sampler: Any) -> set[str]:
+    """The names of a sampler's options; `sampler` is as in `Choice.read`, or None."""
+    if isinstance(sampler, list | tuple) or refers_to_table(sampler):
         return set()
     chosen = sampler.sampler if isinstance(sampler, Recipe) else sampler or "quality"
     spec = default_registry().resolve(chosen).sampler if isinstance(chosen, str) else chosen

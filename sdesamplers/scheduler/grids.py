@@ -35,6 +35,14 @@ class GridRequest:
     original_inference_steps: int | None
     limits: dict[str, Any]
 
+    @property
+    def count(self) -> int | None:
+        """The number of grid intervals if it is passed, or else as many as there are times or levels above 0."""
+        levels = self.timesteps if self.sigmas is None else self.sigmas
+        if self.num_inference_steps is not None or levels is None:
+            return self.num_inference_steps
+        return int(np.count_nonzero(numbers(levels, "timesteps" if self.sigmas is None else "sigmas")))
+
     def arguments(self) -> dict[str, Any]:
         """The same as serializable keyword arguments, with grids as lists."""
         plain = {name: value for name, value in vars(self).items() if name != "limits"}
@@ -83,6 +91,9 @@ def requested_grid(
         times = to_the_end(process, own)
     elif steps is None:
         raise UsageError("set_timesteps needs num_inference_steps, timesteps or sigmas")
+    if choice.is_table and (times is not None or request.strength != 1.0):
+        passed = "strength" if times is None else "timesteps" if sigmas is None else "sigmas"
+        raise UsageError(f"a solver table has its own grid, so {passed}= does not apply to it")
     if times is not None:
         arguments: dict[str, Any] = {"times": times, "spacing": None, "spacing_options": None}
     else:

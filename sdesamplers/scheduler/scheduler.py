@@ -63,7 +63,9 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
     list of generators gives each image its own noise, whatever the batch.
 
     Args:
-        sampler: the name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`; `quality` by default.
+        sampler: the name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`; `quality` by default. Or a
+            `SolverTable`, several, or the path of a file or folder of them or "hf://owner/name" (docs/tuning.md): the
+            number of steps of a run then picks the table.
         trained: the configuration of the model's original scheduler; DDPM's defaults if not given.
         spacing, spacing_options, coordinates, noise, noise_options, final: as in `sample`.
         seed: seed of the steps' noise; image i then depends only on (seed, i), and the pipeline's generator is not
@@ -90,7 +92,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
     @suggest_keywords(owner="Scheduler")
     def __init__(
         self,
-        sampler: str | Sampler | Recipe | SolverTable | None = None,
+        sampler: str | Sampler | Recipe | SolverTable | Sequence[SolverTable] | None = None,
         *,
         trained: Mapping[str, Any] | None = None,
         spacing: str | None = None,
@@ -103,7 +105,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         adaptive: bool | None = None,
         round_timesteps: bool = False,
         clip: ClipLike = None,
-        recipe: str | Recipe | SolverTable | None = None,
+        recipe: str | Recipe | SolverTable | Sequence[SolverTable] | None = None,
         **options: Any,
     ) -> None:
         if sampler is not None and recipe is not None:
@@ -172,7 +174,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
     def from_config(
         cls,
         config: Mapping[str, Any],
-        sampler: str | Sampler | Recipe | SolverTable | None = None,
+        sampler: str | Sampler | Recipe | SolverTable | Sequence[SolverTable] | None = None,
         *,
         return_unused_kwargs: bool = False,
         **kwargs: Any,
@@ -286,8 +288,9 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         )
         self._grid_arguments = request.arguments()
         self.convention = with_shift(self._unshifted, self.trained, mu)
-        grid = requested_grid(request, self.convention, self.trained, self._choice)
-        layout = self._choice.layout(self.convention.process, grid.steps, grid.arguments)
+        choice = self._choice.for_steps(request.count)
+        grid = requested_grid(request, self.convention, self.trained, choice)
+        layout = choice.layout(self.convention.process, grid.steps, grid.arguments)
         self.num_inference_steps = layout.steps
         self.order = 1 if grid.is_given or layout.is_adaptive else layout.evaluations_per_step
         stride = 0 if grid.is_given else self.order

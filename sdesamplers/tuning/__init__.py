@@ -1,6 +1,8 @@
 """Solvers computed for a model: `tune` finds the grid, the weights and the network's times of a `SolverTable`.
 
-tune.py     the call and its result
+tune.py     the call
+result.py   its tables, saved to a folder or pushed to the Hub
+card.py     the page that describes them
 tuner.py    starts, teacher, fixed settings, the choice between them and the tuned tables, the facts of a table
 search.py   random search over grids and the times that the network receives
 fit.py      weights of all steps by least squares, on the solver's own states

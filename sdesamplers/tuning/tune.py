@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -20,49 +19,10 @@ from ..public import public
 from ..sampling.arguments import one_of
 from ..sampling.table import SolverTable, read_table
 from .field import Distance, root_mean_square
-from .tuner import Advance, Tuner, in_digits
+from .result import Tuning
+from .tuner import Advance, Tuner
 
 METHODS = ("least-squares", "gradient")
-
-
-@public
-@dataclass(eq=False)
-class Tuning:
-    """The result of `tune`.
-
-    Attributes:
-        tables: number of evaluations -> `SolverTable`; the table's `facts` have its errors and those of the best fixed
-            setting on the starts for the report.
-        interrupted: True if the search was stopped early, by Ctrl-C or `minutes`.
-    """
-
-    tables: dict[int, SolverTable] = field(default_factory=dict)
-    interrupted: bool = False
-
-    def save(self, folder: str | FilePath) -> list[FilePath]:
-        """Write each table to `nfe-N.json` in a folder; returns the files."""
-        place = make_folder(FilePath(folder))
-        return [table.save(place) for table in self.tables.values()]
-
-    def rows(self) -> list[dict[str, Any]]:
-        """One row for each table: its evaluations and errors, and those of the best fixed setting."""
-        rows = []
-        for nfe, table in self.tables.items():
-            found = table.facts["errors"]
-            rows.append({"nfe": nfe, "returned": table.facts["returned"], **found})
-        return rows
-
-    def __str__(self) -> str:
-        lines = ["evaluations  RMS error  median error  best fixed: RMS  median  setting"]
-        for row in self.rows():
-            fixed = row["fixed"]
-            rms, median, fixed_rms, fixed_median = map(
-                in_digits, (row["rms"], row["median"], fixed["rms"], fixed["median"])
-            )
-            lines.append(
-                f"{row['nfe']:11d}  {rms:>9}  {median:>12}  {fixed_rms:>15}  {fixed_median:>6}  {fixed['setting']}"
-            )
-        return "\n".join(lines)
 
 
 @public

@@ -117,7 +117,7 @@ def test_samples_do_not_depend_on_the_batch(sampler, dtype, limit):
 @pytest.mark.parametrize("nfe", [5, 8])
 def test_its_solver_tables_are_its_own_and_their_figures_are_on_the_pages(nfe):
     model = sds.load("fashion-mnist")
-    table = sds.SolverTable.load(model.process.tables_folder, nfe)
+    table = sds.SolverTable.load(*model.process.table_sources, nfe)
     table.check_model(model)  # raises an error if the weights are others
     assert (table.facts["model"], table.facts["returned"]) == ("fashion-mnist", "tuned")
     own, fixed = table.facts["errors"], table.facts["errors"]["fixed"]

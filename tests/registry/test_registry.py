@@ -15,9 +15,13 @@ import pytest
 import torch
 import yaml
 from click.testing import CliRunner
+from hub_server import HubServer
+from huggingface_hub import constants
 from jsonschema import Draft202012Validator
 from lanes import mostly_slow
 from process_cases import TABLE
+from solver_tables import table_for
+from tiny_models import save_pipeline
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
@@ -812,6 +816,63 @@ def test_a_model_path_is_relative_to_its_file(tmp_path: Path) -> None:
         sds.load("mine")
 
 
+def test_the_tables_that_an_entry_names_come_before_the_models_own(tmp_path: Path) -> None:
+    process = sds.load(save_pipeline(tmp_path / "tiny")).process
+    own = [table_for(process), table_for(process, (0.8, 0.3))]
+    ours = [table_for(process, (1.2, 0.2)), table_for(process, (1.0, 0.6, 0.2))]
+    for folder, tables in (("tiny/sdesamplers", own), ("lists/ours", ours)):
+        for table in tables:
+            table.save(tmp_path / folder)
+    file = tmp_path / "lists/r.yaml"
+    file.write_text("models:\n  mine: {path: ../tiny, tables: ours}\n")
+    use_registry(file)
+    model = sds.load("mine")
+    for nfe, table in {3: ours[0], 4: ours[1], 5: own[0]}.items():
+        expected = sds.sample(model, table, num_samples=2).samples
+        assert torch.equal(sds.sample(model, "tuned", nfe=nfe, num_samples=2).samples, expected)
+    with pytest.raises(UsageError, match=r"^this model has no solver table for 6 evaluations, only for 3, 4, 5$"):
+        sds.sample(model, "tuned", nfe=6)
+    listed = json.loads(CliRunner().invoke(cli, ["--registry", str(file), "models", "--json"]).stdout)
+    assert (listed["mine"]["tables"], listed["mine"]["tables_nfe"]) == ("ours", [3, 4, 5])
+    assert listed["fashion-mnist"]["tables_nfe"] == [5, 8]
+    assert "3, 4, 5" in CliRunner().invoke(cli, ["--registry", str(file), "info", "mine"]).stdout
+
+
+def test_tables_that_an_entry_names_and_that_are_not_there(tmp_path: Path) -> None:
+    save_pipeline(tmp_path / "tiny")
+    (tmp_path / "empty").mkdir()
+    file = tmp_path / "r.yaml"
+    file.write_text("models:\n  one:\n    path: tiny\n    tables: tabels\n  two: {path: tiny, tables: empty}\n")
+    use_registry(file)
+    with pytest.raises(UsageError, match=rf"^{re.escape(str(file))}:4: models.one.tables: .*tabels: no such folder$"):
+        sds.load("one")
+    with pytest.raises(UsageError, match=r"empty has no solver tables \(files nfe-\*.json"):
+        sds.sample("two", "tuned", nfe=5)
+    listed = json.loads(CliRunner().invoke(cli, ["--registry", str(file), "models", "--json"]).stdout)
+    assert "No such file" in listed["one"]["tables_problem"]
+    assert "has no solver tables" in listed["two"]["tables_problem"]
+    assert listed["one"]["tables_nfe"] == listed["two"]["tables_nfe"] == []
+
+
+def test_tables_of_an_entry_on_the_hub(tmp_path: Path, hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    table = table_for(sds.load(save_pipeline(tmp_path / "tiny")).process, (0.8, 0.3))
+    table.save(tmp_path / "repo")
+    commit = hub.repo("me/tables").commit_folder(tmp_path / "repo")
+    file = tmp_path / "r.yaml"
+    file.write_text(f"models:\n  mine: {{path: tiny, tables: 'hf://me/tables@{commit}'}}\n")
+    use_registry(file)
+    model = sds.load("mine")
+    command = ["--registry", str(file), "models", "--json"]
+    before = json.loads(CliRunner().invoke(cli, command).stdout)["mine"]
+    assert before["tables_nfe"] == []
+    assert "not complete in the local cache" in before["tables_problem"]
+    assert hub.requests == []  # neither `load` nor `models` connects to the Hub
+    expected = sds.sample(model, table, num_samples=2).samples
+    assert torch.equal(sds.sample(model, "tuned", nfe=3, num_samples=2).samples, expected)
+    assert json.loads(CliRunner().invoke(cli, command).stdout)["mine"]["tables_nfe"] == [3]
+
+
 def test_plugins_are_imported_from_a_named_file_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     module = tmp_path / "lab_plugin.py"
     module.write_text(
@@ -853,6 +914,10 @@ def test_plugins_are_imported_from_a_named_file_only(monkeypatch: pytest.MonkeyP
         ("models:\n  m:\n    repo: a/b\n", 2, "models.m", "repo and revision"),
         ("models:\n  m:\n    repo: ab\n    revision: main\n", 3, "models.m.repo", "does not match"),
         ("models:\n  m:\n    path: a\n    revison: b\n", 4, "models.m.revison", "unknown key"),
+        ("models:\n  m:\n    path: a\n    tables: [a]\n", 4, "models.m.tables", "string"),
+        ("models:\n  m:\n    path: a\n    tables: ''\n", 4, "models.m.tables", "must be a folder, or hf://"),
+        ("models:\n  m:\n    path: a\n    tables: hf://a/b\n", 4, "models.m.tables", "with a pinned commit or tag"),
+        ("models:\n  m:\n    path: a\n    tables: hf://a@x\n", 4, "models.m.tables", "hf://owner/name@revision"),
         ("aliases:\n  x: [ddim]\n", 2, "aliases.x", "string"),
         ("aliases:\n  1: ddim\n", 1, "aliases", "string"),
         ("aliases: ddim\n", 1, "aliases", "object"),

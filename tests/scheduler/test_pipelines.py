@@ -25,7 +25,7 @@ from diffusers.schedulers import scheduling_dpmsolver_multistep, scheduling_eule
 from hub_server import HubServer
 from huggingface_hub import snapshot_download
 from lanes import mostly_slow
-from tiny_models import save_pipeline
+from solver_tables import table_for
 from tqdm.auto import tqdm
 
 import sdesamplers as sds
@@ -851,15 +851,6 @@ def test_pushed_is_pulled_with_words(name: str, words: dict[str, Any]) -> None:
     assert apart(pushed, pulled) < 1e-4
 
 
-def table_for(process: Any) -> sds.SolverTable:
-    """A solver table of five evaluations, whose network receives other times than the state's."""
-    first = math.atan(float(process.ratio(process.t_max)))
-    angles = [first, 1.1, 0.7, 0.4, 0.15, 0.0]
-    steps = [after - before for before, after in itertools.pairwise(angles)]
-    weights = [[0.01, math.cos(h), *[0.02] * n, math.sin(h)] for n, h in enumerate(steps)]
-    return sds.SolverTable(angles, weights, [first, *(0.98 * angle for angle in angles[1:-1])])
-
-
 @pytest.mark.parametrize("name", mostly_slow(["stable-diffusion", "sdxl", "sd3", "flux"], keep=["stable-diffusion"]))
 def test_a_solver_table_pushed_is_pulled(name: str, tmp_path: Path) -> None:
     model = sds.from_pipeline(tiny.own(name), **AS_MODEL[name])
@@ -868,23 +859,16 @@ def test_a_solver_table_pushed_is_pulled(name: str, tmp_path: Path) -> None:
     assert apart(pushed, pulled) < 1e-4
 
 
-def test_a_solver_table_is_saved_and_loaded_with_its_pipeline(tmp_path: Path) -> None:
-    folder = save_pipeline(tmp_path / "tiny")
-    table = table_for(sds.load(folder).process)
-    pipe = diffusers.DDPMPipeline.from_pretrained(folder)
-    pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, recipe=table)
-    pipe.save_pretrained(tmp_path / "saved")
-    again = diffusers.DDPMPipeline.from_pretrained(tmp_path / "saved")
-    assert isinstance(again.scheduler, sds.Scheduler)
-    call: dict[str, Any] = {"num_inference_steps": 5, "output_type": "np"}
-    made, loaded = (each(**call, generator=torch.Generator().manual_seed(1)).images for each in (pipe, again))
-    assert np.array_equal(made, loaded)
-    ddim = diffusers.DDPMPipeline(unet=pipe.unet, scheduler=sds.Scheduler.from_config(pipe.scheduler.config, "ddim"))
-    assert not np.allclose(made, ddim(**call, generator=torch.Generator().manual_seed(1)).images, atol=1e-3)
-    with pytest.raises(sds.UsageError, match="the table has 5 steps, not 6"):
-        again(num_inference_steps=6)
-    with pytest.raises(sds.UsageError, match="its own grid, so spacing="):
-        sds.Scheduler.from_config(pipe.scheduler.config, table, spacing="karras")
+@pytest.mark.parametrize("steps", [3, 5])
+@pytest.mark.parametrize("name", mostly_slow(["stable-diffusion", "sd3", "flux"], keep=["flux"]))
+def test_a_folder_of_solver_tables_pushed_is_pulled_at_each_of_its_numbers(
+    name: str, steps: int, tmp_path: Path
+) -> None:
+    process = sds.from_pipeline(tiny.own(name), **AS_MODEL[name]).process
+    for middle in ((1.1, 0.7, 0.4, 0.15), (0.8, 0.3)):
+        table_for(process, middle).save(tmp_path)
+    pushed, pulled = pushed_and_pulled(name, str(tmp_path), steps=steps, final=None)
+    assert apart(pushed, pulled) < 1e-4
 
 
 # Half precision

@@ -2,7 +2,7 @@
 
 It serves model repositories with several commits, branches and tags, file listings, and files with ETag, X-Repo-Commit
 and Range; weights are redirected to a second origin, as the Hub redirects large files to its storage. Repositories may
-be private or gated, and a connection can be broken in the middle of a file.
+be private or gated, and a connection can be broken in the middle of a file. Uploads are in hub_uploads.py.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from hub_uploads import LARGE, Uploads
+
 TOKEN = "hf_goodtoken"
-LARGE = (".safetensors", ".bin")
 
 
 def sha1_of_blob(content: bytes) -> str:
@@ -30,12 +31,16 @@ def sha1_of_blob(content: bytes) -> str:
 
 @dataclass
 class Repo:
-    """One model repository: commits (hash -> path -> content), and branches and tags that point to them."""
+    """One model repository: commits (hash -> path -> content), and branches and tags that point to them.
+
+    `messages` has those of uploaded commits.
+    """
 
     private: bool = False
     gated: bool = False
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     refs: dict[str, str] = field(default_factory=dict)
+    messages: dict[str, str] = field(default_factory=dict)
 
     def commit(self, files: dict[str, bytes], branch: str = "main") -> str:
         """Add a commit, move `branch` to it and return its hash."""
@@ -83,6 +88,9 @@ class HubServer:
         self.requests: list[Request] = []
         self.breaks: dict[str, Break] = {}
         self.fail_with: int | None = None
+        self.owners = {"me"}
+        self.refuses_uploads = False
+        self.uploaded: dict[str, bytes] = {}
         self._servers = [self._serve("hub"), self._serve("storage")]
         self.url, self.storage_url = (f"http://127.0.0.1:{server.server_port}" for server in self._servers)
 
@@ -125,7 +133,7 @@ class HubServer:
         }
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(Uploads, BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: HubServer
     role: str
@@ -234,8 +242,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._send(status, body, {**headers, "Accept-Ranges": "bytes"})
 
-    def _send_json(self, data: Any) -> None:
-        self._send(200, json.dumps(data).encode(), {"Content-Type": "application/json"})
+    def token_of(self) -> str | None:
+        """The valid token that was sent, if any."""
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        return token if token == TOKEN else None
+
+    def _send_json(self, data: Any, status: int = 200) -> None:
+        self._send(status, json.dumps(data).encode(), {"Content-Type": "application/json"})
 
     def _send(self, status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> None:
         self._start(status, {**(headers or {}), "Content-Length": str(len(body))})

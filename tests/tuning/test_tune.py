@@ -19,7 +19,6 @@ from tiny_models import save_pipeline
 
 import sdesamplers as sds
 from sdesamplers.cli import main
-from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.table import read_table
 from sdesamplers.tuning import search as search_module
 from sdesamplers.tuning import tuner as tuner_module
@@ -340,7 +339,8 @@ def test_a_network_that_returns_nan_is_named():
 def test_a_models_folder_carries_its_tables(tmp_path):
     folder = save_pipeline(tmp_path / "tiny")
     tuning = sds.tune(str(folder), [2, 3], starts=4, trials=1, teacher_nfe=16)
-    assert tuning.save(folder / "sdesamplers") == [folder / "sdesamplers/nfe-2.json", folder / "sdesamplers/nfe-3.json"]
+    tables = [folder / "sdesamplers/nfe-2.json", folder / "sdesamplers/nfe-3.json"]
+    assert tuning.save(folder / "sdesamplers", card=False) == tables
     model = sds.load(folder)
     expected = sds.sample(model, tuning.tables[3], num_samples=2).samples
     assert torch.equal(sds.sample(model, "tuned", nfe=3, num_samples=2).samples, expected)

@@ -1,0 +1,58 @@
+"""What `models` and `info` print about the models of registry.yaml."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import SdesamplersError
+from ..io.text import one_line
+from ..registry.catalogue import HUB_PREFIX, Catalogue
+
+
+def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
+    """A model's entry, with the numbers of evaluations for which there are solver tables under "tables_nfe".
+
+    Tables on the Hub are counted if they are in the local cache: nothing is downloaded. "tables_problem" is the reason
+    if the tables that the entry names cannot be read.
+    """
+    from ..sampling.table import tables_at
+
+    facts = {key: value for key, value in catalogue.models[name].items() if key != "base"}
+    budgets: set[int] = set()
+    registered = catalogue.tables(name)
+    for source in filter(None, (registered, own_source(catalogue.models[name]))):
+        try:
+            budgets |= {table.nfe for table in tables_at(source, local_files_only=True)}
+        except SdesamplersError as error:
+            if source == registered:
+                facts["tables_problem"] = one_line(error)
+    return {**facts, "tables_nfe": sorted(budgets)}
+
+
+def own_source(entry: Mapping[str, Any]) -> str:
+    """The place at which a model's own solver tables would be."""
+    from ..pretrained.hub import TABLES
+
+    if "repo" in entry:
+        return f"{HUB_PREFIX}{entry['repo']}@{entry['revision']}"
+    return str(Path(entry["base"]) / Path(entry["path"]).expanduser() / entry.get("subfolder", "") / TABLES)
+
+
+def model_rows(catalogue: Catalogue, name: str) -> dict[str, Any]:
+    """The rows that `info` prints about a model."""
+    facts = model_facts(catalogue, name)
+    rest: dict[str, Any] = {key: facts[key] for key in ("subfolder", "variant", "metrics") if key in facts}
+    return {"model": name, "source": source_of(facts), "solver tables": tables_line(facts), **rest}
+
+
+def source_of(facts: Mapping[str, Any]) -> str:
+    """The repository and revision, or the path, of a model."""
+    return f"{facts['repo']}@{facts['revision']}" if "repo" in facts else str(facts["path"])
+
+
+def tables_line(facts: Mapping[str, Any]) -> str:
+    """The numbers of evaluations of a model's solver tables, and why those that its entry names cannot be read."""
+    budgets = ", ".join(map(str, facts["tables_nfe"]))
+    return "; ".join(filter(None, (budgets, facts.get("tables_problem"))))

@@ -1,0 +1,168 @@
+"""`Tuning`: the solver tables of a call of `tune`, in a folder or on the Hub, with a page that describes them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from ..checks import warn
+from ..errors import UsageError
+from ..io.files import make_folder, write
+from ..pretrained.hub import TABLES, fetch_tables
+from ..pretrained.upload import Destination
+from ..public import public
+from ..sampling.table import SolverTable, read_tables
+from ..sampling.table_plots import plot_tables
+from .card import is_unchanged_card, make_card
+from .tuner import in_digits
+
+README, PICTURE = "README.md", "tables.png"
+
+
+@public
+@dataclass(eq=False)
+class Tuning:
+    """The result of `tune`.
+
+    Attributes:
+        tables: number of evaluations -> `SolverTable`; the table's `facts` have its errors and those of the best fixed
+            setting on the starts for the report.
+        interrupted: True if the search was stopped early, by Ctrl-C or `minutes`.
+    """
+
+    tables: dict[int, SolverTable] = field(default_factory=dict)
+    interrupted: bool = False
+
+    def save(self, folder: str | Path, *, card: bool = True) -> list[Path]:
+        """Write each table to `nfe-N.json` in a folder, and a card, README.md with tables.png; returns the files.
+
+        The card describes all tables in the folder: their errors beside those of the best fixed settings, a picture,
+        how they were made and how they are used. A README.md with other text is left as it is. The picture requires
+        matplotlib.
+
+        Args:
+            folder: created if it does not exist.
+            card: False for the tables alone.
+
+        Raises:
+            SdesamplersError: a file could not be written.
+            UsageError: the folder has a file `nfe-*.json` that is not a table.
+        """
+        place = make_folder(Path(folder))
+        files = [table.save(place) for table in self.tables.values()]
+        readme = place / README
+        if not card or not files or not _may_replace(_text_of(readme)):
+            return files
+        tables = read_tables(place)
+        picture = _picture(tables)
+        name = place.resolve().name
+        source = None if name == TABLES else f"./{name}"
+        files.append(write(readme, make_card(tables, source, picture=None if picture is None else PICTURE)))
+        return files if picture is None else [*files, write(place / PICTURE, picture)]
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the tables to the folder `sdesamplers` of a Hub repository, with a card, in one commit.
+
+        Anyone can then use them as `sampler="hf://owner/name"`; in the repository of the model itself, also as
+        "tuned". The card, README.md, describes all tables in that folder. A README.md with other text is left as it is,
+        and the card is then `sdesamplers/README.md`. It names no licence: that line is left to you.
+
+        Args:
+            repo: "owner/name"; created if it does not exist.
+            revision: the branch, "main" by default; created if it does not exist.
+            private: make a new repository private, or public; the owner's default if None.
+            token: of the Hub; that of the login by default.
+            commit_message: of the commit.
+            create_pr: propose the files in a pull request, for a repository that you may not write to.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            ModelError: no connection or no permission; in one line.
+            UsageError: there are no tables, `repo` is not an id, or the folder on the Hub has a file `nfe-*.json` that
+                is not a table.
+
+        Example:
+            >>> sds.tune("owner/model", nfe=[5, 8]).push_to_hub("owner/model-tables")
+            >>> sds.sample("owner/model", "hf://owner/model-tables", nfe=8)
+        """
+        if not self.tables:
+            raise UsageError("there are no solver tables to push")
+        to = Destination(repo, revision, token)
+        if not create_pr:
+            to.create(private)
+        files = {f"{TABLES}/{table.file_name}": table for table in self.tables.values()}
+        listed = ", ".join(str(table.nfe) for table in self.tables.values())
+        names = to.names()
+        tables = list({**_tables_on(to, names), **files}.values())
+        root, picture = to.text(README) if README in names else None, _picture(tables)
+        card, place = (README, f"{TABLES}/{PICTURE}") if _may_replace(root) else (f"{TABLES}/{README}", PICTURE)
+        text = make_card(tables, to.source, picture=None if picture is None else place)
+        contents = {path: table.as_json().encode() for path, table in files.items()} | {card: text.encode()}
+        if picture is not None:
+            contents[f"{TABLES}/{PICTURE}"] = picture
+        message = commit_message or f"Add solver tables for {listed} evaluations"
+        return to.commit(contents, message, create_pr=create_pr)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row for each table: its evaluations and errors, and those of the best fixed setting."""
+        rows = []
+        for nfe, table in self.tables.items():
+            found = table.facts["errors"]
+            rows.append({"nfe": nfe, "returned": table.facts["returned"], **found})
+        return rows
+
+    def __str__(self) -> str:
+        lines = ["evaluations  RMS error  median error  best fixed: RMS  median  setting"]
+        for row in self.rows():
+            fixed = row["fixed"]
+            rms, median, fixed_rms, fixed_median = map(
+                in_digits, (row["rms"], row["median"], fixed["rms"], fixed["median"])
+            )
+            lines.append(
+                f"{row['nfe']:11d}  {rms:>9}  {median:>12}  {fixed_rms:>15}  {fixed_median:>6}  {fixed['setting']}"
+            )
+        return "\n".join(lines)
+
+
+def _tables_on(to: Destination, names: Sequence[str]) -> Mapping[str, SolverTable]:
+    """The tables in the folder `sdesamplers` of a repository, which has files of these names; by path."""
+    if not any(fnmatch(name, f"{TABLES}/nfe-*.json") for name in names):
+        return {}
+    place = fetch_tables(to.source, token=to.token)
+    return {f"{TABLES}/{table.file_name}": table for table in read_tables(place)}
+
+
+def _may_replace(readme: str | None) -> bool:
+    """True if there is no README, or if it is a card that nobody has changed."""
+    return readme is None or is_unchanged_card(readme)
+
+
+def _text_of(file: Path) -> str | None:
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else None
+
+
+def _picture(tables: Sequence[SolverTable]) -> bytes | None:
+    """The PNG of `plot_tables`; None, with a warning, without matplotlib."""
+    try:
+        figure = plot_tables(tables)
+    except UsageError as reason:
+        warn(f"{PICTURE} is not made: {reason}")
+        return None
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

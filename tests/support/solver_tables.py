@@ -1,0 +1,19 @@
+"""Solver tables that no search made, for tests of where they can be used."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import sdesamplers as sds
+
+
+def table_for(process: Any, middle: Sequence[float] = (1.1, 0.7, 0.4, 0.15), **facts: Any) -> sds.SolverTable:
+    """A solver table, of five evaluations by default, whose network receives other times than the state's."""
+    first = math.atan(float(process.ratio(process.t_max)))
+    angles = [first, *middle, 0.0]
+    steps = [after - before for before, after in itertools.pairwise(angles)]
+    weights = [[0.01, math.cos(h), *[0.02] * n, math.sin(h)] for n, h in enumerate(steps)]
+    return sds.SolverTable(angles, weights, [first, *(0.98 * angle for angle in angles[1:-1])], facts)
