@@ -16,6 +16,7 @@ from .tables import emit, show, table
 
 if TYPE_CHECKING:
     from ..pretrained.upload import Destination
+    from ..tuning.field import Distance
     from ..tuning.result import Tuning
 
 
@@ -37,6 +38,13 @@ if TYPE_CHECKING:
 @click.option("--guidance-scale", type=float, default=1.0, help="Guidance scale that the tables are for.")
 @click.option("--teacher", default="quality", show_default=True, help="Sampler whose samples are approximated.")
 @click.option("--teacher-nfe", type=int, default=128, show_default=True, help="Its model evaluations.")
+@click.option(
+    "--distance",
+    type=click.Choice(["pixels", "features"]),
+    default="pixels",
+    show_default=True,
+    help="What is compared with the teacher's samples; features are those of the model's metrics in registry.yaml.",
+)
 @click.option("--batch-size", type=int, help="Starts that the network evaluates at once; all by default.")
 @click.option("--minutes", type=float, help="Stop the search after this time, with the best so far.")
 @click.option(
@@ -65,11 +73,12 @@ def tune_command(source: str, **kwargs: Any) -> None:
     if private and to is None:
         raise UsageError("--private applies to the repository of --push")
     silent = kwargs.pop("quiet") or as_json or not sys.stderr.isatty()
+    distance = features_distance(source) if kwargs.pop("distance") == "features" else None
     model, condition = load_model(source, kwargs)
     with output_folder(out) as folder:
         shown = nullcontext(None) if silent else message_line(f"tuning {model.name}")
         with shown as advance:
-            tuning = tune(model, **kwargs, condition=condition, out=folder, advance=advance)
+            tuning = tune(model, **kwargs, condition=condition, distance=distance, out=folder, advance=advance)
     first = next(iter(tuning.tables))
     if not as_json:
         print_rows(tuning)
@@ -99,6 +108,22 @@ def destination(push: str | None, token: str | None) -> Destination | None:
         return None
     repo, _, branch = push.partition("@")
     return Destination(repo, branch or None, token)
+
+
+def features_distance(source: str) -> Distance:
+    """The distance of the features of a model's metrics.
+
+    Raises:
+        UsageError: the registry names no metrics for it.
+    """
+    from ..comparison.comparison import find_scorer
+
+    scorer = find_scorer(source)
+    if scorer is None:
+        raise UsageError(
+            f"--distance features needs a model whose entry in registry.yaml has metrics, and {source!r} has none"
+        )
+    return scorer.distance
 
 
 def as_sampler(folder: str) -> str:

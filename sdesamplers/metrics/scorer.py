@@ -69,6 +69,14 @@ class Scorer:
         parts = [self.net.features(part.float().clamp(-1, 1)) for part in torch.split(samples, batch_size)]
         return np.asarray(torch.cat(parts).double().numpy())
 
+    def distance(self, samples: Tensor, others: Tensor) -> Tensor:
+        """The root mean square difference of the features of samples and others, both (N, C, H, W); returns (N,).
+
+        Torch can differentiate it; it is a distance for `tune`.
+        """
+        one, other = (self.net.features(images.cpu().float().clamp(-1, 1)) for images in (samples, others))
+        return (one - other).square().mean(1).clamp_min(1e-30).sqrt()
+
     def score(self, samples: Tensor) -> Score:
         """Score samples (N, C, H, W) in [-1, 1] against the reference."""
         return self.score_features(self.features(samples))

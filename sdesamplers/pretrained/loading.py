@@ -74,7 +74,7 @@ def load(
         size: height and width in pixels; the network's own sample_size by default.
         token, cache_dir, local_files_only: as in huggingface_hub.
         condition: default condition for calls without one: class labels, or whatever the model takes.
-        null_condition: the label that means "no label", for guidance.
+        null_condition: the label that means "no label", for guidance; by default that of the registry entry.
         prompt, negative_prompt, embedded_guidance: for text-conditioned pipelines, as in `from_pipeline`.
         allow_pickle: also read pickled weights, which can run code. Off by default: safetensors only.
         mixed_precision: "bf16" or "fp16" autocast, through accelerate.
@@ -131,7 +131,10 @@ def found(name: str, options: LoadOptions) -> Model:
             cache_dir=options.cache_dir,
             local_files_only=options.local_files_only,
         )
-    model = load_folder(place, replace(options, variant=home.variant), name=name, revision=commit)
+    options = replace(options, variant=home.variant)
+    if options.null_condition is None:
+        options = replace(options, null_condition=models.get(name, {}).get("null_condition"))
+    model = load_folder(place, options, name=name, revision=commit)
     if sources := (*registered, *([str(place / TABLES)] if (place / TABLES).is_dir() else [])):
         model.gaussian.table_sources = sources
     return model

@@ -93,6 +93,7 @@ _MODEL = {
         "subfolder": {"type": "string"},
         "variant": {"type": "string"},
         "metrics": {"type": "string"},
+        "null_condition": {"type": "integer", "minimum": 0},
         "tables": {"type": "string", "pattern": "^(?!hf://).|^hf://[^/@\\s]+/[^/@\\s]+@[^@\\s]+$"},
         "description": {"type": "string"},
     },

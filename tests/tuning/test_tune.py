@@ -19,6 +19,8 @@ from tiny_models import save_pipeline
 
 import sdesamplers as sds
 from sdesamplers.cli import main
+from sdesamplers.comparison.comparison import find_scorer
+from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.table import read_table
 from sdesamplers.tuning import search as search_module
 from sdesamplers.tuning import tuner as tuner_module
@@ -27,7 +29,7 @@ from sdesamplers.tuning.fit import solve
 from sdesamplers.tuning.gradient import gradients
 from sdesamplers.tuning.search import score
 from sdesamplers.tuning.trace import table_of
-from sdesamplers.tuning.tuner import FIT, Tuner
+from sdesamplers.tuning.tuner import FIT, REPORT, Tuner
 
 QUICK: dict[str, Any] = {"starts": 48, "trials": 8, "teacher_nfe": 48}
 
@@ -299,6 +301,24 @@ def test_another_distance_is_what_the_search_minimises(method):
     own, other = (first_element(sds.sample(mixture(), each, **common).samples, exact) for each in (table, plain))
     print(own.median(), other.median(), own.square().mean(), other.square().mean())
     assert score(own.numpy()) < score(other.numpy())
+
+
+@pytest.mark.slow
+def test_the_features_of_the_models_metrics_are_a_distance_on_the_command_line(tmp_path, capsys):
+    words = ["--nfe", "3", "--starts", "4", "--trials", "2", "--teacher-nfe", "16", "--distance", "features"]
+    assert run("tune", "fashion-mnist", *words, "--out", str(tmp_path / "tables"), "--json") == 0
+    row = json.loads(capsys.readouterr().out)["tables"][0]
+    scorer = find_scorer("fashion-mnist")
+    assert scorer is not None
+    table = read_table(tmp_path / "tables/nfe-3.json")
+    assert table.facts["distance"] == "Scorer.distance"
+    tuner = Tuner(sds.load("fashion-mnist"), 4, 0, None, 1.0, None, "quality", 16)
+    field, teacher = tuner.on(REPORT)
+    ends = field.run(Request(table))[0]
+    expected = np.square(scorer.features(ends) - scorer.features(teacher.end)).mean(1) ** 0.5
+    assert row["distance"] == pytest.approx(expected.mean(), rel=1e-3)
+    assert run("tune", "google/ddpm-cat-256", *words, "--out", str(tmp_path / "none")) == 2
+    assert "has none" in capsys.readouterr().err
 
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
