@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..errors import SolverError
 from ..path.path import Ledger, Path
 from ..path.prediction import Prediction, ScorePrediction
 from ..processes.sde import GaussianProcess
+from .forking import prepare_for_forks
 from .loop import Run, well_formed
 from .memory import Memory, memory_of
 from .records import Keys, Record, RunNoise, Sent, Setup, forgotten
@@ -56,13 +58,13 @@ class RecordedRun:
     def _clear(self) -> None:
         """Forget the generator, which belongs to this object alone."""
         self._run: Run | None = None
+        self._noise: RunNoise | None = None
         self._request: Any = None
         self._memory: Memory | None = None
         self._knows_memory = False
 
     end: Tensor | None
     _path: Path
-    _noise: RunNoise
 
     def _begin(self, start: Tensor) -> None:
         """Make the generator and run it to its first request."""
@@ -71,8 +73,13 @@ class RecordedRun:
         self._make = Prediction if isinstance(self._path.process, GaussianProcess) else ScorePrediction
         self._noise = RunNoise(setup, record.keys[0][1], record.shape[1:], record.earlier)
         self._path.ledger.noise = self._noise
+        prepare_for_forks()
         self._run = start_run(setup.spec, start, self._path, setup.options)
-        self._request = next(self._run)
+        try:
+            self._request = next(self._run)
+        except StopIteration as stop:  # a sampler that evaluates nowhere
+            self.end = stop.value
+            self._finish()
 
     @property
     def path(self) -> Path:
@@ -86,10 +93,9 @@ class RecordedRun:
         return self._path.ledger
 
     @property
-    def noise(self) -> RunNoise:
-        """The noise of the run."""
-        self._ensure()
-        return self._noise
+    def steps(self) -> list[tuple[float, float]]:
+        """The ends, on `Path.clock`, of the steps of all draws of the run's noise so far."""
+        return self.record.steps if self._noise is None else self._noise.steps
 
     @property
     def request(self) -> Any:
@@ -111,6 +117,9 @@ class RecordedRun:
         except StopIteration as stop:
             self.end = stop.value
             self._finish()
+        except SystemExit as stop:  # it would end the program as if it had succeeded
+            self._finish()
+            raise SolverError(f"{self.setup.label}: the sampler called exit({stop.code})") from None
         except BaseException:
             self._finish()
             raise
@@ -160,10 +169,11 @@ class RecordedRun:
         """The record of a run that waits for a prediction; its tensors are shared and must not be modified."""
         record = copy.copy(self.record)
         record.sent, record.keys, record.draws = dict(record.sent), list(record.keys), list(record.draws)
+        record.steps = list(self.steps)
         record.log_probs = None if record.log_probs is None else list(record.log_probs)
         if self._request is not None:
             requests = self._request if isinstance(self._request, list) else [self._request]
-            record.states = [x.detach() for x, _ in requests]
+            record.states = [x.detach().clone() for x, _ in requests]
         return record
 
     @classmethod
@@ -192,17 +202,17 @@ class RecordedRun:
         record = self.record
         blank = torch.zeros(record.shape, dtype=record.dtype, device=record.device)
         self._begin(blank if record.start is None else record.start.clone())
-        memory = self.memory
-        self._noise.needed = None if memory is None else memory.needed[record.count]
-        changes = dict(record.keys[1:])
+        memory, noise, run, changes = self.memory, self._noise, self._run, dict(record.keys[1:])
+        assert noise is not None
+        assert run is not None
+        noise.needed = None if memory is None else memory.needed[record.count]
         for k in range(record.count):
             if k in changes:
-                self._noise.rekey(changes[k])
-            assert self._run is not None
-            self._request = self._run.send(self._again(k))
+                noise.rekey(changes[k])
+            self._request = run.send(self._again(k))
         if record.count in changes:
-            self._noise.rekey(changes[record.count])
-        self._noise.needed = None
+            noise.rekey(changes[record.count])
+        noise.needed = None
         requests = self._request if isinstance(self._request, list) else [self._request]
         for (x, _), state in zip(requests, record.states, strict=True):
             x.copy_(state)

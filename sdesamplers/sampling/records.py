@@ -152,6 +152,7 @@ class Record:
         shape, dtype, device: of the states.
         keys: (evaluations before it, the keys from then on), for each change of the noise's keys.
         earlier: the steps of draws that were made before the run began.
+        steps: the steps of all draws, of a run whose generator has not been made yet.
         sent: the predictions that matter, by the number of their evaluation.
         count: the number of predictions that the sampler has received.
         states: the requested states that wait for a prediction; several if it is requested at several points at once.
@@ -164,6 +165,7 @@ class Record:
     device: torch.device
     keys: list[tuple[int, Keys]]
     earlier: list[tuple[float, float]]
+    steps: list[tuple[float, float]] = field(default_factory=list)
     sent: dict[int, list[Sent]] = field(default_factory=dict)
     count: int = 0
     states: list[Tensor] = field(default_factory=list)

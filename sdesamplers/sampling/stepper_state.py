@@ -1,19 +1,16 @@
-"""A `Stepper`'s run as plain data and tensors, and back."""
+"""A `Stepper`'s run as plain data and tensors, and back; its result."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..checks import shown
 from ..errors import UsageError
 from .parts import stack
-from .recorded import RecordedRun
-from .records import Output, Record, Sent
+from .record_state import as_array, as_list, dump_run, load_run, placed
 from .result import Result, process_ends
 
 if TYPE_CHECKING:
@@ -24,9 +21,7 @@ FORMAT = 1
 
 
 def dump(stepper: Stepper) -> dict[str, Any]:
-    """The dictionary that `Stepper.state_dict` returns. Its tensors are those of the run, which do not change."""
-    run = stepper._run
-    record, ledger = run.paused(), run.ledger
+    """The dictionary that `Stepper.state_dict` returns."""
     return {
         "format": FORMAT,
         "recipe": stepper.recipe.as_dict(),
@@ -36,81 +31,25 @@ def dump(stepper: Stepper) -> dict[str, Any]:
         "seed": stepper.seed,
         "indices": list(stepper.indices),
         "evaluations": stepper.evaluations,
-        "evaluations_of_each": listed(stepper._single),
+        "evaluations_of_each": as_list(stepper._single),
         "first": stepper._first,
         "edited": stepper._edit,
-        "keys": [[at, [list(key) for key in keys]] for at, keys in record.keys],
-        "earlier": [list(step) for step in record.earlier],
-        "count": record.count,
-        "start": record.start,
-        "states": record.states,
-        "sent": {k: [_from_sent(each) for each in sent] for k, sent in record.sent.items()},
-        "log_probs": record.log_probs,
-        "draws": record.draws,
-        "end": run.end,
-        "ledger": [ledger.drew_noise, listed(ledger.accepted), listed(ledger.rejected)],
+        "run": dump_run(stepper._run),
     }
-
-
-def listed(array: np.ndarray | None) -> list[int] | None:
-    """An array as a list."""
-    return None if array is None else array.tolist()
-
-
-def _array(numbers: Sequence[int] | None) -> np.ndarray | None:
-    return None if numbers is None else np.array(numbers)
-
-
-def _from_sent(sent: Sent) -> dict[str, Any]:
-    return {**sent.output._asdict(), "state": sent.state, "edited": sent.edited}
-
-
-def _to_sent(entry: Mapping[str, Any], stepper: Stepper) -> Sent:
-    tensors = {name: _placed(value, stepper) for name, value in entry.items() if isinstance(value, Tensor)}
-    plain = entry["unguided"]
-    unguided = None if plain is None else (_placed(plain[0], stepper), str(plain[1]))
-    output = Output(tensors["raw"], str(entry["kind"]), unguided, tensors.get("log_density"))
-    return Sent(output, tensors.get("state"), tensors.get("edited"))
-
-
-def _placed(tensor: Tensor, stepper: Stepper) -> Tensor:
-    return tensor.to(stepper.device)
 
 
 def load(stepper: Stepper, state: Mapping[str, Any]) -> None:
     """Make a stepper continue the run of a dictionary from `dump`."""
-    if not isinstance(state, Mapping) or "recipe" not in state or "sent" not in state:
+    if not isinstance(state, Mapping) or "recipe" not in state or "run" not in state:
         raise UsageError(f"this is no state of a Stepper: pass what state_dict() returned, not {shown(state)}")
     if state["format"] != FORMAT:
         raise UsageError(f"this state has format {state['format']}, and this version of sdesamplers reads {FORMAT}")
     _check(stepper, state)
-
-    def tensor(value: Tensor | None) -> Tensor | None:
-        return None if value is None else _placed(value, stepper)
-
-    def tensors(values: Sequence[Tensor]) -> list[Tensor]:
-        return [_placed(value, stepper) for value in values]
-
-    record = Record(
-        start=tensor(state["start"]),
-        shape=torch.Size([len(state["indices"]), *stepper.shape]),
-        dtype=stepper.dtype,
-        device=stepper.device,
-        keys=[(at, [(seed, index) for seed, index in keys]) for at, keys in state["keys"]],
-        earlier=[(start, end) for start, end in state["earlier"]],
-        sent={int(k): [_to_sent(each, stepper) for each in sent] for k, sent in state["sent"].items()},
-        count=state["count"],
-        states=tensors(state["states"]),
-        log_probs=None if state["log_probs"] is None else tensors(state["log_probs"]),
-        draws=tensors(state["draws"]),
-    )
+    device = stepper.device
     stepper.seed, stepper.indices, stepper.evaluations = state["seed"], list(state["indices"]), state["evaluations"]
-    stepper._single, stepper._first = _array(state["evaluations_of_each"]), tensor(state["first"])
-    drew_noise, accepted, rejected = state["ledger"]
-    stepper._run = RecordedRun.resumed(stepper._setup, record, tensor(state["end"]))
-    ledger = stepper._run.ledger
-    ledger.drew_noise, ledger.accepted, ledger.rejected = drew_noise, _array(accepted), _array(rejected)
-    stepper._now, stepper._edited = None, tensor(state["edited"])
+    stepper._single, stepper._first = as_array(state["evaluations_of_each"]), placed(state["first"], device)
+    stepper._run = load_run(stepper._setup, state["run"], device)
+    stepper._now, stepper._edited = None, placed(state["edited"], device)
 
 
 def result_of(stepper: Stepper) -> Result:

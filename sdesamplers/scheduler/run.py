@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,14 +13,15 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..path.noise import Noise, NormalSource
-from ..path.path import Path
 from ..path.points import Point, model_state
 from ..path.prediction import Prediction
 from ..processes.scalars import expand
 from ..registry.options import check_options
 from ..sampling.prepared import make_noise, shortest_draw
 from ..sampling.recipe import Recipe
-from ..sampling.runs import start_run
+from ..sampling.record_state import dump_run, load_run, placed
+from ..sampling.recorded import RecordedRun
+from ..sampling.records import Keys, Setup
 from .layout import Layout
 from .pending import PendingStep
 from .seeding import Generators, seeds_of
@@ -33,7 +36,7 @@ class History:
     Attributes:
         begin: the grid step from which the run started.
         offset: the index of that step's evaluation in the whole run.
-        noise: the run's noise source; a run restarted in the middle continues to use it.
+        run: the run; one that is restarted in the middle continues its noise.
         eta: the `eta` passed to `step`.
         passed: the timestep of the last evaluation.
         sample: the state that was passed with it.
@@ -42,7 +45,7 @@ class History:
 
     begin: int
     offset: int
-    noise: Noise | None
+    run: RecordedRun
     eta: float
     passed: Passed
     sample: weakref.ref[Tensor] | None = None
@@ -67,6 +70,7 @@ class PushedRun:
         self.is_over = False
         self._history: History | None = None
         self._evaluations = 0
+        self._begun_at = 0  # the grid step of the last start
 
     @property
     def step_index(self) -> int | None:
@@ -166,25 +170,32 @@ class PushedRun:
         seed: int | None,
         before: History | None = None,
     ) -> PendingStep:
-        layout, recipe = self.layout, self._with_eta(eta)
-        path = layout.path(begin)
-        if before is None:
-            path.ledger.noise = self._noise_for(path, recipe, sample, generator, seed)
-        else:
-            path.ledger.noise = before.noise
+        layout, setup = self.layout, self._setup(begin, eta)
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
-        scale = path.points[0].scale
+        scale = layout.path(begin).points[0].scale
         # The pipeline owns its tensor and may overwrite it; the buffer of a CUDA graph is overwritten at every step.
         x = x.clone() if isinstance(scale, float) and scale == 1.0 else x * expand(scale, x)
-        run = start_run(layout.spec, x, path, recipe.options)
-        first, point = layout.single(next(run))
+        if before is None:
+            run = RecordedRun(setup, x, self._keys(sample, generator, eta, seed))
+        else:
+            run = RecordedRun(setup, x, before.run.keys, before.run.steps)
+        _, point = layout.single(run.request)
         self._check_rows(point, len(sample))
         start, offset = (begin, layout.position_of(begin)) if before is None else (before.begin, before.offset)
-        discard = layout.plan(begin).discard_first_output
-        self.timeline.begin_run(begin, path.points[0])
-        self._history = History(start, offset, path.ledger.noise, eta, Passed())
-        self.pending = PendingStep(run, path, first, point, discard_next_output=discard)
+        self.timeline.begin_run(begin, run.path.points[0])
+        self._history = History(start, offset, run, eta, Passed())
+        self._begun_at = begin
+        self.pending = PendingStep(run, discard_next_output=layout.plan(begin).discard_first_output)
         return self.pending
+
+    def _setup(self, begin: int, eta: float) -> Setup:
+        """What a run from a grid step is made of."""
+        layout, recipe, spec = self.layout, self._with_eta(eta), self.layout.spec
+
+        def new_noise(source: NormalSource) -> Noise:
+            return make_noise(recipe, source, shortest_draw(layout.path(begin), recipe, spec, (1,)))
+
+        return Setup(spec, recipe.options, lambda: layout.path(begin), new_noise, spec.name)
 
     def _with_eta(self, eta: float) -> Recipe:
         """The recipe with DDIM's `eta`, for samplers that have this option; eta = 0 leaves the option unchanged."""
@@ -196,14 +207,11 @@ class PushedRun:
         checked = check_options({"eta": eta}, spec.options, f"sampler {spec.name!r}")
         return replace(recipe, options={**recipe.options, **checked})
 
-    def _noise_for(self, path: Path, recipe: Recipe, sample: Tensor, generator: Generators, seed: int | None) -> Noise:
-        spec = self.layout.spec
-        if seed is None and (spec.stochastic or recipe is not self.layout.recipe):
-            seeds, indices = seeds_of(generator, sample)
-        else:
-            seeds, indices = [seed or 0] * len(sample), list(range(len(sample)))
-        source = NormalSource(seeds, indices, tuple(sample.shape[1:]))
-        return make_noise(recipe, source, shortest_draw(path, recipe, spec, (1,)))
+    def _keys(self, sample: Tensor, generator: Generators, eta: float, seed: int | None) -> Keys:
+        """The keys of a run's noise."""
+        if seed is None and (self.layout.spec.stochastic or eta):
+            return list(zip(*seeds_of(generator, sample), strict=True))
+        return [(seed or 0, index) for index in range(len(sample))]
 
     def _check_rows(self, point: Point, count: int) -> None:
         if point.rows is not None and count > 1:
@@ -237,9 +245,10 @@ class PushedRun:
             pending.discard_next_output = False
         else:
             try:
-                pending.x, pending.point = self.layout.single(pending.run.send(prediction))
-            except StopIteration as stop:
-                return self._finish(stop.value, pending, dtype)
+                pending.run.send(prediction)
+                if pending.run.end is not None:
+                    return self._finish(pending.run.end, pending, dtype)
+                self.layout.single(pending.run.request)
             except Exception:
                 self._end()
                 raise
@@ -258,7 +267,8 @@ class PushedRun:
 
     def _finish(self, x: Tensor, pending: PendingStep, dtype: torch.dtype) -> Tensor:
         self._end()
-        clean = model_state(x, pending.path.points[-1]).to(dtype)
+        pending.run.end = None  # the pipeline owns the sample
+        clean = model_state(x, pending.run.path.points[-1]).to(dtype)
         if self._history is not None:
             self._history.output = weakref.ref(clean)
         return clean
@@ -266,3 +276,45 @@ class PushedRun:
     def _end(self) -> None:
         self.pending, self.is_over = None, True
         self.timeline.end_run()
+
+    # Copies.
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PushedRun:
+        made = PushedRun(self.layout, copy.deepcopy(self.timeline, memo))
+        made.is_over, made._evaluations, made._begun_at = self.is_over, self._evaluations, self._begun_at
+        history, pending = self._history, self.pending
+        if history is not None:
+            made._history = replace(history, run=history.run.copy())
+            if pending is not None:
+                made.pending = replace(pending, run=made._history.run)
+        return made
+
+    def state(self) -> dict[str, Any] | None:
+        """The run as plain data and tensors; None if it has not begun."""
+        history, pending = self._history, self.pending
+        if history is None:
+            return None
+        given = None if pending is None or pending.given is None else pending.given.detach()
+        return {
+            "begin": self._begun_at,
+            "eta": history.eta,
+            "evaluations": self._evaluations,
+            "history": [history.begin, history.offset, history.passed.value, history.passed.slack],
+            "run": dump_run(history.run),
+            "given": given,
+            "discards_next_output": pending is not None and pending.discard_next_output,
+            "timeline": self.timeline.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any], device: torch.device | str | None) -> None:
+        """Continue the run of a dictionary from `state`, on the same grid; by default on the device that it was on."""
+        self._begun_at, eta, self._evaluations = state["begin"], state["eta"], state["evaluations"]
+        run = load_run(self._setup(self._begun_at, eta), state["run"], device)
+        begin, offset, value, slack = state["history"]
+        self._history = History(begin, offset, run, eta, Passed(value, None, slack))
+        self.is_over, self.pending = run.is_over, None
+        if not run.is_over:
+            given = placed(state["given"], run.record.device)
+            version = None if given is None or given.is_inference() else given._version
+            self.pending = PendingStep(run, given, version, state["discards_next_output"])
+        self.timeline.restore(state["timeline"])
