@@ -15,14 +15,13 @@ import functools
 import operator
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from ..path.noise import Noise
 from ..path.path import Path
@@ -101,31 +100,37 @@ def memory_of(spec: Sampler, path: Path, options: dict[str, Any], start: Tensor)
     """What a sampler's run from `start` (N, ...) over `path` depends on; None if its run has to be kept whole.
 
     It has to be if the sampler reads values of tensors (adaptive steps), if it requests several points at once, or if
-    its states depend on so many predictions that all predictions without their states take less memory.
+    the predictions on which it depends, with their states, take more memory than all predictions without.
     """
-    key = spec, repr(options), tuple(map(id, path.points)), start.shape, start.dtype
+    if path.is_free:
+        return None
+    process: Any = path.process
+    kinds = type(process), type(getattr(process, "native", None))
+    key = spec, repr(options), kinds, tuple(map(_numbers, path.points)), start.shape, start.dtype
     with _LOCK:
         if key in _FOUND:
             _FOUND.move_to_end(key)
-            return _FOUND[key][1]
+            return _FOUND[key]
     found = _measured(spec, path, options, start)
     with _LOCK:
-        _FOUND[key] = list(path.points), found  # an entry holds its points, so that no others can get their ids
+        _FOUND[key] = found
         if len(_FOUND) > MOST:
             _FOUND.popitem(last=False)
     return found
 
 
 MOST = 32
-"""The number of grids whose memory is kept, because the same grid is used for many runs."""
-_FOUND: OrderedDict[Any, tuple[list[Point], Memory | None]] = OrderedDict()
+"""The number of results that are kept, because many runs have the same sampler and grid."""
+_FOUND: OrderedDict[Any, Memory | None] = OrderedDict()
 _LOCK = threading.Lock()
 
 
-def _measured(spec: Sampler, path: Path, options: dict[str, Any], start: Tensor) -> Memory | None:
-    if path.is_free:
-        return None
+def _numbers(point: Point) -> tuple[float, ...]:
+    """The numbers of a point of a grid, on which a sampler's operations depend."""
+    return point.time, point.t, point.scale, *getattr(point, "native", ())  # a plain SDE has none
 
+
+def _measured(spec: Sampler, path: Path, options: dict[str, Any], start: Tensor) -> Memory | None:
     def begin(x: Tensor, noise: Noise) -> Run:
         made = Path(path.process, path.points, noise=noise)
         return start_run(spec, x, made, options)
@@ -187,12 +192,13 @@ class Sources(TorchDispatchMode):
         self._found[storage._cdata] = bits
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        result = func(*args, **kwargs)
-        bits = 0
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor):
-                bits |= self.of(leaf)
+        bits, kwargs = 0, kwargs or {}
+        for each in _tensors((*args, *kwargs.values())):
+            bits |= self.of(each)
+        if func in POINTWISE and (like := _larger(*args[:2])) is not None:
+            result = args[0] if func._schema.is_mutable else torch.empty_like(like)
+        else:
+            result = func(*args, **kwargs)
         if func._schema.is_mutable:
             named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
             for argument in func._schema.arguments:
@@ -202,9 +208,34 @@ class Sources(TorchDispatchMode):
         return result
 
     def _add_to(self, tensors: Any, bits: int) -> None:
-        for leaf in tree_leaves(tensors):
-            if isinstance(leaf, Tensor):
-                self.add(leaf, bits)
+        for each in _tensors((tensors,)):
+            self.add(each, bits)
+
+
+def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
+    """The tensors of an operation's arguments or results, which may be in lists."""
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+_ATEN = torch.ops.aten
+POINTWISE = {_ATEN.add.Tensor, _ATEN.add_.Tensor, _ATEN.sub.Tensor, _ATEN.mul.Tensor, _ATEN.mul_.Tensor}
+"""The usual operations of samplers, whose shapes torch computes slowly for tensors without values."""
+
+
+def _larger(a: Any, b: Any) -> Tensor | None:
+    """The operand with the shape and dtype of a sum or a product; None if torch has to find them."""
+    if not isinstance(a, Tensor) or not a.is_meta:
+        a, b = b, a
+    if not isinstance(a, Tensor) or not a.is_meta or not a.is_floating_point() or not a.is_contiguous():
+        return None
+    if isinstance(b, Tensor):
+        same = b.dtype is a.dtype and b.shape == a.shape and b.is_contiguous()
+        return a if same or (b.dim() == 0 and not b.is_complex() and a.dim() > 0) else None
+    return a if isinstance(b, int | float) else None
 
 
 def _needed(begin: Callable[[Tensor, Noise], Run], make: type[Prediction], like: Tensor, edits: bool) -> list[int]:

@@ -205,6 +205,11 @@ class Stepper(Copied):
         return self._network_times(self._waiting.times())
 
     @property
+    def times(self) -> np.ndarray:
+        """The process's own time of each of the states `x`, (M,), float64."""
+        return self._waiting.times()
+
+    @property
     def end(self) -> Tensor | None:
         """The network's time of the end of the step, (M,), for flow maps; None if the sampler does not set it."""
         ends = self._waiting.ends()
@@ -219,6 +224,11 @@ class Stepper(Copied):
     def rows(self) -> np.ndarray:
         """(M,) the positions, among the samples, of the states `x`: the rows of a condition that the network needs."""
         return self._waiting.rows()
+
+    @property
+    def kept(self) -> int:
+        """The number of predictions that are kept for copies, those on which the sampler still depends."""
+        return len(self._run.record.sent)
 
     # The next step.
 
@@ -246,14 +256,16 @@ class Stepper(Copied):
                     f"{self.spec.name} needs the unguided output too: send(output, unguided=...); pass the same output "
                     "if nothing is guided"
                 )
-            if log_density is None and "log_density" in needs:
+            if log_density is not None:
+                log_density = floating("log_density", log_density, (len(outputs),)).to(self.device)
+            elif "log_density" in needs:
                 raise UsageError(f"{self.spec.name} needs the log-density too: send(score, log_density=...)")
             made, begin = [], 0
             for (_, point), x in zip(waiting.requests, waiting.evaluated(), strict=True):
                 part = slice(begin, begin := begin + len(x))
                 prediction = self._prediction(x, point, outputs[part])
                 prediction.unguided = None if plain is None else self._prediction(x, point, plain[part])
-                prediction.log_density = None if log_density is None else log_density[part].to(self.device)
+                prediction.log_density = None if log_density is None else log_density[part]
                 made.append(prediction if point.end is not None else clipped(prediction, self.clip))
             self._count(waiting)
             self._now = self._edited = None
@@ -308,9 +320,9 @@ class Stepper(Copied):
             UsageError: the run is not over.
         """
         if self._run.end is None:
-            raise UsageError(
-                f"this run of {self.spec.name} is not over: it waits for evaluation {self.evaluations + 1}"
-            )
+            waits = f"is not over: it waits for evaluation {self.evaluations + 1}"
+            failed = "has no result: it ended with an error"
+            raise UsageError(f"this run of {self.spec.name} {failed if self.is_done else waits}")
         return result_of(self)
 
     def __repr__(self) -> str:

@@ -26,7 +26,7 @@ from .layout import Layout
 from .pending import PendingStep
 from .seeding import Generators, seeds_of
 from .timeline import Timeline
-from .timesteps import Passed, read_timestep
+from .timesteps import Passed, Place, read_timestep
 
 
 @dataclass
@@ -300,6 +300,7 @@ class PushedRun:
             "eta": history.eta,
             "evaluations": self._evaluations,
             "history": [history.begin, history.offset, history.passed.value, history.passed.slack],
+            "place": None if history.passed.place is None else list(history.passed.place[1:]),
             "run": dump_run(history.run),
             "given": given,
             "discards_next_output": pending is not None and pending.discard_next_output,
@@ -311,7 +312,8 @@ class PushedRun:
         self._begun_at, eta, self._evaluations = state["begin"], state["eta"], state["evaluations"]
         run = load_run(self._setup(self._begun_at, eta), state["run"], device)
         begin, offset, value, slack = state["history"]
-        self._history = History(begin, offset, run, eta, Passed(value, None, slack))
+        place = None if state["place"] is None else Place(self.layout.number, *state["place"])
+        self._history = History(begin, offset, run, eta, Passed(value, place, slack))
         self.is_over, self.pending = run.is_over, None
         if not run.is_over:
             given = placed(state["given"], run.record.device)
