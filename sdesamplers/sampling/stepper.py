@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -13,10 +12,9 @@ from torch import Tensor
 
 from ..checks import device_of, flag, shape_of, suggest_keywords
 from ..errors import NonFiniteError, PluginError, UsageError
-from ..models.clipping import Clip, ClipLike, clipped
+from ..models.clipping import Clip, ClipLike
 from ..path.noise import NormalSource, check_seed
 from ..path.points import Point, model_state
-from ..path.prediction import Prediction, ScorePrediction
 from ..processes.predictions import prediction_type
 from ..processes.sde import SDE, GaussianProcess, not_a_process
 from ..public import public
@@ -31,9 +29,10 @@ from .result import Result
 from .runs import make_path
 from .stepper_arguments import START_TIME, Clock, checked_clock, indices_of
 from .stepper_copies import Copied
+from .stepper_outputs import Reader
 from .stepper_state import result_of
 from .table import SolverTable
-from .waiting import Waiting, floating
+from .waiting import Waiting
 
 
 @public
@@ -138,7 +137,7 @@ class Stepper(Copied):
         self.recipe, self.spec = make_recipe(request, process=process, shape=self.shape)
         if flag("log_probs", log_probs) and noise_of(self.recipe).limits:
             raise UsageError(f"log_probs need independent normal noise, and noise={self.recipe.noise!r} is coloured")
-        self._setup = self._made_setup()
+        self._prepare()
         path = self._setup.new_path()
         keys: Keys = [(self.seed, index) for index in self.indices]
         with torch.inference_mode(False), torch.no_grad():
@@ -151,12 +150,14 @@ class Stepper(Copied):
 
     evaluations: int = 0
 
-    def _made_setup(self) -> Setup:
-        """What the run's copies share."""
+    def _prepare(self) -> None:
         recipe, spec, path = self.recipe, self.spec, make_path(self.process, self.recipe)
         shortest, kind = shortest_draw(path, recipe, spec, self.shape), noise_of(recipe)
         label = f"{spec.name} on {type(self.process).__name__}"
-        return Setup(spec, recipe.options, path.again, lambda source: make_noise(recipe, source, shortest, kind), label)
+        self._setup = Setup(
+            spec, recipe.options, path.again, lambda source: make_noise(recipe, source, shortest, kind), label
+        )
+        self._reader = Reader(self.process, self.prediction, self.clip, spec, self.check_finite, self.gradients, label)
 
     # Where the network is evaluated.
 
@@ -247,29 +248,12 @@ class Stepper(Copied):
             UsageError: the run is over, or an output has another shape or is missing.
             NonFiniteError: an output or the sample is not finite.
         """
-        waiting, needs = self._waiting, self.spec.needs
+        waiting = self._waiting
         with self._mode():
-            outputs = self._checked("output", output)
-            plain = None if unguided is None else self._checked("unguided", unguided)
-            if plain is None and "unguided" in needs:
-                raise UsageError(
-                    f"{self.spec.name} needs the unguided output too: send(output, unguided=...); pass the same output "
-                    "if nothing is guided"
-                )
-            if log_density is not None:
-                log_density = floating("log_density", log_density, (len(outputs),)).to(self.device)
-            elif "log_density" in needs:
-                raise UsageError(f"{self.spec.name} needs the log-density too: send(score, log_density=...)")
-            made, begin = [], 0
-            for (_, point), x in zip(waiting.requests, waiting.evaluated(), strict=True):
-                part = slice(begin, begin := begin + len(x))
-                prediction = self._prediction(x, point, outputs[part])
-                prediction.unguided = None if plain is None else self._prediction(x, point, plain[part])
-                prediction.log_density = None if log_density is None else log_density[part]
-                made.append(prediction if point.end is not None else clipped(prediction, self.clip))
+            reply = self._reader.predictions(waiting, output, unguided, log_density, self.evaluations)
             self._count(waiting)
             self._now = self._edited = None
-            self._run.send(made if isinstance(self._run.request, list) else made[0])
+            self._run.send(reply if isinstance(self._run.request, list) else reply[0])
             if self._run.end is not None:
                 self._check_end(self._run.end)
         return self
@@ -279,22 +263,6 @@ class Stepper(Copied):
         if torch.is_grad_enabled() is self.gradients and not torch.is_inference_mode_enabled():
             return nullcontext()
         return _autograd(self.gradients)
-
-    def _checked(self, name: str, output: Tensor) -> Tensor:
-        """A copy of an output in the states' dtype: the network may reuse its buffer."""
-        output = floating(name, output, (sum(len(x) for x, _ in self.requests), *self.shape))
-        output = output if self.gradients else output.detach()
-        made = output.to(device=self.device, dtype=self.dtype, copy=True)
-        if self.check_finite and made.is_cpu and not math.isfinite(made.sum().item()):
-            raise NonFiniteError(
-                f"{self._setup.label}: {name} is not finite at evaluation {self.evaluations + 1} (check_finite=False "
-                "turns this check off)"
-            )
-        return -made if self.prediction == "flow" and self.process.clock_sign < 0 else made
-
-    def _prediction(self, x: Tensor, point: Point[Any], output: Tensor) -> Prediction:
-        make = Prediction if isinstance(self.process, GaussianProcess) else ScorePrediction
-        return make(x, point, output, self.prediction)
 
     def _count(self, waiting: Waiting) -> None:
         if self._single is None and not waiting.is_shared:

@@ -159,16 +159,16 @@ class Copied:
         load(self, state)  # type: ignore[arg-type]
 
     def __getstate__(self) -> dict[str, Any]:
-        left_out = ("_setup", "_run", "_now", "_edited")
+        left_out = ("_setup", "_reader", "_run", "_now", "_edited")
         kept = {name: value for name, value in vars(self).items() if name not in left_out}
         return {**kept, "run": self.state_dict()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         run = state.pop("run")
         vars(self).update(state)
-        self._setup = self._made_setup()
+        self._prepare()
         self.load_state_dict(run)
 
-    def _made_setup(self) -> Setup:
-        """What the copies of a run share, from its recipe."""
+    def _prepare(self) -> None:
+        """Make what the copies of a run share, from its recipe."""
         raise NotImplementedError

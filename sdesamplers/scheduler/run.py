@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import weakref
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,14 +18,13 @@ from ..processes.scalars import expand
 from ..registry.options import check_options
 from ..sampling.prepared import make_noise, shortest_draw
 from ..sampling.recipe import Recipe
-from ..sampling.record_state import dump_run, load_run, placed
 from ..sampling.recorded import RecordedRun
 from ..sampling.records import Keys, Setup
 from .layout import Layout
 from .pending import PendingStep
 from .seeding import Generators, seeds_of
 from .timeline import Timeline
-from .timesteps import Passed, Place, read_timestep
+from .timesteps import Passed, read_timestep
 
 
 @dataclass
@@ -62,20 +60,23 @@ class PushedRun:
     Attributes:
         pending: the evaluation that the run waits for; None before the run has begun and after it has ended.
         is_over: True if the run has ended.
+        history: data of the current or last run; None before the first one.
+        evaluations: the number of evaluations of that run.
+        begun_at: the grid step at which it was started last.
     """
 
     def __init__(self, layout: Layout, timeline: Timeline) -> None:
         self.layout, self.timeline = layout, timeline
         self.pending: PendingStep | None = None
         self.is_over = False
-        self._history: History | None = None
-        self._evaluations = 0
-        self._begun_at = 0  # the grid step of the last start
+        self.history: History | None = None
+        self.evaluations = 0
+        self.begun_at = 0
 
     @property
     def step_index(self) -> int | None:
         """The number of timesteps already passed; None before the first step."""
-        return None if self._history is None else self._history.offset + self._evaluations
+        return None if self.history is None else self.history.offset + self.evaluations
 
     def time_of(self, passed: Passed) -> float:
         """The native time of a timestep; exactly the point's time if the timestep belongs to the grid or the run."""
@@ -98,7 +99,7 @@ class PushedRun:
         Raises:
             UsageError: the run in progress continues at another timestep.
         """
-        pending, history = self.pending, self._history
+        pending, history = self.pending, self.history
         if pending is None and history is None and not self.is_over:
             return self._start(self.timeline.step_meant(passed), sample, generator, eta, seed)
         if pending is not None and self._is_next(pending, passed):
@@ -115,7 +116,7 @@ class PushedRun:
         if passed.value is None:
             return True
         timeline, place = self.timeline, passed.place
-        last = None if self._history is None else self._history.passed.place
+        last = None if self.history is None else self.history.passed.place
         if place is not None and place.layout == self.layout.number:
             if (place.begin, place.position) == (timeline.run_begin, timeline.run_count):
                 return True
@@ -131,7 +132,7 @@ class PushedRun:
         step, as DDIM and DDPM do in diffusers. The state must not be the one that the run returned for another
         timestep.
         """
-        history = self._history
+        history = self.history
         if history is None or not self.layout.is_memoryless:
             return None
         if self.pending is None:
@@ -144,13 +145,13 @@ class PushedRun:
         elif self.pending.is_own(sample):
             return None
         begin = self.timeline.step_meant(passed)
-        self._evaluations = begin - history.begin
+        self.evaluations = begin - history.begin
         return self._start(begin, sample, None, eta, seed, history)
 
     def _unexpected(self, passed: Passed) -> UsageError:
         if self.pending is None:
             return UsageError(
-                f"this run ended after {self._evaluations} evaluations; call set_timesteps for another run"
+                f"this run ended after {self.evaluations} evaluations; call set_timesteps for another run"
             )
         expected = self.timeline.number_at(self.pending.network_point)
         return UsageError(
@@ -170,7 +171,7 @@ class PushedRun:
         seed: int | None,
         before: History | None = None,
     ) -> PendingStep:
-        layout, setup = self.layout, self._setup(begin, eta)
+        layout, setup = self.layout, self.setup(begin, eta)
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
         scale = layout.path(begin).points[0].scale
         # The pipeline owns its tensor and may overwrite it; the buffer of a CUDA graph is overwritten at every step.
@@ -183,12 +184,12 @@ class PushedRun:
         self._check_rows(point, len(sample))
         start, offset = (begin, layout.position_of(begin)) if before is None else (before.begin, before.offset)
         self.timeline.begin_run(begin, run.path.points[0])
-        self._history = History(start, offset, run, eta, Passed())
-        self._begun_at = begin
+        self.history = History(start, offset, run, eta, Passed())
+        self.begun_at = begin
         self.pending = PendingStep(run, discard_next_output=layout.plan(begin).discard_first_output)
         return self.pending
 
-    def _setup(self, begin: int, eta: float) -> Setup:
+    def setup(self, begin: int, eta: float) -> Setup:
         """What a run from a grid step is made of."""
         layout, recipe, spec = self.layout, self._with_eta(eta), self.layout.spec
 
@@ -225,9 +226,9 @@ class PushedRun:
 
     def note(self, passed: Passed, sample: Tensor) -> None:
         """Record that the network was evaluated for the pending request, at this timestep and state."""
-        if self._history is not None:
-            self._history.passed, self._history.sample = passed, weakref.ref(sample)
-        self._evaluations += 1
+        if self.history is not None:
+            self.history.passed, self.history.sample = passed, weakref.ref(sample)
+        self.evaluations += 1
         self.timeline.run_count += 1
 
     def advance(
@@ -269,8 +270,8 @@ class PushedRun:
         self._end()
         pending.run.end = None  # the pipeline owns the sample
         clean = model_state(x, pending.run.path.points[-1]).to(dtype)
-        if self._history is not None:
-            self._history.output = weakref.ref(clean)
+        if self.history is not None:
+            self.history.output = weakref.ref(clean)
         return clean
 
     def _end(self) -> None:
@@ -281,42 +282,10 @@ class PushedRun:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> PushedRun:
         made = PushedRun(self.layout, copy.deepcopy(self.timeline, memo))
-        made.is_over, made._evaluations, made._begun_at = self.is_over, self._evaluations, self._begun_at
-        history, pending = self._history, self.pending
+        made.is_over, made.evaluations, made.begun_at = self.is_over, self.evaluations, self.begun_at
+        history, pending = self.history, self.pending
         if history is not None:
-            made._history = replace(history, run=history.run.copy())
+            made.history = replace(history, run=history.run.copy())
             if pending is not None:
-                made.pending = replace(pending, run=made._history.run)
+                made.pending = replace(pending, run=made.history.run)
         return made
-
-    def state(self) -> dict[str, Any] | None:
-        """The run as plain data and tensors; None if it has not begun."""
-        history, pending = self._history, self.pending
-        if history is None:
-            return None
-        given = None if pending is None or pending.given is None else pending.given.detach()
-        return {
-            "begin": self._begun_at,
-            "eta": history.eta,
-            "evaluations": self._evaluations,
-            "history": [history.begin, history.offset, history.passed.value, history.passed.slack],
-            "place": None if history.passed.place is None else list(history.passed.place[1:]),
-            "run": dump_run(history.run),
-            "given": given,
-            "discards_next_output": pending is not None and pending.discard_next_output,
-            "timeline": self.timeline.state(),
-        }
-
-    def restore(self, state: Mapping[str, Any], device: torch.device | str | None) -> None:
-        """Continue the run of a dictionary from `state`, on the same grid; by default on the device that it was on."""
-        self._begun_at, eta, self._evaluations = state["begin"], state["eta"], state["evaluations"]
-        run = load_run(self._setup(self._begun_at, eta), state["run"], device)
-        begin, offset, value, slack = state["history"]
-        place = None if state["place"] is None else Place(self.layout.number, *state["place"])
-        self._history = History(begin, offset, run, eta, Passed(value, place, slack))
-        self.is_over, self.pending = run.is_over, None
-        if not run.is_over:
-            given = placed(state["given"], run.record.device)
-            version = None if given is None or given.is_inference() else given._version
-            self.pending = PendingStep(run, given, version, state["discards_next_output"])
-        self.timeline.restore(state["timeline"])

@@ -40,6 +40,7 @@ from .grids import GridRequest, requested_grid
 from .noising import Noising
 from .pending import StepOutput
 from .run import PushedRun
+from .run_state import dump_pushed, restore_pushed
 from .seeding import Generators
 from .step_arguments import check_grid_arguments, check_step_arguments
 from .table import MISSING, alphas_cumprod, betas
@@ -220,7 +221,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         return copy.deepcopy(self)
 
     def __reduce__(self) -> Any:
-        return _unpickled, (type(self), dict(self.config), self.state_dict())
+        return _unpickled, (type(self), dict(self.config), *self.state_dict().values())
 
     def state_dict(self) -> dict[str, Any]:
         """The grid and the run in progress, as plain data and tensors, for `torch.save` and `load_state_dict`.
@@ -229,7 +230,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         """
         run = self._run
         grid = None if run is None else self._grid_arguments
-        return {"grid": grid, "begin_index": self.begin_index, "run": None if run is None else run.state()}
+        return {"grid": grid, "begin_index": self.begin_index, "run": None if run is None else dump_pushed(run)}
 
     def load_state_dict(self, state: Mapping[str, Any], device: str | torch.device | None = None) -> None:
         """Continue the run of a dictionary from `state_dict`, in a scheduler of the same configuration.
@@ -251,7 +252,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         if state["begin_index"] is not None:
             self.set_begin_index(state["begin_index"])
         if state["run"] is not None and self._run is not None:
-            self._run.restore(state["run"], device)
+            restore_pushed(self._run, state["run"], device)
 
     def __len__(self) -> int:
         return int(self.trained.get("num_train_timesteps", 1000))
@@ -468,8 +469,10 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         return StepOutput(state, x0) if return_dict else (state, x0)
 
 
-def _unpickled(cls: type[Scheduler], config: dict[str, Any], state: dict[str, Any]) -> Scheduler:
-    """A scheduler from its configuration, with the grid and the run that it had."""
+def _unpickled(
+    cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_index: int | None, run: Any = None
+) -> Scheduler:
+    """A scheduler from its configuration, with the grid and the run that it had; pickles of early 0.1 have no run."""
     made: Scheduler = cls.from_config(config)
-    made.load_state_dict(state)
+    made.load_state_dict({"grid": grid, "begin_index": begin_index, "run": run})
     return made
