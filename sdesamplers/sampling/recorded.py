@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SolverError
+from ..errors import PluginError, SolverError
 from ..path.path import Ledger, Path
 from ..path.prediction import Prediction, ScorePrediction
 from ..processes.sde import GaussianProcess
@@ -153,6 +153,8 @@ class RecordedRun:
             else:
                 record.sent[k] = [Sent.of(reply, self._request[0], False)]
             return
+        if k >= len(memory.dropped):
+            return  # the run is longer than the dry run: `_replay` refuses it
         dropped = memory.dropped[k]
         if k not in dropped:
             requested = self._request[0]
@@ -203,6 +205,11 @@ class RecordedRun:
         blank = torch.zeros(record.shape, dtype=record.dtype, device=record.device)
         self._begin(blank if record.start is None else record.start.clone())
         memory, noise, run, changes = self.memory, self._noise, self._run, dict(record.keys[1:])
+        if memory is not None and record.count >= len(memory.needed):
+            raise PluginError(
+                f"{self.setup.label}: this run cannot be copied, because it has made more evaluations than the same run "
+                "on tensors without values (torch's meta device); do the sampler's operations depend on the device?"
+            )
         assert noise is not None
         assert run is not None
         noise.needed = None if memory is None else memory.needed[record.count]

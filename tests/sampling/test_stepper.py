@@ -476,6 +476,29 @@ def test_samples_and_keys_that_do_not_exist_are_refused() -> None:
             act()
 
 
+@sds.sampler("longer-on-a-device", order=None, reference="none")
+def longer_on_a_device(x: Tensor, path: sds.Path) -> sds.Run:
+    """Takes another step on devices that have values."""
+    for now, then in path.steps[: 5 if x.is_meta else None]:
+        out = yield x, now
+        x = out.step_to(then)
+    return x
+
+
+def test_a_sampler_whose_steps_depend_on_the_device_runs_and_is_not_copied() -> None:
+    stepper = advanced(new(longer_on_a_device), 8)  # type: ignore[arg-type]
+    with pytest.raises(sds.PluginError, match="this run cannot be copied, because it has made more evaluations"):
+        advanced(copy.deepcopy(stepper), 1)
+    assert torch.equal(advanced(stepper).x, advanced(new("ddim")).x)
+
+
+def test_a_clock_without_a_name_cannot_be_pickled() -> None:
+    stepper = advanced(new(clock=lambda t: 2 * t), 3)
+    with pytest.raises(sds.UsageError, match="this Stepper cannot be pickled: clock is the function"):
+        pickle.dumps(stepper)
+    assert torch.equal(advanced(copy.deepcopy(stepper)).x, advanced(stepper).x)
+
+
 @sds.sampler("failing", order=None, reference="none")
 def failing(x: Tensor, path: sds.Path) -> sds.Run:
     """Fails at the second evaluation."""
