@@ -207,8 +207,8 @@ class RecordedRun:
         memory, noise, run, changes = self.memory, self._noise, self._run, dict(record.keys[1:])
         if memory is not None and record.count >= len(memory.needed):
             raise PluginError(
-                f"{self.setup.label}: this run cannot be copied, because it has made more evaluations than the same run "
-                "on tensors without values (torch's meta device); do the sampler's operations depend on the device?"
+                f"{self.setup.label}: this run cannot be copied, because it has made more evaluations than the "
+                "same run on tensors without values (torch's meta device); do the sampler's operations depend on the device?"
             )
         assert noise is not None
         assert run is not None
