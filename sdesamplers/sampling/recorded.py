@@ -52,8 +52,7 @@ class RecordedRun:
         self.record = Record(start, start.shape, start.dtype, start.device, [(0, list(keys))], list(earlier))
         self.record.log_probs = [] if log_probs else None
         self._clear()
-        self._begin(start)
-        self._path.ledger.log_probs, self._path.ledger.draws = self.record.log_probs, self.record.draws
+        self._begin(start, records=True)
 
     def _clear(self) -> None:
         """Forget the generator, which belongs to this object alone."""
@@ -66,13 +65,15 @@ class RecordedRun:
     end: Tensor | None
     _path: Path
 
-    def _begin(self, start: Tensor) -> None:
-        """Make the generator and run it to its first request."""
+    def _begin(self, start: Tensor, *, records: bool) -> None:
+        """Make the generator and run it to its first request; `records` is False in a replay, which has its records."""
         setup, record = self.setup, self.record
         self._path = setup.new_path()
         self._make = Prediction if isinstance(self._path.process, GaussianProcess) else ScorePrediction
         self._noise = RunNoise(setup, record.keys[0][1], record.shape[1:], record.earlier)
         self._path.ledger.noise = self._noise
+        if records:
+            self._path.ledger.log_probs, self._path.ledger.draws = record.log_probs, record.draws
         prepare_for_forks()
         self._run = start_run(setup.spec, start, self._path, setup.options)
         try:
@@ -197,18 +198,22 @@ class RecordedRun:
     def _ensure(self) -> None:
         """Make the generator of a copy."""
         if self._run is None and self.record.states:
-            with torch.inference_mode(False), torch.no_grad():
-                self._replay()
+            try:
+                with torch.inference_mode(False), torch.no_grad():
+                    self._replay()
+            except BaseException:
+                self._run = None  # the copy is still waiting
+                raise
 
     def _replay(self) -> None:
         record = self.record
         blank = torch.zeros(record.shape, dtype=record.dtype, device=record.device)
-        self._begin(blank if record.start is None else record.start.clone())
+        self._begin(blank if record.start is None else record.start.clone(), records=False)
         memory, noise, run, changes = self.memory, self._noise, self._run, dict(record.keys[1:])
         if memory is not None and record.count >= len(memory.needed):
             raise PluginError(
                 f"{self.setup.label}: this run cannot be copied, because it has made more evaluations than the "
-                "same run on tensors without values (torch's meta device); do the sampler's operations depend on the device?"
+                "same run on tensors without values (torch's meta device); do its operations depend on the device?"
             )
         assert noise is not None
         assert run is not None

@@ -127,11 +127,12 @@ def test_inputs_of_several_points_and_of_single_samples() -> None:
     assert free.result.accepted.tolist() == expected.accepted.tolist()
 
 
-def test_log_probabilities_and_their_replay() -> None:
+@pytest.mark.parametrize("sampler", ["ddpm", "churn"])  # churn draws before its first evaluation
+def test_log_probabilities_and_their_replay(sampler: str) -> None:
     model = sds.FunctionModel(network, PROCESS, "epsilon", (5,))
-    expected = sds.sample(model, "ddpm", steps=6, num_samples=4, seed=3, log_probs=True)
-    stepper = new("ddpm", steps=6, log_probs=True)
-    for _ in range(6):
+    expected = sds.sample(model, sampler, steps=6, num_samples=4, seed=3, log_probs=True)
+    stepper = new(sampler, steps=6, log_probs=True)
+    while not stepper.is_done:
         stepper = pickled(copy.deepcopy(stepper))
         advanced(stepper, 1)
     result = stepper.result
