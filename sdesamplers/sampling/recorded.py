@@ -101,7 +101,8 @@ class RecordedRun:
     @property
     def request(self) -> Any:
         """The sampler's request: (state, point), or a list of such pairs."""
-        self._ensure()
+        if self._request is None:
+            self._ensure()
         return self._request
 
     def send(self, reply: Any) -> None:
@@ -109,7 +110,8 @@ class RecordedRun:
 
         If the sampler raises an error, the run is over.
         """
-        self._ensure()
+        if self._run is None:
+            self._ensure()
         assert self._run is not None
         self._remember(reply)
         self.record.count += 1
@@ -146,7 +148,8 @@ class RecordedRun:
 
     def _remember(self, reply: Any) -> None:
         """Record a prediction, and drop those on which nothing depends any more."""
-        record, memory, k = self.record, self.memory, self.record.count
+        record, memory = self.record, self._memory if self._knows_memory else self.memory
+        k = record.count
         if memory is None:
             if isinstance(reply, list):
                 pairs = zip(reply, self._request, strict=True)
