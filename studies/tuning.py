@@ -1,6 +1,6 @@
 """Solver tables compared with fixed samplers, on mixtures and starts that had no part in their computation.
 
-    python studies/tuning.py [--out studies/results]        (half an hour on two cores)
+    python studies/tuning.py [--out studies/results]        (an hour on two cores; continues an interrupted run)
 
 Problems: the 16-dimensional mixture of `work_precision.py`, with its starts, for which the best setting of other
 libraries is known; and mixtures of 16 and 64 dimensions on VP with linear and with cosine schedule and on the rectified
@@ -11,6 +11,7 @@ flow, with their ODE solved by rk45 at 1e-7. There the table is compared with th
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import os
 import sys
@@ -31,10 +32,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))  # f
 import problems
 
 BUDGETS = (5, 8, 10, 15, 20)
-STARTS, TRIALS, HELD_OUT = 512, 300, 2048
+STARTS, TRIALS, HELD_OUT, OF_TOURNAMENT = 512, 300, 16_384, 2048
 PEERS = {5: (0.13, 0.049), 8: (0.071, 0.016), 10: (0.058, 0.0073), 15: (0.035, 0.0039), 20: (0.018, 0.0014)}
 """The smallest RMSE and the smallest median of other libraries on `mixture-16d`, from results/work_precision.md."""
 PROCESSES = {"VP linear": sds.VP, "VP cosine": sds.CosineVP, "flow": sds.RectifiedFlow}
+
+
+TOURNAMENT = "mixture-16d, other libraries"
 
 
 def random_mixture(process: sds.GaussianProcess, dimension: int, seed: int) -> sds.MixtureModel:
@@ -61,48 +65,64 @@ def on(model: sds.Model, truth: Tensor, sampler: Any, **arguments: Any) -> tuple
         return math.inf, math.inf
 
 
-def rows_of(label: str, model: sds.Model) -> list[tuple[Any, ...]]:
-    """(label, evaluations, tuned RMS, median, best fixed RMS, median, seconds of the search) at each budget."""
-    arguments: dict[str, Any] = {"rtol": 1e-7, "atol": 1e-7, "dtype": torch.float64}
+Row = tuple[Any, ...]
+"""Label, evaluations, tuned RMS and median, best fixed RMS and median, seconds of the search."""
+
+
+def stored(file: Path) -> dict[tuple[str, int], Row]:
+    """The rows of a file of JSON lines, by label and evaluations."""
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    return {(label, nfe): (label, nfe, *rest) for label, nfe, *rest in map(json.loads, lines)}
+
+
+def keep(file: Path, row: Row) -> None:
+    """Append a row to the file."""
+    print(row, flush=True)
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps(row) + "\n")
+
+
+def measure(label: str, model: sds.Model, file: Path) -> None:
+    """Tune a model at each budget that is not in the file yet, and keep the rows."""
+    missing = [nfe for nfe in BUDGETS if (label, nfe) not in stored(file)]
+    if not missing:
+        return
+    arguments: dict[str, Any] = {"rtol": 1e-7, "atol": 1e-7, "dtype": torch.float64, "batch_size": 4096}
     truth = sds.sample(model, "rk45", num_samples=HELD_OUT, seed=1, **arguments).samples
-    rows = []
-    for nfe in BUDGETS:
+    for nfe in missing:
         began = time.perf_counter()
         table = sds.tune(model, nfe, starts=STARTS, trials=TRIALS, teacher_nfe=200).tables[nfe]
         seconds = time.perf_counter() - began
         fixed = [on(model, truth, name, nfe=nfe, **grid) for name, grid in FIXED]
         best = min(rms for rms, _ in fixed), min(median for _, median in fixed)
-        rows.append((label, nfe, *on(model, truth, table), *best, seconds))
-        print(rows[-1], flush=True)
-    return rows
+        keep(file, (label, nfe, *on(model, truth, table), *best, seconds))
 
 
-def rows_of_tournament() -> list[tuple[Any, ...]]:
+def measure_tournament(file: Path) -> None:
     """The same on the mixture of the tournament, compared with the best of other libraries."""
-    problem = problems.mixture(HELD_OUT, Path("out/work_precision"))
+    problem = problems.mixture(OF_TOURNAMENT, Path("out/work_precision"))
     shape = tuple(problem.start.shape[1:])
     network = sds.FunctionModel(
         lambda x, t: problem.predict(x, float(t.flatten()[0])), problem.process, "epsilon", shape, dtype=torch.float64
     )
     start = problem.start
-    rows = []
     for nfe in BUDGETS:
+        if (TOURNAMENT, nfe) in stored(file):
+            continue
         began = time.perf_counter()
         table = sds.tune(network, nfe, starts=STARTS, trials=TRIALS, teacher_nfe=200).tables[nfe]
         seconds = time.perf_counter() - began
         found = sds.sample(network, table, start=start, dtype=torch.float64).samples
-        rows.append(("mixture-16d, other libraries", nfe, *measures(found, problem.truth), *PEERS[nfe], seconds))
-        print(rows[-1], flush=True)
-    return rows
+        keep(file, (TOURNAMENT, nfe, *measures(found, problem.truth), *PEERS[nfe], seconds))
 
 
-def report(rows: list[tuple[Any, ...]]) -> str:
+def report(rows: list[Row]) -> str:
     """The results in Markdown."""
     lines = [
         "# Solver tables on mixtures",
         "",
-        f"`tune` with {STARTS} starts and {TRIALS} trials; errors on {HELD_OUT} other starts. Written by "
-        "`studies/tuning.py`.",
+        f"`tune` with {STARTS} starts and {TRIALS} trials; errors on {HELD_OUT:,} other starts, and on the "
+        f"{OF_TOURNAMENT:,} of the tournament on its mixture. Written by `studies/tuning.py`.",
         "The best fixed RMSE and the best fixed median are usually of two settings; a table is one for both.",
         "",
         "| problem | NFE | tuned: RMSE / median | best fixed: RMSE / median | ratio of RMSE | of medians | seconds |",
@@ -116,7 +136,7 @@ def report(rows: list[tuple[Any, ...]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw(rows: list[tuple[Any, ...]], file: Path) -> None:
+def draw(rows: list[Row], file: Path) -> None:
     """Errors against evaluations, before and after, one panel for each problem."""
     import matplotlib
 
@@ -152,16 +172,19 @@ def main() -> None:
     """Run all problems and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("out/tuning"))
+    parser.add_argument("--work", type=Path, default=Path("out/tuning"), help="folder of the rows so far")
     parser.add_argument("--only", help="a part of the problems' names")
     arguments = parser.parse_args()
-    rows: list[tuple[Any, ...]] = []
-    if not arguments.only or arguments.only in "mixture-16d":
-        rows += rows_of_tournament()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    file = arguments.work / "rows.jsonl"
+    if not arguments.only or arguments.only in TOURNAMENT:
+        measure_tournament(file)
     for name, process in PROCESSES.items():
         for dimension in (16, 64):
             label = f"{name}, {dimension}-D"
             if not arguments.only or arguments.only in label:
-                rows += rows_of(label, random_mixture(process(), dimension, seed=0))
+                measure(label, random_mixture(process(), dimension, seed=0), file)
+    rows = list(stored(file).values())
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "tuning.md").write_text(report(rows), encoding="utf-8")
     draw(rows, arguments.out / "tuning.png")
