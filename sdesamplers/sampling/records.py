@@ -111,6 +111,13 @@ class Sent:
         edited = None if prediction.x is requested else detached(prediction.x)
         return cls(output, detached(requested) if keeps_state else None, edited)
 
+    @property
+    def bytes(self) -> int:
+        """The size of its tensors."""
+        unguided = None if self.output.unguided is None else self.output.unguided[0]
+        tensors = (self.output.raw, unguided, self.output.log_density, self.state, self.edited)
+        return sum(each.numel() * each.element_size() for each in tensors if each is not None)
+
     def again(self, x: Tensor, point: Point[Any], make: type[Prediction]) -> Prediction:
         """The prediction, for the same request of a replay; the requested state `x` is overwritten by the first run's.
 

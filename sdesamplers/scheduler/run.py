@@ -26,6 +26,10 @@ from .seeding import Generators, seeds_of
 from .timeline import Timeline
 from .timesteps import Passed, read_timestep
 
+LARGEST_RECORD = 64 * 2**20
+"""Bytes that the outputs of a run may take which a scheduler keeps for copies in the middle of the run, if the sampler
+depends on all of them. Fifty outputs of Stable Diffusion XL take 13 MiB, those of a video model hundreds."""
+
 
 @dataclass
 class History:
@@ -177,9 +181,9 @@ class PushedRun:
         # The pipeline owns its tensor and may overwrite it; the buffer of a CUDA graph is overwritten at every step.
         x = x.clone() if isinstance(scale, float) and scale == 1.0 else x * expand(scale, x)
         if before is None:
-            run = RecordedRun(setup, x, self._keys(sample, generator, eta, seed))
+            run = RecordedRun(setup, x, self._keys(sample, generator, eta, seed), limit=LARGEST_RECORD)
         else:
-            run = RecordedRun(setup, x, before.run.keys, before.run.steps)
+            run = RecordedRun(setup, x, before.run.keys, before.run.steps, limit=LARGEST_RECORD)
         _, point = layout.single(run.request)
         self._check_rows(point, len(sample))
         start, offset = (begin, layout.position_of(begin)) if before is None else (before.begin, before.offset)

@@ -13,6 +13,7 @@ from lanes import mostly_slow
 from torch import Tensor
 
 import sdesamplers as sds
+from sdesamplers.scheduler import run as run_module
 
 TABLE = {"_class_name": "DDIMScheduler", "beta_schedule": "scaled_linear", "clip_sample": False}
 FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}
@@ -124,6 +125,43 @@ def test_a_restarted_run_continues_its_noise_in_a_copy(way: str) -> None:
         assert not torch.equal(found[0], found[1])
         ends.append(torch.stack(found))
     assert torch.equal(*ends)
+
+
+def ended(scheduler: sds.Scheduler) -> Tensor:
+    """The sample of a run of 8 steps."""
+    scheduler.set_timesteps(8)
+    x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps:
+        x = scheduler.step(0.1 * x, t, x).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("sampler", ["unipc", "dpmpp-2m"])
+def test_large_runs_of_samplers_that_depend_on_all_outputs_are_not_kept(
+    sampler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipeline that copies nothing does not hold all outputs of a video model."""
+    whole = ended(sds.Scheduler(sampler))
+    monkeypatch.setattr(run_module, "LARGEST_RECORD", 4 * 256)  # four outputs
+    scheduler = sds.Scheduler(sampler)
+    scheduler.set_timesteps(8)
+    x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
+    for t in scheduler.timesteps[:4]:
+        x = scheduler.step(0.1 * x, t, x).prev_sample
+    copy.deepcopy(scheduler)
+    x = scheduler.step(0.1 * x, scheduler.timesteps[4], x).prev_sample
+    for way in (copy.deepcopy, pickle.dumps, sds.Scheduler.state_dict):
+        if sampler == "dpmpp-2m":
+            way(scheduler)
+            continue
+        with pytest.raises(
+            sds.UsageError, match=r"^unipc: this run can no longer be copied or stored: "
+        ):
+            way(scheduler)
+    for t in scheduler.timesteps[5:]:
+        x = scheduler.step(0.1 * x, t, x).prev_sample
+    assert torch.equal(x, whole)
+    assert torch.equal(ended(copy.deepcopy(scheduler)), whole)
 
 
 def test_a_run_that_has_ended_stays_ended_in_a_copy() -> None:
