@@ -154,9 +154,7 @@ def test_large_runs_of_samplers_that_depend_on_all_outputs_are_not_kept(
         if sampler == "dpmpp-2m":
             way(scheduler)
             continue
-        with pytest.raises(
-            sds.UsageError, match=r"^unipc: this run can no longer be copied or stored: "
-        ):
+        with pytest.raises(sds.UsageError, match=r"^unipc: this run can no longer be copied or stored: "):
             way(scheduler)
     for t in scheduler.timesteps[5:]:
         x = scheduler.step(0.1 * x, t, x).prev_sample
