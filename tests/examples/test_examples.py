@@ -201,6 +201,22 @@ def test_training_writes_a_pipeline_and_continues_where_it_stopped(trained, data
     assert bool(torch.isfinite(result.samples).all())
 
 
+@pytest.mark.slow
+def test_training_with_labels_begins_from_a_network_without(trained, data, tmp_path):
+    words = ["--images", 32, "--batch-size", 32, "--mixed-precision", "no", "--labels"]
+    words += ["--begin-from", trained / "pipeline", "--learning-rate", 1e-3]
+    run("train_fashion_mnist.py", "--data", data, "--out", tmp_path / "out", *words, folder=tmp_path)
+    model = sds.load(tmp_path / "out" / "pipeline", null_condition=10, device="cpu")
+    assert model.num_classes == 11
+    common = {"steps": 2, "num_samples": 1, "seed": 0}
+    before = sds.sample(sds.load(trained / "pipeline", device="cpu"), "ddim", **common).samples
+    one, other = (sds.sample(model, "ddim", condition=label, **common).samples for label in (1, 7))
+    assert float((one - before).abs().mean()) < 0.2 * float(before.abs().mean())  # one step of training away
+    assert not torch.equal(one, other)
+    guided = sds.sample(model, "ddim", condition=1, guidance_scale=2.0, **common).samples
+    assert bool(guided.isfinite().all())
+
+
 def test_training_without_data_says_what_is_missing(run_here, tmp_path):
     from accelerate.state import AcceleratorState
 

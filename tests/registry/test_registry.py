@@ -21,7 +21,7 @@ from jsonschema import Draft202012Validator
 from lanes import mostly_slow
 from process_cases import TABLE
 from solver_tables import table_for
-from tiny_models import save_pipeline
+from tiny_models import save_pipeline, tiny_unet
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
@@ -834,8 +834,20 @@ def test_the_tables_that_an_entry_names_come_before_the_models_own(tmp_path: Pat
         sds.sample(model, "tuned", nfe=6)
     listed = json.loads(CliRunner().invoke(cli, ["--registry", str(file), "models", "--json"]).stdout)
     assert (listed["mine"]["tables"], listed["mine"]["tables_nfe"]) == ("ours", [3, 4, 5])
-    assert listed["fashion-mnist"]["tables_nfe"] == [5, 8]
+    assert listed["fashion-mnist"]["tables_nfe"] == [4, 5, 6, 8, 10, 12, 15, 20]
     assert "3, 4, 5" in CliRunner().invoke(cli, ["--registry", str(file), "info", "mine"]).stdout
+
+
+def test_a_models_entry_names_its_null_label(tmp_path: Path) -> None:
+    folder = save_pipeline(tmp_path / "labelled", unet=tiny_unet(num_class_embeds=5))
+    file = tmp_path / "registry.yaml"
+    file.write_text(f"models:\n  mine: {{path: {folder.name}, null_condition: 4}}\n")
+    use_registry(file)
+    assert sds.load("mine").null_condition == 4
+    assert sds.load("mine", null_condition=2).null_condition == 2
+    file.write_text(f"models:\n  mine:\n    path: {folder.name}\n    null_condition: none\n")
+    with pytest.raises(UsageError, match=r":4: models.mine.null_condition: .*integer"):
+        Registry(file)
 
 
 def test_tables_that_an_entry_names_and_that_are_not_there(tmp_path: Path) -> None:
