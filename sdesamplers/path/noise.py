@@ -45,7 +45,7 @@ _PHILOX = _Philox()
 START, PATH, BROWNIAN, AUXILIARY = range(STREAMS := 4)
 """Streams of a sample: its initial noise, the noise of its steps, its Brownian motion, and everything else."""
 BRANCH, DECISIONS = START + STREAMS, PATH + STREAMS
-"""The streams of `branch_seed` and `uniforms`. From STREAMS on, Brownian motions have the numbers BROWNIAN + STREAMS v."""
+"""The streams of `branch_seed` and `uniforms`. From STREAMS on, Brownian motions are BROWNIAN + STREAMS v."""
 
 
 class Keys(list[tuple[int, int]]):

@@ -15,8 +15,8 @@ class Twist:
     """Changes the noise of the transitions that follow an evaluation; the `proposal` of a `Ledger`.
 
     The sampler's transition is N(mean, std^2 I). The proposal is N(mean + std^2 g, std^2 I), where g is the gradient of
-    the logarithm of the twisting function (Wu et al. 2023). It is taken at the evaluated state x_t, where it is
-    known, and turned to the state x_s at the end of the step by alpha_t / alpha_s. So the noise z becomes z + s with
+    the logarithm of the twisting function (Wu et al. 2023). It is known at the evaluated state x_t, and
+    alpha_t / alpha_s converts it to the state x_s at the end of the step. So the noise z becomes z + s with
     s = std g, and the weight of the particle is multiplied by N(z + s; 0, I) / N(z; 0, I) = exp(-s z - |s|^2 / 2).
 
     Args:

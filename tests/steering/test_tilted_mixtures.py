@@ -34,7 +34,7 @@ def exact_transitions(x, path):
         middle = (fresh * then.alpha * means + ratio * before * x) / total
         level = torch.special.ndtr(path.draw(torch.zeros_like(x), 1.0, now, then))
         shares, low, high = log.softmax(1), torch.full_like(x, -20.0), torch.full_like(x, 20.0)
-        for _ in range(60):
+        for _ in range(40):
             x = (low + high) / 2
             below = (shares * torch.special.ndtr((x - middle) / width)).sum(1, keepdim=True) < level
             low, high = torch.where(below, x, low), torch.where(below, high, x)
@@ -52,7 +52,7 @@ def linear(x0):
     return x0[:, 0]
 
 
-def steered(particles=16, groups=400, reward=linear, **kwargs):
+def steered(particles=16, groups=300, reward=linear, **kwargs):
     kwargs = {"steps": 6, "scale": SCALE, "seed": 1, **kwargs}
     return sds.steer(MODEL, reward, exact_transitions, particles=particles, num_samples=groups, **kwargs)
 
@@ -68,12 +68,12 @@ def assert_unbiased(result, scale=SCALE):
     found = estimates(result)
     z, first, second = tilted(scale)
     error = found.std(0, ddof=1) / math.sqrt(len(found))
-    assert error[0] < 0.04 * z  # a bias of a sixth would be seen
+    assert error[0] < 0.06 * z  # a bias of a quarter would be seen
     assert np.all(np.abs(found.mean(0) - [z, z * first, z * second]) < 4 * error), (found.mean(0), error)
 
 
 def test_the_sampler_of_these_tests_draws_the_data():
-    x = sds.sample(MODEL, exact_transitions, steps=6, num_samples=20_000, seed=5).samples[:, 0].numpy()
+    x = sds.sample(MODEL, exact_transitions, steps=6, num_samples=6_000, seed=5).samples[:, 0].numpy()
     second = WEIGHTS @ (MEANS**2 + VARIANCES)
     assert abs(x.mean() - WEIGHTS @ MEANS) < 4 * x.std() / math.sqrt(len(x))
     assert abs((x**2).mean() - second) < 4 * (x**2).std() / math.sqrt(len(x))
@@ -121,30 +121,32 @@ def test_twisted_proposals_keep_the_target(twist):
 def test_the_target_does_not_depend_on_when_particles_are_reweighted(at):
     result = steered(at=at, ess=1.0)
     assert result.steered_at == ([4] if at == 4 else at)
-    assert result.ancestors.shape == (400, len(result.steered_at), 16)
+    assert result.ancestors.shape == (300, len(result.steered_at), 16)
     assert_unbiased(result)
 
 
 def test_one_particle_estimates_z_by_its_reward():
-    result = steered(particles=1, groups=500)
+    result = steered(particles=1, groups=50)
     torch.testing.assert_close(result.log_normalizer, SCALE * result.rewards[:, 0], rtol=1e-14, atol=1e-14)
-    assert torch.equal(result.weights, torch.ones(500, 1).double())
+    assert torch.equal(result.weights, torch.ones(50, 1).double())
 
 
+@pytest.mark.slow
 def test_the_variance_falls_as_one_over_particles():
-    """Of the estimate of Z, for 8 and 48 particles: a ratio of 6, within four standard errors of a variance."""
-    groups = 300
-    small, large = (estimates(steered(particles=k, groups=groups))[:, 0].var(ddof=1) for k in (8, 48))
+    """Of the estimate of Z, for 4 and 32 particles: a ratio of 8, within four standard errors of a variance."""
+    groups = 400
+    small, large = (estimates(steered(particles=k, groups=groups))[:, 0].var(ddof=1) for k in (4, 32))
     # The relative standard error of a variance is about sqrt((kurtosis - 1) / n); kurtosis 6 is on the safe side.
     factor = math.exp(4 * math.sqrt(2 * 5 / groups))
-    assert 6 / factor < small / large < 6 * factor
+    assert 8 / factor < small / large < 8 * factor
 
 
 def test_resampling_on_the_way_gives_more_even_weights_than_importance_sampling():
-    with_, without = (steered(particles=64, groups=100, scale=3.0, ess=ess) for ess in (0.5, 0.0))
+    with_, without = (steered(particles=32, groups=50, scale=3.0, ess=ess) for ess in (0.5, 0.0))
     assert with_.ess[:, -1].mean() > 1.5 * without.ess[:, -1].mean()
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_from_the_tilted_distribution():
     """One sample of each group; its bias is of order 1/K, below a standard error for these numbers."""
     result = steered(particles=48, groups=300)
@@ -155,6 +157,7 @@ def test_samples_are_drawn_from_the_tilted_distribution():
     assert abs(x.mean() - WEIGHTS @ MEANS) > 6 * x.std() / math.sqrt(len(x))  # and not from the model's
 
 
+@pytest.mark.slow
 def test_a_negative_scale_tilts_the_other_way():
     result = steered(scale=-SCALE, particles=64, groups=100)
     z, first, _ = tilted(-SCALE)
