@@ -190,7 +190,6 @@ def _planned(prepared: PreparedRun) -> tuple[int, int]:
         UsageError: the sampler chooses its own steps, draws no noise, or the process has no x0 estimates.
     """
     spec, path, recipe, model = prepared.spec, prepared.path, prepared.recipe, prepared.model
-    model.gaussian  # noqa: B018  raises an error for processes without x0
     suited = "a stochastic sampler, such as ddpm, euler-ancestral, dpmpp-2m-sde or ddim with eta=1"
     if path.is_free:
         raise UsageError(
@@ -205,7 +204,7 @@ def _planned(prepared: PreparedRun) -> tuple[int, int]:
             f"{spec.name} draws no noise{f' with {given}' if given else ''}, so copies of a particle would stay equal; "
             f"use {suited}"
         )
-    return evaluations(model.process, recipe, spec, model.shape), draws
+    return evaluations(model.gaussian, recipe, spec, model.shape), draws
 
 
 def _evaluations_at(at: Any, total: int) -> list[int]:

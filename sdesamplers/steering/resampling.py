@@ -12,7 +12,7 @@ import numpy as np
 
 
 def multinomial(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """K independent positions: u_j (Gordon, Salmond & Smith 1993)."""
+    """Independent positions: u_j (Gordon, Salmond & Smith 1993)."""
     return _at(weights, uniforms)
 
 
@@ -22,7 +22,10 @@ def stratified(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
 
 
 def systematic(weights: np.ndarray, uniforms: np.ndarray) -> np.ndarray:
-    """Equally spaced positions: (j + u_0) / K; a particle has K w_k descendants, rounded up or down (Kitagawa 1996)."""
+    """Equally spaced positions: (j + u_0) / K (Carpenter, Clifford & Fearnhead 1999).
+
+    A particle has K w_k descendants, rounded up or down.
+    """
     return _at(weights, (np.arange(len(weights)) + uniforms[0]) / len(weights))
 
 

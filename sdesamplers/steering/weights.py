@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..path.noise import uniforms
-from .resampling import Scheme, settled
+from .resampling import Scheme, multinomial, settled
 
 POTENTIALS = ("difference", "max", "sum")
 """log G_k, for rewards r_1, ..., r_k of a particle: scale times r_k - r_{k-1}, max(r_1, ..., r_k), or their sum."""
@@ -135,12 +135,8 @@ class Weights:
 
     def drawn(self, log_weights: np.ndarray, position: int) -> np.ndarray:
         """One particle of each group, drawn with the final weights: (N,)."""
-        positions = [uniforms(*key, position, 1)[0] for key in self.keys]
-        cumulative = np.cumsum(np.exp(log_weights), axis=1)
-        found = [
-            np.searchsorted(row / row[-1], place, side="left") for row, place in zip(cumulative, positions, strict=True)
-        ]
-        return np.minimum(np.array(found, dtype=np.int64), log_weights.shape[1] - 1)
+        rows = zip(np.exp(log_weights), self.keys, strict=True)
+        return np.concatenate([multinomial(weights, uniforms(*key, position, 1)) for weights, key in rows])
 
 
 def normalised(log_weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

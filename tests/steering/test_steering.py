@@ -3,6 +3,7 @@
 import math
 import pickle
 import re
+import threading
 from importlib.resources import files
 
 import numpy as np
@@ -257,6 +258,54 @@ def test_a_reward_may_edit_its_argument_and_use_a_network_with_dropout():
     assert net.training
     plain = sds.sample(MODEL, "ddpm", steps=10, num_samples=3, seed=4).samples
     assert torch.equal(steer(reward, ess=0.0).particles[:, 0], plain)
+
+
+def test_no_call_has_more_rows_than_the_batch_size():
+    calls = []
+
+    def network(x, t):
+        calls.append(len(x))
+        return 0.1 * x
+
+    def reward(x0):
+        calls.append(len(x0))
+        return x0[:, 0]
+
+    model = sds.FunctionModel(network, sds.RectifiedFlow(), "flow", (2,))
+    steer(reward, model=model, batch_size=7)  # 18 particles
+    assert sorted(set(calls)) == [4, 7]
+    assert len(calls) == 3 * (10 + 9 + 1)  # evaluations, rewards on the way, and of the samples
+
+
+def test_guidance_applies_as_in_sample():
+    model = sds.wrap(
+        lambda x, t, label: 0.1 * x + label[:, None],
+        (2,), process=sds.RectifiedFlow(), prediction="flow", conditional=True, null_condition=torch.tensor(0.0),
+    )  # fmt: skip
+    arguments = {"condition": torch.tensor([1.0, 2.0, 3.0]), "guidance_scale": 2.5}
+    plain = sds.sample(model, "ddpm", steps=10, num_samples=3, seed=4, **arguments)
+    steered = steer(model=model, ess=0.0, **arguments)
+    torch.testing.assert_close(steered.particles[:, 0], plain.samples, rtol=1e-6, atol=1e-6)
+    assert steered.guidance_scale == 2.5
+
+
+def test_a_call_without_a_sampler_takes_fifty_steps_of_ddpm():
+    result = sds.steer(MODEL, right, particles=1, seed=4)
+    assert torch.equal(result.samples, sds.sample(MODEL, "ddpm", steps=50, seed=4).samples)
+    assert sds.steer(MODEL, right, particles=1, steps=3).recipe.steps == 3
+
+
+def test_a_run_can_be_cancelled():
+    cancel, calls = threading.Event(), []
+
+    def reward(x0):
+        calls.append(len(x0))
+        if len(calls) == 3:
+            cancel.set()
+        return x0[:, 0]
+
+    with pytest.raises(sds.Cancelled, match="cancelled after 4 evaluations"):
+        steer(reward, cancel=cancel)
 
 
 # Errors.
