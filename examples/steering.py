@@ -1,4 +1,4 @@
-"""Steer samples towards a reward that the network knows nothing of: a mixture with a known answer, and pictures.
+"""Steer samples towards a reward that the network knows nothing of: a mixture with a closed form, and pictures.
 
 python examples/steering.py
 python examples/steering.py --label 9 --particles 1 8 --out out/boots.png

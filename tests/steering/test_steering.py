@@ -12,6 +12,7 @@ import torch
 
 import sdesamplers as sds
 from sdesamplers.metrics import Scorer
+from sdesamplers.path.noise import uniforms
 from sdesamplers.steering.resampling import SCHEMES, settled
 
 MODEL, IMAGES = sds.grid_mixture(sds.VP()), sds.load("fashion-mnist")
@@ -65,6 +66,18 @@ def test_survivors_keep_their_places():
     assert settled(np.array([1, 1, 1, 4, 4])).tolist() == [1, 1, 1, 4, 4]
     assert settled(np.array([0, 2, 2, 2])).tolist() == [0, 2, 2, 2]
     assert settled(np.array([3, 3, 0, 1])).tolist() == [0, 1, 3, 3]
+
+
+def test_uniform_numbers_are_uniform_and_keyed_by_all_their_arguments():
+    """Moments within 4 standard errors; no argument leaves the numbers as they are."""
+    found = uniforms(3, 5, 7, 40_000)
+    assert 0 < found.min() < 1e-3
+    assert 1 - 1e-3 < found.max() < 1
+    assert abs(found.mean() - 1 / 2) < 4 * math.sqrt(1 / 12 / 40_000)
+    assert abs((found**2).mean() - 1 / 3) < 4 * math.sqrt(4 / 45 / 40_000)
+    others = [uniforms(*key, 4) for key in ((4, 5, 7), (3, 6, 7), (3, 5, 8))]
+    assert len({tuple(each) for each in [found[:4], *others]}) == 4
+    assert np.array_equal(uniforms(3, 5, 7, 2), found[:2])
 
 
 # What a sample depends on.
