@@ -38,9 +38,9 @@ class SteeredRun:
 
     Args:
         prepared: the checked call.
-        indices: (N) of the groups.
+        indices: of the samples, one for each group.
         particles: K.
-        reward, weights: as described there.
+        reward, weights: the checked reward function, and the weights of all particles.
         at: the numbers of the evaluations before which particles are reweighted.
         draws: the number of transitions of the run.
         twist: the factor of the gradient in the proposals; 0 for the sampler's own transitions.
@@ -78,8 +78,8 @@ class SteeredRun:
     def run(self, start: Tensor | None = None) -> Steered:
         """Run all particles from `start` (N, *shape), in the model's coordinates, or from draws of the prior."""
         prepared = self.prepared
-        judges = evaluating(networks_in(self.reward.function))  # networks of the reward, such as classifiers
-        with running(prepared.model, key=(prepared.seed, self.indices[0])), judges:
+        classifiers = evaluating(networks_in(self.reward.function))  # and all other networks of the reward
+        with running(prepared.model, key=(prepared.seed, self.indices[0])), classifiers:
             run, evaluations = self._begin(start), 0
             while not run.is_over:
                 run = self._step(run, evaluations)
