@@ -109,6 +109,8 @@ from .sampling.stepper import Stepper as Stepper
 from .sampling.table import SolverTable as SolverTable
 from .sampling.table_plots import plot_tables as plot_tables
 from .scheduler.scheduler import Scheduler as Scheduler
+from .steering.calls import steer as steer
+from .steering.result import Steered as Steered
 from .tuning.result import Tuning as Tuning
 from .tuning.tune import tune as tune
 from .version import __version__ as __version__

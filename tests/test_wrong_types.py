@@ -51,7 +51,7 @@ LIMIT_COUNT = ("num_samples", "probes", "cache_dir")
 """Arguments for which a huge number is a request for as much memory or time, and no wrong type."""
 
 
-CALLED = ("callback", "operator", "progress", "advance")
+CALLED = ("callback", "operator", "progress", "advance", "reward")
 """Arguments that are called: what a class makes of that is its own affair."""
 
 
@@ -67,6 +67,10 @@ def cases() -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
     short = {"steps": 2}
     found: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         "sample": (sds.sample, {"model": model, "sampler": "euler", **short}),
+        "steer": (
+            sds.steer,
+            {"model": model, "reward": lambda x, condition=None: x[:, 0], "sampler": "ddpm", "particles": 2, **short},
+        ),
         "stream": (
             lambda **words: list(sds.stream(**words)),
             {"model": model, "sampler": "euler", "num_samples": 2, **short},

@@ -44,8 +44,8 @@ _PHILOX = _Philox()
 
 START, PATH, BROWNIAN, AUXILIARY = range(STREAMS := 4)
 """Streams of a sample: its initial noise, the noise of its steps, its Brownian motion, and everything else."""
-BRANCH = START + STREAMS
-"""The stream of `branch_seed`; of the numbers from STREAMS on, Brownian motions use BROWNIAN + STREAMS v."""
+BRANCH, DECISIONS = START + STREAMS, PATH + STREAMS
+"""The streams of `branch_seed` and `uniforms`. From STREAMS on, Brownian motions are BROWNIAN + STREAMS v."""
 
 
 class Keys(list[tuple[int, int]]):
@@ -132,6 +132,12 @@ class NormalSource:
 def branch_seed(seed: int, index: int, key: int) -> int:
     """The seed of sample `index` after its run has branched: a random 64-bit number, keyed by all three numbers."""
     return int(_PHILOX.outputs((seed, index), (0, key, 0, BRANCH), 1)[0])
+
+
+def uniforms(seed: int, index: int, position: int, count: int) -> np.ndarray:
+    """Uniform numbers in (0, 1) for decision `position` on sample `index`, such as a resampling: (count,), float64."""
+    bits = _PHILOX.outputs((seed, index), (0, position, 0, DECISIONS), count)
+    return ((bits >> np.uint64(12)) + 0.5) * 2.0**-52
 
 
 def check_seed(seed: Any) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
@@ -29,6 +29,8 @@ class Ledger:
         drew_noise: True if a transition has drawn noise so far.
         log_probs, draws: the log-probability (N,) and the outcome of every transition, recorded if log_probs is a list.
         replayed: outcomes of a stored run that `Path.draw` returns instead of new draws.
+        proposal: called with the standard normal noise of a transition, its std and the point at which it ends; returns
+            the noise to use instead (importance sampling).
         accepted, rejected: (N,) step counts, reported by an adaptive sampler.
     """
 
@@ -37,6 +39,7 @@ class Ledger:
     log_probs: list[Tensor] | None = None
     draws: list[Tensor] = field(default_factory=list)
     replayed: list[Tensor] | None = None
+    proposal: Callable[[Tensor, Scalar, Point[Any]], Tensor] | None = None
     accepted: np.ndarray | None = None
     rejected: np.ndarray | None = None
 
@@ -197,6 +200,8 @@ class Path:
             )
         else:
             noise = ledger.noise(self.clock(now), self.clock(then), now.rows).to(mean, non_blocking=True)
+            if ledger.proposal is not None:
+                noise = ledger.proposal(noise, std, then)
             one = isinstance(std, float | int | np.floating)
             drawn = torch.add(mean, noise, alpha=float(std)) if one else noise.mul(expand(std, mean)).add_(mean)
         if ledger.log_probs is not None:

@@ -486,3 +486,15 @@ def test_inverse_problems_solves_both_problems_and_draws_them(run_here, tmp_path
     assert len(lines) == 2 * (1 + 3)
     assert [line.split(" by ")[1].split(",")[0] for line in lines if " by " in line] == ["DPS", "PiGDM", "RePaint"] * 2
     assert Image.open(tmp_path / "inverse.png").size == (2 * 86 + 2, 10 * 86 + 2)
+
+
+@pytest.mark.slow
+def test_steering_prints_both_tables_and_draws_its_rows(run_here, tmp_path):
+    words = ("--particles", 1, 3, "--samples", 3, "--steps", 4, "--groups", 20, "--out", tmp_path / "steering.png")
+    done = run_here("steering.py", *words)
+    assert done.returncode == 0, done.stderr
+    estimates = [float(z) for z in re.findall(r"particles: Z ([\d.]+) ±", done.stdout)]
+    assert len(estimates) == 2
+    assert "Z = 1.6992" in done.stdout  # sum of w exp(m + v/2), by hand
+    assert len(re.findall(r" of 3, -\d", done.stdout)) == 3  # 1 and 3 particles, and 3 with a twist
+    assert Image.open(tmp_path / "steering.png").size == (3 * 86 + 2, 3 * 86 + 2)
