@@ -22,7 +22,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/sdesamplers compare fashion-mnist --samplers fast,quality,unipc,dpmpp-2m,heun,ddim,er-sde --nfe 5,10,20,50 \
+	$(BIN)/sdesamplers compare fashion-mnist --samplers tuned,quality,unipc,dpmpp-2m,heun,ddim,er-sde --nfe 5,10,20 \
 		--num-samples 64 --out out/demo
 
 lint: $(STAMP)

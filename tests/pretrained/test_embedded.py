@@ -114,7 +114,7 @@ def test_samples_do_not_depend_on_the_batch(sampler, dtype, limit):
     assert whole.nfe_per_sample.tolist() == single.nfe_per_sample.tolist()
 
 
-@pytest.mark.parametrize("nfe", [5, 8])
+@pytest.mark.parametrize("nfe", [4, 5, 6, 8, 10, 12, 15, 20])
 def test_its_solver_tables_are_its_own_and_their_figures_are_on_the_pages(nfe):
     model = sds.load("fashion-mnist")
     table = sds.SolverTable.load(*model.process.table_sources, nfe)
@@ -122,8 +122,8 @@ def test_its_solver_tables_are_its_own_and_their_figures_are_on_the_pages(nfe):
     assert (table.facts["model"], table.facts["returned"]) == ("fashion-mnist", "tuned")
     own, fixed = table.facts["errors"], table.facts["errors"]["fixed"]
     text = " ".join((Path(__file__).parents[2] / "docs/tuning.md").read_text(encoding="utf-8").split())
-    assert f"{own['rms']:.3f} / {own['median']:.3f}" in text
-    assert f"{fixed['rms']:.3f} / {fixed['median']:.3f}" in text
+    pairs = [f"{errors['rms']:.3g} / {errors['median']:.2g}" for errors in (own, fixed)]
+    assert f"| {nfe} | {pairs[0]} | {pairs[1]} | `{fixed['setting']}` |" in text
 
 
 @pytest.mark.slow
