@@ -191,14 +191,14 @@ class PushedRun:
 
     def setup(self, begin: int, eta: float) -> Setup:
         """What a run from a grid step is made of."""
-        layout, recipe, spec = self.layout, self._with_eta(eta), self.layout.spec
+        layout, recipe, spec = self.layout, self.with_eta(eta), self.layout.spec
 
         def new_noise(source: NormalSource) -> Noise:
             return make_noise(recipe, source, shortest_draw(layout.path(begin), recipe, spec, (1,)))
 
         return Setup(spec, recipe.options, lambda: layout.path(begin), new_noise, spec.name)
 
-    def _with_eta(self, eta: float) -> Recipe:
+    def with_eta(self, eta: float) -> Recipe:
         """The recipe with DDIM's `eta`, for samplers that have this option; eta = 0 leaves the option unchanged."""
         recipe, spec = self.layout.recipe, self.layout.spec
         if eta == 0:
