@@ -37,7 +37,7 @@ from .waiting import Waiting
 
 
 @public
-class Stepper(Scored, Copied):
+class Stepper(Copied, Scored):
     """A run in progress, advanced by hand: it says where the network is evaluated next, and receives its output.
 
         stepper = sds.Stepper(sds.RectifiedFlow(), "dpmpp-2m", prediction="flow", shape=(16,), steps=20, num_samples=4)

@@ -455,8 +455,8 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
                 (pipelines of one-step models need it) and for pipelines that need it at every step.
             eta: DDIM's share of noise, for samplers with an option of this name; 0 leaves the option unchanged.
             prev_timestep: the timestep of the next step, as passed by unCLIP's pipelines; it is checked.
-            log_prob: also return the log-probability (N,), the mean and the standard deviation of the step, as `log_prob`,
-                `mean` and `std` of the `StepOutput`, or in the tuple (state, log_prob, mean, std).
+            log_prob: also return the log-probability (N,), the mean and the standard deviation of the step, as
+                `log_prob`, `mean` and `std` of the `StepOutput`, or in the tuple (state, log_prob, mean, std).
             prev_sample: (N, ...) the outcome of the step, to score a stored transition: the state returned, and the
                 state of `log_prob`, which is then returned too.
             reduction: "sum" over the elements of a sample, the log-density; or their "mean".

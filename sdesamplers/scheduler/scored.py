@@ -18,7 +18,7 @@ def check_scored(run: PushedRun, sample: Tensor, prev_sample: Any, eta: float) -
     """The outcome set by the caller, checked; None if the step is to be drawn.
 
     Raises:
-        UsageError: the steps of the sampler have no Gaussian density, or `prev_sample` has another shape than the state.
+        UsageError: the steps of the sampler have no Gaussian density, or `prev_sample` has another shape.
     """
     check_density(run.layout.spec, run.with_eta(eta))
     return None if prev_sample is None else floating("prev_sample", prev_sample, sample.shape)
