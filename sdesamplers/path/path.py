@@ -30,6 +30,7 @@ class Ledger:
         drew_noise: True if a transition has drawn noise so far.
         log_probs, draws: the log-probability (N,) and the outcome of every transition, recorded if log_probs is a list.
         times: the time on the path's clock at which each recorded transition begins.
+        visited: the states of the evaluations, recorded with the log-probabilities.
         replayed: outcomes of a stored run that `Path.draw` returns instead of new draws.
         count: the number of draws so far.
         given: outcomes that the caller has set, by the number of their draw, in the path's coordinates.
@@ -43,6 +44,7 @@ class Ledger:
     log_probs: list[Tensor] | None = None
     draws: list[Tensor] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    visited: list[Tensor] = field(default_factory=list)
     replayed: Sequence[Tensor] | None = None
     count: int = 0
     given: dict[int, Tensor] = field(default_factory=dict)

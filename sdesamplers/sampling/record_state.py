@@ -30,6 +30,7 @@ def dump_run(run: RecordedRun) -> dict[str, Any]:
         "log_probs": record.log_probs,
         "draws": record.draws,
         "times": record.times,
+        "visited": record.visited,
         "given": record.given,
         "end": run.end,
         "drew_noise": ledger.drew_noise,
@@ -55,6 +56,7 @@ def load_run(setup: Setup, state: Mapping[str, Any], device: torch.device | str 
         log_probs=None if state["log_probs"] is None else [each.to(device) for each in state["log_probs"]],
         draws=[each.to(device) for each in state["draws"]],
         times=list(state["times"]),
+        visited=[each.to(device) for each in state["visited"]],
         given={int(d): x.to(device) for d, x in state["given"].items()},
     )
     run = RecordedRun.resumed(setup, record, placed(state["end"], device))

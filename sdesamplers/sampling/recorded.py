@@ -60,6 +60,7 @@ class RecordedRun:
         """Have the ledger add to the record."""
         ledger, record = self._path.ledger, self.record
         ledger.log_probs, ledger.draws, ledger.times = record.log_probs, record.draws, record.times
+        ledger.visited = record.visited
 
     def _clear(self) -> None:
         """Forget the generator, which belongs to this object alone."""
@@ -121,6 +122,8 @@ class RecordedRun:
         assert self._run is not None
         self._remember(reply)
         self.record.count += 1
+        if self.record.log_probs is not None and not isinstance(reply, list):
+            self.record.visited.append(reply.x.detach())
         try:
             self._request = self._run.send(reply)
             if self.ledger.watched is not None and isinstance(self._request, tuple):
@@ -185,7 +188,7 @@ class RecordedRun:
         """The record of a run that waits for a prediction; its tensors are shared and must not be modified."""
         record = copy.copy(self.record)
         record.sent, record.keys, record.given = dict(record.sent), list(record.keys), dict(record.given)
-        record.draws, record.times = list(record.draws), list(record.times)
+        record.draws, record.times, record.visited = list(record.draws), list(record.times), list(record.visited)
         record.steps = list(self.steps)
         record.log_probs = None if record.log_probs is None else list(record.log_probs)
         if self._request is not None:
@@ -277,7 +280,7 @@ class RecordedRun:
         record.start = None if record.start is None else take(record.start)
         record.sent = {k: [each.map(take) for each in sent] for k, sent in record.sent.items()}
         record.states, record.draws = [take(x) for x in record.states], [take(x) for x in record.draws]
-        record.given = {d: take(x) for d, x in record.given.items()}
+        record.given, record.visited = {d: take(x) for d, x in record.given.items()}, [take(x) for x in record.visited]
         record.log_probs = None if record.log_probs is None else [take(x) for x in record.log_probs]
         record.keys = [(at, [known[row] for row in rows]) for at, known in record.keys]
         made._rekey(keys)

@@ -161,7 +161,7 @@ class Record:
         sent: the predictions that matter, by the number of their evaluation.
         count: the number of predictions that the sampler has received.
         states: the requested states that wait for a prediction; several if it is requested at several points at once.
-        log_probs, draws, times, given: as in `Ledger`.
+        log_probs, draws, times, visited, given: as in `Ledger`.
     """
 
     start: Tensor | None
@@ -177,4 +177,5 @@ class Record:
     log_probs: list[Tensor] | None = None
     draws: list[Tensor] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
+    visited: list[Tensor] = field(default_factory=list)
     given: dict[int, Tensor] = field(default_factory=dict)
