@@ -26,7 +26,8 @@ def noisy_sampler(name: str) -> tuple[Solver, str | None]:
     if spec.name == "mixed" or not spec.stochastic or set(spec.needs) - {"marginals"} or spec.no_density:
         reason = spec.no_density or f"needs {', '.join(spec.needs)}" if spec.stochastic else "draws no noise"
         raise ValueError(f"sde={name!r} {reason}; use a stochastic sampler such as flow-sde, ddpm or dpmpp-2m-sde")
-    scales = [option for option, value in (spec.noiseless or {}).items() if value == 0.0]
+    scales = [option for option, value in (spec.noiseless or {"eta": 0.0}).items() if value == 0.0]
+    scales = [option for option in scales if option in spec.options]
     return partial(spec, **found.options), scales[0] if scales else None
 
 

@@ -473,7 +473,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         if run is None:
             raise UsageError("call set_timesteps before step")
         scores = log_prob or prev_sample is not None
-        outcome = check_scored(run, sample, prev_sample, eta) if scores else None
+        outcome = check_scored(run, sample, prev_sample, reduction, eta) if scores else None
         pending = run.pending_at(passed, sample, generator, eta, self.seed)
         run.note(passed, sample)
         prediction = None

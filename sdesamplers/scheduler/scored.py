@@ -6,20 +6,23 @@ from typing import Any
 
 from torch import Tensor
 
+from ..checks import choice
 from ..path.prediction import Prediction
-from ..path.transition import Transition
+from ..path.transition import REDUCTIONS, Transition
 from ..sampling.observed import check_density, observe
 from ..sampling.waiting import floating
 from .pending import PendingStep
 from .run import PushedRun
 
 
-def check_scored(run: PushedRun, sample: Tensor, prev_sample: Any, eta: float) -> Tensor | None:
+def check_scored(run: PushedRun, sample: Tensor, prev_sample: Any, reduction: Any, eta: float) -> Tensor | None:
     """The outcome set by the caller, checked; None if the step is to be drawn.
 
     Raises:
-        UsageError: the steps of the sampler have no Gaussian density, or `prev_sample` has another shape.
+        UsageError: the steps of the sampler have no Gaussian density, `prev_sample` has another shape, or the reduction
+            is another.
     """
+    choice("reduction", reduction, REDUCTIONS)
     check_density(run.layout.spec, run.with_eta(eta))
     return None if prev_sample is None else floating("prev_sample", prev_sample, sample.shape)
 
