@@ -474,7 +474,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
             raise UsageError("call set_timesteps before step")
         scores = log_prob or prev_sample is not None
         outcome = check_scored(run, sample, prev_sample, reduction, eta) if scores else None
-        pending = run.pending_at(passed, sample, generator, eta, self.seed)
+        pending = run.pending_at(passed, sample, generator, eta, self.seed, is_scored=outcome is not None)
         run.note(passed, sample)
         prediction = None
         if not pending.discard_next_output:
