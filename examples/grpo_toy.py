@@ -113,10 +113,10 @@ def fine_tune(policy: Policy, args: argparse.Namespace) -> list[float]:
 def main() -> None:
     """Fine-tune, and print the mean reward before and after beside that of the best model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=150, help="batches of new samples")
+    parser.add_argument("--epochs", type=int, default=80, help="batches of new samples")
     parser.add_argument("--inner", type=int, default=2, help="gradient steps on each batch")
     parser.add_argument("--batch", type=int, default=512, help="samples per batch, one group")
-    parser.add_argument("--lr", type=float, default=3e-3, help="learning rate at the start; it falls to 0")
+    parser.add_argument("--lr", type=float, default=1e-2, help="learning rate at the start; it falls to 0")
     parser.add_argument("--scale", type=float, default=1.0, help="unit of the rewards in the loss")
     parser.add_argument("--noise-level", type=float, default=math.sqrt(2), help="of the sampler, flow-sde")
     parser.add_argument("--steps", type=int, default=16, help="steps of the sampler")

@@ -21,6 +21,16 @@ STOCHASTIC = sorted(name for name, spec in sds.samplers().items() if spec.stocha
 NO_DENSITY = {"annealed-langevin", "gotta-go-fast", "sra1", "sra3", "stochastic-heun"}
 ODE_BY_DEFAULT = {"ddim": {"eta": 0.8}}
 DENSE = sorted({*STOCHASTIC, *ODE_BY_DEFAULT} - NO_DENSITY)
+KINDS = (
+    "ddim",
+    "dpm2-ancestral",
+    "dpmpp-2m-sde",
+    "dpmpp-sde",
+    "euler-ancestral-cfgpp",
+    "flow-sde",
+    "mixed",
+    "sa-solver",
+)
 
 
 def network(x: Tensor, t: Tensor) -> Tensor:
@@ -47,7 +57,7 @@ def stepped(stepper: sds.Stepper, count: int = 1000, outcomes: Any = None, dtype
 # --- which samplers have densities ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", mostly_slow(DENSE, keep=KINDS))
 def test_a_step_is_the_gaussian_of_torch_distributions(name: str) -> None:
     for coordinates in ("native", "ve"):
         stepper = new(name, coordinates=coordinates, dtype=torch.float64)
@@ -228,7 +238,7 @@ def test_the_divergence_of_two_models_rollouts_is_that_of_their_gaussians() -> N
 # --- given outcomes ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", DENSE)
+@pytest.mark.parametrize("name", mostly_slow(DENSE, keep=KINDS))
 def test_scoring_the_states_of_a_run_gives_its_own_log_probs(name: str) -> None:
     """Under unchanged weights the importance ratio is exactly 1, and the run is the same bit for bit."""
     first = new(name, log_probs=True, coordinates="native")  # in others the states are rounded on the way
