@@ -123,7 +123,7 @@ def samplers_page(registry: Registry) -> str:
                 s.plugin.removeprefix("sdesamplers:"),
                 ("-" if s.order is None else str(s.order)) + strong,
                 "varies" if s.evaluations is None else str(s.evaluations),
-                "yes" if s.stochastic else "no",
+                ("yes, without density" if s.no_density else "yes") if s.stochastic else "no",
                 "yes" if s.adaptive else "no",
                 pairs({o.name: o.default for o in s.options.values()}),
                 s.reference,
@@ -164,7 +164,8 @@ def samplers_page(registry: Registry) -> str:
             "The order is that of the default options: for a deterministic sampler the order of the sample, for a "
             "stochastic one that of its first two moments. `sdesamplers check NAME` measures it, on grids whose start "
             "does not reduce the order; for the order of runs from alpha = 0 see "
-            "[Writing a sampler](writing-samplers.md). A family is a file in `plugins/`. The last column lists the "
+            "[Writing a sampler](writing-samplers.md). Steps of a stochastic sampler have a Gaussian density unless "
+            "noted ([Rollouts](rollouts.md)). A family is a file in `plugins/`. The last column lists the "
             "other libraries that have the method, as a sampler or by options, among those in [Names](names.md); "
             "whether their implementation is correct is a different question ([Parity](parity.md)). The equations "
             "and options are [below](#what-each-sampler-does).\n",

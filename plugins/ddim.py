@@ -1,4 +1,4 @@
-"""DDIM and DDPM: the exact Gaussian transitions between two noise levels, given x0."""
+"""DDIM, DDPM and CPS: Gaussian transitions between two noise levels, given x0."""
 
 from __future__ import annotations
 
@@ -63,7 +63,36 @@ def ddpm(x: Tensor, path: Path, *, variance: Literal["posterior", "beta"] = "pos
     return x
 
 
+@sampler(
+    "cps",
+    order=None,
+    stochastic=True,
+    noiseless={"eta": 0.0},
+    ode_order=1,
+    needs=("marginals",),
+    limits="the noise of a step does not shrink with the step, so that many steps lose variance of the data",
+    reference="Wang & Yu 2025 (Coefficients-Preserving Sampling, arXiv 2509.05952)",
+)
+def cps(x: Tensor, path: Path, *, eta: float = 0.7) -> Run:
+    """Coefficients-Preserving Sampling (CPS): DDIM in which a fixed share of the noise is new in every step.
+
+        x_s = alpha_s x0 + sigma_s [cos(pi eta/2) eps + sin(pi eta/2) z]
+
+    In flow coordinates this is (1 - s) x0 + sqrt(s^2 - std^2) eps + std z with std = s sin(pi eta/2), the paper's form.
+
+    Args:
+        eta: from 0, which is `ddim`, to 1, at which all noise is new in every step.
+    """
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta must lie in [0, 1], not {eta}")
+    old, new = math.cos(0.5 * math.pi * eta), math.sin(0.5 * math.pi * eta)
+    for now, then in path.steps:
+        out = yield x, now
+        x = path.draw(out.compose(then.alpha, then.sigma * old), then.sigma * new, now, then)
+    return x
+
+
 @hookimpl
 def sdesamplers_samplers() -> Sequence[Sampler]:
     """The samplers of this file."""
-    return [ddim, ddpm]
+    return [ddim, ddpm, cps]

@@ -53,6 +53,7 @@ def ula(x: Tensor, path: Path) -> Run:
     order=None,
     stochastic=True,
     needs=("log_density", "stationary"),
+    no_density="proposals may be rejected, so that the next state is the present one with positive probability",
     reference="Besag 1994; Roberts & Tweedie 1996, section 1.4.2",
 )
 def mala(x: Tensor, path: Path) -> Run:
@@ -93,6 +94,7 @@ def squares(x: Tensor) -> Tensor:
     stochastic=True,
     needs=("stationary",),
     limits="the stationary distribution has a bias that depends on the step",
+    no_density="the noise is that of a velocity, which is part of the state",
     reference="Leimkuhler & Matthews 2013 (BAOAB); Cheng et al. 2018 for the dynamics as a sampler",
 )
 def underdamped_langevin(x: Tensor, path: Path, *, friction: float = 1.0) -> Run:

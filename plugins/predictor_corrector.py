@@ -164,6 +164,7 @@ def predictor_corrector(
     needs=("marginals",),
     limits="biased; exact only in the limit of small step_size and many steps per level",
     spacing="logsnr",
+    no_density="a level takes several Langevin steps, and the last of them is rescaled to the next level",
     reference="Song & Ermon 2019, algorithm 1; last step: Jolicoeur-Martineau et al. 2021, section 3.1",
 )
 def annealed_langevin(

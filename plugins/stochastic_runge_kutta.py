@@ -63,6 +63,7 @@ def additive(x: Tensor, path: Path, eta: float, tableau: AdditiveTableau) -> Run
     evaluations=2,
     stochastic=True,
     noiseless={"eta": 0.0},
+    no_density="the next state is a nonlinear function of the step's draw, through the second stage",
     reference="Kloeden & Platen 1992, chapter 15, for additive noise",
 )
 def stochastic_heun(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
@@ -105,6 +106,7 @@ def heun_step(
     evaluations=2,
     stochastic=True,
     noiseless={"eta": 0.0},
+    no_density="the next state is a nonlinear function of the step's two draws, through the later stages",
     reference="Roessler 2010, SRA1",
 )
 def sra1(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
@@ -131,6 +133,7 @@ def sra1(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     evaluations=3,
     stochastic=True,
     noiseless={"eta": 0.0},
+    no_density="the next state is a nonlinear function of the step's two draws, through the later stages",
     reference="Roessler 2010, SRA3",
 )
 def sra3(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
@@ -156,6 +159,7 @@ def sra3(x: Tensor, path: Path, *, eta: float = 1.0) -> Run:
     stochastic=True,
     control=("rtol", "atol", "safety", "power", "max_nfe"),
     limits="adaptive steps bias the samples of low-dimensional data",
+    no_density="the next state is a nonlinear function of the step's draw, and steps may be rejected",
     reference="Jolicoeur-Martineau et al. 2021, algorithm 1",
 )
 def gotta_go_fast(

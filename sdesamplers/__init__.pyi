@@ -55,6 +55,7 @@ from .path.path import Path as Path
 from .path.points import Point as Point
 from .path.prediction import Prediction as Prediction
 from .path.span import Span as Span
+from .path.transition import Transition as Transition
 from .pretrained.loading import load as load
 from .pretrained.pipelines import PipelineModel as PipelineModel
 from .pretrained.pipelines import from_pipeline as from_pipeline

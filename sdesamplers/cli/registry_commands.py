@@ -51,6 +51,7 @@ def sampler_facts(spec: Any) -> dict[str, Any]:
         "plugin": spec.plugin,
         "needs": spec.needs,
         "limits": spec.limits,
+        "no_density": spec.no_density,
         "strong_order": spec.strong_order,
         "reference": spec.reference,
     }
@@ -232,6 +233,7 @@ def sampler_rows(preset: Preset) -> dict[str, str]:
         "strong order": count(spec.strong_order, ""),
         "needs": ", ".join(spec.needs),
         "limits": spec.limits,
+        "density of a step": f"none: {spec.no_density}" if spec.no_density else "exact" if spec.stochastic else "",
         "plugin": spec.plugin,
         "reference": spec.reference,
     }

@@ -18,6 +18,7 @@ from ..processes.sde import SDE, GaussianProcess
 from ..public import public
 from .noise import Noise
 from .points import NO_MARGINALS, Point, _fields, _item, _point, added_noise_fraction, clean_point, points_at
+from .transition import Draw, is_zero, normal_log_prob
 
 
 @dataclass
@@ -28,9 +29,15 @@ class Ledger:
         noise: the source of noise of `Path.draw`; None if the sampler must not draw noise.
         drew_noise: True if a transition has drawn noise so far.
         log_probs, draws: the log-probability (N,) and the outcome of every transition, recorded if log_probs is a list.
+        times: the time on the path's clock at which each recorded transition begins.
+        visited: the states of the evaluations, recorded with the log-probabilities.
         replayed: outcomes of a stored run that `Path.draw` returns instead of new draws.
         proposal: called with the standard normal noise of a transition, its std and the point at which it ends; returns
             the noise to use instead (importance sampling).
+        count: the number of draws so far.
+        given: outcomes that the caller has set, by the number of their draw, in the path's coordinates.
+        next_outcome: the outcome of the next draw, set by the caller in the model's coordinates.
+        watched: the draws while somebody observes a step; None otherwise.
         accepted, rejected: (N,) step counts, reported by an adaptive sampler.
     """
 
@@ -38,8 +45,14 @@ class Ledger:
     drew_noise: bool = False
     log_probs: list[Tensor] | None = None
     draws: list[Tensor] = field(default_factory=list)
-    replayed: list[Tensor] | None = None
+    times: list[float] = field(default_factory=list)
+    visited: list[Tensor] = field(default_factory=list)
+    replayed: Sequence[Tensor] | None = None
     proposal: Callable[[Tensor, Scalar, Point[Any]], Tensor] | None = None
+    count: int = 0
+    given: dict[int, Tensor] = field(default_factory=dict)
+    next_outcome: Tensor | None = None
+    watched: list[Draw] | None = None
     accepted: np.ndarray | None = None
     rejected: np.ndarray | None = None
 
@@ -183,7 +196,7 @@ class Path:
         The run, not the sampler, determines the noise: independent, Brownian over the step, or replayed from a stored
         run. The transition's log-probability is recorded if the run records them. std = 0 gives `mean`.
         """
-        if isinstance(std, float | int | np.floating) and std == 0:
+        if is_zero(std):
             return mean
         ledger = self.ledger
         if now.rows is not None and ledger.log_probs is not None:
@@ -191,23 +204,40 @@ class Path:
                 "log_probs can be recorded only if all samples take the same steps, but here each takes its own"
             )
         ledger.drew_noise = True
+        drawn = self._outcome(mean, std, now, then)
+        ledger.count += 1
+        if ledger.watched is not None:
+            ledger.watched.append(Draw(mean, std, drawn, now, then))
+        if ledger.log_probs is not None:
+            ledger.draws.append(drawn)
+            ledger.times.append(float(now.time))
+            ledger.log_probs.append(normal_log_prob(drawn.detach(), mean, std))
+        return drawn
+
+    def _outcome(self, mean: Tensor, std: Scalar, now: Point[Any], then: Point[Any]) -> Tensor:
+        """The outcome of a draw: replayed, set by the caller, or new."""
+        ledger = self.ledger
         if ledger.replayed is not None:
-            drawn = ledger.replayed[len(ledger.draws)].to(mean)
-        elif ledger.noise is None:
+            return ledger.replayed[ledger.count].to(mean)
+        if ledger.noise is None:
             raise UsageError(
                 "the sampler draws noise, but this path follows the probability-flow ODE and has no noise; "
                 "turn it off, for example with eta=0"
             )
-        else:
-            noise = ledger.noise(self.clock(now), self.clock(then), now.rows).to(mean, non_blocking=True)
-            if ledger.proposal is not None:
-                noise = ledger.proposal(noise, std, then)
-            one = isinstance(std, float | int | np.floating)
-            drawn = torch.add(mean, noise, alpha=float(std)) if one else noise.mul(expand(std, mean)).add_(mean)
-        if ledger.log_probs is not None:
-            ledger.draws.append(drawn)
-            ledger.log_probs.append(normal_log_prob(drawn, mean, std))
-        return drawn
+        step = self.clock(now), self.clock(then)
+        if ledger.next_outcome is not None:
+            given = ledger.next_outcome.to(mean)
+            ledger.given[ledger.count] = given * expand(then.scale, given)
+            ledger.next_outcome = None
+        if ledger.count in ledger.given:
+            getattr(ledger.noise, "skip", ledger.noise)(*step, now.rows)  # so that later draws are the same
+            return ledger.given[ledger.count].to(mean, copy=True)  # its owner may overwrite it
+        noise = ledger.noise(*step, now.rows).to(mean, non_blocking=True)
+        if ledger.proposal is not None:
+            noise = ledger.proposal(noise, std, then)
+        if isinstance(std, float | int | np.floating):
+            return torch.add(mean, noise, alpha=float(std))
+        return noise.mul(expand(std, mean)).add_(mean)
 
     def clock(self, point: Point[Any]) -> float:
         """The time variable of Brownian noise: lambda, the same in all coordinates; time if the process has no lambda.
@@ -219,11 +249,3 @@ class Path:
         if not isinstance(self.process, GaussianProcess):
             return float(point.time)
         return min(max(float(point.lam), -32.0), 32.0)
-
-
-def normal_log_prob(x: Tensor, mean: Tensor, std: Scalar) -> Tensor:
-    """Return log N(x; mean, std^2 I) of each sample, in nats, shape (N,), accumulated in float64."""
-    width = expand(std, mean)
-    residual = ((x - mean) / width).double().flatten(1)
-    log_std = torch.log(width.double()).flatten() if isinstance(width, Tensor) else math.log(width)
-    return -0.5 * residual.square().sum(1) - residual.shape[1] * (log_std + 0.5 * math.log(2 * math.pi))

@@ -115,6 +115,8 @@ class Sampler(Registered):
             (a model with a known density), "marginals" (alpha and sigma, which a plain SDE does not have),
             "stationary" (a process that leaves its density invariant, such as `LangevinSDE`; not a noising process).
         limits: a short description of how its result deviates from the model's distribution; "" if it does not.
+        no_density: why a step is no Gaussian transition with a density, for a stochastic sampler; "" if every step
+            that draws noise leads to the drawn state (`Stepper.step`).
         coordinates, spacing: its defaults.
     """
 
@@ -135,6 +137,7 @@ class Sampler(Registered):
         control: Sequence[str] = (),
         needs: Sequence[str] = (),
         limits: str = "",
+        no_density: str = "",
         reference: str = "",
         coordinates: str = "native",
         spacing: str | None = None,
@@ -148,7 +151,7 @@ class Sampler(Registered):
         self.coordinates, self.spacing = coordinates, spacing
         self.noiseless = None if noiseless is None else dict(noiseless)
         self.ode_order, self.strong_order = ode_order if ode_order is not None else order, strong_order
-        self.needs, self.limits = tuple(needs), limits
+        self.needs, self.limits, self.no_density = tuple(needs), limits, no_density
         unknown = [need for need in self.needs if need not in NEEDS]
         stray = [option for option in (*self.control, *(self.noiseless or ())) if option not in self.options]
         if unknown or stray:

@@ -15,22 +15,23 @@ import functools
 import operator
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..path.noise import Noise
 from ..path.path import Path
 from ..path.points import Point
 from ..path.prediction import Prediction, ScorePrediction
+from ..path.transition import Draw
 from ..processes.sde import GaussianProcess
 from ..registry.plugin import Sampler
 from .loop import Run
 from .runs import start_run
+from .sources import Sources, Untraceable
 
 START = 1
 """The initial state's bit in a set of sources, which is a whole number with one bit for each source."""
@@ -131,128 +132,75 @@ def _numbers(point: Point) -> tuple[float, ...]:
 
 
 def _measured(spec: Sampler, path: Path, options: dict[str, Any], start: Tensor) -> Memory | None:
-    def begin(x: Tensor, noise: Noise) -> Run:
+    traced = _traced(spec, path, options, start)
+    if traced is None:
+        return None
+    found = Memory.of(traced.needed)
+    return found if 2 * found.most <= len(traced.needed) else None
+
+
+class Traced(NamedTuple):
+    """The sources of a run's tensors.
+
+    Attributes:
+        needed: as in `Memory`.
+        means: the sources of the mean of each draw.
+    """
+
+    needed: list[int]
+    means: list[int]
+
+    def __or__(self, other: Traced) -> Traced:
+        """The sources of either of two runs."""
+        return Traced(*([a | b for a, b in zip(*pair, strict=True)] for pair in zip(self, other, strict=True)))
+
+
+def sources_of_means(spec: Sampler, path: Path, options: dict[str, Any], start: Tensor) -> Sequence[int] | None:
+    """The sources of the mean of each draw of a run, with the arguments of `memory_of`; None if they are unknown."""
+    traced = None if path.is_free else _traced(spec, path, options, start)
+    return None if traced is None else traced.means
+
+
+def _traced(spec: Sampler, path: Path, options: dict[str, Any], start: Tensor) -> Traced | None:
+    def begin(x: Tensor, noise: Noise) -> tuple[Run, list[Draw]]:
         made = Path(path.process, path.points, noise=noise)
-        return start_run(spec, x, made, options)
+        watched: list[Draw] = []
+        made.ledger.watched = watched
+        return start_run(spec, x, made, options), watched
 
     make = Prediction if isinstance(path.process, GaussianProcess) else ScorePrediction
     try:  # samplers may treat states differently that a caller has edited
-        plain, edited = (_needed(begin, make, start, edits) for edits in (False, True))
+        return _needed(begin, make, start, False) | _needed(begin, make, start, True)
     except Exception:  # whatever an operation without values raises
         return None
-    if len(plain) != len(edited):
-        return None
-    found = Memory.of([a | b for a, b in zip(plain, edited, strict=True)])
-    return found if 2 * found.most <= len(plain) else None
 
 
-class Untraceable(Exception):
-    """A tensor whose sources are not known."""
-
-
-class Sources(TorchDispatchMode):
-    """A mode in which the sources of tensors are known: of an operation's output, all sources of its inputs.
-
-    They are recorded for storages, so a view has the sources of its base, and writing to it adds to them.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._found: dict[int, int] = {}
-        self._held: list[Tensor] = []  # so that no other storage can get the same address
-
-    def new(self, like: Tensor, bits: int, dtype: torch.dtype | None = None) -> Tensor:
-        """A new tensor without values, of the shape and by default the dtype of `like`."""
-        made = torch.empty(like.shape, dtype=dtype or like.dtype, device="meta")
-        self.replace(made, bits)
-        return made
-
-    def of(self, tensor: Tensor) -> int:
-        """The sources of a tensor."""
-        found = self._found.get(tensor.untyped_storage()._cdata)
-        if found is None:
-            if tensor.is_meta:  # it was made in another thread
-                raise Untraceable
-            return 0
-        return found
-
-    def add(self, tensor: Tensor, bits: int) -> None:
-        """Add sources to a tensor's."""
-        place = tensor.untyped_storage()._cdata
-        if place not in self._found:
-            self._held.append(tensor)
-        self._found[place] = self._found.get(place, 0) | bits
-
-    def replace(self, tensor: Tensor, bits: int) -> None:
-        """Set the sources of a tensor that is overwritten; it must be the whole of its storage."""
-        storage = tensor.untyped_storage()
-        if storage.nbytes() != tensor.numel() * tensor.element_size():
-            raise Untraceable
-        self.add(tensor, 0)
-        self._found[storage._cdata] = bits
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        bits, kwargs = 0, kwargs or {}
-        for each in _tensors((*args, *kwargs.values())):
-            bits |= self.of(each)
-        if func in POINTWISE and (like := _larger(*args[:2])) is not None:
-            result = args[0] if func._schema.is_mutable else torch.empty_like(like)
-        else:
-            result = func(*args, **kwargs)
-        if func._schema.is_mutable:
-            named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
-            for argument in func._schema.arguments:
-                if argument.alias_info is not None and argument.alias_info.is_write:
-                    self._add_to(named.get(argument.name), bits)
-        self._add_to(result, bits)
-        return result
-
-    def _add_to(self, tensors: Any, bits: int) -> None:
-        for each in _tensors((tensors,)):
-            self.add(each, bits)
-
-
-def _tensors(values: Sequence[Any]) -> Iterator[Tensor]:
-    """The tensors of an operation's arguments or results, which may be in lists."""
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, list | tuple):
-            yield from _tensors(value)
-
-
-_ATEN = torch.ops.aten
-POINTWISE = {_ATEN.add.Tensor, _ATEN.add_.Tensor, _ATEN.sub.Tensor, _ATEN.mul.Tensor, _ATEN.mul_.Tensor}
-"""The usual operations of samplers, whose shapes torch computes slowly for tensors without values."""
-
-
-def _larger(a: Any, b: Any) -> Tensor | None:
-    """The operand with the shape and dtype of a sum or a product; None if torch has to find them."""
-    if not isinstance(a, Tensor) or not a.is_meta:
-        a, b = b, a
-    if not isinstance(a, Tensor) or not a.is_meta or not a.is_floating_point() or not a.is_contiguous():
-        return None
-    if isinstance(b, Tensor):
-        same = b.dtype is a.dtype and b.shape == a.shape and b.is_contiguous()
-        return a if same or (b.dim() == 0 and not b.is_complex() and a.dim() > 0) else None
-    return a if isinstance(b, int | float) else None
-
-
-def _needed(begin: Callable[[Tensor, Noise], Run], make: type[Prediction], like: Tensor, edits: bool) -> list[int]:
-    """`Memory.needed` of a run in which no state is edited, or every one."""
+def _needed(
+    begin: Callable[[Tensor, Noise], tuple[Run, list[Draw]]], make: type[Prediction], like: Tensor, edits: bool
+) -> Traced:
+    """The sources of a run in which no state is edited, or every one."""
     sources, drawn = Sources(), list[Tensor]()
-    requests, before = list[int](), list[int]()  # the sources of each request and of the end; those known before each
+    means, requests, before = (
+        list[int](),
+        list[int](),
+        list[int](),
+    )  # the sources of each request and of the end; those known before each
 
     def draw(start: float, end: float, rows: Any = None) -> Tensor:
         drawn.append(sources.new(like, draw_bit(len(drawn)), torch.float32))
         return drawn[-1]
 
+    def note() -> None:
+        means.extend(sources.of(each.mean) for each in watched)
+        watched.clear()
+
     with torch.inference_mode(False), torch.no_grad(), sources:
-        run = begin(sources.new(like, START), draw)
+        run, watched = begin(sources.new(like, START), draw)
         known = START
         try:
             request = next(run)
             while True:
+                note()
                 if isinstance(request, list) or request[1].rows is not None:
                     raise Untraceable
                 state, point = request
@@ -268,6 +216,7 @@ def _needed(begin: Callable[[Tensor, Noise], Run], make: type[Prediction], like:
                 prediction.log_density = sources.new(state.flatten(1)[:, 0], prediction_bit(k))
                 request = run.send(prediction)
         except StopIteration as stop:
+            note()
             requests.append(sources.of(stop.value))
             before.append(known)
         finally:
@@ -276,4 +225,4 @@ def _needed(begin: Callable[[Tensor, Noise], Run], make: type[Prediction], like:
     for k in reversed(range(len(before))):
         needed[k] = following & before[k]
         following |= requests[k]
-    return needed
+    return Traced(needed, means)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..path.path import Path
+from ..path.path import Ledger, Path
 from ..path.points import model_state
 from ..path.prediction import Prediction
 from .result import Trajectory
@@ -38,11 +38,23 @@ class Recorder:
         self.states.append(state.detach().clone().cpu())
 
 
+def recording(recorder: Recorder | None, ledger: Ledger | None) -> Callable[[Prediction], None]:
+    """Adds each evaluation to a trajectory, and its state to what a ledger records; either may be None."""
+
+    def record(prediction: Prediction) -> None:
+        if recorder is not None:
+            recorder(prediction)
+        if ledger is not None:
+            ledger.visited.append(prediction.x.detach())
+
+    return record
+
+
 @dataclass
 class Part:
     """The results kept of one batch, on the CPU; only those that were requested."""
 
-    OPTIONAL: ClassVar = ("accepted", "rejected", "log_probs", "draws", "start")
+    OPTIONAL: ClassVar = ("accepted", "rejected", "log_probs", "draws", "start", "visited")
 
     samples: Tensor
     nfe: np.ndarray
@@ -53,6 +65,8 @@ class Part:
     log_probs: Tensor | None = None
     draws: Tensor | None = None
     start: Tensor | None = None
+    visited: Tensor | None = None
+    transition_steps: list[int] | None = None
 
     @classmethod
     def of(cls, samples: Tensor, nfe: np.ndarray, path: Path, recorder: Recorder | None, start: Tensor) -> Part:
@@ -61,10 +75,28 @@ class Part:
             samples.clone().cpu(), nfe, path.ledger.drew_noise, recorder, path.ledger.accepted, path.ledger.rejected
         )
         if path.ledger.log_probs is not None:
-            part.log_probs = stack(path.ledger.log_probs, len(samples)).cpu()
-            part.draws = stack(path.ledger.draws, len(samples), samples.shape[1:]).cpu()
+            vars(part).update(recorded(path, len(samples), samples.shape[1:]))
             part.start = start.cpu()
         return part
+
+
+def recorded(path: Path, count: int, shape: Sequence[int]) -> dict[str, Any]:
+    """What a run has recorded of its transitions, as fields of a `Result`, on the CPU."""
+    ledger = path.ledger
+    return {
+        "log_probs": stack(ledger.log_probs or [], count).cpu(),
+        "draws": stack(ledger.draws, count, shape).cpu(),
+        "visited": stack(ledger.visited, count, shape).cpu(),
+        "transition_steps": steps_at(path, ledger.times),
+    }
+
+
+def steps_at(path: Path, times: Sequence[float]) -> list[int]:
+    """The step of the grid, from 0, in which each of these times on the path's clock lies; its first point counts."""
+    grid = np.array([point.time for point in path.points], dtype=np.float64)
+    sign = -1.0 if grid[0] > grid[-1] else 1.0
+    found = np.searchsorted(sign * grid, sign * np.asarray(times, dtype=np.float64), side="right") - 1
+    return np.clip(found, 0, max(0, len(grid) - 2)).tolist()  # type: ignore[no-any-return]
 
 
 def stack(parts: list[Tensor], count: int, shape: Sequence[int] = ()) -> Tensor:

@@ -26,7 +26,7 @@ from ..processes.sde import SDE, GaussianProcess
 from ..registry.plugin import NoiseSource, Sampler
 from .arguments import make_recipe, table_for
 from .loop import Callback, Evaluator, drive
-from .parts import Part, Recorder, join, join_trajectories
+from .parts import Part, Recorder, join, join_trajectories, recording
 from .recipe import Recipe, noise_of
 from .request import Conduct, Request, batches
 from .result import Result, process_ends
@@ -162,8 +162,8 @@ class PreparedRun:
         path.ledger.log_probs = [] if conduct.log_probs else None
         recorder = Recorder(len(indices)) if conduct.trajectory else None
         evaluator = self.evaluator(len(indices), condition, advance)
-        if recorder is not None:
-            evaluator.record = recorder
+        if recorder is not None or conduct.log_probs:
+            evaluator.record = recording(recorder, path.ledger if conduct.log_probs else None)
         with running(*self.evaluated, key=(self.seed, indices[0]), gradients=conduct.gradients):
             x = self.begin(path, indices, start)
             end = drive(start_run(spec, x, path, self.recipe.options), evaluator)
@@ -232,6 +232,7 @@ class PreparedRun:
             "drew_noise": any(part.drew_noise for part in parts),
             "decoder": None if type(model).decode is Model.decode else model.decode,
             "decoded_range": model.decoded_range,
+            "transition_steps": parts[0].transition_steps if parts else None,
             **{name: join([getattr(part, name) for part in parts]) for name in Part.OPTIONAL},
         }
 

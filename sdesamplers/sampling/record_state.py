@@ -29,6 +29,9 @@ def dump_run(run: RecordedRun) -> dict[str, Any]:
         "sent": {k: [_from_sent(each) for each in sent] for k, sent in record.sent.items()},
         "log_probs": record.log_probs,
         "draws": record.draws,
+        "times": record.times,
+        "visited": record.visited,
+        "given": record.given,
         "end": run.end,
         "drew_noise": ledger.drew_noise,
         "accepted": as_list(ledger.accepted),
@@ -52,6 +55,9 @@ def load_run(setup: Setup, state: Mapping[str, Any], device: torch.device | str 
         states=[each.to(device) for each in state["states"]],
         log_probs=None if state["log_probs"] is None else [each.to(device) for each in state["log_probs"]],
         draws=[each.to(device) for each in state["draws"]],
+        times=list(state["times"]),
+        visited=[each.to(device) for each in state["visited"]],
+        given={int(d): x.to(device) for d, x in state["given"].items()},
     )
     run = RecordedRun.resumed(setup, record, placed(state["end"], device))
     ledger = run.ledger

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from ..errors import PluginError, SolverError, UsageError
 from ..path.path import Ledger, Path
+from ..path.points import Point
 from ..path.prediction import Prediction, ScorePrediction
 from ..processes.sde import GaussianProcess
 from .forking import prepare_for_forks
 from .loop import Run, well_formed
-from .memory import Memory, memory_of
+from .memory import Memory, draw_bit, memory_of
 from .records import Keys, Record, RunNoise, Sent, Setup, forgotten
 from .runs import start_run
 
@@ -39,6 +40,7 @@ class RecordedRun:
     Attributes:
         record: as described.
         end: (N, ...) the final state, in the path's coordinates; None as long as the run waits for a prediction.
+        reached: the state and the point to which the last prediction has led, of a step that is observed.
     """
 
     def __init__(
@@ -57,6 +59,12 @@ class RecordedRun:
         self._clear()
         self._begin(start, records=True)
 
+    def _record_draws(self) -> None:
+        """Have the ledger add to the record."""
+        ledger, record = self._path.ledger, self.record
+        ledger.log_probs, ledger.draws, ledger.times = record.log_probs, record.draws, record.times
+        ledger.visited = record.visited
+
     def _clear(self) -> None:
         """Forget the generator, which belongs to this object alone."""
         self._run: Run | None = None
@@ -64,6 +72,7 @@ class RecordedRun:
         self._request: Any = None
         self._memory: Memory | None = None
         self._knows_memory = False
+        self.reached: tuple[Tensor, Point[Any]] | None = None
 
     end: Tensor | None
     _path: Path
@@ -74,9 +83,9 @@ class RecordedRun:
         self._path = setup.new_path()
         self._make = Prediction if isinstance(self._path.process, GaussianProcess) else ScorePrediction
         self._noise = RunNoise(setup, record.keys[0][1], record.shape[1:], record.earlier)
-        self._path.ledger.noise = self._noise
+        self._path.ledger.noise, self._path.ledger.given = self._noise, record.given
         if records:
-            self._path.ledger.log_probs, self._path.ledger.draws = record.log_probs, record.draws
+            self._record_draws()
         prepare_for_forks()
         self._run = start_run(setup.spec, start, self._path, setup.options)
         try:
@@ -118,10 +127,15 @@ class RecordedRun:
         assert self._run is not None
         self._remember(reply)
         self.record.count += 1
+        if self.record.log_probs is not None and not isinstance(reply, list):
+            self.record.visited.append(reply.x.detach())
         try:
             self._request = self._run.send(reply)
+            if self.ledger.watched is not None and isinstance(self._request, tuple):
+                self.reached = self._request
         except StopIteration as stop:
             self.end = stop.value
+            self.reached = stop.value, self._path.points[-1]
             self._finish()
         except SystemExit as stop:  # it would end the program as if it had succeeded
             self._finish()
@@ -132,7 +146,9 @@ class RecordedRun:
 
     def _finish(self) -> None:
         self._run = self._request = None
-        self.record.sent, self.record.start, self.record.states = {}, None, []
+        record = self.record
+        record.sent, record.start, record.states = {}, None, []
+        record.given.clear()
 
     @property
     def is_over(self) -> bool:
@@ -174,6 +190,8 @@ class RecordedRun:
             record.sent[k] = [Sent.of(reply, requested, keeps_state)]
         for j in dropped:
             record.sent.pop(j, None)
+        for d in [d for d in record.given if not memory.needed[k + 1] & draw_bit(d)]:
+            del record.given[d]
         if record.start is not None and not memory.needs_start(k + 1):
             record.start = None
 
@@ -193,7 +211,8 @@ class RecordedRun:
                 "other samplers depend on a few"
             )
         record = copy.copy(self.record)
-        record.sent, record.keys, record.draws = dict(record.sent), list(record.keys), list(record.draws)
+        record.sent, record.keys, record.given = dict(record.sent), list(record.keys), dict(record.given)
+        record.draws, record.times, record.visited = list(record.draws), list(record.times), list(record.visited)
         record.steps = list(self.steps)
         record.log_probs = None if record.log_probs is None else list(record.log_probs)
         if self._request is not None:
@@ -250,8 +269,7 @@ class RecordedRun:
         requests = self._request if isinstance(self._request, list) else [self._request]
         for (x, _), state in zip(requests, record.states, strict=True):
             x.copy_(state)
-        ledger = self._path.ledger
-        ledger.log_probs, ledger.draws = record.log_probs, record.draws
+        self._record_draws()
 
     def _again(self, k: int) -> Any:
         """Prediction k, as it was sent."""
@@ -295,6 +313,7 @@ class RecordedRun:
         record.start = None if record.start is None else take(record.start)
         record.sent = {k: [each.map(take) for each in sent] for k, sent in record.sent.items()}
         record.states, record.draws = [take(x) for x in record.states], [take(x) for x in record.draws]
+        record.given, record.visited = {d: take(x) for d, x in record.given.items()}, [take(x) for x in record.visited]
         record.log_probs = None if record.log_probs is None else [take(x) for x in record.log_probs]
         record.keys = [(at, [known[row] for row in rows]) for at, known in record.keys]
         made._rekey(keys)

@@ -69,6 +69,11 @@ class RunNoise:
             return torch.zeros(()).expand(len(self._source.keys), *self._source.shape)
         return self._noise(start, end, rows)
 
+    def skip(self, start: float, end: float, rows: Any = None) -> None:
+        """Count a draw whose outcome is given."""
+        self.steps.append((start, end))
+        getattr(self._noise, "skip", self._noise)(start, end, rows)
+
     def start_noise(self) -> Tensor:
         """The noise that the run starts from."""
         begin = getattr(self._noise, "start_noise", None)
@@ -168,7 +173,7 @@ class Record:
         sent: the predictions that matter, by the number of their evaluation.
         count: the number of predictions that the sampler has received.
         states: the requested states that wait for a prediction; several if it is requested at several points at once.
-        log_probs, draws: as in `Ledger`.
+        log_probs, draws, times, visited, given: as in `Ledger`.
     """
 
     start: Tensor | None
@@ -183,3 +188,6 @@ class Record:
     states: list[Tensor] = field(default_factory=list)
     log_probs: list[Tensor] | None = None
     draws: list[Tensor] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)
+    visited: list[Tensor] = field(default_factory=list)
+    given: dict[int, Tensor] = field(default_factory=dict)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from ..checks import shown, whole
 from ..errors import UsageError
 from ..io.images import to_images
 from ..processes.sde import SDE, GaussianProcess
@@ -77,6 +79,8 @@ class Result:
         log_probs: with `log_probs=True`, the log-probability (nats) of every transition, (N, transitions), float64.
         start, draws: initial states (N, *shape) and outcomes of the transitions (N, transitions, *shape) in the path's
             coordinates, stored with the log-probabilities for `replay_log_probs`.
+        visited: the states of the evaluations (N, evaluations, *shape) in the path's coordinates, stored with them.
+        transition_steps: the step of the grid, from 0, in which each transition begins, stored with them.
         condition, guidance_scale: the arguments of the run.
         sampler: the `Sampler`.
         drew_noise: True if any step was stochastic.
@@ -106,6 +110,8 @@ class Result:
     drew_noise: bool = False
     decoder: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
     decoded_range: tuple[float, float] | None = None
+    visited: Tensor | None = field(default=None, repr=False)
+    transition_steps: list[int] | None = None
 
     def __repr__(self) -> str:
         return f"<Result {tuple(self.samples.shape)} of {self.model_name!r} by {self.recipe.sampler!r}, {self.nfe} NFE>"
@@ -114,6 +120,27 @@ class Result:
     def nfe(self) -> int:
         """The number of model evaluations made per sample; the maximum if samples differ."""
         return int(self.nfe_per_sample.max())
+
+    def step_log_probs(self, steps: Sequence[int] | None = None) -> Tensor:
+        """The log-probabilities of steps of the grid, (N, number of steps), float64, in nats.
+
+        A step's transitions are summed; steps without noise have log-probability 0.
+
+        Args:
+            steps: the steps, from 0; all by default.
+
+        Raises:
+            UsageError: the run did not record its log-probabilities, or has no such step.
+        """
+        if self.log_probs is None or self.transition_steps is None:
+            raise UsageError("this result was stored without its transitions; sample with log_probs=True")
+        return by_step(self.log_probs, self.transition_steps, chosen_steps(self.number_of_steps, steps))
+
+    @property
+    def number_of_steps(self) -> int | None:
+        """The number of steps of the run's grid; None for adaptive runs."""
+        grid = self.recipe.times or self.recipe.sigmas
+        return self.recipe.steps if grid is None else len(grid) - 1
 
     @cached_property
     def decoded(self) -> Tensor:
@@ -134,6 +161,27 @@ class Result:
         """The pickled state: everything except the decoded samples and the model's decoder."""
         state = {key: value for key, value in vars(self).items() if key != "decoded"}
         return state if self.decoder is None else {**state, "decoder": _not_stored}
+
+
+def chosen_steps(count: int | None, steps: Sequence[int] | None) -> list[int]:
+    """Steps of a grid of `count` steps, checked; all by default."""
+    if count is None:
+        raise UsageError("an adaptive run has no steps that all samples take; pass steps= to sample")
+    if steps is None:
+        return list(range(count))
+    if isinstance(steps, str | bytes) or not isinstance(steps, Sequence | range | np.ndarray | Tensor):
+        raise UsageError(f"steps must be a sequence of whole numbers, not {shown(steps)}")
+    found = [whole("each of steps", step, 0) for step in (steps.tolist() if hasattr(steps, "tolist") else steps)]
+    if any(step >= count for step in found):
+        raise UsageError(f"this run has the steps 0 to {count - 1}, not {max(found)}")
+    return found
+
+
+def by_step(log_probs: Tensor, transition_steps: Sequence[int], steps: Sequence[int]) -> Tensor:
+    """The sums of the transitions (N, transitions) of each of `steps`, (N, len(steps))."""
+    places = [[d for d, place in enumerate(transition_steps) if place == step] for step in steps]
+    sums = [log_probs[:, of_step].sum(1) for of_step in places]
+    return torch.stack(sums, 1) if sums else log_probs[:, :0]
 
 
 def _not_stored(samples: Tensor) -> Tensor:

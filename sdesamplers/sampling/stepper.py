@@ -30,13 +30,14 @@ from .runs import make_path
 from .stepper_arguments import START_TIME, Clock, checked_clock, indices_of
 from .stepper_copies import Copied
 from .stepper_outputs import Reader
+from .stepper_scored import Scored
 from .stepper_state import result_of
 from .table import SolverTable
 from .waiting import Waiting
 
 
 @public
-class Stepper(Copied):
+class Stepper(Copied, Scored):
     """A run in progress, advanced by hand: it says where the network is evaluated next, and receives its output.
 
         stepper = sds.Stepper(sds.RectifiedFlow(), "dpmpp-2m", prediction="flow", shape=(16,), steps=20, num_samples=4)

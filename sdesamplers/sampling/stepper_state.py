@@ -9,7 +9,7 @@ import numpy as np
 
 from ..checks import shown
 from ..errors import UsageError
-from .parts import stack
+from .parts import recorded
 from .record_state import as_array, as_list, dump_run, load_run, placed
 from .result import Result, process_ends
 
@@ -55,11 +55,10 @@ def load(stepper: Stepper, state: Mapping[str, Any]) -> None:
 def result_of(stepper: Stepper) -> Result:
     """The `Result` of a finished run."""
     ledger, record, count = stepper._run.ledger, stepper._run.record, len(stepper.indices)
-    recorded: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
     if record.log_probs is not None:
-        recorded["log_probs"] = stack(record.log_probs, count).cpu()
-        recorded["draws"] = stack(record.draws, count, stepper.shape).cpu()
-        recorded["start"] = None if stepper._first is None else stepper._first.cpu()
+        facts = recorded(stepper._run.path, count, stepper.shape)
+        facts["start"] = None if stepper._first is None else stepper._first.cpu()
     single = stepper._single
     return Result(
         samples=stepper.x.cpu(),
@@ -75,7 +74,7 @@ def result_of(stepper: Stepper) -> Result:
         rejected=ledger.rejected,
         sampler=stepper.spec,
         drew_noise=ledger.drew_noise,
-        **recorded,
+        **facts,
     )
 
 

@@ -24,9 +24,15 @@ class StepOutput(SchedulerOutput):
     Attributes:
         prev_sample: (N, ...) the state at which the pipeline evaluates the network next, or the finished sample.
         pred_original_sample: (N, ...) x0 as predicted at the state just evaluated.
+        log_prob: (N,) the log-probability of the step in nats, float64; None unless requested, as are the next two.
+        mean: (N, ...) the mean of the step, in the run's dtype.
+        std: the standard deviation of the step; see `Transition`.
     """
 
     pred_original_sample: Tensor | None = None
+    log_prob: Tensor | None = None
+    mean: Tensor | None = None
+    std: float | Tensor | None = None
 
 
 @dataclass

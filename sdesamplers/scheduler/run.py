@@ -96,9 +96,17 @@ class PushedRun:
     # The evaluation that belongs to a `step`.
 
     def pending_at(
-        self, passed: Passed, sample: Tensor, generator: Generators, eta: float, seed: int | None
+        self,
+        passed: Passed,
+        sample: Tensor,
+        generator: Generators,
+        eta: float,
+        seed: int | None,
+        is_scored: bool = False,
     ) -> PendingStep:
         """The evaluation of a `step`: the next of the run in progress, or the first of a run that begins here.
+
+        `is_scored` is True if the caller sets the outcome, and so may pass any stored step, also after the last.
 
         Raises:
             UsageError: the run in progress continues at another timestep.
@@ -110,7 +118,7 @@ class PushedRun:
             if history is not None and eta != history.eta:
                 raise UsageError(f"eta cannot change from {history.eta:g} to {eta:g} in the middle of a run")
             return pending
-        restarted = self._restarted(passed, sample, eta, seed)
+        restarted = self._restarted(passed, sample, eta, seed, is_scored)
         if restarted is None:
             raise self._unexpected(passed)
         return restarted
@@ -129,7 +137,9 @@ class PushedRun:
                 return False
         return passed.means(timeline.number_at(pending.network_point))
 
-    def _restarted(self, passed: Passed, sample: Tensor, eta: float, seed: int | None) -> PendingStep | None:
+    def _restarted(
+        self, passed: Passed, sample: Tensor, eta: float, seed: int | None, is_scored: bool
+    ) -> PendingStep | None:
         """A run restarted at the timestep passed, if diffusers' class of the method would do so; else None.
 
         Methods that keep nothing from step to step can restart at any timestep of the grid and repeat their last
@@ -139,14 +149,14 @@ class PushedRun:
         history = self.history
         if history is None or not self.layout.is_memoryless:
             return None
-        if self.pending is None:
+        if self.pending is None and not is_scored:
             repeats = passed.place is not None and passed.place == history.passed.place
             handed = None if history.sample is None else history.sample()
             repeats |= handed is sample and passed.value is not None and history.passed.means(passed.value)
             output = None if history.output is None else history.output()
             if not repeats or output is sample:
                 return None
-        elif self.pending.is_own(sample):
+        elif self.pending is not None and self.pending.is_own(sample):
             return None
         begin = self.timeline.step_meant(passed)
         self.evaluations = begin - history.begin
@@ -154,9 +164,8 @@ class PushedRun:
 
     def _unexpected(self, passed: Passed) -> UsageError:
         if self.pending is None:
-            return UsageError(
-                f"this run ended after {self.evaluations} evaluations; call set_timesteps for another run"
-            )
+            ended = f"this run ended after {self.evaluations} evaluations"
+            return UsageError(f"{ended}; call set_timesteps for another run")
         expected = self.timeline.number_at(self.pending.network_point)
         return UsageError(
             f"this run of {self.layout.spec.name} continues at timestep {expected:g}, and step was passed "
@@ -189,20 +198,20 @@ class PushedRun:
         start, offset = (begin, layout.position_of(begin)) if before is None else (before.begin, before.offset)
         self.timeline.begin_run(begin, run.path.points[0])
         self.history = History(start, offset, run, eta, Passed())
-        self.begun_at = begin
+        self.begun_at, self.is_over = begin, False
         self.pending = PendingStep(run, discard_next_output=layout.plan(begin).discard_first_output)
         return self.pending
 
     def setup(self, begin: int, eta: float) -> Setup:
         """What a run from a grid step is made of."""
-        layout, recipe, spec = self.layout, self._with_eta(eta), self.layout.spec
+        layout, recipe, spec = self.layout, self.with_eta(eta), self.layout.spec
 
         def new_noise(source: NormalSource) -> Noise:
             return make_noise(recipe, source, shortest_draw(layout.path(begin), recipe, spec, (1,)))
 
         return Setup(spec, recipe.options, lambda: layout.path(begin), new_noise, spec.name)
 
-    def _with_eta(self, eta: float) -> Recipe:
+    def with_eta(self, eta: float) -> Recipe:
         """The recipe with DDIM's `eta`, for samplers that have this option; eta = 0 leaves the option unchanged."""
         recipe, spec = self.layout.recipe, self.layout.spec
         if eta == 0:

@@ -16,6 +16,7 @@ from ..checks import flag, shown, suggest_keywords
 from ..errors import UsageError
 from ..models.clipping import Clip, ClipLike
 from ..path.noise import check_seed
+from ..path.transition import Reduction
 from ..pretrained.configuration import completed
 from ..pretrained.conventions import convention_of, with_shift
 from ..pretrained.saved_keys import KEY, trained_part
@@ -41,6 +42,7 @@ from .noising import Noising
 from .pending import StepOutput
 from .run import PushedRun
 from .run_state import dump_pushed, restore_pushed
+from .scored import advance_observed, check_scored
 from .seeding import Generators
 from .step_arguments import check_grid_arguments, check_step_arguments
 from .table import MISSING, alphas_cumprod, betas
@@ -430,8 +432,11 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         return_dict: bool = True,
         eta: float | None = None,
         prev_timestep: Any = None,
+        log_prob: bool = False,
+        prev_sample: Tensor | None = None,
+        reduction: Reduction = "sum",
         **others: Any,
-    ) -> StepOutput | tuple[Tensor, ...]:
+    ) -> StepOutput | tuple[Any, ...]:
         """Pass the network's output to the sampler; return the state at which to evaluate the network next.
 
         A run begins at the timestep of the first `step`, and continues through the timesteps of the grid in order.
@@ -450,10 +455,16 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
                 (pipelines of one-step models need it) and for pipelines that need it at every step.
             eta: DDIM's share of noise, for samplers with an option of this name; 0 leaves the option unchanged.
             prev_timestep: the timestep of the next step, as passed by unCLIP's pipelines; it is checked.
+            log_prob: also return the log-probability (N,), the mean and the standard deviation of the step, as
+                `log_prob`, `mean` and `std` of the `StepOutput`, or in the tuple (state, log_prob, mean, std).
+            prev_sample: (N, ...) the outcome of the step, to score a stored transition: the state returned, and the
+                state of `log_prob`, which is then returned too.
+            reduction: "sum" over the elements of a sample, the log-density; or their "mean".
             **others: arguments of `step` of other diffusers schedulers; ignored or refused with a reason.
 
         Raises:
-            UsageError: the run is over or continues at another timestep, or the sampler cannot run in a pipeline.
+            UsageError: the run is over or continues at another timestep, or the sampler cannot run in a pipeline; or a
+                log-probability is requested of a sampler whose steps have no Gaussian density.
         """
         check_step_arguments(others)
         if isinstance(generator, int | float):
@@ -461,16 +472,29 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         run, passed, eta = self._run, read_timestep(timestep), float(eta or 0.0)
         if run is None:
             raise UsageError("call set_timesteps before step")
-        pending = run.pending_at(passed, sample, generator, eta, self.seed)
+        scores = log_prob or prev_sample is not None
+        outcome = check_scored(run, sample, prev_sample, reduction, eta) if scores else None
+        pending = run.pending_at(passed, sample, generator, eta, self.seed, is_scored=outcome is not None)
         run.note(passed, sample)
         prediction = None
         if not pending.discard_next_output:
             prediction = pending.predicted(model_output, sample, self.convention, self.clip)
-        state = run.advance(pending, prediction, sample.dtype, prev_timestep)
+        transition = None
+        if scores:
+            state, transition = advance_observed(run, pending, prediction, sample, prev_timestep, outcome)
+        else:
+            state = run.advance(pending, prediction, sample.dtype, prev_timestep)
+        density = None if transition is None else transition.log_prob(reduction)
+        if transition is not None and not return_dict:
+            return state, density, transition.mean, transition.std
         if not (return_dict or self._returns_pairs or run.is_over):
             return (state,)
         x0 = sample if prediction is None else prediction.x0.to(sample.dtype)
-        return StepOutput(state, x0) if return_dict else (state, x0)
+        if not return_dict:
+            return (state, x0)
+        if transition is None:
+            return StepOutput(state, x0)
+        return StepOutput(state, x0, density, transition.mean, transition.std)
 
 
 def _unpickled(

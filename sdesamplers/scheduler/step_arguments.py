@@ -11,7 +11,10 @@ from typing import Any
 
 from ..errors import UsageError
 
-STEP_USED = ("model_output", "timestep", "sample", "generator", "return_dict", "eta", "prev_timestep")
+STEP_USED = (
+    *("model_output", "timestep", "sample", "generator", "return_dict", "eta", "prev_timestep"),
+    *("log_prob", "prev_sample", "reduction"),
+)
 STEP_IGNORED = {
     "use_clipped_model_output": "epsilon always follows from x0 here, which is clipped if the model clips it",
 }

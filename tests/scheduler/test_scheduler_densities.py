@@ -1,0 +1,139 @@
+"""`Scheduler.step` with log-probabilities: those of `Stepper`, of torch.distributions and of DDPO's formulas."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Normal
+
+import sdesamplers as sds
+
+FLOW = {"_class_name": "FlowMatchEulerDiscreteScheduler"}
+DDIM = {"_class_name": "DDIMScheduler", "clip_sample": False}
+
+
+def network(x: Tensor, t: Any) -> Tensor:
+    return torch.tanh(x + float(t) / 1000)
+
+
+def new(sampler: str, trained: dict[str, Any] = FLOW, steps: int = 6, **options: Any) -> sds.Scheduler:
+    made = sds.Scheduler(sampler, trained=trained, seed=3, **options)
+    made.set_timesteps(steps)
+    return made
+
+
+def start(count: int = 3, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(count, 2, 4, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+
+@pytest.mark.parametrize("sampler", ["flow-sde", "ddpm", "dpmpp-2m-sde", "dpmpp-sde", "predictor-corrector"])
+def test_densities_are_those_of_stepper(sampler: str) -> None:
+    scheduler, x = new(sampler), start()
+    stepper = sds.Stepper(
+        scheduler.convention.process, scheduler._run.layout.recipe, prediction="flow", clock=1000.0, seed=3, start=x
+    )
+    for t in scheduler.timesteps:
+        out = scheduler.step(network(x, t), t, x, log_prob=True)
+        step = stepper.step(network(stepper.x, t))
+        assert torch.equal(out.prev_sample, step.sample)
+        torch.testing.assert_close(out.mean, step.mean, rtol=0, atol=0)
+        assert out.std == step.std
+        assert torch.equal(out.log_prob, step.log_prob())
+        x = out.prev_sample
+    assert stepper.is_done
+
+
+def test_the_result_has_only_what_was_requested() -> None:
+    scheduler, x = new("ddpm"), start()
+    t = scheduler.timesteps[0]
+    plain = scheduler.step(network(x, t), t, x)
+    assert plain.log_prob is plain.mean is plain.std is None
+    assert list(plain.keys()) == ["prev_sample", "pred_original_sample"]
+    scheduler = new("ddpm")
+    state, log_prob, mean, std = scheduler.step(network(x, t), t, x, log_prob=True, return_dict=False)
+    expected = Normal(mean.double(), std).log_prob(state.double()).flatten(1)
+    torch.testing.assert_close(log_prob, expected.sum(1), rtol=1e-6, atol=1e-6)
+    scheduler = new("ddpm")
+    out = scheduler.step(network(x, t), t, x, log_prob=True, reduction="mean")
+    torch.testing.assert_close(out.log_prob, expected.mean(1), rtol=1e-6, atol=1e-6)
+    assert torch.equal(out.prev_sample, plain.prev_sample)
+
+
+def test_steps_in_any_order_are_scored_from_stored_states() -> None:
+    """As trainers do: the steps of a rollout in random order, in smaller batches; the ratio is exactly 1."""
+    scheduler, states, old = new("flow-sde"), [start(4)], []
+    for t in scheduler.timesteps:
+        out = scheduler.step(network(states[-1], t), t, states[-1], log_prob=True)
+        states.append(out.prev_sample)
+        old.append(out.log_prob)
+    for rows in (slice(0, 2), slice(2, 4)):
+        scheduler.set_timesteps(6)
+        for k in (3, 1, 5, 4, 0):
+            t, x, outcome = scheduler.timesteps[k], states[k][rows].clone(), states[k + 1][rows]
+            out = scheduler.step(network(x, t), t, x, prev_sample=outcome)
+            assert torch.equal(out.log_prob, old[k][rows])
+            assert torch.equal(out.prev_sample, outcome)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_densities_of_half_precision_states(dtype: torch.dtype) -> None:
+    """The run is float32; the density is that of the state returned to the pipeline if it is passed back."""
+    scheduler, x = new("flow-sde"), start(dtype=dtype)
+    t = scheduler.timesteps[0]
+    out = scheduler.step(network(x.float(), t).to(dtype), t, x, log_prob=True)
+    assert out.prev_sample.dtype is dtype
+    assert out.mean.dtype is torch.float32
+    scheduler.set_timesteps(6)
+    scored = scheduler.step(network(x.float(), t).to(dtype), t, x, prev_sample=out.prev_sample)
+    assert torch.equal(scored.mean, out.mean)
+    expected = Normal(out.mean.double(), out.std).log_prob(out.prev_sample.double()).flatten(1).sum(1)
+    torch.testing.assert_close(scored.log_prob, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_gradients_reach_the_networks_output() -> None:
+    scheduler, x = new("flow-sde"), start()
+    t = scheduler.timesteps[0]
+    output = network(x, t).requires_grad_()
+    out = scheduler.step(output, t, x, log_prob=True)
+    (found,) = torch.autograd.grad(out.log_prob.sum(), output)
+    dt = float(scheduler.timesteps[1] - t) / 1000
+    s = float(scheduler.timesteps[1]) / 1000
+    slope = (1 + 0.49 / (1 - s) * (1 - 1) / 2) * dt  # d mean / d output of equation 9 at t = 1
+    expected = (out.prev_sample - out.mean).double() / out.std**2 * slope
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("eta", [0.4, 1.0])
+def test_ddim_is_the_step_of_ddpo(eta: float) -> None:
+    """The mean, deviation and log-probability of ddpo-pytorch's DDIM step, from diffusers' alphas_cumprod."""
+    scheduler = new("ddim", DDIM, spacing="leading", eta=eta, final="min")
+    table = sds.Scheduler("ddim", trained=DDIM).alphas_cumprod
+    x, timesteps = start(), scheduler.timesteps
+    for k in range(4):
+        t, s = (round(float(timesteps[j])) for j in (k, k + 1))
+        output = network(x, timesteps[k])
+        out = scheduler.step(output, timesteps[k], x, log_prob=True, reduction="mean")
+        now, then = (float(table[j]) for j in (t, s))
+        std = eta * math.sqrt((1 - then) / (1 - now) * (1 - now / then))
+        x0 = (x.double() - math.sqrt(1 - now) * output.double()) / math.sqrt(now)
+        mean = math.sqrt(then) * x0 + math.sqrt(1 - then - std**2) * output.double()
+        torch.testing.assert_close(out.mean.double(), mean, rtol=1e-5, atol=1e-5)
+        assert out.std == pytest.approx(std, rel=1e-5)
+        expected = Normal(mean, std).log_prob(out.prev_sample.double()).flatten(1).mean(1)
+        torch.testing.assert_close(out.log_prob, expected, rtol=1e-5, atol=1e-5)
+        x = out.prev_sample
+
+
+def test_errors_leave_the_run_as_it_was() -> None:
+    scheduler, x = new("ddpm"), start()
+    t = scheduler.timesteps[0]
+    with pytest.raises(sds.UsageError, match="prev_sample must be a floating-point tensor"):
+        scheduler.step(network(x, t), t, x, prev_sample=x[:, :1])
+    with pytest.raises(sds.UsageError, match="reduction"):
+        scheduler.step(network(x, t), t, x, log_prob=True, reduction="average")
+    out = scheduler.step(network(x, t), t, x)
+    assert torch.equal(out.prev_sample, new("ddpm").step(network(x, t), t, x).prev_sample)
+    with pytest.raises(sds.UsageError, match="stochastic-heun has no Gaussian density"):
+        new("stochastic-heun").step(network(x, t), t, x, log_prob=True)
