@@ -51,9 +51,16 @@ class ImageNoise:
     def __call__(self, start: float, end: float, rows: Rows = None) -> Tensor:
         if self._where == "start":
             return self._plain(start, end, rows)
+        self.skip(start, end, rows)
         taking = np.arange(len(self._counts)) if rows is None else rows
-        self._counts[taking] += 1
         return self._make(self._counts[taking].tolist(), rows)
+
+    def skip(self, start: float, end: float, rows: Rows = None) -> None:
+        """Count a draw without making it."""
+        if self._where == "start":
+            self._plain.skip(start, end, rows)
+        else:
+            self._counts[slice(None) if rows is None else rows] += 1
 
     def start_noise(self) -> Tensor:
         """The noise that the run starts from."""
@@ -94,7 +101,7 @@ def pyramid(
     weights = discount ** np.arange(depth)
     weights /= math.sqrt(np.sum(weights**2))
     sizes = [(-(-height >> k), -(-width >> k)) for k in range(depth)]
-    small = [NormalSource(source.seed, source.indices, (channels, *size)) for size in sizes]
+    small = [source.with_shape((channels, *size)) for size in sizes]
     grow = [(enlargement(height, low), enlargement(width, across)) for low, across in sizes]
 
     def make(positions: list[int], rows: Rows) -> Tensor:
@@ -155,7 +162,7 @@ def offset(
         where: use this noise for the "start" of the run, for its "steps", or for "both".
     """
     channels, _, _ = image_shape(source, "offset")
-    shifts = NormalSource(source.seed, source.indices, (channels, 1, 1))
+    shifts = source.with_shape((channels, 1, 1))
     scale = 1 / math.hypot(1.0, strength) if unit else 1.0
 
     def make(positions: list[int], rows: Rows) -> Tensor:

@@ -105,6 +105,7 @@ from .sampling.recipe import Recipe as Recipe
 from .sampling.replay import replay_log_probs as replay_log_probs
 from .sampling.result import Result as Result
 from .sampling.result import Trajectory as Trajectory
+from .sampling.stepper import Stepper as Stepper
 from .sampling.table import SolverTable as SolverTable
 from .sampling.table_plots import plot_tables as plot_tables
 from .scheduler.scheduler import Scheduler as Scheduler

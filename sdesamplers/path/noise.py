@@ -44,6 +44,14 @@ _PHILOX = _Philox()
 
 START, PATH, BROWNIAN, AUXILIARY = range(STREAMS := 4)
 """Streams of a sample: its initial noise, the noise of its steps, its Brownian motion, and everything else."""
+BRANCH = START + STREAMS
+"""The stream of `branch_seed`; of the numbers from STREAMS on, Brownian motions use BROWNIAN + STREAMS v."""
+
+
+class Keys(list[tuple[int, int]]):
+    """(seed, index) of each sample; `version` counts how often they were changed."""
+
+    version = 0
 
 
 @public
@@ -71,9 +79,33 @@ class NormalSource:
             raise UsageError(
                 f"there are {len(seeds)} seeds for {len(self.indices)} samples; give one seed, or one per sample"
             )
-        self._keys = [(check_seed(each), index) for each, index in zip(seeds, self.indices, strict=True)]
+        self._keys = Keys((check_seed(each), index) for each, index in zip(seeds, self.indices, strict=True))
         self._size = math.prod(self.shape)
         self._pairs = (self._size + 1) // 2
+
+    def with_shape(self, shape: Sequence[int]) -> NormalSource:
+        """Return a source of the same samples with another shape. If a run branches, it changes with this source.
+
+        small = source.with_shape((3, 8, 8))
+        """
+        made = NormalSource(self.seed, self.indices, shape)
+        made._keys = self._keys
+        return made
+
+    @property
+    def keys(self) -> list[tuple[int, int]]:
+        """(seed, index) of each sample, on which its draws depend."""
+        return list(self._keys)
+
+    @property
+    def version(self) -> int:
+        """A number that changes with the keys, for noise that keeps some of its draws."""
+        return self._keys.version
+
+    def rekey(self, keys: Sequence[tuple[int, int]]) -> None:
+        """Draw with other keys from now on, here and in all sources made by `with_shape`."""
+        self._keys[:] = keys
+        self._keys.version += 1
 
     def draw(
         self, stream: int, position: int | Sequence[int] = 0, block: int = 0, rows: np.ndarray | None = None
@@ -95,6 +127,11 @@ class NormalSource:
             bits[j] = _PHILOX.outputs(key, counter, count).view(np.int32)[: 2 * self._pairs]
         normals = box_muller(bits[:, : self._pairs], bits[:, self._pairs :])
         return normals[:, : self._size].reshape(len(keys), *self.shape)
+
+
+def branch_seed(seed: int, index: int, key: int) -> int:
+    """The seed of sample `index` after its run has branched: a random 64-bit number, keyed by all three numbers."""
+    return int(_PHILOX.outputs((seed, index), (0, key, 0, BRANCH), 1)[0])
 
 
 def check_seed(seed: Any) -> int:
@@ -149,6 +186,10 @@ class IndependentNoise:
         self._counts[taking] += 1
         return self._source.draw(PATH, self._counts[taking].tolist(), rows=rows)
 
+    def skip(self, start: float, end: float, rows: np.ndarray | None = None) -> None:
+        """Count a draw without making it."""
+        self._counts[slice(None) if rows is None else rows] += 1
+
 
 MIN_LEVELS = 5
 
@@ -171,6 +212,7 @@ class BrownianNoise:
     def __init__(self, source: NormalSource, levels: int = MIN_LEVELS) -> None:
         self._source, self._levels = source, levels
         self._cache: OrderedDict[tuple[int, int, int], Tensor] = OrderedDict()
+        self._version = source.version
         self._visit, self._covered = 0, (math.inf, -math.inf)
 
     @classmethod
@@ -179,12 +221,16 @@ class BrownianNoise:
         return cls(source, brownian_levels([0.0, shortest]))
 
     def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor:
+        self.skip(start, end, rows)
+        increment, deviation = self.increment(start, end, rows, self._visit)
+        return increment.div_(deviation)
+
+    def skip(self, start: float, end: float, rows: np.ndarray | None = None) -> None:
+        """Record that a step has been taken, without its increment."""
         (low, high), (lowest, highest) = sorted((start, end)), self._covered
         if low < highest and high > lowest:
             self._visit, lowest, highest = self._visit + 1, low, high
         self._covered = (min(low, lowest), max(high, highest))
-        increment, deviation = self.increment(start, end, rows, self._visit)
-        return increment.div_(deviation)
 
     def increment(
         self, start: float, end: float, rows: np.ndarray | None = None, visit: int = 0
@@ -221,6 +267,9 @@ class BrownianNoise:
         return weights
 
     def _normal(self, key: tuple[int, int, int]) -> Tensor:
+        if self._version != self._source.version:  # these normals belong to other keys
+            self._version = self._source.version
+            self._cache.clear()
         if key in self._cache:
             self._cache.move_to_end(key)
             return self._cache[key]

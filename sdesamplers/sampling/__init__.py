@@ -13,6 +13,10 @@ parts.py      the batches of a run, recorded and joined
 prepared.py   a checked call, with everything that its batches share; the loop over batches
 calls.py      `sample`
 replay.py     log-probabilities of a stored run under other weights
+memory.py     what a sampler still depends on in the middle of a run, found by dry runs without values
+records.py    the data of a run that can be copied; recorded.py, such a run; record_state.py, as plain data
+stepper.py    `Stepper`, a run advanced by hand; waiting.py, the evaluation that it waits for; stepper_arguments.py,
+              stepper_outputs.py, stepper_copies.py and stepper_state.py, its arguments, outputs, copies, stored form
 """
 
 from __future__ import annotations

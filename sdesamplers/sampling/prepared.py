@@ -22,7 +22,7 @@ from ..path.path import Path
 from ..path.points import model_state
 from ..pretrained.loading import as_model
 from ..processes.scalars import expand, scaled
-from ..processes.sde import GaussianProcess
+from ..processes.sde import SDE, GaussianProcess
 from ..registry.plugin import NoiseSource, Sampler
 from .arguments import make_recipe, table_for
 from .loop import Callback, Evaluator, drive
@@ -200,7 +200,7 @@ class PreparedRun:
         """A batch's initial state in path coordinates; sets the path's noise."""
         source = NormalSource(self.seed, list(indices), self.model.shape)
         path.ledger.noise = make_noise(self.recipe, source, self.shortest, self.noise)
-        return start_state(self.model, path, source, start, self.dtype)
+        return start_state(self.model.process, path, source, start, self.dtype, self.model.device)
 
     def end(self, path: Path, end: Tensor) -> Tensor:
         """A batch's final state in the model's coordinates."""
@@ -274,22 +274,29 @@ def make_noise(recipe: Recipe, source: NormalSource, shortest: float, kind: Nois
         raise UsageError(f"noise {recipe.noise!r}: {error}") from None
 
 
-def start_state(model: Model, path: Path, source: NormalSource, start: Tensor | None, dtype: torch.dtype) -> Tensor:
+def start_state(
+    process: SDE,
+    path: Path,
+    source: NormalSource,
+    start: Tensor | None,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Tensor:
     """The initial state of a batch in path coordinates: `start`, or prior noise scaled to the first point."""
     first = path.points[0]
     if start is not None:
-        x = start.to(device=model.device, dtype=dtype)
+        x = start.to(device=device, dtype=dtype)
         return x * expand(first.scale, x)
     begin = getattr(path.ledger.noise, "start_noise", None)
-    normal = (source.draw(START) if begin is None else begin()).to(device=model.device, dtype=dtype, non_blocking=True)
-    if isinstance(model.process, GaussianProcess):
-        if first.t == model.process.t_max:
-            return scaled(model.process.prior.sample(normal), first.scale)
-        noisiest = float(model.process.ratio(model.process.t_max))
+    normal = (source.draw(START) if begin is None else begin()).to(device=device, dtype=dtype, non_blocking=True)
+    if isinstance(process, GaussianProcess):
+        if first.t == process.t_max:
+            return scaled(process.prior.sample(normal), first.scale)
+        noisiest = float(process.ratio(process.t_max))
         if first.ratio < min(3.0, 0.5 * noisiest):
             warn(
                 f"the grid starts from pure noise at t = {first.t:g}, where a state should still contain much of the "
                 "signal; pass start= (a partly noised input), or begin nearer to t_max"
             )
         return scaled(normal, first.sigma)
-    return model.process.prior.sample(normal)
+    return process.prior.sample(normal)

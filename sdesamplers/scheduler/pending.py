@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
@@ -11,12 +10,11 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..models.clipping import Clip, clipped
-from ..path.path import Path
 from ..path.points import Point, model_state
 from ..path.prediction import Prediction
 from ..pretrained.conventions import Convention, without_variance
 from ..processes.scalars import expand
-from ..sampling.loop import Run
+from ..sampling.recorded import RecordedRun
 
 
 @dataclass
@@ -33,29 +31,37 @@ class StepOutput(SchedulerOutput):
 
 @dataclass
 class PendingStep:
-    """A run in progress: the sampler's generator, and the state and point at which it waits for a prediction.
+    """A run in progress, and the state that the pipeline has received for its next evaluation.
 
     Attributes:
-        run, path: the sampler's generator and the path passed to it.
-        x, point: the requested state and point, in the path's coordinates.
+        run: the run, which waits for a prediction.
         given, version: the tensor returned to the pipeline for this state, and its version at that time (None if torch
             does not track versions).
         discard_next_output: True if the network's next output is for the start of the run, before the sampler has
             requested a prediction.
     """
 
-    run: Run
-    path: Path
-    x: Tensor
-    point: Point
+    run: RecordedRun
     given: Tensor | None = None
     version: int | None = None
     discard_next_output: bool = False
 
     @property
+    def x(self) -> Tensor:
+        """The requested state, in the path's coordinates."""
+        x: Tensor = self.run.request[0]
+        return x
+
+    @property
+    def point(self) -> Point:
+        """The requested point."""
+        point: Point = self.run.request[1]
+        return point
+
+    @property
     def network_point(self) -> Point:
         """The point whose timestep the pipeline passes to its network next."""
-        return self.path.points[0] if self.discard_next_output else self.point
+        return self.run.path.points[0] if self.discard_next_output else self.point
 
     def hand_out(self, dtype: torch.dtype) -> Tensor:
         """The state at which to evaluate the network next, in the pipeline's dtype, not sharing memory with `x`."""
@@ -128,9 +134,3 @@ class PendingStep:
         """A pipeline's state in the path's coordinates and the run's dtype."""
         theirs, scale = sample.to(self.x.dtype), self.point.scale
         return theirs if isinstance(scale, float) and scale == 1.0 else theirs * expand(scale, theirs)
-
-    def __deepcopy__(self, memo: Any) -> PendingStep:
-        raise UsageError(
-            "a run in progress cannot be copied, as panorama pipelines do for every view; use their own schedulers "
-            "in panorama pipelines, and otherwise a scheduler.clone() for each run"
-        )

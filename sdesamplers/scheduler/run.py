@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,14 +12,14 @@ from torch import Tensor
 
 from ..errors import UsageError
 from ..path.noise import Noise, NormalSource
-from ..path.path import Path
 from ..path.points import Point, model_state
 from ..path.prediction import Prediction
 from ..processes.scalars import expand
 from ..registry.options import check_options
 from ..sampling.prepared import make_noise, shortest_draw
 from ..sampling.recipe import Recipe
-from ..sampling.runs import start_run
+from ..sampling.recorded import RecordedRun
+from ..sampling.records import Keys, Setup
 from .layout import Layout
 from .pending import PendingStep
 from .seeding import Generators, seeds_of
@@ -33,7 +34,7 @@ class History:
     Attributes:
         begin: the grid step from which the run started.
         offset: the index of that step's evaluation in the whole run.
-        noise: the run's noise source; a run restarted in the middle continues to use it.
+        run: the run; one that is restarted in the middle continues its noise.
         eta: the `eta` passed to `step`.
         passed: the timestep of the last evaluation.
         sample: the state that was passed with it.
@@ -42,7 +43,7 @@ class History:
 
     begin: int
     offset: int
-    noise: Noise | None
+    run: RecordedRun
     eta: float
     passed: Passed
     sample: weakref.ref[Tensor] | None = None
@@ -59,19 +60,23 @@ class PushedRun:
     Attributes:
         pending: the evaluation that the run waits for; None before the run has begun and after it has ended.
         is_over: True if the run has ended.
+        history: data of the current or last run; None before the first one.
+        evaluations: the number of evaluations of that run.
+        begun_at: the grid step at which it was started last.
     """
 
     def __init__(self, layout: Layout, timeline: Timeline) -> None:
         self.layout, self.timeline = layout, timeline
         self.pending: PendingStep | None = None
         self.is_over = False
-        self._history: History | None = None
-        self._evaluations = 0
+        self.history: History | None = None
+        self.evaluations = 0
+        self.begun_at = 0
 
     @property
     def step_index(self) -> int | None:
         """The number of timesteps already passed; None before the first step."""
-        return None if self._history is None else self._history.offset + self._evaluations
+        return None if self.history is None else self.history.offset + self.evaluations
 
     def time_of(self, passed: Passed) -> float:
         """The native time of a timestep; exactly the point's time if the timestep belongs to the grid or the run."""
@@ -94,7 +99,7 @@ class PushedRun:
         Raises:
             UsageError: the run in progress continues at another timestep.
         """
-        pending, history = self.pending, self._history
+        pending, history = self.pending, self.history
         if pending is None and history is None and not self.is_over:
             return self._start(self.timeline.step_meant(passed), sample, generator, eta, seed)
         if pending is not None and self._is_next(pending, passed):
@@ -111,7 +116,7 @@ class PushedRun:
         if passed.value is None:
             return True
         timeline, place = self.timeline, passed.place
-        last = None if self._history is None else self._history.passed.place
+        last = None if self.history is None else self.history.passed.place
         if place is not None and place.layout == self.layout.number:
             if (place.begin, place.position) == (timeline.run_begin, timeline.run_count):
                 return True
@@ -127,7 +132,7 @@ class PushedRun:
         step, as DDIM and DDPM do in diffusers. The state must not be the one that the run returned for another
         timestep.
         """
-        history = self._history
+        history = self.history
         if history is None or not self.layout.is_memoryless:
             return None
         if self.pending is None:
@@ -140,13 +145,13 @@ class PushedRun:
         elif self.pending.is_own(sample):
             return None
         begin = self.timeline.step_meant(passed)
-        self._evaluations = begin - history.begin
+        self.evaluations = begin - history.begin
         return self._start(begin, sample, None, eta, seed, history)
 
     def _unexpected(self, passed: Passed) -> UsageError:
         if self.pending is None:
             return UsageError(
-                f"this run ended after {self._evaluations} evaluations; call set_timesteps for another run"
+                f"this run ended after {self.evaluations} evaluations; call set_timesteps for another run"
             )
         expected = self.timeline.number_at(self.pending.network_point)
         return UsageError(
@@ -166,25 +171,32 @@ class PushedRun:
         seed: int | None,
         before: History | None = None,
     ) -> PendingStep:
-        layout, recipe = self.layout, self._with_eta(eta)
-        path = layout.path(begin)
-        if before is None:
-            path.ledger.noise = self._noise_for(path, recipe, sample, generator, seed)
-        else:
-            path.ledger.noise = before.noise
+        layout, setup = self.layout, self.setup(begin, eta)
         x = sample.to(torch.promote_types(sample.dtype, torch.float32))
-        scale = path.points[0].scale
+        scale = layout.path(begin).points[0].scale
         # The pipeline owns its tensor and may overwrite it; the buffer of a CUDA graph is overwritten at every step.
         x = x.clone() if isinstance(scale, float) and scale == 1.0 else x * expand(scale, x)
-        run = start_run(layout.spec, x, path, recipe.options)
-        first, point = layout.single(next(run))
+        if before is None:
+            run = RecordedRun(setup, x, self._keys(sample, generator, eta, seed))
+        else:
+            run = RecordedRun(setup, x, before.run.keys, before.run.steps)
+        _, point = layout.single(run.request)
         self._check_rows(point, len(sample))
         start, offset = (begin, layout.position_of(begin)) if before is None else (before.begin, before.offset)
-        discard = layout.plan(begin).discard_first_output
-        self.timeline.begin_run(begin, path.points[0])
-        self._history = History(start, offset, path.ledger.noise, eta, Passed())
-        self.pending = PendingStep(run, path, first, point, discard_next_output=discard)
+        self.timeline.begin_run(begin, run.path.points[0])
+        self.history = History(start, offset, run, eta, Passed())
+        self.begun_at = begin
+        self.pending = PendingStep(run, discard_next_output=layout.plan(begin).discard_first_output)
         return self.pending
+
+    def setup(self, begin: int, eta: float) -> Setup:
+        """What a run from a grid step is made of."""
+        layout, recipe, spec = self.layout, self._with_eta(eta), self.layout.spec
+
+        def new_noise(source: NormalSource) -> Noise:
+            return make_noise(recipe, source, shortest_draw(layout.path(begin), recipe, spec, (1,)))
+
+        return Setup(spec, recipe.options, lambda: layout.path(begin), new_noise, spec.name)
 
     def _with_eta(self, eta: float) -> Recipe:
         """The recipe with DDIM's `eta`, for samplers that have this option; eta = 0 leaves the option unchanged."""
@@ -196,14 +208,11 @@ class PushedRun:
         checked = check_options({"eta": eta}, spec.options, f"sampler {spec.name!r}")
         return replace(recipe, options={**recipe.options, **checked})
 
-    def _noise_for(self, path: Path, recipe: Recipe, sample: Tensor, generator: Generators, seed: int | None) -> Noise:
-        spec = self.layout.spec
-        if seed is None and (spec.stochastic or recipe is not self.layout.recipe):
-            seeds, indices = seeds_of(generator, sample)
-        else:
-            seeds, indices = [seed or 0] * len(sample), list(range(len(sample)))
-        source = NormalSource(seeds, indices, tuple(sample.shape[1:]))
-        return make_noise(recipe, source, shortest_draw(path, recipe, spec, (1,)))
+    def _keys(self, sample: Tensor, generator: Generators, eta: float, seed: int | None) -> Keys:
+        """The keys of a run's noise."""
+        if seed is None and (self.layout.spec.stochastic or eta):
+            return list(zip(*seeds_of(generator, sample), strict=True))
+        return [(seed or 0, index) for index in range(len(sample))]
 
     def _check_rows(self, point: Point, count: int) -> None:
         if point.rows is not None and count > 1:
@@ -217,9 +226,9 @@ class PushedRun:
 
     def note(self, passed: Passed, sample: Tensor) -> None:
         """Record that the network was evaluated for the pending request, at this timestep and state."""
-        if self._history is not None:
-            self._history.passed, self._history.sample = passed, weakref.ref(sample)
-        self._evaluations += 1
+        if self.history is not None:
+            self.history.passed, self.history.sample = passed, weakref.ref(sample)
+        self.evaluations += 1
         self.timeline.run_count += 1
 
     def advance(
@@ -237,9 +246,10 @@ class PushedRun:
             pending.discard_next_output = False
         else:
             try:
-                pending.x, pending.point = self.layout.single(pending.run.send(prediction))
-            except StopIteration as stop:
-                return self._finish(stop.value, pending, dtype)
+                pending.run.send(prediction)
+                if pending.run.end is not None:
+                    return self._finish(pending.run.end, pending, dtype)
+                self.layout.single(pending.run.request)
             except Exception:
                 self._end()
                 raise
@@ -258,11 +268,24 @@ class PushedRun:
 
     def _finish(self, x: Tensor, pending: PendingStep, dtype: torch.dtype) -> Tensor:
         self._end()
-        clean = model_state(x, pending.path.points[-1]).to(dtype)
-        if self._history is not None:
-            self._history.output = weakref.ref(clean)
+        pending.run.end = None  # the pipeline owns the sample
+        clean = model_state(x, pending.run.path.points[-1]).to(dtype)
+        if self.history is not None:
+            self.history.output = weakref.ref(clean)
         return clean
 
     def _end(self) -> None:
         self.pending, self.is_over = None, True
         self.timeline.end_run()
+
+    # Copies.
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> PushedRun:
+        made = PushedRun(self.layout, copy.deepcopy(self.timeline, memo))
+        made.is_over, made.evaluations, made.begun_at = self.is_over, self.evaluations, self.begun_at
+        history, pending = self.history, self.pending
+        if history is not None:
+            made.history = replace(history, run=history.run.copy())
+            if pending is not None:
+                made.pending = replace(pending, run=made.history.run)
+        return made

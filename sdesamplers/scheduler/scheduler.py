@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -39,6 +40,7 @@ from .grids import GridRequest, requested_grid
 from .noising import Noising
 from .pending import StepOutput
 from .run import PushedRun
+from .run_state import dump_pushed, restore_pushed
 from .seeding import Generators
 from .step_arguments import check_grid_arguments, check_step_arguments
 from .table import MISSING, alphas_cumprod, betas
@@ -205,32 +207,55 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         return type(self)(choice.sampler, trained=self.trained, **choice.recipe_arguments, **rest, **choice.options)
 
     def __deepcopy__(self, memo: Any) -> Scheduler:
-        """A clone that keeps the grid unless a run is in progress.
+        """A scheduler of the same configuration, grid and run; both continue independently, bit for bit alike.
 
-        Pipelines that generate two modalities copy the scheduler after `set_timesteps`.
+        Pipelines that generate two modalities, or one image in several views, copy the scheduler.
         """
         made = self.clone()
-        if self._keeps_grid and self._run is not None:
+        if self._run is not None:
             laid_out = ("convention", "num_inference_steps", "order", "_grid_arguments")
             made.__dict__.update({name: getattr(self, name) for name in laid_out})
-            made._timeline = self._timeline.without_run()
-            made._run = PushedRun(self._run.layout, made._timeline)
+            made._run = copy.deepcopy(self._run, memo)
+            made._timeline = made._run.timeline
             made.timesteps = made._timeline.from_step(0)
         return made
 
     def __copy__(self) -> Scheduler:
-        return self.__deepcopy__({})
+        return copy.deepcopy(self)
 
     def __reduce__(self) -> Any:
-        laid_out = self._keeps_grid
-        grid = self._grid_arguments if laid_out else None
-        return _unpickled, (type(self), dict(self.config), grid, self.begin_index if laid_out else None)
+        return _unpickled, (type(self), dict(self.config), *self.state_dict().values())
 
-    @property
-    def _keeps_grid(self) -> bool:
-        """True if a copy keeps the grid; not during a run, which cannot be copied and must not seem to be."""
-        over = self._run is None or self._run.is_over
-        return self.num_inference_steps is not None and (self.step_index is None or over)
+    def state_dict(self) -> dict[str, Any]:
+        """The grid and the run in progress, as plain data and tensors, for `torch.save` and `load_state_dict`.
+
+        torch.save(scheduler.state_dict(), "run.pt")
+        """
+        run = self._run
+        grid = None if run is None else self._grid_arguments
+        return {"grid": grid, "begin_index": self.begin_index, "run": None if run is None else dump_pushed(run)}
+
+    def load_state_dict(self, state: Mapping[str, Any], device: str | torch.device | None = None) -> None:
+        """Continue the run of a dictionary from `state_dict`, in a scheduler of the same configuration.
+
+            scheduler.load_state_dict(torch.load("run.pt"))
+
+        Args:
+            state: the dictionary.
+            device: of the states; by default that of the stored tensors.
+
+        Raises:
+            UsageError: it is no such dictionary.
+        """
+        if not isinstance(state, Mapping) or not {"grid", "begin_index", "run"} <= state.keys():
+            raise UsageError(f"this is no state of a Scheduler: pass what state_dict() returned, not {shown(state)}")
+        self._reset()
+        if state["grid"] is not None:
+            self.set_timesteps(**state["grid"])
+        if state["begin_index"] is not None:
+            self.set_begin_index(state["begin_index"])
+        if state["run"] is not None and self._run is not None:
+            restore_pushed(self._run, state["run"], device)
 
     def __len__(self) -> int:
         return int(self.trained.get("num_train_timesteps", 1000))
@@ -448,11 +473,10 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         return StepOutput(state, x0) if return_dict else (state, x0)
 
 
-def _unpickled(cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_index: int | None) -> Scheduler:
-    """A scheduler from its configuration, with the grid that it had."""
+def _unpickled(
+    cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_index: int | None, run: Any = None
+) -> Scheduler:
+    """A scheduler from its configuration, with the grid and the run that it had; pickles of early 0.1 have no run."""
     made: Scheduler = cls.from_config(config)
-    if grid is not None:
-        made.set_timesteps(**grid)
-    if begin_index is not None:
-        made.set_begin_index(begin_index)
+    made.load_state_dict({"grid": grid, "begin_index": begin_index, "run": run})
     return made

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
+from typing import Any
 
 import numpy as np
 import torch
@@ -83,11 +84,27 @@ class Timeline:
         self._rounds = rounds and isinstance(convention.process, DiscreteVP)
         self.order, self._stride, self._is_closed = order, stride, is_closed
 
-    def without_run(self) -> Timeline:
-        """A copy with the same grid and no run, for another scheduler."""
+    def __deepcopy__(self, memo: Any) -> Timeline:
         made = copy(self)
-        made._forget_run()
+        made._cutoffs = set(self._cutoffs)
+        made.emitted_timesteps = None if self.emitted_timesteps is None else list(self.emitted_timesteps)
         return made
+
+    def state(self) -> dict[str, Any]:
+        """The run in progress as plain data."""
+        emitted = self.emitted_timesteps
+        numbers = None if emitted is None else [element.item() for element in emitted]
+        begin, count, cutoffs = self.run_begin, self.run_count, sorted(self._cutoffs)
+        return {"begin": begin, "count": count, "cutoffs": cutoffs, "emitted": numbers}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue the run of a dictionary from `state`."""
+        self.run_begin, self.run_count, self._cutoffs = state["begin"], state["count"], set(state["cutoffs"])
+        if state["emitted"] is not None:
+            numbers = [self._rounded(np.array(number)) for number in state["emitted"]]
+            self.emitted_timesteps = [
+                self._marked(number, self.run_begin or 0, position) for position, number in enumerate(numbers)
+            ]
 
     @property
     def is_adaptive(self) -> bool:
@@ -98,7 +115,10 @@ class Timeline:
 
     def numbers_at(self, points: Sequence[Point]) -> np.ndarray:
         """The network time at each point, rounded as in `timesteps`: (len(points),), int64 or float32."""
-        values = np.asarray(self._convention.timestep(np.array([np.max(point.t) for point in points], dtype=float)))
+        values = self._convention.timestep(np.array([np.max(point.t) for point in points], dtype=float))
+        return self._rounded(np.asarray(values))
+
+    def _rounded(self, values: np.ndarray) -> np.ndarray:
         return np.rint(values).astype(np.int64) if self._rounds else values.astype(np.float32)
 
     def number_at(self, point: Point) -> float:
@@ -182,22 +202,23 @@ class Timeline:
     def begin_run(self, begin: int, first: Point) -> None:
         """Record that a run begins at a grid step, whose point is `first`."""
         if self.is_adaptive:
-            self.emitted_timesteps = [self._marked(first, begin, 0)]
+            self.emitted_timesteps = [self._marked(self.numbers_at([first])[0], begin, 0)]
         self.run_begin, self.run_count = begin, 0
 
     def emit(self, point: Point) -> None:
         """Record that the run in progress evaluates the model at `point` next; it is the next timestep if adaptive."""
         if self.emitted_timesteps is not None:
             assert self.run_begin is not None
-            self.emitted_timesteps.append(self._marked(point, self.run_begin, self.run_count))
+            self.emitted_timesteps.append(self._marked(self.numbers_at([point])[0], self.run_begin, self.run_count))
 
     def end_run(self) -> None:
         """Record that the run in progress has ended."""
         self.run_begin = None
 
-    def _marked(self, point: Point, begin: int, position: int) -> Tensor:
-        emitted = torch.from_numpy(self.numbers_at([point]))[0].to(self._device)
-        return mark(emitted, self.layout.number, begin, position, self.number_at(point))
+    def _marked(self, number: np.ndarray, begin: int, position: int) -> Tensor:
+        """The timestep of evaluation `position` of the run from grid step `begin`; `number` is its value, ()."""
+        emitted = torch.from_numpy(number[None])[0].to(self._device)
+        return mark(emitted, self.layout.number, begin, position, float(number))
 
     # Operations of a loop on timesteps.
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..checks import shown
 from ..errors import UsageError
 from ..processes.scalars import as_scalar
 
@@ -86,11 +87,25 @@ def read_timestep(timestep: Any) -> Passed:
         if hasattr(timestep, "__float__") and not isinstance(timestep, bool):
             return Passed()
         raise UsageError(f"timestep must be a number, such as an element of scheduler.timesteps, not {timestep!r}")
-    values = np.atleast_1d(as_scalar(timestep))
+    try:
+        values = np.ravel(as_scalar(timestep))
+    except (TypeError, ValueError, RuntimeError):  # rows of different lengths, lists of tensors
+        raise UsageError(
+            f"timestep must be a number, such as an element of scheduler.timesteps, not {shown(timestep)}"
+        ) from None
     if not len(values) or np.any(values != values[0]):
-        raise UsageError(f"timestep must be the same number for all samples, not {values.tolist()}")
+        raise UsageError(
+            f"timestep must be the same number for all samples, not {shortened(values)}: a run is at one time; samples "
+            "at different times need a scheduler, or an sds.Stepper, each"
+        )
     value, dtype = float(values[0]), getattr(timestep, "dtype", type(timestep))
     return Passed(value, None, _rounding(value, dtype))
+
+
+def shortened(values: np.ndarray) -> str:
+    """The first numbers of a list."""
+    text = ", ".join(f"{value:g}" for value in values[:4])
+    return f"[{text}, ...]" if len(values) > 4 else f"[{text}]"
 
 
 def _is_numeric(timestep: Any) -> bool:

@@ -50,7 +50,7 @@ class StationaryModel(Model):
 
     def __init__(self, shape: tuple[int, ...] = (2,), dtype: torch.dtype = torch.float64) -> None:
         self.shape, self.dtype = shape, dtype
-        self.process = LangevinSDE(lambda x: -x, duration=2.0)
+        self.process = LangevinSDE(torch.neg, duration=2.0)
 
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Output:
         return Output(-x, None, -0.5 * x.flatten(1).square().sum(1))

@@ -10,7 +10,7 @@ from ..registry.names import Preset
 from ..registry.options import check_options
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
-from . import convergence, invariants
+from . import convergence, invariants, resumption
 from .case import Case
 from .invariants import Outcome
 from .report import Finding, Report
@@ -28,6 +28,7 @@ CHECKS: dict[str, Callable[[Case], Outcome]] = {
     "options": invariants.options_matter,
     "edits": invariants.edits_count,
     "push = pull": invariants.pushed_is_pulled,
+    "resumed": resumption.resumed,
     "point mass": invariants.point_mass,
     "log-probabilities": invariants.log_probabilities,
     "noise": invariants.noise_as_declared,

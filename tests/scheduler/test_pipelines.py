@@ -1100,13 +1100,14 @@ def test_perturbed_attention_guidance(kind: str, sampler: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "error", "words"),
     [
-        ("StableDiffusionPanoramaPipeline", UsageError, "a run in progress cannot be copied"),
+        ("StableDiffusionPanoramaPipeline", UsageError, "this run of heun continues at timestep"),
         ("StableDiffusionSAGPipeline", ValueError, "does not support using a scheduler of type"),
         ("StableDiffusionLatentUpscalePipeline", AttributeError, "divided by alpha"),
     ],
 )
 def test_pipelines_that_need_a_scheduler_of_their_own(kind: str, error: type[Exception], words: str) -> None:
-    """They copy a run, know classes by name, or take states for x / alpha: each says so, and none makes a picture."""
-    call = tiny.SIZED if kind != "StableDiffusionLatentUpscalePipeline" else {**tiny.TEXT, "image": noise(1, 4, 8, 8)}
+    """They step one run for several views, know classes by name, or take states for x / alpha: each says so."""
+    upscales = kind == "StableDiffusionLatentUpscalePipeline"
+    call = {**tiny.TEXT, "image": noise(1, 4, 8, 8)} if upscales else {**tiny.SIZED, "width": 640}
     with pytest.raises(error, match=words):
         of_kind(kind, "heun")(**call)

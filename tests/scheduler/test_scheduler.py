@@ -232,14 +232,17 @@ def test_a_scheduler_comes_back_from_everything_it_is_stored_in(sampler, options
     assert sds.Scheduler.from_config(ours.config, return_unused_kwargs=True)[1] == {}
 
 
-def test_a_copy_has_no_run_of_its_own():
+def test_a_clone_has_no_run_and_a_copy_has_its_own():
     ours = sds.Scheduler("euler")
     ours.set_timesteps(4)
     x = normal(1, 1, 2, 2)
     ours.step(x, ours.timesteps[0], x)
     assert (ours.step_index, ours.num_inference_steps) == (1, 4)
-    for found in (ours.clone(), copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
-        assert (found.step_index, found.num_inference_steps) == (None, None)
+    assert (ours.clone().step_index, ours.clone().num_inference_steps) == (None, None)
+    for found in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):
+        assert (found.step_index, found.num_inference_steps) == (1, 4)
+        found.step(x, ours.timesteps[1], x)
+        assert (found.step_index, ours.step_index) == (2, 1)
     for found in (copy.deepcopy(ours.timesteps), pickle.loads(pickle.dumps(ours.timesteps))):
         assert type(found) is Tensor
         assert torch.equal(found, ours.timesteps + 0)
