@@ -155,6 +155,21 @@ class Pool:
         If the last batch has not been sent, for example because the network ran out of memory, its rows are requested
         again, in a batch that follows the present `max_rows` and queue.
         """
+        while chosen := self._choose():
+            for shares in (chosen, chosen[:1]):  # objects of a condition's own class may refuse to be joined
+                try:
+                    self._batch = joined([share for _, share in shares])
+                except Exception as error:
+                    failure = error
+                else:
+                    self._shares = shares
+                    return self._batch
+            self._finish(chosen[0][0], failure)
+        self._shares = self._batch = None
+        return None
+
+    def _choose(self) -> list[tuple[PoolRequest, Share]]:
+        """The rows of the next batch: those of the first request in the queue, and rows of their kind of the others."""
         with self._changed:
             waiting = list(self._queue.values())
         chosen: list[tuple[PoolRequest, Share]] = []
@@ -167,11 +182,10 @@ class Pool:
                     space -= chosen[-1][1].size
             if not space:
                 break
-        self._shares, self._batch = (chosen, _joined(chosen)) if chosen else (None, None)
-        return self._batch
+        return chosen
 
     def _halves(self, request: PoolRequest) -> list[Half]:
-        """The rows of a request's evaluation; none if its sampler fails, as it may when a copy is used first."""
+        """The rows of a request's evaluation; none if its condition has too few, or a copied sampler fails."""
         try:
             return request.halves
         except Exception as error:
@@ -206,8 +220,9 @@ class Pool:
             self._advance(request)
 
     def _advance(self, request: PoolRequest) -> None:
-        if any(half.remaining for half in request.halves):
-            return  # it stays at the head of the queue
+        is_removed = self._queue.get(request.id) is not request
+        if is_removed or any(half.remaining for half in request.halves):
+            return  # if rows remain, it stays at the head of the queue
         try:
             request.advance()
         except Exception as error:  # of a plugin's sampler, for example; the other requests continue
@@ -265,12 +280,3 @@ class Pool:
             UsageError: other bytes, or the request of another network.
         """
         return self._enter(PoolRequest.load(data, self.process, self.prediction, self.clock, device))
-
-
-def _joined(chosen: list[tuple[PoolRequest, Share]]) -> PoolBatch:
-    """The batch of these rows. If objects of conditions cannot be joined, the first request's rows remain."""
-    try:
-        return joined([share for _, share in chosen])
-    except (UsageError, RuntimeError):
-        del chosen[1:]
-        return joined([share for _, share in chosen])

@@ -26,7 +26,7 @@ FORMAT = 1
 
 
 @public
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PoolResult:
     """A request that a pool has finished.
 
@@ -96,9 +96,7 @@ class PoolRequest:
         return self._halves
 
     def advance(self) -> None:
-        """Pass the stepper the outputs of the evaluation, if all have arrived."""
-        if any(half.remaining for half in self.halves):
-            return
+        """Pass the stepper the outputs of the evaluation, all of which have arrived."""
         outputs = [half.output for half in self.halves]
         self._halves = None
         value, unguided, log_density = outputs[0]

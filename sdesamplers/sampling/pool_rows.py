@@ -31,7 +31,7 @@ class PoolRow(NamedTuple):
 
 
 @public
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PoolBatch:
     """The rows that the network evaluates next, of one shape.
 

@@ -286,6 +286,25 @@ def test_outputs_of_inference_mode() -> None:
     assert torch.equal(results[0].stepper.x, alone(new("dpmpp-2m", num_samples=3)))
 
 
+class Broken(Prompt):
+    """A condition that cannot be used at all."""
+
+    @classmethod
+    def cat(cls, prompts: list[Prompt]) -> Prompt:
+        raise TypeError("a fault of the condition")
+
+
+def test_a_condition_that_cannot_be_used_ends_only_its_own_request() -> None:
+    pool = new_pool()
+    broken = pool.add(new(), condition=Broken(torch.zeros(1, 4)))
+    short = pool.add(new(num_samples=2), condition=Prompt(torch.zeros(1, 4)))
+    good = pool.add(new(seed=2))
+    results = finished(pool)
+    assert isinstance(results[broken].error, TypeError)
+    assert isinstance(results[short].error, IndexError)
+    assert torch.equal(results[good].stepper.x, alone(new(seed=2)))
+
+
 # --- requests that leave ----------------------------------------------------------------------------------------------
 
 
