@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import SolverError
+from ..errors import PluginError, SolverError
 from ..path.path import Ledger, Path
 from ..path.prediction import Prediction, ScorePrediction
 from ..processes.sde import GaussianProcess
@@ -52,8 +52,7 @@ class RecordedRun:
         self.record = Record(start, start.shape, start.dtype, start.device, [(0, list(keys))], list(earlier))
         self.record.log_probs = [] if log_probs else None
         self._clear()
-        self._begin(start)
-        self._path.ledger.log_probs, self._path.ledger.draws = self.record.log_probs, self.record.draws
+        self._begin(start, records=True)
 
     def _clear(self) -> None:
         """Forget the generator, which belongs to this object alone."""
@@ -66,13 +65,15 @@ class RecordedRun:
     end: Tensor | None
     _path: Path
 
-    def _begin(self, start: Tensor) -> None:
-        """Make the generator and run it to its first request."""
+    def _begin(self, start: Tensor, *, records: bool) -> None:
+        """Make the generator and run it to its first request; `records` is False in a replay, which has its records."""
         setup, record = self.setup, self.record
         self._path = setup.new_path()
         self._make = Prediction if isinstance(self._path.process, GaussianProcess) else ScorePrediction
         self._noise = RunNoise(setup, record.keys[0][1], record.shape[1:], record.earlier)
         self._path.ledger.noise = self._noise
+        if records:
+            self._path.ledger.log_probs, self._path.ledger.draws = record.log_probs, record.draws
         prepare_for_forks()
         self._run = start_run(setup.spec, start, self._path, setup.options)
         try:
@@ -100,7 +101,8 @@ class RecordedRun:
     @property
     def request(self) -> Any:
         """The sampler's request: (state, point), or a list of such pairs."""
-        self._ensure()
+        if self._request is None:
+            self._ensure()
         return self._request
 
     def send(self, reply: Any) -> None:
@@ -108,7 +110,8 @@ class RecordedRun:
 
         If the sampler raises an error, the run is over.
         """
-        self._ensure()
+        if self._run is None:
+            self._ensure()
         assert self._run is not None
         self._remember(reply)
         self.record.count += 1
@@ -145,7 +148,8 @@ class RecordedRun:
 
     def _remember(self, reply: Any) -> None:
         """Record a prediction, and drop those on which nothing depends any more."""
-        record, memory, k = self.record, self.memory, self.record.count
+        record, memory = self.record, self._memory if self._knows_memory else self.memory
+        k = record.count
         if memory is None:
             if isinstance(reply, list):
                 pairs = zip(reply, self._request, strict=True)
@@ -153,6 +157,8 @@ class RecordedRun:
             else:
                 record.sent[k] = [Sent.of(reply, self._request[0], False)]
             return
+        if k >= len(memory.dropped):
+            return  # the run is longer than the dry run: `_replay` refuses it
         dropped = memory.dropped[k]
         if k not in dropped:
             requested = self._request[0]
@@ -195,14 +201,23 @@ class RecordedRun:
     def _ensure(self) -> None:
         """Make the generator of a copy."""
         if self._run is None and self.record.states:
-            with torch.inference_mode(False), torch.no_grad():
-                self._replay()
+            try:
+                with torch.inference_mode(False), torch.no_grad():
+                    self._replay()
+            except BaseException:
+                self._run = None  # the copy is still waiting
+                raise
 
     def _replay(self) -> None:
         record = self.record
         blank = torch.zeros(record.shape, dtype=record.dtype, device=record.device)
-        self._begin(blank if record.start is None else record.start.clone())
+        self._begin(blank if record.start is None else record.start.clone(), records=False)
         memory, noise, run, changes = self.memory, self._noise, self._run, dict(record.keys[1:])
+        if memory is not None and record.count >= len(memory.needed):
+            raise PluginError(
+                f"{self.setup.label}: this run cannot be copied, because it has made more evaluations than the "
+                "same run on tensors without values (torch's meta device); do its operations depend on the device?"
+            )
         assert noise is not None
         assert run is not None
         noise.needed = None if memory is None else memory.needed[record.count]

@@ -88,7 +88,7 @@ class Output(NamedTuple):
     log_density: Tensor | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Sent:
     """A prediction that a sampler has received, as far as a replay needs it.
 
@@ -106,10 +106,10 @@ class Sent:
     def of(cls, prediction: Prediction, requested: Tensor, keeps_state: bool) -> Sent:
         """The record of a prediction; `keeps_state` is False if a replay computes the state or does not need it."""
         unguided = prediction.unguided
-        plain = None if unguided is None else (unguided.raw.detach(), unguided.kind)
-        output = Output(prediction.raw.detach(), prediction.kind, plain, prediction.log_density)
-        edited = None if prediction.x is requested else prediction.x.detach()
-        return cls(output, requested.detach() if keeps_state else None, edited)
+        plain = None if unguided is None else (detached(unguided.raw), unguided.kind)
+        output = Output(detached(prediction.raw), prediction.kind, plain, prediction.log_density)
+        edited = None if prediction.x is requested else detached(prediction.x)
+        return cls(output, detached(requested) if keeps_state else None, edited)
 
     def again(self, x: Tensor, point: Point[Any], make: type[Prediction]) -> Prediction:
         """The prediction, for the same request of a replay; the requested state `x` is overwritten by the first run's.
@@ -134,6 +134,11 @@ class Sent:
         raw, kind, unguided, log_density = self.output
         plain = None if unguided is None else (change(unguided[0]), unguided[1])
         return Sent(Output(change(raw), kind, plain, changed(log_density)), changed(self.state), changed(self.edited))
+
+
+def detached(tensor: Tensor) -> Tensor:
+    """A tensor without its graph, if it has one."""
+    return tensor.detach() if tensor.requires_grad else tensor
 
 
 def forgotten(x: Tensor, point: Point[Any], make: type[Prediction]) -> Prediction:

@@ -203,7 +203,12 @@ class Stepper(Copied):
     @property
     def t(self) -> Tensor:
         """The network's time for each of the states `x`, (M,), by `clock`; float64 if the states are, else float32."""
-        return self._network_times(self._waiting.times())
+        requests = self._waiting.requests
+        x, point = requests[0]
+        if len(requests) > 1 or point.rows is not None:
+            return self._network_times(self._waiting.times())
+        one = self._network_times(np.array([point.t]))
+        return one.expand(len(x)).clone()
 
     @property
     def times(self) -> np.ndarray:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..checks import whole
 from ..errors import UsageError
 from ..path.noise import branch_seed, check_seed
+from ..processes.pickling import Pickled
 from ..registry.plugin import Sampler
 from .recorded import RecordedRun
 from .records import Setup
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Copied:
+class Copied(Pickled):
     """The methods of `Stepper` that make copies of its run."""
 
     indices: list[int]

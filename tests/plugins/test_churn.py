@@ -11,12 +11,12 @@ from diffusers.schedulers import scheduling_edm_euler, scheduling_euler_discrete
 from lanes import every_third, mostly_slow
 from process_cases import TABLE
 from scheduler_configurations import DDPM
+from sdesamplers_plugins import churn
 
 import sdesamplers as sds
 from sdesamplers.path.noise import PATH
 from sdesamplers.sampling.loop import drive
 from sdesamplers.testing.problems import PROCESSES, Counter, gaussian_moments, run
-from sdesamplers_plugins import churn
 
 CASES = {
     "vp": (sds.VP(), "epsilon"),

@@ -8,12 +8,12 @@ import pytest
 import torch
 from lanes import mostly_slow
 from process_cases import TABLE as DDPM_TABLE
+from sdesamplers_plugins._dpm_stages import linear_weights
+from sdesamplers_plugins.dpm_fast import groups, third_order_weights
 
 import sdesamplers as sds
 from sdesamplers.coefficients import midpoint_integrals
 from sdesamplers.testing.problems import Transport, graded, run
-from sdesamplers_plugins._dpm_stages import linear_weights
-from sdesamplers_plugins.dpm_fast import groups, third_order_weights
 
 ALL = [
     "dpm-solver-2",

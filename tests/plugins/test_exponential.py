@@ -7,11 +7,11 @@ import pytest
 import torch
 from lanes import every_third, mostly_slow
 from process_cases import TABLE
+from sdesamplers_plugins.exponential import hochbruck_ostermann, krogstad, three_stages, two_stages
 
 import sdesamplers as sds
 from sdesamplers.coefficients import phi
 from sdesamplers.testing.problems import Transport, graded, measure_order, run
-from sdesamplers_plugins.exponential import hochbruck_ostermann, krogstad, three_stages, two_stages
 
 NAMES = (
     "exp-ab",

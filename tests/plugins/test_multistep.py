@@ -8,11 +8,11 @@ import pytest
 import torch
 from lanes import mostly_slow
 from process_cases import TABLE
+from sdesamplers_plugins.multistep import EQUAL_STEPS, adams_bashforth
 
 import sdesamplers as sds
 from sdesamplers.path.noise import NormalSource
 from sdesamplers.testing.problems import Transport, measure_order, run
-from sdesamplers_plugins.multistep import EQUAL_STEPS, adams_bashforth
 
 NAMES = ("ab", "abm", "lms", "ipndm", "ipndm-v", "pndm", "plms", "deis")
 ROOT = np.sqrt(TABLE)

@@ -12,9 +12,9 @@ from orders import MEAN, STD, gaussian_error, slope
 from process_cases import TABLE
 from scipy.integrate import DOP853, RK23, RK45, solve_ivp
 from scipy.integrate._ivp.rk import rk_step
+from sdesamplers_plugins import runge_kutta
 
 import sdesamplers as sds
-from sdesamplers_plugins import runge_kutta
 
 TABLEAUS = {t.name: t for t in (*runge_kutta.METHODS, *runge_kutta.PAIRS)}
 PAIRS = [t.name for t in runge_kutta.PAIRS]

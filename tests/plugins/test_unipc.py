@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 from lanes import mostly_slow
+from sdesamplers_plugins.unipc import weights
 
 import sdesamplers as sds
 from sdesamplers.testing.problems import PROCESSES, Transport, run
-from sdesamplers_plugins.unipc import weights
 
 VARIANTS = ["bh1", "bh2", "vary_coeff"]
 

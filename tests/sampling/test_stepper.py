@@ -127,11 +127,12 @@ def test_inputs_of_several_points_and_of_single_samples() -> None:
     assert free.result.accepted.tolist() == expected.accepted.tolist()
 
 
-def test_log_probabilities_and_their_replay() -> None:
+@pytest.mark.parametrize("sampler", ["ddpm", "churn"])  # churn draws before its first evaluation
+def test_log_probabilities_and_their_replay(sampler: str) -> None:
     model = sds.FunctionModel(network, PROCESS, "epsilon", (5,))
-    expected = sds.sample(model, "ddpm", steps=6, num_samples=4, seed=3, log_probs=True)
-    stepper = new("ddpm", steps=6, log_probs=True)
-    for _ in range(6):
+    expected = sds.sample(model, sampler, steps=6, num_samples=4, seed=3, log_probs=True)
+    stepper = new(sampler, steps=6, log_probs=True)
+    while not stepper.is_done:
         stepper = pickled(copy.deepcopy(stepper))
         advanced(stepper, 1)
     result = stepper.result
@@ -474,6 +475,29 @@ def test_samples_and_keys_that_do_not_exist_are_refused() -> None:
     ):
         with pytest.raises(sds.UsageError, match=message):
             act()
+
+
+@sds.sampler("longer-on-a-device", order=None, reference="none")
+def longer_on_a_device(x: Tensor, path: sds.Path) -> sds.Run:
+    """Takes another step on devices that have values."""
+    for now, then in path.steps[: 5 if x.is_meta else None]:
+        out = yield x, now
+        x = out.step_to(then)
+    return x
+
+
+def test_a_sampler_whose_steps_depend_on_the_device_runs_and_is_not_copied() -> None:
+    stepper = advanced(new(longer_on_a_device), 8)  # type: ignore[arg-type]
+    with pytest.raises(sds.PluginError, match="this run cannot be copied, because it has made more evaluations"):
+        advanced(copy.deepcopy(stepper), 1)
+    assert torch.equal(advanced(stepper).x, advanced(new("ddim")).x)
+
+
+def test_a_clock_without_a_name_cannot_be_pickled() -> None:
+    stepper = advanced(new(clock=lambda t: 2 * t), 3)
+    with pytest.raises(sds.UsageError, match="this Stepper cannot be pickled: clock is the function"):
+        pickle.dumps(stepper)
+    assert torch.equal(advanced(copy.deepcopy(stepper)).x, advanced(stepper).x)
 
 
 @sds.sampler("failing", order=None, reference="none")
