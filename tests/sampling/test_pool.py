@@ -225,7 +225,7 @@ class Prompt:
         self.tokens = tokens
 
     def __getitem__(self, rows: Any) -> "Prompt":
-        return Prompt(self.tokens[rows])
+        return type(self)(self.tokens[rows])
 
     @classmethod
     def cat(cls, prompts: list["Prompt"]) -> "Prompt":
