@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,15 @@ def measure(size: Size, say: Callable[[str], None]) -> dict[str, Any]:
 
 def spread(values: dict[str, float], digits: int = 3) -> str:
     """Median and quartiles."""
-    return f"{values['median']:.{digits}g} [{values['q25']:.{digits}g}, {values['q75']:.{digits}g}]"
+    middle = f"{values['median']:.{digits}g}"
+    if values["q25"] == values["q75"]:
+        return middle
+    return f"{middle} [{values['q25']:.{digits}g}, {values['q75']:.{digits}g}]"
+
+
+def spoken(rounds: int) -> str:
+    """How often the measurements were repeated."""
+    return "One round." if rounds == 1 else f"Median [quartiles] of {rounds} alternating rounds."
 
 
 LINES = {
@@ -183,7 +191,7 @@ def report(facts: dict[str, Any]) -> str:
     lines = [
         "# A pool of mixed requests",
         "",
-        f"{sentence(about)} Median [quartiles] of {size['rounds']} alternating rounds.{warning if busy else ''}",
+        f"{sentence(about)} {spoken(size['rounds'])}{warning if busy else ''}",
         "",
         f"{size['requests']} requests of one image, {len(SAMPLERS)} samplers, {size['steps']} to "
         f"{size['steps'] * 3 // 2} steps, on the embedded model: each by `sds.sample`, one after the other; and in an "
@@ -214,8 +222,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="folder for the report")
     parser.add_argument("--quick", action="store_true", help="small sizes and one round")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads of the network")
+    parser.add_argument("--rounds", type=int, default=None, help="repetitions of every measurement")
     args = parser.parse_args(arguments)
     size = QUICK if args.quick else Size()
+    size = size if args.rounds is None else replace(size, rounds=args.rounds)
     facts: dict[str, Any] = {"machine": machine(), "size": vars(size), "found": {}}
     for threads in args.threads:
         torch.set_num_threads(threads)
