@@ -63,6 +63,7 @@ PARTS = (
     Part("startup", "import and start-up time"),
     Part("adaptive", "evaluations of adaptive solvers at equal error"),
     Part("scaling", "images per second with one and two processes"),
+    Part("pool", "images per second of a pool of mixed requests"),
     Part("gpu", "on a CUDA device: samples, noise, synchronisation, memory, time"),
 )
 

@@ -102,6 +102,10 @@ from .sampling.loop import Evaluator as Evaluator
 from .sampling.loop import Event as Event
 from .sampling.loop import Run as Run
 from .sampling.loop import drive as drive
+from .sampling.pool import Pool as Pool
+from .sampling.pool_requests import PoolResult as PoolResult
+from .sampling.pool_rows import PoolBatch as PoolBatch
+from .sampling.pool_rows import PoolRow as PoolRow
 from .sampling.recipe import Recipe as Recipe
 from .sampling.replay import replay_log_probs as replay_log_probs
 from .sampling.result import Result as Result

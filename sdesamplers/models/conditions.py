@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -54,32 +55,61 @@ def as_plain_data(condition: Any) -> Any:
     return map_tensors(condition, lambda leaf: leaf.tolist() if hasattr(leaf, "tolist") else leaf)
 
 
-def join_conditions(a: Any, b: Any) -> Any:
-    """Join the conditions of two batches.
+def join_conditions(*conditions: Any) -> Any:
+    """Join the conditions of several batches, one or more.
 
     Args:
-        a, b: tensors (N, ...) and (M, ...), dictionaries or tuples of them, objects of one class that has a class
-            method `cat(list)`, or both None.
+        *conditions: tensors (N, ...), (M, ...), ..., dictionaries or tuples of them, objects of one class that has a
+            class method `cat(list)`, or all None.
 
     Raises:
         UsageError: unsupported types, or conditions that do not match.
     """
-    if a is None and b is None:
+    first = conditions[0]
+    if all(each is None for each in conditions):
         return None
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.shape[1:] != b.shape[1:]:
-            shapes = f"{tuple(a.shape)} and {tuple(b.shape)}"
-            raise UsageError(f"conditions of shapes {shapes} cannot be joined into one batch")
-        return torch.cat([a, b])
-    if isinstance(a, dict) and isinstance(b, dict) and a.keys() == b.keys():
-        return type(a)((key, join_conditions(a[key], b[key])) for key in a)
-    if isinstance(a, tuple) and isinstance(b, tuple) and len(a) == len(b):
-        parts = [join_conditions(x, y) for x, y in zip(a, b, strict=True)]
-        return type(a)(*parts) if hasattr(a, "_fields") else tuple(parts)
-    if type(a) is type(b) and hasattr(a, "cat"):
-        return type(a).cat([a, b])
+    if all(isinstance(each, Tensor) for each in conditions):
+        if any(each.shape[1:] != first.shape[1:] for each in conditions):
+            shapes = list(dict.fromkeys(tuple(each.shape) for each in conditions))
+            raise UsageError(f"conditions of shapes {_listed(shapes)} cannot be joined into one batch")
+        return torch.cat(conditions)
+    if all(isinstance(each, dict) and each.keys() == first.keys() for each in conditions):
+        return type(first)((key, join_conditions(*(each[key] for each in conditions))) for key in first)
+    if all(isinstance(each, tuple) and len(each) == len(first) for each in conditions):
+        parts = [join_conditions(*each) for each in zip(*conditions, strict=True)]
+        return type(first)(*parts) if hasattr(first, "_fields") else tuple(parts)
+    if all(type(each) is type(first) for each in conditions) and hasattr(first, "cat"):
+        return type(first).cat(list(conditions))
+    kinds = list(dict.fromkeys(type(each).__name__ for each in conditions))
     raise UsageError(
-        f"conditions of types {type(a).__name__} and {type(b).__name__} cannot be joined into one batch: they must be "
-        "tensors, dictionaries or tuples of tensors with the same entries, or objects of one class with a class method "
-        "cat(list); batched=False evaluates the model twice instead"
+        f"conditions of types {_listed(kinds if len(kinds) > 1 else kinds * 2)} cannot be joined into one batch: they "
+        "must be tensors, dictionaries or tuples of tensors with the same entries, or objects of one class with a "
+        "class method cat(list); batched=False evaluates the model twice instead"
     )
+
+
+def _listed(parts: list[Any]) -> str:
+    return " and ".join(str(part) for part in parts)
+
+
+@dataclass(frozen=True)
+class GuidedCondition:
+    """The condition of a guided model: a condition and the one to guide away from, for the same samples."""
+
+    condition: Any
+    unconditional: Any
+
+    def __getitem__(self, rows: Any) -> GuidedCondition:
+        return GuidedCondition(take_rows(self.condition, rows), take_rows(self.unconditional, rows))
+
+    @classmethod
+    def cat(cls, conditions: list[GuidedCondition]) -> GuidedCondition:
+        """The condition of several batches together."""
+        return cls(
+            join_conditions(*(each.condition for each in conditions)),
+            join_conditions(*(each.unconditional for each in conditions)),
+        )
+
+    def tolist(self) -> Any:
+        """The condition itself, for records."""
+        return as_plain_data(self.condition)

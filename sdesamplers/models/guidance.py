@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,23 +18,8 @@ from ..public import public
 from .base import Model, ModelAround, Output
 from .calling import isolated
 from .clipping import thresholded
-from .conditions import as_plain_data, join_conditions, take_rows
+from .conditions import GuidedCondition, join_conditions, take_rows
 from .guidance_methods import METHODS, Combine, method
-
-
-@dataclass(frozen=True)
-class GuidedCondition:
-    """The condition of a guided model: a condition and the one to guide away from, for the same samples."""
-
-    condition: Any
-    unconditional: Any
-
-    def __getitem__(self, rows: Any) -> GuidedCondition:
-        return GuidedCondition(take_rows(self.condition, rows), take_rows(self.unconditional, rows))
-
-    def tolist(self) -> Any:
-        """The condition itself, for records."""
-        return as_plain_data(self.condition)
 
 
 @public

@@ -19,6 +19,7 @@ records.py    the data of a run that can be copied; recorded.py, such a run; rec
 stepper.py    `Stepper`, a run advanced by hand; waiting.py, the evaluation that it waits for; stepper_arguments.py,
               stepper_outputs.py, stepper_scored.py, stepper_copies.py and stepper_state.py, its arguments, outputs,
               densities, copies and stored form
+pool.py       `Pool`, many steppers in one batch; pool_rows.py, the rows of its batches; pool_requests.py, its requests
 """
 
 from __future__ import annotations

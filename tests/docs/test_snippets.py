@@ -55,7 +55,15 @@ FILES = {"README.md": ROOT / "README.md"} | {
 }
 PAGES = {name: snippets(name, page) for name, page in FILES.items()}
 RUN = {name: found for name, found in PAGES.items() if any(s.language == "python" for s in found)}
-QUICK = {"interfaces.md", "own-network.md", "langevin.md", "writing-samplers.md", "design.md", "training.md"}
+QUICK = {
+    "design.md",
+    "interfaces.md",
+    "langevin.md",
+    "own-network.md",
+    "serving.md",
+    "training.md",
+    "writing-samplers.md",
+}
 """Pages whose snippets take seconds; the others sample pictures."""
 
 
