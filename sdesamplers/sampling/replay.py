@@ -90,13 +90,15 @@ def _positions(rows: Any, count: int) -> np.ndarray:
     """The positions of the samples that `rows` selects, out of `count`."""
     if isinstance(rows, slice):
         found = np.arange(count)[rows]
-    elif isinstance(rows, Sequence | range | np.ndarray | Tensor) and not isinstance(rows, str | bytes):
+    else:
         listed = rows.tolist() if isinstance(rows, np.ndarray | Tensor) else rows
+        if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):  # an array may be a single number
+            raise UsageError(
+                f"rows must be a slice, such as slice(0, 16), or a sequence of positions, not {shown(rows)}"
+            )
         found = np.array([whole("each of rows", row, 0) for row in listed], dtype=np.int64)
         if len(found) and found.max() >= count:
             raise UsageError(f"this result has the samples 0 to {count - 1}, not {found.max()}")
-    else:
-        raise UsageError(f"rows must be a slice, such as slice(0, 16), or a sequence of positions, not {shown(rows)}")
     if not len(found):
         raise UsageError(f"{rows} selects none of the {count} samples of this result")
     return found

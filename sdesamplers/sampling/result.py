@@ -169,9 +169,10 @@ def chosen_steps(count: int | None, steps: Sequence[int] | None) -> list[int]:
         raise UsageError("an adaptive run has no steps that all samples take; pass steps= to sample")
     if steps is None:
         return list(range(count))
-    if isinstance(steps, str | bytes) or not isinstance(steps, Sequence | range | np.ndarray | Tensor):
+    listed = steps.tolist() if isinstance(steps, np.ndarray | Tensor) else steps
+    if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):  # an array may be a single number
         raise UsageError(f"steps must be a sequence of whole numbers, not {shown(steps)}")
-    found = [whole("each of steps", step, 0) for step in (steps.tolist() if hasattr(steps, "tolist") else steps)]
+    found = [whole("each of steps", step, 0) for step in listed]
     if any(step >= count for step in found):
         raise UsageError(f"this run has the steps 0 to {count - 1}, not {max(found)}")
     return found

@@ -59,7 +59,7 @@ class Choice:
             UsageError: `sampler` has another type, is a recipe with its own grid, or is tables that cannot be used
                 together.
         """
-        if sampler == TUNED:
+        if isinstance(sampler, str) and sampler == TUNED:
             raise UsageError(
                 f"{TUNED!r} refers to the solver tables that come with a loaded model, and a scheduler has no model; "
                 "pass their folder, or hf://owner/name"

@@ -29,7 +29,7 @@ from sdesamplers.tuning.fit import solve
 from sdesamplers.tuning.gradient import gradients
 from sdesamplers.tuning.search import score
 from sdesamplers.tuning.trace import table_of
-from sdesamplers.tuning.tuner import FIT, REPORT, Tuner
+from sdesamplers.tuning.tuner import CHOOSE, FIT, REPORT, Tuner
 
 QUICK: dict[str, Any] = {"starts": 48, "trials": 8, "teacher_nfe": 48}
 
@@ -148,7 +148,9 @@ def test_the_gradient_method_improves_the_fit():
     before = [float(text.split(" ")[-1]) for text in messages[5].split(", ")[-2:]]
     assert rms * median < 0.95 * before[0] * before[1]
     assert refined.facts["method"] == "gradient"
-    assert refined != plain
+    field, teacher = Tuner(mixture(), 32, 0, None, 1.0, None, "quality", 48).on(CHOOSE)
+    own, other = (score(teacher.distances(field.run(Request(table))[0])) for table in (refined, plain))
+    assert own <= other  # on the starts for the choice, the last word
 
 
 def test_the_same_seed_gives_the_same_table_and_another_seed_another():
