@@ -110,10 +110,10 @@ class Field:
         self.evaluations += len(y)
         return torch.cat(found)
 
-    def run(self, request: Request) -> tuple[Tensor, list[float], list[Tensor]]:
+    def run(self, request: Request, *, keep: bool = False) -> tuple[Tensor, list[float], list[Tensor]]:
         """Run a sampler from the same starts.
 
-        Returns the ends in angle coordinates, and the angles and states of all evaluations.
+        Returns the ends in angle coordinates, and the angles and, with `keep`, the states of all evaluations.
 
         Raises:
             UsageError: the sampler draws noise.
@@ -124,7 +124,8 @@ class Field:
 
             def record(out: Prediction, angles: list[float] = angles, visited: list[Tensor] = visited) -> None:
                 angles.append(math.atan(out.point.ratio))
-                visited.append(out.x.detach() / length(out.point))
+                if keep:
+                    visited.append(out.x.detach() / length(out.point))
 
             evaluate, path = self._evaluator(run, rows), run.new_path()
             evaluate.record = record
@@ -164,14 +165,18 @@ class Teacher:
     distance: Distance = root_mean_square
 
     @classmethod
-    def of(cls, field: Field, request: Request, distance: Distance = root_mean_square) -> Teacher:
+    def of(
+        cls, field: Field, request: Request, distance: Distance = root_mean_square, *, whole: bool = True
+    ) -> Teacher:
         """Run a sampler that evaluates the model once at each point of its grid, from noise to sigma = 0.
+
+        Without `whole` only the ends are kept.
 
         Raises:
             UsageError: it evaluates the model elsewhere, its trajectories are not finite, or the distance is not a
                 tensor (N,).
         """
-        end, angles, states = field.run(request)
+        end, angles, states = field.run(request, keep=whole)
         angles, states = [*angles, 0.0], [*states, end]
         if any(a <= b for a, b in pairwise(angles)):
             raise UsageError("a teacher must evaluate the model once at each point of its grid, as quality does")
@@ -179,6 +184,8 @@ class Teacher:
             raise UsageError("a teacher begins at the largest sigma/alpha of the model; choose another spacing for it")
         if not bool(end.isfinite().all()):
             raise UsageError("the teacher's samples are not finite")
+        if not whole:  # only the ends are compared, and the states of many starts take gigabytes
+            angles, states = angles[-1:], states[-1:]
         made = cls(np.array(angles), states, distance)
         made.distances(end)
         return made

@@ -10,10 +10,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..checks import function, number, whole
+from ..checks import function, number, shown, whole
 from ..errors import UsageError
 from ..io.files import make_folder
 from ..models.base import Model
+from ..path.noise import check_seed
 from ..pretrained.loading import as_model
 from ..public import public
 from ..sampling.arguments import one_of
@@ -62,10 +63,12 @@ def tune(
             evaluation is kept in memory at a time.
         iterations: see `method`.
         seed: of the starts and of the search. The same seed gives the same table on the same machine.
-        condition: one condition for all starts, or a list, from which each start takes one in turn.
+        condition: one condition for all starts, one for each of `starts` starts, or a list, from which each start takes
+            an entry in turn.
         guidance_scale: the guidance that the table is for. For other settings of guidance, such as an interval, pass a
             `Guided` model.
-        teacher, teacher_nfe: the sampler whose samples are approximated, and its evaluations. Its own error, against
+        teacher, teacher_nfe: the sampler whose samples are approximated, a deterministic one with one evaluation at
+            each point of its grid, and its evaluations. Its own error, against
             twice as many evaluations on up to 16 starts, is in `facts["teacher"]`.
         distance: the distances, a tensor (N,), of samples from the teacher's, both (N, *shape) on the model's device in
             its data space: what the search and the choice minimise. By default the root mean square of the difference;
@@ -73,7 +76,8 @@ def tune(
         batch_size: starts that the network evaluates at once; all by default.
         minutes: stop the search after this time, with the best so far.
         out: a folder to write each table to as soon as it is done. Tables for the same model and arguments that are
-            there already are kept and not computed again.
+            there already are kept and not computed again. One that was stopped early is computed again, and replaced by
+            a better one; with `minutes`, after those that are missing.
         advance: called with a text after each trial.
 
     Raises:
@@ -89,40 +93,54 @@ def tune(
     budgets = budgets_of(nfe)
     counts = {"starts": starts, "trials": trials, "iterations": iterations, "teacher_nfe": teacher_nfe}
     one_of("method", method, METHODS)
-    for name, value in counts.items():
-        whole(name, value, 4 if name == "starts" else 1)
-    if minutes is not None:
-        number("minutes", minutes)
+    counts = {name: whole(name, value, 4 if name == "starts" else 1) for name, value in counts.items()}
+    if minutes is not None and number("minutes", minutes) < 0:
+        raise UsageError(f"minutes must be 0 or more, not {minutes}")
     function("distance", distance, "samples and the teacher's samples")
+    function("advance", advance, "a text")
     tuner = Tuner(
         model,
-        starts,
-        seed,
+        counts["starts"],
+        check_seed(seed),
         condition,
         number("guidance_scale", guidance_scale),
         batch_size,
         teacher,
-        teacher_nfe,
+        counts["teacher_nfe"],
         root_mean_square if distance is None else distance,
     )
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    tuning, folder = Tuning(), None if out is None else make_folder(FilePath(out))
-    for budget in budgets:
-        asked = {**tuner.asked(budget, trials), "method": method}
-        if method == "gradient":
-            asked["iterations"] = iterations
-        kept = None if folder is None else finished(folder, asked)
-        if kept is None:
-            table, whole_search = tuner.tuned(asked, until, advance)
+    tuning, folder = Tuning(), None if out is None else make_folder(as_path("out", out))
+    extra = {"method": method, **({"iterations": counts["iterations"]} if method == "gradient" else {})}
+    requests = {budget: {**tuner.asked(budget, counts["trials"]), **extra} for budget in budgets}
+    known = {budget: None if folder is None else known_table(folder, asked) for budget, asked in requests.items()}
+    # Those of which there is no table yet come first, so that calls with `minutes` complete the others one by one.
+    for budget in sorted(budgets, key=lambda each: known[each] is not None):
+        table, asked = known[budget], requests[budget]
+        if table is None or table.facts.get("interrupted"):
+            try:
+                made, whole_search = tuner.tuned(asked, until, advance)
+            except KeyboardInterrupt:
+                if not tuning.tables:
+                    raise
+                tuning.interrupted = True
+                break
+            table = made if table is None or whole_search else better(table, made)
             tuning.interrupted |= not whole_search
             if folder is not None:
                 table.save(folder)
-        else:
-            table = kept
         tuning.tables[budget] = table
         if tuning.interrupted:
             break
+    tuning.tables = {budget: tuning.tables[budget] for budget in budgets if budget in tuning.tables}
     return tuning
+
+
+def as_path(name: str, value: Any) -> FilePath:
+    """A path, or a UsageError."""
+    if not isinstance(value, str | FilePath):
+        raise UsageError(f"{name} must be a path, not {shown(value)}")
+    return FilePath(value)
 
 
 def budgets_of(nfe: Any) -> list[int]:
@@ -140,16 +158,38 @@ def budgets_of(nfe: Any) -> list[int]:
     return found
 
 
-def finished(folder: FilePath, asked: dict[str, Any]) -> SolverTable | None:
-    """The table in a folder that was computed for these arguments, if any."""
+def known_table(folder: FilePath, asked: dict[str, Any]) -> SolverTable | None:
+    """The table in a folder that was computed for these arguments, if any, whole or interrupted.
+
+    Raises:
+        UsageError: the folder has a table of another model, which would be overwritten, or a bad file.
+    """
     for file in sorted(folder.glob("nfe-*.json")):
         table = read_table(file)
-        if {key: _asked(table.facts, key) for key in asked} == asked and not table.facts.get("interrupted"):
+        if table.nfe == asked["nfe"] and (table.facts.get("model"), table.facts.get("signature")) != (
+            asked["model"],
+            asked["signature"],
+        ):
+            raise UsageError(f"{file} is a solver table of {table.facts.get('model')!r}; choose another folder")
+        if all(_is_same(key, table.facts.get(key), value) for key, value in asked.items()):
             return table
     return None
 
 
-def _asked(facts: Mapping[str, Any], key: str) -> Any:
-    """A fact as it was asked for, without what was measured."""
-    value = facts.get(key)
-    return {name: entry for name, entry in value.items() if name != "errors"} if key == "teacher" and value else value
+def _is_same(key: str, found: Any, asked: Any) -> bool:
+    """True if a fact is what is asked for."""
+    if key == "teacher":
+        return isinstance(found, Mapping) and {k: v for k, v in found.items() if k != "errors"} == asked
+    if key == "probe":  # up to rounding, which other devices and memory formats change
+        return isinstance(found, list) and len(found) == len(asked) and np.allclose(found, asked, rtol=0.01)
+    return bool(found == asked) and not (key == "distance" and "<" in asked)  # functions without a name of their own
+
+
+def better(one: SolverTable, other: SolverTable) -> SolverTable:
+    """The table with the smaller product of RMS and median error on the starts for the report."""
+
+    def size(table: SolverTable) -> float:
+        errors = table.facts["errors"]
+        return math.inf if None in (errors["rms"], errors["median"]) else float(errors["rms"] * errors["median"])
+
+    return one if size(one) <= size(other) else other

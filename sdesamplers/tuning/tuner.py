@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import importlib.metadata
 import math
 import time
@@ -10,16 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from ..errors import NonFiniteError, UsageError
 from ..models.base import Model
+from ..models.conditions import is_structure, join_conditions, map_tensors, take_rows
 from ..models.guidance import Guided, effective_scale
 from ..path.path import Path
 from ..sampling.arguments import make_recipe
 from ..sampling.request import Request
 from ..sampling.table import SolverTable, signature
 from .field import Distance, Field, Teacher, root_mean_square
-from .gradient import refine
+from .gradient import refine, slope_of_loss
 from .search import Candidate, Judged, score, search
 from .trace import table_of, traced
 
@@ -47,6 +51,8 @@ FINALISTS = 3
 """Number of fixed settings that are compared with the tuned tables on the choosing starts."""
 CHECKED = 16
 """Number of starts on which the teacher's own error is measured."""
+LONGEST_TEXT = 200
+"""Characters of a condition in the facts of a table."""
 TUNED_FINALISTS = 6
 """Number of the search's last improvements that are compared there."""
 Advance = Callable[[str], None]
@@ -81,10 +87,29 @@ class Tuner:
             "starts": self.starts,
             "trials": trials,
             "guidance_scale": effective_scale(model, self.guidance_scale),
-            "condition": None if self.condition is None else str(self.condition),
+            **self.condition_facts(),
+            "probe": self.probe,
             "teacher": {"sampler": self.teacher, "nfe": self.teacher_nfe},
             **self.other_facts(),
         }
+
+    @functools.cached_property
+    def probe(self) -> list[float | None]:
+        """Root mean squares of the velocities of four starts at three angles.
+
+        They tell apart what names and signatures do not: processes, prediction types, guidance formulas, functions.
+        """
+        few = self.field(FIT, min(self.starts, 4))
+        found = [few(few.start, few.angle * share) for share in (0.9, 0.6, 0.2)]
+        return [digits(float(size)) for v in found for size in v.double().flatten(1).square().mean(1).sqrt()]
+
+    def condition_facts(self) -> dict[str, Any]:
+        """The condition as text, shortened, and a checksum of the tensors that it becomes."""
+        if self.condition is None:
+            return {"condition": None}
+        text, total = " ".join(str(self.condition).split()), hashlib.sha256()
+        map_tensors(self.spread(self.starts), lambda leaf: total.update(bytes_of(leaf)))
+        return {"condition": text[:LONGEST_TEXT], "condition_sha256": total.hexdigest()}
 
     def other_facts(self) -> dict[str, Any]:
         """What is recorded if it differs from the defaults: the distance and a guidance interval."""
@@ -99,17 +124,26 @@ class Tuner:
         """A set of starts and the teacher's states there."""
         if first not in self._sets:
             made = self.field(first, self.starts)
-            self._sets[first] = made, Teacher.of(made, Request(self.teacher, nfe=self.teacher_nfe), self.distance)
+            request = Request(self.teacher, nfe=self.teacher_nfe)
+            self._sets[first] = made, Teacher.of(made, request, self.distance, whole=first == FIT)
         return self._sets[first]
 
     def field(self, first: int, count: int) -> Field:
         """The model on a set of starts with their conditions."""
         indices = range(first, first + count)
-        condition = self.condition
-        if isinstance(condition, list | tuple):
-            condition = [condition[i % len(condition)] for i in range(count)]
-        spread = self.model.condition_for(condition, count)
-        return Field(self.model, indices, self.seed, spread, self.guidance_scale, self.batch_size)
+        return Field(self.model, indices, self.seed, self.spread(count), self.guidance_scale, self.batch_size)
+
+    def spread(self, count: int) -> Any:
+        """The conditions of the first `count` starts of a set, as the model takes them."""
+        condition, model = self.condition, self.model
+        if not isinstance(condition, list | tuple) or is_structure(condition):
+            return take_rows(model.condition_for(condition, self.starts), slice(0, count))
+        if not condition:
+            raise UsageError("condition must not be an empty list: the starts take its entries in turn")
+        turns = [condition[i % len(condition)] for i in range(count)]
+        if any(isinstance(entry, Tensor | np.ndarray | dict | tuple) for entry in condition):
+            return join_conditions(*(model.condition_for(entry, 1) for entry in turns))
+        return model.condition_for(turns, count)
 
     def teacher_error(self) -> dict[str, float | None]:
         """Errors of the teacher on the first starts for the report, against twice as many evaluations."""
@@ -171,11 +205,16 @@ class Tuner:
     def candidates(self, firsts: list[Candidate], asked: dict[str, Any]) -> Iterator[Judged]:
         """The best so far after each trial, and then after each iteration of the gradient method."""
         made, teacher = self.on(FIT)
+        if asked["method"] == "gradient":
+            slope_of_loss(made.start, teacher)  # refuses a distance that is not differentiable
         best = None
         for best in search(made, teacher, self.base, firsts, asked["trials"], (self.seed, asked["nfe"])):
             yield best
         if best is not None and asked["method"] == "gradient":
-            yield from refine(made, teacher, self.base, best, asked["iterations"])
+            try:
+                yield from refine(made, teacher, self.base, best, asked["iterations"])
+            except NonFiniteError:  # an iteration that diverges; the best so far remains
+                return
 
     def chosen(
         self, bests: list[Judged], fixed: list[tuple[float, str, SolverTable]], asked: dict[str, Any], complete: bool
@@ -240,6 +279,13 @@ def summary(found: np.ndarray) -> dict[str, float | None]:
     """RMS and median of errors, to four digits."""
     rms, median = np.sqrt(np.square(found).mean()), np.median(found)
     return {"rms": digits(rms), "median": digits(median)}
+
+
+def bytes_of(leaf: Any) -> bytes:
+    """The numbers of a tensor or array; nothing of other objects."""
+    if isinstance(leaf, Tensor):
+        leaf = leaf.detach().double().cpu().numpy() if leaf.is_floating_point() else leaf.cpu().numpy()
+    return leaf.tobytes() if isinstance(leaf, np.ndarray) else b""
 
 
 def digits(value: float) -> float | None:
