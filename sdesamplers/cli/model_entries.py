@@ -32,10 +32,12 @@ def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
 
 
 def own_source(entry: Mapping[str, Any]) -> str:
-    """The place at which a model's own solver tables would be."""
+    """The place at which a model's own solver tables would be; empty for a part of a Hub repository."""
     from ..pretrained.hub import TABLES
 
     if "repo" in entry:
+        if entry.get("subfolder"):  # tables are listed for whole repositories
+            return ""
         return f"{HUB_PREFIX}{entry['repo']}@{entry['revision']}"
     return str(Path(entry["base"]) / Path(entry["path"]).expanduser() / entry.get("subfolder", "") / TABLES)
 

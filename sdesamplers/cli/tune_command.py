@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ def tune_command(source: str, **kwargs: Any) -> None:
         if tuning.interrupted:
             then = "" if to is None else " and to push it"
             say(f"stopped early: the last table is the best so far; repeat the command to complete it{then}")
-        say(f"{out}: use it as --sampler {as_sampler(out)} --nfe {first}")
+        say(f"{out}: use it as --sampler {shlex.quote(as_sampler(out))} --nfe {first}")
     pushed = None
     if to is not None and not tuning.interrupted:
         pushed = tuning.push_to_hub(to.repo, revision=to.revision, private=private or None, token=token)

@@ -1,8 +1,9 @@
 """Formulas that combine a conditional and an unconditional prediction, for `Guided(combine=NAME)`.
 
 Each takes (conditional, unconditional, scale) and returns the guided prediction, all (n, *shape) in the model's own
-type. With scale 1 each returns the conditional prediction. Samples are independent of each other, and the result
-depends on the two predictions alone, so a guided model is still a function of state and time.
+type. With scale 1 each returns the conditional prediction, "frequency-decoupled" if `lower` is 1 too. Samples are
+independent of each other, and the result depends on the two predictions alone, so a guided model is still a function of
+state and time.
 """
 
 from __future__ import annotations

@@ -132,8 +132,7 @@ class SolverTable:
         if missing := [key for key in ("angles", "weights") if key not in data]:
             raise UsageError(f"the solver table has no {missing[0]}")
         facts = data.get("facts", {})
-        if not isinstance(facts, Mapping):
-            raise UsageError("a solver table's facts must be a mapping")
+        check_facts(facts)
         table = cls(data["angles"], data["weights"], data.get("network_angles", ()), facts)
         if data.get("sha256", table.sha256) != table.sha256:
             raise UsageError("the solver table's numbers were changed: they do not have the checksum sha256")
@@ -144,7 +143,7 @@ class SolverTable:
         file = FilePath(path)
         if file.is_dir() or file.suffix != ".json":
             file = make_folder(file) / self.file_name
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         return write(file, self.as_json())
 
     @property
@@ -221,6 +220,29 @@ def scale_of(table: SolverTable) -> float:
     return 1.0 if table.guidance_scale is None else table.guidance_scale
 
 
+def check_facts(facts: Any) -> None:
+    """Raise a UsageError unless the facts that the library reads have their types; a file may contain anything."""
+    if not isinstance(facts, Mapping):
+        raise UsageError("a solver table's facts must be a mapping")
+    for name in ("teacher", "errors", "versions"):
+        if not isinstance(facts.get(name) or {}, Mapping):
+            raise UsageError(f"{name} of a solver table's facts must be a mapping")
+    scale, own = facts.get("guidance_scale"), facts.get("signature") or []
+    if scale is not None and not is_finite(scale):
+        raise UsageError("guidance_scale of a solver table's facts must be a finite number")
+    pairs = isinstance(own, Sequence) and all(isinstance(each, Sequence) and len(each) == 2 for each in own)
+    if not pairs or not all(is_finite(value) for each in own for value in each):
+        raise UsageError("signature of a solver table's facts must be pairs of finite numbers")
+
+
+def is_finite(value: Any) -> bool:
+    """True for a finite number that a float can hold."""
+    try:
+        return not isinstance(value, bool | str) and math.isfinite(value)
+    except (TypeError, OverflowError):
+        return False
+
+
 SIGNED = 16
 """Number of parameters in a signature."""
 
@@ -250,7 +272,7 @@ def read_table(file: FilePath) -> SolverTable:
         raise UsageError(f"{file}: {error}") from None
     except OSError as error:
         raise UsageError(f"{file}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise UsageError(f"{file}: not a solver table ({error})") from None
 
 

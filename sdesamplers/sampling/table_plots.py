@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
@@ -19,7 +19,7 @@ WRITTEN = 12
 
 
 @public
-def plot_tables(tables: SolverTable | Sequence[SolverTable], axes: Any = None) -> Any:
+def plot_tables(tables: SolverTable | Sequence[SolverTable] | Mapping[int, SolverTable], axes: Any = None) -> Any:
     """Plot solver tables: their grids above one another on the log-SNR axis, and the weights of each as a matrix.
 
     The grid of a table is a line with its points at log(alpha^2/sigma^2), from noise on the left to data on the right;
@@ -27,7 +27,7 @@ def plot_tables(tables: SolverTable | Sequence[SolverTable], axes: Any = None) -
     network receives. A matrix has a row for each step and columns for the weights of y_0, y_n and of the velocities.
 
     Args:
-        tables: one or several tables.
+        tables: one or several tables; `Tuning.tables` too.
         axes: matplotlib axes to draw on: one for the grids alone, or a sequence that continues with one for the weights
             of each table. A new figure by default.
 
@@ -38,9 +38,10 @@ def plot_tables(tables: SolverTable | Sequence[SolverTable], axes: Any = None) -
         UsageError: no tables, another number of axes, or matplotlib is not installed.
 
     Example:
-        >>> sds.plot_tables(list(tuning.tables.values())).savefig("tables.png")
+        >>> sds.plot_tables(tuning.tables).savefig("tables.png")
     """
-    chosen = list(tables) if isinstance(tables, Sequence) else [tables]
+    given: Any = tables.values() if isinstance(tables, Mapping) else tables
+    chosen: list[SolverTable] = [given] if hasattr(given, "angles") else list(given)
     if not chosen:
         raise UsageError("plot_tables needs one solver table or more")
     if axes is None:

@@ -138,7 +138,7 @@ def _use(tables: Sequence[SolverTable], source: str | None) -> list[str]:
     if source is not None and len(set(map(scale_of, tables))) == 1:  # a scheduler takes tables of one scale
         lines += ["", f"# In a diffusers pipeline, with num_inference_steps={table.nfe}{scaled}:"]
         lines += [f"pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, recipe={_quoted(source)})"]
-    command = f"sdesamplers sample {shlex.quote(model)} --sampler {name} --nfe {table.nfe}{flag}"
+    command = f"sdesamplers sample {shlex.quote(model)} --sampler {shlex.quote(name)} --nfe {table.nfe}{flag}"
     return [*lines, "```", "", "```", command, "```", ""]
 
 

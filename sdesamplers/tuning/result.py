@@ -122,8 +122,9 @@ class Tuning:
         """One row for each table: its evaluations and errors, and those of the best fixed setting."""
         rows = []
         for nfe, table in self.tables.items():
-            found = table.facts["errors"]
-            rows.append({"nfe": nfe, "returned": table.facts["returned"], **found})
+            found = {"rms": None, "median": None, **(table.facts.get("errors") or {})}
+            fixed = {"rms": None, "median": None, "setting": "-", **(found.get("fixed") or {})}
+            rows.append({"nfe": nfe, "returned": table.facts.get("returned", "-"), **found, "fixed": fixed})
         return rows
 
     def __str__(self) -> str:

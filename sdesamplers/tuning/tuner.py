@@ -95,13 +95,15 @@ class Tuner:
 
     @functools.cached_property
     def probe(self) -> list[float | None]:
-        """Root mean squares of the velocities of four starts at three angles.
+        """Mean squares of the velocities of four starts at three angles, and their mean products with the starts.
 
         They tell apart what names and signatures do not: processes, prediction types, guidance formulas, functions.
         """
         few = self.field(FIT, min(self.starts, 4))
         found = [few(few.start, few.angle * share) for share in (0.9, 0.6, 0.2)]
-        return [digits(float(size)) for v in found for size in v.double().flatten(1).square().mean(1).sqrt()]
+        others = few.start.double().flatten(1).roll(1, 0)  # a direction that no velocity has by itself
+        sizes = [(own * each).mean(1) for own in (v.double().flatten(1) for v in found) for each in (own, others)]
+        return [digits(float(size)) for row in sizes for size in row]
 
     def condition_facts(self) -> dict[str, Any]:
         """The condition as text, shortened, and a checksum of the tensors that it becomes."""

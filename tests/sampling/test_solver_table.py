@@ -255,3 +255,40 @@ def test_the_command_line_samples_with_a_folder(tmp_path, capsys):
     assert end.value.code == 2
     assert "no solver table for 4 evaluations, only for 3" in capsys.readouterr().err
     assert not Path(tmp_path / "four").exists()
+
+
+BAD_FACTS = {
+    "a huge guidance scale": ({"guidance_scale": 10**400}, "guidance_scale"),
+    "a guidance scale of text": ({"guidance_scale": "2"}, "guidance_scale"),
+    "a flat signature": ({"signature": [1, 2]}, "signature"),
+    "a signature of text": ({"signature": ["ab"]}, "signature"),
+    "a teacher's name alone": ({"teacher": "quality"}, "teacher"),
+    "errors as a list": ({"errors": [1]}, "errors"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FACTS)
+def test_facts_of_the_wrong_type_are_refused_in_a_line(case, tmp_path):
+    facts, name = BAD_FACTS[case]
+    data = {**sds.SolverTable([1.5, 0.7], [[0.0, 0.7, -0.7]]).as_dict(), "facts": facts}
+    file = tmp_path / "nfe-1.json"
+    file.write_text(json.dumps(data))
+    with pytest.raises(sds.UsageError, match=name) as error:
+        sds.SolverTable.load(file)
+    assert str(error.value).startswith(str(file))
+    assert "\n" not in str(error.value)
+
+
+def test_a_number_beyond_floats_is_refused_in_a_line(tmp_path):
+    file = tmp_path / "nfe-1.json"
+    text = json.dumps(sds.SolverTable([1.5, 0.7], [[0.0, 0.7, -0.7]]).as_dict())
+    file.write_text(text.replace("1.5", "1" + "0" * 400, 1))
+    with pytest.raises(sds.UsageError, match="not a solver table"):
+        sds.SolverTable.load(file)
+
+
+def test_a_file_is_no_folder_for_tables(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(sds.SdesamplersError) as error:
+        sds.SolverTable([1.5, 0.7], [[0.0, 0.7, -0.7]]).save(tmp_path / "file" / "x.json")
+    assert "\n" not in str(error.value)

@@ -81,3 +81,9 @@ def test_nothing_to_plot_and_nothing_to_plot_with(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(sds.UsageError, match=r"need matplotlib: pip install 'sdesamplers\[report\]'"):
         sds.plot_tables(FLOW)
+
+
+def test_the_tables_of_a_tuning_are_plotted_in_order():
+    tables = {3: table_for(sds.VP(), (0.9, 0.3)), 2: table_for(sds.VP(), (0.8,))}
+    labels = [text.get_text() for text in sds.plot_tables(tables).axes[0].get_yticklabels()]
+    assert labels == [f"{table.nfe} evaluations" for table in tables.values()]

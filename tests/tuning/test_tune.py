@@ -29,6 +29,7 @@ from sdesamplers.tuning.fit import solve
 from sdesamplers.tuning.gradient import gradients
 from sdesamplers.tuning.search import score
 from sdesamplers.tuning.trace import table_of
+from sdesamplers.tuning.tune import better
 from sdesamplers.tuning.tuner import CHOOSE, FIT, REPORT, Tuner
 
 QUICK: dict[str, Any] = {"starts": 48, "trials": 8, "teacher_nfe": 48}
@@ -325,6 +326,112 @@ def test_the_features_of_the_models_metrics_are_a_distance_on_the_command_line(t
     assert "has none" in capsys.readouterr().err
 
 
+def conditional(name: str = "labelled", function: Any = None) -> sds.FunctionModel:
+    return sds.FunctionModel(
+        function or labelled, sds.TrigFlow(), "sample", (3,), null_condition=9, conditional=True, name=name
+    )
+
+
+BRIEF: dict[str, Any] = {"starts": 8, "trials": 2, "teacher_nfe": 16}
+
+
+def counted(model: sds.Model, folder: Path, **arguments: Any) -> int:
+    """The number of trials of a call of `tune`: 0 if the table in the folder was returned."""
+    messages: list[str] = []
+    sds.tune(model, 4, out=folder, **{**BRIEF, **arguments}, advance=messages.append)
+    return len(messages)
+
+
+OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "formula": lambda: {"model": sds.Guided(conditional(), 4.0, combine="apg")},
+    "negative": lambda: {"model": sds.Guided(conditional(), 4.0, negative=0)},
+    "condition": lambda: {"condition": 0},
+    "late in a list": lambda: {"condition": [2, 2, 2, 2, 2, 0]},
+    "function": lambda: {"model": sds.Guided(conditional(function=lambda x, t, c=None: 0.5 * labelled(x, t, c)), 4.0)},
+    "distance": lambda: {"distance": lambda one, other: (one - other).abs().amax(1)},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_table_for_another_model_guidance_or_condition_is_not_taken_for_this_one(other, tmp_path):
+    usual: dict[str, Any] = {"model": sds.Guided(conditional(), 4.0), "condition": 2}
+    assert counted(folder=tmp_path, **usual) == 2
+    assert counted(folder=tmp_path, **usual) == 0
+    assert counted(folder=tmp_path, **{**usual, **OTHERS[other]()}) == 2
+
+
+def test_the_table_of_another_model_is_not_overwritten(tmp_path):
+    assert counted(conditional("one"), tmp_path, condition=1) == 2
+    with pytest.raises(sds.UsageError, match=r"nfe-4.json is a solver table of 'one'; choose another folder"):
+        counted(conditional("other"), tmp_path, condition=1)
+
+
+def pair(x: torch.Tensor, t: torch.Tensor, c: Any) -> torch.Tensor:
+    """A network with a tuple of two tensors as its condition."""
+    return 0.1 * x + 0.1 * c[0] * c[1]
+
+
+def test_conditions_of_every_form():
+    """One condition for each start, a tuple of tensors, and lists of tensors, dictionaries and tuples."""
+    many = sds.tune(conditional(), 4, condition=torch.arange(8) % 3, **BRIEF).tables[4]
+    assert many == sds.tune(conditional(), 4, condition=[0, 1, 2], **BRIEF).tables[4]
+    model = sds.FunctionModel(pair, sds.TrigFlow(), "sample", (3,), conditional=True, name="pair")
+    one = (torch.tensor([[1.0]]), torch.tensor([[3.0]]))
+    assert (
+        sds.tune(model, 4, condition=one, **BRIEF).tables[4] == sds.tune(model, 4, condition=[one], **BRIEF).tables[4]
+    )
+    other = (torch.tensor([[2.0]]), torch.tensor([[-1.0]]))
+    mixed = sds.tune(model, 4, condition=[one, other], **BRIEF).tables[4]
+    rows = tuple(torch.cat([first, second]).repeat(4, 1) for first, second in zip(one, other, strict=True))
+    assert mixed == sds.tune(model, 4, condition=rows, **BRIEF).tables[4]
+    sds.tune(model, 4, condition=rows, **{**BRIEF, "starts": 8})  # the report needs fewer starts than there are rows
+    with pytest.raises(sds.UsageError, match="empty list"):
+        sds.tune(model, 4, condition=[], **BRIEF)
+
+
+def test_more_starts_than_the_teachers_check_with_a_condition_each():
+    table = sds.tune(conditional(), 4, condition=torch.arange(20) % 3, **{**BRIEF, "starts": 20}).tables[4]
+    assert table.facts["teacher"]["errors"]["rms"] > 0
+
+
+def test_an_interruption_after_the_first_table_keeps_it(monkeypatch):
+    fixed, calls = Tuner.fixed, list[int]()
+
+    def interrupted(self: Tuner, nfe: int) -> Any:
+        calls.append(nfe)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return fixed(self, nfe)
+
+    monkeypatch.setattr(Tuner, "fixed", interrupted)
+    tuning = sds.tune(mixture(), [3, 4], **BRIEF)
+    assert tuning.interrupted
+    assert list(tuning.tables) == [3]
+
+
+def test_a_shorter_search_does_not_replace_a_better_table(tmp_path):
+    arguments: dict[str, Any] = {"starts": 24, "trials": 30, "teacher_nfe": 32, "out": tmp_path}
+    sds.tune(mixture(), 4, **arguments, advance=Stop(25))
+    before = read_table(tmp_path / "nfe-4.json")
+    again = sds.tune(mixture(), 4, **arguments, advance=Stop(2))
+    assert again.interrupted
+    assert better(before, again.tables[4]) is before or again.tables[4] == before
+    errors = [table.facts["errors"] for table in (before, read_table(tmp_path / "nfe-4.json"))]
+    assert errors[1]["rms"] * errors[1]["median"] <= errors[0]["rms"] * errors[0]["median"]
+
+
+def test_calls_with_minutes_complete_the_missing_tables_one_by_one(tmp_path):
+    arguments: dict[str, Any] = {"starts": 4, "trials": 1000, "teacher_nfe": 16, "minutes": 0, "out": tmp_path}
+    found = [list(sds.tune(mixture(), [3, 4, 5], **arguments).tables) for _ in range(3)]
+    assert found == [[3], [4], [5]]
+
+
+def test_numbers_of_numpy_are_saved(tmp_path):
+    one = {"starts": np.int64(8), "trials": np.int64(2), "teacher_nfe": np.int64(16), "seed": np.int64(3)}
+    sds.tune(mixture(), np.int64(4), **one, out=tmp_path)
+    assert read_table(tmp_path / "nfe-4.json").facts["seed"] == 3
+
+
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "no starts": (lambda: sds.tune(mixture(), starts=0), "starts must be a whole number of 4 or more, not 0"),
     "no trials": (lambda: sds.tune(mixture(), trials=0), "trials must be"),
@@ -342,6 +449,9 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         r"distance must return a tensor of shape \(4,\), one number for each sample, not \(4, 6\)",
     ),
     "a name of a distance": (lambda: sds.tune(mixture(), distance="lpips"), "distance must be"),
+    "a path": (lambda: sds.tune(mixture(), 3, out=5), "out must be a path"),
+    "minutes": (lambda: sds.tune(mixture(), 3, minutes=-1), "minutes must be 0 or more"),
+    "advance": (lambda: sds.tune(mixture(), 3, advance="x"), "advance must be"),
     "a condition": (lambda: sds.tune(mixture(), condition=3), "unconditional"),
 }
 
