@@ -411,3 +411,22 @@ def test_wrong_steps_and_rows_are_refused() -> None:
     with pytest.raises(sds.UsageError, match="without the steps"):
         sds.replay_log_probs(model, result, steps=[1])
     assert np.isfinite(sds.replay_log_probs(model, result).numpy()).all()
+
+
+# --- rollouts with gradients ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["flow-sde", "dpmpp-2m-sde"])
+def test_a_rollout_has_the_policy_gradient_of_its_scored_states(name: str) -> None:
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    found: list[Tensor] = []
+    outcomes: list[Tensor] = []
+    for _ in range(2):
+        stepper, total = new(name, FLOW, prediction="flow", gradients=True, dtype=torch.float64), torch.zeros(())
+        for outcome in [*outcomes] or [None] * 6:
+            step = stepper.step(weight * network(stepper.x, stepper.t), prev_sample=outcome)
+            outcomes.append(step.sample.detach())
+            total = total + step.log_prob().sum()
+        found += torch.autograd.grad(total, weight)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
+    assert found[0] != 0
