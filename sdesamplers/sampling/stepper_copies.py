@@ -60,7 +60,7 @@ class Copied(Pickled):
         vars(made).update(vars(self))
         made._run, made.indices, made._now = run, list(self.indices), None
         made._single = None if self._single is None else self._single.copy()
-        made._edited = None if self._edit is None else self._edit.clone()
+        made._edited = None if self._edit is None else self._edit.detach().clone()
         return made
 
     def __deepcopy__(self, memo: Any) -> Self:

@@ -33,7 +33,7 @@ def dump(stepper: Stepper) -> dict[str, Any]:
         "evaluations": stepper.evaluations,
         "evaluations_of_each": as_list(stepper._single),
         "first": stepper._first,
-        "edited": stepper._edit,
+        "edited": None if stepper._edit is None else stepper._edit.detach().clone(),
         "run": dump_run(stepper._run),
     }
 

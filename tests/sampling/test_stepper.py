@@ -413,6 +413,47 @@ def test_the_callers_autograd_mode_does_not_matter(mode: Callable[[], Any]) -> N
     assert torch.equal(advanced(pickled(stepper)).x, expected)
 
 
+@pytest.mark.parametrize("coordinates", ["native", "ve"])
+def test_assigned_states_bring_their_own_graph(coordinates: str) -> None:
+    """A state that is assigned detached has no gradient; one that is a leaf has that of the run from there on."""
+    arguments: dict[str, Any] = {"gradients": True, "coordinates": coordinates, "dtype": torch.float64}
+    stepper, w = new("euler", **arguments), torch.ones(4, 5, dtype=torch.float64, requires_grad=True)
+    before = stepper.send(w * network(stepper.x, stepper.t)).x.clone()
+    stepper.x = stepper.x.detach()
+    assert not advanced(stepper).x.requires_grad
+    unedited = new("euler", **arguments)
+    unedited.send(network(unedited.x, unedited.t))
+    assert torch.equal(advanced(stepper).x, advanced(unedited).x)
+
+    def ended(state: Tensor) -> Tensor:
+        again = new("euler", **arguments)
+        again.send(network(again.x, again.t))
+        again.x = state
+        return advanced(again).x[1].sum()
+
+    leaf = before.detach().clone().requires_grad_()
+    (slope,) = torch.autograd.grad(ended(leaf), leaf)
+    change = torch.zeros_like(before)
+    change[1, 2] = 1e-4
+    numeric = (ended(before.detach() + change) - ended(before.detach() - change)) / 2e-4
+    assert float(slope[1, 2]) == pytest.approx(float(numeric), rel=1e-6)
+
+
+def test_assigned_states_are_copied() -> None:
+    state = torch.full((4, 5), 0.25)
+    assigned, stepped = new("euler"), new("euler")
+    assigned.x = state
+    stepped.step(stepped.x, prev_sample=state)
+    for stepper in (assigned, stepped):
+        stepper.x.add_(1.0)
+        stepper.x = stepper.x.double()
+        assert stepper.x.dtype is torch.float32
+    assert torch.equal(state, torch.full((4, 5), 0.25))
+    stored = assigned.state_dict()
+    assigned.x.zero_()
+    assert stored["edited"].all()
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
