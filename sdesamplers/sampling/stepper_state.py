@@ -58,6 +58,7 @@ def result_of(stepper: Stepper) -> Result:
     facts: dict[str, Any] = {}
     if record.log_probs is not None:
         facts = recorded(stepper._run.path, count, stepper.shape)
+        facts["edited"] = list(record.edited)
         facts["start"] = None if stepper._first is None else stepper._first.cpu()
     single = stepper._single
     return Result(
@@ -74,6 +75,7 @@ def result_of(stepper: Stepper) -> Result:
         rejected=ledger.rejected,
         sampler=stepper.spec,
         drew_noise=ledger.drew_noise,
+        clip=stepper.clip,
         **facts,
     )
 

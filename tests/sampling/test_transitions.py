@@ -430,3 +430,27 @@ def test_a_rollout_has_the_policy_gradient_of_its_scored_states(name: str) -> No
         found += torch.autograd.grad(total, weight)
     torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
     assert found[0] != 0
+
+
+# --- replay of runs by hand -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ddpm", "flow-sde", "dpmpp-2m-sde", "dpmpp-sde", "mixed"])
+@pytest.mark.parametrize("coordinates", ["native", "angle"])
+def test_whole_replays_have_the_edits_the_outcomes_and_the_clip_of_the_run(name: str, coordinates: str) -> None:
+    arguments: dict[str, Any] = {"prediction": "flow", "log_probs": True, "clip": 0.3, "coordinates": coordinates}
+    stepper = new(name, FLOW, steps=5, dtype=torch.float64, **arguments)
+    while not stepper.is_done:
+        k = stepper.evaluations
+        if k == 2:
+            stepper.x[:, 1:].add_(0.5)
+        outcome = stepper.x + 0.1 if k == 3 else None
+        stepper.step(network(stepper.x, stepper.t), prev_sample=outcome)
+    stepper = pickle.loads(pickle.dumps(stepper))
+    model, result = counted()[0], pickle.loads(pickle.dumps(stepper.result))
+    assert result.edited
+    found = sds.replay_log_probs(model, result)
+    torch.testing.assert_close(found, result.log_probs, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sds.replay_log_probs(model, result, [2, 1]), found[[2, 1]], rtol=1e-9, atol=1e-9)
+    chosen = sds.replay_log_probs(model, result, steps=[1, 2, 3])
+    torch.testing.assert_close(chosen, result.step_log_probs([1, 2, 3]), rtol=1e-9, atol=1e-9)
