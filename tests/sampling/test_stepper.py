@@ -381,6 +381,10 @@ def test_a_stored_run_of_something_else_is_refused() -> None:
         (new("dpmpp-2m", prediction="v"), "a run with prediction epsilon, and this stepper has v"),
         (new("dpmpp-2m", shape=(6,)), re.escape("a run with shape [5], and this stepper has [6]")),
         (new("dpmpp-2m", dtype=torch.float64), "a run with dtype torch.float32"),
+        (new("dpmpp-2m", sds.VP(beta_max=10.0)), "a run on VP with another schedule than this stepper's VP"),
+        (new("dpmpp-2m", sds.EDM()), "a run on VP with another schedule than this stepper's EDM"),
+        (new("dpmpp-2m", clip=1.0), "a run with clip None, and this stepper has"),
+        (new("dpmpp-2m", clock=1000), "a run with clock=1, and this stepper has 1000"),
     ):
         with pytest.raises(sds.UsageError, match=message):
             other.load_state_dict(state)
@@ -461,6 +465,7 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     for arguments, message in (
         ({"shape": None}, "pass start, or the shape"),
         ({"indices": [1], "num_samples": 2}, "pass indices, or num_samples"),
+        ({"indices": [], "num_samples": None}, "indices is empty"),
         ({"start": torch.zeros(3, 5)}, "start must have shape"),
         ({"start_time": 0.5}, "start_time is the time of start"),
         ({"prediction": "epsilonn"}, "epsilon"),
@@ -503,7 +508,21 @@ def test_outputs_that_do_not_fit_are_refused() -> None:
             act()
 
 
+def test_a_copy_has_no_graph() -> None:
+    stepper, w = new(gradients=True, log_probs=True), torch.ones(4, 5, requires_grad=True)
+    for _ in range(3):
+        stepper.send(w * network(stepper.x, stepper.t))
+    ended = copy.deepcopy(advanced(copy.deepcopy(stepper)))
+    for copied in (copy.deepcopy(stepper), pickled(stepper), stepper.take([1]), ended):
+        record = copied._run.record
+        assert record.log_probs
+        assert not any(x.requires_grad for x in [*record.log_probs, *record.draws])
+    assert torch.equal(ended.result.log_probs, advanced(stepper).result.log_probs.detach())
+
+
 def test_samples_and_keys_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(sds.UsageError, match="rows is empty"):
+        new().take([])
     stepper = new()
     for act, message in (
         (lambda: stepper.branch(-1), "key"),
