@@ -46,6 +46,9 @@ def replay_log_probs(
     autograd is enabled, as policy-gradient fine-tuning needs (DDPO, Black et al. 2024). The network runs in evaluation
     mode, as in the original run, so the probability ratio to the original run is 1 under the same weights.
 
+    States that the caller of a `Stepper` has set are those of the stored run. Edits by a callback of `sample` are not
+    part of the replay of a whole run, only of that of chosen steps.
+
         old = result.step_log_probs([3, 4])[rows]
         new = sds.replay_log_probs(model, result, rows, steps=[3, 4])
         ratio = (new - old).exp()
