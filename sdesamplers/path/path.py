@@ -207,6 +207,7 @@ class Path:
         drawn = self._outcome(mean, std, now, then)
         ledger.count += 1
         if ledger.watched is not None:
+            drawn = drawn.detach()  # a constant of the policy gradient, also in the state of the next step
             ledger.watched.append(Draw(mean, std, drawn, now, then))
         if ledger.log_probs is not None:
             ledger.draws.append(drawn)

@@ -41,6 +41,7 @@ def observe(run: RecordedRun, send: Callable[[], Any], prev_sample: Tensor | Non
         takes = "evaluates at several points at once" if isinstance(request, list) else "takes other steps per sample"
         raise UsageError(f"a step of {spec.name} has no density, because this run {takes}")
     ledger, begin = run.ledger, float(request[1].time)
+    prev_sample = None if prev_sample is None else prev_sample.detach()
     ledger.watched, ledger.next_outcome = [], prev_sample
     try:
         send()
@@ -52,7 +53,8 @@ def observe(run: RecordedRun, send: Callable[[], Any], prev_sample: Tensor | Non
     dt = float(point.time) - begin
     if not draws:  # a step of the ODE, or a stage of a step
         mean = model_state(state, point).clone()
-        return Transition(mean.detach().clone() if prev_sample is None else prev_sample.to(mean), mean, 0.0, dt)
+        outcome = mean if prev_sample is None else prev_sample
+        return Transition(outcome.detach().to(mean, copy=True), mean, 0.0, dt)
     draw = draws[0]
     if len(draws) > 1 or draw.outcome is not state or draw.then.scale != point.scale:
         raise _not_gaussian(spec, len(draws))

@@ -14,10 +14,11 @@ from ..models.output import Output
 from ..processes.predictions import prediction_type
 from ..processes.sde import SDE, not_a_process
 from ..public import public
-from .pool_requests import PoolRequest, PoolResult, fingerprint, is_same_process
+from .pool_requests import PoolRequest, PoolResult
 from .pool_rows import Half, PoolBatch, Share, joined
 from .stepper import Stepper
 from .stepper_arguments import Clock, checked_clock
+from .stepper_state import fingerprint, is_same_process
 from .waiting import floating
 
 
@@ -88,7 +89,8 @@ class Pool:
         Args:
             stepper: the run, in any state; from now on the pool alone advances it.
             condition: the network's condition, with a row for each sample: a tensor (N, ...), a dictionary or tuple of
-                tensors, or an object with the class method `cat(list)`. `Model.condition_for` makes it.
+                tensors, or an object with the class method `cat(list)`. `Model.condition_for` makes it. Tensors
+                are copied.
             unconditional: the condition to guide away from, in the same form. `Model.unconditional` makes it.
             guidance_scale: the weight of classifier-free guidance, as in `sample`: the output is unconditional + scale
                 (conditional - unconditional). If it is not 1, every sample needs two rows.
@@ -107,6 +109,8 @@ class Pool:
             raise UsageError(f"a request is an sds.Stepper, not {shown(stepper)}")
         if stepper.is_done:
             raise UsageError(f"this run of {stepper.spec.name} has ended")
+        if not stepper.indices:
+            raise UsageError("this run has no samples")
         if stepper.gradients:
             raise UsageError("a pool keeps no gradients; make the stepper with gradients=False")
         for name, ours, theirs in (

@@ -15,11 +15,12 @@ from torch.utils._pytree import tree_leaves
 from ..checks import device_of, number
 from ..errors import UsageError
 from ..models.conditions import is_structure, lengths, map_tensors, take_rows
-from ..processes.sde import SDE, GaussianProcess
+from ..processes.sde import SDE
 from ..public import public
 from .pool_rows import Half, PoolRow
 from .result import Result
 from .stepper import Stepper
+from .stepper_state import fingerprint, is_same_process
 
 FORMAT = 1
 """The version of the layout of an evicted request."""
@@ -175,22 +176,6 @@ class PoolRequest:
         return cls(stepper, condition, unconditional, state["guidance_scale"])
 
 
-def fingerprint(process: SDE) -> list[Any]:
-    """What distinguishes the processes of networks, as plain data: the class, and alpha and sigma at five times."""
-    times = np.linspace(float(process.t_min), float(process.t_max), 5)
-    if not isinstance(process, GaussianProcess):
-        return [type(process).__name__, *times.tolist()]
-    alpha, sigma = (np.broadcast_to(np.asarray(part), 5) for part in process.schedule(times)[:2])
-    return [type(process).__name__, *alpha.tolist(), *sigma.tolist()]
-
-
-def is_same_process(ours: list[Any], theirs: list[Any]) -> bool:
-    """True if the fingerprints are those of the same process, but for rounding."""
-    if ours[0] != theirs[0] or len(ours) != len(theirs):
-        return False
-    return np.allclose(ours[1:], theirs[1:], rtol=1e-6, atol=1e-12, equal_nan=True)
-
-
 def _checked(name: str, condition: Any, stepper: Stepper) -> Any:
     """A condition with one row for each sample of a stepper, its arrays as tensors."""
     if condition is None:
@@ -207,7 +192,8 @@ def _checked(name: str, condition: Any, stepper: Stepper) -> Any:
         found, expected = lengths(condition), len(stepper.indices)
         if found != {expected}:
             raise UsageError(f"{name} must have a row for each of the {expected} samples, not {sorted(found)}")
-        return map_tensors(condition, torch.as_tensor)
+        # A copy, since its owner may overwrite it.
+        return map_tensors(condition, lambda leaf: torch.as_tensor(leaf).detach().clone())
     return condition
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .recorded import RecordedRun
-from .records import Output, Record, Sent, Setup
+from .records import Output, Record, Sent, Setup, detached
 
 
 def dump_run(run: RecordedRun) -> dict[str, Any]:
@@ -31,8 +31,9 @@ def dump_run(run: RecordedRun) -> dict[str, Any]:
         "draws": record.draws,
         "times": record.times,
         "visited": record.visited,
+        "edited": record.edited,
         "given": record.given,
-        "end": run.end,
+        "end": None if run.end is None else detached(run.end),
         "drew_noise": ledger.drew_noise,
         "accepted": as_list(ledger.accepted),
         "rejected": as_list(ledger.rejected),
@@ -57,6 +58,7 @@ def load_run(setup: Setup, state: Mapping[str, Any], device: torch.device | str 
         draws=[each.to(device) for each in state["draws"]],
         times=list(state["times"]),
         visited=[each.to(device) for each in state["visited"]],
+        edited=list(state.get("edited", ())),
         given={int(d): x.to(device) for d, x in state["given"].items()},
     )
     run = RecordedRun.resumed(setup, record, placed(state["end"], device))

@@ -17,7 +17,7 @@ from ..processes.sde import GaussianProcess
 from .forking import prepare_for_forks
 from .loop import Run, well_formed
 from .memory import Memory, draw_bit, memory_of
-from .records import Keys, Record, RunNoise, Sent, Setup, forgotten
+from .records import Keys, Record, RunNoise, Sent, Setup, detached, forgotten
 from .runs import start_run
 
 
@@ -128,6 +128,8 @@ class RecordedRun:
         self._remember(reply)
         self.record.count += 1
         if self.record.log_probs is not None and not isinstance(reply, list):
+            if reply.x is not self._request[0]:
+                self.record.edited.append(len(self.record.visited))
             self.record.visited.append(reply.x.detach())
         try:
             self._request = self._run.send(reply)
@@ -212,9 +214,11 @@ class RecordedRun:
             )
         record = copy.copy(self.record)
         record.sent, record.keys, record.given = dict(record.sent), list(record.keys), dict(record.given)
-        record.draws, record.times, record.visited = list(record.draws), list(record.times), list(record.visited)
+        record.times, record.visited, record.edited = list(record.times), list(record.visited), list(record.edited)
+        record.start = None if record.start is None else detached(record.start)
+        record.draws = [detached(x) for x in record.draws]
         record.steps = list(self.steps)
-        record.log_probs = None if record.log_probs is None else list(record.log_probs)
+        record.log_probs = None if record.log_probs is None else [detached(x) for x in record.log_probs]
         if self._request is not None:
             requests = self._request if isinstance(self._request, list) else [self._request]
             record.states = [x.detach().clone() for x, _ in requests]
@@ -227,11 +231,14 @@ class RecordedRun:
         made.setup, made.record, made.end, made.limit, made.is_kept = setup, record, end, limit, True
         made._path = setup.new_path()
         made._clear()
+        if not record.states:  # it is over, and its ledger has only what was recorded
+            made._record_draws()
         return made
 
     def copy(self) -> RecordedRun:
         """A run that continues as this one does."""
-        made, ours = self.resumed(self.setup, self.paused(), self.end, self.limit), self.ledger
+        end = None if self.end is None else detached(self.end)
+        made, ours = self.resumed(self.setup, self.paused(), end, self.limit), self.ledger
         ledger = made.ledger
         ledger.drew_noise, ledger.accepted, ledger.rejected = ours.drew_noise, ours.accepted, ours.rejected
         return made

@@ -174,6 +174,7 @@ class Record:
         count: the number of predictions that the sampler has received.
         states: the requested states that wait for a prediction; several if it is requested at several points at once.
         log_probs, draws, times, visited, given: as in `Ledger`.
+        edited: the numbers of the entries of `visited` that the caller set in place of the requested states.
     """
 
     start: Tensor | None
@@ -190,4 +191,5 @@ class Record:
     draws: list[Tensor] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     visited: list[Tensor] = field(default_factory=list)
+    edited: list[int] = field(default_factory=list)
     given: dict[int, Tensor] = field(default_factory=dict)

@@ -22,7 +22,7 @@ from ..processes.sde import GaussianProcess
 from ..public import public
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
-from .loop import Evaluator, drive, well_formed
+from .loop import Evaluator, Run, drive, well_formed
 from .memory import prediction_bit, requested_bit, sources_of_means
 from .parts import stack
 from .records import forgotten
@@ -45,6 +45,9 @@ def replay_log_probs(
     The sampler runs again over the stored states and draws no new ones. Gradients flow to the model's parameters if
     autograd is enabled, as policy-gradient fine-tuning needs (DDPO, Black et al. 2024). The network runs in evaluation
     mode, as in the original run, so the probability ratio to the original run is 1 under the same weights.
+
+    States that the caller of a `Stepper` has set are those of the stored run. Edits by a callback of `sample` are not
+    part of the replay of a whole run, only of that of chosen steps.
 
         old = result.step_log_probs([3, 4])[rows]
         new = sds.replay_log_probs(model, result, rows, steps=[3, 4])
@@ -122,7 +125,8 @@ class _Replay:
         self.result, self.spec, self.steps = result, spec, steps
         self.start = result.start[pick].to(model.device)
         self.draws = result.draws[pick].unbind(1)
-        self.visited = None if result.visited is None or steps is None else result.visited[pick].unbind(1)
+        reads_states = steps is not None or result.edited
+        self.visited = result.visited[pick].unbind(1) if reads_states and result.visited is not None else None
         self.evaluator = Evaluator(
             model,
             len(rows),
@@ -130,7 +134,7 @@ class _Replay:
             condition=take_rows(result.condition, rows),
             guidance_scale=result.guidance_scale,
             both="unguided" in spec.needs,
-            clip=model.clip,
+            clip=model.clip if result.clip is None else result.clip,
         )
         self.path = make_path(model.process, result.recipe)
         self.path.ledger.replayed = self.draws
@@ -150,8 +154,26 @@ class _Replay:
     def _of_all(self) -> Tensor:
         ledger = self.path.ledger
         ledger.log_probs = []
-        drive(self._run(), self.evaluator)
+        run = self._run()
+        drive(self._edited(run) if self.result.edited else run, self.evaluator)
         return stack(ledger.log_probs, len(self.start))
+
+    def _edited(self, run: Run) -> Run:
+        """A run whose states are those that the caller set, at the evaluations where it did."""
+        edited, count = set(self.result.edited or ()), 0
+        assert self.visited is not None
+        try:
+            request = next(run)
+            while True:
+                if not isinstance(request, list):  # of several states at once, none are stored
+                    x, point = well_formed(request)
+                    request = (self.visited[count].to(x), point) if count in edited else request
+                    count += 1
+                request = run.send((yield request))
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+        finally:
+            run.close()
 
     def _run(self) -> Any:
         return start_run(self.spec, self.start, self.path, self.result.recipe.options)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checks import shown, whole
 from ..errors import UsageError
 from ..io.images import to_images
+from ..models.clipping import Clip
 from ..processes.sde import SDE, GaussianProcess
 from ..public import public
 from ..registry.plugin import Sampler
@@ -81,6 +82,8 @@ class Result:
             coordinates, stored with the log-probabilities for `replay_log_probs`.
         visited: the states of the evaluations (N, evaluations, *shape) in the path's coordinates, stored with them.
         transition_steps: the step of the grid, from 0, in which each transition begins, stored with them.
+        edited: the evaluations, from 0, whose states were set by the caller of a `Stepper`, stored with them.
+        clip: the bounds of x0 of a `Stepper`; None if there were none, or those of the model.
         condition, guidance_scale: the arguments of the run.
         sampler: the `Sampler`.
         drew_noise: True if any step was stochastic.
@@ -112,6 +115,8 @@ class Result:
     decoded_range: tuple[float, float] | None = None
     visited: Tensor | None = field(default=None, repr=False)
     transition_steps: list[int] | None = None
+    edited: list[int] | None = None
+    clip: Clip | None = None
 
     def __repr__(self) -> str:
         return f"<Result {tuple(self.samples.shape)} of {self.model_name!r} by {self.recipe.sampler!r}, {self.nfe} NFE>"

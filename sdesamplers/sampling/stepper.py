@@ -190,7 +190,10 @@ class Stepper(Copied, Scored):
         """The states at which to evaluate the network, (M, *shape), in the model's coordinates.
 
         M is the number of samples, or of those in `rows`. It is a copy, which may be edited in place; or assign other
-        states of the same shape. When the run is over, these are the finished samples.
+        states of the same shape, which are copied. When the run is over, these are the finished samples.
+
+        Edits in place are noticed by torch's version counter. Those that bypass it, through `x.numpy()` or `x.data`,
+        are ignored: assign the states instead.
         """
         with self._mode():
             if self._run.end is not None:
@@ -199,7 +202,8 @@ class Stepper(Copied, Scored):
 
     @x.setter
     def x(self, value: Tensor) -> None:
-        self._waiting.replace(value)
+        with self._mode():
+            self._waiting.replace(value)
 
     @property
     def t(self) -> Tensor:

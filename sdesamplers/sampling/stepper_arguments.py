@@ -31,4 +31,7 @@ def indices_of(indices: Sequence[int] | None, num_samples: Any, first_index: Any
         return list(range(first_index, first_index + count))
     if num_samples is not None or first_index:
         raise UsageError("pass indices, or num_samples and first_index, not both")
-    return [whole("each of indices", index, 0) for index in indices]
+    found = [whole("each of indices", index, 0) for index in indices]
+    if not found:
+        raise UsageError("indices is empty; a run has at least one sample")
+    return found

@@ -60,7 +60,7 @@ class Copied(Pickled):
         vars(made).update(vars(self))
         made._run, made.indices, made._now = run, list(self.indices), None
         made._single = None if self._single is None else self._single.copy()
-        made._edited = None if self._edit is None else self._edit.clone()
+        made._edited = None if self._edit is None else self._edit.detach().clone()
         return made
 
     def __deepcopy__(self, memo: Any) -> Self:
@@ -96,9 +96,11 @@ class Copied(Pickled):
             rows: their positions, from 0 to N - 1; they may repeat.
 
         Raises:
-            UsageError: there is no such sample, the run has ended, or each sample takes its own steps.
+            UsageError: no sample, or one that does not exist; the run has ended, or each sample takes its own steps.
         """
         picked = self._positions("rows", rows)
+        if not picked:
+            raise UsageError("rows is empty; a run has at least one sample")
         made = self._of_rows(picked, [self._run.keys[row] for row in picked])
         made.indices = [self.indices[row] for row in picked]
         return made
@@ -150,7 +152,7 @@ class Copied(Pickled):
         return dump(self)  # type: ignore[arg-type]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue a stored run, in a stepper that was made with the same sampler, grid, prediction type and shape.
+        """Continue a stored run, in a stepper of the same process, sampler, grid, prediction type, clip and shape.
 
             stepper.load_state_dict(torch.load("run.pt"))
 

@@ -58,10 +58,10 @@ class Scored:
     def _continue_from(self, state: Tensor) -> None:
         """Replace the state after a step without noise."""
         if self._run.end is None:
-            self.x = state
+            self.x = state.detach()
         else:
             point = self._run.path.points[-1]
-            self._run.end = (state * expand(point.scale, state)).to(self._run.end)
+            self._run.end = (state * expand(point.scale, state)).detach().to(self._run.end)
 
     # Defined by `Stepper` and its copies.
 

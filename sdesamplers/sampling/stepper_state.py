@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..checks import shown
 from ..errors import UsageError
+from ..processes.sde import SDE, GaussianProcess
 from .parts import recorded
 from .record_state import as_array, as_list, dump_run, load_run, placed
 from .result import Result, process_ends
@@ -25,7 +27,10 @@ def dump(stepper: Stepper) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "recipe": stepper.recipe.as_dict(),
+        "process": fingerprint(stepper.process),
         "prediction": stepper.prediction,
+        "clip": None if stepper.clip is None else asdict(stepper.clip),
+        "clock": None if callable(stepper.clock) else float(stepper.clock),
         "shape": list(stepper.shape),
         "dtype": str(stepper.dtype),
         "seed": stepper.seed,
@@ -33,7 +38,7 @@ def dump(stepper: Stepper) -> dict[str, Any]:
         "evaluations": stepper.evaluations,
         "evaluations_of_each": as_list(stepper._single),
         "first": stepper._first,
-        "edited": stepper._edit,
+        "edited": None if stepper._edit is None else stepper._edit.detach().clone(),
         "run": dump_run(stepper._run),
     }
 
@@ -58,6 +63,7 @@ def result_of(stepper: Stepper) -> Result:
     facts: dict[str, Any] = {}
     if record.log_probs is not None:
         facts = recorded(stepper._run.path, count, stepper.shape)
+        facts["edited"] = list(record.edited)
         facts["start"] = None if stepper._first is None else stepper._first.cpu()
     single = stepper._single
     return Result(
@@ -74,6 +80,7 @@ def result_of(stepper: Stepper) -> Result:
         rejected=ledger.rejected,
         sampler=stepper.spec,
         drew_noise=ledger.drew_noise,
+        clip=stepper.clip,
         **facts,
     )
 
@@ -87,6 +94,18 @@ def _check(stepper: Stepper, state: Mapping[str, Any]) -> None:
                 f"this state is of a run with {name}={theirs.get(name)!r}, and this stepper has {ours.get(name)!r}; "
                 "make the stepper with the same arguments"
             )
+    process, clock = state.get("process"), state.get("clock")
+    if process is not None and not is_same_process(fingerprint(stepper.process), process):
+        raise UsageError(
+            f"this state is of a run on {process[0]} with another schedule than this stepper's "
+            f"{type(stepper.process).__name__}"
+        )
+    # A clock that is a function cannot be compared.
+    if clock is not None and not callable(stepper.clock) and clock != stepper.clock:
+        raise UsageError(f"this state is of a run with clock={clock:g}, and this stepper has {stepper.clock:g}")
+    clip = None if stepper.clip is None else asdict(stepper.clip)
+    if state.get("clip", clip) != clip:
+        raise UsageError(f"this state is of a run with clip {state['clip']}, and this stepper has {clip}")
     for name, ours_ in (
         ("prediction", stepper.prediction),
         ("shape", list(stepper.shape)),
@@ -94,6 +113,22 @@ def _check(stepper: Stepper, state: Mapping[str, Any]) -> None:
     ):
         if list(state[name]) != list(ours_):
             raise UsageError(f"this state is of a run with {name} {state[name]}, and this stepper has {ours_}")
+
+
+def fingerprint(process: SDE) -> list[Any]:
+    """What distinguishes the processes of networks, as plain data: the class, and alpha and sigma at five times."""
+    times = np.linspace(float(process.t_min), float(process.t_max), 5)
+    if not isinstance(process, GaussianProcess):
+        return [type(process).__name__, *times.tolist()]
+    alpha, sigma = (np.broadcast_to(np.asarray(part), 5) for part in process.schedule(times)[:2])
+    return [type(process).__name__, *alpha.tolist(), *sigma.tolist()]
+
+
+def is_same_process(ours: list[Any], theirs: list[Any]) -> bool:
+    """True if the fingerprints are those of the same process, but for rounding."""
+    if ours[0] != theirs[0] or len(ours) != len(theirs):
+        return False
+    return np.allclose(ours[1:], theirs[1:], rtol=1e-6, atol=1e-12, equal_nan=True)
 
 
 def _plain(value: Any) -> Any:

@@ -48,7 +48,8 @@ class Waiting:
         Raises:
             UsageError: they are not a floating-point tensor of the same shape.
         """
-        self._edited = floating("x", states, self.states.shape)
+        like = self.states
+        self._edited = floating("x", states, like.shape).to(like, copy=True)  # its owner may overwrite it
 
     @property
     def edit(self) -> Tensor | None:
@@ -62,15 +63,18 @@ class Waiting:
         """The evaluated states of each request, in the path's coordinates; the sampler's own tensors if not edited.
 
         Elements that an edit leaves as they are keep the sampler's values, which are not rounded to the model's
-        coordinates and back.
+        coordinates and back. Gradients of an edit are those of the caller's states alone: none if they were detached.
         """
         edit = self.edit
         if edit is None:
             return [x for x, _ in self.requests]
         found, parts = [], edit.split([len(x) for x, _ in self.requests])
         for (x, point), part in zip(self.requests, parts, strict=True):
-            theirs = part.to(x)
-            found.append(torch.where(theirs == model_state(x, point), x, theirs * expand(point.scale, theirs)))
+            scaled = part.to(x) * expand(point.scale, x)
+            values = torch.where(part == model_state(x, point), x, scaled).detach()
+            # `scaled` is within a rounding of the values if they differ, so the sum is exact.
+            has_graph = part.requires_grad and torch.is_grad_enabled()
+            found.append(scaled + (values - scaled).detach() if has_graph else values)
         return found
 
     def times(self) -> np.ndarray:

@@ -517,3 +517,10 @@ def test_steppers_that_are_refused() -> None:
         pool.add(flow)
     pool.add(sds.Stepper(sds.VP(), "euler", prediction="epsilon", shape=(5,), steps=2))  # an equal process
     assert repr(pool) == "<Pool of 2 requests on VP, at most 64 rows a batch>"
+
+
+def test_a_condition_is_copied() -> None:
+    pool, label = new_pool(), torch.ones(1)
+    id = pool.add(new(), condition=label)
+    label.fill_(5.0)
+    assert torch.equal(finished(pool)[id].result.samples, alone(new(), 1.0))

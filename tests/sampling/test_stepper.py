@@ -381,6 +381,10 @@ def test_a_stored_run_of_something_else_is_refused() -> None:
         (new("dpmpp-2m", prediction="v"), "a run with prediction epsilon, and this stepper has v"),
         (new("dpmpp-2m", shape=(6,)), re.escape("a run with shape [5], and this stepper has [6]")),
         (new("dpmpp-2m", dtype=torch.float64), "a run with dtype torch.float32"),
+        (new("dpmpp-2m", sds.VP(beta_max=10.0)), "a run on VP with another schedule than this stepper's VP"),
+        (new("dpmpp-2m", sds.EDM()), "a run on VP with another schedule than this stepper's EDM"),
+        (new("dpmpp-2m", clip=1.0), "a run with clip None, and this stepper has"),
+        (new("dpmpp-2m", clock=1000), "a run with clock=1, and this stepper has 1000"),
     ):
         with pytest.raises(sds.UsageError, match=message):
             other.load_state_dict(state)
@@ -413,6 +417,47 @@ def test_the_callers_autograd_mode_does_not_matter(mode: Callable[[], Any]) -> N
     assert torch.equal(advanced(pickled(stepper)).x, expected)
 
 
+@pytest.mark.parametrize("coordinates", ["native", "ve"])
+def test_assigned_states_bring_their_own_graph(coordinates: str) -> None:
+    """A state that is assigned detached has no gradient; one that is a leaf has that of the run from there on."""
+    arguments: dict[str, Any] = {"gradients": True, "coordinates": coordinates, "dtype": torch.float64}
+    stepper, w = new("euler", **arguments), torch.ones(4, 5, dtype=torch.float64, requires_grad=True)
+    before = stepper.send(w * network(stepper.x, stepper.t)).x.clone()
+    stepper.x = stepper.x.detach()
+    assert not advanced(stepper).x.requires_grad
+    unedited = new("euler", **arguments)
+    unedited.send(network(unedited.x, unedited.t))
+    assert torch.equal(advanced(stepper).x, advanced(unedited).x)
+
+    def ended(state: Tensor) -> Tensor:
+        again = new("euler", **arguments)
+        again.send(network(again.x, again.t))
+        again.x = state
+        return advanced(again).x[1].sum()
+
+    leaf = before.detach().clone().requires_grad_()
+    (slope,) = torch.autograd.grad(ended(leaf), leaf)
+    change = torch.zeros_like(before)
+    change[1, 2] = 1e-4
+    numeric = (ended(before.detach() + change) - ended(before.detach() - change)) / 2e-4
+    assert float(slope[1, 2]) == pytest.approx(float(numeric), rel=1e-6)
+
+
+def test_assigned_states_are_copied() -> None:
+    state = torch.full((4, 5), 0.25)
+    assigned, stepped = new("euler"), new("euler")
+    assigned.x = state
+    stepped.step(stepped.x, prev_sample=state)
+    for stepper in (assigned, stepped):
+        stepper.x.add_(1.0)
+        stepper.x = stepper.x.double()
+        assert stepper.x.dtype is torch.float32
+    assert torch.equal(state, torch.full((4, 5), 0.25))
+    stored = assigned.state_dict()
+    assigned.x.zero_()
+    assert stored["edited"].all()
+
+
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
@@ -420,6 +465,7 @@ def test_arguments_that_do_not_fit_are_refused() -> None:
     for arguments, message in (
         ({"shape": None}, "pass start, or the shape"),
         ({"indices": [1], "num_samples": 2}, "pass indices, or num_samples"),
+        ({"indices": [], "num_samples": None}, "indices is empty"),
         ({"start": torch.zeros(3, 5)}, "start must have shape"),
         ({"start_time": 0.5}, "start_time is the time of start"),
         ({"prediction": "epsilonn"}, "epsilon"),
@@ -462,7 +508,21 @@ def test_outputs_that_do_not_fit_are_refused() -> None:
             act()
 
 
+def test_a_copy_has_no_graph() -> None:
+    stepper, w = new(gradients=True, log_probs=True), torch.ones(4, 5, requires_grad=True)
+    for _ in range(3):
+        stepper.send(w * network(stepper.x, stepper.t))
+    ended = copy.deepcopy(advanced(copy.deepcopy(stepper)))
+    for copied in (copy.deepcopy(stepper), pickled(stepper), stepper.take([1]), ended):
+        record = copied._run.record
+        assert record.log_probs
+        assert not any(x.requires_grad for x in [*record.log_probs, *record.draws])
+    assert torch.equal(ended.result.log_probs, advanced(stepper).result.log_probs.detach())
+
+
 def test_samples_and_keys_that_do_not_exist_are_refused() -> None:
+    with pytest.raises(sds.UsageError, match="rows is empty"):
+        new().take([])
     stepper = new()
     for act, message in (
         (lambda: stepper.branch(-1), "key"),

@@ -411,3 +411,46 @@ def test_wrong_steps_and_rows_are_refused() -> None:
     with pytest.raises(sds.UsageError, match="without the steps"):
         sds.replay_log_probs(model, result, steps=[1])
     assert np.isfinite(sds.replay_log_probs(model, result).numpy()).all()
+
+
+# --- rollouts with gradients ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["flow-sde", "dpmpp-2m-sde"])
+def test_a_rollout_has_the_policy_gradient_of_its_scored_states(name: str) -> None:
+    weight = torch.ones((), dtype=torch.float64, requires_grad=True)
+    found: list[Tensor] = []
+    outcomes: list[Tensor] = []
+    for _ in range(2):
+        stepper, total = new(name, FLOW, prediction="flow", gradients=True, dtype=torch.float64), torch.zeros(())
+        for outcome in [*outcomes] or [None] * 6:
+            step = stepper.step(weight * network(stepper.x, stepper.t), prev_sample=outcome)
+            outcomes.append(step.sample.detach())
+            total = total + step.log_prob().sum()
+        found += torch.autograd.grad(total, weight)
+    torch.testing.assert_close(found[0], found[1], rtol=1e-12, atol=0)
+    assert found[0] != 0
+
+
+# --- replay of runs by hand -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ddpm", "flow-sde", "dpmpp-2m-sde", "dpmpp-sde", "mixed"])
+@pytest.mark.parametrize("coordinates", ["native", "angle"])
+def test_whole_replays_have_the_edits_the_outcomes_and_the_clip_of_the_run(name: str, coordinates: str) -> None:
+    arguments: dict[str, Any] = {"prediction": "flow", "log_probs": True, "clip": 0.3, "coordinates": coordinates}
+    stepper = new(name, FLOW, steps=5, dtype=torch.float64, **arguments)
+    while not stepper.is_done:
+        k = stepper.evaluations
+        if k == 2:
+            stepper.x[:, 1:].add_(0.5)
+        outcome = stepper.x + 0.1 if k == 3 else None
+        stepper.step(network(stepper.x, stepper.t), prev_sample=outcome)
+    stepper = pickle.loads(pickle.dumps(stepper))
+    model, result = counted()[0], pickle.loads(pickle.dumps(stepper.result))
+    assert result.edited
+    found = sds.replay_log_probs(model, result)
+    torch.testing.assert_close(found, result.log_probs, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(sds.replay_log_probs(model, result, [2, 1]), found[[2, 1]], rtol=1e-9, atol=1e-9)
+    chosen = sds.replay_log_probs(model, result, steps=[1, 2, 3])
+    torch.testing.assert_close(chosen, result.step_log_probs([1, 2, 3]), rtol=1e-9, atol=1e-9)
