@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import weakref
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class History:
         passed: the timestep of the last evaluation.
         sample: the state that was passed with it.
         output: the finished sample, as returned to the pipeline.
+        given: the numbers of the draws in `run.steps` whose outcome the caller has set.
     """
 
     begin: int
@@ -52,6 +54,12 @@ class History:
     passed: Passed
     sample: weakref.ref[Tensor] | None = None
     output: weakref.ref[Tensor] | None = None
+    given: set[int] = field(default_factory=set)
+
+    @property
+    def drawn(self) -> list[tuple[float, float]]:
+        """The steps of the run's draws that have used its noise."""
+        return [step for k, step in enumerate(self.run.steps) if k not in self.given]
 
 
 class PushedRun:
@@ -158,7 +166,7 @@ class PushedRun:
             return
         raise UsageError(
             f"a step of {self.layout.spec.name} depends on the steps before it, so that a stored step cannot be scored "
-            "alone: score the steps of a run in order from its first one; if it started in the middle of the grid, call "
+            "alone: score the steps of a run in order from its first one; if that is in the middle of the grid, call "
             f"set_begin_index, or take the timestep from timesteps[{self.layout.position_of(begin)}:]"
         )
 
@@ -219,7 +227,7 @@ class PushedRun:
         else:
             same = len(sample) == len(before.run.keys)
             keys = before.run.keys if same else self._keys(sample, generator, eta, seed)
-            run = RecordedRun(setup, x, keys, before.run.steps, limit=LARGEST_RECORD)
+            run = RecordedRun(setup, x, keys, before.drawn if same else (), limit=LARGEST_RECORD)
         _, point = layout.single(run.request)
         self._check_rows(point, len(sample))
         start, offset = (begin, layout.position_of(begin)) if before is None else (before.begin, before.offset)
@@ -270,6 +278,20 @@ class PushedRun:
             self.history.passed, self.history.sample = passed, weakref.ref(sample)
         self.evaluations += 1
         self.timeline.run_count += 1
+
+    def note_given(self, draws: Iterable[int]) -> None:
+        """Record that the caller has set the outcomes of these draws, which have not used the run's noise."""
+        if self.history is not None:
+            self.history.given.update(draws)
+
+    def without_graph(self, pending: PendingStep, state: Tensor) -> Tensor:
+        """A state that `advance` has returned, as a constant; it takes the place of that tensor."""
+        state = state.detach()
+        if self.pending is not None:
+            pending.given = state
+        elif self.history is not None:
+            self.history.output = weakref.ref(state)
+        return state
 
     def advance(
         self, pending: PendingStep, prediction: Prediction | None, dtype: torch.dtype, next_timestep: Any
@@ -325,7 +347,7 @@ class PushedRun:
         made.is_over, made.evaluations, made.begun_at = self.is_over, self.evaluations, self.begun_at
         history, pending = self.history, self.pending
         if history is not None:
-            made.history = replace(history, run=history.run.copy())
+            made.history = replace(history, run=history.run.copy(), given=set(history.given))
             if pending is not None:
                 made.pending = replace(pending, run=made.history.run)
         return made

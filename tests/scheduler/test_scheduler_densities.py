@@ -1,8 +1,10 @@
 """`Scheduler.step` with log-probabilities: those of `Stepper`, of torch.distributions and of DDPO's formulas."""
 
+import json
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -194,3 +196,51 @@ def test_a_multistep_run_refuses_another_batch() -> None:
     scheduler.step(x[:1], scheduler.timesteps[0], x[:1])
     with pytest.raises(sds.UsageError, match="this run has states of shape"):
         scheduler.step(x, scheduler.timesteps[1], x)
+
+
+@pytest.mark.parametrize("sampler", ["flow-sde", "ddpm", "dpmpp-2m-sde", "euler-maruyama", "mixed"])
+def test_a_rollout_with_gradients_has_the_gradient_of_its_scored_steps(sampler: str) -> None:
+    """The policy gradient: every outcome is a constant, for the steps after it too."""
+    weight, gradients, states = torch.tensor(0.4, requires_grad=True), list[Tensor](), [start()]
+    for is_scored in (False, True):
+        scheduler, total, x = new(sampler), torch.zeros(()), states[0]
+        for k, t in enumerate(scheduler.timesteps):
+            outcome = states[k + 1] if is_scored else None
+            out = scheduler.step(weight * torch.tanh(x), t, x, log_prob=True, prev_sample=outcome)
+            assert not (out.prev_sample.requires_grad and out.std)
+            total = total + out.log_prob.sum()
+            x = out.prev_sample.detach() if out.std == 0 else out.prev_sample  # the steps of the ODE are differentiable
+            if not is_scored:
+                states.append(x)
+        gradients += torch.autograd.grad(total, weight)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-5, atol=0)
+
+
+def test_the_last_state_of_a_scored_run_is_not_the_stored_one() -> None:
+    scheduler, x = new("flow-sde"), start()
+    t, outcome = scheduler.timesteps[-1], start() + 1
+    found = scheduler.step(network(x, t), t, x, prev_sample=outcome).prev_sample
+    assert torch.equal(found, outcome)
+    assert found.data_ptr() != outcome.data_ptr()
+
+
+def test_scoring_does_not_add_up() -> None:
+    """Each scored step begins a run; only draws that have used noise are counted."""
+    scheduler, x = new("flow-sde"), start()
+    t = scheduler.timesteps[2]
+    first = scheduler.step(network(x, t), t, x).prev_sample
+    for _ in range(20):
+        scheduler.step(network(x, t), t, x, prev_sample=first)
+    assert len(scheduler._run.history.run.steps) == 2
+    assert not torch.equal(scheduler.step(network(x, t), t, x).prev_sample, first)
+
+
+@pytest.mark.parametrize("steps", [range(2, 4), np.arange(2, 4), torch.arange(2, 4), [np.int64(2), 3], (2, 3)])
+def test_sequences_of_steps_in_any_form(steps: Any) -> None:
+    scheduler, x = new("mixed", noisy_steps=steps), start()
+    expected = new("mixed", noisy_steps=[2, 3])
+    for t in scheduler.timesteps:
+        out = scheduler.step(network(x, t), t, x)
+        assert torch.equal(out.prev_sample, expected.step(network(x, t), t, x).prev_sample)
+        x = out.prev_sample
+    assert json.loads(scheduler.to_json_string()) == json.loads(expected.to_json_string())
