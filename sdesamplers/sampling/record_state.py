@@ -71,7 +71,8 @@ def device_of(state: Mapping[str, Any]) -> torch.device | str:
     stored = [*state["states"], state["end"], state["start"], *(state["log_probs"] or ())]
     for each in stored:
         if each is not None:
-            return each.device
+            device: torch.device = each.device
+            return device
     return str(state["device"]) if torch.cuda.is_available() else "cpu"  # a run that is over
 
 
