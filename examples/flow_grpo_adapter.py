@@ -3,7 +3,8 @@
     state, log_prob, mean, std, dt = sde_step_with_logprob(scheduler, velocity, timestep, latents)           # rollout
     _, log_prob, mean, std, dt = sde_step_with_logprob(scheduler, velocity, timestep, latents, prev_sample=state)
 
-`scheduler` is diffusers' FlowMatchEulerDiscreteScheduler, which has the grid. The noise is that of `generator`.
+`scheduler` is diffusers' FlowMatchEulerDiscreteScheduler, which has the grid. The noise is that of `generator`. The
+rows of a batch are at one timestep; pass those of another in a call of their own, as trl_adapter.py does.
 """
 
 from __future__ import annotations
@@ -27,9 +28,15 @@ def sde_step_with_logprob(
     **options: Any,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, float]:
     """(next state, log-probability (N,) averaged over elements, mean, std before the factor sqrt(-dt), dt)."""
+    if len(timestep.unique()) > 1:
+        raise ValueError(
+            f"pass the rows of each timestep in a call of their own, not {timestep.unique().tolist()} at once"
+        )
     index = scheduler.index_for_timestep(timestep.flatten()[0])
-    times = [float(sigma) for sigma in scheduler.sigmas[index : index + 2]]
-    seed = int(torch.randint(2**62, (), generator=generator))
+    times, seed = [float(sigma) for sigma in scheduler.sigmas[index : index + 2]], 0
+    if prev_sample is None:
+        device = "cpu" if generator is None else generator.device
+        seed = int(torch.randint(2**62, (), generator=generator, device=device))
     stepper = sds.Stepper(
         sds.RectifiedFlow(), sampler, prediction="flow", times=times, start=sample.detach().float(), seed=seed,
         gradients=model_output.requires_grad, **options,

@@ -47,22 +47,24 @@ def quiet_sampler(name: str) -> Solver:
 
 
 def amounts_of(path: Path, noisy_steps: Sequence[int] | None, amounts: Sequence[float] | None) -> list[float | None]:
-    """The amount of noise of each step: None for the sampler's default, 0 for the ODE.
+    """The amount of noise of each step of the path: None for the sampler's default, 0 for the ODE.
+
+    The arguments number the steps of the whole grid, of which a run that starts in the middle has only the last ones.
 
     Raises:
         ValueError: both are given, a step is not on the grid, or there is not one amount for each step.
     """
-    count = len(path.steps)
+    count = path.first_step + len(path.steps)
     if noisy_steps is not None and amounts is not None:
         raise ValueError("pass noisy_steps or amounts, not both")
     if amounts is not None:
         if len(amounts) != count or min(amounts, default=0.0) < 0:
             raise ValueError(f"amounts must be {count} numbers of 0 or more, one for each step, not {list(amounts)}")
-        return [float(amount) for amount in amounts]
+        return [float(amount) for amount in amounts[path.first_step :]]
     chosen = range((count + 1) // 2) if noisy_steps is None else noisy_steps
     if any(step != int(step) or not 0 <= step < count for step in chosen):
         raise ValueError(f"noisy_steps must be steps of the grid, from 0 to {count - 1}, not {list(chosen)}")
-    return [None if step in chosen else 0.0 for step in range(count)]
+    return [None if step in chosen else 0.0 for step in range(path.first_step, count)]
 
 
 @sampler(
@@ -90,7 +92,8 @@ def mixed(
     Args:
         sde: name of a stochastic sampler or recipe whose steps have a density.
         ode: name of a sampler or recipe without noise.
-        noisy_steps: the steps with noise, from 0 to steps - 1; by default the first half of them.
+        noisy_steps: the steps with noise, from 0 to steps - 1; by default the first half of them. A run that starts in
+            the middle of a scheduler's grid counts from the grid's first step too.
         amounts: instead of `noisy_steps`, one number for each step: the value there of the option of `sde` that is 0
             without noise (`eta` of euler-maruyama, `noise_level` of flow-sde); a step with 0 is one of the ODE.
     """

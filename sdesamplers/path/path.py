@@ -72,6 +72,7 @@ class Path:
             own steps between them.
         ledger: the run's noise and what is recorded of it, shared by all parts of a path.
         known: cache of the points computed from a time or a ratio, shared by runs that need the same points.
+        first_step: the number of the first step on the whole grid, of a run that starts in the middle of it.
     """
 
     def __init__(
@@ -83,8 +84,10 @@ class Path:
         noise: Noise | None = None,
         ledger: Ledger | None = None,
         known: dict[tuple[str, float], Point] | None = None,
+        first_step: int = 0,
     ) -> None:
         self.process, self.points, self.is_free = process, list(points), is_free
+        self.first_step = first_step
         self.ledger, self.known = ledger or Ledger(noise), {} if known is None else known
 
     @property
@@ -103,7 +106,7 @@ class Path:
 
     def again(self) -> Path:
         """Return the same grid with a new ledger, for another run."""
-        return Path(self.process, self.points, is_free=self.is_free)
+        return Path(self.process, self.points, is_free=self.is_free, first_step=self.first_step)
 
     def part(self, points: Sequence[Point]) -> Path:
         """Return a path over other points of the same run, for a sampler that runs another one on part of its path."""

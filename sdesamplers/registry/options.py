@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import operator
 import re
 import types
 import typing
@@ -36,11 +37,13 @@ class Option:
         return " | ".join(_named(kind) for kind in self.kinds)
 
     def check(self, value: Any, owner: str) -> Any:
-        """Return `value` as the option's type. An int is converted to float if needed, nothing else.
+        """Return `value` as the option's type. An int is converted to float if needed, a range or array to a list.
 
         Raises:
             UsageError: the value has another type.
         """
+        if any(map(_is_numbers, self.kinds)):
+            value = _as_list(value)
         for kind in self.kinds:
             if typing.get_origin(kind) is Literal:
                 if any(type(value) is type(choice) and value == choice for choice in typing.get_args(kind)):
@@ -136,6 +139,16 @@ def _is_numbers(kind: Any) -> bool:
         return False
     inner = [part for part in typing.get_args(kind) if part is not ...]
     return bool(inner) and all(part in (int, float) or _is_numbers(part) for part in inner)
+
+
+def _as_list(value: Any) -> Any:
+    """A range or an array as a list, and the same for those in a list or tuple; anything else as it is."""
+    if isinstance(value, list | tuple):
+        plain = [_as_list(part) for part in value]
+        return value if all(map(operator.is_, plain, value)) else plain
+    if isinstance(value, range):
+        return list(value)
+    return value.tolist() if hasattr(value, "tolist") else value
 
 
 def _holds_numbers(value: Any, kind: Any) -> bool:

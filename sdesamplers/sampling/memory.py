@@ -107,7 +107,8 @@ def memory_of(spec: Sampler, path: Path, options: dict[str, Any], start: Tensor)
         return None
     process: Any = path.process
     kinds = type(process), type(getattr(process, "native", None))
-    key = spec, repr(options), kinds, tuple(map(_numbers, path.points)), start.shape, start.dtype
+    points = path.first_step, *map(_numbers, path.points)
+    key = spec, repr(options), kinds, points, start.shape, start.dtype
     with _LOCK:
         if key in _FOUND:
             _FOUND.move_to_end(key)
@@ -163,7 +164,7 @@ def sources_of_means(spec: Sampler, path: Path, options: dict[str, Any], start: 
 
 def _traced(spec: Sampler, path: Path, options: dict[str, Any], start: Tensor) -> Traced | None:
     def begin(x: Tensor, noise: Noise) -> tuple[Run, list[Draw]]:
-        made = Path(path.process, path.points, noise=noise)
+        made = Path(path.process, path.points, noise=noise, first_step=path.first_step)
         watched: list[Draw] = []
         made.ledger.watched = watched
         return start_run(spec, x, made, options), watched

@@ -41,8 +41,8 @@ def dump_run(run: RecordedRun) -> dict[str, Any]:
 
 
 def load_run(setup: Setup, state: Mapping[str, Any], device: torch.device | str | None = None) -> RecordedRun:
-    """The run of a dictionary from `dump_run`, on a device; by default on the device that it was on."""
-    device = torch.device(state["device"] if device is None else device)
+    """The run of a dictionary from `dump_run`, on a device; by default on that of the stored tensors."""
+    device = torch.device(device_of(state) if device is None else device)
     record = Record(
         start=placed(state["start"], device),
         shape=torch.Size(state["shape"]),
@@ -66,6 +66,16 @@ def load_run(setup: Setup, state: Mapping[str, Any], device: torch.device | str 
     ledger.drew_noise = state["drew_noise"]
     ledger.accepted, ledger.rejected = as_array(state["accepted"]), as_array(state["rejected"])
     return run
+
+
+def device_of(state: Mapping[str, Any]) -> torch.device | str:
+    """The device of the tensors of a dictionary from `dump_run`, which `torch.load` may have moved."""
+    stored = [*state["states"], state["end"], state["start"], *(state["log_probs"] or ())]
+    for each in stored:
+        if each is not None:
+            device: torch.device = each.device
+            return device
+    return str(state["device"]) if torch.cuda.is_available() else "cpu"  # a run that is over
 
 
 def placed(tensor: Tensor | None, device: torch.device | str) -> Tensor | None:

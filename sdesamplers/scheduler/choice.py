@@ -99,7 +99,8 @@ class Choice:
         is_free = steered if adaptive is None else bool(adaptive)
         if is_free and not spec.adaptive:
             raise UsageError(f"{spec.name} does not choose its own steps, so adaptive=True does not apply to it")
-        self._recipe(process, None if is_free else 1)
+        recipe = self._recipe(process, None if is_free else 1)
+        self.options = {name: recipe.options.get(name, value) for name, value in self.options.items()}  # as plain data
         for need in spec.needs:
             if need in REFUSED:
                 raise UsageError(f"{spec.name} {REFUSED[need]}")

@@ -79,7 +79,7 @@ class Layout:
             if start <= self.process.t_min and clean is not None:  # only the step to the clean end is left
                 return make_path(self.process, replace(self.recipe, times=(start, clean)))
             return make_path(self.process, replace(self.recipe, start_time=start))
-        return Path(self.points[0].process, self.points[begin:], known=self._known)
+        return Path(self.points[0].process, self.points[begin:], known=self._known, first_step=begin)
 
     def plan(self, begin: int) -> Plan:
         """The evaluations from grid step `begin` on; an empty plan if `begin` is the end of the grid.

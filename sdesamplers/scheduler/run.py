@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import weakref
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -43,6 +44,7 @@ class History:
         passed: the timestep of the last evaluation.
         sample: the state that was passed with it.
         output: the finished sample, as returned to the pipeline.
+        given: the numbers of the draws in `run.steps` whose outcome the caller has set.
     """
 
     begin: int
@@ -52,6 +54,12 @@ class History:
     passed: Passed
     sample: weakref.ref[Tensor] | None = None
     output: weakref.ref[Tensor] | None = None
+    given: set[int] = field(default_factory=set)
+
+    @property
+    def drawn(self) -> list[tuple[float, float]]:
+        """The steps of the run's draws that have used its noise."""
+        return [step for k, step in enumerate(self.run.steps) if k not in self.given]
 
 
 class PushedRun:
@@ -113,12 +121,22 @@ class PushedRun:
         """
         pending, history = self.pending, self.history
         if pending is None and history is None and not self.is_over:
-            return self._start(self.timeline.step_meant(passed), sample, generator, eta, seed)
+            begin = self.timeline.step_meant(passed)
+            if is_scored:
+                self._check_start(begin, passed)
+            return self._start(begin, sample, generator, eta, seed)
         if pending is not None and self._is_next(pending, passed):
             if history is not None and eta != history.eta:
                 raise UsageError(f"eta cannot change from {history.eta:g} to {eta:g} in the middle of a run")
-            return pending
-        restarted = self._restarted(passed, sample, eta, seed, is_scored)
+            shape = pending.run.record.shape
+            if sample.shape == shape:
+                return pending
+            if not self.layout.is_memoryless:
+                raise UsageError(
+                    f"this run has states of shape {tuple(shape)}, and step was passed {tuple(sample.shape)}; call "
+                    "set_timesteps for a run of other states"
+                )
+        restarted = self._restarted(passed, sample, generator, eta, seed, is_scored)
         if restarted is None:
             raise self._unexpected(passed)
         return restarted
@@ -137,8 +155,23 @@ class PushedRun:
                 return False
         return passed.means(timeline.number_at(pending.network_point))
 
+    def _check_start(self, begin: int, passed: Passed) -> None:
+        """Raise if a stored step from the middle of a run would be scored as the first step of a run.
+
+        It is one if a run that starts there was requested, by `timesteps[begin:]` or by `set_begin_index`.
+        """
+        place = passed.place
+        is_first = place is not None and place.layout == self.layout.number and place[1:3] == (begin, 0)
+        if begin == 0 or is_first or begin == self.timeline.begin or self.layout.is_memoryless:
+            return
+        raise UsageError(
+            f"a step of {self.layout.spec.name} depends on the steps before it, so that a stored step cannot be scored "
+            "alone: score the steps of a run in order from its first one; if that is in the middle of the grid, call "
+            f"set_begin_index, or take the timestep from timesteps[{self.layout.position_of(begin)}:]"
+        )
+
     def _restarted(
-        self, passed: Passed, sample: Tensor, eta: float, seed: int | None, is_scored: bool
+        self, passed: Passed, sample: Tensor, generator: Generators, eta: float, seed: int | None, is_scored: bool
     ) -> PendingStep | None:
         """A run restarted at the timestep passed, if diffusers' class of the method would do so; else None.
 
@@ -160,7 +193,7 @@ class PushedRun:
             return None
         begin = self.timeline.step_meant(passed)
         self.evaluations = begin - history.begin
-        return self._start(begin, sample, None, eta, seed, history)
+        return self._start(begin, sample, generator, eta, seed, history)
 
     def _unexpected(self, passed: Passed) -> UsageError:
         if self.pending is None:
@@ -192,7 +225,9 @@ class PushedRun:
         if before is None:
             run = RecordedRun(setup, x, self._keys(sample, generator, eta, seed), limit=LARGEST_RECORD)
         else:
-            run = RecordedRun(setup, x, before.run.keys, before.run.steps, limit=LARGEST_RECORD)
+            same = len(sample) == len(before.run.keys)
+            keys = before.run.keys if same else self._keys(sample, generator, eta, seed)
+            run = RecordedRun(setup, x, keys, before.drawn if same else (), limit=LARGEST_RECORD)
         _, point = layout.single(run.request)
         self._check_rows(point, len(sample))
         start, offset = (begin, layout.position_of(begin)) if before is None else (before.begin, before.offset)
@@ -243,6 +278,20 @@ class PushedRun:
             self.history.passed, self.history.sample = passed, weakref.ref(sample)
         self.evaluations += 1
         self.timeline.run_count += 1
+
+    def note_given(self, draws: Iterable[int]) -> None:
+        """Record that the caller has set the outcomes of these draws, which have not used the run's noise."""
+        if self.history is not None:
+            self.history.given.update(draws)
+
+    def without_graph(self, pending: PendingStep, state: Tensor) -> Tensor:
+        """A state that `advance` has returned, as a constant; it takes the place of that tensor."""
+        state = state.detach()
+        if self.pending is not None:
+            pending.given = state
+        elif self.history is not None:
+            self.history.output = weakref.ref(state)
+        return state
 
     def advance(
         self, pending: PendingStep, prediction: Prediction | None, dtype: torch.dtype, next_timestep: Any
@@ -298,7 +347,7 @@ class PushedRun:
         made.is_over, made.evaluations, made.begun_at = self.is_over, self.evaluations, self.begun_at
         history, pending = self.history, self.pending
         if history is not None:
-            made.history = replace(history, run=history.run.copy())
+            made.history = replace(history, run=history.run.copy(), given=set(history.given))
             if pending is not None:
                 made.pending = replace(pending, run=made.history.run)
         return made

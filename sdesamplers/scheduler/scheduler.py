@@ -25,6 +25,7 @@ from ..processes.table import DiscreteVP
 from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.recipe import Recipe
+from ..sampling.record_state import device_of
 from ..sampling.table import SolverTable
 from .choice import Choice, option_names
 from .configuration import (
@@ -41,7 +42,7 @@ from .grids import GridRequest, requested_grid
 from .noising import Noising
 from .pending import StepOutput
 from .run import PushedRun
-from .run_state import dump_pushed, restore_pushed
+from .run_state import differing, dump_pushed, restore_pushed, run_identity
 from .scored import advance_observed, check_scored
 from .seeding import Generators
 from .step_arguments import check_grid_arguments, check_step_arguments
@@ -226,7 +227,8 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         return copy.deepcopy(self)
 
     def __reduce__(self) -> Any:
-        return _unpickled, (type(self), dict(self.config), *self.state_dict().values())
+        state = self.state_dict()
+        return _unpickled, (type(self), dict(self.config), state["grid"], state["begin_index"], state["run"])
 
     def state_dict(self) -> dict[str, Any]:
         """The grid and the run in progress, as plain data and tensors, for `torch.save` and `load_state_dict`.
@@ -234,8 +236,9 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         torch.save(scheduler.state_dict(), "run.pt")
         """
         run = self._run
-        grid = None if run is None else self._grid_arguments
-        return {"grid": grid, "begin_index": self.begin_index, "run": None if run is None else dump_pushed(run)}
+        grid, pushed = (None, None) if run is None else (self._grid_arguments, dump_pushed(run))
+        made_for = None if run is None else run_identity(run.layout.recipe, self.trained, self.clip)
+        return {"grid": grid, "begin_index": self.begin_index, "run": pushed, "made_for": made_for}
 
     def load_state_dict(self, state: Mapping[str, Any], device: str | torch.device | None = None) -> None:
         """Continue the run of a dictionary from `state_dict`, in a scheduler of the same configuration.
@@ -244,16 +247,26 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
 
         Args:
             state: the dictionary.
-            device: of the states; by default that of the stored tensors.
+            device: of the states and timesteps; by default that of the stored tensors.
 
         Raises:
-            UsageError: it is no such dictionary.
+            UsageError: it is no such dictionary, or that of a scheduler with another sampler, grid, clipping or model.
         """
         if not isinstance(state, Mapping) or not {"grid", "begin_index", "run"} <= state.keys():
             raise UsageError(f"this is no state of a Scheduler: pass what state_dict() returned, not {shown(state)}")
         self._reset()
         if state["grid"] is not None:
-            self.set_timesteps(**state["grid"])
+            grid = dict(state["grid"])
+            if device is not None:
+                grid["device"] = str(device)
+            elif grid["device"] is not None and state["run"] is not None:
+                grid["device"] = str(device_of(state["run"]["run"]))
+            self.set_timesteps(**grid)
+        if self._run is not None and state.get("made_for") is not None:
+            here = run_identity(self._run.layout.recipe, self.trained, self.clip)
+            if (other := differing(state["made_for"], here)) is not None:
+                self._reset()
+                raise UsageError(f"this is the state of a Scheduler with another {other}; load it in one like it")
         if state["begin_index"] is not None:
             self.set_begin_index(state["begin_index"])
         if state["run"] is not None and self._run is not None:

@@ -44,7 +44,13 @@ def advance_observed(
     if prediction is None:  # the output was for the start of the run, from which no step has been taken yet
         send()
         return states[0], Transition(states[0], states[0], 0.0, 0.0)
+    drawn = len(pending.run.steps)
     transition = observe(pending.run, send, prev_sample)
-    if prev_sample is not None and not transition.is_stochastic:
-        return prev_sample.to(states[0]), transition
+    if prev_sample is not None:
+        run.note_given(range(drawn, len(pending.run.steps)))
+        if not transition.is_stochastic:
+            return prev_sample.to(states[0], copy=True), transition  # the caller may edit the state that it receives
+    if transition.is_stochastic and states[0].requires_grad:
+        # The densities of later steps take this outcome as a constant, as that of this step does.
+        return run.without_graph(pending, states[0]), transition
     return states[0], transition

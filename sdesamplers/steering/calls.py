@@ -213,6 +213,8 @@ def _evaluations_at(at: Any, total: int) -> list[int]:
     Raises:
         UsageError: not a whole number, or no list of evaluations of the run.
     """
+    if hasattr(at, "tolist"):  # an array
+        at = at.tolist()
     if not isinstance(at, Sequence) or isinstance(at, str):
         every = whole("at", at)
         return list(range(every, total, every))

@@ -56,6 +56,18 @@ def test_the_flow_grpo_adapter_is_its_step() -> None:
     torch.testing.assert_close(mean, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_the_flow_grpo_adapter_refuses_several_timesteps_and_draws_only_for_new_states() -> None:
+    step = loaded("flow_grpo_adapter")["sde_step_with_logprob"]
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    scheduler.set_timesteps(6)
+    x, generator = torch.ones(2, 4), torch.Generator().manual_seed(1)
+    with pytest.raises(ValueError, match="pass the rows of each timestep in a call of their own"):
+        step(scheduler, x, scheduler.timesteps[[2, 4]], x, prev_sample=x)
+    before = generator.get_state()
+    step(scheduler, x, scheduler.timesteps[2], x, prev_sample=x, generator=generator)
+    assert torch.equal(generator.get_state(), before)
+
+
 def test_the_trl_adapter_scores_each_sample_at_its_own_timestep() -> None:
     trained = DDIMScheduler(clip_sample=False, timestep_spacing="leading", steps_offset=1)
     scheduler = sds.Scheduler.from_config(trained.config, "ddim", seed=2)

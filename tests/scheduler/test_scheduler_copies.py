@@ -203,3 +203,40 @@ def test_a_timestep_of_each_row_is_refused(timestep: Any, trained: dict[str, Any
             scheduler.step(x, scheduler.timesteps[0], x)
     with pytest.raises(sds.UsageError, match="timestep must be"):
         scheduler.step(x, scheduler.timesteps[1], x, prev_timestep=timestep)
+
+
+@pytest.mark.parametrize(
+    ("change", "other"),
+    [
+        ({"sampler": "euler"}, "sampler"),
+        ({"spacing": "trailing"}, "grid or noise"),
+        ({"clip": True}, "clip"),
+        ({"trained": {**FLOW, "num_train_timesteps": 500}}, "configuration of the model"),
+    ],
+)
+def test_the_state_of_another_scheduler_is_refused(change: dict[str, Any], other: str) -> None:
+    made, x = sds.Scheduler("dpmpp-2m", trained=FLOW), torch.ones(1, 4)
+    made.set_timesteps(4)
+    made.step(x, made.timesteps[0], x)
+    with pytest.raises(sds.UsageError, match=f"a Scheduler with another {other};"):
+        sds.Scheduler(**{"sampler": "dpmpp-2m", "trained": FLOW, **change}).load_state_dict(made.state_dict())
+    state = made.state_dict()
+    del state["made_for"]  # as stored by earlier versions
+    sds.Scheduler("dpmpp-2m", trained=FLOW).load_state_dict(state)
+
+
+@pytest.mark.parametrize(("device", "count"), [(None, 1), ("cpu", 1), ("cpu", 4)])
+def test_a_state_of_a_machine_with_another_device(device: str | None, count: int) -> None:
+    """As stored on a GPU and loaded with map_location="cpu"."""
+    made, x = sds.Scheduler("ddpm", trained=FLOW, seed=0), torch.ones(1, 4)
+    made.set_timesteps(4, device="cpu")
+    for t in made.timesteps[:count]:
+        x = made.step(x, t, x).prev_sample
+    state = made.state_dict()
+    state["grid"]["device"] = state["run"]["run"]["device"] = "xpu:3"
+    loaded = sds.Scheduler("ddpm", trained=FLOW, seed=0)
+    loaded.load_state_dict(state, device)
+    assert loaded.timesteps.device.type == "cpu"
+    if count == 1:
+        t = made.timesteps[1]
+        assert torch.equal(loaded.step(x, t, x).prev_sample, made.step(x, t, x).prev_sample)

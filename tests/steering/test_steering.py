@@ -5,6 +5,7 @@ import pickle
 import re
 import threading
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import pytest
@@ -391,3 +392,11 @@ def test_the_classifiers_reward_rises_on_the_embedded_model(classifier):
 @pytest.fixture(scope="module")
 def classifier():
     return Scorer(files("sdesamplers") / "assets" / "fashion-mnist-metrics").net
+
+
+def test_evaluations_as_an_array() -> None:
+    arguments: dict[str, Any] = {"steps": 5, "particles": 3, "num_samples": 2}
+    model = sds.MixtureModel([1.0], torch.zeros(1, 4), [0.25], sds.VP())
+    results = [sds.steer(model, lambda x: x.mean(1), "ddpm", at=at, **arguments) for at in ([1, 2], np.array([1, 2]))]
+    assert results[0].steered_at == results[1].steered_at == [1, 2]
+    assert torch.equal(results[0].samples, results[1].samples)
