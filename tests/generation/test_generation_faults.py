@@ -749,7 +749,8 @@ def test_images_of_a_mounted_file_system(tmp_path: Path, ext4: Any, monkeypatch:
             if name in whole:
                 assert data == whole[name], f"{name} is not whole in image {number}"
         made = run(where / "job", resume=True, **words).made
-        assert made <= 200 - 10 * recorded[number]  # what was recorded before the copy was begun
+        # What was recorded before the copy was begun; the last record is visible before it is synced.
+        assert made <= 200 - 10 * max(recorded[number] - 1, 0)
         assert content(where / "job") == whole
         found.append(made)
     assert len(set(found)) > 3
