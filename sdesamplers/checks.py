@@ -7,7 +7,7 @@ import math
 import operator
 import sys
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -83,6 +83,18 @@ def whole(name: str, value: Any, least: int = 1) -> int:
     if found > most:
         raise UsageError(f"{name} must be a whole number from {least} to {most}, not {shown(value)}")
     return found
+
+
+def whole_numbers(name: str, values: Any, expected: str = "a sequence of whole numbers") -> list[int]:
+    """Return a sequence or array (N,) of whole numbers of 0 or more as a list.
+
+    Raises:
+        UsageError: no sequence, with what was `expected`; or another entry.
+    """
+    listed = values.tolist() if hasattr(values, "tolist") else values
+    if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):  # an array may be a single number
+        raise UsageError(f"{name} must be {expected}, not {shown(values)}")
+    return [whole(f"each of {name}", value, 0) for value in listed]
 
 
 def sample_range(num_samples: Any, first_index: Any) -> tuple[int, int]:

@@ -7,6 +7,7 @@ table.py        a DDPM table of alphas_cumprod as a process in continuous time
 coordinates.py  the same process in other coordinates: `View`
 predictions.py  prediction types and conversions between them
 reversal.py     processes of networks whose time runs from noise to data
+fingerprint.py  what distinguishes processes, as numbers that can be stored and compared
 check.py        consistency checks of user-defined processes
 forms.py        schedule functions that return the type that they are given: float, array or tensor
 own_grid.py     interface of the grid that a model's authors sample on

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..checks import shown, whole
 from ..errors import UsageError
 from ..models.output import Output
+from ..processes.fingerprint import fingerprint, is_same_process
 from ..processes.predictions import prediction_type
 from ..processes.sde import SDE, not_a_process
 from ..public import public
@@ -18,7 +19,6 @@ from .pool_requests import PoolRequest, PoolResult
 from .pool_rows import Half, PoolBatch, Share, joined
 from .stepper import Stepper
 from .stepper_arguments import Clock, checked_clock
-from .stepper_state import fingerprint, is_same_process
 from .waiting import floating
 
 

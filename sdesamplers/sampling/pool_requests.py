@@ -15,12 +15,12 @@ from torch.utils._pytree import tree_leaves
 from ..checks import device_of, number
 from ..errors import UsageError
 from ..models.conditions import is_structure, lengths, map_tensors, take_rows
+from ..processes.fingerprint import fingerprint, is_same_process
 from ..processes.sde import SDE
 from ..public import public
 from .pool_rows import Half, PoolRow
 from .result import Result
 from .stepper import Stepper
-from .stepper_state import fingerprint, is_same_process
 
 FORMAT = 1
 """The version of the layout of an evicted request."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import one_of_types, shown, whole
+from ..checks import one_of_types, whole_numbers
 from ..errors import UsageError
 from ..models.base import Model
 from ..models.conditions import take_rows
@@ -94,12 +94,8 @@ def _positions(rows: Any, count: int) -> np.ndarray:
     if isinstance(rows, slice):
         found = np.arange(count)[rows]
     else:
-        listed = rows.tolist() if isinstance(rows, np.ndarray | Tensor) else rows
-        if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):  # an array may be a single number
-            raise UsageError(
-                f"rows must be a slice, such as slice(0, 16), or a sequence of positions, not {shown(rows)}"
-            )
-        found = np.array([whole("each of rows", row, 0) for row in listed], dtype=np.int64)
+        expected = "a slice, such as slice(0, 16), or a sequence of positions"
+        found = np.array(whole_numbers("rows", rows, expected), dtype=np.int64)
         if len(found) and found.max() >= count:
             raise UsageError(f"this result has the samples 0 to {count - 1}, not {found.max()}")
     if not len(found):

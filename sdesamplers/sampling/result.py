@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import shown, whole
+from ..checks import whole_numbers
 from ..errors import UsageError
 from ..io.images import to_images
 from ..models.clipping import Clip
@@ -174,10 +174,7 @@ def chosen_steps(count: int | None, steps: Sequence[int] | None) -> list[int]:
         raise UsageError("an adaptive run has no steps that all samples take; pass steps= to sample")
     if steps is None:
         return list(range(count))
-    listed = steps.tolist() if isinstance(steps, np.ndarray | Tensor) else steps
-    if not isinstance(listed, Sequence) or isinstance(listed, str | bytes):  # an array may be a single number
-        raise UsageError(f"steps must be a sequence of whole numbers, not {shown(steps)}")
-    found = [whole("each of steps", step, 0) for step in listed]
+    found = whole_numbers("steps", steps)
     if any(step >= count for step in found):
         raise UsageError(f"this run has the steps 0 to {count - 1}, not {max(found)}")
     return found

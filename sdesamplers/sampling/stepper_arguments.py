@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ..checks import sample_range, shown, whole
+from ..checks import sample_range, shown, whole_numbers
 from ..errors import UsageError
 
 Clock = float | Callable[[Any], Any]
@@ -31,7 +31,7 @@ def indices_of(indices: Sequence[int] | None, num_samples: Any, first_index: Any
         return list(range(first_index, first_index + count))
     if num_samples is not None or first_index:
         raise UsageError("pass indices, or num_samples and first_index, not both")
-    found = [whole("each of indices", index, 0) for index in indices]
+    found = whole_numbers("indices", indices)
     if not found:
         raise UsageError("indices is empty; a run has at least one sample")
     return found

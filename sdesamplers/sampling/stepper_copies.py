@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import whole
+from ..checks import whole, whole_numbers
 from ..errors import UsageError
 from ..path.noise import branch_seed, check_seed
 from ..processes.pickling import Pickled
@@ -128,7 +128,7 @@ class Copied(Pickled):
     def _positions(self, argument: str, rows: Sequence[int]) -> list[int]:
         self._open()
         count = len(self.indices)
-        picked = [whole(f"each of {argument}", row, 0) for row in rows]
+        picked = whole_numbers(argument, rows)
         if any(row >= count for row in picked):
             raise UsageError(f"{argument} are positions among {count} samples, from 0 to {count - 1}, not {picked}")
         if self._run.memory is None and (self._single is not None or not self._waiting.is_shared):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import choice, flag, function, number, sample_range, shown, suggest_keywords, whole
+from ..checks import choice, flag, function, number, sample_range, shown, suggest_keywords, whole, whole_numbers
 from ..errors import UsageError
 from ..models.base import Model
 from ..public import public
@@ -213,12 +213,11 @@ def _evaluations_at(at: Any, total: int) -> list[int]:
     Raises:
         UsageError: not a whole number, or no list of evaluations of the run.
     """
-    if hasattr(at, "tolist"):  # an array
-        at = at.tolist()
+    at = at.tolist() if hasattr(at, "tolist") else at  # an array may be a single number
     if not isinstance(at, Sequence) or isinstance(at, str):
         every = whole("at", at)
         return list(range(every, total, every))
-    found = sorted({whole("each of at", each, 0) for each in at})
+    found = sorted(set(whole_numbers("at", at)))
     if found and found[-1] >= total:
         raise UsageError(f"at has numbers of evaluations, from 0 to {total - 1} in this run, not {found[-1]}")
     return found

@@ -10,14 +10,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..checks import function, number, shown, whole
+from ..checks import choice, function, number, one_of_types, whole
 from ..errors import UsageError
 from ..io.files import make_folder
 from ..models.base import Model
 from ..path.noise import check_seed
 from ..pretrained.loading import as_model
 from ..public import public
-from ..sampling.arguments import one_of
 from ..sampling.table import SolverTable, read_table
 from .field import Distance, root_mean_square
 from .result import Tuning
@@ -92,7 +91,7 @@ def tune(
     model.gaussian  # noqa: B018 - refuses a process without alpha and sigma
     budgets = budgets_of(nfe)
     counts = {"starts": starts, "trials": trials, "iterations": iterations, "teacher_nfe": teacher_nfe}
-    one_of("method", method, METHODS)
+    choice("method", method, METHODS)
     counts = {name: whole(name, value, 4 if name == "starts" else 1) for name, value in counts.items()}
     if minutes is not None and number("minutes", minutes) < 0:
         raise UsageError(f"minutes must be 0 or more, not {minutes}")
@@ -110,10 +109,14 @@ def tune(
         root_mean_square if distance is None else distance,
     )
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    tuning, folder = Tuning(), None if out is None else make_folder(as_path("out", out))
+    tuning, folder = (
+        Tuning(),
+        None if out is None else make_folder(FilePath(one_of_types("out", out, (str, FilePath), "a path"))),
+    )
     extra = {"method": method, **({"iterations": counts["iterations"]} if method == "gradient" else {})}
     requests = {budget: {**tuner.asked(budget, counts["trials"]), **extra} for budget in budgets}
-    known = {budget: None if folder is None else known_table(folder, asked) for budget, asked in requests.items()}
+    tables = {} if folder is None else {file: read_table(file) for file in sorted(folder.glob("nfe-*.json"))}
+    known = {budget: known_table(tables, asked) for budget, asked in requests.items()}
     # Those of which there is no table yet come first, so that calls with `minutes` complete the others one by one.
     for budget in sorted(budgets, key=lambda each: known[each] is not None):
         table, asked = known[budget], requests[budget]
@@ -136,13 +139,6 @@ def tune(
     return tuning
 
 
-def as_path(name: str, value: Any) -> FilePath:
-    """A path, or a UsageError."""
-    if not isinstance(value, str | FilePath):
-        raise UsageError(f"{name} must be a path, not {shown(value)}")
-    return FilePath(value)
-
-
 def budgets_of(nfe: Any) -> list[int]:
     """Numbers of evaluations as a list.
 
@@ -158,20 +154,23 @@ def budgets_of(nfe: Any) -> list[int]:
     return found
 
 
-def known_table(folder: FilePath, asked: dict[str, Any]) -> SolverTable | None:
-    """The table in a folder that was computed for these arguments, if any, whole or interrupted.
+OPTIONAL = ("condition_fingerprint", "distance", "guidance_interval")
+"""Facts that a table has only if they differ from the usual."""
+
+
+def known_table(tables: Mapping[FilePath, SolverTable], asked: dict[str, Any]) -> SolverTable | None:
+    """The table, out of those of a folder, that was computed for these arguments, whole or interrupted; else None.
 
     Raises:
-        UsageError: the folder has a table of another model, which would be overwritten, or a bad file.
+        UsageError: there is a table of another model, which would be overwritten.
     """
-    for file in sorted(folder.glob("nfe-*.json")):
-        table = read_table(file)
+    for file, table in tables.items():
         if table.nfe == asked["nfe"] and (table.facts.get("model"), table.facts.get("signature")) != (
             asked["model"],
             asked["signature"],
         ):
             raise UsageError(f"{file} is a solver table of {table.facts.get('model')!r}; choose another folder")
-        if all(_is_same(key, table.facts.get(key), value) for key, value in asked.items()):
+        if all(_is_same(key, table.facts.get(key), asked.get(key)) for key in {*asked, *OPTIONAL}):
             return table
     return None
 
@@ -186,7 +185,8 @@ def _is_same(key: str, found: Any, asked: Any) -> bool:
             and len(found) == len(asked)
             and bool(np.allclose(found, asked, rtol=1e-3, atol=1e-3))
         )
-    return bool(found == asked) and not (key == "distance" and "<" in asked)  # functions without a name of their own
+    has_no_name = key == "distance" and asked is not None and "<" in asked  # a lambda, or a function in a function
+    return bool(found == asked) and not has_no_name
 
 
 def better(one: SolverTable, other: SolverTable) -> SolverTable:

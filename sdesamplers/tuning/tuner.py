@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
+import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +15,9 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import NonFiniteError, UsageError
+from ..generation.identity import fingerprint, plain
 from ..models.base import Model
-from ..models.conditions import is_structure, join_conditions, map_tensors, take_rows
+from ..models.conditions import is_structure, join_conditions, take_rows
 from ..models.guidance import Guided, effective_scale
 from ..path.path import Path
 from ..sampling.arguments import make_recipe
@@ -77,21 +78,31 @@ class Tuner:
 
     def asked(self, nfe: int, trials: int) -> dict[str, Any]:
         """What determines a table, as its facts record it."""
-        model = self.model
-        return {
+        return {**self.common_facts, "nfe": nfe, "trials": trials}
+
+    @functools.cached_property
+    def common_facts(self) -> dict[str, Any]:
+        """What determines the tables of all numbers of evaluations."""
+        model, distance = self.model, self.distance
+        facts: dict[str, Any] = {
             "model": model.name,
             "revision": model.revision,
             "signature": signature(model),
-            "nfe": nfe,
             "seed": self.seed,
             "starts": self.starts,
-            "trials": trials,
             "guidance_scale": effective_scale(model, self.guidance_scale),
-            **self.condition_facts(),
+            "condition": None,
             "probe": self.probe,
             "teacher": {"sampler": self.teacher, "nfe": self.teacher_nfe},
-            **self.other_facts(),
         }
+        if self.condition is not None:
+            facts["condition"] = " ".join(str(self.condition).split())[:LONGEST_TEXT]
+            facts["condition_fingerprint"] = fingerprint(json.dumps(plain(self.condition)).encode())
+        if distance is not root_mean_square:
+            facts["distance"] = getattr(distance, "__qualname__", type(distance).__qualname__)
+        if isinstance(model, Guided) and model.interval is not None:
+            facts["guidance_interval"] = [*map(str, model.interval)]  # JSON has no infinity
+        return facts
 
     @functools.cached_property
     def probe(self) -> list[float | None]:
@@ -105,23 +116,6 @@ class Tuner:
         sizes = [(own * each).mean(1) for own in (v.double().flatten(1) for v in found) for each in (own, others)]
         return [digits(float(size)) for row in sizes for size in row]
 
-    def condition_facts(self) -> dict[str, Any]:
-        """The condition as text, shortened, and a checksum of the tensors that it becomes."""
-        if self.condition is None:
-            return {"condition": None}
-        text, total = " ".join(str(self.condition).split()), hashlib.sha256()
-        map_tensors(self.spread(self.starts), lambda leaf: total.update(bytes_of(leaf)))
-        return {"condition": text[:LONGEST_TEXT], "condition_sha256": total.hexdigest()}
-
-    def other_facts(self) -> dict[str, Any]:
-        """What is recorded if it differs from the defaults: the distance and a guidance interval."""
-        facts: dict[str, Any] = {}
-        if self.distance is not root_mean_square:
-            facts["distance"] = getattr(self.distance, "__qualname__", type(self.distance).__qualname__)
-        if isinstance(self.model, Guided) and self.model.interval is not None:
-            facts["guidance_interval"] = [*map(str, self.model.interval)]  # JSON has no infinity
-        return facts
-
     def on(self, first: int) -> tuple[Field, Teacher]:
         """A set of starts and the teacher's states there."""
         if first not in self._sets:
@@ -132,20 +126,22 @@ class Tuner:
 
     def field(self, first: int, count: int) -> Field:
         """The model on a set of starts with their conditions."""
-        indices = range(first, first + count)
-        return Field(self.model, indices, self.seed, self.spread(count), self.guidance_scale, self.batch_size)
+        indices, conditions = range(first, first + count), take_rows(self.conditions, slice(0, count))
+        return Field(self.model, indices, self.seed, conditions, self.guidance_scale, self.batch_size)
 
-    def spread(self, count: int) -> Any:
-        """The conditions of the first `count` starts of a set, as the model takes them."""
+    @functools.cached_property
+    def conditions(self) -> Any:
+        """The conditions of the starts of a set, as the model takes them; the same for each set."""
         condition, model = self.condition, self.model
         if not isinstance(condition, list | tuple) or is_structure(condition):
-            return take_rows(model.condition_for(condition, self.starts), slice(0, count))
+            return model.condition_for(condition, self.starts)
         if not condition:
             raise UsageError("condition must not be an empty list: the starts take its entries in turn")
-        turns = [condition[i % len(condition)] for i in range(count)]
+        turns = [i % len(condition) for i in range(self.starts)]
         if any(isinstance(entry, Tensor | np.ndarray | dict | tuple) for entry in condition):
-            return join_conditions(*(model.condition_for(entry, 1) for entry in turns))
-        return model.condition_for(turns, count)
+            entries = [model.condition_for(entry, 1) for entry in condition]
+            return join_conditions(*(entries[turn] for turn in turns))
+        return model.condition_for([condition[turn] for turn in turns], self.starts)
 
     def teacher_error(self) -> dict[str, float | None]:
         """Errors of the teacher on the first starts for the report, against twice as many evaluations."""
@@ -165,15 +161,15 @@ class Tuner:
 
     def fixed(self, nfe: int) -> list[tuple[float, str, SolverTable]]:
         """(score on the fitting starts, name, table) of the fixed settings, best first."""
-        made, teacher = self.on(FIT)
         found = []
         for name, arguments in FIXED:
             try:
                 table = table_of(self.model.gaussian, name, nfe=nfe, **arguments)
-                result = score(teacher.distances(made.run(Request(table))[0]))
-            except (UsageError, NonFiniteError):  # a grid that this process does not have, or a run that diverges
+                result = self.score_on(FIT, table)
+            except UsageError:  # a grid that this process does not have
                 continue
-            found.append((result, " ".join([name, *(f"{k}={v}" for k, v in arguments.items())]), table))
+            if math.isfinite(result):
+                found.append((result, " ".join([name, *(f"{k}={v}" for k, v in arguments.items())]), table))
         return sorted(found, key=lambda each: each[0])
 
     def tuned(self, asked: dict[str, Any], until: float, advance: Advance | None) -> tuple[SolverTable, bool]:
@@ -222,22 +218,21 @@ class Tuner:
         self, bests: list[Judged], fixed: list[tuple[float, str, SolverTable]], asked: dict[str, Any], complete: bool
     ) -> SolverTable:
         """The best of the tuned tables and of the fixed settings on the starts for the choice, with its facts."""
-        finalists = [(name, table) for _, name, table in fixed[:FINALISTS]]
-        scores = {name: self.measured(CHOOSE, table) for name, table in finalists}
-        winner = min(scores, key=lambda name: score(scores[name]))
-        table, returned, base = dict(finalists)[winner], f"fixed: {winner}", winner
-        best = min(bests, key=lambda judged: score(self.measured(CHOOSE, judged.table)))
-        if score(self.measured(CHOOSE, best.table)) < score(scores[winner]):
+        finalists = [(self.score_on(CHOOSE, table), name, table) for _, name, table in fixed[:FINALISTS]]
+        lowest, setting, table = min(finalists, key=lambda each: each[0])
+        errors = own = self.reported(table)
+        returned, base = f"fixed: {setting}", setting
+        tuned = [(self.score_on(CHOOSE, judged.table), judged) for judged in bests]
+        result, best = min(tuned, key=lambda each: each[0])
+        if result < lowest:
             table, returned, base = best.table, "tuned", best.candidate.base
+            own = self.reported(table)
         facts = {
             **asked,
             "returned": returned,
             "base": base,
             "teacher": {**asked["teacher"], "errors": self.teacher_error()},
-            "errors": {
-                **self.reported(table),
-                "fixed": {**self.reported(dict(finalists)[winner]), "setting": winner},
-            },
+            "errors": {**own, "fixed": {**errors, "setting": setting}},
             "versions": {name: importlib.metadata.version(name) for name in ("sdesamplers", "torch", "diffusers")},
         }
         if not complete:
@@ -246,23 +241,25 @@ class Tuner:
 
     def reported(self, table: SolverTable) -> dict[str, float | None]:
         """RMS and median error of a table on the starts for the report, and the mean of another distance."""
-        made, teacher = self.on(REPORT)
-        try:
-            ends = made.run(Request(table))[0]
-        except NonFiniteError:
+        ends, teacher = self.ends(REPORT, table), self.on(REPORT)[1]
+        if ends is None:
             return {"rms": None, "median": None}
         found = summary(root_mean_square(ends, teacher.end).cpu().numpy())
         if self.distance is not root_mean_square:
             found["distance"] = digits(teacher.distances(ends).mean())
         return found
 
-    def measured(self, first: int, table: SolverTable) -> np.ndarray:
-        """The distances of a table's samples on a set of starts; infinite if it diverges."""
-        made, teacher = self.on(first)
+    def score_on(self, first: int, table: SolverTable) -> float:
+        """The score of a table on a set of starts; infinite if it diverges."""
+        ends = self.ends(first, table)
+        return math.inf if ends is None else score(self.on(first)[1].distances(ends))
+
+    def ends(self, first: int, table: SolverTable) -> Tensor | None:
+        """The samples of a table from a set of starts; None if it diverges."""
         try:
-            return teacher.distances(made.run(Request(table))[0])
+            return self.on(first)[0].run(Request(table))[0]
         except NonFiniteError:
-            return np.full(self.starts, np.inf)
+            return None
 
 
 def first_candidates(tables: Sequence[SolverTable], start: float) -> list[Candidate]:
@@ -281,13 +278,6 @@ def summary(found: np.ndarray) -> dict[str, float | None]:
     """RMS and median of errors, to four digits."""
     rms, median = np.sqrt(np.square(found).mean()), np.median(found)
     return {"rms": digits(rms), "median": digits(median)}
-
-
-def bytes_of(leaf: Any) -> bytes:
-    """The numbers of a tensor or array; nothing of other objects."""
-    if isinstance(leaf, Tensor):
-        leaf = leaf.detach().double().cpu().numpy() if leaf.is_floating_point() else leaf.cpu().numpy()
-    return leaf.tobytes() if isinstance(leaf, np.ndarray) else b""
 
 
 def digits(value: float) -> float | None:

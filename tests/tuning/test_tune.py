@@ -360,6 +360,12 @@ def test_a_table_for_another_model_guidance_or_condition_is_not_taken_for_this_o
     assert counted(folder=tmp_path, **{**usual, **OTHERS[other]()}) == 2
 
 
+def test_a_table_for_another_distance_is_not_taken_for_the_usual_one(tmp_path):
+    assert counted(mixture(), tmp_path, distance=first_element) == 2
+    assert counted(mixture(), tmp_path, distance=first_element) == 0
+    assert counted(mixture(), tmp_path) == 2
+
+
 def test_the_table_of_another_model_is_not_overwritten(tmp_path):
     assert counted(conditional("one"), tmp_path, condition=1) == 2
     with pytest.raises(sds.UsageError, match=r"nfe-4.json is a solver table of 'one'; choose another folder"):
