@@ -178,6 +178,11 @@ class Noise(Protocol):
     def __call__(self, start: float, end: float, rows: np.ndarray | None = None) -> Tensor: ...
 
 
+def skip_draw(noise: Noise, start: float, end: float, rows: np.ndarray | None = None) -> None:
+    """Count a draw of which the noise is not needed, so that later draws are the same; some sources have to make it."""
+    getattr(noise, "skip", noise)(start, end, rows)
+
+
 @public
 class IndependentNoise:
     """An independent standard normal for every draw of a run."""

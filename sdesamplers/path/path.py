@@ -16,7 +16,7 @@ from ..processes.coordinates import View
 from ..processes.scalars import Scalar, expand
 from ..processes.sde import SDE, GaussianProcess
 from ..public import public
-from .noise import Noise
+from .noise import Noise, skip_draw
 from .points import NO_MARGINALS, Point, _fields, _item, _point, added_noise_fraction, clean_point, points_at
 from .transition import Draw, is_zero, normal_log_prob
 
@@ -234,7 +234,7 @@ class Path:
             ledger.given[ledger.count] = given * expand(then.scale, given)
             ledger.next_outcome = None
         if ledger.count in ledger.given:
-            getattr(ledger.noise, "skip", ledger.noise)(*step, now.rows)  # so that later draws are the same
+            skip_draw(ledger.noise, *step, now.rows)
             return ledger.given[ledger.count].to(mean, copy=True)  # its owner may overwrite it
         noise = ledger.noise(*step, now.rows).to(mean, non_blocking=True)
         if ledger.proposal is not None:

@@ -34,8 +34,6 @@ class RecordedRun:
         keys: (seed, index) of each sample's noise.
         earlier: the steps of draws that were made before, if the run continues the noise of another one.
         log_probs: record the log-probabilities of transitions.
-        limit: bytes that the predictions of a record that has to be complete may take; none by default. Beyond it they
-            are dropped, and the run cannot be copied any more.
 
     Attributes:
         record: as described.
@@ -51,9 +49,8 @@ class RecordedRun:
         earlier: Sequence[tuple[float, float]] = (),
         *,
         log_probs: bool = False,
-        limit: int | None = None,
     ) -> None:
-        self.setup, self.end, self.limit, self.is_kept = setup, None, limit, True
+        self.setup, self.end, self.is_kept, self._size = setup, None, True, 0
         self.record = Record(start, start.shape, start.dtype, start.device, [(0, list(keys))], list(earlier))
         self.record.log_probs = [] if log_probs else None
         self._clear()
@@ -171,16 +168,16 @@ class RecordedRun:
         """Record a prediction, and drop those on which nothing depends any more."""
         record, memory = self.record, self._memory if self._knows_memory else self.memory
         k = record.count
-        if memory is None and not self.is_kept:
-            return
         if memory is None:
+            if not self.is_kept:
+                return
             if isinstance(reply, list):
                 pairs = zip(reply, self._request, strict=True)
                 record.sent[k] = [Sent.of(each, x, False) for each, (x, _) in pairs]
             else:
                 record.sent[k] = [Sent.of(reply, self._request[0], False)]
-            size = sum(each.bytes for sent in record.sent.values() for each in sent)
-            if self.limit is not None and size > self.limit:
+            self._size += sum(each.bytes for each in record.sent[k])
+            if self.setup.limit is not None and self._size > self.setup.limit:
                 self.is_kept, record.sent, record.start = False, {}, None
             return
         if k >= len(memory.dropped):
@@ -206,11 +203,11 @@ class RecordedRun:
             UsageError: it is incomplete, because it was larger than the limit.
         """
         if not self.is_kept and not self.is_over:
-            assert self.limit is not None
+            assert self.setup.limit is not None
             raise UsageError(
                 f"{self.setup.label}: this run can no longer be copied or stored: the sampler depends on all outputs "
-                f"so far, and they take more than {self.limit / 2**20:.0f} MiB; an sds.Stepper keeps them, and most "
-                "other samplers depend on a few"
+                f"so far, and they take more than {self.setup.limit / 2**20:.0f} MiB; an sds.Stepper keeps them, and "
+                "most other samplers depend on a few"
             )
         record = copy.copy(self.record)
         record.sent, record.keys, record.given = dict(record.sent), list(record.keys), dict(record.given)
@@ -225,10 +222,11 @@ class RecordedRun:
         return record
 
     @classmethod
-    def resumed(cls, setup: Setup, record: Record, end: Tensor | None = None, limit: int | None = None) -> RecordedRun:
+    def resumed(cls, setup: Setup, record: Record, end: Tensor | None = None) -> RecordedRun:
         """A run that continues from a record."""
         made = cls.__new__(cls)
-        made.setup, made.record, made.end, made.limit, made.is_kept = setup, record, end, limit, True
+        made.setup, made.record, made.end, made.is_kept = setup, record, end, True
+        made._size = sum(each.bytes for sent in record.sent.values() for each in sent)
         made._path = setup.new_path()
         made._clear()
         if not record.states:  # it is over, and its ledger has only what was recorded
@@ -238,7 +236,7 @@ class RecordedRun:
     def copy(self) -> RecordedRun:
         """A run that continues as this one does."""
         end = None if self.end is None else detached(self.end)
-        made, ours = self.resumed(self.setup, self.paused(), end, self.limit), self.ledger
+        made, ours = self.resumed(self.setup, self.paused(), end), self.ledger
         ledger = made.ledger
         ledger.drew_noise, ledger.accepted, ledger.rejected = ours.drew_noise, ours.accepted, ours.rejected
         return made

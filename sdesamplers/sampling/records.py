@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..path.noise import Noise, NormalSource
+from ..path.noise import Noise, NormalSource, skip_draw
 from ..path.path import Path
 from ..path.points import Point
 from ..path.prediction import Prediction
@@ -29,6 +29,8 @@ class Setup:
         new_path: returns the path of a run, without noise.
         new_noise: returns the noise of a run.
         label: the run in error messages.
+        limit: bytes that the predictions of a record that has to be complete may take; none by default. Beyond it they
+            are dropped, and the run cannot be copied any more.
     """
 
     spec: Sampler
@@ -36,6 +38,7 @@ class Setup:
     new_path: Callable[[], Path]
     new_noise: Callable[[NormalSource], Noise]
     label: str
+    limit: int | None = None
 
 
 class RunNoise:
@@ -60,19 +63,19 @@ class RunNoise:
         self._before = len(self.steps)
         self.needed: int | None = None
         for start, end in self.steps:
-            getattr(self._noise, "skip", self._noise)(start, end)
+            skip_draw(self._noise, start, end)
 
     def __call__(self, start: float, end: float, rows: Any = None) -> Tensor:
         self.steps.append((start, end))
         if self.needed is not None and not self.needed & draw_bit(len(self.steps) - 1 - self._before):
-            getattr(self._noise, "skip", self._noise)(start, end, rows)
+            skip_draw(self._noise, start, end, rows)
             return torch.zeros(()).expand(len(self._source.keys), *self._source.shape)
         return self._noise(start, end, rows)
 
     def skip(self, start: float, end: float, rows: Any = None) -> None:
         """Count a draw whose outcome is given."""
         self.steps.append((start, end))
-        getattr(self._noise, "skip", self._noise)(start, end, rows)
+        skip_draw(self._noise, start, end, rows)
 
     def start_noise(self) -> Tensor:
         """The noise that the run starts from."""

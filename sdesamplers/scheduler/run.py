@@ -223,11 +223,11 @@ class PushedRun:
         # The pipeline owns its tensor and may overwrite it; the buffer of a CUDA graph is overwritten at every step.
         x = x.clone() if isinstance(scale, float) and scale == 1.0 else x * expand(scale, x)
         if before is None:
-            run = RecordedRun(setup, x, self._keys(sample, generator, eta, seed), limit=LARGEST_RECORD)
+            run = RecordedRun(setup, x, self._keys(sample, generator, eta, seed))
         else:
             same = len(sample) == len(before.run.keys)
             keys = before.run.keys if same else self._keys(sample, generator, eta, seed)
-            run = RecordedRun(setup, x, keys, before.drawn if same else (), limit=LARGEST_RECORD)
+            run = RecordedRun(setup, x, keys, before.drawn if same else ())
         _, point = layout.single(run.request)
         self._check_rows(point, len(sample))
         start, offset = (begin, layout.position_of(begin)) if before is None else (before.begin, before.offset)
@@ -244,7 +244,7 @@ class PushedRun:
         def new_noise(source: NormalSource) -> Noise:
             return make_noise(recipe, source, shortest_draw(layout.path(begin), recipe, spec, (1,)))
 
-        return Setup(spec, recipe.options, lambda: layout.path(begin), new_noise, spec.name)
+        return Setup(spec, recipe.options, lambda: layout.path(begin), new_noise, spec.name, LARGEST_RECORD)
 
     def with_eta(self, eta: float) -> Recipe:
         """The recipe with DDIM's `eta`, for samplers that have this option; eta = 0 leaves the option unchanged."""

@@ -148,14 +148,19 @@ def test_large_runs_of_samplers_that_depend_on_all_outputs_are_not_kept(
     x = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(0))
     for t in scheduler.timesteps[:4]:
         x = scheduler.step(0.1 * x, t, x).prev_sample
-    copy.deepcopy(scheduler)
+    fourth, x4 = copy.deepcopy(scheduler), x.clone()
     x = scheduler.step(0.1 * x, scheduler.timesteps[4], x).prev_sample
+    restored = stored(fourth)
+    y = restored.step(0.1 * x4, restored.timesteps[4], x4).prev_sample
+    assert torch.equal(x, y)
     for way in (copy.deepcopy, pickle.dumps, sds.Scheduler.state_dict):
         if sampler == "dpmpp-2m":
             way(scheduler)
             continue
         with pytest.raises(sds.UsageError, match=r"^unipc: this run can no longer be copied or stored: "):
             way(scheduler)
+        with pytest.raises(sds.UsageError, match="can no longer be copied"):  # a run that was stored has the same limit
+            way(restored)
     for t in scheduler.timesteps[5:]:
         x = scheduler.step(0.1 * x, t, x).prev_sample
     assert torch.equal(x, whole)
