@@ -31,7 +31,7 @@ from fastapi.sse import EventSourceResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save
-from serve_worker import ENDS, Job, Limits, Refused, Status, Worker, log
+from serve_worker import ENDS, Job, Limits, Refused, Status, Worker, log, message_of
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import sdesamplers as sds
@@ -154,8 +154,8 @@ def add(wanted: SampleRequest, worker: WorkerOf, response: Response) -> Status:
         job = worker.add(**wanted.model_dump())
     except Refused as error:
         raise later(str(error)) from None
-    except sds.SdesamplersError as error:
-        raise HTTPException(422, str(error)) from None
+    except Exception as error:  # of a sampler, whoever wrote it
+        raise HTTPException(422, message_of(error)) from None
     response.headers["Location"] = f"/api/requests/{job.id}"
     return job.status
 
@@ -294,7 +294,11 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     limits = Limits(queue=args.queue, rows=args.rows, kept=args.kept, keep_seconds=args.keep, streams=args.streams)
     hosts = [args.host, "127.0.0.1", "localhost", *args.allow_host]
-    server = Server(Worker(sds.load(MODEL), limits), hosts, args.grace)
+    worker = Worker(sds.load(MODEL), limits)
+    worker.planned(
+        worker.samplers["dpmpp-2m"], 20
+    )  # so that what torch loads late is loaded before clients wait for it
+    server = Server(worker, hosts, args.grace)
     log.info("%s is served at http://%s:%d", MODEL, *listening.getsockname()[:2])
     server.run(sockets=[listening])
 

@@ -152,7 +152,7 @@ class Worker:
         self.pool = sds.Pool(model.process, prediction=model.prediction, max_rows=self.limits.rows)
         self.samplers = {name: spec for name, spec in sds.samplers().items() if self._is_offered(spec)}
         self.metrics, self.is_closing = Metrics(self), False
-        self.planned = functools.lru_cache(maxsize=1024)(self._planned)
+        self.planned = functools.lru_cache(maxsize=32)(self._planned)
         self._jobs: dict[str, Job] = {}  # by id, in the order of arrival
         self._running: dict[int, Job] = {}  # by their numbers in the pool
         self._ended: deque[Job] = deque()  # in the order of their ends
@@ -201,13 +201,13 @@ class Worker:
             raise Refused("the server is shutting down")
         if self.unfinished >= self.limits.queue:
             self.metrics.refused.labels("full").inc()
-            raise Refused(f"the queue is full, with {self.limits.queue} requests; try again later")
+            raise Refused(f"the queue is full (limit {self.limits.queue}); try again later")
 
     def _new_job(self, sampler: str, steps: int, seed: int, num_samples: int) -> tuple[Job, sds.Stepper]:
         spec = self.samplers.get(sampler)  # an `sds.Stepper` would also accept the path of a file
         if spec is None:
             raise sds.UnknownNameError("sampler", sampler, self.samplers)
-        planned = self.planned(spec, steps)
+        planned = self.planned(spec, steps, num_samples)
         if planned * num_samples > self.limits.evaluations:
             raise sds.UsageError(
                 f"{num_samples} x {planned} evaluations are more than the {self.limits.evaluations} that a request may "
@@ -328,18 +328,23 @@ class Worker:
 
     # Runs.
 
-    def _stepper(self, sampler: sds.Sampler, steps: int, seed: int = 0, num_samples: int = 1) -> sds.Stepper:
+    def _stepper(self, spec: sds.Sampler, steps: int, seed: int = 0, num_samples: int = 1) -> sds.Stepper:
         model = self.model
         return sds.Stepper(
-            model.process, sampler, prediction=model.prediction, shape=model.shape, clip=model.clip, dtype=model.dtype,
+            model.process, spec, prediction=model.prediction, shape=model.shape, clip=model.clip, dtype=model.dtype,
             device=model.device, steps=steps, seed=seed, num_samples=num_samples,
         )  # fmt: skip
 
-    def _planned(self, sampler: sds.Sampler, steps: int) -> int:
-        """The evaluations of a run, counted with zeros in place of the network's outputs."""
-        run = self._stepper(sampler, steps)
+    def _planned(self, spec: sds.Sampler, steps: int, num_samples: int = 1) -> int:
+        """The evaluations of a run, counted with zeros in place of the network's outputs.
+
+        A stepper learns at its first output what it has to keep for copies, a fraction of a second for a new kind of
+        run. Here that happens in the client's thread, and the worker's has the result.
+        """
+        run = self._stepper(spec, steps, 0, num_samples)
         while not run.is_done:
-            run.send(torch.zeros_like(run.x))
+            zeros = torch.zeros_like(run.x)
+            run.send(zeros, unguided=zeros)
         return run.evaluations
 
     def _is_offered(self, spec: sds.Sampler) -> bool:
