@@ -152,7 +152,7 @@ class Worker:
         self.pool = sds.Pool(model.process, prediction=model.prediction, max_rows=self.limits.rows)
         self.samplers = {name: spec for name, spec in sds.samplers().items() if self._is_offered(spec)}
         self.metrics, self.is_closing = Metrics(self), False
-        self.planned = functools.lru_cache(maxsize=32)(self._planned)
+        self.planned = functools.lru_cache(maxsize=128)(self._planned)
         self._jobs: dict[str, Job] = {}  # by id, in the order of arrival
         self._running: dict[int, Job] = {}  # by their numbers in the pool
         self._ended: deque[Job] = deque()  # in the order of their ends

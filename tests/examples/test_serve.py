@@ -3,6 +3,10 @@
 import io
 import json
 import math
+import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from example_server import Client, servers, wait_until
+from example_server import EXAMPLES, Client, servers, wait_until
 from PIL import Image
 from safetensors.torch import load
 from torch import Tensor
@@ -490,3 +494,42 @@ def test_closing_cancels_what_does_not_finish(start_server: Start, gate: Gate) -
         gate.opened.set()
         assert closing.result(timeout=30) == "0 done, 0 failed, 1 cancelled; 0 not fetched"
         assert stream.result()[-1]["message"] == "the server has shut down"
+
+
+# --- the program ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("signals", [1, 2])
+def test_a_signal_ends_the_program_in_order(serve: Any, signals: int) -> None:
+    """One lets the requests finish and exits with 0; a second cancels them. Both say what became of them."""
+    command = [sys.executable, str(EXAMPLES / "serve.py"), "--port", "0", "--threads", "1", "--grace", "600"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    first = process.stderr.readline()
+    assert first.startswith("fashion-mnist is served at http://127.0.0.1:")
+    client = Client(int(first.rpartition(":")[2]), None, None)
+    path = client.add(steps=5 if signals == 1 else 100, num_samples=4)
+    process.send_signal(signal.SIGTERM)
+    assert "600 seconds to finish" in process.stderr.readline()
+    if signals == 2:
+        process.send_signal(signal.SIGINT)
+        process.stderr.readline()
+    else:
+        assert client.end(path)["state"] == "done"
+        assert samples_of(client, path).shape == (4, 1, 28, 28)
+    assert process.wait(timeout=120) == 0
+    rest = process.stderr.read()
+    ended = "1 done, 0 failed, 0 cancelled" if signals == 1 else "0 done, 0 failed, 1 cancelled"
+    assert f"{ended}; 0 not fetched" in rest
+    assert "Traceback" not in rest
+
+
+@pytest.mark.slow
+def test_a_port_in_use(serve: Any) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        command = [sys.executable, str(EXAMPLES / "serve.py"), "--port", str(taken.getsockname()[1])]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("cannot listen on 127.0.0.1:")
+    assert done.stderr.count("\n") == 1
