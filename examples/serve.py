@@ -23,19 +23,23 @@ from types import FrameType
 from typing import Annotated, Any
 
 import torch
-import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, JSONResponse
-from fastapi.sse import EventSourceResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save
-from serve_worker import ENDS, Job, Limits, Refused, Status, Worker, log, message_of
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import sdesamplers as sds
 from sdesamplers.io.images import to_images
+
+try:
+    import uvicorn
+    from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import HTMLResponse, JSONResponse
+    from fastapi.sse import EventSourceResponse
+    from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+    from pydantic import BaseModel, ConfigDict, Field
+    from serve_worker import ENDS, Job, Limits, Refused, Status, Worker, log, message_of
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}; it is installed by: pip install 'sdesamplers[serve]' (Python 3.11 or later)") from None
 
 MODEL = "fashion-mnist"
 PAGE = Path(__file__).with_name("serve.html")
@@ -236,6 +240,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 new_app(worker, hosts),
+                http="h11",  # the one with a limit for headers
                 ws="none",
                 log_config=None,
                 access_log=False,

@@ -357,7 +357,7 @@ class Worker:
 
 def message_of(error: Exception) -> str:
     """What a client reads of an error: the library's own messages; of others, which may contain paths, the type."""
-    if isinstance(error, sds.SdesamplersError):
+    if isinstance(error, sds.SdesamplersError) and not isinstance(error, sds.PluginError):
         return str(error)
     log.error("a request failed", exc_info=error)
     return f"the run failed with {type(error).__name__}; the server's log has the details"

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import os
 import signal
 import socket
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -243,7 +245,7 @@ def test_what_is_not_accepted(shared: Client, body: Any, message: str) -> None:
     assert shared.worker.unfinished == len(shared.worker.pool) == 0
 
 
-def test_the_path_of_a_table_is_not_opened(shared: Client, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_path_of_a_table_is_not_opened(shared: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A name of `sample` may be the path of a solver table; one of a client never is."""
     (tmp_path / "t.json").write_text("{}")
     monkeypatch.chdir(tmp_path)
@@ -260,6 +262,23 @@ def test_a_large_body_is_refused(shared: Client) -> None:
     )
     assert connection.getresponse().status == 413  # in chunks, without its length
     connection.close()
+
+
+def test_large_headers_are_refused(shared: Client) -> None:
+    try:
+        assert shared.call("GET", "/health", X_Large="x" * 2_000_000).code == 400
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # closed before all was sent
+    assert shared.call("GET", "/health").code == 200
+
+
+def test_connections_are_limited(start_server: Start) -> None:
+    client = start_server(new_model(), connections=3)
+    idle = [socket.create_connection(("127.0.0.1", client.port)) for _ in range(2)]
+    wait_until(lambda: client.call("GET", "/health").code == 503)
+    for each in idle:
+        each.close()
+    wait_until(lambda: client.call("GET", "/health").code == 200)
 
 
 def test_forms_of_other_sites_are_refused(shared: Client) -> None:
@@ -380,6 +399,14 @@ def test_a_fault_reaches_its_own_client_alone(start_server: Start, caplog: pytes
     for k in (0, 3):
         expected = sds.sample(model, samplers[k], steps=4, seed=1).samples
         assert torch.equal(samples_of(client, paths[k]), expected)
+
+
+def test_messages_do_not_have_the_server_s_paths(serve: Any, caplog: pytest.LogCaptureFixture) -> None:
+    for error in (sds.PluginError("sampler 'x' of plugin y: /home/secret, line 3"), OSError("/home/secret")):
+        assert "/home/secret" not in serve.message_of(error)
+        assert "/home/secret" in caplog.text
+        caplog.clear()
+    assert serve.message_of(sds.UsageError("steps must be at least 1")) == "steps must be at least 1"
 
 
 def test_a_network_that_fails_on_large_batches_gets_smaller_ones(start_server: Start) -> None:
@@ -532,4 +559,15 @@ def test_a_port_in_use(serve: Any) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
     assert done.stderr.startswith("cannot listen on 127.0.0.1:")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_without_the_packages_it_says_how_to_install_them(tmp_path: Path) -> None:
+    (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError(\"No module named 'uvicorn'\")")
+    path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, str(EXAMPLES / "serve.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 1
+    assert "pip install 'sdesamplers[serve]'" in done.stderr
     assert done.stderr.count("\n") == 1
