@@ -220,7 +220,7 @@ class Worker:
         """The request with this id; None if it never existed or has been deleted."""
         return self._jobs.get(id)
 
-    def cancel(self, job: Job, message: str = "cancelled by the client") -> None:
+    def cancel(self, job: Job, message: str = "by the client") -> None:
         """Cancel a request; one that has ended stays as it is."""
         with self._lock:
             # False if the worker has just taken it out of the pool: then it ends by itself in a moment.

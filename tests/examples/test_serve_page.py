@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from example_server import Client
+from lanes import mostly_slow
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -79,7 +80,7 @@ def test_cancel(start_server: Start, browser_page: Any, opened: threading.Event)
         page.get_by_role("button", name="Draw").click()
         page.get_by_role("heading", name=f"seed {seed},").wait_for()
     page.get_by_role("button", name=re.compile("^Cancel .* seed 1,")).click()
-    page.get_by_text("cancelled by the client").wait_for()
+    page.get_by_text("cancelled: by the client").wait_for()
     opened.set()
     page.get_by_text("done, 20 of 20 evaluations").wait_for()
     states = page.locator("article").evaluate_all("all => all.map(each => each.className)")
@@ -104,6 +105,7 @@ def test_refusals_are_shown(
     console_errors.clear()
 
 
+@pytest.mark.slow
 def test_a_page_without_a_stream_reads_the_request(
     start_server: Start, browser_page: Any, opened: threading.Event, console_errors: list[str]
 ) -> None:
@@ -125,7 +127,7 @@ def test_a_page_without_a_stream_reads_the_request(
     console_errors.clear()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", mostly_slow(["light", "dark"], keep=["light"]))
 def test_accessibility(start_server: Start, browser_page: Any, opened: threading.Event, scheme: str) -> None:
     """No violation of axe's rules, contrast included, with a finished and a waiting request, on a narrow screen too."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
