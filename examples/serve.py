@@ -270,18 +270,30 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def host_name(text: str) -> str:
+    """A name, or a pattern that begins with `*.`, for argparse."""
+    if text != "*" and (not text or "*" in text.removeprefix("*.")):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a name, such as example.org or *.example.org, nor *")
+    return text
+
+
 def main() -> None:
     """Load the model, listen, and serve until a signal."""
     usual = Limits()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; by default only this machine has it")
     parser.add_argument("--port", type=int, default=8000, help="0 for any free port")
-    parser.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="a name of this server, or *")
+    parser.add_argument(
+        "--allow-host",
+        type=host_name,
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="another name under which browsers reach this server, such as its own or a proxy's; * for any",
+    )
     parser.add_argument("--threads", type=positive, help="threads of the network; by default torch's")
     parser.add_argument("--rows", type=positive, default=usual.rows, help="rows of a batch of the network")
-    parser.add_argument(
-        "--queue", type=positive, default=usual.queue, help="requests that are accepted and not finished"
-    )
+    parser.add_argument("--queue", type=positive, default=usual.queue, help="accepted requests that are not finished")
     parser.add_argument("--keep", type=positive, default=600, help="seconds for which finished samples are kept")
     parser.add_argument("--kept", type=positive, default=usual.kept, help="finished requests that are kept")
     parser.add_argument("--streams", type=positive, default=usual.streams, help="open streams of events")
@@ -292,21 +304,21 @@ def main() -> None:
     try:
         listening = socket.create_server((args.host, args.port))
     except (OSError, OverflowError) as error:
-        raise SystemExit(
-            f"cannot listen on {args.host}:{args.port}: {error}; choose another --host or --port"
-        ) from None
+        place = f"{args.host}:{args.port}"
+        raise SystemExit(f"cannot listen on {place}: {error}; choose another --host or --port") from None
     if args.threads:
         torch.set_num_threads(args.threads)
     limits = Limits(queue=args.queue, rows=args.rows, kept=args.kept, keep_seconds=args.keep, streams=args.streams)
     hosts = [args.host, "127.0.0.1", "localhost", *args.allow_host]
     worker = Worker(sds.load(MODEL), limits)
-    worker.planned(
-        worker.samplers["dpmpp-2m"], 20
-    )  # so that what torch loads late is loaded before clients wait for it
+    worker.planned(worker.samplers["dpmpp-2m"], 20)  # torch loads some of its parts late: now, and not for a client
     server = Server(worker, hosts, args.grace)
     log.info("%s is served at http://%s:%d", MODEL, *listening.getsockname()[:2])
     server.run(sockets=[listening])
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:  # while the model is loaded; afterwards the server takes the signal
+        raise SystemExit(130) from None

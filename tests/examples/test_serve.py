@@ -562,6 +562,15 @@ def test_a_port_in_use(serve: Any) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.parametrize("options", [["--queue", "0"], ["--port", "x"], ["--allow-host", "*x"], ["--keep", "-1"]])
+def test_options(serve: Any, options: list[str], monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    monkeypatch.setattr(sys, "argv", ["serve.py", *options])
+    with pytest.raises(SystemExit) as ended:
+        serve.main()
+    assert ended.value.code == 2
+    assert options[0] in capsys.readouterr().err.splitlines()[-1]
+
+
 @pytest.mark.slow
 def test_without_the_packages_it_says_how_to_install_them(tmp_path: Path) -> None:
     (tmp_path / "uvicorn.py").write_text("raise ModuleNotFoundError(\"No module named 'uvicorn'\")")
