@@ -425,7 +425,7 @@ def test_a_network_that_fails_on_large_batches_gets_smaller_ones(start_server: S
         assert torch.equal(samples_of(client, path), expected)
 
 
-def test_a_network_that_fails_on_one_request_ends_that_one(start_server: Start) -> None:
+def test_a_network_that_fails_on_one_request_ends_that_one(start_server: Start, gate: Gate) -> None:
     wrong = sds.sample(new_model(), "euler", steps=3, seed=2, trajectory=True).trajectory
     assert wrong is not None
     state = wrong.states[1, 0]
@@ -433,10 +433,11 @@ def test_a_network_that_fails_on_one_request_ends_that_one(start_server: Start) 
     def dislikes_a_state(x: Tensor, t: Tensor) -> Tensor:
         if any(torch.equal(row, state) for row in x):
             raise ValueError("cannot be evaluated")
-        return rows_apart(x, t)
+        return gate(x, t)
 
     client = start_server(new_model(dislikes_a_state))
     paths = [client.add(sampler="euler", steps=3, seed=seed) for seed in range(5)]
+    gate.opened.set()  # now they share their batches
     states = [client.end(path)["state"] for path in paths]
     assert states == ["done", "done", "failed", "done", "done"]
     assert client.worker.pool.max_rows == 16
