@@ -107,8 +107,7 @@ async def invalid(request: Request, error: Exception) -> JSONResponse:
     """The response to a request of another form: its faults, without what was sent."""
     assert isinstance(error, RequestValidationError)
     faults = [f"{'.'.join(str(place) for place in each['loc'][1:])}: {each['msg']}" for each in error.errors()]
-    text = "; ".join(faults).encode("utf-8", "replace").decode()  # a key may contain half of a surrogate pair
-    return JSONResponse({"detail": text}, 422)
+    return JSONResponse({"detail": "; ".join(faults)}, 422)
 
 
 def new_app(worker: Worker, hosts: Sequence[str] = ("127.0.0.1", "localhost")) -> FastAPI:
@@ -240,13 +239,12 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 new_app(worker, hosts),
-                http="h11",  # the one with a limit for headers
+                http="h11",  # which limits headers to 64 KiB
                 ws="none",
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,
                 limit_concurrency=worker.limits.connections,
-                h11_max_incomplete_event_size=16384,
                 timeout_graceful_shutdown=5,
                 headers=[("X-Content-Type-Options", "nosniff"), ("Cache-Control", "no-store")],
             )
