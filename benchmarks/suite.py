@@ -64,6 +64,7 @@ PARTS = (
     Part("adaptive", "evaluations of adaptive solvers at equal error"),
     Part("scaling", "images per second with one and two processes"),
     Part("pool", "images per second of a pool of mixed requests"),
+    Part("serve", "images per second and latency of the example server"),
     Part("gpu", "on a CUDA device: samples, noise, synchronisation, memory, time"),
 )
 

@@ -12,7 +12,7 @@ from huggingface_hub import constants, hf_api
 
 from sdesamplers.registry import registry
 
-pytest_plugins = "pytester"
+pytest_plugins = ("pytester", "browser", "example_server")
 
 
 @pytest.fixture(scope="session", autouse=True)

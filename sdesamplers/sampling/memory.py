@@ -121,8 +121,8 @@ def memory_of(spec: Sampler, path: Path, options: dict[str, Any], start: Tensor)
     return found
 
 
-MOST = 32
-"""The number of results that are kept, because many runs have the same sampler and grid."""
+MOST = 128
+"""The number of results that are kept, because many runs have the same sampler and grid; a server has many kinds."""
 _FOUND: OrderedDict[Any, Memory | None] = OrderedDict()
 _LOCK = threading.Lock()
 
