@@ -58,7 +58,9 @@ def own(span: Span, count: int) -> np.ndarray:
     return np.asarray(times) if span.ends_clean else np.append(times, span.end)
 
 
-@spacing("distilled", reference="Luo et al. 2023, section 4.3 (skipping steps); diffusers' LCMScheduler", reaches="start")
+@spacing(
+    "distilled", reference="Luo et al. 2023, section 4.3 (skipping steps); diffusers' LCMScheduler", reaches="start"
+)
 def distilled(span: Span, count: int, *, teacher_steps: int | None = None) -> np.ndarray:
     """The timesteps that a model was distilled at: every (teacher_steps / count)-th of k - 1, 2k - 1, ..., N - 1.
 
@@ -134,7 +136,9 @@ def simple(span: Span, count: int) -> np.ndarray:
     return trailing(span, count)
 
 
-@spacing("sgm-uniform", reference="the grid of Stability's generative-models, by ComfyUI's and A1111's name", reaches="start")
+@spacing(
+    "sgm-uniform", reference="the grid of Stability's generative-models, by ComfyUI's and A1111's name", reaches="start"
+)
 def sgm_uniform(span: Span, count: int) -> np.ndarray:
     """count + 1 equally spaced native times without the last: trailing strides that are not rounded."""
     return np.linspace(span.start, span.end, count + 1)[:-1]
@@ -194,7 +198,9 @@ def karras(span: Span, count: int, *, rho: float = 7.0, sigma_min: float | None 
     return span.at_ratios(np.linspace(first, last, count) ** rho)
 
 
-@spacing("power", reference="studies/work_precision.py; with rho = 7 on EDM, Karras et al. 2022, eq. 5", reaches="start")
+@spacing(
+    "power", reference="studies/work_precision.py; with rho = 7 on EDM, Karras et al. 2022, eq. 5", reaches="start"
+)
 def power(span: Span, count: int, *, rho: float = 1.0, last: float = 1 / 3) -> np.ndarray:
     """Equal steps of t^(1/rho) that end early if the steps are few.
 
@@ -217,7 +223,11 @@ def power(span: Span, count: int, *, rho: float = 1.0, last: float = 1 / 3) -> n
     return np.asarray(times)
 
 
-@spacing("flow-power", reference="Karras et al. 2022, eq. 5, in sigma/(alpha + sigma); studies/work_precision.py", reaches="start")
+@spacing(
+    "flow-power",
+    reference="Karras et al. 2022, eq. 5, in sigma/(alpha + sigma); studies/work_precision.py",
+    reaches="start",
+)
 def flow_power(span: Span, count: int, *, rho: float = 1.5) -> np.ndarray:
     """Equal steps of tau^(1/rho), where tau = sigma/(alpha + sigma) is the time of a flow model.
 

@@ -254,7 +254,7 @@ class NoiseSource(Registered):
 
 @public
 def sampler(
-    name: str, *, order: int | None | EllipsisType = ..., **declared: Any
+    name: str, *, order: int | EllipsisType | None = ..., **declared: Any
 ) -> Callable[[SamplerFunction], Sampler]:
     """Turn a generator function `f(x, path, *, options...)` into a sampler; keywords as in `Sampler`.
 
@@ -278,9 +278,7 @@ def sampler(
 
 
 @public
-def spacing(
-    name: str, *, reference: str = "", reaches: Reach = "both"
-) -> Callable[[Callable[..., Any]], Spacing]:
+def spacing(name: str, *, reference: str = "", reaches: Reach = "both") -> Callable[[Callable[..., Any]], Spacing]:
     """Turn `f(span, count, *, options...)` into a spacing. The function returns `count` native times, decreasing from
     span.start to span.end; a grid that leaves out one of them declares it (`Spacing.reaches`)."""
     _check_called("spacing", name)

@@ -23,7 +23,7 @@ pytest_plugin.py   `pytest --sdesamplers NAME`
 """
 
 from .explanations import EXPLANATIONS, explain
-from .kit import CHECKS, KITS, check_model, check_noise_source, check_sampler, check_sde, check_spacing
+from .kit import CHECKS, KITS, check, check_model, check_noise_source, check_sampler, check_sde, check_spacing
 from .problems import gaussian_moments, measure_order, measure_weak_order
 from .report import ConformanceError, Finding, Report
 
@@ -34,6 +34,7 @@ __all__ = [
     "ConformanceError",
     "Finding",
     "Report",
+    "check",
     "check_model",
     "check_noise_source",
     "check_sampler",

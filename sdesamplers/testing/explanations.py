@@ -268,8 +268,8 @@ MODEL = {
     ),
     "shape and dtype": Explanation(
         "Runs fail, or are NaN, at some time of the process.",
-        "Return one tensor of the state's shape. If it is not finite at an end, move t_min or t_max, or divide by sigma "
-        "and alpha with care.",
+        "Return one tensor of the state's shape. If it is not finite at an end, move t_min or t_max, or look for "
+        "divisions by sigma and alpha.",
     ),
     "deterministic": Explanation(
         "The same state gives different predictions, so no result can be repeated.",

@@ -8,11 +8,9 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-import typing
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,7 +37,6 @@ from ..sampling.runs import make_path, start_run
 from .case import Case, CountingModel, StationaryModel, processes
 from .declared import candidates, declaration_of
 from .report import Outcome
-
 
 
 def largest(difference: Tensor) -> float:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
-from ..errors import UnknownNameError
+from ..errors import UnknownNameError, UsageError
 from ..models.base import Model
 from ..pretrained.loading import as_model
 from ..processes.sde import SDE
@@ -15,7 +16,7 @@ from ..registry.plugin import NoiseSource, Sampler, Spacing
 from ..registry.registry import default_registry
 from . import convergence, invariants, resumption
 from .case import Case
-from .lookup import process_of
+from .lookup import Target, find, process_of
 from .models import MODEL_CHECKS, ModelCase
 from .noises import NOISE_CHECKS, NoiseCase
 from .report import Finding, Kind, Outcome, Report
@@ -147,9 +148,7 @@ def check_noise_source(
     return _report("noise source", noise if isinstance(noise, str) else spec.name, case, names, progress)
 
 
-def check_sde(
-    process: str | SDE, *, checks: Iterable[str] | None = None, progress: Progress | None = None
-) -> Report:
+def check_sde(process: str | SDE, *, checks: Iterable[str] | None = None, progress: Progress | None = None) -> Report:
     """Test if the functions of a process agree with each other, with its SDE and with its prior, and if runs succeed.
 
     `sds.check_process`, which runs by itself at the first use of a process, makes the quick ones of these checks.
@@ -182,6 +181,60 @@ def check_model(
     made = as_model(model)
     name = model if isinstance(model, str) else made.name
     return _report("model", name, ModelCase(made, condition), _chosen("model", checks), progress)
+
+
+def check(
+    name: str,
+    kind: Kind | None = None,
+    *,
+    checks: Iterable[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    condition: Any = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Test the item that a name refers to, of whatever kind it is; arguments and errors as of the functions above.
+
+        check("karras").require()
+
+    Args:
+        name: the name of a registered sampler, spacing, noise source, process or model, or FILE.py:NAME.
+        kind: its kind, for a name that items of several kinds have; by default in this order.
+
+    Raises:
+        UnknownNameError: no such item.
+        UsageError: options or a condition for an item that takes none.
+    """
+    return check_target(find(name, kind), name, checks=checks, options=options, condition=condition, progress=progress)
+
+
+def check_target(
+    target: Target,
+    name: str,
+    *,
+    checks: Iterable[str] | None = None,
+    options: Mapping[str, Any] | None = None,
+    condition: Any = None,
+    progress: Progress | None = None,
+) -> Report:
+    """Test an item that has been found; `name` is how the report names it."""
+    kind, item = target
+    if options and kind in ("process", "model"):
+        raise UsageError(f"options are those of samplers, spacings and noise sources, and {name!r} is a {kind}")
+    if condition is not None and kind != "model":
+        raise UsageError(f"a condition is for models, and {name!r} is a {kind}")
+    given: dict[str, Any] = {"checks": checks, "progress": progress}
+    if kind == "model":
+        given["condition"] = condition
+    elif kind != "process":
+        given["options"] = options
+    functions: dict[Kind, Callable[..., Report]] = {
+        "sampler": check_sampler,
+        "spacing": check_spacing,
+        "noise source": check_noise_source,
+        "process": check_sde,
+        "model": check_model,
+    }
+    return replace(functions[kind](item, **given), name=name)
 
 
 def _chosen(kind: Kind, checks: Iterable[str] | None) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a name refers to that is given to the conformance kit: a registered item of any kind, or one in a Python file."""
+"""What a name refers to in the conformance kit: a registered item of any kind, or an object in a Python file."""
 
 from __future__ import annotations
 

@@ -161,9 +161,7 @@ def times_of_samples(case: ModelCase) -> Outcome:
     x = torch.cat([case.states(1, float(t), seed=k) for k, t in enumerate(times)])
     rows = case.conditions(3)
     together = case.predict(x, times, rows)
-    each = [
-        case.predict(x[k : k + 1], t, take_rows(rows, slice(k, k + 1))) for k, t in enumerate(times.tolist())
-    ]
+    each = [case.predict(x[k : k + 1], t, take_rows(rows, slice(k, k + 1))) for k, t in enumerate(times.tolist())]
     worst = _relative(together, torch.cat(each))
     return f"differ by {worst:.1e}", f"<= {case.tolerance:.0e}, relative", worst <= case.tolerance
 
@@ -214,7 +212,7 @@ def clean_end(case: ModelCase) -> Outcome:
     t = float(process.t_min)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a model of the wrong prediction type ends far from the data
-        arguments = {"steps": 12, "final": "min", "condition": case.condition, "seed": 1}
+        arguments: dict[str, Any] = {"steps": 12, "final": "min", "condition": case.condition, "seed": 1}
         x = sample(case.model, "ddim", num_samples=_count(case), **arguments).samples.to(case.model.dtype)
     raw, state = case.predict(x, t).double(), x.double()
     eps = convert(raw, case.model.prediction, "epsilon", state, process, t)
@@ -261,7 +259,7 @@ def conditions(case: ModelCase) -> Outcome:
 def sampled(case: ModelCase) -> Outcome:
     """A run gives finite samples, the same for one seed; within twice the range of the data, if it is declared."""
     name = "ddim" if case.process is not None else "euler-maruyama"
-    arguments = {"steps": 8, "num_samples": 2, "seed": 3, "condition": case.condition}
+    arguments: dict[str, Any] = {"steps": 8, "num_samples": 2, "seed": 3, "condition": case.condition}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what it warns of is measured here
         try:

@@ -1,7 +1,7 @@
 """Checks of a noise source: keys, moments, intervals and what it declares.
 
-Each check takes a `NoiseCase` and returns (measured, required, passed), or None if it does not apply. Statistical checks
-have a fixed seed and limits of 5.5 standard errors.
+Each check takes a `NoiseCase` and returns (measured, required, passed), or None if it does not apply. Statistical
+checks have a fixed seed and limits of 5.5 standard errors.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -88,7 +89,7 @@ class NoiseCase:
 
 def steps(noise: Noise, count: int = len(EDGES) - 1) -> list[Tensor]:
     """The noise of the first steps between `EDGES`."""
-    return [noise(start, end) for start, end in list(zip(EDGES, EDGES[1:], strict=False))[:count]]
+    return [noise(start, end) for start, end in list(pairwise(EDGES))[:count]]
 
 
 def starting(noise: Noise) -> Tensor | None:

@@ -1,7 +1,7 @@
 """Checks of a process: its schedule, its SDE and its prior against each other, and runs on it.
 
-Each check takes an `SdeCase` and returns (measured, required, passed), or None if it does not apply. The first eight are
-those of `sds.check_process`, which stops at the first that fails.
+Each check takes an `SdeCase` and returns (measured, required, passed), or None if it does not apply. The first eight
+are those of `sds.check_process`, which stops at the first that fails.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def consistent(name: str, case: SdeCase) -> Outcome:
 
 
 def drift(case: SdeCase) -> Outcome:
-    """The drift is that of alpha: d log(alpha)/dt = f, with drift(x, t) = f(t) x. Of any other SDE: it keeps x's shape."""
+    """drift(x, t) = f(t) x with d log(alpha)/dt = f. The drift of any other SDE keeps x's shape."""
     if case.gaussian is None:
         return _drift_of_any(case)
     edges, nodes, weights = _quadrature(case)
@@ -114,7 +114,7 @@ def _drift_of_any(case: SdeCase) -> Outcome:
 
 
 def diffusion(case: SdeCase) -> Outcome:
-    """The diffusion is that of sigma: d(sigma^2/alpha^2)/dt = g^2/alpha^2, which is d(sigma^2)/dt = 2 f sigma^2 + g^2."""
+    """d(sigma^2)/dt = 2 f sigma^2 + g^2, in the form d(sigma^2/alpha^2)/dt = g^2/alpha^2."""
     if case.gaussian is None:
         g = np.asarray([float(case.process.diffusion(float(t))) for t in case.times])
         good = bool(np.all(np.isfinite(g)) and np.all(g >= 0))
@@ -197,7 +197,7 @@ def transport(case: SdeCase) -> Outcome:
     ]
     z = torch.linspace(-2, 2, 5, dtype=torch.float64)[:, None]
     start, exact = (m + d * z for m, d in laws)
-    found = sample(model, "rk4", times=times, start=start, num_samples=5).samples
+    found = sample(model, "rk4", times=times.tolist(), start=start, num_samples=5).samples
     error = float((found - exact).abs().max())
     return f"error {error:.1e}", "<= 1e-4", error <= 1e-4
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -237,7 +237,7 @@ def sampled(case: SpacingCase) -> Outcome:
         warnings.simplefilter("ignore")  # few steps on some processes end far from the data
         for (name, process), steps in itertools.product(processes().items(), (1, 5)):
             model = grid_mixture(process, prediction="v")
-            arguments = {"spacing": case.spec, "spacing_options": dict(case.options), "steps": steps}
+            arguments: dict[str, Any] = {"spacing": case.spec, "spacing_options": dict(case.options), "steps": steps}
             try:
                 found = sample(model, "ddim", num_samples=2, **arguments).samples
             except ValueError:
