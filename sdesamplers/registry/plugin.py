@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from ..errors import PluginError, SdesamplersError, advice, nearest, raised_at
+from ..errors import PluginError, SdesamplersError, advice, nearest, raised_at, summary
 from ..public import public
 from .options import Option, read_options
 
@@ -89,7 +89,7 @@ class Registered:
     def blamed(self, error: Exception) -> PluginError:
         """Return a PluginError for an error that the function raised, with plugin, file and line."""
         place = raised_at(error, self.function.__code__.co_filename)
-        return PluginError(f"{self.kind} {self.name!r} of plugin {self.plugin}: {type(error).__name__}: {error}{place}")
+        return PluginError(f"{self.kind} {self.name!r} of plugin {self.plugin}: {summary(error)}{place}")
 
     def __copy__(self) -> Self:
         return self

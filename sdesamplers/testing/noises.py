@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import raised_at
+from ..errors import raised_at, summary
 from ..path.noise import Noise, NormalSource, skip_draw
 from ..registry.plugin import NoiseSource
 from .declared import candidates, declaration_of
@@ -79,7 +79,7 @@ class NoiseCase:
     def describe(self, error: Exception) -> str:
         """An error with its line in the source's file."""
         place = raised_at(error, self.spec.function.__code__.co_filename)
-        return f"{type(error).__name__}: {error}{'' if place in str(error) else place}"
+        return f"{summary(error)}{'' if place in str(error) else place}"
 
     @cached_property
     def run(self) -> list[Tensor]:

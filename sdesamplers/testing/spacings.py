@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import SdesamplersError, raised_at
+from ..errors import SdesamplersError, raised_at, summary
 from ..models.analytic import grid_mixture
 from ..path.grid import starts_at
 from ..path.span import Span
@@ -87,7 +87,7 @@ class SpacingCase:
     def describe(self, error: Exception) -> str:
         """An error with its line in the spacing's file."""
         place = raised_at(error, self.spec.function.__code__.co_filename)
-        return f"{type(error).__name__}: {error}{'' if place in str(error) else place}"
+        return f"{summary(error)}{'' if place in str(error) else place}"
 
 
 def declaration(case: SpacingCase) -> Outcome:

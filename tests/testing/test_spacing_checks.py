@@ -135,7 +135,7 @@ def test_a_spacing_that_never_returns_a_grid_is_reported_once() -> None:
         return {}["grid"]
 
     findings = list(check_spacing(never, checks=["size", "ends"]))
-    assert findings[0].measured == "KeyError: 'grid' (test_spacing_checks.py, line %d)" % (line_of(never))
+    assert findings[0].measured == f"KeyError: 'grid' (test_spacing_checks.py, line {line_of(never)})"
     assert [finding.verdict for finding in findings] == ["fail", "skip"]
 
 
