@@ -142,7 +142,12 @@ def nearest(name: str, known: Iterable[str], count: int = 2) -> list[str]:
 
 
 def summary(error: BaseException) -> str:
-    """Return an exception's class and message; that of a misspelt attribute also has similar names."""
+    """Return an exception's class and message; only the message for an error of this library.
+
+    The message about a misspelt attribute also has similar names.
+    """
+    if isinstance(error, SdesamplersError):
+        return str(error)
     near: list[str] = []
     if isinstance(error, AttributeError) and error.name and error.obj is not None:
         near = nearest(error.name, [name for name in dir(error.obj) if not name.startswith("_")])

@@ -73,7 +73,8 @@ def _not_registered(item: Any, kind: str) -> str:
     if isinstance(item, Registered):
         hooks = {"sampler": "samplers", "spacing": "spacings", "noise source": "noises"}
         return f"a hook for {kind}s returned {item!r}; return it from sdesamplers_{hooks[item.kind]}"
-    return f"a hook returned {item!r}, not {article} {kind}; is @{decorator} missing?"
+    found = f"the function {item.__name__}" if isinstance(item, FunctionType) else repr(item)
+    return f"a hook returned {found}, not {article} {kind}; is @{decorator} missing?"
 
 
 def flattened(results: Iterable[Iterable[T]]) -> Iterator[T]:

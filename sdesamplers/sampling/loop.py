@@ -333,7 +333,7 @@ def drive(run: Run, evaluate: Evaluator) -> Tensor:
     finally:
         run.close()  # so that a sampler releases resources, such as threads, at once
     if not isinstance(sample, Tensor):
-        found = type(sample).__name__
+        found = "None" if sample is None else type(sample).__name__
         missing = "; is `return x` missing?" if sample is None else "; it must return its last state, a tensor"
         raise PluginError(f"{evaluate.label}: the sampler returned {found}{missing}")
     if len(sample) != evaluate.count:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import SdesamplersError, UsageError
+from ..errors import SdesamplersError, UsageError, summary
 from ..models.base import Model, Output
 from ..models.calling import isolated
 from ..models.conditions import take_rows
@@ -53,7 +53,7 @@ class ModelCase:
 
     def describe(self, error: Exception) -> str:
         """An error in one line."""
-        return f"{type(error).__name__}: {error}"
+        return summary(error)
 
     @property
     def process(self) -> GaussianProcess | None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..errors import SdesamplersError
+from ..errors import SdesamplersError, summary
 from ..models.analytic import GaussianModel, grid_mixture
 from ..models.base import Model
 from ..models.function import FunctionModel
@@ -47,7 +47,7 @@ class SdeCase:
 
     def describe(self, error: Exception) -> str:
         """An error in one line."""
-        return f"{type(error).__name__}: {error}"
+        return summary(error)
 
     @property
     def gaussian(self) -> GaussianProcess | None:
@@ -170,7 +170,7 @@ def copied(case: SdeCase) -> Outcome:
         try:
             again = way(case.process)
         except Exception as error:  # whatever a user's class raises
-            wrong.append(f"{name}: {type(error).__name__}: {error}")
+            wrong.append(f"{name}: {summary(error)}")
             continue
         if (again.t_min, again.t_max) != (case.process.t_min, case.process.t_max) or not np.array_equal(
             np.asarray(again.diffusion(t)), np.asarray(case.process.diffusion(t))
