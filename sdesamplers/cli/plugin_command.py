@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import click
 
@@ -30,7 +30,7 @@ def new_plugin(name: str, out: str, **chosen: bool) -> None:
     from ..scaffold.naming import Part, plugin_name
 
     checked = plugin_name(name)
-    parts = [cast(Part, part) for part in packages.PARTS if chosen[part]] or [cast(Part, "sampler")]
+    parts: list[Part] = [part for part in packages.PARTS if chosen[part]] or ["sampler"]
     registry = default_registry()
     known: dict[str, Any] = {
         "sampler": registry.sampler_names(),

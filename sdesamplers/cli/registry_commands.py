@@ -168,6 +168,10 @@ def plugin_facts(item: Any) -> dict[str, Any]:
         "plugin": item.plugin,
         "reference": item.reference,
     }
+    if hasattr(item, "reaches"):
+        facts["includes"] = {"both": "both ends of the range", "neither": "neither end of the range"}.get(
+            item.reaches, f"the {item.reaches} of the range"
+        )
     limits = getattr(item, "limits", "")
     return {**facts, "samples": limits} if limits else facts
 

@@ -280,19 +280,19 @@ DIVERGED = 1e6
 Run = Generator[Any, Any, Tensor]
 
 
-def well_formed(request: Any) -> tuple[Tensor, Point]:
-    """Return a sampler's request, or raise a `PluginError` if it is not (state, point)."""
+def well_formed(request: Any, label: str = "") -> tuple[Tensor, Point]:
+    """Return a sampler's request, or raise a `PluginError` if it is not (state, point); `label` names the run."""
     if not (
         request.__class__ is tuple
         and len(request) == 2
         and isinstance(request[1], Point)
         and isinstance(request[0], Tensor)
     ):
-        raise malformed(request)
+        raise malformed(request, label)
     return request
 
 
-def malformed(request: Any) -> PluginError:
+def malformed(request: Any, label: str = "") -> PluginError:
     """The error for a request that is not (state, point), with the likely mistake."""
     parts = request if isinstance(request, tuple) else (request,)
     found = ", ".join(type(part).__name__ for part in parts)
@@ -305,7 +305,8 @@ def malformed(request: Any) -> PluginError:
         advice = "; to run another sampler, write x = yield from other(x, path)"
     elif isinstance(request, Tensor):
         advice = "; the point is missing, as in `yield x, now`"
-    return PluginError(f"a sampler yields (state, point) or a list of such pairs, not ({found}){advice}")
+    opening = f"{label}: " if label else ""
+    return PluginError(f"{opening}a sampler yields (state, point) or a list of such pairs, not ({found}){advice}")
 
 
 @public
@@ -323,9 +324,9 @@ def drive(run: Run, evaluate: Evaluator) -> Tensor:
         request = next(run)
         while True:
             if isinstance(request, list):
-                request = run.send(evaluate.several([well_formed(each) for each in request]))
+                request = run.send(evaluate.several([well_formed(each, evaluate.label) for each in request]))
             else:
-                request = run.send(evaluate(*well_formed(request)))
+                request = run.send(evaluate(*well_formed(request, evaluate.label)))
     except StopIteration as stop:
         sample: Tensor = stop.value
     except SystemExit as end:  # it would end the program as if it had succeeded

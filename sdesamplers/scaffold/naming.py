@@ -45,14 +45,14 @@ class PluginName:
 
     def class_name(self, part: Part) -> str:
         """The name of an item's class: TwoStageProcess."""
-        return "".join(word.capitalize() for word in self.item(part).split("-"))
+        return "".join(each.capitalize() for each in self.item(part).split("-"))
 
 
 def plugin_name(text: str) -> PluginName:
     """Check the name of a new plugin. The prefix "sdesamplers-" may be included.
 
     Raises:
-        UsageError: not lower-case words joined by hyphens, too long, or a name of Python or of the templates.
+        UsageError: not lower-case letters and digits with hyphens, too long, or a name of Python or of the templates.
     """
     name = text.removeprefix(PREFIX)
     cleaned = re.sub(r"[^a-z0-9]+", "-", _parted(name)).strip("-0123456789").removeprefix(PREFIX)
@@ -60,8 +60,8 @@ def plugin_name(text: str) -> PluginName:
         usable = NAME.fullmatch(cleaned) and len(cleaned) <= LONGEST and cleaned != name
         advice = f"; did you mean {cleaned!r}?" if usable else ""
         raise UsageError(
-            f"the name of a plugin is words of lower-case letters and digits joined by hyphens, such as 'two-stage', "
-            f"at most {LONGEST} characters, not {text[:80]!r}{advice}"
+            "the name of a plugin has lower-case letters and digits, and hyphens between them, such as 'two-stage', "
+            f"and at most {LONGEST} characters; not {text[:80]!r}{advice}"
         )
     function = name.replace("-", "_")
     if keyword.iskeyword(function) or keyword.issoftkeyword(function) or function in TAKEN or name == "sdesamplers":
@@ -72,5 +72,5 @@ def plugin_name(text: str) -> PluginName:
 
 
 def _parted(name: str) -> str:
-    """Words of CamelCase parted by hyphens, in lower case."""
+    """CamelCase as lower-case letters with hyphens."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()

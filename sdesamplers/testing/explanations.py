@@ -34,7 +34,7 @@ SAMPLER = {
     "finite": Explanation(
         "On some process, coordinates or number of steps the sampler raises, or its samples are NaN.",
         "Look at the two singular ends: log(alpha/sigma) is infinite for now.is_pure_noise and for then.is_clean. "
-        "Use out.step_to(then) there. Also run one step, where there is no earlier prediction.",
+        "Use out.step_to(then) there. Also try a run of a single step, which has no earlier prediction.",
     ),
     "reproducible": Explanation(
         "The same seed does not give the same sample, or different seeds give the same.",
@@ -125,7 +125,7 @@ SPACING = {
     "size": Explanation(
         "Runs on this spacing fail: it returns another number of times than asked for, or values that are no numbers.",
         "Return `count` values (np.linspace(start, end, count)). With count=1 the only time is the first; look for "
-        "divisions by count - 1, and for logarithms of 0 where a process starts at alpha = 0.",
+        "divisions by count - 1, and for logarithms of 0, as a process may start at alpha = 0.",
     ),
     "falling": Explanation(
         "Runs fail: a grid must run from noise to data, and no two times may be equal.",

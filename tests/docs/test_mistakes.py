@@ -54,7 +54,7 @@ def rows() -> list[Row]:
                 mistake, change, message = (cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1])
                 sides = [
                     "\n".join(code for *_, code in CODE.findall(side)) if "`" in side else side.strip()
-                    for side in change.split(" → ")
+                    for side in change.split("<br>→ ")
                 ]
                 found.append(Row(title, mistake, sides, CODE.fullmatch(message)[3]))  # type: ignore[index]
     return found
@@ -90,25 +90,25 @@ def run(kind: str, name: str, registry: Registry) -> None:
     sds.sample(model, **chosen)
 
 
+def make_mistake(row: Row, registry: Any) -> None:
+    """Do what a row's section is about, with the row's change."""
+    if row.section == "When it is called":
+        registry(PLUGIN)
+        eval(row.codes[0], {"sds": sds, "model": sds.grid_mixture(sds.VP())})
+        return
+    made = registry(row.plugin)
+    if row.section == "When it runs":
+        run(*row.item, made)
+    elif row.section == "When it is checked":
+        check(row.item[1], checks=[row.message.partition(":")[0]]).require()
+
+
 def message_of(row: Row, registry: Any) -> str:
-    """The message that a row's mistake gives."""
-    section = row.section
+    """The message that a row's mistake gives; of a failed check its line in the report."""
     with pytest.raises(sds.SdesamplersError) as caught:
-        if section == "When the plugin is loaded":
-            registry(row.plugin)
-        elif section == "When it runs":
-            run(*row.item, registry(row.plugin))
-        elif section == "When it is called":
-            registry(PLUGIN)
-            eval(row.codes[0], {"sds": sds, "model": sds.grid_mixture(sds.VP())})
-        else:
-            registry(row.plugin)
-            name = row.message.partition(":")[0]
-            check(row.item[1], checks=[name]).require()
-    if section == "When it is checked":
-        *_, found = str(caught.value).splitlines()
-        return found.strip()
-    return str(caught.value)
+        make_mistake(row, registry)
+    found = str(caught.value)
+    return found.splitlines()[-1].strip() if row.section == "When it is checked" else found
 
 
 def test_there_are_thirty_mistakes_at_least() -> None:
