@@ -22,13 +22,13 @@ Rows = np.ndarray | None
 CHANGED = "not the model's distribution, unless it was trained with this noise"
 
 
-@noise_source("independent")
+@noise_source("independent", reference="Box & Muller 1958, on bits of Philox (Salmon et al. 2011)")
 def independent(source: NormalSource, shortest: float) -> IndependentNoise:
     """A fresh standard normal for every step."""
     return IndependentNoise(source)
 
 
-@noise_source("brownian", reference="Lévy's construction of Brownian motion")
+@noise_source("brownian", additive=True, reference="Lévy's construction of Brownian motion")
 def brownian(source: NormalSource, shortest: float) -> BrownianNoise:
     """Increments of one Brownian motion per sample, over lambda: the same Brownian path on every grid."""
     return BrownianNoise.for_steps(source, shortest)

@@ -21,7 +21,7 @@ def linspace(span: Span, count: int) -> np.ndarray:
     return np.linspace(span.start, span.end, count)
 
 
-@spacing("even", reference="Lin et al. 2024, table 2; in sigma^(1/7), Karras et al. 2022, eq. 5")
+@spacing("even", reference="Lin et al. 2024, table 2; in sigma^(1/7), Karras et al. 2022, eq. 5", reaches="start")
 def even_strides(span: Span, count: int) -> np.ndarray:
     """Equal steps from the noise end down to sigma = 0, so that no evaluation is spent next to sigma = 0.
 
@@ -41,7 +41,7 @@ def even_strides(span: Span, count: int) -> np.ndarray:
     return np.asarray(times)
 
 
-@spacing("own", reference="the configuration of the scheduler that the model came with")
+@spacing("own", reference="the configuration of the scheduler that the model came with", reaches="start")
 def own(span: Span, count: int) -> np.ndarray:
     """The grid of the model's authors, from the spacing, offset and sigmas in the model's configuration.
 
@@ -58,7 +58,9 @@ def own(span: Span, count: int) -> np.ndarray:
     return np.asarray(times) if span.ends_clean else np.append(times, span.end)
 
 
-@spacing("distilled", reference="Luo et al. 2023, section 4.3 (skipping steps); diffusers' LCMScheduler")
+@spacing(
+    "distilled", reference="Luo et al. 2023, section 4.3 (skipping steps); diffusers' LCMScheduler", reaches="start"
+)
 def distilled(span: Span, count: int, *, teacher_steps: int | None = None) -> np.ndarray:
     """The timesteps that a model was distilled at: every (teacher_steps / count)-th of k - 1, 2k - 1, ..., N - 1.
 
@@ -92,7 +94,7 @@ def distilled(span: Span, count: int, *, teacher_steps: int | None = None) -> np
     return times if span.ends_clean else np.append(times, span.end)
 
 
-@spacing("leading", reference="Ho et al. 2020; Lin et al. 2024, table 2")
+@spacing("leading", reference="Ho et al. 2020; Lin et al. 2024, table 2", reaches="end")
 def leading(span: Span, count: int, *, offset: int | None = None) -> np.ndarray:
     """Equal strides counted from the data end, t_i = i * stride + offset, without the noisiest point.
 
@@ -110,7 +112,7 @@ def leading(span: Span, count: int, *, offset: int | None = None) -> np.ndarray:
     return span.end + np.arange(count)[::-1] * stride
 
 
-@spacing("trailing", reference="Lin et al. 2024, table 2")
+@spacing("trailing", reference="Lin et al. 2024, table 2", reaches="start")
 def trailing(span: Span, count: int) -> np.ndarray:
     """Equal strides counted from the noise end, t_i = t_max - i * stride, rounded if timesteps are discrete.
 
@@ -122,7 +124,7 @@ def trailing(span: Span, count: int) -> np.ndarray:
     return span.start - np.arange(count) * (span.start - clean_end(span)) / count
 
 
-@spacing("simple", reference="ComfyUI's and A1111's grid of this name")
+@spacing("simple", reference="ComfyUI's and A1111's grid of this name", reaches="start")
 def simple(span: Span, count: int) -> np.ndarray:
     """Trailing strides rounded up, t_i = N - 1 - floor(i N / count) for N discrete timesteps.
 
@@ -134,7 +136,9 @@ def simple(span: Span, count: int) -> np.ndarray:
     return trailing(span, count)
 
 
-@spacing("sgm-uniform", reference="the grid of Stability's generative-models, by ComfyUI's and A1111's name")
+@spacing(
+    "sgm-uniform", reference="the grid of Stability's generative-models, by ComfyUI's and A1111's name", reaches="start"
+)
 def sgm_uniform(span: Span, count: int) -> np.ndarray:
     """count + 1 equally spaced native times without the last: trailing strides that are not rounded."""
     return np.linspace(span.start, span.end, count + 1)[:-1]
@@ -194,7 +198,9 @@ def karras(span: Span, count: int, *, rho: float = 7.0, sigma_min: float | None 
     return span.at_ratios(np.linspace(first, last, count) ** rho)
 
 
-@spacing("power", reference="studies/work_precision.py; with rho = 7 on EDM, Karras et al. 2022, eq. 5")
+@spacing(
+    "power", reference="studies/work_precision.py; with rho = 7 on EDM, Karras et al. 2022, eq. 5", reaches="start"
+)
 def power(span: Span, count: int, *, rho: float = 1.0, last: float = 1 / 3) -> np.ndarray:
     """Equal steps of t^(1/rho) that end early if the steps are few.
 
@@ -217,7 +223,11 @@ def power(span: Span, count: int, *, rho: float = 1.0, last: float = 1 / 3) -> n
     return np.asarray(times)
 
 
-@spacing("flow-power", reference="Karras et al. 2022, eq. 5, in sigma/(alpha + sigma); studies/work_precision.py")
+@spacing(
+    "flow-power",
+    reference="Karras et al. 2022, eq. 5, in sigma/(alpha + sigma); studies/work_precision.py",
+    reaches="start",
+)
 def flow_power(span: Span, count: int, *, rho: float = 1.5) -> np.ndarray:
     """Equal steps of tau^(1/rho), where tau = sigma/(alpha + sigma) is the time of a flow model.
 
@@ -326,7 +336,7 @@ def beta(
     return from_ratios(span, between(*span.ratios(), levels), ends=last)
 
 
-@spacing("linear-quadratic", reference="Genmo 2024 (Mochi 1)")
+@spacing("linear-quadratic", reference="Genmo 2024 (Mochi 1)", reaches="start")
 def linear_quadratic(
     span: Span, count: int, *, threshold: float = 0.025, linear_steps: int | None = None
 ) -> np.ndarray:
@@ -451,19 +461,19 @@ def published(span: Span, count: int, name: str) -> np.ndarray:
     return span.at_ratios(np.clip(ratios, last, first))
 
 
-@spacing("ays-sd1", reference=AYS_REFERENCE)
+@spacing("ays-sd1", reference=AYS_REFERENCE, reaches="neither")
 def ays_sd1(span: Span, count: int) -> np.ndarray:
     """Align Your Steps' sigmas for Stable Diffusion 1.5, from 14.615; the last one, 0.029, is left out."""
     return published(span, count, "ays-sd1")
 
 
-@spacing("ays-sdxl", reference=AYS_REFERENCE)
+@spacing("ays-sdxl", reference=AYS_REFERENCE, reaches="neither")
 def ays_sdxl(span: Span, count: int) -> np.ndarray:
     """Align Your Steps' sigmas for Stable Diffusion XL, from 14.615; the last one, 0.029, is left out."""
     return published(span, count, "ays-sdxl")
 
 
-@spacing("ays-svd", reference=AYS_REFERENCE)
+@spacing("ays-svd", reference=AYS_REFERENCE, reaches="neither")
 def ays_svd(span: Span, count: int) -> np.ndarray:
     """Align Your Steps' sigmas for Stable Video Diffusion, from 700; the last one, 0.002, is left out."""
     return published(span, count, "ays-svd")

@@ -141,6 +141,19 @@ def nearest(name: str, known: Iterable[str], count: int = 2) -> list[str]:
     return [by_plain[m] for m in difflib.get_close_matches(plain(name), by_plain, count, 0.6)]
 
 
+def summary(error: BaseException) -> str:
+    """Return an exception's class and message; only the message for an error of this library.
+
+    The message about a misspelt attribute also has similar names.
+    """
+    if isinstance(error, SdesamplersError):
+        return str(error)
+    near: list[str] = []
+    if isinstance(error, AttributeError) and error.name and error.obj is not None:
+        near = nearest(error.name, [name for name in dir(error.obj) if not name.startswith("_")])
+    return f"{type(error).__name__}: {error}{advice(near)}"
+
+
 def with_article(name: str) -> str:
     """Return a class's name with "a" or "an"; "U" is read as in "UNet"."""
     return f"{'an' if name[:1].upper() in set('AEIO') or name == 'ndarray' else 'a'} {name}"

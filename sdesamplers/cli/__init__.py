@@ -11,11 +11,20 @@ import click
 
 from ..errors import SdesamplersError
 from ..io.text import one_line
-from . import density_commands, registry_commands, run_commands, tune_command
+from . import check_command, density_commands, plugin_command, registry_commands, run_commands, tune_command
 from .group import cli
 from .streams import flushed, prepare, say, silence, writing
 
-__all__ = ["cli", "density_commands", "main", "registry_commands", "run_commands", "tune_command"]
+__all__ = [
+    "check_command",
+    "cli",
+    "density_commands",
+    "main",
+    "plugin_command",
+    "registry_commands",
+    "run_commands",
+    "tune_command",
+]
 
 
 def main(arguments: list[str] | None = None) -> None:

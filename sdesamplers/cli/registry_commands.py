@@ -1,4 +1,4 @@
-"""Commands on the registry and the installation: list, info, models, check, doctor."""
+"""Commands on the registry and the installation: list, info, models, doctor."""
 
 from __future__ import annotations
 
@@ -7,20 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import PluginError, SdesamplersError, UnknownNameError, UsageError
+from ..errors import SdesamplersError, UnknownNameError
 from .group import cli
 from .model_entries import model_facts, model_rows, source_of, tables_line
-from .options import pairs
 from .streams import say
 from .tables import emit, listing, one_line, show, styled, table
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from ..processes.sde import SDE
     from ..registry.names import Preset
     from ..registry.registry import Registry
-    from ..testing.report import Report
 
 
 PRESET_FIELDS = (
@@ -171,6 +168,10 @@ def plugin_facts(item: Any) -> dict[str, Any]:
         "plugin": item.plugin,
         "reference": item.reference,
     }
+    if hasattr(item, "reaches"):
+        facts["includes"] = {"both": "both ends of the range", "neither": "neither end of the range"}.get(
+            item.reaches, f"the {item.reaches} of the range"
+        )
     limits = getattr(item, "limits", "")
     return {**facts, "samples": limits} if limits else facts
 
@@ -286,81 +287,6 @@ def models(as_json: bool) -> None:
     for name, entry in sorted(facts.items()):
         made.add_row(name, source_of(entry), tables_line(entry), entry.get("description", ""))
     show(made)
-
-
-@cli.command()
-@click.argument("names", nargs=-1, required=True, metavar="NAME...")
-@click.option("--check", "checks", multiple=True, help="Run only this check; may be repeated.")
-@click.option("--option", "-o", multiple=True, metavar="KEY=VALUE", help="Option of the sampler; may be repeated.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(names: tuple[str, ...], checks: tuple[str, ...], option: tuple[str, ...], as_json: bool) -> None:
-    """Check samplers and processes; exit with code 1 if a check fails.
-
-    Samplers run through the conformance kit. A process is given by the name that a plugin registers, or as the file and
-    the name of its class or factory: process.py:MyVP.
-    """
-    from ..io.terminal import console
-    from ..registry.registry import default_registry
-    from ..testing import check_sampler
-
-    reports = []
-    registry = default_registry()
-    processes = {name: named_process(registry, name) for name in names}
-    specs = {name: registry.resolve(name).sampler for name in names if processes[name] is None}
-    if (checks or option) and len(specs) < len(names):
-        raise UsageError("--check and --option apply to samplers only, and one of the names is a process")
-    for name in names:
-        process = processes[name]
-        if process is not None:
-            report = process_report(name, process)
-        else:
-            options = pairs(option, specs[name].options, f"sampler {specs[name].name!r}")
-            with console(stderr=True).status(styled(f"checking {name}")) as status:
-                report = check_sampler(
-                    name, checks=checks or None, options=options, progress=lambda text: status.update(styled(text))
-                )
-        reports.append(report)
-        if not as_json:
-            show(report_table(name, report))
-    if as_json:
-        emit([report.as_dict() for report in reports])
-    if not all(report.passed for report in reports):
-        raise click.exceptions.Exit(1)
-
-
-def named_process(registry: Registry, name: str) -> SDE | None:
-    """The process that a name given to `check` refers to; None if it is a sampler's name."""
-    from ..pretrained.factories import from_file, is_factory
-    from ..processes.sde import SDE
-
-    if is_factory(name):
-        process: SDE = from_file(name, SDE)
-        return process
-    if name not in registry.sdes or name in registry.samplers:
-        return None
-    made = registry.sdes[name]()
-    if not isinstance(made, SDE):
-        raise PluginError(f"the process {name!r} of a plugin is of class {type(made).__name__}, not an SDE")
-    return made
-
-
-def process_report(name: str, process: SDE) -> Report:
-    """Run the checks of a process, and report them in the form of the conformance kit."""
-    from ..processes.check import process_findings
-    from ..testing.report import Finding, Report
-
-    found = process_findings(process)
-    return Report(name, tuple(Finding(c, t or "as declared", want, "fail" if t else "pass") for c, want, t in found))
-
-
-def report_table(name: str, report: Report) -> Table:
-    """The table of a report."""
-    made = table(f"Conformance of {name}", "check", "measured", "required", "verdict")
-    colours = {"pass": "green", "fail": "bold red", "skip": "dim"}
-    for finding in report:
-        colour = colours[finding.verdict]
-        made.add_row(finding.check, finding.measured, finding.required, styled(finding.verdict, colour))
-    return made
 
 
 @cli.command()

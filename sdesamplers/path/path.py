@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import PluginError, UsageError
 from ..processes.coordinates import View
 from ..processes.scalars import Scalar, expand
 from ..processes.sde import SDE, GaussianProcess
@@ -237,6 +237,10 @@ class Path:
             skip_draw(ledger.noise, *step, now.rows)
             return ledger.given[ledger.count].to(mean, copy=True)  # its owner may overwrite it
         noise = ledger.noise(*step, now.rows).to(mean, non_blocking=True)
+        if noise.shape != mean.shape:  # it would be broadcast silently
+            raise PluginError(
+                f"the noise source returned noise of shape {tuple(noise.shape)} for a state of {tuple(mean.shape)}"
+            )
         if ledger.proposal is not None:
             noise = ledger.proposal(noise, std, then)
         if isinstance(std, float | int | np.floating):

@@ -17,14 +17,14 @@ def is_factory(name: str) -> bool:
     return bool(colon) and file.endswith(".py") and name.isidentifier()
 
 
-def from_file(name: str, kind: type, options: Mapping[str, Any] | None = None) -> Any:
+def from_file(name: str, kind: type | tuple[type, ...], options: Mapping[str, Any] | None = None) -> Any:
     """Return the object that FILE.py:NAME refers to: NAME itself if it is a `kind`, else what calling NAME returns.
 
     The file is imported, which runs its code. Only names that the user typed reach this function.
 
     Args:
         name: FILE.py:NAME.
-        kind: the required class of the object.
+        kind: the required class of the object, or several that are allowed.
         options: keyword arguments of the call, all of which NAME must accept.
 
     Raises:
@@ -49,7 +49,8 @@ def from_file(name: str, kind: type, options: Mapping[str, Any] | None = None) -
     if not isinstance(found, kind):
         returned = type(found).__name__
         advice = "; wrap a network with sds.wrap(network, ...)" if hasattr(found, "forward") else ""
-        raise ModelError(f"{name} returned {returned}, but must return a {kind.__name__}{advice}")
+        wanted = " or ".join(each.__name__ for each in (kind if isinstance(kind, tuple) else (kind,)))
+        raise ModelError(f"{name} returned {returned}, but must return a {wanted}{advice}")
     return found
 
 

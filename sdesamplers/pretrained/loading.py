@@ -211,7 +211,10 @@ def plugins_model(name: str, options: dict[str, Any]) -> Model | None:
     """
     model = default_registry().load_model(name, options)
     if model is not None and not isinstance(model, Model):
-        raise ModelError(f"a plugin returned {type(model).__name__} for {name!r}, which is not a Model")
+        raise ModelError(
+            f"a plugin returned {type(model).__name__} for {name!r}, which is not a Model; "
+            "wrap a network with sds.FunctionModel or sds.wrap"
+        )
     return model
 
 

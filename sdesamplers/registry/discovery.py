@@ -16,7 +16,7 @@ from typing import Any
 
 import pluggy
 
-from ..errors import PluginError, SdesamplersError, UnknownHookError, UsageError, last_place
+from ..errors import PluginError, SdesamplersError, UnknownHookError, UsageError, last_place, summary
 from .catalogue import Catalogue
 from .hooks import GROUP, HookSpecs
 from .plugin import NoiseSource, Registered, Sampler, Spacing
@@ -45,6 +45,36 @@ def check_hooks(plugin: Any) -> None:
                 raise UnknownHookError("hook", meant, known, f" (known: {', '.join(known)})")
         elif name in known and marks is None and isinstance(function, FunctionType):
             raise PluginError(f"{name} lacks @hookimpl, so it would never be called")
+
+
+def returned(hook: Any, kind: type, wanted: str) -> list[Any]:
+    """Call a plugin's hook, if it has one, and return the result in a list.
+
+    Raises:
+        PluginError: the hook returned None, for example without a `return`, or neither a `kind` nor, for lists, another
+            collection.
+    """
+    if not hook.get_hookimpls():
+        return []
+    found = hook()
+    if not found:  # pluggy leaves out None
+        raise PluginError(f"{hook.name} returned None; is `return` missing? It must return {wanted}")
+    for result in found:
+        if not isinstance(result, dict if kind is dict else Iterable) or isinstance(result, str):
+            shown = repr(result) if isinstance(result, Registered) else type(result).__name__
+            raise PluginError(f"{hook.name} returned {shown}; it must return {wanted}")
+    return list(found)
+
+
+def _not_registered(item: Any, kind: str) -> str:
+    """The message about an item of a hook that is not of its kind."""
+    decorator = kind.replace(" ", "_")
+    article = "an" if kind[0] in "aeiou" else "a"
+    if isinstance(item, Registered):
+        hooks = {"sampler": "samplers", "spacing": "spacings", "noise source": "noises"}
+        return f"a hook for {kind}s returned {item!r}; return it from sdesamplers_{hooks[item.kind]}"
+    found = f"the function {item.__name__}" if isinstance(item, FunctionType) else repr(item)
+    return f"a hook returned {found}, not {article} {kind}; is @{decorator} missing?"
 
 
 def flattened(results: Iterable[Iterable[T]]) -> Iterator[T]:
@@ -141,7 +171,7 @@ class Discovery:
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:  # a plugin that exits or fails in any way must not take the others down
-            self.plugins.append(Plugin(name, dist, f"{type(error).__name__}: {error}{last_place(error)}"))
+            self.plugins.append(Plugin(name, dist, f"{summary(error)}{last_place(error)}"))
         else:
             self.plugins.append(Plugin(name, dist))
 
@@ -167,7 +197,7 @@ class Discovery:
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as error:
-            raise PluginError(f"plugin {plugin}: {type(error).__name__}: {error}{last_place(error)}") from error
+            raise PluginError(f"plugin {plugin}: {summary(error)}{last_place(error)}") from error
         self.plugins.append(Plugin(name, name))
         registered_itself = any(item.function.__module__ == module.__name__ for item in own)
         if not self._manager.get_hookcallers(module) and not registered_itself:
@@ -199,18 +229,17 @@ class Discovery:
         manager.register(plugin, name)
         hooks = manager.hook
         offered: list[tuple[Shelf[Any], str, Any]] = []
-        for items, cls, shelf in (
-            (hooks.sdesamplers_samplers(), Sampler, self.samplers),
-            (hooks.sdesamplers_spacings(), Spacing, self.spacings),
-            (hooks.sdesamplers_noises(), NoiseSource, self.noises),
+        for hook, cls, shelf in (
+            (hooks.sdesamplers_samplers, Sampler, self.samplers),
+            (hooks.sdesamplers_spacings, Spacing, self.spacings),
+            (hooks.sdesamplers_noises, NoiseSource, self.noises),
         ):
-            for item in flattened(items):
+            for item in flattened(returned(hook, list, "a list of items, such as [my_item]")):
                 if not isinstance(item, cls):
-                    decorator = shelf.kind.replace(" ", "_")
-                    raise PluginError(f"a hook returned {item!r}, not a {shelf.kind}; is @{decorator} missing?")
+                    raise PluginError(_not_registered(item, shelf.kind))
                 item.plugin = f"{dist}:{name}" if dist != name else name
                 offered.append((shelf, item.name, item))
-        for processes in hooks.sdesamplers_sdes():
+        for processes in returned(hooks.sdesamplers_sdes, dict, 'a dictionary, such as {"my-process": MyProcess}'):
             offered.extend((self.sdes, key, process) for key, process in processes.items())
         return offered
 

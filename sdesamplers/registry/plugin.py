@@ -5,11 +5,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
 import numpy as np
 
-from ..errors import PluginError, SdesamplersError, raised_at
+from ..errors import PluginError, SdesamplersError, advice, nearest, raised_at, summary
 from ..public import public
 from .options import Option, read_options
 
@@ -26,6 +27,9 @@ NEEDS = ("unguided", "log_density", "marginals", "stationary")
 """The requirements that a sampler may declare, beyond a prediction at a point."""
 
 SamplerFunction = Callable[..., "Generator[Any, Any, Tensor]"]
+
+Reach = Literal["both", "start", "end", "neither"]
+"""The ends of a span that a spacing's grids include."""
 
 
 class Registered:
@@ -85,7 +89,7 @@ class Registered:
     def blamed(self, error: Exception) -> PluginError:
         """Return a PluginError for an error that the function raised, with plugin, file and line."""
         place = raised_at(error, self.function.__code__.co_filename)
-        return PluginError(f"{self.kind} {self.name!r} of plugin {self.plugin}: {type(error).__name__}: {error}{place}")
+        return PluginError(f"{self.kind} {self.name!r} of plugin {self.plugin}: {summary(error)}{place}")
 
     def __copy__(self) -> Self:
         return self
@@ -152,12 +156,12 @@ class Sampler(Registered):
         self.noiseless = None if noiseless is None else dict(noiseless)
         self.ode_order, self.strong_order = ode_order if ode_order is not None else order, strong_order
         self.needs, self.limits, self.no_density = tuple(needs), limits, no_density
-        unknown = [need for need in self.needs if need not in NEEDS]
-        stray = [option for option in (*self.control, *(self.noiseless or ())) if option not in self.options]
-        if unknown or stray:
-            raise PluginError(
-                f"sampler {name!r} declares {(unknown or stray)[0]!r}, which is not one of its options or needs"
-            )
+        for declaration, given, known in (
+            ("needs", needs, NEEDS),
+            ("control", control, self.options),
+            ("noiseless", tuple(self.noiseless or ()), self.options),
+        ):
+            _check_declared(name, declaration, given, tuple(known))
 
     @property
     def adaptive(self) -> bool:
@@ -168,18 +172,49 @@ class Sampler(Registered):
         return self.function(x, path, **options)
 
 
+def _check_declared(name: str, declaration: str, given: Sequence[str], known: tuple[str, ...]) -> None:
+    """Raise PluginError unless a declaration of the sampler `name` is a sequence of known names."""
+    if isinstance(given, str):
+        raise PluginError(f"sampler {name!r} declares {declaration}={given!r}; it must be a tuple, ({given!r},)")
+    for entry in given:
+        if entry not in known:
+            listing = f" (known: {', '.join(known)})" if known else " (it has no options)"
+            kind = "need" if declaration == "needs" else f"option for {declaration}"
+            raise PluginError(
+                f"sampler {name!r} declares the unknown {kind} {entry!r}{advice(nearest(entry, known))}{listing}"
+            )
+
+
 @public
 class Spacing(Registered):
-    """A registered spacing: a function of a `Span` and a number of points that returns native times."""
+    """A registered spacing: a function of a `Span` and a number of points that returns native times.
+
+    Attributes:
+        reaches: the ends of the span that are always points of the grid: "both", "start" (the grid may end above
+            span.end, and the run steps from there to sigma = 0), "end" or "neither". The conformance kit measures it.
+    """
 
     kind = "spacing"
 
-    def __init__(self, function: Callable[..., Sequence[float] | np.ndarray], name: str, reference: str = "") -> None:
+    def __init__(
+        self,
+        function: Callable[..., Sequence[float] | np.ndarray],
+        name: str,
+        reference: str = "",
+        *,
+        reaches: Reach = "both",
+    ) -> None:
         super().__init__(function, name, reference)
+        if reaches not in get_args(Reach):
+            raise PluginError(f"spacing {name!r}: reaches must be one of {', '.join(get_args(Reach))}, not {reaches!r}")
+        self.reaches = reaches
 
     def __call__(self, span: Span, count: int, **options: Any) -> np.ndarray:
         with self.answering():
-            return np.asarray(self.function(span, count, **options), dtype=np.float64)
+            times = self.function(span, count, **options)
+            if times is None:
+                raise PluginError(f"spacing {self.name!r} returned None; is `return` missing?")
+            return np.asarray(times, dtype=np.float64)
 
 
 @public
@@ -189,39 +224,71 @@ class NoiseSource(Registered):
     Attributes:
         limits: a short description of how it changes the sampled distribution; "" if it does not, as with independent
             standard normals. Log-probabilities can be recorded only with sources whose limits are "".
+        additive: True if the noise of a step is the sum of the noises of its parts, as for the increments of a Brownian
+            motion: sqrt(c - a) z(a, c) = sqrt(b - a) z(a, b) + sqrt(c - b) z(b, c). Measured by the conformance kit.
     """
 
     kind = "noise source"
     function: Callable[..., Noise]
 
-    def __init__(self, function: Callable[..., Noise], name: str, *, limits: str = "", reference: str = "") -> None:
+    def __init__(
+        self,
+        function: Callable[..., Noise],
+        name: str,
+        *,
+        limits: str = "",
+        reference: str = "",
+        additive: bool = False,
+    ) -> None:
         super().__init__(function, name, reference)
-        self.limits = limits
+        self.limits, self.additive = limits, additive
 
     def __call__(self, source: NormalSource, shortest: float, **options: Any) -> Noise:
         with self.answering():
-            return self.function(source, shortest, **options)
+            noise = self.function(source, shortest, **options)
+        if not callable(noise):
+            advice = "is `return` missing?" if noise is None else "return a function noise(start, end, rows=None)"
+            raise PluginError(f"noise source {self.name!r} returned {type(noise).__name__}; {advice}")
+        return noise
 
 
 @public
-def sampler(name: str, *, order: int | None, **declared: Any) -> Callable[[SamplerFunction], Sampler]:
+def sampler(
+    name: str, *, order: int | EllipsisType | None = ..., **declared: Any
+) -> Callable[[SamplerFunction], Sampler]:
     """Turn a generator function `f(x, path, *, options...)` into a sampler; keywords as in `Sampler`.
 
     The function yields `(state, point)` for each model evaluation, receives a `Prediction`, and returns the sample. It
     may yield a list of such pairs to have them evaluated in one batch.
+
+    Raises:
+        PluginError: no name or order, an unknown keyword, or a function that is not a generator function.
     """
+    _check_called("sampler", name, ", order=1")
+    if isinstance(order, EllipsisType):
+        raise PluginError(f"sampler {name!r} declares no order; write order=1, or order=None if it claims no order")
+    known = [each for each in inspect.signature(Sampler).parameters if each not in ("function", "name")]
+    for keyword in declared:
+        if keyword not in known:
+            raise PluginError(
+                f"sampler {name!r}: there is no declaration {keyword!r}{advice(nearest(keyword, known))} "
+                f"(known: {', '.join(known)})"
+            )
     return lambda function: Sampler(function, name, order=order, **declared)
 
 
 @public
-def spacing(name: str, *, reference: str = "") -> Callable[[Callable[..., Any]], Spacing]:
+def spacing(name: str, *, reference: str = "", reaches: Reach = "both") -> Callable[[Callable[..., Any]], Spacing]:
     """Turn `f(span, count, *, options...)` into a spacing. The function returns `count` native times, decreasing from
-    span.start to span.end."""
-    return lambda function: Spacing(function, name, reference)
+    span.start to span.end; a grid that leaves out one of them declares it (`Spacing.reaches`)."""
+    _check_called("spacing", name)
+    return lambda function: Spacing(function, name, reference, reaches=reaches)
 
 
 @public
-def noise_source(name: str, *, limits: str = "", reference: str = "") -> Callable[[Callable[..., Noise]], NoiseSource]:
+def noise_source(
+    name: str, *, limits: str = "", reference: str = "", additive: bool = False
+) -> Callable[[Callable[..., Noise]], NoiseSource]:
     """Turn `f(source, shortest, *, options...)` into a noise source.
 
     The function returns a callable `noise(start, end, rows)` that returns the noise of a step between two values of
@@ -229,4 +296,12 @@ def noise_source(name: str, *, limits: str = "", reference: str = "") -> Callabl
     length of the shortest step in lambda. If the returned object has a method `start_noise()`, the run starts from its
     result; otherwise it starts from the source's standard normal.
     """
-    return lambda function: NoiseSource(function, name, limits=limits, reference=reference)
+    _check_called("noise_source", name)
+    return lambda function: NoiseSource(function, name, limits=limits, reference=reference, additive=additive)
+
+
+def _check_called(decorator: str, name: Any, more: str = "") -> None:
+    """Raise PluginError if a decorator is used without its arguments, so that it receives the function as the name."""
+    if inspect.isfunction(name):
+        meant = name.__name__.replace("_", "-")
+        raise PluginError(f'@{decorator} needs arguments: write @{decorator}("{meant}"{more})')

@@ -237,7 +237,8 @@ class Evaluator:
     def _misplaced(self, x: Tensor, point: Point) -> PluginError:
         if point.is_clean:
             return PluginError(
-                f"{self.label}: the sampler evaluated the model at sigma = 0, where its prediction is undefined"
+                f"{self.label}: the sampler evaluated the model at sigma = 0, where its prediction is undefined; "
+                "end the step without it if then.is_clean"
             )
         expected = self.count if point.rows is None else len(point.rows)
         return PluginError(f"{self.label}: the sampler evaluated {len(x)} samples at a point for {expected}")
@@ -279,13 +280,33 @@ DIVERGED = 1e6
 Run = Generator[Any, Any, Tensor]
 
 
-def well_formed(request: Any) -> tuple[Tensor, Point]:
-    """Return a sampler's request, or raise a `PluginError` if it is not (state, point)."""
-    if not (request.__class__ is tuple and len(request) == 2 and isinstance(request[1], Point)):
-        parts = request if isinstance(request, tuple) else (request,)
-        found = ", ".join(type(part).__name__ for part in parts)
-        raise PluginError(f"a sampler yields (state, point) or a list of such pairs, not ({found})")
+def well_formed(request: Any, label: str = "") -> tuple[Tensor, Point]:
+    """Return a sampler's request, or raise a `PluginError` if it is not (state, point); `label` names the run."""
+    if not (
+        request.__class__ is tuple
+        and len(request) == 2
+        and isinstance(request[1], Point)
+        and isinstance(request[0], Tensor)
+    ):
+        raise malformed(request, label)
     return request
+
+
+def malformed(request: Any, label: str = "") -> PluginError:
+    """The error for a request that is not (state, point), with the likely mistake."""
+    parts = request if isinstance(request, tuple) else (request,)
+    found = ", ".join(type(part).__name__ for part in parts)
+    advice = ""
+    if len(parts) == 2 and isinstance(parts[0], Point):
+        advice = "; the state comes first"
+    elif len(parts) == 2 and isinstance(parts[1], float | int | np.number):
+        advice = "; yield the point itself, not its time"
+    elif isinstance(parts[0], Generator):
+        advice = "; to run another sampler, write x = yield from other(x, path)"
+    elif isinstance(request, Tensor):
+        advice = "; the point is missing, as in `yield x, now`"
+    opening = f"{label}: " if label else ""
+    return PluginError(f"{opening}a sampler yields (state, point) or a list of such pairs, not ({found}){advice}")
 
 
 @public
@@ -303,9 +324,9 @@ def drive(run: Run, evaluate: Evaluator) -> Tensor:
         request = next(run)
         while True:
             if isinstance(request, list):
-                request = run.send(evaluate.several([well_formed(each) for each in request]))
+                request = run.send(evaluate.several([well_formed(each, evaluate.label) for each in request]))
             else:
-                request = run.send(evaluate(*well_formed(request)))
+                request = run.send(evaluate(*well_formed(request, evaluate.label)))
     except StopIteration as stop:
         sample: Tensor = stop.value
     except SystemExit as end:  # it would end the program as if it had succeeded
@@ -313,8 +334,9 @@ def drive(run: Run, evaluate: Evaluator) -> Tensor:
     finally:
         run.close()  # so that a sampler releases resources, such as threads, at once
     if not isinstance(sample, Tensor):
-        found = type(sample).__name__
-        raise PluginError(f"{evaluate.label}: the sampler returned {found}; it must return its last state")
+        found = "None" if sample is None else type(sample).__name__
+        missing = "; is `return x` missing?" if sample is None else "; it must return its last state, a tensor"
+        raise PluginError(f"{evaluate.label}: the sampler returned {found}{missing}")
     if len(sample) != evaluate.count:
         raise PluginError(f"{evaluate.label}: the sampler returned {len(sample)} samples of {evaluate.count}")
     evaluate.finish(sample)

@@ -12,8 +12,9 @@ from ..models.analytic import GaussianModel, grid_mixture
 from ..processes.schedules import VP
 from ..sampling.calls import sample
 from .case import Case
-from .invariants import Outcome, clipped
+from .invariants import clipped
 from .problems import PROCESSES, Transport, gaussian_moments, graded, measure_order, measure_weak_order
+from .report import Outcome
 
 SLACK = 0.2
 """Allowed difference between a measured order and the declared order."""
@@ -34,6 +35,8 @@ def ode_order(case: Case) -> Outcome:
     The lower order counts, because one process may happen to be easy.
     """
     spec, options = case.spec, dict(case.options)
+    if not case.as_declared:
+        return None
     if spec.stochastic:
         if spec.noiseless is None:
             return None
@@ -63,7 +66,7 @@ def _view(view: str, process: str) -> str:
 def weak_order(case: Case) -> Outcome:
     """The order of convergence of mean and variance on Gaussian data, from exact moments; the lowest one counts."""
     spec = case.spec
-    if not spec.stochastic or spec.order is None or not case.gaussian:
+    if not spec.stochastic or spec.order is None or not case.gaussian or not case.as_declared:
         return None
     if (departure := _departure(case)) > 1e-9:
         return f"differs from an affine map by {departure:.1e}", "affine on Gaussian data, or order=None", False
@@ -88,7 +91,7 @@ def _departure(case: Case) -> float:
 def strong_order(case: Case) -> Outcome:
     """The order along one Brownian path per sample, against the sampler's own run on a fine grid."""
     spec, counts, finest, samples = case.spec, (32, 64, 128, 256), 1024, 12
-    if spec.strong_order is None:
+    if spec.strong_order is None or not case.as_declared:
         return None
     process = VP()
     model = GaussianModel([0.7, -0.4], 0.36, process)

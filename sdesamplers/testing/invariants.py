@@ -8,11 +8,9 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-import typing
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +28,6 @@ from ..processes.predictions import PREDICTIONS
 from ..processes.schedules import VP
 from ..processes.sde import GaussianProcess
 from ..registry.names import Preset
-from ..registry.options import Option
 from ..sampling.arguments import fill_options
 from ..sampling.calls import sample
 from ..sampling.loop import Evaluator, drive
@@ -38,8 +35,8 @@ from ..sampling.prepared import make_noise
 from ..sampling.replay import replay_log_probs
 from ..sampling.runs import make_path, start_run
 from .case import Case, CountingModel, StationaryModel, processes
-
-Outcome = tuple[str, str, bool] | None
+from .declared import candidates, declaration_of
+from .report import Outcome
 
 
 def largest(difference: Tensor) -> float:
@@ -54,11 +51,7 @@ def clipped(text: str, limit: int = 160) -> str:
 
 def declaration(case: Case) -> Outcome:
     """The sampler has a reference, and a docstring that names every option."""
-    spec = case.spec
-    text = spec.__doc__ or ""
-    missing = [name for name in spec.options if name not in text] + ([] if spec.reference else ["reference"])
-    measured = f"missing: {', '.join(missing)}" if missing else "complete"
-    return measured, "reference and every option explained", not missing
+    return declaration_of(case.spec)
 
 
 def shapes_and_dtypes(case: Case) -> Outcome:
@@ -200,29 +193,6 @@ def evaluations(case: Case) -> Outcome:
     return "; ".join(wrong) or f"{rate:g} per step", required, not wrong
 
 
-def candidates(option: Option) -> Iterator[Any]:
-    """Values other than the default that an option might take."""
-    default = option.default
-    for kind in option.kinds:
-        if typing.get_origin(kind) is Literal:
-            yield from (choice for choice in typing.get_args(kind) if choice != default)
-        elif kind is bool:
-            yield not default
-        elif kind is int:
-            whole = default if isinstance(default, int) else 0
-            yield from (whole + 1, max(whole - 1, 0), whole + 2, max(whole // 2, 1), 1)
-        elif kind is float:
-            base = default if isinstance(default, float) else 1.0
-            yield from (0.5 * base, 1.5 * base, base + 0.5, 0.1 * base, base + 5.0, base / 50, 0.0)
-        elif isinstance(default, tuple | list):
-            listed = (default[:0], default[:-1], default * 2) if default else ((0.5,), *((0.5,) * n for n in LENGTHS))
-            yield from (values for values in listed if values != default)
-        elif kind is str:
-            yield from (name for name in ("euler", "heun", "ddim") if name != default)
-
-
-LENGTHS = (8, 16)
-"""Lengths of lists of numbers that are tried for an option that is empty by default: the steps of `GRIDS`."""
 GRIDS: tuple[dict[str, Any], ...] = ({"steps": 16}, {"steps": 8, "final": "min"})
 """Grids on which options are tried: to sigma = 0, and if an option has no effect there, few steps to the smallest
 sigma."""

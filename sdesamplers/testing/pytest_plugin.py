@@ -9,7 +9,7 @@ import pytest
 from ..errors import SdesamplersError
 
 if TYPE_CHECKING:
-    from ..registry.names import Preset
+    from .lookup import Target
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,7 +19,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="run the sdesamplers conformance kit on the registered sampler NAME; may be repeated",
+        help="run the sdesamplers conformance kit on NAME, a registered sampler, spacing, noise source, process or "
+        "model; may be repeated",
     )
     parser.getgroup("sdesamplers").addoption(
         "--sdesamplers-plugin",
@@ -44,30 +45,28 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class ConformanceItem(pytest.Item):
-    """One check of one sampler.
+    """One check of one item.
 
-    The list `failures` is shared by the checks of a sampler; it receives the error of a sampler that raises in every
-    run.
+    The list `failures` is shared by the checks of an item; it receives the error of an item that raises in every run.
     """
 
-    def __init__(self, *, sampler: str, preset: Preset, check: str, failures: list[str], **kwargs: Any) -> None:
+    def __init__(self, *, item: str, target: Target, check: str, failures: list[str], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.sampler, self.preset, self.check, self.failures = sampler, preset, check, failures
+        self.item, self.target, self.check, self.failures = item, target, check, failures
 
     def runtest(self) -> None:
         """Run the check; skip the test if it does not apply."""
-        from . import check_sampler  # every run of pytest loads this module
-        from .kit import RUNS  # every run of pytest loads this module
+        from .kit import RUNS, check_target  # every run of pytest loads this module
 
         if self.failures and self.check != "declaration":
             pytest.skip(f"not run: {self.failures[0]}")
-        report = check_sampler(self.preset.sampler, checks=[self.check], options=self.preset.options)
+        report = check_target(self.target, self.item, checks=[self.check])
         (finding,) = report
         if finding.required == RUNS:
             self.failures.append(finding.measured)
         report.require()
         if finding.verdict == "skip":
-            pytest.skip(f"{self.check} does not apply to {self.sampler}")
+            pytest.skip(f"{self.check} does not apply to {self.item}")
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
         """The finding, in place of a traceback."""
@@ -79,17 +78,18 @@ class ConformanceItem(pytest.Item):
 
 
 def pytest_collection_modifyitems(session: pytest.Session, config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Add a test for each check of each sampler given by --sdesamplers."""
+    """Add a test for each check of each item given by --sdesamplers."""
     names = config.getoption("--sdesamplers")
     if not names:
         return
-    from ..registry.registry import default_registry  # every run of pytest loads this module
-    from . import CHECKS  # every run of pytest loads this module
+    from .kit import KITS  # every run of pytest loads this module
+    from .lookup import find  # every run of pytest loads this module
 
     for name in names:
         try:
-            shared: dict[str, Any] = {"sampler": name, "preset": default_registry().resolve(name), "failures": []}
+            target = find(name)
         except SdesamplersError as error:
             raise pytest.UsageError(str(error)) from None
-        for check in CHECKS:
+        shared: dict[str, Any] = {"item": name, "target": target, "failures": []}
+        for check in KITS[target.kind]:
             items.append(ConformanceItem.from_parent(session, name=f"{name}: {check}", check=check, **shared))

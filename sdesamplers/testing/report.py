@@ -1,4 +1,4 @@
-"""The finding of a check, and the report of all findings about a sampler."""
+"""The finding of a check, and the report of all findings about a sampler or another registered item."""
 
 from __future__ import annotations
 
@@ -9,6 +9,10 @@ from typing import Any, Literal
 from ..errors import SdesamplersError
 
 Verdict = Literal["pass", "fail", "skip"]
+Kind = Literal["sampler", "spacing", "noise source", "process", "model"]
+"""What the conformance kit checks."""
+Outcome = tuple[str, str, bool] | None
+"""What a check returns: (measured, required, passed), or None if it does not apply."""
 
 
 @dataclass(frozen=True)
@@ -25,15 +29,22 @@ class Finding:
 
 
 class ConformanceError(SdesamplersError, AssertionError):
-    """A sampler violates its own declarations or the requirements on every sampler."""
+    """An item violates its own declarations or the requirements on every item of its kind."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """All findings about one sampler."""
+    """All findings about one item.
 
-    sampler: str
+    Attributes:
+        name: the name of the item.
+        findings: one finding for each check, in their order.
+        kind: what the item is.
+    """
+
+    name: str
     findings: tuple[Finding, ...]
+    kind: Kind = "sampler"
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
@@ -53,9 +64,9 @@ class Report:
         if self.passed:
             return self
         lines = [f"  {f.check}: measured {f.measured}; required {f.required}" for f in self.failed]
-        raise ConformanceError(f"sampler {self.sampler!r} fails {len(lines)} check(s):\n" + "\n".join(lines))
+        raise ConformanceError(f"{self.kind} {self.name!r} fails {len(lines)} check(s):\n" + "\n".join(lines))
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         findings = [asdict(finding) for finding in self.findings]
-        return {"sampler": self.sampler, "passed": self.passed, "findings": findings}
+        return {"kind": self.kind, "name": self.name, "passed": self.passed, "findings": findings}

@@ -17,8 +17,8 @@ from ..models.base import Model, Output
 from ..sampling.recipe import registered_name
 from ..sampling.stepper import Stepper
 from .case import Case
+from .report import Outcome
 
-Outcome = tuple[str, str, bool] | None
 Copy = Callable[[Any], Any]
 
 EDITED = 2

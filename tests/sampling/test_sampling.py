@@ -800,7 +800,7 @@ def test_a_sampler_that_returns_nothing_is_told_to():
         """Returns nothing."""
         yield x, path.points[0]
 
-    with pytest.raises(sds.PluginError, match="must return its last state"):
+    with pytest.raises(sds.PluginError, match="is `return x` missing"):
         sds.sample(sds.grid_mixture(sds.VP()), forgetful, steps=2)
 
 

@@ -593,7 +593,7 @@ def test_pytest_is_called_wrongly(pytester, words):
 )
 def test_a_recipe_passes_with_its_options(checks):
     report = check_sampler("ode-exact", checks=checks).require()
-    assert report.sampler == "ode-exact"
+    assert (report.kind, report.name) == ("sampler", "ode-exact")
     assert {finding.verdict for finding in report} == {"pass"}
 
 
