@@ -30,6 +30,9 @@ RATIO_AT_END = 99.0
 `FlowMatching`, which ends at t = 0.99."""
 
 
+TimeFunction = Callable[[Scalar], Scalar]
+
+
 def process_of(sde: Any, t_max: float, t_min: float | None = None) -> ScheduleProcess:
     """The process of an SDE of deepinv, on its own clock.
 
@@ -66,9 +69,23 @@ def process_of(sde: Any, t_max: float, t_min: float | None = None) -> SchedulePr
         return d_scale, d_scale * ratio + scale * d_ratio
 
     given = slopes if hasattr(sde, "scale_prime_t") and hasattr(sde, "sigma_prime_t") else None
+    if given is None and not is_differentiable(schedule, t_max / 2):
+        raise UsageError(
+            f"the noise level of this {type(sde).__name__} has no derivative: write sigma_t and scale_t in torch, or "
+            "give the SDE sigma_prime_t and scale_prime_t"
+        )
     if t_min is None:
         t_min = 0.0 if first > 0 else t_max / 1000
     return ScheduleProcess(schedule, given, t_min=t_min, t_max=t_max)
+
+
+def is_differentiable(schedule: Callable[[Tensor], tuple[Tensor, Tensor]], t: float) -> bool:
+    """True if autograd follows sigma of a schedule."""
+    try:
+        with torch.enable_grad():
+            return schedule(torch.tensor(t, dtype=torch.float64, requires_grad=True))[1].requires_grad
+    except RuntimeError:  # NumPy's functions refuse tensors that require gradients
+        return False
 
 
 def like(value: Any, t: Tensor) -> Tensor:
@@ -191,10 +208,16 @@ def as_deepinv(model: Model, *, alpha: float | Callable[[Any], Any] = 1.0, solve
         value = output.value if isinstance(output, Output) else output
         return convert(value.to(x), model.prediction, "sample", state, process, times)
 
+    def slope(t: Scalar) -> Scalar:
+        return d_ratio(process, t)
+
+    differentiable: Any = Differentiable.apply
+
     last = process.time_at_ratio(RATIO_AT_END) if starts_as_noise(process) else process.t_max
     return EDMDiffusionSDE(
-        sigma_t=of_time(process.ratio), scale_t=of_time(process.alpha),
-        sigma_prime_t=of_time(lambda t: d_ratio(process, t)), scale_prime_t=of_time(process.d_alpha),
+        sigma_t=lambda t: differentiable(t, process.ratio, slope), sigma_prime_t=lambda t: evaluated(slope, t),
+        scale_t=lambda t: differentiable(t, process.alpha, process.d_alpha),
+        scale_prime_t=lambda t: evaluated(process.d_alpha, t),
         alpha=alpha, T=float(last), denoiser=ModelDenoiser(), solver=solver, minus_one_one=bounded, device=model.device,
     )  # fmt: skip
 
@@ -205,12 +228,23 @@ def d_ratio(process: GaussianProcess, t: Scalar) -> Scalar:
     return (d_sigma * alpha - sigma * d_alpha) / alpha**2
 
 
-def of_time(function: Callable[[Scalar], Scalar]) -> Callable[[Tensor], Tensor]:
-    """A function of times of a process as one of tensors."""
+class Differentiable(torch.autograd.Function):
+    """A function of times of a process as one of tensors, with its slope: deepinv's posteriors pass on values alone."""
 
-    def at(t: Tensor) -> Tensor:
-        times = t.detach().double().cpu().numpy()
-        values = function(times if times.ndim else float(times))
-        return torch.as_tensor(np.broadcast_to(np.asarray(values), t.shape).copy()).to(t)
+    @staticmethod
+    def forward(ctx: Any, t: Tensor, function: TimeFunction, slope: TimeFunction) -> Tensor:
+        ctx.save_for_backward(t)
+        ctx.slope = slope
+        return evaluated(function, t)
 
-    return at
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        (t,) = ctx.saved_tensors
+        return grad * evaluated(ctx.slope, t), None, None
+
+
+def evaluated(function: TimeFunction, t: Tensor) -> Tensor:
+    """The values of a function of times of a process at a tensor of times."""
+    times = t.detach().double().cpu().numpy()
+    values = function(times if times.ndim else float(times))
+    return torch.as_tensor(np.broadcast_to(np.asarray(values), t.shape).copy()).to(t)

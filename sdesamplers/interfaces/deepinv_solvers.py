@@ -148,6 +148,8 @@ def as_deepinv_solver(
             device = "cpu" if self.rng is None else self.rng.device
             return int(torch.randint(2**63 - 1, (), generator=self.rng, device=device))
 
+    if timesteps is not None:
+        timesteps = torch.tensor(as_grid(timesteps), dtype=torch.float64)
     return SamplerSolver(timesteps, t_start, t_end, num_steps, rng=rng)
 
 

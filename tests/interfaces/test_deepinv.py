@@ -313,9 +313,29 @@ def test_what_does_not_run_there_is_refused(name, options, message):
         sds.as_deepinv_solver(name, grid(1.0), **options)
 
 
-def test_grids_and_sdes_without_marginals_are_refused():
-    with pytest.raises(sds.UsageError, match="two or more falling times"):
-        sds.as_deepinv_solver("euler", torch.tensor([1.0])).sample(sde("vp"), START)
+@pytest.mark.parametrize("timesteps", [[1.0], "abc", torch.ones(2, 2), [0.0, -1.0]])
+def test_a_grid_is_two_or_more_times(timesteps):
+    with pytest.raises(sds.UsageError, match=r"^timesteps must be"):
+        sds.as_deepinv_solver("euler", timesteps)
+    with pytest.raises(sds.UsageError, match="must fall strictly"):
+        sds.as_deepinv_solver("euler", [0.1, 1.0]).sample(sde("vp"), START)
+
+
+@pytest.mark.parametrize("function", [np.asarray, torch.detach])
+def test_a_schedule_without_derivatives_is_refused(function):
+    """A posterior has no slopes, and NumPy's functions no gradients."""
+    given = theirs.EDMDiffusionSDE(
+        sigma_t=lambda t: torch.as_tensor(function(t) * 5), sigma_prime_t=lambda t: 5 * torch.ones_like(t),
+        variance_exploding=True, alpha=0.0, denoiser=Network(), minus_one_one=False,
+    )  # fmt: skip
+    solver = sds.as_deepinv_solver("ddim", grid(1.0))
+    assert solver.sample(given, START).sample.isfinite().all()
+    posterior = theirs.PosteriorDiffusion(None, Network(), given, solver, minus_one_one=False)
+    with pytest.raises(sds.UsageError, match="has no derivative"):
+        posterior(START, None)
+
+
+def test_sdes_without_marginals_are_refused():
     plain = theirs.DiffusionSDE(lambda x, t: -x, lambda t: 1.0, denoiser=Network())
     for call in (
         lambda: sds.from_deepinv(plain, (2,)),
@@ -374,6 +394,33 @@ def test_its_drift_and_diffusion_are_those_of_the_process(name):
     close(given.forward_drift(START, t), process.drift(START, t), 1e-9)
     assert float(given.diffusion(t)) == pytest.approx(0.5 * float(process.diffusion(t)), rel=1e-9)
     assert np.isfinite(float(given.sigma_t(given.T)))
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_measurements_of_a_models_pictures(ours):
+    """Diffusion posterior sampling (Chung et al. 2023) takes gradients through the denoiser of the model.
+
+    The two solvers make the same run, and its samples are nearer to the measurements than those of the model alone.
+    """
+    import deepinv
+
+    exact = sds.FunctionModel(
+        lambda x, t: torch.tanh(0.6 * x) + 0.1 * torch.cos(t), sds.VP(), "epsilon", (1, 4, 4), data_range=(-1, 1)
+    )
+    physics = deepinv.physics.Inpainting((1, 4, 4), mask=0.5)
+    y = physics(torch.full((2, 1, 4, 4), 0.8))
+    times, given = grid(1.0, 30, 0.01), sds.as_deepinv(exact, alpha=0.0)
+    fidelity, denoiser = theirs.DPSDataFidelity(denoiser=given.denoiser.model), given.denoiser.model
+    given.solver = sds.as_deepinv_solver("ddim", times, rng=torch.Generator()) if ours else None
+    solver = given.solver or theirs.DDIMSolver(timesteps=times, rng=torch.Generator())
+    posterior = theirs.PosteriorDiffusion(fidelity, denoiser, given, solver)
+    found = posterior(y, physics, seed=0).detach()
+    alone = theirs.PosteriorDiffusion(None, denoiser, given, solver)(y, physics, seed=0).detach()
+    error, before = (float((physics.A(x) - y).abs().mean()) for x in (found, alone))
+    assert error < 0.7 * before
+    if ours:
+        posterior.solver = theirs.DDIMSolver(timesteps=times, rng=torch.Generator())
+        close(found, posterior(y, physics, seed=0).detach(), 1e-5)
 
 
 def test_their_reverse_sde_on_an_exact_model_has_the_right_moments():
