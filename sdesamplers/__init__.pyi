@@ -17,6 +17,9 @@ from .generation import generate as generate
 from .generation import stream as stream
 from .interfaces.azula_denoisers import as_azula as as_azula
 from .interfaces.azula_denoisers import from_azula as from_azula
+from .interfaces.deepinv_sdes import as_deepinv as as_deepinv
+from .interfaces.deepinv_sdes import from_deepinv as from_deepinv
+from .interfaces.deepinv_solvers import as_deepinv_solver as as_deepinv_solver
 from .interfaces.denoisers import from_denoiser as from_denoiser
 from .interfaces.exported import export_solver as export_solver
 from .interfaces.k_sampler import KSampler as KSampler

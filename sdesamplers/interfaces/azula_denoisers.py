@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,65 +17,8 @@ from ..models.conditions import cloned
 from ..models.function import FunctionModel
 from ..processes.predictions import convert
 from ..processes.scalars import Scalar, is_per_sample
-from ..processes.sde import GaussianProcess
 from ..public import public
-
-HALVINGS = 60
-"""Bisections of the time axis; more do not change a float64."""
-
-
-class ScheduleProcess(GaussianProcess):
-    """The process of one of azula's schedules, with times from 0 (data) to 1 (noise).
-
-    Args:
-        schedule: maps times, a tensor of any shape, to (alpha, sigma).
-    """
-
-    t_min, t_max = 1e-3, 1.0  # at t = 0 the slope of sigma is 0 for some schedules
-
-    def __init__(self, schedule: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
-        self.azula_schedule = schedule
-
-    def _at(self, t: Scalar, which: int) -> Scalar:
-        values = self.azula_schedule(torch.as_tensor(np.asarray(t, dtype=np.float64)))[which]
-        return as_form(values, t)
-
-    def _slope(self, t: Scalar, which: int) -> Scalar:
-        with torch.enable_grad():
-            times = torch.as_tensor(np.asarray(t, dtype=np.float64)).clone().requires_grad_()
-            values = self.azula_schedule(times)[which]
-            if not values.requires_grad:  # a constant
-                return as_form(torch.zeros_like(times), t)
-            (slope,) = torch.autograd.grad(values.sum(), times)
-        return as_form(slope, t)
-
-    def alpha(self, t: Scalar) -> Scalar:
-        return self._at(t, 0)
-
-    def sigma(self, t: Scalar) -> Scalar:
-        return self._at(t, 1)
-
-    def d_alpha(self, t: Scalar) -> Scalar:
-        return self._slope(t, 0)
-
-    def d_sigma(self, t: Scalar) -> Scalar:
-        return self._slope(t, 1)
-
-    def time_at_ratio(self, ratio: Scalar) -> Scalar:
-        wanted = np.asarray(ratio, dtype=np.float64)
-        low, high = np.zeros_like(wanted), np.ones_like(wanted)
-        for _ in range(HALVINGS):
-            middle = (low + high) / 2
-            above = np.asarray(self.sigma(middle)) > wanted * np.asarray(self.alpha(middle))
-            low, high = np.where(above, low, middle), np.where(above, middle, high)
-        time: np.ndarray = (low + high) / 2
-        return time if isinstance(ratio, np.ndarray) else float(time)
-
-
-def as_form(values: Tensor, like: Scalar) -> Scalar:
-    """A tensor of times as an array, or as a float if `like` is a number."""
-    found: np.ndarray = values.detach().numpy()
-    return found if isinstance(like, np.ndarray) else float(found)
+from .schedule_process import ScheduleProcess
 
 
 class AzulaModel(FunctionModel):

@@ -12,6 +12,7 @@ training_schedule.py  the schedule that training scripts read before `set_timest
 timesteps.py          the timesteps that a pipeline loops over
 timeline.py           the timesteps of a grid, and the progress of the current run along them
 pending.py            the evaluation that a run waits for, and the output of `step`
+unguided.py           the unguided predictions of a pipeline's guider, for CFG++ samplers
 run.py                a run that a pipeline's loop drives; run_state.py, as plain data
 scheduler.py          `Scheduler`
 """

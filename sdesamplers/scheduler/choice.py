@@ -17,8 +17,6 @@ from ..sampling.table import TUNED, SolverTable, choose, is_path, scale_of, tabl
 from .layout import Layout
 
 REFUSED = {
-    "unguided": "needs the unguided prediction as well as the guided one, and a pipeline passes only the guided one; "
-    "sds.sample(sds.from_pipeline(pipe), ...) provides both",
     "log_density": "needs the model's density, which a diffusion pipeline does not have",
     "stationary": "runs on a density, not on a diffusion model",
 }

@@ -106,8 +106,8 @@ class Layout:
                 evaluated.append(point)
                 if self.is_adaptive:
                     break
-                prediction = Prediction(state, point, torch.zeros_like(state), "v")
-                state, point = self.single(run.send(prediction))
+                zeros = torch.zeros_like(state)
+                state, point = self.single(run.send(both(state, point, zeros, zeros)))
         except StopIteration:
             pass
         finally:
@@ -200,9 +200,16 @@ class Layout:
                 if len(states) > count:
                     break
                 output = torch.tanh(state + begin + len(states))
-                state, point = self.single(run.send(Prediction(state, point, output, "v")))
+                state, point = self.single(run.send(both(state, point, output, 0.5 * output)))
         except StopIteration as stop:
             states.append(stop.value)
         finally:
             run.close()
         return states
+
+
+def both(state: torch.Tensor, point: Point, guided: torch.Tensor, unguided: torch.Tensor) -> Prediction:
+    """A prediction with the unguided one, as samplers may need both, from outputs of an artificial model."""
+    prediction = Prediction(state, point, guided, "v")
+    prediction.unguided = Prediction(state, point, unguided, "v")
+    return prediction

@@ -85,13 +85,28 @@ class PendingStep:
             return self.version is None or sample._version == self.version
         return False
 
-    def predicted(self, model_output: Tensor, sample: Tensor, convention: Convention, clip: Clip | None) -> Prediction:
-        """The network's output for `sample`, read by this convention and clipped.
+    def predicted(
+        self,
+        model_output: Tensor,
+        sample: Tensor,
+        convention: Convention,
+        clip: Clip | None,
+        unguided: Tensor | None = None,
+    ) -> Prediction:
+        """The network's output for `sample`, and its output without guidance, read by this convention and clipped.
 
         Raises:
-            UsageError: the output's shape differs from the state's.
+            UsageError: the shape of an output differs from the state's.
         """
         x = self.evaluated(sample)
+        prediction = self._read(model_output, x, convention)
+        if unguided is not None:
+            prediction.unguided = self._read(unguided, x, convention)
+        # A flow map's mean velocity over a whole step does not determine an x0 that could be clipped.
+        return prediction if self.point.end is not None else clipped(prediction, clip)
+
+    def _read(self, model_output: Tensor, x: Tensor, convention: Convention) -> Prediction:
+        """An output for the state x as a prediction."""
         output = model_output
         if output.dtype is not x.dtype or output.shape != x.shape:
             output = without_variance(output, x.shape[1]).to(x.dtype)
@@ -102,9 +117,7 @@ class PendingStep:
         output = output.clone() if output is model_output else output
         if not convention.is_plain:
             output = convention.read(output, model_state(x, self.point), self.point.t)
-        prediction = Prediction(x, self.point, output, convention.prediction)
-        # A flow map's mean velocity over a whole step does not determine an x0 that could be clipped.
-        return prediction if self.point.end is not None else clipped(prediction, clip)
+        return Prediction(x, self.point, output, convention.prediction)
 
     def evaluated(self, sample: Tensor) -> Tensor:
         """The state at which the network was evaluated, in the path's coordinates.

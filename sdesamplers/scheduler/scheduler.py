@@ -50,6 +50,7 @@ from .table import MISSING, alphas_cumprod, betas
 from .timeline import Timeline
 from .timesteps import Passed, read_timestep
 from .training_schedule import training_schedule
+from .unguided import Unguided, connected
 
 UNSET: Any = object()
 
@@ -129,7 +130,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         self._choice.settle(self.convention.process, adaptive)
         self.spec = self._choice.spec
         self.seed, self.round_timesteps = None if seed is None else check_seed(seed), round_timesteps
-        self._timeline = Timeline()
+        self._timeline, self._unguided = Timeline(), Unguided()
         self._reset()
         choice, kept_clip = self._choice, vars(clip) if isinstance(clip, Clip) else clip
         ours = {"sampler": choice.name, "options": choice.options, **choice.recipe_arguments}
@@ -281,6 +282,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         self.num_inference_steps: int | None = None
         self._timesteps: Tensor | None = None
         self._timeline.clear()
+        self._unguided.clear()
         self._run: PushedRun | None = None
 
     def set_timesteps(
@@ -421,6 +423,21 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
 
     # The loop.
 
+    def connect(self, guider: Any) -> Any:
+        """A copy of a guider of diffusers that gives this scheduler the unconditional predictions (CFG++ samplers).
+
+            scheduler = sds.Scheduler.from_config(pipe.scheduler.config, "euler-cfgpp")
+            guider = scheduler.connect(ClassifierFreeGuidance(guidance_scale=0.6))
+            pipe.update_components(scheduler=scheduler, guider=guider)
+
+        The blocks of modular pipelines pass on the guided prediction alone. `guidance_scale` is then the lambda of
+        CFG++, in [0, 1]. If the guider is disabled or outside of its `start` and `stop`, nothing is guided.
+
+        Raises:
+            UsageError: not a guider. While it runs: its scale is 1, at which guiders skip the unconditional prediction.
+        """
+        return connected(guider, self._unguided)
+
     def scale_model_input(self, sample: Tensor, timestep: Any = None) -> Tensor:
         """The network's input for `sample` at `timestep`; None means the run's next timestep."""
         if self.convention.is_plain:
@@ -448,6 +465,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         log_prob: bool = False,
         prev_sample: Tensor | None = None,
         reduction: Reduction = "sum",
+        unguided: Tensor | None = None,
         **others: Any,
     ) -> StepOutput | tuple[Any, ...]:
         """Pass the network's output to the sampler; return the state at which to evaluate the network next.
@@ -473,11 +491,14 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
             prev_sample: (N, ...) the outcome of the step, to score a stored transition: the state returned, and the
                 state of `log_prob`, which is then returned too.
             reduction: "sum" over the elements of a sample, the log-density; or their "mean".
+            unguided: (N, ...) the network's output for `sample` without guidance, for the samplers that need it
+                (CFG++); the same as `model_output` if nothing is guided. A connected guider provides it (`connect`).
             **others: arguments of `step` of other diffusers schedulers; ignored or refused with a reason.
 
         Raises:
-            UsageError: the run is over or continues at another timestep, or the sampler cannot run in a pipeline; or a
-                log-probability is requested of a sampler whose steps have no Gaussian density.
+            UsageError: the run is over or continues at another timestep, or the sampler cannot run in a pipeline; it
+                needs the unguided output too; or a log-probability is requested of a sampler whose steps have no
+                Gaussian density.
         """
         check_step_arguments(others)
         if isinstance(generator, int | float):
@@ -485,13 +506,14 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         run, passed, eta = self._run, read_timestep(timestep), float(eta or 0.0)
         if run is None:
             raise UsageError("call set_timesteps before step")
+        unguided = self._unguided.of_step(self.spec, model_output, unguided)
         scores = log_prob or prev_sample is not None
         outcome = check_scored(run, sample, prev_sample, reduction, eta) if scores else None
         pending = run.pending_at(passed, sample, generator, eta, self.seed, is_scored=outcome is not None)
         run.note(passed, sample)
         prediction = None
         if not pending.discard_next_output:
-            prediction = pending.predicted(model_output, sample, self.convention, self.clip)
+            prediction = pending.predicted(model_output, sample, self.convention, self.clip, unguided)
         transition = None
         if scores:
             state, transition = advance_observed(run, pending, prediction, sample, prev_timestep, outcome)

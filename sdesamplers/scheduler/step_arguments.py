@@ -13,7 +13,7 @@ from ..errors import UsageError
 
 STEP_USED = (
     *("model_output", "timestep", "sample", "generator", "return_dict", "eta", "prev_timestep"),
-    *("log_prob", "prev_sample", "reduction"),
+    *("log_prob", "prev_sample", "reduction", "unguided"),
 )
 STEP_IGNORED = {
     "use_clipped_model_output": "epsilon always follows from x0 here, which is clipped if the model clips it",

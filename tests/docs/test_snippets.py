@@ -23,7 +23,13 @@ from sdesamplers.cli import cli
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = {
+    ("interfaces.md", "import deepinv"): "deepinv is optional; tests/interfaces/test_deepinv.py makes these calls",
+    ("interfaces.md", "from skrample"): "skrample is optional; tests/interfaces/test_skrample.py runs it",
     ("interfaces.md", "import onnxruntime"): "ONNX Runtime is optional; tests/interfaces/test_runtimes.py runs it",
+    (
+        "pipelines.md",
+        "from diffusers.guiders",
+    ): "modular; tests/scheduler/test_connected_guiders.py runs one",
     ("start.md", "for batch in sds.stream(model, "): "draws 50,000 samples; docs/scaling.md runs it with 24",
     ("tuning.md", "tuning.push_to_hub("): "uploads to the Hub; tests/tuning/test_sharing.py pushes to one on 127.0.0.1",
 }

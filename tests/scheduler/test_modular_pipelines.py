@@ -169,9 +169,3 @@ def test_a_saved_modular_pipeline_brings_the_scheduler_back(tmp_path):
     assert dict(again.scheduler.config) == dict(scheduler.config)
     pipe.update_components(scheduler=again.scheduler)
     assert torch.equal(latents(pipe), latents(sdxl(scheduler)))
-
-
-def test_cfgpp_samplers_are_refused_with_the_reason():
-    """A modular pipeline, too, passes on the guided prediction alone."""
-    with pytest.raises(sds.UsageError, match="needs the unguided prediction"):
-        sds.Scheduler.from_config(config(), sampler="euler-cfgpp")

@@ -40,13 +40,12 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 CONFIGS["zero SNR"]["_class_name"] = "DDIMScheduler"
 REFUSED = {
-    "unguided": "passes only the guided one; sds.sample",
     "log_density": "needs the model's density",
     "stationary": "runs on a density, not on a diffusion model",
 }
 SHELF = sds.samplers()
 REFUSED_SAMPLERS = [name for name, spec in SHELF.items() if set(spec.needs) & set(REFUSED) or name == "paradigms"]
-RUNNING = [name for name in SHELF if name not in REFUSED_SAMPLERS]
+RUNNING = [name for name in SHELF if name not in REFUSED_SAMPLERS and "unguided" not in SHELF[name].needs]
 ADAPTIVE = [name for name in RUNNING if SHELF[name].adaptive]
 KINDS = (
     *("euler", "ddim", "heun", "rk4", "rk45", "dpm-adaptive"),
