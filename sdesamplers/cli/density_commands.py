@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from ..errors import UsageError
 from ..io.text import one_line, printable
@@ -172,6 +171,8 @@ def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
     except ImportError:
         say("no histogram without matplotlib: pip install 'sdesamplers[report]'", err=True)
         return None
+    import numpy as np
+
     bits = found.bits_per_dim
     figure = Figure(figsize=(6, 3.4), dpi=120, layout="constrained")
     plot = figure.subplots()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ..errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from ..registry.registry import Registry
 
 
 class Suggesting(click.Group):
@@ -17,6 +20,10 @@ class Suggesting(click.Group):
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise UnknownNameError("command", args[0], self.commands, "; see sdesamplers --help")
         return super().resolve_command(ctx, args)
+
+
+class Describing(click.Command):
+    """A command that describes what is registered and runs none of it, so it needs no plugin; see `described`."""
 
 
 @click.group(cls=Suggesting, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -31,9 +38,19 @@ class Suggesting(click.Group):
     metavar="MODULE_OR_FILE.py",
     help="Import a plugin of your own; may be repeated.",
 )
-def cli(registry_file: str | None, plugins: tuple[str, ...]) -> None:
+@click.pass_context
+def cli(ctx: click.Context, registry_file: str | None, plugins: tuple[str, ...]) -> None:
     """Diffusion samplers, as plugins, for every diffusers model."""
     from ..registry.registry import use_registry
 
-    if registry_file is not None or plugins:
+    describing = isinstance(cli.commands.get(ctx.invoked_subcommand or ""), Describing)
+    if (registry_file is not None or plugins) and not describing:
         use_registry(registry_file, plugins=plugins)
+
+
+def described() -> Registry:
+    """The registry of a `Describing` command, as the options --registry and --plugin set it."""
+    from ..registry.described import registry_to_describe
+
+    chosen = click.get_current_context().find_root().params
+    return registry_to_describe(chosen.get("registry_file"), chosen.get("plugins", ()))

@@ -20,7 +20,8 @@ from ..registry.registry import default_registry
 from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
 from .folders import check_unet, class_count, find_parts, sample_shape
-from .hub import TABLES, fetch
+from .hub import fetch
+from .hub_files import TABLES
 from .options import TEXT_OPTIONS, TUNING, LoadOptions
 from .pipelines.loading import layout_of, load_pipeline
 from .placement import autocast_for, move

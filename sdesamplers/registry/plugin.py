@@ -7,13 +7,12 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-
 from ..errors import PluginError, SdesamplersError, raised_at
 from ..public import public
 from .options import Option, read_options
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
     from typing_extensions import Self
 
@@ -55,7 +54,7 @@ class Registered:
     @property
     def summary(self) -> str:
         """The first line of the function's docstring."""
-        return inspect.cleandoc(self.function.__doc__ or "").splitlines()[0]
+        return inspect.cleandoc(self.__doc__ or "").splitlines()[0]
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name!r}>"
@@ -178,6 +177,8 @@ class Spacing(Registered):
         super().__init__(function, name, reference)
 
     def __call__(self, span: Span, count: int, **options: Any) -> np.ndarray:
+        import numpy as np  # listings of the registry do without
+
         with self.answering():
             return np.asarray(self.function(span, count, **options), dtype=np.float64)
 

@@ -12,7 +12,7 @@ from typing import Any
 from ..checks import warn
 from ..errors import UsageError
 from ..io.files import make_folder, write
-from ..pretrained.hub import TABLES, fetch_tables
+from ..pretrained.hub_files import TABLES, fetch_tables
 from ..pretrained.upload import Destination
 from ..public import public
 from ..sampling.table import SolverTable, read_tables
