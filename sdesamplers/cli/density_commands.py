@@ -15,6 +15,7 @@ import click
 
 from ..errors import UsageError
 from ..io.text import one_line, printable
+from .config import Configured
 from .group import cli
 from .options import load_model, model_options, pairs, take_grid_options
 from .streams import say
@@ -75,7 +76,7 @@ def prepared(source: str, data: str, kwargs: dict[str, Any]) -> tuple[Any, Any, 
     return model, x, names, {**kwargs, **options, "condition": condition}
 
 
-@cli.command()
+@cli.command(cls=Configured)
 @click.argument("source", metavar="MODEL")
 @click.argument("data", metavar="DATA")
 @ode_options("rk45")
@@ -185,7 +186,7 @@ def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
     return write(folder / "likelihood.png", lambda path: figure.savefig(path, format="png"))
 
 
-@cli.command()
+@cli.command(cls=Configured)
 @click.argument("source", metavar="MODEL")
 @click.argument("data", metavar="DATA")
 @ode_options("heun")

@@ -17,6 +17,8 @@ class Suggesting(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """Find the command, or raise UnknownNameError with the nearest names."""
+        if ctx.resilient_parsing:  # for shell completion
+            return super().resolve_command(ctx, args)
         if args and self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
             raise UnknownNameError("command", args[0], self.commands, "; see sdesamplers --help")
         return super().resolve_command(ctx, args)
@@ -48,9 +50,13 @@ def cli(ctx: click.Context, registry_file: str | None, plugins: tuple[str, ...])
         use_registry(registry_file, plugins=plugins)
 
 
-def described() -> Registry:
-    """The registry of a `Describing` command, as the options --registry and --plugin set it."""
+def described(ctx: click.Context | None = None) -> Registry:
+    """The registry of a `Describing` command or of shell completion, as the options --registry and --plugin set it.
+
+    Completion imports no plugin that is named on the command line.
+    """
     from ..registry.described import registry_to_describe
 
-    chosen = click.get_current_context().find_root().params
-    return registry_to_describe(chosen.get("registry_file"), chosen.get("plugins", ()))
+    ctx = ctx or click.get_current_context()
+    chosen = ctx.find_root().params
+    return registry_to_describe(chosen.get("registry_file"), () if ctx.resilient_parsing else chosen["plugins"])

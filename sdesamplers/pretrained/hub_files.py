@@ -39,7 +39,7 @@ def tables_may_be_cached(source: str) -> bool:
     """False if `fetch_tables(source, local_files_only=True)` would raise; found without an import of its downloader."""
     from huggingface_hub import constants  # a small module
 
-    repo, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
+    repo = source.removeprefix(HUB_PREFIX).partition("@")[0]
     home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
     return any(any((home / "snapshots").glob(f"*/{place}nfe-*.json")) for place in ("", f"{TABLES}/"))
 

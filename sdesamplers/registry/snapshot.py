@@ -108,7 +108,7 @@ def _places(roots: list[str]) -> list[Any]:
     A distribution has the stamp of its entry points.
     """
     known = set(roots)
-    places = []
+    places: list[Any] = []
     for place in sys.path:
         try:
             names = sorted(os.listdir(place or "."))
@@ -131,7 +131,9 @@ def _files() -> dict[str, Stamp] | None:
     found = {}
     for module in list(sys.modules.values()):
         spec = getattr(module, "__spec__", None)
-        file = spec.origin if getattr(spec, "has_location", False) else None  # torch.ops has a file that does not exist
+        file = (
+            spec.origin if spec is not None and spec.has_location else None
+        )  # torch.ops has a file that does not exist
         if file is None or (file.startswith(library) and not file.startswith(packages)):
             continue
         stamp = _stamp(file)
