@@ -131,9 +131,7 @@ def _files() -> dict[str, Stamp] | None:
     found = {}
     for module in list(sys.modules.values()):
         spec = getattr(module, "__spec__", None)
-        file = (
-            spec.origin if spec is not None and spec.has_location else None
-        )  # torch.ops has a file that does not exist
+        file = spec.origin if spec is not None and spec.has_location else None  # not torch.ops' `__file__`
         if file is None or (file.startswith(library) and not file.startswith(packages)):
             continue
         stamp = _stamp(file)
