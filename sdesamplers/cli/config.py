@@ -173,7 +173,7 @@ def dumped(command: click.Command, ctx: click.Context, given: Mapping[str, Any])
     data: dict[str, Any] = {"command": command.name}
     for key, param in keys_of(command).items():
         name = str(param.name)
-        default = params.get(name) if name == "num_samples" else param.get_default(ctx)
+        default = params.get(name) if name == "num_samples" else param.default  # not get_default, which reads the file
         value = given.get(name, default if isinstance(default, str | int | float) else None)
         if name in TYPED or (name == "sampler" and "recipe" in given) or value in (None, (), []):
             continue
