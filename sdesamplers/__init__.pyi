@@ -1,6 +1,11 @@
 """The public names: their only list, read by `__init__.py`, which imports each module on first use."""
 
 from . import losses as losses
+from .categories import AccuracyWarning as AccuracyWarning
+from .categories import ModelWarning as ModelWarning
+from .categories import OutputWarning as OutputWarning
+from .categories import ReproducibilityWarning as ReproducibilityWarning
+from .categories import SdesamplersWarning as SdesamplersWarning
 from .comparison.comparison import compare as compare
 from .comparison.result import Comparison as Comparison
 from .errors import Cancelled as Cancelled
@@ -28,6 +33,8 @@ from .inverse import Mask as Mask
 from .inverse import Matrix as Matrix
 from .inverse import PosteriorSampling as PosteriorSampling
 from .inverse import noised as noised
+from .io.log import get_verbosity as get_verbosity
+from .io.log import set_verbosity as set_verbosity
 from .models.analytic import GaussianModel as GaussianModel
 from .models.analytic import MixtureModel as MixtureModel
 from .models.analytic import grid_mixture as grid_mixture

@@ -40,9 +40,18 @@ class Describing(click.Command):
     metavar="MODULE_OR_FILE.py",
     help="Import a plugin of your own; may be repeated.",
 )
+@click.option(
+    "--verbosity",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    help="Which messages are printed on standard error; by default only warnings.",
+)
 @click.pass_context
-def cli(ctx: click.Context, registry_file: str | None, plugins: tuple[str, ...]) -> None:
+def cli(ctx: click.Context, registry_file: str | None, plugins: tuple[str, ...], verbosity: str | None) -> None:
     """Diffusion samplers, as plugins, for every diffusers model."""
+    if verbosity is not None:
+        from ..io.log import set_verbosity
+
+        set_verbosity(verbosity)
     from ..registry.registry import use_registry
 
     describing = isinstance(cli.commands.get(ctx.invoked_subcommand or ""), Describing)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import PluginError, SdesamplersError, raised_at
+from ..html import details, facts_table, rows_table
 from ..public import public
 from .options import Option, read_options
 
@@ -58,6 +59,25 @@ class Registered:
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name!r}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: its declared properties, its options and its docstring."""
+        shown = (
+            "order",
+            "evaluations",
+            "stochastic",
+            "adaptive",
+            "coordinates",
+            "spacing",
+            "limits",
+            "reference",
+            "plugin",
+        )
+        facts: dict[str, Any] = {name: getattr(self, name, None) for name in shown}
+        options = ((o.name, o.type_name, repr(o.default)) for o in self.options.values())
+        table = rows_table("Options", ("name", "type", "default"), options) if self.options else ""
+        text = inspect.cleandoc(self.__doc__ or "")
+        return facts_table(f"{self.kind} {self.name}: {self.summary}", facts) + table + details("documentation", text)
 
     @property
     def is_anothers(self) -> bool:

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ..categories import OutputWarning
 from ..checks import warn
 from ..errors import UsageError
 from ..io.files import make_folder, write
@@ -162,7 +163,7 @@ def _picture(tables: Sequence[SolverTable]) -> bytes | None:
     try:
         figure = plot_tables(tables)
     except UsageError as reason:
-        warn(f"{PICTURE} is not made: {reason}")
+        warn(f"{PICTURE} is not made: {reason}", OutputWarning)
         return None
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
