@@ -104,7 +104,6 @@ from .registry.registry import Registry as Registry
 from .registry.registry import default_registry as default_registry
 from .registry.registry import register as register
 from .registry.registry import use_registry as use_registry
-from .sampling.calls import sample as sample
 from .sampling.loop import Evaluator as Evaluator
 from .sampling.loop import Event as Event
 from .sampling.loop import Run as Run
@@ -120,6 +119,7 @@ from .sampling.result import Trajectory as Trajectory
 from .sampling.stepper import Stepper as Stepper
 from .sampling.table import SolverTable as SolverTable
 from .sampling.table_plots import plot_tables as plot_tables
+from .sampling.typed import sample as sample
 from .scheduler.scheduler import Scheduler as Scheduler
 from .steering.calls import steer as steer
 from .steering.result import Steered as Steered

@@ -22,11 +22,13 @@ class Markup(str):
 
 
 def cell(value: Any) -> str:
-    """The HTML of a value in a table: text is escaped, "" stands for None, floats are shortened."""
+    """The HTML of a value in a table: escaped text; floats are shortened, flags are yes or no, and None is empty."""
     if isinstance(value, Markup):
         return value
     if value is None:
         return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return html.escape(printable(f"{value:.4g}" if isinstance(value, float) else value))
 
 
