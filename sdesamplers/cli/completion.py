@@ -89,8 +89,8 @@ def names(*kinds: Names, several: bool = False, files: bool = False) -> Complete
     return complete
 
 
-def words(*known: str, several: bool = False) -> Complete:
-    """A completion of fixed words."""
+def terms(*known: str, several: bool = False) -> Complete:
+    """A completion of fixed terms."""
     return names(lambda registry: known, several=several)
 
 
@@ -128,10 +128,10 @@ COMPLETIONS: dict[str, Complete] = {
     "samplers": names(samplers, several=True),
     "spacing": names(spacings),
     "noise": names(noises),
-    "coordinates": words(*COORDINATES),
-    "final": words("zero", "min"),
-    "formats": words(*FORMATS, several=True),
-    "dtype": words("float32", "bfloat16", "float16", "float64"),
+    "coordinates": terms(*COORDINATES),
+    "final": terms("zero", "min"),
+    "formats": terms(*FORMATS, several=True),
+    "dtype": terms("float32", "bfloat16", "float16", "float64"),
     "option": pairs_of("sampler"),
     "spacing_option": pairs_of("spacing"),
     "noise_option": pairs_of("noise"),
