@@ -197,6 +197,7 @@ def test_old_snapshots_are_removed(cached: Path) -> None:
 
 def test_a_cache_folder_that_cannot_be_written_is_no_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    monkeypatch.delenv(snapshot.SETTING, raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     monkeypatch.setattr(snapshot, "LOADED", FAR)
     snapshot.write_snapshot({})
