@@ -24,7 +24,7 @@ def one_thread():
 
 @pytest.fixture(scope="session", autouse=True)
 def no_cache_of_descriptions():
-    """Commands that tests start neither read nor write the user's cache (tests/registry/test_snapshot.py has its own)."""
+    """Commands that tests start leave the user's cache alone; tests/registry/test_snapshot.py has its own."""
     os.environ["SDESAMPLERS_NO_CACHE"] = "1"
 
 
