@@ -60,6 +60,7 @@ bench: $(STAMP)
 # --strict makes warnings errors; the variable silences a notice of the theme's authors about its successor.
 docs: $(STAMP)
 	$(BIN)/python docs/make_pages.py
+	$(BIN)/python docs/make_stub.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "the documentation is in site/index.html"
 

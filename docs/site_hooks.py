@@ -1,8 +1,8 @@
 """What the documentation site adds to docs/*.md: the repository's other pages, links that leave docs/, and equations.
 
 The pages are written for GitHub: links between files are relative, equations are `$...$` and blocks of ```math. Here
-README.md becomes the index, the pages in `INCLUDED` join the site, links to other files lead to the repository, and
-equations become MathML, which browsers draw without a script.
+README.md becomes the index, the pages in `INCLUDED` join the site (notebooks with their outputs), links to other files
+lead to the repository, and equations become MathML, which browsers draw without a script.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from markdown.preprocessors import Preprocessor
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+from notebook_pages import notebook_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 INCLUDED = (
@@ -28,6 +29,7 @@ INCLUDED = (
     "benchmarks/README.md",
     "benchmarks/results/*.md",
     "benchmarks/results/*.png",
+    "examples/*.ipynb",
     "examples/third_party_plugin/README.md",
     "sdesamplers/assets/*/README.md",
     "studies/README.md",
@@ -53,6 +55,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             page = path.relative_to(ROOT)
             if page.name == "README.md" and len(page.parts) > 2:  # not the first page of a section
                 page = page.parent.with_suffix(".md")
+            if page.suffix == ".ipynb":
+                page = page.with_suffix(".md")
             files.append(File.generated(config, page.as_posix(), abs_src_path=str(path)))
     return files
 
@@ -72,6 +76,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return f"{config.extra['repository']}/{kind}/main/{target}{anchor}"
         return link[0]  # for mkdocs to report
 
+    if source_path(page.file).endswith(".ipynb"):
+        markdown = notebook_markdown(markdown)
     return LINK.sub(resolved, markdown)
 
 

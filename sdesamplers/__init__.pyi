@@ -1,6 +1,11 @@
 """The public names: their only list, read by `__init__.py`, which imports each module on first use."""
 
 from . import losses as losses
+from .categories import AccuracyWarning as AccuracyWarning
+from .categories import ModelWarning as ModelWarning
+from .categories import OutputWarning as OutputWarning
+from .categories import ReproducibilityWarning as ReproducibilityWarning
+from .categories import SdesamplersWarning as SdesamplersWarning
 from .comparison.comparison import compare as compare
 from .comparison.result import Comparison as Comparison
 from .errors import Cancelled as Cancelled
@@ -31,6 +36,8 @@ from .inverse import Mask as Mask
 from .inverse import Matrix as Matrix
 from .inverse import PosteriorSampling as PosteriorSampling
 from .inverse import noised as noised
+from .io.log import get_verbosity as get_verbosity
+from .io.log import set_verbosity as set_verbosity
 from .models.analytic import GaussianModel as GaussianModel
 from .models.analytic import MixtureModel as MixtureModel
 from .models.analytic import grid_mixture as grid_mixture
@@ -100,7 +107,6 @@ from .registry.registry import Registry as Registry
 from .registry.registry import default_registry as default_registry
 from .registry.registry import register as register
 from .registry.registry import use_registry as use_registry
-from .sampling.calls import sample as sample
 from .sampling.loop import Evaluator as Evaluator
 from .sampling.loop import Event as Event
 from .sampling.loop import Run as Run
@@ -116,6 +122,7 @@ from .sampling.result import Trajectory as Trajectory
 from .sampling.stepper import Stepper as Stepper
 from .sampling.table import SolverTable as SolverTable
 from .sampling.table_plots import plot_tables as plot_tables
+from .sampling.typed import sample as sample
 from .scheduler.scheduler import Scheduler as Scheduler
 from .steering.calls import steer as steer
 from .steering.result import Steered as Steered

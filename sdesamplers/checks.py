@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, S
 from functools import wraps
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from .categories import SdesamplersWarning
 from .errors import UnknownNameError, UsageError, nearest, with_article
 
 P = ParamSpec("P")
@@ -32,12 +33,12 @@ def shown(value: Any, limit: int = 60) -> str:
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def warn(message: str) -> None:
+def warn(message: str, category: type[SdesamplersWarning] = SdesamplersWarning) -> None:
     """Warn with the stack level of the line that called this package, however deep the call stack is."""
     level, frame = 2, sys._getframe(1)
     while (outer := frame.f_back) and frame.f_globals.get("__name__", "").split(".")[0] in OWN_PACKAGES:
         level, frame = level + 1, outer
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
 
 
 OWN_PACKAGES = ("sdesamplers", "sdesamplers_plugins", "contextlib")

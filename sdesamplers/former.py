@@ -29,7 +29,7 @@ NEW_MODULES: dict[str, tuple[str, ...]] = {
     "models.conventions": ("pretrained.conventions",),
     "models.diffusers": ("pretrained.unets", "pretrained.folders", "pretrained.conventions", "pretrained.placement"),
     "models.grids": ("pretrained.grids",),
-    "models.hub": ("pretrained.hub",),
+    "models.hub": ("pretrained.hub", "pretrained.hub_files"),
     "models.loading": ("pretrained.loading",),
     "models.pipelines": ("pretrained.pipelines",),
     "models.pipelines.base": ("pretrained.pipelines.base",),

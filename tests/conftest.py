@@ -22,6 +22,12 @@ def one_thread():
     os.environ["OMP_NUM_THREADS"] = "1"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_descriptions():
+    """Commands that tests start leave the user's cache alone; tests/registry/test_snapshot.py has its own."""
+    os.environ["SDESAMPLERS_NO_CACHE"] = "1"
+
+
 @pytest.fixture(autouse=True)
 def own_registry() -> Iterator[None]:
     """What a test registers ends with it, in whatever order the tests run."""

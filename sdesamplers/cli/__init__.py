@@ -11,20 +11,33 @@ import click
 
 from ..errors import SdesamplersError
 from ..io.text import one_line
-from . import check_command, density_commands, plugin_command, registry_commands, run_commands, tune_command
+from . import (
+    check_command,
+    completion,
+    density_commands,
+    plugin_command,
+    registry_commands,
+    run_command,
+    run_commands,
+    tune_command,
+)
 from .group import cli
 from .streams import flushed, prepare, say, silence, writing
 
 __all__ = [
     "check_command",
     "cli",
+    "completion",
     "density_commands",
     "main",
     "plugin_command",
     "registry_commands",
+    "run_command",
     "run_commands",
     "tune_command",
 ]
+
+completion.add_completions()
 
 
 def main(arguments: list[str] | None = None) -> None:

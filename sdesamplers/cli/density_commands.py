@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
 from ..errors import UsageError
 from ..io.text import one_line, printable
+from .config import Configured
 from .group import cli
 from .options import load_model, model_options, pairs, take_grid_options
 from .streams import say
@@ -76,7 +76,7 @@ def prepared(source: str, data: str, kwargs: dict[str, Any]) -> tuple[Any, Any, 
     return model, x, names, {**kwargs, **options, "condition": condition}
 
 
-@cli.command()
+@cli.command(cls=Configured)
 @click.argument("source", metavar="MODEL")
 @click.argument("data", metavar="DATA")
 @ode_options("rk45")
@@ -172,6 +172,8 @@ def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
     except ImportError:
         say("no histogram without matplotlib: pip install 'sdesamplers[report]'", err=True)
         return None
+    import numpy as np
+
     bits = found.bits_per_dim
     figure = Figure(figsize=(6, 3.4), dpi=120, layout="constrained")
     plot = figure.subplots()
@@ -184,7 +186,7 @@ def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
     return write(folder / "likelihood.png", lambda path: figure.savefig(path, format="png"))
 
 
-@cli.command()
+@cli.command(cls=Configured)
 @click.argument("source", metavar="MODEL")
 @click.argument("data", metavar="DATA")
 @ode_options("heun")

@@ -17,12 +17,16 @@ def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
     Tables on the Hub are counted if they are in the local cache: nothing is downloaded. "tables_problem" is the reason
     if the tables that the entry names cannot be read.
     """
+    from ..pretrained.hub_files import tables_may_be_cached
     from ..sampling.table import tables_at
 
     facts = {key: value for key, value in catalogue.models[name].items() if key != "base"}
     budgets: set[int] = set()
     registered = catalogue.tables(name)
-    for source in filter(None, (registered, own_source(catalogue.models[name]))):
+    own = own_source(catalogue.models[name])
+    if own.startswith(HUB_PREFIX) and not tables_may_be_cached(own):
+        own = ""
+    for source in filter(None, (registered, own)):
         try:
             budgets |= {table.nfe for table in tables_at(source, local_files_only=True)}
         except SdesamplersError as error:
@@ -33,7 +37,7 @@ def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
 
 def own_source(entry: Mapping[str, Any]) -> str:
     """The place at which a model's own solver tables would be; empty for a part of a Hub repository."""
-    from ..pretrained.hub import TABLES
+    from ..pretrained.hub_files import TABLES
 
     if "repo" in entry:
         if entry.get("subfolder"):  # tables are listed for whole repositories

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import SdesamplersError, UnknownNameError
-from .group import cli
+from .group import Describing, cli, described
 from .model_entries import model_facts, model_rows, source_of, tables_line
 from .streams import say
 from .tables import emit, listing, one_line, show, styled, table
@@ -59,7 +59,7 @@ def family(item: Any) -> str:
     return str(item.plugin).rpartition(":")[2]
 
 
-@cli.command("list")
+@cli.command("list", cls=Describing)
 @click.argument("part", required=False, metavar="[NAME-PART]")
 @click.option("--family", "wanted", help="List only items of this plugin file: exponential, runge_kutta, ...")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -68,9 +68,7 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
 
     With NAME-PART, list only names that contain it.
     """
-    from ..registry.registry import default_registry
-
-    registry = default_registry()
+    registry = described()
     shelves: tuple[Mapping[str, Any], ...] = (registry.samplers, registry.spacings, registry.noises)
     families = dict.fromkeys(family(item) for shelf in shelves for item in shelf.values())
     if wanted is not None and wanted not in families:
@@ -240,7 +238,7 @@ def sampler_rows(preset: Preset) -> dict[str, str]:
     }
 
 
-@cli.command()
+@cli.command(cls=Describing)
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info(name: str, as_json: bool) -> None:
@@ -248,9 +246,7 @@ def info(name: str, as_json: bool) -> None:
 
     NAME may also be an alias or a name from another library.
     """
-    from ..registry.registry import default_registry
-
-    registry = default_registry()
+    registry = described()
     facts, text = explain(registry, name)
     if as_json:
         emit({**facts, "doc": text})
@@ -272,13 +268,11 @@ def info(name: str, as_json: bool) -> None:
     say(doc)
 
 
-@cli.command()
+@cli.command(cls=Describing)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def models(as_json: bool) -> None:
     """List the registered models."""
-    from ..registry.registry import default_registry
-
-    catalogue = default_registry().catalogue
+    catalogue = described().catalogue
     facts = {name: model_facts(catalogue, name) for name in catalogue.models}
     if as_json:
         emit(facts)

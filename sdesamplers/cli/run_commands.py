@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import Cancelled, UsageError
+from .config import Configured
 from .group import cli
 from .options import Numbers, load_model, model_options, pairs, run_options, take_grid_options
 from .streams import say
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from ..sampling.table import SolverTable
 
 
-@cli.command("statistics")
+@cli.command("statistics", cls=Configured)
 @click.argument("source", metavar="MODEL")
 @click.option("--out", type=click.Path(), default="statistics.safetensors", show_default=True, help="Output file.")
 @click.option("--samples", type=int, default=64, show_default=True, help="Number of trajectories.")
@@ -56,7 +57,7 @@ def statistics_command(source: str, **kwargs: Any) -> None:
     say(f"{file}: use it as --sampler dpm-solver-v3 -o statistics={out}")
 
 
-@cli.command("sample")
+@cli.command("sample", cls=Configured)
 @click.argument("source", metavar="MODEL")
 @click.option("--sampler", default="quality", show_default=True, help="Sampler, recipe or alias.")
 @click.option(
@@ -262,7 +263,7 @@ def print_summary(done: Generated, as_json: bool) -> None:
         say(f"  ... {len(files)} files in total")
 
 
-@cli.command("compare")
+@cli.command("compare", cls=Configured)
 @click.argument("source", metavar="MODEL")
 @click.option(
     "--samplers",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
+from .config import Configured
 from .group import cli
 from .options import Numbers, load_model, model_options
 from .streams import say
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from ..tuning.result import Tuning
 
 
-@cli.command("tune")
+@cli.command("tune", cls=Configured)
 @click.argument("source", metavar="MODEL")
 @click.option("--nfe", type=Numbers(int), default="8", show_default=True, help="Model evaluations; one table for each.")
 @click.option("--out", type=click.Path(), default="tables", show_default=True, help="Output folder.")

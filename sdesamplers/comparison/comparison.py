@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..categories import OutputWarning
 from ..checks import function, shown, warn, whole
 from ..errors import Cancelled, SdesamplersError, UsageError, last_place
 from ..generation.conditions import first_of
@@ -199,7 +200,7 @@ def check_scorer(scorer: FeatureScorer, model: Model, num_samples: int) -> Score
     try:
         score: Score = floor(num_samples)
     except UsageError as unknown:
-        warn(f"the scores have no floor to compare with: {unknown}")
+        warn(f"the scores have no floor to compare with: {unknown}", OutputWarning)
         return None
     return score
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from ..categories import OutputWarning
 from ..checks import warn
 from ..errors import UsageError
 from ..io.files import make_folder, write
@@ -20,6 +21,7 @@ from ..io.images import grid, to_images
 from ..io.text import printable
 from ..metrics import Score
 from ..public import public
+from .html import comparison_html
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -138,6 +140,10 @@ class Comparison:
 
         return comparison_picture(self, each)
 
+    def _repr_html_(self) -> str:
+        """For notebooks: the table of cells and the picture; nothing is run for it."""
+        return comparison_html(self)
+
     def save(self, folder: str | Path) -> dict[str, Path]:
         """Write compare.json, compare.csv and compare.png, each atomically; return their paths by type.
 
@@ -151,7 +157,7 @@ class Comparison:
         try:
             picture = self.picture()
         except UsageError as reason:
-            warn(f"compare.png is not written: {reason}")
+            warn(f"compare.png is not written: {reason}", OutputWarning)
             return files
         return {"png": write(out / "compare.png", lambda path: picture.save(path, format="PNG")), **files}
 

@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from ..errors import UsageError
+from ..io.log import logger
 
 INTERVAL = 0.5
 """Seconds between the updates that a process publishes."""
@@ -132,7 +133,8 @@ class Log:
             raise UsageError(f"{{json_log}} {file}: {error.strerror}", arguments={"json_log": "json_log"}) from None
 
     def __call__(self, event: str, **facts: Any) -> None:
-        """Write a line."""
+        """Log an event, and write its line."""
+        logger.info("generate: %s %s", event, " ".join(f"{name}={value}" for name, value in facts.items()))
         if self._out is None:
             return
         line = {"time": datetime.now(timezone.utc).isoformat(), "rank": self.rank, "event": event, **facts}

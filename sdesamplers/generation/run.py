@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from ..categories import ReproducibilityWarning
 from ..checks import sample_range, suggest_keywords, warn, whole
 from ..errors import Cancelled, ClaimError, PluginError, SdesamplersError, UsageError
 from ..io.files import file_errors, make_lasting_folder
@@ -259,7 +260,7 @@ def work_on(
 
     def warn_halved(now: int) -> None:
         log("out of memory", batch_size=now)
-        warn(f"memory ran out: the batch size is {now} from here on, which changes rounding")
+        warn(f"memory ran out: the batch size is {now} from here on, which changes rounding", ReproducibilityWarning)
 
     def decode_pictures(samples: Tensor) -> Any:
         return to_bytes(model.decode(samples), model.decoded_range) if pictures else None

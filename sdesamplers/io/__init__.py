@@ -5,5 +5,7 @@ reading.py   pictures and arrays from untrusted files, in bounded time and memor
 datasets.py  data for a model, from folders, files and arrays
 images.py    samples as pictures
 text.py      untrusted text made safe for a terminal
-terminal.py  progress bars
+terminal.py  progress bars in a terminal
+notebook.py  progress bars in a notebook
+log.py       the logger "sdesamplers" and its verbosity
 """

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from .notebook import in_notebook, notebook_bar
 from .text import printable
 
 if TYPE_CHECKING:
@@ -30,6 +31,17 @@ def console(**options: Any) -> Console:
 @contextmanager
 def counting_bar(label: str, total: int | None, unit: str) -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error; call the yielded function with the number of units done since the last call."""
+    if in_notebook():
+        done = 0
+        with notebook_bar(label, total, unit) as show:
+
+            def advance(count: int) -> None:
+                nonlocal done
+                done += count
+                show(done, "")
+
+            yield advance
+        return
     # only a terminal needs it
     from rich.progress import (
         BarColumn,
@@ -56,6 +68,10 @@ def counting_bar(label: str, total: int | None, unit: str) -> Iterator[Callable[
 @contextmanager
 def message_line(label: str) -> Iterator[Callable[[str], None]]:
     """A line on standard error with a spinner and the time; call the yielded function to replace its message."""
+    if in_notebook():
+        with notebook_bar(label, None, "") as show:
+            yield lambda message: show(0, message)
+        return
     # only a terminal needs it
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -75,6 +91,10 @@ def evaluation_bar(label: str, total: int | None) -> Iterator[Callable[[Any], No
 @contextmanager
 def samples_bar(label: str, total: int, done: int) -> Iterator[Callable[[float], None]]:
     """A progress bar over samples, with their rate; call the yielded function with the number done so far."""
+    if in_notebook():
+        with notebook_bar(label, total, "samples", done) as show:
+            yield lambda count: show(count, "")
+        return
     # only a terminal needs it
     from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeElapsedColumn
     from rich.text import Text  # only a terminal needs it

@@ -1,31 +1,6 @@
-"""Untrusted text from files, plugins and models, made safe to print: control characters are escaped."""
+"""Untrusted text made safe to print; see `sdesamplers/text.py`, which the folders below this one use too."""
 
 from __future__ import annotations
 
-import unicodedata
-from typing import Any
-
-KEPT = "\n\t"
-UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
-"""Unicode categories of invisible characters, which may move the cursor, change the writing direction, or be
-surrogates of bytes outside UTF-8."""
-
-
-def printable(text: Any) -> str:
-    """Text with control characters escaped: `\\x1b` for escape, `\\xff` for a byte outside UTF-8."""
-    text = str(text)
-    return text if text.isprintable() else "".join(_seen(character) for character in text)
-
-
-def _seen(character: str) -> str:
-    if character in KEPT or character.isprintable() or unicodedata.category(character) not in UNSEEN:
-        return character
-    number = ord(character)
-    if 0xDC80 <= number <= 0xDCFF:  # Python's surrogate escapes for bytes of file names that are not UTF-8
-        return f"\\x{number - 0xDC00:02x}"
-    return character.encode("unicode_escape").decode("ascii")
-
-
-def one_line(text: Any) -> str:
-    """Printable text without line breaks."""
-    return " ".join(printable(text).split())
+from ..text import one_line as one_line
+from ..text import printable as printable

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UsageError
+from ..html import facts_table
 from ..processes.pickling import Pickled
 from ..processes.scalars import Scalar
 from ..processes.sde import SDE, GaussianProcess
@@ -66,6 +67,19 @@ class Model(Pickled, ABC):
     def __repr__(self) -> str:
         process = type(self.process).__name__
         return f"<{type(self).__name__} {self.name!r}: {self.prediction} on {process}, samples {self.shape}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: what the library knows about the model; the network is not evaluated."""
+        facts = {
+            "prediction": self.prediction,
+            "process": type(self.process).__name__,
+            "sample": self.shape,
+            "data range": self.data_range,
+            "dtype, device": f"{str(self.dtype).removeprefix('torch.')}, {self.device}",
+            "revision": self.revision,
+            "clip": None if self.clip is None else repr(self.clip),
+        }
+        return facts_table(f"{type(self).__name__} {self.name}", facts)
 
     @abstractmethod
     def predict(self, x: Tensor, t: Scalar, condition: Any = None) -> Tensor | Output:

@@ -21,6 +21,7 @@ import torch
 from numpy.random.mtrand import get_bit_generator, set_bit_generator
 from torch.nn import Module
 
+from ..categories import ReproducibilityWarning
 from ..checks import warn
 from ..processes.check import is_user_defined
 from ..processes.sde import SDE
@@ -116,7 +117,8 @@ def global_state(key: tuple[int, ...]) -> Iterator[None]:
         warn(
             "the network or the sampler drew from torch's global generator (as dropout in training mode does), so a "
             "sample depends on the batch that it is generated in; put networks that are not found through the model's "
-            "attributes into evaluation mode"
+            "attributes into evaluation mode",
+            ReproducibilityWarning,
         )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..categories import AccuracyWarning
 from ..checks import choice, function, suggest_keywords, warn, whole
 from ..errors import ModelError, UsageError
 from ..io.datasets import Data, as_states
@@ -188,14 +189,15 @@ def warn_if_impossible(bits: np.ndarray, width: float | None, in_a_range: bool, 
     few = f"{recipe.sampler} with {recipe.steps} steps" if recipe.steps else recipe.sampler
     advice = "use more steps, or rk45 with small tolerances"
     if not np.all(np.isfinite(bits)):
-        warn(f"{few} does not solve the ODE here, and some likelihoods are not finite; {advice}")
+        warn(f"{few} does not solve the ODE here, and some likelihoods are not finite; {advice}", AccuracyWarning)
     elif width is not None and in_a_range and float(bits.mean()) < 0:
         warn(
             f"{few} does not solve the ODE here: {bits.mean():.3g} bits per dimension, but data of discrete levels "
-            f"have 0 or more; {advice}, and dequantize the data (dequantize=)"
+            f"have 0 or more; {advice}, and dequantize the data (dequantize=)",
+            AccuracyWarning,
         )
     elif recipe.steps is not None and recipe.steps < FEW:
-        warn(f"{few} hardly solves the ODE; {advice}, and check that the result does not change")
+        warn(f"{few} hardly solves the ODE; {advice}, and check that the result does not change", AccuracyWarning)
 
 
 @dataclass(frozen=True)

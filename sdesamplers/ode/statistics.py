@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from ..categories import AccuracyWarning
 from ..checks import warn, whole
 from ..coefficients import apart, derivative_weights, lagrange_integrals
 from ..errors import ModelError, UsageError
@@ -247,7 +248,8 @@ def compute_statistics(
     if (steepest := float(np.abs(found.s).max())) > STEEP:
         warn(
             f"{samples} samples at {nodes} nodes are too few for these statistics: s is up to {steepest:.3g}, and "
-            f"above {STEEP:g} the solver is likely to overflow; use more of both"
+            f"above {STEEP:g} the solver is likely to overflow; use more of both",
+            AccuracyWarning,
         )
     return found
 

@@ -13,7 +13,8 @@ placement.py        device and precision of a network
 quiet.py            loading without the warnings and progress bars of other libraries
 unets.py            pixel-space UNets as models
 pipelines/          whole pipelines as models
-hub.py              downloads from the Hugging Face Hub
+hub_files.py        files and solver tables of the Hub, found without importing much
+hub.py              models from the Hugging Face Hub
 upload.py           uploads to it, in one commit
 hub_errors.py       its errors, each as one line
 options.py          the options of `load`

@@ -9,9 +9,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
-from ..registry.catalogue import HUB_PREFIX
 from .folders import LEVELS, check_unet, find_parts
-from .hub_errors import message_of, status_text
+from .hub_files import TABLES, offline, snapshot
 from .pipelines.loading import Layout, check_configs, layout_of, weight_files, weight_names
 from .trust import refuse_index
 
@@ -30,8 +29,6 @@ VOCABULARIES = (
 
 WEIGHTS = "diffusion_pytorch_model"
 SCHEDULER = "scheduler/scheduler_config.json"
-TABLES = "sdesamplers"
-"""The folder of a model's solver tables, inside of the model's."""
 
 
 def fetch(
@@ -66,7 +63,7 @@ def fetch(
         above = list(PurePosixPath(prefix).parents)[:LEVELS]
         configs += [(each / name).as_posix() for each in above for name in (SCHEDULER, "model_index.json")]
     access: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    folder = _snapshot(repo, configs, revision=revision, **access)
+    folder = snapshot(repo, configs, revision=revision, **access)
     label, place = f"{repo}@{revision or 'main'}", folder / prefix if prefix else folder
     if not place.is_dir():
         where = f"the folder {subfolder!r}" if subfolder else "the repository"
@@ -79,27 +76,6 @@ def fetch(
         message = str(error).replace(str(folder), label)
         raise ModelError(message if label in message else f"{label}: {message}") from None
     return place, folder.name
-
-
-def fetch_tables(source: str, *, token: str | bool | None = None, local_files_only: bool = False) -> Path:
-    """Download the solver tables of a Hub repository, from its folder `sdesamplers` or its root, or find them cached.
-
-    Args:
-        source: "hf://owner/name", or "hf://owner/name@revision" for a branch, tag or commit.
-        token: of the Hub; that of the login by default.
-        local_files_only: do not connect to the Hub.
-
-    Raises:
-        ModelError: no connection, no such repository, revision or table, or no permission; in one line.
-    """
-    repo, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
-    patterns = [f"{TABLES}/nfe-*.json", "nfe-*.json"]
-    access = {"token": token, "cache_dir": None, "local_files_only": local_files_only}
-    folder = _snapshot(repo, patterns, revision=revision or None, **access)
-    place = folder / TABLES if (folder / TABLES).is_dir() else folder
-    if not any(place.glob("nfe-*.json")):
-        raise ModelError(f"{source} has no solver tables (files nfe-*.json, in its root or in a folder {TABLES!r})")
-    return place
 
 
 def _index(variant: str | None, ending: str) -> str:
@@ -159,7 +135,7 @@ class Source:
         """Download the files with these names (or patterns) from some folders."""
         inside = [part.relative_to(self.folder).as_posix() for part in parts]
         patterns = [name if part == "." else f"{part}/{name}" for part in inside for name in names]
-        _snapshot(self.repo, patterns, revision=self.folder.name, **self.access)
+        snapshot(self.repo, patterns, revision=self.folder.name, **self.access)
 
     def refuse_absent(self, parts: Sequence[Path]) -> None:
         """Raise ModelError if the repository has no weights for a component, before other weights are downloaded.
@@ -169,7 +145,7 @@ class Source:
         """
         choices = [name for end in self.endings for v in {self.variant, None} for name in weight_names(v, end)]
         absent = [part for part in parts if not any(file for name in choices for file in part.glob(name))]
-        if not absent or self.access["local_files_only"] or _offline():
+        if not absent or self.access["local_files_only"] or offline():
             return
         from huggingface_hub import HfApi  # needed only for models from the Hub
 
@@ -191,31 +167,3 @@ class Source:
         """Return the advice for repositories whose weights may be pickled."""
         pickled = "pickled ones, which can run code when opened, are read only with allow_pickle=True"
         return "" if "bin" in self.endings else f"; {pickled}"
-
-
-def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
-    from huggingface_hub import errors, snapshot_download  # needed only for models from the Hub
-
-    revision = options["revision"] or "main"
-    try:
-        return Path(snapshot_download(repo, allow_patterns=list(patterns), **options))
-    except errors.HFValidationError:
-        raise ModelError(f"{repo!r} is neither a registered model, a local folder nor a Hub id (owner/name)") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        why = "the Hub cannot be reached"
-        if options["local_files_only"] or _offline():
-            why = "offline mode is on"
-        elif isinstance(error.__cause__, errors.HfHubHTTPError):
-            why = status_text(error.__cause__)
-        raise ModelError(f"{repo}@{revision}: not complete in the local cache, and {why}") from None
-    except Exception as error:
-        message = message_of(error, repo, revision, "the download was interrupted", "completed files are kept")
-        if message is None:
-            raise
-        raise ModelError(message) from None
-
-
-def _offline() -> bool:
-    from huggingface_hub import constants  # needed only for models from the Hub
-
-    return bool(constants.HF_HUB_OFFLINE)

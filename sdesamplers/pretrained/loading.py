@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ..categories import ModelWarning
 from ..checks import known_keywords, warn
 from ..errors import ModelError, UnknownNameError, UsageError
+from ..io.log import logger
 from ..models.base import Model
 from ..models.clipping import ClipLike
 from ..public import public
@@ -20,7 +22,8 @@ from ..registry.registry import default_registry
 from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
 from .folders import check_unet, class_count, find_parts, sample_shape
-from .hub import TABLES, fetch
+from .hub import fetch
+from .hub_files import TABLES
 from .options import TEXT_OPTIONS, TUNING, LoadOptions
 from .pipelines.loading import layout_of, load_pipeline
 from .placement import autocast_for, move
@@ -135,6 +138,7 @@ def found(name: str, options: LoadOptions) -> Model:
     if options.null_condition is None:
         options = replace(options, null_condition=models.get(name, {}).get("null_condition"))
     model = load_folder(place, options, name=name, revision=commit)
+    logger.info("load: %s from %s: %s on %s", name, place, model.prediction, type(model.process).__name__)
     if sources := (*registered, *([str(place / TABLES)] if (place / TABLES).is_dir() else [])):
         model.gaussian.table_sources = sources
     return model
@@ -297,7 +301,8 @@ def unet_convention(
     if found is None and scheduler is None:
         warn(
             f"{name} is a bare UNet without a scheduler_config.json; DDPM's linear schedule with "
-            f"{prediction or 'epsilon'} prediction is assumed (pass scheduler= and prediction= to change this)"
+            f"{prediction or 'epsilon'} prediction is assumed (pass scheduler= and prediction= to change this)",
+            ModelWarning,
         )
     config = trained_config(found or {"_class_name": "DDPMScheduler", "clip_sample": False}, scheduler, prediction)
     check_unet(unet_folder, config, folder)

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from ..categories import ModelWarning
 from ..checks import warn
 
 
@@ -68,5 +69,6 @@ def warn_of_unknown_keys(cls: type, config: Mapping[str, Any], folder: Path) -> 
 
         warn(
             f"{folder}: {cls.__name__} of diffusers {diffusers.__version__} does not know {', '.join(ignored)} in its "
-            "configuration and ignores them; if samples look wrong, use the diffusers version that saved it"
+            "configuration and ignores them; if samples look wrong, use the diffusers version that saved it",
+            ModelWarning,
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..categories import AccuracyWarning
 from ..checks import warn
 from ..errors import UsageError
 from ..public import public
@@ -179,11 +180,12 @@ def check_ends(probe: Probe) -> None:
     if first < 0.1:
         raise CheckFailure(noisy)
     if first < 1:
-        warn(f"{_title(probe.process)}: {noisy}")
+        warn(f"{_title(probe.process)}: {noisy}", AccuracyWarning)
     if last > 0.5:
         warn(
             f"{_title(probe.process)}: sigma/alpha is {last:.3g} at t_min = {probe.low:g} already, and the network is "
-            "never evaluated below t_min; set t_min to the smallest time that the network was trained at"
+            "never evaluated below t_min; set t_min to the smallest time that the network was trained at",
+            AccuracyWarning,
         )
     alpha, sigma = float(probe.values["alpha"][-1]), float(probe.values["sigma"][-1])
     std = float(probe.process.prior.std)

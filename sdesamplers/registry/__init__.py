@@ -10,6 +10,9 @@ shelf.py       the registered items of one kind, by name
 discovery.py   finding, importing, checking and registering plugins
 peers.py       the names of other libraries
 names.py       resolving names
+description.py an item as plain data, and back
+snapshot.py    the cache of what the installed plugins register
+described.py   the registry for listings, from that cache
 registry.py    `Registry`, which combines these, and the process-wide registry
 """
 

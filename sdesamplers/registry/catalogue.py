@@ -178,7 +178,7 @@ class Catalogue:
         """Return `file:line: section.name.key`, for errors in an entry that are found only when it is used."""
         file = self.origins[section, name]
         try:
-            line = str(_line(read_text(file), [*section.split("."), name, *keys]))
+            line = str(line_of(read_text(file), [*section.split("."), name, *keys]))
         except (OSError, ValueError, yaml.YAMLError):
             line = "?"
         return f"{file}:{line}: {'.'.join((section, name, *keys))}"
@@ -200,7 +200,7 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
     if check:
         _validate(data, text, file)
     if data.get("plugins") and not allow_plugins:
-        line = _line(text, ["plugins"])
+        line = line_of(text, ["plugins"])
         raise UsageError(
             f"{file}:{line}: plugins: only a file named by --registry or $SDESAMPLERS_REGISTRY may import plugins"
         )
@@ -232,7 +232,7 @@ def _validate(data: Any, text: str, file: Path) -> None:
         message = f"{error.instance!r} must be a folder, or hf://owner/name@revision with a pinned commit or tag"
     else:
         message = error.message
-    raise UsageError(f"{file}:{_line(text, keys)}: {'.'.join(keys) or 'top level'}: {message}")
+    raise UsageError(f"{file}:{line_of(text, keys)}: {'.'.join(keys) or 'top level'}: {message}")
 
 
 @lru_cache(maxsize=8)
@@ -240,7 +240,7 @@ def _tree(text: str) -> Any:
     return compose(text)
 
 
-def _line(text: str, keys: list[str]) -> int:
+def line_of(text: str, keys: list[str]) -> int:
     """The line number (from 1) of a nested key in a YAML text."""
     node = _tree(text)
     line = 0 if node is None else node.start_mark.line

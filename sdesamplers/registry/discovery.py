@@ -17,6 +17,7 @@ from typing import Any
 import pluggy
 
 from ..errors import PluginError, SdesamplersError, UnknownHookError, UsageError, last_place, summary
+from ..io.log import logger
 from .catalogue import Catalogue
 from .hooks import GROUP, HookSpecs
 from .plugin import NoiseSource, Registered, Sampler, Spacing
@@ -172,8 +173,10 @@ class Discovery:
             raise
         except BaseException as error:  # a plugin that exits or fails in any way must not take the others down
             self.plugins.append(Plugin(name, dist, f"{summary(error)}{last_place(error)}"))
+            logger.info("plugin %s of %s is broken: %s", name, dist, self.plugins[-1].error)
         else:
             self.plugins.append(Plugin(name, dist))
+            logger.debug("plugin %s of %s is registered", name, dist)
 
     def add_named(self, plugin: str, own: Collection[Registered]) -> None:
         """Import and register a module or file that the user named; unlike for other plugins, errors are raised.

@@ -8,13 +8,13 @@ from contextlib import contextmanager
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
 
-import numpy as np
-
 from ..errors import PluginError, SdesamplersError, advice, nearest, raised_at, summary
+from ..html import details, facts_table, rows_table
 from ..public import public
 from .options import Option, read_options
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
     from typing_extensions import Self
 
@@ -59,10 +59,29 @@ class Registered:
     @property
     def summary(self) -> str:
         """The first line of the function's docstring."""
-        return inspect.cleandoc(self.function.__doc__ or "").splitlines()[0]
+        return inspect.cleandoc(self.__doc__ or "").splitlines()[0]
 
     def __repr__(self) -> str:
         return f"<{self.kind} {self.name!r}>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: its declared properties, its options and its docstring."""
+        shown = (
+            "order",
+            "evaluations",
+            "stochastic",
+            "adaptive",
+            "coordinates",
+            "spacing",
+            "limits",
+            "reference",
+            "plugin",
+        )
+        facts: dict[str, Any] = {name: getattr(self, name, None) for name in shown}
+        options = ((o.name, o.type_name, repr(o.default)) for o in self.options.values())
+        table = rows_table("Options", ("name", "type", "default"), options) if self.options else ""
+        text = inspect.cleandoc(self.__doc__ or "")
+        return facts_table(f"{self.kind} {self.name}: {self.summary}", facts) + table + details("documentation", text)
 
     @property
     def is_anothers(self) -> bool:
@@ -210,6 +229,8 @@ class Spacing(Registered):
         self.reaches = reaches
 
     def __call__(self, span: Span, count: int, **options: Any) -> np.ndarray:
+        import numpy as np  # listings of the registry do without
+
         with self.answering():
             times = self.function(span, count, **options)
             if times is None:

@@ -54,10 +54,14 @@ class Registry:
         self._discovery = Discovery(self.samplers, self.spacings, self.noises, self.sdes)
         self.plugins: list[Plugin] = self._discovery.plugins
         self.names = Names(self.catalogue, self.samplers, self.spacings, self.noises, self.plugins)
-        self._discovery.add_installed()
+        self._add_installed()
         self._discovery.add_listed(self.catalogue)
         for plugin in dict.fromkeys(str(plugin) for plugin in plugins):
             self._discovery.add_named(plugin, _local.values())
+
+    def _add_installed(self) -> None:
+        """Register what the plugins of installed distributions offer."""
+        self._discovery.add_installed()
 
     def register(self, plugin: Any, name: str, dist: str = "local") -> None:
         """Register a plugin object (a module or anything with hook implementations) atomically: all its items or none.
@@ -137,6 +141,16 @@ def default_registry() -> Registry:
             _default = Registry()
             _default.adopt(_local.values())
         return _default
+
+
+def in_use() -> bool:
+    """True if the process-wide registry has been built, or the program has registered items."""
+    return _default is not None or bool(_local)
+
+
+def local_items() -> list[Sampler | Spacing | NoiseSource]:
+    """The items that the program has registered."""
+    return [*_local.values()]
 
 
 @public

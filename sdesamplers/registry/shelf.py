@@ -38,6 +38,12 @@ class Shelf(Mapping[str, T], Generic[T]):
         """True if the distribution has registered this name."""
         return dist in self._items.get(name, {})
 
+    def entries(self) -> Iterator[tuple[str, str, T]]:
+        """(name, distribution, item) of everything that was registered, in the order in which it was."""
+        for name, owners in self._items.items():
+            for dist, item in owners.items():
+                yield name, dist, item
+
     def __getitem__(self, name: str) -> T:
         dist, _, bare = name.rpartition(":")
         everyone = self._items.get(bare)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..checks import flag, sample_range, suggest_keywords
 from ..errors import UsageError
+from ..io.log import logger
 from ..models.base import Model
 from ..public import public
 from ..registry.plugin import NoiseSource, Sampler, Spacing
@@ -118,6 +119,8 @@ def sample(
         raise UsageError(f"start must have shape {(num_samples, *model.shape)}, not {tuple(start.shape)}")
     indices, spread = range(first_index, first_index + num_samples), model.condition_for(condition, num_samples)
     number_of_batches = len([*batches(num_samples, batch_size)])
+    cost = "adaptive steps" if prepared.evaluations is None else f"{prepared.evaluations} evaluations"
+    logger.info("sample: %d of %s by %s, %s, seed %d", num_samples, model.name, prepared.spec.name, cost, prepared.seed)
     with _progress(progress, prepared, number_of_batches) as advance:
         parts = prepared.run_all(indices, spread, start, batch_size, advance)
     return prepared.result(parts, indices, spread)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..categories import AccuracyWarning
 from ..checks import warn
 from ..errors import PluginError, UsageError
 from ..models.base import Model
@@ -47,7 +48,8 @@ def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 
         if table.guidance_scale not in (None, scale):
             warn(
                 f"this solver table was computed for guidance_scale={table.guidance_scale:g}, and this run has "
-                f"{scale:g}; its errors are not known here"
+                f"{scale:g}; its errors are not known here",
+                AccuracyWarning,
             )
         request = replace(request, sampler=table)
     recipe, spec = make_recipe(request, process=model.process, shape=model.shape)
@@ -251,7 +253,8 @@ def warn_if_far(samples: Tensor, model: Model, recipe: Recipe) -> None:
         warn(
             f"{recipe.sampler}'s samples lie far outside the data range [{low:g}, {high:g}], with an RMS of "
             f"{spread:.3g} of its half width: the method is unstable on this grid (take more steps, another spacing or "
-            "coordinates, or a lower order), or the model is not trained"
+            "coordinates, or a lower order), or the model is not trained",
+            AccuracyWarning,
         )
 
 
@@ -297,7 +300,8 @@ def start_state(
         if first.ratio < min(3.0, 0.5 * noisiest):
             warn(
                 f"the grid starts from pure noise at t = {first.t:g}, where a state should still contain much of the "
-                "signal; pass start= (a partly noised input), or begin nearer to t_max"
+                "signal; pass start= (a partly noised input), or begin nearer to t_max",
+                AccuracyWarning,
             )
         return scaled(normal, first.sigma)
     return process.prior.sample(normal)

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from ..checks import name_of
 from ..errors import UnknownNameError, UsageError
+from ..html import facts_table, joined
 from ..public import public
 from ..registry.plugin import NoiseSource, Registered, Spacing
 from ..registry.registry import default_registry
@@ -44,6 +45,11 @@ class Recipe:
     start_time: float | None = None
     noise_options: dict[str, Any] = field(default_factory=dict)
     own: Mapping[str, Registered] = field(default_factory=dict, repr=False, compare=False)
+
+    def _repr_html_(self) -> str:
+        """For notebooks: a table of the fields that apply."""
+        facts = {k: joined(v) if isinstance(v, dict) else v for k, v in self.as_dict().items()}
+        return facts_table("Recipe", facts)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON and metadata; fields that do not apply are omitted."""

@@ -19,6 +19,7 @@ from ..processes.sde import SDE, GaussianProcess
 from ..public import public
 from ..registry.plugin import Sampler
 from .recipe import Recipe
+from .result_html import result_html
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -120,6 +121,10 @@ class Result:
 
     def __repr__(self) -> str:
         return f"<Result {tuple(self.samples.shape)} of {self.model_name!r} by {self.recipe.sampler!r}, {self.nfe} NFE>"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the facts of the run and its first pictures; nothing is evaluated or decoded for it."""
+        return result_html(self)
 
     @property
     def nfe(self) -> int:

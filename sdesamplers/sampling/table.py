@@ -10,18 +10,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path as FilePath
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..io.files import make_folder, read, write
-from ..models.base import Model
-from ..pretrained.hub import fetch_tables
+from ..pretrained.hub_files import fetch_tables
 from ..public import public
 from ..registry.catalogue import HUB_PREFIX
 from ..registry.names import Preset
 from ..registry.registry import default_registry
+
+if TYPE_CHECKING:
+    from ..models.base import Model
 
 FORMAT, VERSION = "sdesamplers solver table", 1
 LARGEST_FILE = 4 * 2**20
@@ -252,6 +252,8 @@ def signature(model: Model) -> list[list[float]]:
 
     A fingerprint that survives a change of precision, of names and of file format.
     """
+    import torch  # tables are listed without it
+
     parameters = [value for network in model.networks() for value in network.parameters() if value.is_floating_point()]
     count = min(SIGNED, len(parameters))
     some = [parameters[round(k * (len(parameters) - 1) / max(count - 1, 1))] for k in range(count)]

@@ -9,10 +9,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from ..categories import OutputWarning
 from ..checks import warn
 from ..errors import UsageError
 from ..io.files import make_folder, write
-from ..pretrained.hub import TABLES, fetch_tables
+from ..pretrained.hub_files import TABLES, fetch_tables
 from ..pretrained.upload import Destination
 from ..public import public
 from ..sampling.table import SolverTable, read_tables
@@ -162,7 +163,7 @@ def _picture(tables: Sequence[SolverTable]) -> bytes | None:
     try:
         figure = plot_tables(tables)
     except UsageError as reason:
-        warn(f"{PICTURE} is not made: {reason}")
+        warn(f"{PICTURE} is not made: {reason}", OutputWarning)
         return None
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ...categories import ModelWarning
 from ...checks import known_keywords, warn
 from ...errors import ModelError, UsageError
 from ...models.base import Model
@@ -200,7 +201,8 @@ def from_pipeline(
     for unused in ("controlnet", "adapter"):
         if unused in classes:
             warn(
-                f"the model of a {type(pipe).__name__} evaluates the denoising network alone; the {unused} is not used"
+                f"the model of a {type(pipe).__name__} evaluates the denoising network alone; the {unused} is not used",
+                ModelWarning,
             )
     common: dict[str, Any] = {
         "name": name,

@@ -1,0 +1,202 @@
+"""A command's options as a YAML file: --dump-config writes it, --config and `sdesamplers run` read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from ..errors import UnknownNameError, UsageError
+from ..registry.catalogue import line_of
+from ..registry.options import KEYWORDS, as_number
+from ..registry.plain_yaml import FLOAT, INTEGER, parse, read_text
+from ..version import __version__
+from .conditions import resolve_conditions
+
+RENAMED = {"source": "model", "option": "options", "spacing_option": "spacing_options", "noise_option": "noise_options"}
+"""Parameters with the keys of recipes in registry.yaml. Other keys are the options: `num_samples` for --num-samples."""
+PAIRS = ("option", "spacing_option", "noise_option")
+"""Options given as KEY=VALUE on the command line and as a mapping in the file."""
+TYPED = {"token": "it is a secret", "allow_pickle": "it allows files to execute code"}
+"""Options that must be typed, and why."""
+REPLACED = {
+    **dict.fromkeys(("steps", "nfe", "times", "sigmas"), ("steps", "nfe", "times", "sigmas")),
+    **dict.fromkeys(("sampler", "samplers", "recipe"), ("sampler", "recipe", "option")),
+    **dict.fromkeys(("prompt", "prompts"), ("prompt", "prompts")),
+    "spacing": ("spacing", "spacing_option"),
+    "noise": ("noise", "noise_option"),
+}
+"""Options on the command line, and those in the file that then do not apply, besides the option itself."""
+COMMENTS = ("command", "description")
+"""Keys that are no options: the command that the file is for, and the description of a recipe."""
+
+
+class Configured(click.Command):
+    """A command with --config and --dump-config."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        file = click.Option(
+            ["--config"],
+            type=click.Path(),
+            metavar="FILE",
+            help="Read options from this YAML file; those on the command line take precedence.",
+        )
+        dump = click.Option(["--dump-config"], is_flag=True, help="Print the options as YAML for --config, and exit.")
+        self.params += [file, dump]
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments, with the values in the file of --config as defaults of the options."""
+        if ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        typed = {name: v for name, v in self.make_parser(ctx).parse_args([*args])[0].items() if _is_given(v)}
+        read = read_config(self, ctx, Path(typed["config"])) if "config" in typed else {}
+        for name in typed:
+            for other in REPLACED.get(name, ()):
+                read.pop(other, None)
+        read = {name: value for name, value in read.items() if name in PAIRS or name not in typed}
+        ctx.default_map = read
+        rest = super().parse_args(ctx, args)
+        for name in PAIRS:  # a later value of a key replaces an earlier one
+            if name in typed and name in read:
+                typed[name] = ctx.params[name] = (*read[name], *ctx.params[name])
+        ctx.params.pop("config")
+        if ctx.params.pop("dump_config"):
+            click.echo(dumped(self, ctx, {**read, **typed}), nl=False)
+            ctx.exit()
+        return rest
+
+
+def _is_given(value: Any) -> bool:
+    """True for a value of the parser; versions of click differ in what stands for a missing one."""
+    return isinstance(value, str | bool | list | tuple) and value not in ((), [])
+
+
+def key_of(name: str, options: Collection[str] = ()) -> str:
+    """The key of a parameter in the file."""
+    longest = max(options, key=len, default=name).split("/")[0].lstrip("-").replace("-", "_")
+    return RENAMED.get(name, longest if options else name)
+
+
+def keys_of(command: click.Command) -> dict[str, click.Parameter]:
+    """The keys that a command's file may have, with their parameters."""
+    own = ("config", "dump_config", "help")
+    return {
+        key_of(p.name or "", p.opts if isinstance(p, click.Option) else ()): p
+        for p in command.params
+        if p.name not in own
+    }
+
+
+def read_mapping(file: Path) -> tuple[dict[str, Any], str]:
+    """The content of a configuration file, and its text.
+
+    Raises:
+        UsageError: the file cannot be read, or is not a YAML mapping.
+    """
+    text = read_text(file)
+    data = parse(text, file)
+    if not isinstance(data, dict):
+        raise UsageError(f"{file}: a configuration is a mapping of options, such as `steps: 20`")
+    return {str(key): value for key, value in data.items()}, text
+
+
+def read_config(command: click.Command, ctx: click.Context, file: Path) -> dict[str, Any]:
+    """The values of a command's parameters in a file, as they would be typed.
+
+    Raises:
+        UsageError: the file cannot be read, is for another command, or has an unknown key or an invalid value; with
+            file, line and key.
+    """
+    data, text = read_mapping(file)
+    known = keys_of(command)
+    if data.get("command", command.name) != command.name:
+        raise UsageError(f"{file}: a configuration of `sdesamplers {data['command']}`, not of {command.name}")
+    values = {}
+    for written, value in data.items():
+        key = written.replace("-", "_")
+        where = f"{file}:{line_of(text, [written])}: {written}"
+        if key in COMMENTS or value is None:
+            continue
+        if key not in known:
+            opening = f"{where}: `sdesamplers {command.name}` has no such option"
+            raise UnknownNameError("option", written, known, opening=opening)
+        param = known[key]
+        if param.name in TYPED:
+            raise UsageError(f"{where}: must be typed on the command line, since {TYPED[param.name]}")
+        values[str(param.name)] = found = as_typed(param, value, where)
+        try:
+            param.type_cast_value(ctx, found)
+        except click.BadParameter as error:
+            raise UsageError(f"{where}: {error.message}") from None
+    return values
+
+
+def as_typed(param: click.Parameter, value: Any, where: str) -> Any:
+    """A value in the file as the texts that would be typed; True or False for a flag.
+
+    Raises:
+        UsageError: the value has another form.
+    """
+    if param.name in PAIRS:
+        if not isinstance(value, Mapping):
+            raise UsageError(f"{where}: must be a mapping, such as `{{eta: 0.5}}`")
+        return [f"{key}={_text(part)}" for key, part in value.items()]
+    if getattr(param, "is_flag", False):
+        if not isinstance(value, bool):
+            raise UsageError(f"{where}: must be true or false, not {value!r}")
+        return value
+    parts = value if isinstance(value, list) else [value]
+    if not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts):
+        raise UsageError(f"{where}: must be text, a number or a list of these, not {value!r}")
+    texts = [str(part) for part in parts]
+    repeated = getattr(param, "multiple", False)
+    return texts if repeated else ",".join(texts)
+
+
+def _text(value: Any) -> str:
+    """A value of a sampler's option as it would be typed."""
+    if isinstance(value, str):
+        return value
+    return "none" if value is None else json.dumps(value)
+
+
+def dumped(command: click.Command, ctx: click.Context, given: Mapping[str, Any]) -> str:
+    """All options that have a value, as YAML; `given` are the texts of those that are not defaults."""
+    params = dict(ctx.params)
+    if "prompt" in params:
+        resolve_conditions(params)  # several prompts set the number of samples
+    data: dict[str, Any] = {"command": command.name}
+    for key, param in keys_of(command).items():
+        name = str(param.name)
+        default = params.get(name) if name == "num_samples" else param.default  # not get_default, which reads the file
+        value = given.get(name, default if isinstance(default, str | int | float) else None)
+        if name in TYPED or (name == "sampler" and "recipe" in given) or value in (None, (), []):
+            continue
+        if value is False and default is not True:  # a flag that was not given
+            continue
+        if name in PAIRS:
+            value = {key.strip(): _as_data(part) for key, _, part in (text.partition("=") for text in value)}
+        elif isinstance(value, str) and not isinstance(param.type, click.types.StringParamType | click.Path):
+            value = _as_data(value)
+        data[key] = list(value) if isinstance(value, tuple) else value
+    heading = f"# sdesamplers {__version__}; repeat it with: sdesamplers run FILE\n"
+    return heading + yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True)
+
+
+def _as_data(text: str) -> Any:
+    """A typed value as a number or a constant if it has the same text, so that nothing changes when it is read."""
+    value = KEYWORDS[text] if text in KEYWORDS else as_number(text)
+    return value if _text(value) == text else text
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes YAML whose values are the same in YAML 1.1 and in 1.2, in which 1e3 is a number."""
+
+
+for tag, pattern in (("int", INTEGER), ("float", FLOAT)):  # the class gets its own copy of the resolvers
+    Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", pattern, list("-+0123456789."))
