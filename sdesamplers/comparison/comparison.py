@@ -26,12 +26,14 @@ from ..sampling.arguments import make_recipe, refers_to_table
 from ..sampling.calls import sample
 from ..sampling.recipe import Recipe
 from ..sampling.request import Request
-from ..sampling.result import Result
+from ..sampling.result import Result, Trajectory
 from ..sampling.runs import make_path
 from ..sampling.table import SolverTable
 from .result import Cell, Comparison, finite_or_none
 
 REFERENCE_TOLERANCE = 1e-5
+TRAJECTORY_NUMBERS = 2**17
+"""Numbers of one sample's trajectory that are kept, though at least 8 states."""
 GRID_ARGUMENTS = ("spacing", "spacing_options", "coordinates", "final", "noise", "noise_options")
 
 
@@ -50,6 +52,7 @@ def compare(
     seed: int = 0,
     batch_size: int | None = 64,
     reference_samples: int = 16,
+    trajectories: int = 0,
     scorer: FeatureScorer | None = None,
     progress: Callable[[str], None] | None = None,
     **options: Any,
@@ -65,9 +68,12 @@ def compare(
         num_samples: number of samples; distances need hundreds, and their floor is computed for the same number.
         reference_samples: number of samples on which the error of deterministic samplers is measured, against rk45 at
             rtol = atol = 1e-5 with a float64 state from the same noise; 0 for no error.
+        trajectories: number of samples whose states on the way are kept, for figures. They are drawn again, in a run
+            of their own that is not timed.
         scorer: metrics, a `FeatureScorer`; by default the registry's for this model. It is first tested on two noise
-            images. Its optional method `floor(count)` returns the scores of `count` real images. If it fails later, the
-            cell contains the reason and its other values.
+            images. Its optional methods `floor(count)` and `frechet_error(features)` return the scores of `count` real
+            images and the standard error of a Fréchet distance. If it fails later, the cell contains the reason and
+            its other values.
         progress: called with a line of text before each run.
         **options: more arguments of `sample` (spacing, coordinates, condition, guidance_scale, ...) and options of the
             samplers, for all samplers.
@@ -90,18 +96,19 @@ def compare(
     if batch_size is not None:
         whole("batch_size", batch_size)
     whole("reference_samples", reference_samples, 0)
+    whole("trajectories", trajectories, 0)
     specs = [checked(each, model, options) for each in chosen.values()]
     report = function("progress", progress) or (lambda line: None)
     scorer = scorer if scorer is not None else find_scorer(model.name)
     floor = None if scorer is None or num_samples < 2 else check_scorer(scorer, model, num_samples)
     common = {"seed": seed, "num_samples": num_samples, "batch_size": batch_size, **options}
-    reference, reference_nfe = None, 0
+    truth, reference, reference_nfe = None, None, 0
     first = min(reference_samples, num_samples)
     if first and not all(spec.stochastic for spec in specs):
         report(f"reference: rk45 at tolerance {REFERENCE_TOLERANCE:g} for {first} samples")
         truth = ode_reference(model, first, seed, batch_size, options)
         reference, reference_nfe = truth.samples, truth.nfe
-    cells, pictures = [], {}
+    cells, pictures, paths = [], {}, {}
     for name, each in chosen.items():
         for budget in budgets:
             report(f"{name}, {budget} evaluations")
@@ -109,6 +116,8 @@ def compare(
             cells.append(cell)
             if samples is not None:
                 pictures[name, budget] = samples
+                if trajectories:
+                    paths[name, budget] = trajectory(model, each, budget, min(trajectories, num_samples), common)
     return Comparison(
         model_name=model.name,
         num_samples=num_samples,
@@ -121,6 +130,8 @@ def compare(
         reference_count=first if reference is not None else 0,
         reference_nfe=reference_nfe,
         facts=shared_facts(model, scorer, common),
+        reference=None if truth is None else truth.decoded.float(),
+        trajectories=paths,
     )
 
 
@@ -235,12 +246,8 @@ def find_scorer(model_name: str) -> Scorer | None:
 
 def ode_reference(model: Model, count: int, seed: int, batch_size: int | None, options: dict[str, Any]) -> Result:
     """The probability-flow ODE solved to `REFERENCE_TOLERANCE` from the seed's starting noise, in float64."""
-    arguments = ("condition", "guidance_scale", "final", "first_index", "start_time")
-    kept = {k: v for k, v in options.items() if k in arguments}
-    if "condition" in kept:  # only the first `count` samples run here
-        kept["condition"] = first_of(kept["condition"], count)
-    if options.get("start") is not None:
-        kept["start"] = options["start"][:count]
+    arguments = ("condition", "guidance_scale", "final", "first_index", "start", "start_time")
+    kept = first_samples({k: v for k, v in options.items() if k in arguments}, count)
     common: dict[str, Any] = {"rtol": REFERENCE_TOLERANCE, "atol": REFERENCE_TOLERANCE, "max_nfe": 100_000}
     size = None if batch_size is None else min(batch_size, count)
     return sample(
@@ -254,6 +261,31 @@ def ode_reference(model: Model, count: int, seed: int, batch_size: int | None, o
         **common,
         **kept,
     )
+
+
+def first_samples(options: Mapping[str, Any], count: int) -> dict[str, Any]:
+    """The arguments of a call for its first `count` samples alone."""
+    kept = dict(options)
+    if "condition" in kept:
+        kept["condition"] = first_of(kept["condition"], count)
+    if kept.get("start") is not None:
+        kept["start"] = kept["start"][:count]
+    return kept
+
+
+def trajectory(model: Model, sampler: Compared, budget: int, count: int, common: Mapping[str, Any]) -> Trajectory:
+    """The states of a run's first `count` samples on the way, of which large ones are thinned out evenly."""
+    options = {**first_samples(common, count), "num_samples": count, "trajectory": True}
+    found = sample(model, sampler, nfe=budget, **options).trajectory
+    assert found is not None
+    most = max(TRAJECTORY_NUMBERS // max(model_size(model), 1), 8)
+    kept = np.unique(np.linspace(0, len(found.states) - 1, most).round().astype(int))
+    return Trajectory(found.times[kept], found.states[torch.from_numpy(kept)].float())
+
+
+def model_size(model: Model) -> int:
+    """The number of elements of a sample."""
+    return int(np.prod(model.shape))
 
 
 def _run(
@@ -273,11 +305,12 @@ def _run(
     except SdesamplersError as refusal:
         return Cell(name, budget, problem=str(refusal)), None
     seconds = time.perf_counter() - began
-    error = None
+    error, errors = None, None
     if reference is not None and not result.drew_noise:
         residual = result.samples[: len(reference)].double() - reference
         error = float(residual.square().mean().sqrt())
-    frechet, sliced, scoring_problem = _scored(result, scorer)
+        errors = residual.square().flatten(1).mean(1).sqrt().tolist()
+    frechet, sliced, frechet_error, scoring_problem = _scored(result, scorer)
     points = make_path(model.process, result.recipe).points
     gaussian = isinstance(model.process, GaussianProcess)
     cell = Cell(
@@ -287,7 +320,10 @@ def _run(
         steps=result.recipe.steps,
         seconds=seconds,
         error=error,
+        errors=errors,
+        drew_noise=result.drew_noise,
         frechet=frechet,
+        frechet_error=frechet_error,
         sliced_wasserstein=sliced,
         scoring_problem=scoring_problem,
         recipe=result.recipe.as_dict(),
@@ -297,11 +333,16 @@ def _run(
     return cell, result.decoded
 
 
-def _scored(result: Result, scorer: FeatureScorer | None) -> tuple[float | None, float | None, str | None]:
-    """Both distances of a run's samples, and the reason if the scorer failed."""
+def _scored(
+    result: Result, scorer: FeatureScorer | None
+) -> tuple[float | None, float | None, float | None, str | None]:
+    """Both distances of a run's samples, the standard error of the first, and the reason if the scorer failed."""
     if scorer is None or len(result.samples) < 2:
-        return None, None, None
+        return None, None, None, None
     try:
-        return *numbers_of(scorer.score_features(np.asarray(scorer.features(result.decoded)))), None
+        features = np.asarray(scorer.features(result.decoded))
+        frechet, sliced = numbers_of(scorer.score_features(features))
+        spread = getattr(scorer, "frechet_error", None)
+        return frechet, sliced, None if spread is None else spread(features), None
     except Exception as error:  # a scorer is the user's code, and its failure must not lose the samples
-        return None, None, f"{type(error).__name__}: {error}{last_place(error)}"
+        return None, None, None, f"{type(error).__name__}: {error}{last_place(error)}"

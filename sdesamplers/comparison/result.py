@@ -20,6 +20,7 @@ from ..io.images import grid, to_images
 from ..io.text import printable
 from ..metrics import Score
 from ..public import public
+from ..sampling.result import Trajectory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,7 +39,10 @@ class Cell:
         nfe, steps: the evaluations per sample and grid intervals of the run.
         seconds: wall time of sampling.
         error: root-mean-square difference from the ODE reference, in data units; None for stochastic samplers.
+        errors: the error of each sample of the reference; None for stochastic samplers.
+        drew_noise: True if a step was stochastic.
         frechet, sliced_wasserstein: sample quality; None without metrics.
+        frechet_error: standard error of `frechet` by the jackknife over groups of samples; None if the scorer has none.
         problem: the reason if the sampler could not be run.
         scoring_problem: the reason if the scorer failed.
         recipe: the recipe of the run, which `sample` accepts.
@@ -58,6 +62,9 @@ class Cell:
     recipe: dict[str, Any] | None = None
     times: list[float] | None = None
     ratios: list[float] | None = None
+    errors: list[float] | None = None
+    drew_noise: bool | None = None
+    frechet_error: float | None = None
 
     def as_row(self) -> dict[str, Any]:
         """The cell as a row of a table, with nested values as JSON."""
@@ -65,7 +72,7 @@ class Cell:
         recipe = row.pop("recipe") or {}
         grid_fields = {name: recipe.get(name) for name in ("spacing", "coordinates", "noise", "final")}
         nested = {"options": recipe.get("options"), "recipe": recipe or None, "times": row.pop("times")}
-        nested["ratios"] = row.pop("ratios")
+        nested |= {"ratios": row.pop("ratios"), "errors": row.pop("errors")}
         return {**row, **grid_fields, **{key: None if v is None else json.dumps(v) for key, v in nested.items()}}
 
 
@@ -84,6 +91,8 @@ class Comparison:
         reference_count, reference_nfe: number of samples of the ODE reference, and its evaluations per sample.
         facts: data shared by all cells: the model with a hash of its weights, condition, guidance, batch size,
             versions.
+        reference: the samples of the ODE reference, decoded if they are latents; None without a reference.
+        trajectories: by (sampler, budget), the states of a few samples on the way, if they were kept.
     """
 
     model_name: str
@@ -97,10 +106,12 @@ class Comparison:
     reference_count: int = 0
     reference_nfe: int = 0
     facts: dict[str, Any] = field(default_factory=dict)
+    reference: Tensor | None = field(default=None, repr=False)
+    trajectories: dict[tuple[str, int], Trajectory] = field(default_factory=dict, repr=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the samples."""
-        omitted = ("samples", "cells", "floor", "data_range", "facts")
+        omitted = ("samples", "cells", "floor", "data_range", "facts", "reference", "trajectories")
         simple = {key: value for key, value in vars(self).items() if key not in omitted}
         floor = None if self.floor is None else asdict(self.floor)
         cells = [asdict(cell) for cell in self.cells]
