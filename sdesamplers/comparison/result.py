@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import textwrap
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from torch import Tensor
 
-from ..checks import warn
+from ..checks import flag, warn, whole
 from ..errors import UsageError
 from ..io.files import make_folder, write
 from ..io.images import grid, to_images
@@ -21,59 +22,17 @@ from ..io.text import printable
 from ..metrics import Score
 from ..public import public
 from ..sampling.result import Trajectory
+from .cell import Cell as Cell
+from .reading import FILE, SCHEMA_VERSION, read_comparison
+from .recommendation import Recommendation, known_metric, recommend, undecided_pairs
+from .rules import Check, Rule, check_cells
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-SCHEMA_VERSION = 1
-"""Version of `as_dict` and `as_csv`; it increases if a field is removed or changes its meaning."""
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One sampler at one budget.
-
-    Attributes:
-        sampler, budget: the sampler's label and the requested number of evaluations.
-        nfe, steps: the evaluations per sample and grid intervals of the run.
-        seconds: wall time of sampling.
-        error: root-mean-square difference from the ODE reference, in data units; None for stochastic samplers.
-        errors: the error of each sample of the reference; None for stochastic samplers.
-        drew_noise: True if a step was stochastic.
-        frechet, sliced_wasserstein: sample quality; None without metrics.
-        frechet_error: standard error of `frechet` by the jackknife over groups of samples; None if the scorer has none.
-        problem: the reason if the sampler could not be run.
-        scoring_problem: the reason if the scorer failed.
-        recipe: the recipe of the run, which `sample` accepts.
-        times, ratios: the grid, in native time and in sigma/alpha (None if the process has no alpha and sigma).
-    """
-
-    sampler: str
-    budget: int
-    nfe: int | None = None
-    steps: int | None = None
-    seconds: float | None = None
-    error: float | None = None
-    frechet: float | None = None
-    sliced_wasserstein: float | None = None
-    problem: str | None = None
-    scoring_problem: str | None = None
-    recipe: dict[str, Any] | None = None
-    times: list[float] | None = None
-    ratios: list[float] | None = None
-    errors: list[float] | None = None
-    drew_noise: bool | None = None
-    frechet_error: float | None = None
-
-    def as_row(self) -> dict[str, Any]:
-        """The cell as a row of a table, with nested values as JSON."""
-        row = asdict(self)
-        recipe = row.pop("recipe") or {}
-        grid_fields = {name: recipe.get(name) for name in ("spacing", "coordinates", "noise", "final")}
-        nested = {"options": recipe.get("options"), "recipe": recipe or None, "times": row.pop("times")}
-        nested |= {"ratios": row.pop("ratios"), "errors": row.pop("errors")}
-        return {**row, **grid_fields, **{key: None if v is None else json.dumps(v) for key, v in nested.items()}}
+OF_PARTS = ("model", "scorer", "guidance_scale")
+"""Facts that belong to a model and guidance scale; the others are shared by all cells."""
 
 
 @public
@@ -83,8 +42,9 @@ class Comparison:
 
     Attributes:
         model_name, num_samples, seed: of all runs.
-        cells: a `Cell` for each sampler and budget.
-        samples: (N, *shape), decoded if they are latents, by (sampler, budget).
+        cells: a `Cell` for each setting and budget, and for each model and guidance scale if there are several.
+        samples: (N, *shape), decoded if they are latents, by (sampler, budget); the first `keep_samples` of the first
+            repeat. Empty for a comparison that was read from a file.
         data_range: (low, high) of the samples; None if unbounded.
         floor: the `Score` of `num_samples` real images; None if unknown.
         metrics: the scorer's description.
@@ -93,6 +53,9 @@ class Comparison:
             versions.
         reference: the samples of the ODE reference, decoded if they are latents; None without a reference.
         trajectories: by (sampler, budget), the states of a few samples on the way, if they were kept.
+        repeats: number of runs of each setting, with the seeds seed, seed + 1, ...
+        parts: a comparison for each model and guidance scale if there are several; they have the samples, the reference
+            values and the facts, of which the comparison of all has only the common ones.
     """
 
     model_name: str
@@ -108,46 +71,207 @@ class Comparison:
     facts: dict[str, Any] = field(default_factory=dict)
     reference: Tensor | None = field(default=None, repr=False)
     trajectories: dict[tuple[str, int], Trajectory] = field(default_factory=dict, repr=False)
+    repeats: int = 1
+    parts: tuple[Comparison, ...] = field(default=(), repr=False)
+
+    @classmethod
+    def of_parts(cls, parts: Sequence[Comparison]) -> Comparison:
+        """The comparison of several models or guidance scales; the part itself if there is one."""
+        if len(parts) == 1:
+            return parts[0]
+        first = parts[0]
+        names = ", ".join(dict.fromkeys(part.model_name for part in parts))
+        facts = {key: value for key, value in first.facts.items() if key not in OF_PARTS}
+        cells = [cell for part in parts for cell in part.cells]
+        return cls(
+            names, first.num_samples, first.seed, cells, {}, facts=facts, repeats=first.repeats, parts=tuple(parts)
+        )
+
+    @property
+    def all_parts(self) -> tuple[Comparison, ...]:
+        """The comparisons of each model and guidance scale; this one alone if there are not several."""
+        return self.parts or (self,)
+
+    @property
+    def guidance_scale(self) -> float | None:
+        """The guidance scale of all cells; None if there are several."""
+        scales = {cell.guidance_scale for cell in self.cells}
+        return scales.pop() if len(scales) == 1 else None
+
+    def select(self, model: str | None = None, guidance_scale: float | None = None) -> Comparison:
+        """The comparison of one model and guidance scale.
+
+        Args:
+            model: its label; not needed if there is one.
+            guidance_scale: not needed if there is one.
+
+        Raises:
+            UsageError: there is no such part, or more than one.
+        """
+        found = [
+            part
+            for part in self.all_parts
+            if model in (None, part.model_name) and guidance_scale in (None, part.guidance_scale)
+        ]
+        if len(found) == 1:
+            return found[0]
+        listed = ", ".join(f"{part.model_name!r} at {part.guidance_scale:g}" for part in self.all_parts)
+        raise UsageError(f"choose one model and guidance scale by model= and guidance_scale=, out of: {listed}")
+
+    def recommend(self, nfe: int, metric: str | None = None, *, largest: bool = False) -> Recommendation:
+        """The best of the compared settings for a number of evaluations, as a recipe, and how certain it is.
+
+        Args:
+            nfe: the largest number of model evaluations per sample; settings with fewer take part.
+            metric: "error", "frechet", "sliced_wasserstein", "seconds" or one of the caller's metrics. By default the
+                error, for which stochastic settings have no value; without errors the Fréchet distance.
+            largest: True if larger values of the metric are better.
+
+        Raises:
+            UsageError: nothing was compared at this number of evaluations, or an unknown metric; or there are several
+                models or guidance scales, of which `select` chooses one.
+
+        Example:
+            >>> best = sds.compare("fashion-mnist", ["heun", "dpmpp-2m spacing=karras"], [4, 8]).recommend(nfe=8)
+            >>> sds.sample("fashion-mnist", best.recipe, num_samples=16)
+        """
+        return recommend(self.select().cells, whole("nfe", nfe), metric, flag("largest", largest))
+
+    def undecided(self, metric: str = "error") -> list[tuple[Cell, Cell]]:
+        """The pairs of settings, at the same model, guidance scale and budget, whose order in a metric is not certain.
+
+        Settings whose values differ by less than 1 %, with 95 % probability, are equal and not listed.
+
+        Raises:
+            UnknownNameError: no cell has the metric.
+        """
+        return undecided_pairs(self.cells, known_metric(self.cells, metric))[0]
+
+    def check(self, *rules: str, baseline: Comparison | str | Path | None = None) -> list[Check]:
+        """Apply rules to every cell, for continuous integration.
+
+        Args:
+            rules: each "METRIC OP NUMBER", such as "frechet>0.5", or "METRIC OP NUMBERx" for a multiple of the
+                baseline's value, such as "error>1.1x". METRIC is a name as in `recommend`, or "nfe"; OP is >, >=, < or
+                <=. A cell fails if its value fulfils the rule with its whole 95 % interval, if that is known.
+            baseline: an earlier comparison, its compare.json or the folder with it. A cell that is missing, or that
+                cannot be run any more, fails. Its settings, budgets, models and guidance scales are recognised by their
+                labels.
+
+        Returns:
+            a `Check` for each rule and cell; `outcome` is "failed", "passed", "uncertain" or "skipped".
+
+        Raises:
+            UsageError: not a rule, an unknown metric, no baseline for a relative rule, or a baseline with another seed,
+                number of samples, condition or model, whose values cannot be compared.
+        """
+        former = Comparison.load(baseline) if isinstance(baseline, str | Path) else baseline
+        return check_cells(self, [Rule.parse(rule) for rule in rules], former)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data for JSON, without the samples."""
-        omitted = ("samples", "cells", "floor", "data_range", "facts", "reference", "trajectories")
-        simple = {key: value for key, value in vars(self).items() if key not in omitted}
-        floor = None if self.floor is None else asdict(self.floor)
-        cells = [asdict(cell) for cell in self.cells]
-        return {"schema_version": SCHEMA_VERSION, **simple, **self.facts, "floor": floor, "cells": cells}
+        """Plain data for JSON, without the samples; sdesamplers/comparison/schema.json describes it."""
+        facts = self.all_parts[0].facts
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "num_samples": self.num_samples,
+            "seed": self.seed,
+            "repeats": self.repeats,
+            "environment": facts.get("environment", {}),
+            "arguments": {key: value for key, value in facts.items() if key not in (*OF_PARTS, "environment")},
+            "parts": [part._as_part() for part in self.all_parts],
+            "cells": [asdict(cell) for cell in self.cells],
+        }
+
+    def _as_part(self) -> dict[str, Any]:
+        """What belongs to one model and guidance scale."""
+        return {
+            "model_name": self.model_name,
+            "guidance_scale": self.guidance_scale,
+            "model": self.facts.get("model", {}),
+            "scorer": self.facts.get("scorer"),
+            "metrics": self.metrics,
+            "floor": None if self.floor is None else asdict(self.floor),
+            "reference_count": self.reference_count,
+            "reference_nfe": self.reference_nfe,
+            "data_range": None if self.data_range is None else list(self.data_range),
+        }
+
+    @classmethod
+    def load(cls, path: str | Path) -> Comparison:
+        """Read the compare.json that `save` or `sdesamplers compare` wrote, of this version or an earlier one.
+
+        The samples and images are not part of the file.
+
+        Args:
+            path: the file, or the folder with compare.json.
+
+        Raises:
+            UsageError: no such file, not a comparison, or one of a newer release.
+        """
+        data = read_comparison(path)
+        known = {entry.name for entry in fields(Cell)}
+        cells = [Cell(**{key: value for key, value in cell.items() if key in known}) for cell in data["cells"]]
+        parts = []
+        for part in data["parts"]:
+            name, scale, floor = part["model_name"], part["guidance_scale"], part.get("floor")
+            of_part = {key: part[key] for key in OF_PARTS if part.get(key) is not None}
+            parts.append(
+                cls(
+                    model_name=name,
+                    num_samples=data["num_samples"],
+                    seed=data["seed"],
+                    cells=[cell for cell in cells if (cell.model, cell.guidance_scale) == (name, scale)],
+                    samples={},
+                    data_range=None if part.get("data_range") is None else tuple(part["data_range"]),
+                    floor=None
+                    if floor is None
+                    else Score(floor["count"], floor["frechet"], floor["sliced_wasserstein"]),
+                    metrics=part.get("metrics", ""),
+                    reference_count=part.get("reference_count", 0),
+                    reference_nfe=part.get("reference_nfe", 0),
+                    facts={**data["arguments"], "environment": data["environment"], **of_part},
+                    repeats=data["repeats"],
+                )
+            )
+        return cls.of_parts(parts)
 
     def as_csv(self) -> str:
         """The cells as CSV with a header; shared values are repeated in each row."""
         text = io.StringIO()
+        rows = [row for part in self.all_parts for row in part._as_rows()]
+        names = dict.fromkeys(name for row in rows for name in row)
+        writer = csv.DictWriter(text, [*names], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        return text.getvalue()
+
+    def _as_rows(self) -> list[dict[str, Any]]:
+        """The rows of one model and guidance scale."""
         model = self.facts.get("model", {})
-        versions = self.facts.get("environment", {})
         shared = {
             "model": self.model_name,
             "revision": model.get("revision"),
             "weights_sha256": model.get("weights_sha256"),
             "num_samples": self.num_samples,
             "seed": self.seed,
-            "guidance_scale": self.facts.get("guidance_scale"),
-            "versions": json.dumps(versions),
+            "repeats": self.repeats,
+            "versions": json.dumps(self.facts.get("environment", {})),
             "schema_version": SCHEMA_VERSION,
         }
-        rows = [{**cell.as_row(), **shared} for cell in self.cells]
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
+        return [{**cell.as_row(), **shared} for cell in self.cells]
 
     def picture(self, each: int = 4) -> Image:
         """A table of images with rows of samplers, columns of budgets and `each` samples per cell.
 
-        Vectors are shown as scatter plots.
+        Vectors are shown as scatter plots. Several models and guidance scales are below each other.
 
         Raises:
             UsageError: samples of this shape cannot be shown, or matplotlib is missing for vectors.
         """
-
-        return comparison_picture(self, each)
+        if not self.parts:
+            return comparison_picture(self, each)
+        titles = [f"{part.model_name}, guidance scale {part.guidance_scale:g}" for part in self.parts]
+        return stacked([comparison_picture(part, each) for part in self.parts], titles)
 
     def save(self, folder: str | Path) -> dict[str, Path]:
         """Write compare.json, compare.csv and compare.png, each atomically; return their paths by type.
@@ -156,7 +280,9 @@ class Comparison:
         """
         out = make_folder(folder)
         files = {
-            "json": write(out / "compare.json", json.dumps(self.as_dict(), indent=2, default=str) + "\n"),
+            "json": write(
+                out / FILE, json.dumps(finite(self.as_dict()), indent=2, default=str, allow_nan=False) + "\n"
+            ),
             "csv": write(out / "compare.csv", self.as_csv()),
         }
         try:
@@ -167,9 +293,28 @@ class Comparison:
         return {"png": write(out / "compare.png", lambda path: picture.save(path, format="PNG")), **files}
 
 
-def finite_or_none(value: Any) -> Any:
-    """A number for JSON, which has no infinity; None if it is not finite."""
-    return float(value) if np.isfinite(value) else None
+def finite(data: Any) -> Any:
+    """Plain data with None for every float that is not finite, since JSON has none."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: finite(value) for key, value in data.items()}
+    return [finite(value) for value in data] if isinstance(data, list | tuple) else data
+
+
+def stacked(pictures: Sequence[Image], titles: Sequence[str]) -> Image:
+    """Pictures below each other, each with a title."""
+    from PIL import Image, ImageDraw, ImageFont  # only images need it
+
+    font, line = ImageFont.load_default(20), 40
+    width = max(*(picture.width for picture in pictures), *(int(font.getlength(title)) + 24 for title in titles))
+    sheet = Image.new("RGB", (width, sum(picture.height + line for picture in pictures)), "white")
+    draw, y = ImageDraw.Draw(sheet), 0
+    for picture, title in zip(pictures, titles, strict=True):
+        draw.text((12, y + line / 2), printable(title), "black", font, "lm")
+        sheet.paste(picture, (0, y + line))
+        y += line + picture.height
+    return sheet
 
 
 def comparison_picture(comparison: Comparison, each: int) -> Image:

@@ -17,7 +17,7 @@ from PIL import Image
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
-from sdesamplers.comparison import comparison
+from sdesamplers.comparison import comparison, runs
 from sdesamplers.metrics import Score
 
 
@@ -134,7 +134,7 @@ class OnlyScore:
 def test_a_broken_scorer_is_refused_before_anything_runs(
     pictures: sds.FunctionModel, monkeypatch: pytest.MonkeyPatch, scorer: Any, message: str
 ) -> None:
-    monkeypatch.setattr(comparison, "sample", lambda *a, **k: pytest.fail("a sampler ran"))
+    monkeypatch.setattr(runs, "sample", lambda *a, **k: pytest.fail("a sampler ran"))
     with pytest.raises(sds.UsageError, match=message):
         sds.compare(pictures, "euler", 3, scorer=scorer, **FEW)
 
