@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..errors import UsageError
+from ..errors import UnknownNameError, UsageError
 from .compare_table import Columns, comparison_table, notes, streamed
 from .group import cli
 from .options import Numbers, load_model, model_options, pairs, run_options, take_grid_options
@@ -171,7 +171,7 @@ def common_options(texts: tuple[str, ...], settings: list[Setting]) -> dict[str,
     if options and any(set(options) - set(s.options) for s in specs):
         lacking = next(s.name for s in specs if set(options) - set(s.options))
         raise UsageError(
-            f"every --option must apply to all samplers compared, and {lacking} lacks one; write it into a setting, as in "
+            f"every --option must apply to all samplers compared, and {lacking} lacks one; put it into a setting: "
             "--samplers 'ddim eta=0.5,euler'"
         )
     return options
@@ -211,12 +211,16 @@ class Gate:
         """
         from ..comparison import Comparison
         from ..comparison.rules import Rule, require_same_numbers
+        from ..comparison.scoring import OWN
 
         rules = [Rule.parse(text) for text in kwargs.pop("rules")]
         file, junit = kwargs.pop("baseline"), kwargs.pop("junit")
         for name, value in (("--baseline", file), ("--junit", junit)):
             if value is not None and not rules:
                 raise UsageError(f"{name} requires --fail-if, for example --fail-if 'error>1.1x'")
+        for rule in rules:
+            if rule.metric not in OWN:
+                raise UnknownNameError("metric", rule.metric, OWN, f" (known: {', '.join(OWN)})")
         if file is None and (relative := next((rule for rule in rules if rule.relative), None)):
             raise UsageError(f"--fail-if '{relative}' is relative to a baseline; pass --baseline FILE")
         baseline = None if file is None else Comparison.load(file)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from ..checks import flag, warn, whole
 from ..errors import UsageError
 from ..io.files import make_folder, write
 from ..io.images import grid, to_images
-from ..io.text import printable
+from ..io.text import printable, without_nan
 from ..metrics import Score
 from ..public import public
 from ..sampling.result import Trajectory
@@ -281,7 +280,7 @@ class Comparison:
         out = make_folder(folder)
         files = {
             "json": write(
-                out / FILE, json.dumps(finite(self.as_dict()), indent=2, default=str, allow_nan=False) + "\n"
+                out / FILE, json.dumps(without_nan(self.as_dict()), indent=2, default=str, allow_nan=False) + "\n"
             ),
             "csv": write(out / "compare.csv", self.as_csv()),
         }
@@ -291,15 +290,6 @@ class Comparison:
             warn(f"compare.png is not written: {reason}")
             return files
         return {"png": write(out / "compare.png", lambda path: picture.save(path, format="PNG")), **files}
-
-
-def finite(data: Any) -> Any:
-    """Plain data with None for every float that is not finite, since JSON has none."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {key: finite(value) for key, value in data.items()}
-    return [finite(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def stacked(pictures: Sequence[Image], titles: Sequence[str]) -> Image:

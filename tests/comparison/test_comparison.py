@@ -193,9 +193,9 @@ def test_the_files_say_what_ran(pictures: sds.FunctionModel, tmp_path: Path) -> 
     result = sds.compare(pictures, ["dpmpp-2m", "ddim"], [4], spacing="karras", coordinates="ve", seed=3, **FEW)
     files = result.save(tmp_path)
     told = json.loads(files["json"].read_text())
-    assert told["schema_version"] == 1
+    assert told["schema_version"] == 2
     weights = hashlib.sha256(b"part torch.float32 ()\n" + np.float32(0.5).tobytes()).hexdigest()
-    assert told["model"]["weights_sha256"] == weights
+    assert told["parts"][0]["model"]["weights_sha256"] == weights
     assert told["environment"]["torch"] == torch.__version__
     assert told["environment"]["sdesamplers"] == sds.__version__
     for cell in told["cells"]:
@@ -211,7 +211,7 @@ def test_the_files_say_what_ran(pictures: sds.FunctionModel, tmp_path: Path) -> 
     rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
     assert [row["sampler"] for row in rows] == ["dpmpp-2m", "ddim"]
     assert {row["weights_sha256"] for row in rows} == {weights}
-    assert {row["schema_version"] for row in rows} == {"1"}
+    assert {row["schema_version"] for row in rows} == {"2"}
     assert json.loads(rows[1]["recipe"]) == told["cells"][1]["recipe"]
     assert json.loads(rows[1]["options"])["eta"] == 0.0
     assert rows[0]["coordinates"] == "ve"
