@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ..sampling.recipe import Recipe
     from ..sampling.table import SolverTable
 
+TRAJECTORIES = 3
+"""Number of samples whose trajectories a report and figures show."""
+
 
 @cli.command("statistics")
 @click.argument("source", metavar="MODEL")
@@ -294,12 +297,18 @@ def print_summary(done: Generated, as_json: bool) -> None:
 )
 @click.option("--guidance-scale", type=float, default=1.0, show_default=True, help="Classifier-free guidance weight.")
 @click.option("--batch-size", type=int, default=64, show_default=True, help="Samples per batch.")
+@click.option(
+    "--report",
+    is_flag=True,
+    help="Write compare.html too: a page with curves, samples, trajectories, grids and recipes.",
+)
+@click.option("--figures", metavar="FORMATS", help="Write the figures as files; one or more of png,svg,pdf.")
 @run_options
 @model_options
 def compare_command(source: str, **kwargs: Any) -> None:
     """Compare samplers on MODEL.
 
-    Prints a table, and writes a picture, JSON and CSV.
+    Prints a table, and writes a picture, JSON and CSV; with --report, a page with all figures.
     """
     from ..checks import whole
     from ..comparison.comparison import compare
@@ -321,6 +330,7 @@ def compare_command(source: str, **kwargs: Any) -> None:
     scorer = scorer_for(source, score=False, **ways)
     for name in ("num_samples", "batch_size"):
         whole(name, kwargs[name])
+    report, figures = kwargs["report"], drawing_options(kwargs)
     model, condition = load_model(source, kwargs)
     status = (lambda line: None) if quiet or as_json else status_line()
     budgets = kwargs.pop("nfe")
@@ -328,11 +338,38 @@ def compare_command(source: str, **kwargs: Any) -> None:
         result = compare(
             model, names, budgets, scorer=scorer, condition=condition, progress=status, **kwargs, **chosen, **options
         )
-        status("")
         files = result.save(folder)
+        if report:
+            status("compare.html")
+            files["html"] = result.report(folder)
+        for file in result.save_figures(folder, figures) if figures else ():
+            files[file.name] = file
+        status("")
     if as_json:
         emit({**result.as_dict(), "files": {k: str(v) for k, v in files.items()}})
         return
     show(comparison_table(result))
     for path in files.values():
         say(f"  {path}")
+
+
+def drawing_options(kwargs: dict[str, Any]) -> list[str]:
+    """The formats of --figures; the number of trajectories is added to the arguments of `compare`.
+
+    Raises:
+        UsageError: before any run: an unknown format, or what --report or --figures need is not installed.
+    """
+    from ..report.page import require_page
+    from ..report.plots import as_formats
+    from ..report.style import require_matplotlib
+
+    report = kwargs.pop("report")
+    formats = [] if kwargs["figures"] is None else as_formats(each.strip() for each in kwargs["figures"].split(","))
+    del kwargs["figures"]
+    if report:
+        require_page()
+    if formats:
+        require_matplotlib()
+    if report or formats:
+        kwargs["trajectories"] = TRAJECTORIES
+    return formats

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..io.text import printable
+from ..io.text import printable, without_nan
 from .streams import say, writing
 
 if TYPE_CHECKING:
@@ -43,15 +42,6 @@ def emit(data: Any) -> None:
     """Print data as JSON, with null for NaN and infinity, which JSON lacks."""
     with writing():
         click.echo(json.dumps(without_nan(data), indent=2, default=str, allow_nan=False))
-
-
-def without_nan(data: Any) -> Any:
-    """Plain data with None for every float that is not finite."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {key: without_nan(value) for key, value in data.items()}
-    return [without_nan(value) for value in data] if isinstance(data, list | tuple) else data
 
 
 def listing(title: str, *columns: str) -> Table:
