@@ -82,5 +82,5 @@ def _floor(axis: Any, value: float | None, count: int) -> None:
     place = np.array([0.99, value])
     axis.annotate(
         f"{count} real samples", place, xycoords=axis.get_yaxis_transform(), xytext=(0, 3),
-        textcoords="offset points", ha="right", fontsize="small", color=REFERENCE,
+        textcoords="offset points", ha="right", fontsize="small",
     )  # fmt: skip

@@ -105,20 +105,20 @@ def problems(view: View) -> dict[str, list[str]]:
 
 
 def mark(place: int) -> str:
-    """A sampler's line and marker, for the legend."""
+    """A sampler's line and marker, for the legend and the names in tables."""
     style = Style.of(place)
 
     def draw() -> Any:
-        figure = new_figure(0.5, 0.16)
+        figure = new_figure(36 / 72, 12 / 72)
         figure.set_layout_engine("none")
         axis = figure.add_axes((0, 0, 1, 1))
         axis.set_axis_off()
         axis.set(xlim=(0, 1), ylim=(0, 1))
-        axis.plot([0.04, 0.96], [0.5, 0.5], color=style.colour, linestyle=style.dash, linewidth=1.6)
-        axis.plot([0.5], [0.5], style.marker, color=style.colour, markersize=6.5, markeredgewidth=0)
+        axis.plot([0.04, 0.96], [0.5, 0.5], color=style.colour, linestyle=style.dash, linewidth=1.6, clip_on=False)
+        axis.plot([0.5], [0.5], style.marker, color=style.colour, markersize=6.5, markeredgewidth=0, clip_on=False)
         return figure
 
-    return drawn(draw, f"mark{place}", "").replace('role="img" aria-label=""', 'aria-hidden="true"', 1)
+    return drawn(draw, f"m{place}", "")
 
 
 def figures(view: View) -> dict[str, list[tuple[str, str]]]:
@@ -156,7 +156,7 @@ def figures(view: View) -> dict[str, list[tuple[str, str]]]:
                 drawn(
                     lambda sampler=sampler: scatter(view, panel_row(len(view.budgets)), sampler=sampler),
                     f"points{place}",
-                    f"samples of {printable(sampler)} at each budget over the reference",
+                    f"samples of {sampler} at each budget over the reference",
                 ),
             )
             for place, sampler in enumerate(view.samplers)

@@ -54,7 +54,8 @@ class Plane:
 
     def project(self, rows: np.ndarray) -> np.ndarray:
         """The points (N, 2) of rows (N, D)."""
-        return np.asarray((rows - self.mean) @ self.directions.T)
+        with np.errstate(invalid="ignore"):  # a sample that is infinite is outside of every window
+            return np.asarray((rows - self.mean) @ self.directions.T)
 
 
 def rows_of(samples: Any) -> np.ndarray:
@@ -125,8 +126,10 @@ def scatter(view: View, axes: Any = None, *, sampler: str | None = None, nfe: in
 
 def _points(axis: Any, points: np.ndarray, under: np.ndarray, style: Style, cell: Cell | None) -> None:
     if cell is not None and cell.errors:
-        for mine, exact in zip(points, under, strict=False):
-            axis.plot(*zip(mine, exact, strict=True), color=style.colour, linewidth=0.6, alpha=0.6)
+        count = min(len(points), len(under))
+        breaks = np.full((count, 2), np.nan)  # one line with gaps is drawn faster than many
+        joined = np.stack([points[:count], under[:count], breaks], 1).reshape(-1, 2)
+        axis.plot(*joined.T, color=style.colour, linewidth=0.6, alpha=0.6)
     size = float(np.clip(40 / np.sqrt(len(points)), 2.0, 5.0))
     axis.plot(
         *points.T, style.marker, color=style.colour, markersize=size, markeredgewidth=0, alpha=0.65,

@@ -63,6 +63,8 @@ def save_figures(comparison: Comparison, folder: str | Path, formats: str | Iter
     written = []
     for name, options in available(View(comparison)):
         made = plot(comparison, name, **options)
+        made.draw_without_rendering()
+        made.set_layout_engine("none")  # a layout depends a little on the layouts before it
         stem = "-".join([name, *options.values()])
         for form in chosen:
             file = out / f"{stem}.{form}"

@@ -15,10 +15,8 @@ from .view import QUALITIES, View, number
 if TYPE_CHECKING:
     from ..comparison.result import Cell
 
-PICTURE_BYTES = 2_600_000
-"""Characters of all samples' pictures on a page; fewer samples are shown if they would take more."""
-FRAMES = 8
-"""States of a trajectory that are shown as pictures."""
+PICTURE_BYTES, FILM_BYTES = 2_200_000, 1_000_000
+"""Characters of all samples' and of all states' pictures on a page; fewer are shown if they would take more."""
 
 
 @dataclass
@@ -168,28 +166,31 @@ def title(cell: Cell | None, budget: int) -> str:
 
 
 def films(view: View) -> list[tuple[int, list[Pictures]]]:
-    """For each budget, the states of the first sample of each sampler on its way, as pictures.
+    """For each budget, the states of the first sample of each sampler on its way, as pictures; fewer on large pages.
 
     Empty if the states are not pictures.
     """
-    found = []
-    for budget in view.budgets:
-        rows = []
-        for index, sampler in enumerate(view.samplers):
-            kept = view.comparison.trajectories.get((sampler, budget))
-            if kept is None or not _are_pictures(kept.states):
-                continue
-            states = kept.states[:, 0]
-            places = sorted({round(k * (len(states) - 1) / (FRAMES - 1)) for k in range(FRAMES)})
-            row = Pictures(index, sampler, budget, "")
-            for place, uri in zip(places, thumbnails(states[places], view.comparison.data_range), strict=True):
-                last = place == len(states) - 1
-                text = "the sample" if last else f"state at evaluation {place + 1}"
-                row.images.append((uri, f"{text}, {sampler}, {budget} evaluations", text))
-            rows.append(row)
-        if rows:
-            found.append((budget, rows))
+    found: list[tuple[int, list[Pictures]]] = []
+    for frames in (8, 5, 3):
+        rows = [(b, [f for s in view.samplers if (f := _film(view, s, b, frames)) is not None]) for b in view.budgets]
+        found = [(budget, each) for budget, each in rows if each]
+        if sum(len(uri) for _, each in found for film in each for uri, *_ in film.images) <= FILM_BYTES:
+            break
     return found
+
+
+def _film(view: View, sampler: str, budget: int, frames: int) -> Pictures | None:
+    kept = view.comparison.trajectories.get((sampler, budget))
+    if kept is None or not _are_pictures(kept.states):
+        return None
+    states = kept.states[:, 0]
+    last = len(states) - 1
+    places = sorted({round(k * last / (frames - 1)) for k in range(frames)})
+    made = Pictures(view.samplers.index(sampler), sampler, budget, "")
+    for place, uri in zip(places, thumbnails(states[places], view.comparison.data_range), strict=True):
+        text = "the sample" if place == last else f"state {place + 1} of {last + 1}"
+        made.images.append((uri, f"{text}, {sampler}, {budget} evaluations", text))
+    return made
 
 
 def _are_pictures(states: Tensor) -> bool:
@@ -214,7 +215,8 @@ def intervals(view: View) -> str:
     if any(cell.frechet_error is not None for cell in view.comparison.cells):
         groups = jackknife_groups(view.comparison.num_samples)
         parts.append(
-            f"of the Fréchet distance by a jackknife that leaves out each of {groups} groups of samples, with Student's t"
+            "of the Fréchet distance by a jackknife that leaves out each of "
+            f"{groups} groups of samples, with Student's t"
         )
     return " and ".join(parts) or "none could be computed for these numbers of samples"
 

@@ -11,9 +11,9 @@ import numpy as np
 from ..errors import UsageError
 from ..io.text import one_line
 
-COLOURS = ("#0072b2", "#d55e00", "#00825c", "#b5548f", "#a87900", "#3d8fc4", "#55595f")
-"""Okabe and Ito's colours (2008), which colour-blind readers tell apart, darker where they are too light for thin lines
-on white; grey for black."""
+COLOURS = ("#003793", "#df6f00", "#2c9f74", "#9686b6", "#6e4110", "#4754ff", "#214648")
+"""Colours on white that readers with either kind of red-green blindness tell apart: the least difference of two was
+maximised. page.css has others for dark pages."""
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "p", "h", "*")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 1.5, 1, 1.5)))
 REFERENCE = "#8a9099"

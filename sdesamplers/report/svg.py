@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
+from ..io.text import printable
 from .style import COLOURS, REFERENCE
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -71,7 +72,7 @@ def element(content: bytes, prefix: str, label: str, notes: Mapping[int, str]) -
     for name in ("width", "height", "version"):
         root.attrib.pop(name, None)
     root.set("role", "img")
-    root.set("aria-label", label)
+    root.set("aria-label", printable(label))
     ElementTree.register_namespace("", SVG)
     return ElementTree.tostring(root, encoding="unicode")
 
@@ -85,7 +86,7 @@ def _mark(root: ElementTree.Element, notes: Mapping[int, str]) -> None:
         each.set("data-sampler", found[1])
         if found[2] is not None and int(found[2]) in notes:
             title = ElementTree.Element(f"{{{SVG}}}title")
-            title.text = notes[int(found[2])]
+            title.text = printable(notes[int(found[2])])
             each.insert(0, title)
 
 

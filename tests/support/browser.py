@@ -1,4 +1,4 @@
-"""A headless Chromium for tests of pages. Import the fixture `browser_page` into the test module."""
+"""A page in a headless browser, for tests of HTML: `browser_page`."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,37 +6,35 @@ from typing import Any
 
 import pytest
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # a shorter life than the session's, since playwright's event loop runs in this thread
 def browser() -> Iterator[Any]:
-    """An installed Chromium without a window; the test is skipped if there is none."""
-    api = pytest.importorskip("playwright.sync_api", reason="tests of pages need playwright (pip install '.[dev]')")
-    found = next((path for path in map(shutil.which, NAMES) if path), None)
+    """An installed Chromium, without a window; skips the test if there is none, or no playwright."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
     if found is None:
-        pytest.skip("tests of pages need an installed Chromium or Chrome")
-    with api.sync_playwright() as started:
-        running = started.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield running
-        running.close()
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    with playwright.sync_playwright() as started:
+        chromium = started.chromium.launch(executable_path=found)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture
-def browser_page(browser: Any) -> Iterator[Any]:
-    """A new page, which fails the test if the console has a warning or an error, or if it requests the network."""
-    context = browser.new_context()
+def console_errors() -> list[str]:
+    """The errors that `browser_page` has reported. A test that expects some checks and clears them."""
+    return []
+
+
+@pytest.fixture
+def browser_page(browser: Any, console_errors: list[str]) -> Iterator[Any]:
+    """A page of playwright in a context of its own; the test fails if a script of the page does, or logs an error."""
+    context = browser.new_context(accept_downloads=True)
     page = context.new_page()
-    page.set_default_timeout(60_000)
-    problems: list[str] = []
-    page.on("console", lambda line: problems.append(line.text) if line.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("request", lambda request: problems.append(request.url) if outside(request.url) else None)
+    page.on("console", lambda message: console_errors.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: console_errors.append(str(error)))
     yield page
     context.close()
-    assert not problems, problems
-
-
-def outside(url: str) -> bool:
-    """True for addresses on other machines."""
-    return url.startswith(("http:", "https:")) and not url.startswith(("http://127.0.0.1", "http://localhost"))
+    assert console_errors == []
