@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from ..comparison.settings import Setting
 
 
+TRAJECTORIES = 3
+"""Number of samples whose trajectories a report and figures show."""
+
+
 @cli.command("compare")
 @click.argument("sources", metavar="MODEL...", nargs=-1, required=True)
 @click.option(
@@ -69,6 +73,12 @@ if TYPE_CHECKING:
 @click.option(
     "--recommend", type=click.IntRange(min=1), metavar="NFE", help="Name the best setting up to NFE evaluations."
 )
+@click.option(
+    "--report",
+    is_flag=True,
+    help="Write compare.html too: a page with curves, samples, trajectories, grids and recipes.",
+)
+@click.option("--figures", metavar="FORMATS", help="Write the figures as files; one or more of png,svg,pdf.")
 @click.option("--fresh", is_flag=True, help="Make all runs again, also those that are finished in --out.")
 @click.option(
     "--fail-if",
@@ -85,8 +95,9 @@ if TYPE_CHECKING:
 def compare_command(sources: tuple[str, ...], **kwargs: Any) -> None:
     """Compare samplers on one MODEL or several.
 
-    Prints a table as it grows, and writes a picture, JSON and CSV. Finished runs are kept in --out, so the same command
-    continues where it was interrupted, and another setting, budget, model or repeat adds only its own runs.
+    Prints a table as it grows, and writes a picture, JSON and CSV; with --report, a page with all figures. Finished
+    runs are kept in --out, so the same command continues where it was interrupted, and another setting, budget, model
+    or repeat adds only its own runs.
     """
     from ..checks import whole
     from ..comparison.comparison import CELLS, as_models, compare
@@ -104,6 +115,7 @@ def compare_command(sources: tuple[str, ...], **kwargs: Any) -> None:
     scorer = scorer_for(sources[0], score=False, **ways)
     for name in ("num_samples", "batch_size"):
         whole(name, kwargs[name])
+    report, figures = kwargs["report"], drawing_options(kwargs)
     kwargs["cache"] = None if kwargs.pop("fresh") else Path(out) / CELLS
     loaded = [load_model(source, rest := dict(kwargs)) for source in sources]
     models, condition, kwargs = [model for model, _ in loaded], loaded[0][1], rest
@@ -116,6 +128,7 @@ def compare_command(sources: tuple[str, ...], **kwargs: Any) -> None:
                 guidance_scale=scales if len(scales) > 1 else scales[0], **kwargs, **chosen, **options,
             )  # fmt: skip
         files = result.save(folder)
+        files |= drawn(result, folder, report, figures)
         checks = gate.checks(result)
     best = {} if nfe is None else {part.model_name: part.recommend(nfe) for part in result.all_parts}
     if as_json:
@@ -154,6 +167,42 @@ def emit_result(
             {"model": name, **vars(found), "recipe": found.recipe.as_dict()} for name, found in best.items()
         ]
     emit(data)
+
+
+def drawing_options(kwargs: dict[str, Any]) -> list[str]:
+    """The formats of --figures; the number of trajectories is added to the arguments of `compare`.
+
+    Raises:
+        UsageError: before any run: an unknown format, or what --report or --figures need is not installed.
+    """
+    from ..report.page import require_page
+    from ..report.plots import as_formats
+    from ..report.style import require_matplotlib
+
+    report = kwargs.pop("report")
+    formats = [] if kwargs["figures"] is None else as_formats(each.strip() for each in kwargs["figures"].split(","))
+    del kwargs["figures"]
+    if report:
+        require_page()
+    if formats:
+        require_matplotlib()
+    if report or formats:
+        kwargs["trajectories"] = TRAJECTORIES
+    return formats
+
+
+def drawn(result: Comparison, folder: Path, report: bool, figures: list[str]) -> dict[str, Path]:
+    """Write the page and the figures; those of several models or guidance scales into folders part-1, part-2, ..."""
+    from ..io.files import make_folder
+
+    files: dict[str, Path] = {}
+    for number, part in enumerate(result.all_parts, 1):
+        name = f"part-{number}" if result.parts else ""
+        if report:
+            files[f"{name}/html" if name else "html"] = part.report(make_folder(folder / name))
+        for file in part.save_figures(folder / name, figures) if figures else ():
+            files[str(file.relative_to(folder))] = file
+    return files
 
 
 def common_options(texts: tuple[str, ...], settings: list[Setting]) -> dict[str, Any]:

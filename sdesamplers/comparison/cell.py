@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ..metrics.intervals import GROUPS
 from .scoring import OWN
 from .statistics import draws_of_error, draws_over_repeats, draws_over_samples
 
@@ -74,7 +75,7 @@ class Cell:
 
         The error and metrics of single samples are resampled over the samples (bootstrap), in the same way for all
         settings. Other values vary over the repeats (Student's t), and without repeats the Fréchet distance by its
-        `frechet_error` (normal).
+        `frechet_error` (Student's t).
         """
         values = self.errors if name == "error" else self.per_sample.get(name)
         if values is not None and len(values) > 1:
@@ -83,7 +84,7 @@ class Cell:
         if len(several) > 1:
             return draws_over_repeats(np.array(several))
         if name == "frechet" and self.frechet is not None and self.frechet_error is not None:
-            return draws_of_error(self.frechet, self.frechet_error)
+            return draws_of_error(self.frechet, self.frechet_error, GROUPS - 1)
         return None
 
     def as_row(self) -> dict[str, Any]:

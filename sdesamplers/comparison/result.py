@@ -272,6 +272,62 @@ class Comparison:
         titles = [f"{part.model_name}, guidance scale {part.guidance_scale:g}" for part in self.parts]
         return stacked([comparison_picture(part, each) for part in self.parts], titles)
 
+    def plot(self, figure: str = "work-precision", axes: Any = None, **options: Any) -> Any:
+        """Draw a figure of the comparison with matplotlib.
+
+        Args:
+            figure: "work-precision" (options `x`: "evaluations" or "seconds"; `y`: "error", "frechet" or
+                "sliced-wasserstein"), "samples" (`sampler`, `nfe`, `each`), "trajectories", "grids" or "errors" (`nfe`,
+                one budget).
+            axes: matplotlib axes to draw on, as many as the figure has panels; a new figure by default.
+            **options: of the figure.
+
+        Returns:
+            the matplotlib `Figure`.
+
+        Raises:
+            UsageError: an unknown figure or option, the comparison lacks what is to be drawn, or matplotlib is missing.
+
+        Example:
+            >>> comparison.plot("work-precision", y="frechet").savefig("curves.pdf")
+        """
+        from ..report.plots import plot
+
+        return plot(self.select(), figure, axes, **options)
+
+    def save_figures(self, folder: str | Path, formats: str | Sequence[str] = "png") -> list[Path]:
+        """Write all figures that the comparison has data for, each atomically; return their paths.
+
+        Args:
+            folder: created if it does not exist.
+            formats: one or several of "png", "svg" and "pdf".
+
+        Raises:
+            UsageError: an unknown format, or matplotlib is missing.
+        """
+        from ..report.plots import save_figures
+
+        return save_figures(self.select(), folder, formats)
+
+    def report(self, path: str | Path) -> Path:
+        """Write a page with all figures, samples and numbers: one HTML file that needs no network; return its path.
+
+        Trajectories are shown if the comparison keeps them (`compare(..., trajectories=3)`).
+
+        Args:
+            path: the file, or a folder, in which it is named compare.html.
+
+        Raises:
+            UsageError: matplotlib or Jinja2 is missing, or there are several models or guidance scales: write a page of
+                each of `parts`.
+
+        Example:
+            >>> sds.compare(model, ["heun", "unipc"], [5, 10, 20], trajectories=3).report("compare.html")
+        """
+        from ..report.page import write_page
+
+        return write_page(self.select(), path)
+
     def save(self, folder: str | Path) -> dict[str, Path]:
         """Write compare.json, compare.csv and compare.png, each atomically; return their paths by type.
 

@@ -50,10 +50,15 @@ def draws_over_repeats(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.mean(values) + normal / scale)
 
 
-def draws_of_error(value: float, error: float) -> np.ndarray:
-    """Normal draws (DRAWS,) of a value with a standard error; those of different values are independent."""
+def draws_of_error(value: float, error: float, freedom: int) -> np.ndarray:
+    """Draws (DRAWS,) of a value with a standard error, by Student's t; those of different values are independent.
+
+    Args:
+        value, error: the value and its standard error.
+        freedom: the degrees of freedom, as of the groups of a jackknife less one.
+    """
     key = int(np.float64(value).view(np.uint64))
-    return value + error * np.random.default_rng(key).standard_normal(DRAWS)
+    return np.asarray(value + error * np.random.default_rng(key).standard_t(freedom, DRAWS))
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:

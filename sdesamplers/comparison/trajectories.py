@@ -10,6 +10,7 @@ import torch
 
 from ..generation.conditions import first_of
 from ..models.base import Model
+from ..processes.sde import GaussianProcess
 from ..sampling.calls import sample
 from ..sampling.result import Trajectory
 
@@ -28,10 +29,20 @@ def first_samples(options: Mapping[str, Any], count: int) -> dict[str, Any]:
 
 
 def trajectory(model: Model, sampler: Any, budget: int, count: int, common: Mapping[str, Any]) -> Trajectory:
-    """The states of a run's first `count` samples on the way, of which large ones are thinned out evenly."""
+    """The states of a run's first `count` samples on the way, of which large ones are thinned out evenly.
+
+    They are divided by sqrt(alpha^2 + sigma^2), so that a process whose noise is large has states of the data's scale.
+    """
     options = {**first_samples(common, count), "num_samples": count, "trajectory": True}
     found = sample(model, sampler, nfe=budget, **options).trajectory
     assert found is not None
     most = max(TRAJECTORY_NUMBERS // max(int(np.prod(model.shape)), 1), 8)
     kept = np.unique(np.linspace(0, len(found.states) - 1, most).round().astype(int))
-    return Trajectory(found.times[kept], found.states[torch.from_numpy(kept)].float())
+    times, states = found.times[kept], found.states[torch.from_numpy(kept)].float()
+    if isinstance(model.process, GaussianProcess):
+        times_known = np.nan_to_num(np.broadcast_to(times.reshape(len(times), -1), (len(times), count)), nan=0.0)
+        clean = np.isnan(times.reshape(len(times), -1))
+        alpha, sigma = (np.asarray(f(times_known)) for f in (model.process.alpha, model.process.sigma))
+        scale = torch.from_numpy(np.where(clean, 1.0, np.hypot(alpha, sigma))).float()
+        states = states / scale.reshape(*scale.shape, *(1 for _ in model.shape))
+    return Trajectory(times, states)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+GROUPS = 16
+"""Number of groups of the jackknife."""
 RESAMPLES = 2000
 """Number of bootstrap resamples."""
 
@@ -37,7 +39,12 @@ def bootstrap_rms(
     return float(low), float(high)
 
 
-def jackknife_error(statistic: Callable[[np.ndarray], float], rows: np.ndarray, groups: int = 16) -> float | None:
+def jackknife_groups(count: int) -> int:
+    """The number of groups into which the jackknife divides `count` samples: `GROUPS`, or pairs of few samples."""
+    return min(GROUPS, count // 2)
+
+
+def jackknife_error(statistic: Callable[[np.ndarray], float], rows: np.ndarray) -> float | None:
     """The standard error of a statistic of samples, by the delete-a-group jackknife (Shao and Wu 1989).
 
     Unlike the bootstrap, whose repeated samples raise a Fréchet distance, it does not depend on the statistic's bias.
@@ -45,12 +52,15 @@ def jackknife_error(statistic: Callable[[np.ndarray], float], rows: np.ndarray, 
     Args:
         statistic: a function of rows (n, D).
         rows: (N, D), independent samples.
-        groups: number of groups, each of which is left out once; fewer if there are fewer samples.
 
     Returns:
         the standard error; None for fewer than 4 samples.
+
+    Example:
+        >>> jackknife_error(lambda rows: float(rows.mean()), np.array([[0.0], [1.0], [2.0], [3.0]]))
+        0.5
     """
-    groups = min(groups, len(rows) // 2)
+    groups = jackknife_groups(len(rows))
     if groups < 2:
         return None
     labels = np.arange(len(rows)) % groups

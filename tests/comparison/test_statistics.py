@@ -53,10 +53,10 @@ def test_intervals_cover_the_mean_as_often_as_stated() -> None:
 
 
 def test_standard_errors_of_different_values_are_independent() -> None:
-    one, same, other = (draws_of_error(value, 0.5) for value in (2.0, 2.0, 2.1))
+    one, same, other = (draws_of_error(value, 0.5, 15) for value in (2.0, 2.0, 2.1))
     assert np.array_equal(one, same)
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.07  # 4 / sqrt(4,000)
-    assert interval(one) == pytest.approx((2 - 0.98, 2 + 0.98), abs=0.06)
+    assert interval(one) == pytest.approx(scipy.stats.t.interval(0.95, 15, 2.0, 0.5), abs=0.08)
 
 
 def test_equal_settings_share_the_chance_and_are_not_undecided() -> None:
