@@ -96,7 +96,7 @@ def compare_command(sources: tuple[str, ...], **kwargs: Any) -> None:
     """Compare samplers on one MODEL or several.
 
     Prints a table as it grows, and writes a picture, JSON and CSV; with --report, a page with all figures. Finished
-    runs are kept in --out, so the same command continues where it was interrupted, and another setting, budget, model
+    runs are kept in --out, so the same command continues after an interruption, and another setting, budget, model
     or repeat adds only its own runs.
     """
     from ..checks import whole
@@ -130,7 +130,7 @@ def compare_command(sources: tuple[str, ...], **kwargs: Any) -> None:
         files = result.save(folder)
         files |= drawn(result, folder, report, figures)
         checks = gate.checks(result)
-    best = {} if nfe is None else {part.model_name: part.recommend(nfe) for part in result.all_parts}
+    best = {} if nfe is None else {group.model_name: group.recommend(nfe) for group in result.all_groups}
     if as_json:
         emit_result(result, files, best, checks if gate.rules else None)
     else:
@@ -192,15 +192,15 @@ def drawing_options(kwargs: dict[str, Any]) -> list[str]:
 
 
 def drawn(result: Comparison, folder: Path, report: bool, figures: list[str]) -> dict[str, Path]:
-    """Write the page and the figures; those of several models or guidance scales into folders part-1, part-2, ..."""
+    """Write the page and the figures; those of several models or guidance scales into folders group-1, group-2, ..."""
     from ..io.files import make_folder
 
     files: dict[str, Path] = {}
-    for number, part in enumerate(result.all_parts, 1):
-        name = f"part-{number}" if result.parts else ""
+    for number, group in enumerate(result.all_groups, 1):
+        name = f"group-{number}" if result.groups else ""
         if report:
-            files[f"{name}/html" if name else "html"] = part.report(make_folder(folder / name))
-        for file in part.save_figures(folder / name, figures) if figures else ():
+            files[f"{name}/html" if name else "html"] = group.report(make_folder(folder / name))
+        for file in group.save_figures(folder / name, figures) if figures else ():
             files[str(file.relative_to(folder))] = file
     return files
 
@@ -231,11 +231,11 @@ def print_result(result: Comparison, *, streamed_lines: bool) -> None:
     if not streamed_lines:
         show(comparison_table(result))
         return
-    for part in result.all_parts:
-        if part.floor is not None:
-            sliced = part.floor.sliced_wasserstein
+    for group in result.all_groups:
+        if group.floor is not None:
+            sliced = group.floor.sliced_wasserstein
             second = "" if sliced is None else f", sliced W2 {sliced:.3g}"
-            say(f"{part.model_name}: {part.floor.count} real images: Fréchet {part.floor.frechet:.3g}{second}")
+            say(f"{group.model_name}: {group.floor.count} real images: Fréchet {group.floor.frechet:.3g}{second}")
     for line in notes(result):
         say(line)
 

@@ -58,11 +58,11 @@ class Columns:
 
     def line(self, texts: Sequence[str]) -> str:
         """Texts as a line of aligned columns."""
-        parts = []
+        groups = []
         for name, width, text in zip(self.names, self.widths, texts, strict=True):
             text = printable(text.rstrip(">"))
-            parts.append(text.rjust(width) if name.endswith(">") else text.ljust(width))
-        return "  ".join(parts).rstrip()
+            groups.append(text.rjust(width) if name.endswith(">") else text.ljust(width))
+        return "  ".join(groups).rstrip()
 
 
 def number(cell: Cell, name: str, form: str = ".3g") -> str:
@@ -90,12 +90,15 @@ def comparison_table(result: Comparison) -> Table:
             same += 1
         before = row
         made.add_row(*[""] * same, *row[same:], style="dim" if cell.problem else "")
-    for part in result.all_parts:
-        if part.floor is not None:
+    for group in result.all_groups:
+        if group.floor is not None:
             made.add_section()
-            scores = (f"{part.floor.frechet:.3g}", "-" if (w := part.floor.sliced_wasserstein) is None else f"{w:.3g}")
+            scores = (
+                f"{group.floor.frechet:.3g}",
+                "-" if (w := group.floor.sliced_wasserstein) is None else f"{w:.3g}",
+            )
             empty = [""] * (len(columns.names) - 3)
-            made.add_row(f"{part.floor.count} real images", *empty, *scores, style="bold")
+            made.add_row(f"{group.floor.count} real images", *empty, *scores, style="bold")
     made.caption = "\n".join(notes(result))
     made.caption_justify = "left"
     return made
@@ -111,14 +114,14 @@ def columns_of(result: Comparison) -> Columns:
 def notes(result: Comparison) -> list[str]:
     """What the columns mean, and why values are missing."""
     found = []
-    for part in {part.model_name: part for part in result.all_parts}.values():
-        if part.metrics:
-            found.append(f"Fréchet and sliced W2: {part.metrics}")
-        if part.reference_count:
-            of = f"{part.model_name}: " if len(result.all_parts) > 1 else ""
+    for group in {group.model_name: group for group in result.all_groups}.values():
+        if group.metrics:
+            found.append(f"Fréchet and sliced W2: {group.metrics}")
+        if group.reference_count:
+            of = f"{group.model_name}: " if len(result.all_groups) > 1 else ""
             found.append(
-                f"ODE error: {of}RMS difference from rk45 at tolerance 1e-5 ({part.reference_nfe} NFE), first "
-                f"{part.reference_count} samples, deterministic samplers"
+                f"ODE error: {of}RMS difference from rk45 at tolerance 1e-5 ({group.reference_nfe} NFE), first "
+                f"{group.reference_count} samples, deterministic samplers"
             )
     if any(cell.intervals for cell in result.cells):
         found.append("±: half of the 95 % interval, for other samples (error) or seeds")

@@ -7,7 +7,7 @@ cache.py           finished runs by their identity
 runs.py            one run: sampled, measured, kept
 statistics.py      intervals by resampling
 cell.py            `Cell`: the values of a setting at a budget
-recommendation.py  the best setting; pairs that cannot be told apart
+recommendation.py  the best setting; pairs that cannot be distinguished
 rules.py           rules for continuous integration, JUnit
 reading.py         compare.json and its schema, schema.json
 result.py          `Comparison`: tables, files and an image

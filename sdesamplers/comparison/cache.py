@@ -18,7 +18,7 @@ from ..checks import warn
 from ..errors import SdesamplersError
 from ..generation.code import is_own, top_package, used_by, uses
 from ..generation.conditions import first_of
-from ..generation.identity import Facts, environment, fingerprint, model_facts, plain, scorer_facts, tensor_bytes
+from ..generation.identity import Facts, environment, fingerprint, plain, scorer_facts, tensor_bytes
 from ..io.files import make_folder, read, write
 from ..metrics import FeatureScorer
 from ..models.base import Model
@@ -101,14 +101,18 @@ def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
-def model_identity(model: Model, guidance_scale: float, condition: Any) -> Facts:
+def model_identity(model: Model, facts: Facts, guidance_scale: float, condition: Any) -> Facts:
     """What determines a model's predictions: its facts, and a probe of the predictions themselves.
 
     The probe recognises what has no weights to compare: functions, and the code of models.
+
+    Args:
+        model, guidance_scale, condition: as in `sample`.
+        facts: the `model_facts`, which read all weights.
     """
     versions = {key: value for key, value in environment(model).items() if key != "python"}
     return {
-        "model": model_facts(model),
+        "model": facts,
         "probe": probe(model, guidance_scale, condition),
         "guidance_scale": guidance_scale,
         "condition": plain(condition),

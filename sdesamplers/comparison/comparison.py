@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..checks import function, number, warn, whole
 from ..errors import UnknownNameError, UsageError, last_place
-from ..generation.identity import environment, model_facts, plain
+from ..generation.identity import Facts, environment, model_facts, plain
 from ..metrics import FeatureScorer, Score
 from ..models.base import Model
 from ..pretrained.loading import as_model
@@ -137,11 +137,11 @@ def compare(
     ]
     if cache is not None:
         warn_of_unknown(plan, [contest.scorer for contest in contests])
-    parts = []
+    groups = []
     for contest in contests:
         seeds = range(seed, seed + repeats)
-        parts.append(contest.held(settings, budgets, seeds, min(trajectories, num_samples), report, on_cell))
-    result = Comparison.of_parts(parts)
+        groups.append(contest.held(settings, budgets, seeds, min(trajectories, num_samples), report, on_cell))
+    result = Comparison.of_groups(groups)
     line = remark(result.cells, num_samples, repeats)
     if line:
         warn(line)
@@ -187,9 +187,10 @@ def contests_of(
     scorer = scorer if scorer is not None else find_scorer(model.name)
     floor = None if scorer is None or plan.num_samples < 2 else check_scorer(scorer, model, plan.num_samples)
     try_metrics(plan, model)
+    facts = model_facts(model)
     for scale in scales:
         yield Contest(
-            label, model, scale, plan, scorer, floor, not all(spec.stochastic for spec in specs), Cache(cache)
+            label, facts, model, scale, plan, scorer, floor, not all(spec.stochastic for spec in specs), Cache(cache)
         )
 
 
@@ -236,13 +237,14 @@ class Contest:
     """All settings of a comparison for one model at one guidance scale.
 
     Attributes:
-        label: the model's label.
+        label, about: the model's label and facts.
         model, guidance_scale, plan, scorer, cache: see `Runner`.
         floor: the scores of real images.
         has_reference: True if a setting may be deterministic, so that an ODE reference is needed.
     """
 
     label: str
+    about: Facts
     model: Model
     guidance_scale: float
     plan: Plan
@@ -262,7 +264,7 @@ class Contest:
     ) -> Comparison:
         """Run all settings at all budgets."""
         model, plan = self.model, self.plan
-        runner = Runner(model, self.guidance_scale, plan, self.scorer, self.cache, report)
+        runner = Runner(model, self.guidance_scale, self.about, plan, self.scorer, self.cache, report)
         wanted = bool(plan.reference_samples) and self.has_reference
         truth = runner.reference(seeds[0]) if wanted else None
         cells, pictures, paths = list[Cell](), dict[tuple[str, int], Tensor](), dict[tuple[str, int], Trajectory]()
@@ -299,7 +301,7 @@ class Contest:
         about = None if scorer is None else {"class": type(scorer).__name__, "description": str(scorer.description)}
         arguments = {key: plain(value) for key, value in plan.options.items()}
         shared = {**arguments, "batch_size": plan.batch_size, "guidance_scale": self.guidance_scale}
-        return {**shared, "model": model_facts(self.model), "scorer": about, "environment": environment(self.model)}
+        return {**shared, "model": self.about, "scorer": about, "environment": environment(self.model)}
 
     def cell(self, setting: Setting, budget: int, runs: Sequence[Run]) -> Cell:
         """The cell of a setting's runs with different seeds."""

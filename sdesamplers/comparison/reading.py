@@ -16,7 +16,7 @@ FILE = "compare.json"
 SCHEMA_VERSION = 2
 """Version of `Comparison.as_dict` and `as_csv`; it increases if a field is removed or changes its meaning."""
 LEVELS = ("model_name", "reference_count", "reference_nfe", "metrics", "floor", "model", "scorer", "guidance_scale")
-"""Keys of version 1 that belong to a model and guidance scale, and since version 2 to an entry of `parts`."""
+"""Keys of version 1 that belong to a model and guidance scale, and since version 2 to an entry of `groups`."""
 
 
 @functools.cache
@@ -69,11 +69,11 @@ def validate(data: Any, file: Path) -> None:
 
 def from_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
     """A comparison of schema version 1, which had one model, one guidance scale and no repeats, in version 2."""
-    part = {key: data[key] for key in LEVELS if key in data}
-    part.setdefault("guidance_scale", 1.0)
+    group = {key: data[key] for key in LEVELS if key in data}
+    group.setdefault("guidance_scale", 1.0)
     known = {"schema_version", "num_samples", "seed", "environment", "cells", *LEVELS}
     arguments = {key: value for key, value in data.items() if key not in known}
-    shared = {"model": data["model_name"], "guidance_scale": float(part["guidance_scale"])}
+    shared = {"model": data["model_name"], "guidance_scale": float(group["guidance_scale"])}
     return {
         "schema_version": SCHEMA_VERSION,
         "num_samples": data["num_samples"],
@@ -81,6 +81,6 @@ def from_version_1(data: Mapping[str, Any]) -> dict[str, Any]:
         "repeats": 1,
         "environment": data.get("environment", {}),
         "arguments": arguments,
-        "parts": [{"scorer": None, **part, "data_range": None}],
+        "groups": [{"scorer": None, **group, "data_range": None}],
         "cells": [{**shared, **cell} for cell in data["cells"]],
     }

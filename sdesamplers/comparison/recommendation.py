@@ -27,7 +27,7 @@ class Recommendation:
         interval: the 95 % interval of the value; None if it is unknown.
         confidence: the probability that no other compared setting is better, as far as other samples or seeds decide
             it: the share of the draws in which this setting is the best. None if it is unknown.
-        alternatives: the labels and budgets of the settings that cannot be told apart from this one.
+        alternatives: the labels and budgets of the settings that cannot be distinguished from this one.
         left_out: the settings that have no value.
     """
 
@@ -51,7 +51,7 @@ class Recommendation:
         ]
         if self.alternatives:
             listed = ", ".join(f"{label} ({budget})" for label, budget in self.alternatives)
-            lines.append(f"not told apart from it: {listed}")
+            lines.append(f"not distinguished from it: {listed}")
         if self.left_out:
             lines.append(f"without a value of {self.metric}: {', '.join(self.left_out)}")
         return "\n".join(lines)
@@ -159,7 +159,7 @@ NAMED = 3
 
 
 def remark(cells: Sequence[Cell], num_samples: int, repeats: int) -> str:
-    """A line about the pairs of settings that cannot be told apart, and what would help; empty if there are none."""
+    """A line about the pairs of settings that cannot be distinguished, and what would help; empty if there are none."""
     parts = []
     for metric in metrics_of(cells):
         if metric == "seconds":

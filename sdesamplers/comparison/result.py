@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
-OF_PARTS = ("model", "scorer", "guidance_scale")
+OF_GROUPS = ("model", "scorer", "guidance_scale")
 """Facts that belong to a model and guidance scale; the others are shared by all cells."""
 
 
@@ -53,8 +53,8 @@ class Comparison:
         reference: the samples of the ODE reference, decoded if they are latents; None without a reference.
         trajectories: by (sampler, budget), the states of a few samples on the way, if they were kept.
         repeats: number of runs of each setting, with the seeds seed, seed + 1, ...
-        parts: a comparison for each model and guidance scale if there are several; they have the samples, the reference
-            values and the facts, of which the comparison of all has only the common ones.
+        groups: a comparison for each model and guidance scale if there are several; they have the samples, the
+            reference values and the facts, of which the comparison of all has only the common ones.
     """
 
     model_name: str
@@ -71,25 +71,25 @@ class Comparison:
     reference: Tensor | None = field(default=None, repr=False)
     trajectories: dict[tuple[str, int], Trajectory] = field(default_factory=dict, repr=False)
     repeats: int = 1
-    parts: tuple[Comparison, ...] = field(default=(), repr=False)
+    groups: tuple[Comparison, ...] = field(default=(), repr=False)
 
     @classmethod
-    def of_parts(cls, parts: Sequence[Comparison]) -> Comparison:
-        """The comparison of several models or guidance scales; the part itself if there is one."""
-        if len(parts) == 1:
-            return parts[0]
-        first = parts[0]
-        names = ", ".join(dict.fromkeys(part.model_name for part in parts))
-        facts = {key: value for key, value in first.facts.items() if key not in OF_PARTS}
-        cells = [cell for part in parts for cell in part.cells]
+    def of_groups(cls, groups: Sequence[Comparison]) -> Comparison:
+        """The comparison of several models or guidance scales; the group itself if there is one."""
+        if len(groups) == 1:
+            return groups[0]
+        first = groups[0]
+        names = ", ".join(dict.fromkeys(group.model_name for group in groups))
+        facts = {key: value for key, value in first.facts.items() if key not in OF_GROUPS}
+        cells = [cell for group in groups for cell in group.cells]
         return cls(
-            names, first.num_samples, first.seed, cells, {}, facts=facts, repeats=first.repeats, parts=tuple(parts)
+            names, first.num_samples, first.seed, cells, {}, facts=facts, repeats=first.repeats, groups=tuple(groups)
         )
 
     @property
-    def all_parts(self) -> tuple[Comparison, ...]:
+    def all_groups(self) -> tuple[Comparison, ...]:
         """The comparisons of each model and guidance scale; this one alone if there are not several."""
-        return self.parts or (self,)
+        return self.groups or (self,)
 
     @property
     def guidance_scale(self) -> float | None:
@@ -105,16 +105,16 @@ class Comparison:
             guidance_scale: not needed if there is one.
 
         Raises:
-            UsageError: there is no such part, or more than one.
+            UsageError: there is no such group, or more than one.
         """
         found = [
-            part
-            for part in self.all_parts
-            if model in (None, part.model_name) and guidance_scale in (None, part.guidance_scale)
+            group
+            for group in self.all_groups
+            if model in (None, group.model_name) and guidance_scale in (None, group.guidance_scale)
         ]
         if len(found) == 1:
             return found[0]
-        listed = ", ".join(f"{part.model_name!r} at {part.guidance_scale:g}" for part in self.all_parts)
+        listed = ", ".join(f"{group.model_name!r} at {group.guidance_scale:g}" for group in self.all_groups)
         raise UsageError(f"choose one model and guidance scale by model= and guidance_scale=, out of: {listed}")
 
     def recommend(self, nfe: int, metric: str | None = None, *, largest: bool = False) -> Recommendation:
@@ -169,19 +169,19 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the samples; sdesamplers/comparison/schema.json describes it."""
-        facts = self.all_parts[0].facts
+        facts = self.all_groups[0].facts
         return {
             "schema_version": SCHEMA_VERSION,
             "num_samples": self.num_samples,
             "seed": self.seed,
             "repeats": self.repeats,
             "environment": facts.get("environment", {}),
-            "arguments": {key: value for key, value in facts.items() if key not in (*OF_PARTS, "environment")},
-            "parts": [part._as_part() for part in self.all_parts],
+            "arguments": {key: value for key, value in facts.items() if key not in (*OF_GROUPS, "environment")},
+            "groups": [group._as_group() for group in self.all_groups],
             "cells": [asdict(cell) for cell in self.cells],
         }
 
-    def _as_part(self) -> dict[str, Any]:
+    def _as_group(self) -> dict[str, Any]:
         """What belongs to one model and guidance scale."""
         return {
             "model_name": self.model_name,
@@ -210,34 +210,34 @@ class Comparison:
         data = read_comparison(path)
         known = {entry.name for entry in fields(Cell)}
         cells = [Cell(**{key: value for key, value in cell.items() if key in known}) for cell in data["cells"]]
-        parts = []
-        for part in data["parts"]:
-            name, scale, floor = part["model_name"], part["guidance_scale"], part.get("floor")
-            of_part = {key: part[key] for key in OF_PARTS if part.get(key) is not None}
-            parts.append(
+        groups = []
+        for group in data["groups"]:
+            name, scale, floor = group["model_name"], group["guidance_scale"], group.get("floor")
+            of_group = {key: group[key] for key in OF_GROUPS if group.get(key) is not None}
+            groups.append(
                 cls(
                     model_name=name,
                     num_samples=data["num_samples"],
                     seed=data["seed"],
                     cells=[cell for cell in cells if (cell.model, cell.guidance_scale) == (name, scale)],
                     samples={},
-                    data_range=None if part.get("data_range") is None else tuple(part["data_range"]),
+                    data_range=None if group.get("data_range") is None else tuple(group["data_range"]),
                     floor=None
                     if floor is None
                     else Score(floor["count"], floor["frechet"], floor["sliced_wasserstein"]),
-                    metrics=part.get("metrics", ""),
-                    reference_count=part.get("reference_count", 0),
-                    reference_nfe=part.get("reference_nfe", 0),
-                    facts={**data["arguments"], "environment": data["environment"], **of_part},
+                    metrics=group.get("metrics", ""),
+                    reference_count=group.get("reference_count", 0),
+                    reference_nfe=group.get("reference_nfe", 0),
+                    facts={**data["arguments"], "environment": data["environment"], **of_group},
                     repeats=data["repeats"],
                 )
             )
-        return cls.of_parts(parts)
+        return cls.of_groups(groups)
 
     def as_csv(self) -> str:
         """The cells as CSV with a header; shared values are repeated in each row."""
         text = io.StringIO()
-        rows = [row for part in self.all_parts for row in part._as_rows()]
+        rows = [row for group in self.all_groups for row in group._as_rows()]
         names = dict.fromkeys(name for row in rows for name in row)
         writer = csv.DictWriter(text, [*names], lineterminator="\n")
         writer.writeheader()
@@ -267,10 +267,10 @@ class Comparison:
         Raises:
             UsageError: samples of this shape cannot be shown, or matplotlib is missing for vectors.
         """
-        if not self.parts:
+        if not self.groups:
             return comparison_picture(self, each)
-        titles = [f"{part.model_name}, guidance scale {part.guidance_scale:g}" for part in self.parts]
-        return stacked([comparison_picture(part, each) for part in self.parts], titles)
+        titles = [f"{group.model_name}, guidance scale {group.guidance_scale:g}" for group in self.groups]
+        return stacked([comparison_picture(group, each) for group in self.groups], titles)
 
     def plot(self, figure: str = "work-precision", axes: Any = None, **options: Any) -> Any:
         """Draw a figure of the comparison with matplotlib.
@@ -319,7 +319,7 @@ class Comparison:
 
         Raises:
             UsageError: matplotlib or Jinja2 is missing, or there are several models or guidance scales: write a page of
-                each of `parts`.
+                each of `groups`.
 
         Example:
             >>> sds.compare(model, ["heun", "unipc"], [5, 10, 20], trajectories=3).report("compare.html")

@@ -97,6 +97,8 @@ def check_cells(comparison: Comparison, rules: Iterable[Rule], baseline: Compari
     former = {} if baseline is None else {key_of(cell): cell for cell in baseline.cells}
     if baseline is not None:
         require_same_samples(comparison, baseline)
+        if any(rule.relative and rule.metric in ("frechet", "sliced_wasserstein") for rule in rules):
+            require_same_scorer(comparison, baseline)
     found = []
     for rule in rules:
         for cell in comparison.cells:
@@ -133,12 +135,12 @@ def require_same_numbers(own: Mapping[str, int], baseline: Comparison) -> None:
 def require_same_samples(comparison: Comparison, baseline: Comparison) -> None:
     """Raise a UsageError if two comparisons have other samples, so that their values differ by chance."""
     require_same_numbers({name: getattr(comparison, name) for name in ("seed", "num_samples", "repeats")}, baseline)
-    parts, theirs = ({part.model_name: part for part in each.all_parts} for each in (comparison, baseline))
-    shared = set(parts) & set(theirs)
+    groups, theirs = ({group.model_name: group for group in each.all_groups} for each in (comparison, baseline))
+    shared = set(groups) & set(theirs)
     if not shared:
-        raise UsageError(f"the baseline is of {', '.join(theirs)}, and this comparison of {', '.join(parts)}")
+        raise UsageError(f"the baseline is of {', '.join(theirs)}, and this comparison of {', '.join(groups)}")
     for name in sorted(shared):
-        own, former = parts[name], theirs[name]
+        own, former = groups[name], theirs[name]
         for key in ("condition", "start", "first_index"):
             if own.facts.get(key) != former.facts.get(key):
                 raise UsageError(f"the baseline of {name} has another {key}, so its values cannot be compared")
@@ -149,11 +151,22 @@ def require_same_samples(comparison: Comparison, baseline: Comparison) -> None:
             )
 
 
+def require_same_scorer(comparison: Comparison, baseline: Comparison) -> None:
+    """Raise a UsageError if the distances of two comparisons are in other features."""
+    theirs = {group.model_name: group.metrics for group in baseline.all_groups}
+    for group in comparison.all_groups:
+        former = theirs.get(group.model_name, group.metrics)
+        if former and group.metrics and former != group.metrics:
+            raise UsageError(
+                f"the baseline of {group.model_name} has other distances ({former}) than this comparison ({group.metrics})"
+            )
+
+
 def remarks(comparison: Comparison, baseline: Comparison) -> list[str]:
     """Differences from the baseline that do not prevent the comparison, one line each."""
     found = []
-    theirs = {part.model_name: part for part in baseline.all_parts}
-    for name, own in {part.model_name: part for part in comparison.all_parts}.items():
+    theirs = {group.model_name: group for group in baseline.all_groups}
+    for name, own in {group.model_name: group for group in comparison.all_groups}.items():
         if name not in theirs:
             found.append(f"{name} is not in the baseline")
             continue

@@ -104,6 +104,7 @@ class Runner:
 
     Args:
         model, guidance_scale: of all runs.
+        facts: the `model_facts` of the model.
         plan: what all runs share.
         scorer: the features in which distances are measured; None for no distances.
         cache: finished runs.
@@ -114,13 +115,14 @@ class Runner:
         self,
         model: Model,
         guidance_scale: float,
+        facts: Facts,
         plan: Plan,
         scorer: FeatureScorer | None,
         cache: Cache,
         report: Callable[[str], None],
     ) -> None:
         self.model, self.guidance_scale, self.plan, self.scorer = model, guidance_scale, plan, scorer
-        self.cache, self.report = cache, report
+        self.facts, self.cache, self.report = facts, cache, report
         self.common = {**plan.options, "guidance_scale": guidance_scale}
         self.references: dict[int, Reference] = {}
         self.shared = self._shared_facts() if cache.folder is not None else None
@@ -134,7 +136,7 @@ class Runner:
         if self.scorer is not None and scored is None:
             return None
         return {
-            **model_identity(self.model, self.guidance_scale, plan.options.get("condition")),
+            **model_identity(self.model, self.facts, self.guidance_scale, plan.options.get("condition")),
             "fields": sorted(entry.name for entry in fields(Run)),
             "num_samples": plan.num_samples,
             "batch_size": plan.batch_size,

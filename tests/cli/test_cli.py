@@ -326,7 +326,7 @@ def test_compare(run: Any, pipeline: Path) -> None:
     with Image.open("c/compare.png") as image:
         assert min(image.size) > 100
     data = json.loads(Path("c/compare.json").read_text())
-    assert (data["parts"][0]["model_name"], data["num_samples"], data["seed"]) == (str(pipeline), 4, 0)
+    assert (data["groups"][0]["model_name"], data["num_samples"], data["seed"]) == (str(pipeline), 4, 0)
     cells = {(c["sampler"], c["budget"]): c for c in data["cells"]}
     assert len(cells) == 12
     assert [cells["heun", b]["nfe"] for b in (1, 3, 5)] == [1, 3, 5]

@@ -44,10 +44,10 @@ def test_every_model_and_guidance_scale_has_its_cells() -> None:
     assert result.samples == {}
     assert result.guidance_scale is None
     for scale in (1.0, 3.0):
-        part = result.select("two", scale)
+        group = result.select("two", scale)
         expected = sds.sample(classes(), "heun", nfe=6, condition=1.0, guidance_scale=scale, num_samples=3).samples
-        assert torch.equal(part.samples["heun", 6], expected)
-        cell = next(each for each in part.cells if (each.sampler, each.budget) == ("heun", 6))
+        assert torch.equal(group.samples["heun", 6], expected)
+        cell = next(each for each in group.cells if (each.sampler, each.budget) == ("heun", 6))
         # In closed form the guided model is a Gaussian around scale * condition, whose ODE keeps x - mean.
         start = sds.sample(classes(), "rk45", condition=1.0, guidance_scale=scale, num_samples=3, rtol=1e-8, atol=1e-8)
         own = (expected.double() - start.samples.double()).square().mean(1).sqrt()

@@ -69,7 +69,7 @@ def test_json_is_one_document(run: Any, monkeypatch: pytest.MonkeyPatch) -> None
     ran = run("net.py:model", "net.py:other", *words, "--repeats", "2")
     assert ran.code == 0, ran.err
     data = json.loads(ran.out)
-    assert [part["model_name"] for part in data["parts"]] == ["mixture", "halves"]
+    assert [group["model_name"] for group in data["groups"]] == ["mixture", "halves"]
     assert len(data["cells"]) == 8
     assert [each["model"] for each in data["recommended"]] == ["mixture", "halves"]
     assert {check["outcome"] for check in data["checks"]} == {"passed"}

@@ -195,7 +195,7 @@ def test_the_files_say_what_ran(pictures: sds.FunctionModel, tmp_path: Path) -> 
     told = json.loads(files["json"].read_text())
     assert told["schema_version"] == 2
     weights = hashlib.sha256(b"part torch.float32 ()\n" + np.float32(0.5).tobytes()).hexdigest()
-    assert told["parts"][0]["model"]["weights_sha256"] == weights
+    assert told["groups"][0]["model"]["weights_sha256"] == weights
     assert told["environment"]["torch"] == torch.__version__
     assert told["environment"]["sdesamplers"] == sds.__version__
     for cell in told["cells"]:

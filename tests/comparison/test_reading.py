@@ -62,12 +62,12 @@ def test_the_schema_is_valid_and_describes_every_field(everything: sds.Compariso
     jsonschema.Draft202012Validator.check_schema(schema())
     data = json.loads(json.dumps(everything.as_dict()))
     jsonschema.validate(data, schema())
-    cell, part = (schema()["properties"][name]["items"] for name in ("cells", "parts"))
+    cell, group = (schema()["properties"][name]["items"] for name in ("cells", "groups"))
     known = set(cell["properties"])
     assert known == {entry.name for entry in fields(Cell)}
-    assert set(part["properties"]) == set(data["parts"][0])
+    assert set(group["properties"]) == set(data["groups"][0])
     assert set(schema()["properties"]) == set(data)
-    described = [*cell["properties"].values(), *part["properties"].values()]
+    described = [*cell["properties"].values(), *group["properties"].values()]
     assert all(entry.get("description") for entry in described)
     assert schema()["properties"]["schema_version"]["const"] == data["schema_version"]
 
@@ -79,12 +79,12 @@ def test_a_comparison_is_read_back(everything: sds.Comparison, tmp_path: Path) -
         assert again.as_dict() == json.loads(json.dumps(everything.as_dict()))
         assert again.cells == [Cell(**cell) for cell in json.loads(files["json"].read_text())["cells"]]
         assert again.as_csv() == everything.as_csv()
-        assert [part.model_name for part in again.parts] == ["one", "one", "two", "two"]
-        assert again.parts[1].floor == Score(3, 0.1, None)
+        assert [group.model_name for group in again.groups] == ["one", "one", "two", "two"]
+        assert again.groups[1].floor == Score(3, 0.1, None)
         assert again.select("two", 2.0).recommend(nfe=3).sampler == "ddim"
         assert not [check for check in again.check("error>1.01x", baseline=everything) if check.outcome == "failed"]
         with pytest.raises(sds.UsageError, match="cannot be shown"):
-            again.parts[0].picture()
+            again.groups[0].picture()
 
 
 def test_a_file_of_version_1_is_read() -> None:

@@ -1,4 +1,4 @@
-"""Which setting is best, with what confidence, and what cannot be told apart."""
+"""Which setting is best, with what confidence, and what cannot be distinguished."""
 
 from __future__ import annotations
 
