@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import function, number, warn, whole
+from ..checks import function, number, shown, warn, whole
 from ..errors import UnknownNameError, UsageError, last_place
 from ..generation.identity import Facts, environment, model_facts, plain
 from ..metrics import FeatureScorer, Score
@@ -111,19 +111,18 @@ def compare(
     if not settings or not budgets:
         raise UsageError("compare needs at least one sampler and one number of evaluations")
     scales = as_scales(guidance_scale)
-    for name, value, least in (
-        ("num_samples", num_samples, 1), ("reference_samples", reference_samples, 0), ("trajectories", trajectories, 0),
-        ("repeats", repeats, 1), ("seed", seed, 0), ("batch_size", 1 if batch_size is None else batch_size, 1),
-        ("keep_samples", 1 if keep_samples is None else keep_samples, 0),
-    ):  # fmt: skip
-        whole(name, value, least)
     report = function("progress", progress) or (lambda line: None)
     function("on_cell", on_cell, "a Cell")
+    whole("seed", seed, 0)
+    repeats, trajectories = whole("repeats", repeats), whole("trajectories", trajectories, 0)
+    if cache is not None and not (isinstance(cache, str | Path) and str(cache)):
+        raise UsageError(f"cache must be a folder, not {shown(cache)}")
+    folder = None if cache is None else Path(cache)
     plan = Plan(
-        num_samples,
-        batch_size,
-        min(reference_samples, num_samples),
-        keep_samples,
+        whole("num_samples", num_samples),
+        None if batch_size is None else whole("batch_size", batch_size),
+        min(whole("reference_samples", reference_samples, 0), num_samples),
+        None if keep_samples is None else whole("keep_samples", keep_samples),
         check_metrics(metrics),
         dict(options),
     )
@@ -131,9 +130,7 @@ def compare(
     contests = [
         contest
         for label, each in models.items()
-        for contest in contests_of(
-            label, each, scales, settings, plan, scorer, Path(cache) if cache is not None else None
-        )
+        for contest in contests_of(label, each, scales, settings, plan, scorer, folder)
     ]
     if cache is not None:
         warn_of_unknown(plan, [contest.scorer for contest in contests])

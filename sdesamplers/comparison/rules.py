@@ -158,7 +158,7 @@ def require_same_scorer(comparison: Comparison, baseline: Comparison) -> None:
         former = theirs.get(group.model_name, group.metrics)
         if former and group.metrics and former != group.metrics:
             raise UsageError(
-                f"the baseline of {group.model_name} has other distances ({former}) than this comparison ({group.metrics})"
+                f"the baseline of {group.model_name} has other distances ({former}) than this one ({group.metrics})"
             )
 
 

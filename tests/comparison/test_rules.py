@@ -126,7 +126,11 @@ def test_what_is_missing_is_not_ignored() -> None:
         ("error>1.1x", comparison(cell(), model_name="other"), "the baseline is of other, and this comparison of net"),
         ("error>1.1x", comparison(cell(), reference_count=8), "the errors of 8 samples"),
         ("error>1.1x", comparison(cell(), facts={"condition": 3}), "another condition"),
-        ("frechet>1.1x", comparison(cell(frechet=1.0), metrics="FID"), "has other distances (FID) than this"),
+        (
+            "frechet>1.1x",
+            comparison(cell(frechet=1.0), metrics="FID"),
+            "other distances (FID) than this one (features)",
+        ),
     ],
 )
 def test_baselines_that_do_not_fit_are_refused(rule: str, old: sds.Comparison | None, message: str) -> None:
