@@ -128,7 +128,8 @@ class _Drawn:
         self.height = int(y + 4)
 
     def _text(self, x: float, y: float, text: str, size: int, colour: str, anchor: str) -> None:
-        self.texts.append((x, y, [one_line(text)], size, colour, anchor))
+        if text:
+            self.texts.append((x, y, [one_line(text)], size, colour, anchor))
 
     def _paragraph(self, text: str, size: int, y: float, colour: str) -> float:
         """Add lines that fit the width, from y down; return the end."""

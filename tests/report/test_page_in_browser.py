@@ -65,8 +65,8 @@ def test_it_fits_a_telephone(opened, files, kind):
 def test_figures_are_drawn(opened, files):
     page = opened(files["vectors"])
     boxes = page.evaluate(
-        "Array.from(document.querySelectorAll('figure svg')).map(s => [s.getBoundingClientRect().width, "
-        "s.getBoundingClientRect().height, s.querySelectorAll('path').length])"
+        "Array.from(document.querySelectorAll('figure > svg, figure .scroll svg')).map(s => "
+        "[s.getBoundingClientRect().width, s.getBoundingClientRect().height, s.querySelectorAll('path').length])"
     )
     assert len(boxes) == 6 + 12 + 3 * 4
     assert all(width > 200 and height > 80 and paths > 5 for width, height, paths in boxes)
