@@ -73,7 +73,7 @@ def statistics_command(source: str, **kwargs: Any) -> None:
 @click.option(
     "--format",
     "formats",
-    help="One or more of grid,png,safetensors,webdataset; by default grid, or safetensors for more than 256 samples.",
+    help="One or more of grid,svg,png,safetensors,webdataset; by default grid, safetensors for more than 256 samples.",
 )
 @click.option("--batch-size", type=int, help="Samples per batch; by default as many as fit in memory.")
 @click.option("--shard-size", type=int, help="Samples per file; by default for about 256 files.")

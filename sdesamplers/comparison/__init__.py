@@ -10,7 +10,8 @@ cell.py            `Cell`: the values of a setting at a budget
 recommendation.py  the best setting; pairs that cannot be distinguished
 rules.py           rules for continuous integration, JUnit
 reading.py         compare.json and its schema, schema.json
-result.py          `Comparison`: tables, files and an image
+picture.py         compare.png
+result.py          `Comparison`: tables and files
 comparison.py      `compare`
 """
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ..generation.conditions import first_of
 from ..models.base import Model
@@ -39,10 +40,13 @@ def trajectory(model: Model, sampler: Any, budget: int, count: int, common: Mapp
     most = max(TRAJECTORY_NUMBERS // max(int(np.prod(model.shape)), 1), 8)
     kept = np.unique(np.linspace(0, len(found.states) - 1, most).round().astype(int))
     times, states = found.times[kept], found.states[torch.from_numpy(kept)].float()
-    if isinstance(model.process, GaussianProcess):
-        times_known = np.nan_to_num(np.broadcast_to(times.reshape(len(times), -1), (len(times), count)), nan=0.0)
-        clean = np.isnan(times.reshape(len(times), -1))
-        alpha, sigma = (np.asarray(f(times_known)) for f in (model.process.alpha, model.process.sigma))
-        scale = torch.from_numpy(np.where(clean, 1.0, np.hypot(alpha, sigma))).float()
-        states = states / scale.reshape(*scale.shape, *(1 for _ in model.shape))
-    return Trajectory(times, states)
+    return Trajectory(times, states / state_scales(model, times).reshape(len(times), -1, *(1 for _ in model.shape)))
+
+
+def state_scales(model: Model, times: np.ndarray) -> Tensor:
+    """sqrt(alpha^2 + sigma^2) at the times of a trajectory, (K,) or (K, N); 1 for the sample, whose time is NaN."""
+    if not isinstance(model.process, GaussianProcess):
+        return torch.ones(times.shape)
+    known = np.where(np.isnan(times), model.process.t_max, times)
+    scales = np.hypot(model.process.alpha(known), model.process.sigma(known))
+    return torch.from_numpy(np.where(np.isnan(times), 1.0, scales)).float()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from ..errors import UsageError
 from .style import REFERENCE, Style, drawn_name, legend, log_axis, panels, plain, styles
 from .view import COSTS, QUALITIES, Quantity, View, quantity, shown_on_log_axis
@@ -34,11 +32,14 @@ def work_precision(view: View, axes: Any = None, *, x: str = "evaluations", y: s
     [axis] = panels(axes, 1, 6.4, 4.6)
     for sampler, style in styles(view.samplers).items():
         _line(axis, view, sampler, style, cost, quality)
-    if quality.field == "frechet" and view.comparison.floor is not None:
-        _floor(axis, view.comparison.floor.frechet, view.comparison.floor.count)
-    if quality.field == "sliced_wasserstein" and view.comparison.floor is not None:
-        _floor(axis, view.comparison.floor.sliced_wasserstein, view.comparison.floor.count)
+    real = view.comparison.floor
+    floor = None if real is None else getattr(real, quality.field, None)
+    if real is not None and floor is not None and shown_on_log_axis(floor):
+        _floor(axis, floor, real.count)
     axis.set(xscale="log", yscale="log", xlabel=cost.label, ylabel=quality.label)
+    values = [v for c in view.comparison.cells if shown_on_log_axis(v := getattr(c, quality.field))]
+    lowest = min([*values, *([floor] if shown_on_log_axis(floor) else [])])
+    axis.set_ylim(bottom=max(axis.get_ylim()[0], lowest / 2))  # bars may leave the axis, since 0 is infinitely far
     log_axis(axis.xaxis)
     log_axis(axis.yaxis)
     plain(axis)
@@ -75,12 +76,9 @@ def _line(axis: Any, view: View, sampler: str, style: Style, cost: Quantity, qua
         )  # fmt: skip
 
 
-def _floor(axis: Any, value: float | None, count: int) -> None:
-    if not shown_on_log_axis(value):
-        return
+def _floor(axis: Any, value: float, count: int) -> None:
     axis.axhline(value, color=REFERENCE, linestyle=(0, (4, 3)), linewidth=1.2, zorder=1)
-    place = np.array([0.99, value])
     axis.annotate(
-        f"{count} real samples", place, xycoords=axis.get_yaxis_transform(), xytext=(0, 3),
-        textcoords="offset points", ha="right", fontsize="small",
+        f"{count} real samples", (0.01, value), xycoords=axis.get_yaxis_transform(), xytext=(0, -3),
+        textcoords="offset points", va="top", fontsize="small",
     )  # fmt: skip

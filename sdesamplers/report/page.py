@@ -128,7 +128,7 @@ def figures(view: View) -> dict[str, list[tuple[str, str]]]:
     names = available(view)
     for name, options in names:
         if name == "work-precision":
-            heading = f"{QUALITIES[options['y']].short} against {COSTS[options['x']].label}"
+            heading = f"{QUALITIES[options['y']].label.partition(' (')[0]} against {COSTS[options['x']].label}"
             label = f"{heading}, a line for each sampler; the table below has the numbers"
             drawing = alone(partial(work_precision, view, **options), 5.0, 3.5)
             found[name].append((heading, drawn(drawing, f"wp{len(found[name])}", label, notes)))
@@ -154,7 +154,7 @@ def figures(view: View) -> dict[str, list[tuple[str, str]]]:
             (
                 sampler,
                 drawn(
-                    lambda sampler=sampler: scatter(view, panel_row(len(view.budgets)), sampler=sampler),
+                    partial(_scatter_row, view, sampler),
                     f"points{place}",
                     f"samples of {sampler} at each budget over the reference",
                 ),
@@ -175,6 +175,7 @@ def alone(draw: Callable[..., Any], width: float, height: float) -> Callable[[],
     return drawing
 
 
-def panel_row(count: int) -> Any:
-    """Panels in a row."""
-    return new_figure(2.4 * count, 2.7).subplots(1, count, squeeze=False, sharex=True, sharey=True)
+def _scatter_row(view: View, sampler: str) -> Any:
+    count = len(view.budgets)
+    axes = new_figure(2.4 * count, 2.7).subplots(1, count, squeeze=False, sharex=True, sharey=True)
+    return scatter(view, axes, sampler=sampler)

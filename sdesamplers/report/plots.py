@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,7 @@ def save_figures(comparison: Comparison, folder: str | Path, formats: str | Iter
         stem = "-".join([name, *options.values()])
         for form in chosen:
             file = out / f"{stem}.{form}"
-            written.append(write(file, lambda path, made=made, form=form: save(made, path, form)))
+            written.append(write(file, partial(save, made, form)))
     return written
 
 
@@ -92,7 +93,7 @@ def available(view: View) -> list[tuple[str, dict[str, str]]]:
     return found
 
 
-def save(figure: Any, path: Path, form: str) -> None:
+def save(figure: Any, form: str, path: Path) -> None:
     """Save a figure without the date, so that the same figure has the same bytes; the text of SVG stays text."""
     from matplotlib import rc_context
 

@@ -6,6 +6,7 @@ import pprint
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from ..metrics.intervals import RESAMPLES, jackknife_groups
@@ -59,7 +60,7 @@ def facts(view: View) -> list[tuple[str, str]]:
     if found.floor is not None:
         rows.append(
             ("Floor", f"Fréchet distance {number(found.floor.frechet)} squared feature units between the reference set "
-             f"and {found.floor.count} other real samples; no sampler can be expected below it")
+             f"and {found.floor.count} other real samples: what perfect samples would have on average")
         )  # fmt: skip
     rows.append(
         ("Made with", ", ".join(f"{name} {value}" for name, value in environment.items()) or "unknown versions")
@@ -184,13 +185,20 @@ def _film(view: View, sampler: str, budget: int, frames: int) -> Pictures | None
     if kept is None or not _are_pictures(kept.states):
         return None
     states = kept.states[:, 0]
-    last = len(states) - 1
+    last, data_range = len(states) - 1, view.comparison.data_range or (-1.0, 1.0)
     places = sorted({round(k * last / (frames - 1)) for k in range(frames)})
     made = Pictures(view.samplers.index(sampler), sampler, budget, "")
-    for place, uri in zip(places, thumbnails(states[places], view.comparison.data_range), strict=True):
+    for place, uri in zip(places, thumbnails(_in_range(states[places], data_range), data_range), strict=True):
         text = "the sample" if place == last else f"state {place + 1} of {last + 1}"
         made.images.append((uri, f"{text}, {sampler}, {budget} evaluations", text))
     return made
+
+
+def _in_range(states: Tensor, data_range: tuple[float, float]) -> Tensor:
+    """States scaled down about the middle of the data's range so that 95% of their numbers lie in it."""
+    middle, half = sum(data_range) / 2, (data_range[1] - data_range[0]) / 2
+    extent = torch.quantile((states - middle).abs().flatten(1), 0.95, dim=1) / half
+    return middle + (states - middle) / extent.clamp_min(1.0).reshape(-1, *(1 for _ in states.shape[1:]))
 
 
 def _are_pictures(states: Tensor) -> bool:

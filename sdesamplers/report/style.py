@@ -142,7 +142,7 @@ def legend(figure: Any, names: Iterable[str], shown: Iterable[str] | None = None
         if name in drawn
     ]
     width = figure.get_size_inches()[0] * 12  # characters of small text
-    columns = max(1, min(len(handles), 6, int(width // (max(len(h.get_label()) for h in handles) + 6))))
+    columns = max(1, min(len(handles), 6, int(width // (max(len(str(h.get_label())) for h in handles) + 6))))
     made = figure.legend(
         handles=handles, loc="outside lower center", ncols=columns, frameon=False, fontsize="small", title=note or None,
         title_fontsize="small",

@@ -92,7 +92,7 @@ def _mark(root: ElementTree.Element, notes: Mapping[int, str]) -> None:
 
 def _rename(root: ElementTree.Element, prefix: str) -> None:
     """Keep only ids that the element refers to, and put the prefix before them."""
-    used = set()
+    used: set[str] = set()
     for each in root.iter():
         used.update(*(REFERENCES.findall(value) for value in each.attrib.values()), ())
         link = each.attrib.pop(f"{{{XLINK}}}href", None)

@@ -205,8 +205,8 @@ def test_no_two_samplers_look_alike():
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_colours_are_told_apart_and_seen(theme):
-    """By readers with either kind of red-green blindness, simulated as by Viénot, Brettel and Mollon (1999): two colours
-    differ by more than 20 in CIE Lab; and their contrast to the page is 3:1, as WCAG 1.4.11 has it."""
+    """By readers with either kind of red-green blindness, simulated as by Viénot, Brettel and Mollon (1999): two
+    colours differ by more than 20 in CIE Lab; and their contrast to the page is 3:1, as WCAG 1.4.11 has it."""
     style = files("sdesamplers").joinpath("report", "page", "page.css").read_text()
     rules = re.findall(r"color-scheme: (\w+);(.*?)}", style, re.S)
     found = [dict(re.findall(r"--(\w+): (#\w{6})", text)) for name, text in rules if name == theme]
