@@ -1,4 +1,4 @@
-"""The result of a comparison: tables, files and an image."""
+"""The result of a comparison: tables and files."""
 
 from __future__ import annotations
 
