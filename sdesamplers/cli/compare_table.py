@@ -114,11 +114,12 @@ def columns_of(result: Comparison) -> Columns:
 def notes(result: Comparison) -> list[str]:
     """What the columns mean, and why values are missing."""
     found = []
-    for group in {group.model_name: group for group in result.all_groups}.values():
+    groups = {group.model_name: group for group in result.all_groups}
+    for group in groups.values():
         if group.metrics:
             found.append(f"Fréchet and sliced W2: {group.metrics}")
         if group.reference_count:
-            of = f"{group.model_name}: " if len(result.all_groups) > 1 else ""
+            of = f"{group.model_name}: " if len(groups) > 1 else ""
             found.append(
                 f"ODE error: {of}RMS difference from rk45 at tolerance 1e-5 ({group.reference_nfe} NFE), first "
                 f"{group.reference_count} samples, deterministic samplers"
