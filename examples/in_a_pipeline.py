@@ -53,7 +53,8 @@ def main() -> None:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     spacing = f", {args.spacing}" if args.spacing else ""
     prompt = f"; {args.prompt}" if args.prompt else ""
-    note = f"{type(pipe).__name__}, {args.steps} steps{spacing}, seeds {args.seed} to {args.seed + args.images - 1}{prompt}"
+    seeds = f"seeds {args.seed} to {args.seed + args.images - 1}"
+    note = f"{type(pipe).__name__}, {args.steps} steps{spacing}, {seeds}{prompt}"
     Sheet.of_strips(rows, note=note).save(args.out)
     print(f"{args.out}: a row for each sampler, a column for each seed")
 

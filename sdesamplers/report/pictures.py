@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from .style import drawn_name, panels
 from .view import View
 
 REFERENCE_ROW = "ODE reference"
+LABEL_WIDTH = 14
+"""Characters of a line of a row's label; longer ones would take the space of the pictures."""
 
 
 def samples(view: View, axes: Any = None, *, sampler: str | None = None, nfe: int | None = None, each: int = 4) -> Any:
@@ -53,7 +56,7 @@ def samples(view: View, axes: Any = None, *, sampler: str | None = None, nfe: in
             reason(axis, cell)
         axis.set_title("" if name is None else heading(cell, budget), size="small")
         if place % len(budgets) == 0:
-            label = REFERENCE_ROW if name is None else drawn_name(name)
+            label = textwrap.fill(REFERENCE_ROW if name is None else drawn_name(name), LABEL_WIDTH)
             axis.set_ylabel(label, parse_math=False, rotation=0, ha="right", va="center")
     if axes is None:
         drawn[0].figure.suptitle(f"{view.size}: samples from the same starts", size="medium", parse_math=False)

@@ -155,7 +155,7 @@ def _pictures(view: View, sampler: str, budget: int, each: int) -> Pictures:
 
 
 def title(cell: Cell | None, budget: int) -> str:
-    """A cell's cost and values in a few words."""
+    """A cell's cost and values, for the line below its pictures."""
     if cell is None or cell.nfe is None:
         return f"{budget} evaluations"
     parts = [f"{cell.nfe} NFE"]

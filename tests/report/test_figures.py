@@ -183,8 +183,19 @@ def test_pictures_are_below_the_reference():
     ]  # fmt: skip
 
 
+def test_a_comparison_of_few_figures_writes_them(tmp_path):
+    made = comparison((2, 3), ("heun",), (4,), scores=False)
+    made.trajectories.clear()
+    files = made.save_figures(tmp_path, ("png", "pdf"))
+    assert [file.name for file in files[::2]] == [
+        "work-precision-error-evaluations.png", "work-precision-error-seconds.png", "grids.png", "errors.png",
+    ]  # fmt: skip
+    assert all(file.read_bytes().startswith(b"%PDF") for file in files[1::2])
+
+
+@pytest.mark.slow
 def test_files_are_of_their_formats_and_the_same_each_time(tmp_path):
-    made = comparison(shape=(1, 4, 4), samplers=("heun", HOSTILE))
+    made = comparison(shape=(1, 4, 4), samplers=("heun", HOSTILE), budgets=(4,))
     files = made.save_figures(tmp_path / "one", ("png", "svg", "pdf"))
     again = made.save_figures(tmp_path / "two", ["svg"])
     starts = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}
