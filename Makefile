@@ -1,4 +1,4 @@
-# make demo   install, then compare samplers on the embedded model
+# make demo   install, then compare samplers on the embedded model: a table, and a page in out/demo
 # make check  install, lint, type-check and run the tests of what is touched most, in a minute
 # make test   install, lint, type-check and run the tests
 # make docs   install, write the pages made from the registry, build the documentation in site/
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP)
 	$(BIN)/sdesamplers compare fashion-mnist --samplers tuned,quality,unipc,dpmpp-2m,heun,ddim,er-sde --nfe 5,10,20 \
-		--num-samples 64 --out out/demo
+		--num-samples 64 --report --out out/demo
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

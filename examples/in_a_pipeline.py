@@ -17,7 +17,7 @@ from diffusers import DiffusionPipeline
 from PIL import Image
 
 import sdesamplers as sds
-from sdesamplers.io.images import grid
+from sdesamplers.io.sheets import Sheet
 
 EMBEDDED = Path(sds.__file__).parent / "assets" / "fashion-mnist"
 
@@ -42,16 +42,20 @@ def main() -> None:
         wants = "needs a --prompt" if args.prompt is None else "takes no --prompt"
         raise SystemExit(f"{type(pipe).__name__} {wants}")
     trained = pipe.scheduler.config  # describes how the model was trained; the same for every sampler
-    pictures: list[Image.Image] = []
+    rows: list[tuple[str, list[Image.Image]]] = []
     for name in args.samplers.split(","):
         try:
             pipe.scheduler = sds.Scheduler.from_config(trained, name, spacing=args.spacing)
-            pictures += pipe(**call_arguments(pipe, args)).images
+            rows.append((name, pipe(**call_arguments(pipe, args)).images))
         except sds.UsageError as error:  # a mistyped name, or a sampler that a pipeline cannot run
             raise SystemExit(str(error)) from None
         print(f"{name}: {len(pipe.scheduler.timesteps)} evaluations")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    grid(pictures, columns=args.images).save(args.out)
+    spacing = f", {args.spacing}" if args.spacing else ""
+    prompt = f"; {args.prompt}" if args.prompt else ""
+    seeds = f"seeds {args.seed} to {args.seed + args.images - 1}"
+    note = f"{type(pipe).__name__}, {args.steps} steps{spacing}, {seeds}{prompt}"
+    Sheet.of_strips(rows, note=note).save(args.out)
     print(f"{args.out}: a row for each sampler, a column for each seed")
 
 

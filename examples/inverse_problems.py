@@ -1,7 +1,7 @@
 """Inverse problems with the embedded model as the prior: inpainting, super-resolution and colourisation.
 
 python examples/inverse_problems.py
-python examples/inverse_problems.py --images 6 --noise 0.2 --out out/inverse.png
+python examples/inverse_problems.py --images 6 --noise 0.2 --out out/inverse.png    # or .svg
 
 The problems are half an image to fill in, an image from a sixteenth of its pixels, and colours for a grey image. The
 rows of the picture are, for each problem: the truth (samples of the model), the measurement, and the reconstructions by
@@ -25,7 +25,8 @@ import torch
 from torch import Tensor
 
 import sdesamplers as sds
-from sdesamplers.io.images import grid, to_images
+from sdesamplers.io.images import to_images
+from sdesamplers.io.sheets import Sheet
 
 # method, options of the method, sampler, arguments of the sampler; any other sampler would work too
 METHODS: dict[str, tuple[str, dict[str, float], str, dict[str, float]]] = {
@@ -62,20 +63,23 @@ def solve(
 ) -> None:
     """Solve all problems with all methods and save the picture."""
     truth = sds.sample(model, steps=20, num_samples=args.images, seed=args.seed).samples
-    rows: list[Tensor] = []
+    rows: list[tuple[str, Tensor]] = []
     for problem, operator in problems.items():
         y = measure(operator, truth, args)
-        rows += [truth, operator.pseudo_inverse(y)]
-        print(f"{problem}: {report(rows[-1], operator, y, truth)} as measured")
+        rows += [(f"{problem}: truth", truth), ("measured", operator.pseudo_inverse(y))]
+        print(f"{problem}: {report(rows[-1][1], operator, y, truth)} as measured")
         for name, (method, options, sampler, settings) in METHODS.items():
             if args.steps:
                 settings = {**settings, "steps": args.steps}
             posterior = sds.PosteriorSampling(model, operator, y, args.noise, method, **options)
             result = sds.sample(posterior, sampler, num_samples=args.images, seed=args.seed + 1, **settings)
-            rows.append(result.samples)
+            rows.append((f"{name}, {result.nfe} NFE", result.samples))
             errors = report(result.samples, operator, y, truth)
             print(f"{problem}: {errors} by {name}, {result.nfe} evaluations")
-    grid(to_images(torch.cat(rows), model.data_range), columns=args.images).save(args.out)
+    note = f"{model.name}, noise {args.noise:g}, seed {args.seed}; columns are images, NFE are evaluations per sample"
+    Sheet.of_strips([(label, to_images(samples, model.data_range)) for label, samples in rows], note=note).save(
+        args.out
+    )
     print(f"{args.out}: rows for each problem: truth, measurement, {', '.join(METHODS)}")
 
 

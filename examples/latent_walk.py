@@ -19,7 +19,8 @@ from torch import Tensor
 
 import sdesamplers as sds
 from sdesamplers.io.datasets import read_data
-from sdesamplers.io.images import grid, to_images
+from sdesamplers.io.images import to_images
+from sdesamplers.io.sheets import Sheet
 
 
 def walk(latents: Tensor, frames: int) -> Tensor:
@@ -33,10 +34,10 @@ def walk(latents: Tensor, frames: int) -> Tensor:
     return torch.cat([sds.interpolate(a, b, fractions) for a, b in sections])
 
 
-def rows(pictures: list[Image.Image], frames: int) -> list[Image.Image]:
+def rows(pictures: list[Image.Image], frames: int) -> list[list[Image.Image]]:
     """The images of the walk in rows: each section, ending with the first image of the next."""
     starts = range(0, len(pictures), frames)
-    return [pictures[(first + k) % len(pictures)] for first in starts for k in range(frames + 1)]
+    return [[pictures[(first + k) % len(pictures)] for k in range(frames + 1)] for first in starts]
 
 
 def animate(pictures: list[Image.Image], frames: int, file: Path) -> None:
@@ -74,7 +75,10 @@ def main() -> None:
 
     args.out.mkdir(parents=True, exist_ok=True)
     pictures = to_images(decoded.samples, decoded.data_range)
-    sheet = grid(rows(pictures, args.frames), columns=args.frames + 1)
+    ends = zip(args.images, [*args.images[1:], args.images[0]], strict=True)
+    labels = [f"image {one} to {other}" for one, other in ends]
+    note = f"{model.name}: {args.sampler} in flow coordinates, {encoding.nfe} NFE to encode, {decoded.nfe} to decode"
+    sheet = Sheet.of_strips(list(zip(labels, rows(pictures, args.frames), strict=True)), note=note)
     sheet.save(args.out / "latent_walk.png")
     animate(pictures, args.frames, args.out / "latent_walk.gif")
     print(f"{args.out}: latent_walk.png, latent_walk.gif")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import sdesamplers as sds
 from sdesamplers.io.images import grid
+from sdesamplers.io.sheets import Sheet, Tile
 
 
 def main() -> None:
@@ -35,7 +36,8 @@ def main() -> None:
     except sds.UsageError as error:  # a mistyped sampler, steps of 0, ...
         raise SystemExit(str(error)) from None
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    grid(result.images).save(args.out)
+    run = f"{model.name}: {result.recipe.sampler}, {args.steps} steps, {result.nfe} NFE, seed {args.seed}"
+    Sheet([("", [Tile(grid(result.images))])], note=run).save(args.out)
     print(f"{args.num_samples} samples of {model.name} by {result.recipe.sampler}, {result.nfe} NFE each: {args.out}")
 
 

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 import sdesamplers as sds
-from sdesamplers.io.images import grid, to_images
+from sdesamplers.io.images import to_images
+from sdesamplers.io.sheets import Sheet
 from sdesamplers.metrics import Scorer
 
 LABELS = ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
@@ -81,7 +82,7 @@ def pictures(args: argparse.Namespace) -> None:
             model, reward, "ddpm", steps=args.steps, num_samples=args.samples, seed=args.seed, at=2, batch_size=64,
             **settings,
         )  # fmt: skip
-        rows.append(result.samples)
+        rows.append((name, to_images(result.samples, model.data_range)))
         with torch.no_grad():
             found = int((classifier(result.samples).argmax(1) == args.label).sum())
         rewards = result.rewards.gather(1, result.selected[:, None])
@@ -89,7 +90,10 @@ def pictures(args: argparse.Namespace) -> None:
             f"  {name}: {found} of {args.samples}, {rewards.mean():.2f}, {result.ess[:, -1].mean():.1f}, "
             f"{result.log_normalizer.exp().mean().log():.2f}"
         )
-    grid(to_images(torch.cat(rows), model.data_range), columns=args.samples).save(args.out)
+    note = (
+        f"{model.name} steered to {LABELS[args.label]}: ddpm, {args.steps} steps, seed {args.seed}; a column is a seed"
+    )
+    Sheet.of_strips(rows, note=note).save(args.out)
     print(f"{args.out}: rows: {'; '.join(runs)}")
 
 

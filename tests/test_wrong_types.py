@@ -9,6 +9,7 @@ import inspect
 import random
 import warnings
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -51,8 +52,14 @@ LIMIT_COUNT = ("num_samples", "probes", "cache_dir")
 """Arguments for which a huge number is a request for as much memory or time, and no wrong type."""
 
 
-CALLED = ("callback", "operator", "progress", "advance", "reward")
+CALLED = ("callback", "on_cell", "operator", "progress", "advance", "reward")
 """Arguments that are called: what a class makes of that is its own affair."""
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A folder of the test's own, since some texts are valid folders."""
+    monkeypatch.chdir(tmp_path)
 
 
 def mixture() -> sds.MixtureModel:

@@ -13,6 +13,7 @@ from ..errors import SdesamplersError
 from ..io.text import one_line
 from . import (
     check_command,
+    compare_command,
     completion,
     density_commands,
     plugin_command,
@@ -27,6 +28,7 @@ from .streams import flushed, prepare, say, silence, writing
 __all__ = [
     "check_command",
     "cli",
+    "compare_command",
     "completion",
     "density_commands",
     "main",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..registry.options import unknown_option
+from ..registry.options import parse_option
 from .conditions import Condition, once, resolve_conditions
 
 if TYPE_CHECKING:
@@ -149,12 +149,10 @@ def pairs(texts: tuple[str, ...], known: Mapping[str, Option], owner: str) -> di
     values = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        key = key.strip().replace("-", "_")
         if not equals:
             raise UsageError(f"options must be given as KEY=VALUE, not {text!r}")
-        if key not in known:
-            raise unknown_option(key, known, owner)
-        values[key] = known[key].parse(value, owner)
+        name, found = parse_option(key, value, known, owner)
+        values[name] = found
     return values
 
 

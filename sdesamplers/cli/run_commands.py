@@ -1,4 +1,4 @@
-"""Commands that run a model: sample, compare, statistics."""
+"""Commands that run a model: sample, statistics."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from .config import Configured
 from .group import cli
 from .options import Numbers, load_model, model_options, pairs, run_options, take_grid_options
 from .streams import say
-from .tables import comparison_table, emit, show, status_line
+from .tables import emit
 
 if TYPE_CHECKING:
     from ..generation import Generated
     from ..metrics import FeatureScorer
-    from ..registry.names import Preset
     from ..sampling.recipe import Recipe
     from ..sampling.table import SolverTable
 
@@ -75,7 +74,7 @@ def statistics_command(source: str, **kwargs: Any) -> None:
 @click.option(
     "--format",
     "formats",
-    help="One or more of grid,png,safetensors,webdataset; by default grid, or safetensors for more than 256 samples.",
+    help="One or more of grid,svg,png,safetensors,webdataset; by default grid, safetensors for more than 256 samples.",
 )
 @click.option("--batch-size", type=int, help="Samples per batch; by default as many as fit in memory.")
 @click.option("--shard-size", type=int, help="Samples per file; by default for about 256 files.")
@@ -109,6 +108,7 @@ def sample_command(source: str, **kwargs: Any) -> None:
     accelerate launch -m sdesamplers sample MODEL ...
     """
     from ..checks import whole
+    from ..comparison.settings import preset_of
     from ..generation import generate
     from ..generation.ranks import Ranks
     from ..io.files import output_folder
@@ -198,26 +198,11 @@ def named_sampler(name: str, kwargs: dict[str, Any]) -> str | SolverTable:
     return SolverTable.load(name, kwargs["nfe"] or kwargs["steps"], kwargs["guidance_scale"])
 
 
-def preset_of(sampler: str | Recipe | SolverTable) -> Preset:
-    """The sampler, spacing and noise source to which options on the command line apply."""
-    from ..registry.names import Preset
-    from ..registry.registry import default_registry
-    from ..sampling.arguments import refers_to_table
-    from ..sampling.recipe import Recipe
-
-    registry = default_registry()
-    if isinstance(sampler, Recipe):
-        return Preset(registry.resolve(sampler.sampler).sampler, spacing=sampler.spacing, noise=sampler.noise)
-    if refers_to_table(sampler):
-        return Preset(registry.samplers["table"])
-    return registry.resolve(str(sampler))
-
-
 def scorer_for(
     source: str, score: bool, metrics: str | None, reference: str | None, inception_weights: str | None
 ) -> FeatureScorer | None:
     """The scorer that --score and its options select; None without them."""
-    from ..comparison.comparison import find_scorer
+    from ..comparison.scoring import find_scorer
     from ..metrics import InceptionScorer, Scorer
 
     if reference:
@@ -261,79 +246,3 @@ def print_summary(done: Generated, as_json: bool) -> None:
         say(f"  {file}")
     if len(files) > 4:
         say(f"  ... {len(files)} files in total")
-
-
-@cli.command("compare", cls=Configured)
-@click.argument("source", metavar="MODEL")
-@click.option(
-    "--samplers",
-    default="ddim,heun,rk45,euler,ddpm,euler-maruyama",
-    show_default=True,
-    help="Samplers, comma-separated.",
-)
-@click.option(
-    "--nfe", type=Numbers(int), default="5,10,20,50", show_default=True, help="Budgets of model evaluations per sample."
-)
-@click.option("--num-samples", "-n", type=int, default=64, show_default=True, help="Number of samples.")
-@click.option(
-    "--reference-samples",
-    type=click.IntRange(min=0),
-    default=16,
-    show_default=True,
-    help="Samples for which the ODE error is computed; 0 for none.",
-)
-@click.option(
-    "--metrics",
-    type=click.Path(),
-    help="Folder of a feature classifier; by default the metrics that the registry names for MODEL.",
-)
-@click.option(
-    "--reference", type=click.Path(), help="Compute the FID to these pictures, or to an .npz file of mu and sigma."
-)
-@click.option(
-    "--inception-weights", type=click.Path(), help="File of Inception weights from torch-fidelity, for --reference."
-)
-@click.option("--guidance-scale", type=float, default=1.0, show_default=True, help="Classifier-free guidance weight.")
-@click.option("--batch-size", type=int, default=64, show_default=True, help="Samples per batch.")
-@run_options
-@model_options
-def compare_command(source: str, **kwargs: Any) -> None:
-    """Compare samplers on MODEL.
-
-    Prints a table, and writes a picture, JSON and CSV.
-    """
-    from ..checks import whole
-    from ..comparison.comparison import compare
-    from ..io.files import output_folder
-
-    as_json, quiet, out = kwargs.pop("as_json"), kwargs.pop("quiet"), kwargs.pop("out")
-    names = [name.strip() for name in kwargs.pop("samplers").split(",")]
-    specs = [preset_of(name).sampler for name in names]
-    options: dict[str, Any] = {}
-    for text in kwargs.pop("option"):
-        options |= pairs((text,), {k: o for s in specs for k, o in s.options.items()}, "this comparison")
-    if options and any(set(options) - set(s.options) for s in specs):
-        lacking = next(s.name for s in specs if set(options) - set(s.options))
-        raise UsageError(
-            f"every --option must apply to all samplers compared, and {lacking} lacks one; pass a recipe instead"
-        )
-    chosen = take_grid_options(kwargs)
-    ways = {key: kwargs.pop(key) for key in ("metrics", "reference", "inception_weights")}
-    scorer = scorer_for(source, score=False, **ways)
-    for name in ("num_samples", "batch_size"):
-        whole(name, kwargs[name])
-    model, condition = load_model(source, kwargs)
-    status = (lambda line: None) if quiet or as_json else status_line()
-    budgets = kwargs.pop("nfe")
-    with output_folder(out) as folder:
-        result = compare(
-            model, names, budgets, scorer=scorer, condition=condition, progress=status, **kwargs, **chosen, **options
-        )
-        status("")
-        files = result.save(folder)
-    if as_json:
-        emit({**result.as_dict(), "files": {k: str(v) for k, v in files.items()}})
-        return
-    show(comparison_table(result))
-    for path in files.values():
-        say(f"  {path}")

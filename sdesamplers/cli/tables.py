@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..io.text import printable
+from ..io.text import printable, without_nan
 from .streams import say, writing
 
 if TYPE_CHECKING:
@@ -45,15 +44,6 @@ def emit(data: Any) -> None:
         click.echo(json.dumps(without_nan(data), indent=2, default=str, allow_nan=False))
 
 
-def without_nan(data: Any) -> Any:
-    """Plain data with None for every float that is not finite."""
-    if isinstance(data, float):
-        return data if math.isfinite(data) else None
-    if isinstance(data, Mapping):
-        return {key: without_nan(value) for key, value in data.items()}
-    return [without_nan(value) for value in data] if isinstance(data, list | tuple) else data
-
-
 def listing(title: str, *columns: str) -> Table:
     """A compact table with one line per entry; the last column gets the remaining width."""
     made = table(title, *columns)
@@ -81,40 +71,3 @@ def status_line() -> Callable[[str], None]:
     if not sys.stderr.isatty():
         return lambda line: say(line, err=True) if line else None
     return lambda line: click.echo(f"\r\x1b[2K{printable(line)}", err=True, nl=False)
-
-
-def comparison_table(result: Any) -> Table:
-    """The cells of a comparison as a table, with the scores of real images and notes on the columns below it."""
-    made = table(f"{result.model_name}: {result.num_samples} samples, seed {result.seed}", "sampler", "NFE>", "steps>")
-    for column in ("seconds", "ODE error", "Fréchet", "sliced W2"):
-        made.add_column(column, justify="right")
-
-    def number(value: float | None, form: str = ".3g") -> str:
-        return "-" if value is None else format(value, form)
-
-    previous = None
-    for cell in result.cells:
-        name = "" if cell.sampler == previous else cell.sampler
-        previous = cell.sampler
-        if cell.problem:
-            made.add_row(name, f"({cell.budget})", "", "", "", "", "", style="dim")
-            continue
-        scores = (number(cell.error), number(cell.frechet), number(cell.sliced_wasserstein))
-        made.add_row(name, str(cell.nfe), str(cell.steps), number(cell.seconds, ".1f"), *scores)
-    notes = []
-    if result.floor is not None:
-        floor = result.floor
-        made.add_section()
-        best = (number(floor.frechet), number(floor.sliced_wasserstein))
-        made.add_row(f"{floor.count} real images", "", "", "", "", *best, style="bold")
-        notes.append(f"Fréchet and sliced W2: {result.metrics}")
-    if result.reference_count:
-        notes.append(
-            f"ODE error: RMS difference from rk45 at tolerance 1e-5 ({result.reference_nfe} NFE), first "
-            f"{result.reference_count} samples, deterministic samplers"
-        )
-    problems = dict.fromkeys(cell.problem for cell in result.cells if cell.problem)
-    problems |= dict.fromkeys(f"no score: {cell.scoring_problem}" for cell in result.cells if cell.scoring_problem)
-    made.caption = "\n".join([*notes, *problems])
-    made.caption_justify = "left"
-    return made

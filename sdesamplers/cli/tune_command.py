@@ -118,7 +118,7 @@ def features_distance(source: str) -> Distance:
     Raises:
         UsageError: the registry names no metrics for it.
     """
-    from ..comparison.comparison import find_scorer
+    from ..comparison.scoring import find_scorer
 
     scorer = find_scorer(source)
     if scorer is None:

@@ -1,7 +1,18 @@
 """Comparison of samplers.
 
-comparison.py  `compare`
-result.py      its result: tables, files and an image
+settings.py        what is compared: samplers with their own grids and options, as objects or as text
+scoring.py         scorers and metrics, tested before anything is run
+trajectories.py    the states of a few samples on their way
+cache.py           finished runs by their identity
+runs.py            one run: sampled, measured, kept
+statistics.py      intervals by resampling
+cell.py            `Cell`: the values of a setting at a budget
+recommendation.py  the best setting; pairs that cannot be distinguished
+rules.py           rules for continuous integration, JUnit
+reading.py         compare.json and its schema, schema.json
+picture.py         compare.png
+result.py          `Comparison`: tables and files
+comparison.py      `compare`
 """
 
 from __future__ import annotations
@@ -11,8 +22,20 @@ from typing import TYPE_CHECKING
 from ..public import lazily
 
 if TYPE_CHECKING:
+    from .cell import Cell
     from .comparison import compare
-    from .result import Cell, Comparison
+    from .recommendation import Recommendation
+    from .result import Comparison
+    from .rules import Check
 
-__all__ = ["Cell", "Comparison", "compare"]
-__getattr__ = lazily(__name__, {"Cell": "result", "Comparison": "result", "compare": "comparison"})
+__all__ = ["Cell", "Check", "Comparison", "Recommendation", "compare"]
+__getattr__ = lazily(
+    __name__,
+    {
+        "Cell": "cell",
+        "Check": "rules",
+        "Comparison": "result",
+        "Recommendation": "recommendation",
+        "compare": "comparison",
+    },
+)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,298 +11,341 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..categories import OutputWarning
-from ..checks import function, shown, warn, whole
-from ..errors import Cancelled, SdesamplersError, UsageError, last_place
-from ..generation.conditions import first_of
-from ..generation.identity import environment, model_facts, plain
-from ..metrics import FeatureScorer, Score, Scorer
+from ..checks import function, number, shown, warn, whole
+from ..errors import UnknownNameError, UsageError, last_place
+from ..generation.identity import Facts, environment, model_facts, plain
+from ..metrics import FeatureScorer, Score
 from ..models.base import Model
 from ..pretrained.loading import as_model
-from ..processes.sde import GaussianProcess
 from ..public import public
 from ..registry.plugin import Sampler
-from ..registry.registry import default_registry
-from ..sampling.arguments import make_recipe, refers_to_table
-from ..sampling.calls import sample
-from ..sampling.recipe import Recipe
-from ..sampling.request import Request
-from ..sampling.result import Result
-from ..sampling.runs import make_path
-from ..sampling.table import SolverTable
-from .result import Cell, Comparison, finite_or_none
+from ..sampling.request import CONDUCT_FIELDS, REQUEST_FIELDS
+from ..sampling.result import Trajectory
+from .cache import Cache, scorer_identity
+from .cell import Cell
+from .recommendation import remark
+from .result import Comparison
+from .runs import Plan, Run, Runner, measured_by
+from .scoring import Metric, check_metrics, check_scorer, find_scorer, noise_images
+from .settings import Compared, Setting, as_settings, checked
+from .statistics import interval
 
-REFERENCE_TOLERANCE = 1e-5
-GRID_ARGUMENTS = ("spacing", "spacing_options", "coordinates", "final", "noise", "noise_options")
-
-
-Compared = str | Sampler | Recipe | SolverTable
-"""The name of a sampler, recipe or alias, a `Sampler`, a solver table or the path of a folder of tables, or a `Recipe`,
-whose number of steps the budgets replace."""
+CELLS = ".cells"
+"""The folder of finished runs in the output folder of `sdesamplers compare`."""
 
 
 @public
 def compare(
-    model: Model | str,
-    samplers: Compared | Sequence[Compared],
+    model: Model | str | Sequence[Model | str],
+    samplers: Compared | Sequence[Compared] | Mapping[str, Compared],
     nfe: int | Sequence[int] = (5, 10, 20, 50),
     *,
     num_samples: int = 64,
     seed: int = 0,
+    repeats: int = 1,
+    guidance_scale: float | Sequence[float] = 1.0,
     batch_size: int | None = 64,
     reference_samples: int = 16,
+    trajectories: int = 0,
     scorer: FeatureScorer | None = None,
+    metrics: Mapping[str, Metric] | None = None,
+    keep_samples: int | None = None,
+    cache: str | Path | None = None,
     progress: Callable[[str], None] | None = None,
+    on_cell: Callable[[Cell], None] | None = None,
     **options: Any,
 ) -> Comparison:
-    """Compare samplers at the same budgets of model evaluations.
+    """Compare samplers at the same budgets of model evaluations, from the same starting noise.
 
     Args:
-        model: a `Model`, or any argument of `load`.
-        samplers: one or several names of samplers, recipes or aliases, `Sampler`, `Recipe` or `SolverTable` objects, or
-            paths of folders of tables, of which each budget takes its own. The spacing, coordinates, noise and options
-            of a `Recipe` are used; its number of steps follows from the budgets.
+        model: a `Model` or any argument of `load`, or a list of them. All are loaded before the first run.
+        samplers: one or several settings, or a dictionary of them by label. A setting is the name of a sampler, recipe
+            or alias; a text NAME KEY=VALUE ... with its own grid and options, such as "dpmpp-2m spacing=karras" or
+            "ddim eta=0.5 spacing=karras spacing.rho=5"; a `Sampler` or `SolverTable`; a `Recipe`, its dictionary or its
+            JSON file; or the path of a folder of tables, of which each budget takes its own. The number of steps of a
+            `Recipe` follows from the budgets.
         nfe: one or several budgets of model evaluations per sample.
         num_samples: number of samples; distances need hundreds, and their floor is computed for the same number.
+        seed: the samples of all settings begin at the noise of this seed.
+        repeats: number of runs of each setting, with the seeds seed, seed + 1, ...; two or more give intervals for all
+            values.
+        guidance_scale: one or several classifier-free guidance weights.
         reference_samples: number of samples on which the error of deterministic samplers is measured, against rk45 at
             rtol = atol = 1e-5 with a float64 state from the same noise; 0 for no error.
-        scorer: metrics, a `FeatureScorer`; by default the registry's for this model. It is first tested on two noise
-            images. Its optional method `floor(count)` returns the scores of `count` real images. If it fails later, the
-            cell contains the reason and its other values.
+        trajectories: number of samples whose states on the way are kept, for figures. They are drawn again, in a run
+            of their own that is not timed.
+        scorer: metrics, a `FeatureScorer`; by default the registry's for the model. It is first tested on two noise
+            images. Its optional methods `floor(count)` and `frechet_error(features)` return the scores of `count` real
+            images and the standard error of a Fréchet distance. If it fails later, the cell contains the reason and
+            its other values.
+        metrics: your own measures by name: functions of the samples (N, *shape), decoded if they are latents, that
+            return a number or N numbers. They are first tested on noise.
+        keep_samples: number of samples of each cell in the result, the first ones of the first repeat. By default as
+            many as have 2^20 numbers, at least 16.
+        cache: a folder for finished runs. A comparison that is interrupted, or that gets another setting, budget,
+            model, guidance scale or repeat, takes from it all runs that it has in common with earlier ones. A run is
+            recognised by everything that determines its values: weights, recipe, code of the sampler, seed, condition,
+            scorer, metrics, versions. Metrics and scorers whose state cannot be compared need an attribute `identity`,
+            a text that changes with them; without it their runs are made again, with a warning.
         progress: called with a line of text before each run.
-        **options: more arguments of `sample` (spacing, coordinates, condition, guidance_scale, ...) and options of the
-            samplers, for all samplers.
+        on_cell: called with each `Cell` when it is finished.
+        **options: more arguments of `sample` (spacing, coordinates, condition, ...) and options of the samplers, for
+            all settings; a setting's own ones replace them.
 
     Returns:
-        a `Comparison` with a cell for each sampler and budget.
+        a `Comparison` with a cell for each setting and budget, of each model and guidance scale. A warning tells for
+        how many pairs of settings the number of samples is too small to tell which is better.
 
     Raises:
-        UsageError: before any run: an unknown name, an invalid option, or a scorer that does not work.
+        UsageError: before any run: an unknown name, an invalid option, or a scorer or metric that does not work.
         Cancelled: a run was cancelled.
+
+    Example:
+        >>> result = sds.compare("fashion-mnist", ["quality", "dpmpp-2m spacing=karras"], [5, 10], cache="runs")
+        >>> print(result.recommend(nfe=10))
     """
-    model = as_model(model)
-    chosen = listed(samplers)
+    settings = as_settings(samplers)
     budgets = [whole("nfe", budget) for budget in (nfe if isinstance(nfe, Sequence) else [nfe])]
     if {"times", "sigmas", "steps"} & set(options):
         raise UsageError("compare runs every sampler at budgets of evaluations (nfe=); for steps= or a grid use sample")
-    if not chosen or not budgets:
+    if not settings or not budgets:
         raise UsageError("compare needs at least one sampler and one number of evaluations")
-    whole("num_samples", num_samples)
-    if batch_size is not None:
-        whole("batch_size", batch_size)
-    whole("reference_samples", reference_samples, 0)
-    specs = [checked(each, model, options) for each in chosen.values()]
+    scales = as_scales(guidance_scale)
     report = function("progress", progress) or (lambda line: None)
-    scorer = scorer if scorer is not None else find_scorer(model.name)
-    floor = None if scorer is None or num_samples < 2 else check_scorer(scorer, model, num_samples)
-    common = {"seed": seed, "num_samples": num_samples, "batch_size": batch_size, **options}
-    reference, reference_nfe = None, 0
-    first = min(reference_samples, num_samples)
-    if first and not all(spec.stochastic for spec in specs):
-        report(f"reference: rk45 at tolerance {REFERENCE_TOLERANCE:g} for {first} samples")
-        truth = ode_reference(model, first, seed, batch_size, options)
-        reference, reference_nfe = truth.samples, truth.nfe
-    cells, pictures = [], {}
-    for name, each in chosen.items():
-        for budget in budgets:
-            report(f"{name}, {budget} evaluations")
-            cell, samples = _run(model, name, each, budget, common, reference, scorer)
-            cells.append(cell)
-            if samples is not None:
-                pictures[name, budget] = samples
-    return Comparison(
-        model_name=model.name,
-        num_samples=num_samples,
-        seed=seed,
-        cells=cells,
-        samples=pictures,
-        data_range=model.decoded_range,
-        floor=floor,
-        metrics="" if scorer is None else str(scorer.description),
-        reference_count=first if reference is not None else 0,
-        reference_nfe=reference_nfe,
-        facts=shared_facts(model, scorer, common),
+    function("on_cell", on_cell, "a Cell")
+    whole("seed", seed, 0)
+    repeats, trajectories = whole("repeats", repeats), whole("trajectories", trajectories, 0)
+    if cache is not None and not (isinstance(cache, str | Path) and str(cache)):
+        raise UsageError(f"cache must be a folder, not {shown(cache)}")
+    folder = None if cache is None else Path(cache)
+    plan = Plan(
+        whole("num_samples", num_samples),
+        None if batch_size is None else whole("batch_size", batch_size),
+        min(whole("reference_samples", reference_samples, 0), num_samples),
+        None if keep_samples is None else whole("keep_samples", keep_samples),
+        check_metrics(metrics),
+        dict(options),
     )
+    models = as_models(model)
+    contests = [
+        contest
+        for label, each in models.items()
+        for contest in contests_of(label, each, scales, settings, plan, scorer, folder)
+    ]
+    if cache is not None:
+        warn_of_unknown(plan, [contest.scorer for contest in contests])
+    groups = []
+    for contest in contests:
+        seeds = range(seed, seed + repeats)
+        groups.append(contest.held(settings, budgets, seeds, min(trajectories, num_samples), report, on_cell))
+    result = Comparison.of_groups(groups)
+    line = remark(result.cells, num_samples, repeats)
+    if line:
+        warn(line)
+    return result
 
 
-def listed(samplers: Compared | Sequence[Compared]) -> dict[str, Compared]:
-    """Samplers by unique labels.
+def as_scales(guidance_scale: Any) -> list[float]:
+    """Guidance scales as different numbers."""
+    listed = isinstance(guidance_scale, list | tuple | range) or getattr(guidance_scale, "ndim", 0) == 1
+    scales = [number("guidance_scale", scale) for scale in (guidance_scale if listed else [guidance_scale])]
+    if not scales:
+        raise UsageError("compare needs at least one guidance_scale")
+    return list(dict.fromkeys(scales))
 
-    Raises:
-        UsageError: an object that is not a sampler, or a recipe with its own grid, to which no budget can be applied.
-    """
-    each = [samplers] if isinstance(samplers, str | Sampler | Recipe | SolverTable) else samplers
-    if not isinstance(each, Iterable) or isinstance(each, Mapping | Tensor):
-        raise UsageError(f"samplers must be a name, a Sampler, a Recipe or a list of them, not {shown(each)}")
-    found: dict[str, Compared] = {}
+
+def as_models(model: Any) -> dict[str, Model]:
+    """Models by unique labels, which are their names."""
+    each = list(model) if isinstance(model, list | tuple) else [model]
+    if not each:
+        raise UsageError("compare needs at least one model")
+    found: dict[str, Model] = {}
     for item in each:
-        if not isinstance(item, str | Sampler | Recipe | SolverTable):
-            raise UsageError(f"samplers must be names, Samplers, Recipes or SolverTables, not {shown(item)}")
-        if isinstance(item, Recipe) and (item.times is not None or item.sigmas is not None):
-            raise UsageError("compare runs every sampler at budgets of evaluations, and this Recipe has its own grid")
-        label = label_of(item)
-        if label in found and item == found[label]:
+        made = as_model(item)
+        if any(made is known for known in found.values()):
             continue
-        same = sum(known.partition(" #")[0] == label for known in found)
-        found[f"{label} #{same + 1}" if same else label] = item
+        same = sum(label.partition(" #")[0] == made.name for label in found)
+        found[f"{made.name} #{same + 1}" if same else made.name] = made
     return found
 
 
-def label_of(item: Compared) -> str:
-    """The name of a row."""
-    if isinstance(item, str):
-        return item
-    return item.name if isinstance(item, Sampler) else item.sampler if isinstance(item, Recipe) else "table"
-
-
-def checked(sampler: Compared, model: Model, options: Mapping[str, Any]) -> Sampler:
-    """The `Sampler` of a compared item, after a check that it accepts the call's options.
-
-    Raises:
-        UsageError: it cannot run with them.
-    """
-    if refers_to_table(sampler):  # it has its own grids, so that only some budgets exist
-        return default_registry().samplers["table"]
-    spec = make_recipe(Request(sampler, 2), process=model.process)[1]
-    known = {k: v for k, v in options.items() if k in spec.options}
-    arguments = {k: options[k] for k in GRID_ARGUMENTS if k in options}
-    make_recipe(Request(sampler, 2, **arguments, options=known), process=model.process)
-    return spec
-
-
-def check_scorer(scorer: FeatureScorer, model: Model, num_samples: int) -> Score | None:
-    """Test a scorer on noise; return the floor for `num_samples` real images, or None if it has no floor.
-
-    Raises:
-        UsageError: it does not work as a `FeatureScorer`.
-    """
-    for name in ("description", "features", "score_features"):
-        if not hasattr(scorer, name):
-            raise UsageError(f"scorer {type(scorer).__name__} lacks {name}; a FeatureScorer has description, features "
-                             "and score_features")  # fmt: skip
-    try:
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(2, *model.shape, generator=generator) * 2 - 1
-        if type(model).decode is not Model.decode:
-            noise = model.decode(noise.to(model.device)).cpu()
-        features = np.asarray(scorer.features(noise))
-        if features.ndim != 2 or len(features) != 2 or features.dtype.kind not in "fiu":
-            raise UsageError(f"features of 2 images must be numbers of shape (2, D), not {shown(features)}")
-        drawn = np.random.default_rng(0).standard_normal((num_samples, features.shape[1]))
-        numbers_of(scorer.score_features(features.mean(0) + drawn))
-        floor = getattr(scorer, "floor", None)
-    except Exception as error:
-        raise UsageError(
-            f"scorer {type(scorer).__name__} does not work: {type(error).__name__}: {error}{last_place(error)}"
-        ) from error
-    if floor is None:
-        return None
-    try:
-        score: Score = floor(num_samples)
-    except UsageError as unknown:
-        warn(f"the scores have no floor to compare with: {unknown}", OutputWarning)
-        return None
-    return score
-
-
-def numbers_of(score: Any) -> tuple[float, float | None]:
-    """The Fréchet and sliced Wasserstein distances of a scorer's return value.
-
-    Raises:
-        UsageError: it is not a `Score`.
-    """
-    try:
-        second = score.sliced_wasserstein
-        return float(score.frechet), None if second is None else float(second)
-    except (AttributeError, TypeError, ValueError):
-        raise UsageError(
-            f"score_features must return a Score (count, frechet, sliced_wasserstein), not {shown(score)}"
-        ) from None
-
-
-def shared_facts(model: Model, scorer: FeatureScorer | None, common: Mapping[str, Any]) -> dict[str, Any]:
-    """The data shared by all cells of a comparison, as plain data: the model, the call's arguments, versions."""
-    arguments = {key: plain(value) for key, value in common.items() if key not in ("seed", "num_samples")}
-    arguments.setdefault("guidance_scale", 1.0)
-    about = None if scorer is None else {"class": type(scorer).__name__, "description": str(scorer.description)}
-    return {**arguments, "model": model_facts(model), "scorer": about, "environment": environment(model)}
-
-
-def find_scorer(model_name: str) -> Scorer | None:
-    """The registry's metrics for a model; None if it has no metrics."""
-    entry = default_registry().catalogue.models.get(model_name, {})
-    return Scorer(Path(entry["base"]) / entry["metrics"]) if "metrics" in entry else None
-
-
-def ode_reference(model: Model, count: int, seed: int, batch_size: int | None, options: dict[str, Any]) -> Result:
-    """The probability-flow ODE solved to `REFERENCE_TOLERANCE` from the seed's starting noise, in float64."""
-    arguments = ("condition", "guidance_scale", "final", "first_index", "start_time")
-    kept = {k: v for k, v in options.items() if k in arguments}
-    if "condition" in kept:  # only the first `count` samples run here
-        kept["condition"] = first_of(kept["condition"], count)
-    if options.get("start") is not None:
-        kept["start"] = options["start"][:count]
-    common: dict[str, Any] = {"rtol": REFERENCE_TOLERANCE, "atol": REFERENCE_TOLERANCE, "max_nfe": 100_000}
-    size = None if batch_size is None else min(batch_size, count)
-    return sample(
-        model,
-        "rk45",
-        coordinates="angle",
-        dtype=torch.float64,
-        num_samples=count,
-        seed=seed,
-        batch_size=size,
-        **common,
-        **kept,
-    )
-
-
-def _run(
+def contests_of(
+    label: str,
     model: Model,
-    name: str,
-    sampler: Compared,
-    budget: int,
-    common: dict[str, Any],
-    reference: Tensor | None,
+    scales: Sequence[float],
+    settings: Sequence[Setting],
+    plan: Plan,
     scorer: FeatureScorer | None,
-) -> tuple[Cell, Tensor | None]:
-    began = time.perf_counter()
-    try:
-        result = sample(model, sampler, nfe=budget, **common)
-    except Cancelled:
-        raise
-    except SdesamplersError as refusal:
-        return Cell(name, budget, problem=str(refusal)), None
-    seconds = time.perf_counter() - began
-    error = None
-    if reference is not None and not result.drew_noise:
-        residual = result.samples[: len(reference)].double() - reference
-        error = float(residual.square().mean().sqrt())
-    frechet, sliced, scoring_problem = _scored(result, scorer)
-    points = make_path(model.process, result.recipe).points
-    gaussian = isinstance(model.process, GaussianProcess)
-    cell = Cell(
-        sampler=name,
-        budget=budget,
-        nfe=result.nfe,
-        steps=result.recipe.steps,
-        seconds=seconds,
-        error=error,
-        frechet=frechet,
-        sliced_wasserstein=sliced,
-        scoring_problem=scoring_problem,
-        recipe=result.recipe.as_dict(),
-        times=[float(point.t) for point in points],
-        ratios=[finite_or_none(point.ratio) for point in points] if gaussian else None,
-    )
-    return cell, result.decoded
+    cache: Path | None,
+) -> Iterator[Contest]:
+    """A contest for each guidance scale, after all checks that concern the model."""
+    specs = [checked(setting, model, plan.options) for setting in settings]
+    check_option_names(plan.options, specs)
+    scorer = scorer if scorer is not None else find_scorer(model.name)
+    floor = None if scorer is None or plan.num_samples < 2 else check_scorer(scorer, model, plan.num_samples)
+    try_metrics(plan, model)
+    facts = model_facts(model)
+    for scale in scales:
+        yield Contest(
+            label, facts, model, scale, plan, scorer, floor, not all(spec.stochastic for spec in specs), Cache(cache)
+        )
 
 
-def _scored(result: Result, scorer: FeatureScorer | None) -> tuple[float | None, float | None, str | None]:
-    """Both distances of a run's samples, and the reason if the scorer failed."""
-    if scorer is None or len(result.samples) < 2:
-        return None, None, None
-    try:
-        return *numbers_of(scorer.score_features(np.asarray(scorer.features(result.decoded)))), None
-    except Exception as error:  # a scorer is the user's code, and its failure must not lose the samples
-        return None, None, f"{type(error).__name__}: {error}{last_place(error)}"
+def check_option_names(options: Mapping[str, Any], specs: Sequence[Sampler]) -> None:
+    """Raise UnknownNameError for an option that neither `sample` nor any of the samplers has."""
+    arguments = REQUEST_FIELDS | CONDUCT_FIELDS | {"condition", "start", "first_index", "progress"}
+    known = [*arguments, *(name for spec in specs for name in spec.options)]
+    for name in options:
+        if name not in known:
+            raise UnknownNameError("option", name, known, " (no compared sampler has it, nor has sample)")
+
+
+def try_metrics(plan: Plan, model: Model) -> None:
+    """Raise a UsageError if a metric does not work on noise."""
+    if not plan.metrics:
+        return
+    shape = noise_images(model).shape[1:]
+    noise = torch.rand(plan.num_samples, *shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    for name, each in plan.metrics.items():
+        try:
+            measured_by(name, each, noise)
+        except Exception as error:
+            raise UsageError(
+                f"metric {name!r} does not work on noise: {type(error).__name__}: {error}{last_place(error)}"
+            ) from error
+
+
+def warn_of_unknown(plan: Plan, scorers: Sequence[FeatureScorer | None]) -> None:
+    """Warn if finished runs cannot be recognised, so that the cache is of no use."""
+    unknown = [f"metric {name!r}" for name, identity in plan.metric_identities.items() if identity is None]
+    unknown += [
+        f"scorer {type(each).__name__}" for each in scorers if each is not None and scorer_identity(each) is None
+    ]
+    unknown += ["a callback"] if plan.options.get("callback") is not None else []
+    if unknown:
+        warn(
+            f"{', '.join(dict.fromkeys(unknown))} cannot be compared with that of earlier runs, which are made again; "
+            "give it an attribute `identity`, a text that changes with what it computes"
+        )
+
+
+@dataclass
+class Contest:
+    """All settings of a comparison for one model at one guidance scale.
+
+    Attributes:
+        label, about: the model's label and facts.
+        model, guidance_scale, plan, scorer, cache: see `Runner`.
+        floor: the scores of real images.
+        has_reference: True if a setting may be deterministic, so that an ODE reference is needed.
+    """
+
+    label: str
+    about: Facts
+    model: Model
+    guidance_scale: float
+    plan: Plan
+    scorer: FeatureScorer | None
+    floor: Score | None
+    has_reference: bool
+    cache: Cache
+
+    def held(
+        self,
+        settings: Sequence[Setting],
+        budgets: Sequence[int],
+        seeds: Sequence[int],
+        trajectories: int,
+        report: Callable[[str], None],
+        on_cell: Callable[[Cell], None] | None,
+    ) -> Comparison:
+        """Run all settings at all budgets."""
+        model, plan = self.model, self.plan
+        runner = Runner(model, self.guidance_scale, self.about, plan, self.scorer, self.cache, report)
+        wanted = bool(plan.reference_samples) and self.has_reference
+        truth = runner.reference(seeds[0]) if wanted else None
+        cells, pictures, paths = list[Cell](), dict[tuple[str, int], Tensor](), dict[tuple[str, int], Trajectory]()
+        for setting in settings:
+            for budget in budgets:
+                runs = [runner.run(setting, budget, seed)[0] for seed in seeds]
+                cells.append(self.cell(setting, budget, runs))
+                if runs[0].samples is not None:
+                    pictures[setting.label, budget] = runs[0].samples
+                    if trajectories:
+                        paths[setting.label, budget] = runner.trajectory(setting, budget, seeds[0], trajectories)
+                if on_cell is not None:
+                    on_cell(cells[-1])
+        return Comparison(
+            model_name=self.label,
+            num_samples=plan.num_samples,
+            seed=seeds[0],
+            cells=cells,
+            samples=pictures,
+            data_range=model.decoded_range,
+            floor=self.floor,
+            metrics="" if self.scorer is None else str(self.scorer.description),
+            reference_count=0 if truth is None else plan.reference_samples,
+            reference_nfe=0 if truth is None else truth.nfe,
+            facts=self.facts(),
+            reference=None if truth is None else runner.decoded_reference(seeds[0]),
+            trajectories=paths,
+            repeats=len(seeds),
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """The data shared by all cells, as plain data: the model, the call's arguments, versions."""
+        plan, scorer = self.plan, self.scorer
+        about = None if scorer is None else {"class": type(scorer).__name__, "description": str(scorer.description)}
+        arguments = {key: plain(value) for key, value in plan.options.items()}
+        shared = {**arguments, "batch_size": plan.batch_size, "guidance_scale": self.guidance_scale}
+        return {**shared, "model": self.about, "scorer": about, "environment": environment(self.model)}
+
+    def cell(self, setting: Setting, budget: int, runs: Sequence[Run]) -> Cell:
+        """The cell of a setting's runs with different seeds."""
+        place: dict[str, Any] = {"model": self.label, "guidance_scale": self.guidance_scale}
+        refused = next((run for run in runs if run.problem is not None), None)
+        if refused is not None:
+            return Cell(setting.label, budget, problem=refused.problem, **place)
+        first = runs[0]
+        errors = [run.errors for run in runs if run.errors is not None]
+        joined = [value for each in errors for value in each] if len(errors) == len(runs) else None
+        names = [name for name in first.metrics if all(name in run.metrics for run in runs)]
+        spreads = [run.frechet_error for run in runs if run.frechet_error is not None]
+        made = Cell(
+            setting.label,
+            budget,
+            nfe=max(run.nfe or 0 for run in runs),
+            steps=first.steps,
+            seconds=mean([run.seconds for run in runs]),
+            error=None if joined is None else float(np.sqrt(np.square(joined).mean())),
+            errors=joined,
+            drew_noise=any(run.drew_noise for run in runs),
+            frechet=mean([run.frechet for run in runs]),
+            frechet_error=float(np.sqrt(np.square(spreads).sum()) / len(runs)) if len(spreads) == len(runs) else None,
+            sliced_wasserstein=mean([run.sliced_wasserstein for run in runs]),
+            scoring_problem=next((run.scoring_problem for run in runs if run.scoring_problem), None),
+            recipe=first.recipe,
+            times=first.times,
+            ratios=first.ratios,
+            metrics={name: float(np.mean([run.metrics[name] for run in runs])) for name in names},
+            per_sample={name: [value for run in runs for value in run.per_sample[name]] for name in names
+                        if all(name in run.per_sample for run in runs)},
+            repeats=[repeat_of(run) for run in runs] if len(runs) > 1 else [],
+            **place,
+        )  # fmt: skip
+        for name in ("error", "frechet", "sliced_wasserstein", *names, "seconds"):
+            if made.value(name) is not None and (draws := made.draws(name)) is not None:
+                made.intervals[name] = list(interval(draws))
+        return made
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """The mean of the values of all repeats; None if one has none."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if len(known) == len(values) else None
+
+
+def repeat_of(run: Run) -> dict[str, Any]:
+    """The values of one repeat, as plain data."""
+    names = ("seed", "seconds", "error", "frechet", "sliced_wasserstein")
+    return {**{name: getattr(run, name) for name in names}, **run.metrics}

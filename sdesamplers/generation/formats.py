@@ -18,6 +18,7 @@ from safetensors.torch import save
 from ..errors import UnknownNameError, UsageError
 from ..io.files import Draft, draft
 from ..io.images import grid
+from ..io.sheets import Sheet, Tile
 from ..models.base import Model, ModelAround
 from .shards import Batch, Shard
 
@@ -109,7 +110,7 @@ class Pictures(Format):
 
 
 class Grid(Format):
-    """One picture of a shard's samples, at most the first 256."""
+    """One picture of a shard's samples, at most the first 256, with what was run below them."""
 
     pictures = True
 
@@ -119,8 +120,31 @@ class Grid(Format):
 
     def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
         content = io.BytesIO()
-        grid([picture(pixels) for pixels in pixels_of(batch)[:GRID_LIMIT]]).save(content, format="PNG")
+        sheet_of(batch, labels).image().save(content, format="PNG")
         yield content.getvalue()
+
+
+class VectorGrid(Grid):
+    """The same as SVG, whose text stays text."""
+
+    @staticmethod
+    def files(folder: Path, shard: Shard, labels: Labels) -> list[Path]:
+        return [folder / f"grid{shard.label}.svg"]
+
+    def contents(self, batch: Batch, labels: Labels) -> Iterator[bytes]:
+        yield sheet_of(batch, labels).svg().encode()
+
+
+def sheet_of(batch: Batch, labels: Labels) -> Sheet:
+    """A batch's pictures above a line with the model, the sampler, its grid, the seed and the samples' indices."""
+    images = [picture(pixels) for pixels in pixels_of(batch)[:GRID_LIMIT]]
+    facts = json.loads(labels.facts)
+    recipe = facts["recipe"]
+    steps = f", {recipe['steps']} steps" if recipe.get("steps") else ""
+    spacing = f", {recipe['spacing']}" if recipe.get("spacing") else ""
+    indices = f"samples {labels.index(batch.rows[0])} to {labels.index(batch.rows[len(images) - 1])}"
+    run = f"{facts['model']['name']}: {recipe['sampler']}{steps}{spacing}, seed {labels.seed}, {indices}"
+    return Sheet([("", [Tile(grid(images))])], note=run)
 
 
 class WebDataset(Format):
@@ -171,9 +195,10 @@ FORMATS: dict[str, type[Format]] = {
     "png": Pictures,
     "webdataset": WebDataset,
     "grid": Grid,
+    "svg": VectorGrid,
     "features": Features,
 }
-CHOICES = ("safetensors", "png", "webdataset", "grid")
+CHOICES = ("safetensors", "png", "webdataset", "grid", "svg")
 """Names of the formats that users can choose; `features` is added by a scorer."""
 
 

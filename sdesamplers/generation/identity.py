@@ -20,8 +20,8 @@ from ..errors import UsageError
 from ..models.base import Model
 from ..processes.sde import SDE, GaussianProcess
 from ..registry.plugin import Registered
-from ..registry.registry import default_registry
 from ..sampling.prepared import PreparedRun
+from ..sampling.recipe import noise_of, spacing_of
 from ..version import __version__
 from .code import code_of, files_in
 from .conditions import Conditions
@@ -74,20 +74,20 @@ def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, firs
 
 def code_facts(run: PreparedRun) -> Facts:
     """Fingerprints of the code of the sampler, the spacing and the noise source."""
-    registry, recipe = default_registry(), run.recipe
-    plugins: dict[str, Registered] = {"sampler": run.spec, "noise": registry.noise(recipe.noise)[0]}
+    recipe = run.recipe
+    plugins: dict[str, Registered] = {"sampler": run.spec, "noise": noise_of(recipe)}
     if recipe.spacing is not None:
-        plugins["spacing"] = registry.grid(recipe.spacing)[0]
+        plugins["spacing"] = spacing_of(recipe)
     return {kind: code_of(plugin) for kind, plugin in plugins.items()}
 
 
 def file_facts(run: PreparedRun) -> Facts:
     """SHA-256 of the files that options name, by option name."""
-    registry, recipe = default_registry(), run.recipe
+    recipe = run.recipe
     found = {**files_in(recipe.options, run.spec.options)}
     if recipe.spacing is not None:
-        found |= files_in(recipe.spacing_options, registry.grid(recipe.spacing)[0].options)
-    return found | files_in(recipe.noise_options, registry.noise(recipe.noise)[0].options)
+        found |= files_in(recipe.spacing_options, spacing_of(recipe).options)
+    return found | files_in(recipe.noise_options, noise_of(recipe).options)
 
 
 def model_facts(model: Model) -> Facts:

@@ -15,6 +15,7 @@ from torch import Tensor
 from ..errors import ModelError, UsageError
 from .distances import frechet_distance, gaussian_statistics, sliced_wasserstein
 from .features import FeatureNet
+from .intervals import jackknife_error
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,12 @@ class Scorer:
         """Score feature vectors (N, D)."""
         distance = frechet_distance(gaussian_statistics(features), self._statistics)
         return Score(len(features), distance, sliced_wasserstein(features, self.reference))
+
+    def frechet_error(self, features: np.ndarray) -> float | None:
+        """The standard error of the Fréchet distance of feature vectors (N, D); None for fewer than 4."""
+        return jackknife_error(
+            lambda rows: frechet_distance(gaussian_statistics(rows), self._statistics), np.asarray(features)
+        )
 
     def floor(self, count: int, repeats: int = 8) -> Score:
         """The mean score of `count` real images of the second set, over up to `repeats` disjoint draws.

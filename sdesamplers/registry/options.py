@@ -223,6 +223,19 @@ def check_options(values: Mapping[str, Any], known: Mapping[str, Option], owner:
     return {name: known[name].check(value, owner) for name, value in values.items()}
 
 
+def parse_option(key: str, text: str, known: Mapping[str, Option], owner: str) -> tuple[str, Any]:
+    """The name and the value of an option that is given as two texts; the name may have hyphens.
+
+    Raises:
+        UnknownNameError: `owner` does not have the option.
+        UsageError: the text is not a value of its type.
+    """
+    name = key.strip().replace("-", "_")
+    if name not in known:
+        raise unknown_option(name, known, owner)
+    return name, known[name].parse(text, owner)
+
+
 def unknown_option(name: str, known: Mapping[str, Option], owner: str) -> UnknownNameError:
     """The error for an unknown option of `owner`, with the equivalent of a diffusers option or similar names."""
     listing = f" (its options: {', '.join(known)})" if known else " (it has no options)"

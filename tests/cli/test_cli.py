@@ -312,7 +312,7 @@ def test_a_comparison_as_json(run: Any, pipeline: Path) -> None:
     assert (ran.code, ran.err) == (0, "")
     (cell,) = json.loads(ran.out)["cells"]
     assert (cell["sampler"], cell["budget"], cell["nfe"], cell["error"]) == ("ddim", 3, 3, None)
-    assert sorted(p.name for p in Path("d").iterdir()) == ["compare.csv", "compare.json", "compare.png"]
+    assert sorted(p.name for p in Path("d").iterdir()) == [".cells", "compare.csv", "compare.json", "compare.png"]
 
 
 @pytest.mark.slow
@@ -321,12 +321,12 @@ def test_compare(run: Any, pipeline: Path) -> None:
     ran = run("compare", pipeline, *words, "--out", "c")
     assert ran.code == 0, ran.err
     written = ["compare.csv", "compare.json", "compare.png"]
-    assert sorted(p.name for p in Path("c").iterdir()) == written
+    assert sorted(p.name for p in Path("c").iterdir()) == [".cells", *written]
     assert sorted(line.strip() for line in ran.out.splitlines()[-3:]) == [f"c/{name}" for name in written]
     with Image.open("c/compare.png") as image:
         assert min(image.size) > 100
     data = json.loads(Path("c/compare.json").read_text())
-    assert (data["model_name"], data["num_samples"], data["seed"]) == (str(pipeline), 4, 0)
+    assert (data["groups"][0]["model_name"], data["num_samples"], data["seed"]) == (str(pipeline), 4, 0)
     cells = {(c["sampler"], c["budget"]): c for c in data["cells"]}
     assert len(cells) == 12
     assert [cells["heun", b]["nfe"] for b in (1, 3, 5)] == [1, 3, 5]

@@ -17,8 +17,10 @@ from PIL import Image
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
-from sdesamplers.comparison import comparison
+from sdesamplers.comparison import comparison, runs
+from sdesamplers.comparison.picture import image_table
 from sdesamplers.metrics import Score
+from sdesamplers.report.view import View
 
 
 class Net(torch.nn.Module):
@@ -82,21 +84,14 @@ def test_the_documented_protocol_is_enough(pictures: sds.FunctionModel) -> None:
     assert result.metrics == "means and deviations"
 
 
-def test_a_floor_is_shown_where_there_is_one(pictures: sds.FunctionModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    from PIL import ImageDraw
-
-    written: list[str] = []
-    real = ImageDraw.ImageDraw.text
-
-    def text(self: Any, place: Any, words: str, *rest: Any, **more: Any) -> Any:
-        written.append(words)
-        return real(self, place, words, *rest, **more)
-
-    monkeypatch.setattr(ImageDraw.ImageDraw, "text", text)
+def test_a_floor_is_shown_where_there_is_one(pictures: sds.FunctionModel) -> None:
     result = sds.compare(pictures, "euler", 3, scorer=WithFloor(), **FEW)
     assert result.floor == Score(4, 0.125, None)
-    result.picture()
-    assert any(f"FD {result.cells[0].frechet:.3g} (real 0.125)" in words for words in written)
+    sheet = image_table(View(result), 4)
+    assert f"FD {result.cells[0].frechet:.3g} (real 0.125)" in sheet.rows[0][1][0].caption
+    assert "FD: Frechet distance, squared feature units" in sheet.note
+    assert "halves, 4 samples, seed 0" in sheet.note
+    assert result.picture().size == sheet.image().size
 
 
 class Broken(Means):
@@ -134,7 +129,7 @@ class OnlyScore:
 def test_a_broken_scorer_is_refused_before_anything_runs(
     pictures: sds.FunctionModel, monkeypatch: pytest.MonkeyPatch, scorer: Any, message: str
 ) -> None:
-    monkeypatch.setattr(comparison, "sample", lambda *a, **k: pytest.fail("a sampler ran"))
+    monkeypatch.setattr(runs, "sample", lambda *a, **k: pytest.fail("a sampler ran"))
     with pytest.raises(sds.UsageError, match=message):
         sds.compare(pictures, "euler", 3, scorer=scorer, **FEW)
 
@@ -151,26 +146,39 @@ def test_nothing_is_lost_to_a_scorer_that_fails_later(pictures: sds.FunctionMode
     assert torch.equal(result.samples["ddim", 3], sds.sample(pictures, "ddim", nfe=3, num_samples=4).samples)
 
 
-def test_a_refused_cell_says_why(
-    pictures: sds.FunctionModel, mixture: sds.MixtureModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from PIL import ImageDraw
-
-    written: list[str] = []
-    real = ImageDraw.ImageDraw.multiline_text
-
-    def text(self: Any, place: Any, words: str, *rest: Any, **more: Any) -> Any:
-        written.append(words)
-        return real(self, place, words, *rest, **more)
-
-    monkeypatch.setattr(ImageDraw.ImageDraw, "multiline_text", text)
+def test_a_refused_cell_says_why() -> None:
     wide = sds.FunctionModel(Net(), sds.VP(), "epsilon", (1, 64, 256), data_range=(-1.0, 1.0))
     result = sds.compare(wide, ["euler", "heun", "paradigms"], [1, 4], **FEW)
     refused = {(cell.sampler, cell.budget): cell.problem for cell in result.cells if cell.problem}
     assert "number of evaluations depends on the states" in (refused["paradigms", 4] or "")
-    result.picture()
-    assert any("depends on the states" in words.replace("\n", " ") for words in written)
-    assert not any("budget too small" in words for words in written)
+    rows = dict(image_table(View(result), 4).rows)
+    assert rows["paradigms"][1].reason == refused["paradigms", 4]
+    assert rows["euler"][1].picture is not None
+    assert result.picture().width > 2 * 256
+
+
+def test_what_figures_need_is_kept(mixture: sds.MixtureModel) -> None:
+    """The error of each sample, the reference, and trajectories that are those of `sample`, scaled."""
+    ve = sds.grid_mixture(sds.VE())
+    for model in (mixture, ve):
+        result = sds.compare(model, ["heun", "ddpm", "rk45"], 6, num_samples=5, reference_samples=4, trajectories=2)
+        heun, ddpm, _ = result.cells
+        assert result.reference is not None
+        difference = (result.samples["heun", 6][:4].double() - result.reference).square().mean(1).sqrt()
+        assert heun.errors == pytest.approx(difference.tolist(), rel=1e-4, abs=1e-6)
+        assert heun.error == pytest.approx(float(np.sqrt(np.mean(np.square(heun.errors)))))
+        assert (heun.drew_noise, ddpm.drew_noise, ddpm.errors) == (False, True, None)
+        way = result.trajectories["heun", 6]
+        exact = sds.sample(model, "heun", nfe=6, num_samples=2, trajectory=True).trajectory
+        assert exact is not None
+        times = exact.times[:-1]
+        scale = np.hypot(model.process.alpha(times), model.process.sigma(times))
+        expected = exact.states[:-1] / torch.from_numpy(np.asarray(scale))[:, None, None]
+        assert torch.allclose(way.states[:-1], expected.float(), rtol=1e-5)
+        assert torch.allclose(way.states[-1], result.samples["heun", 6][:2].float(), atol=1e-5)
+        starts = [t.states[0] for key, t in result.trajectories.items()]
+        assert all(torch.allclose(start, starts[0], rtol=1e-4, atol=1e-4) for start in starts)
+        assert set(result.as_dict()["cells"][0]) == set(vars(heun))
 
 
 def test_objects_stand_beside_names(mixture: sds.MixtureModel) -> None:
@@ -193,9 +201,9 @@ def test_the_files_say_what_ran(pictures: sds.FunctionModel, tmp_path: Path) -> 
     result = sds.compare(pictures, ["dpmpp-2m", "ddim"], [4], spacing="karras", coordinates="ve", seed=3, **FEW)
     files = result.save(tmp_path)
     told = json.loads(files["json"].read_text())
-    assert told["schema_version"] == 1
+    assert told["schema_version"] == 2
     weights = hashlib.sha256(b"part torch.float32 ()\n" + np.float32(0.5).tobytes()).hexdigest()
-    assert told["model"]["weights_sha256"] == weights
+    assert told["groups"][0]["model"]["weights_sha256"] == weights
     assert told["environment"]["torch"] == torch.__version__
     assert told["environment"]["sdesamplers"] == sds.__version__
     for cell in told["cells"]:
@@ -211,7 +219,7 @@ def test_the_files_say_what_ran(pictures: sds.FunctionModel, tmp_path: Path) -> 
     rows = list(csv.DictReader(io.StringIO(files["csv"].read_text())))
     assert [row["sampler"] for row in rows] == ["dpmpp-2m", "ddim"]
     assert {row["weights_sha256"] for row in rows} == {weights}
-    assert {row["schema_version"] for row in rows} == {"1"}
+    assert {row["schema_version"] for row in rows} == {"2"}
     assert json.loads(rows[1]["recipe"]) == told["cells"][1]["recipe"]
     assert json.loads(rows[1]["options"])["eta"] == 0.0
     assert rows[0]["coordinates"] == "ve"

@@ -62,6 +62,7 @@ FILES = {"README.md": ROOT / "README.md"} | {
 PAGES = {name: snippets(name, page) for name, page in FILES.items()}
 RUN = {name: found for name, found in PAGES.items() if any(s.language == "python" for s in found)}
 QUICK = {
+    "comparing.md",
     "design.md",
     "interfaces.md",
     "langevin.md",

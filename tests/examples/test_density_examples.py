@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn_sheets import parts
 from PIL import Image
 
 import sdesamplers as sds
@@ -152,7 +153,9 @@ def test_latent_walk_draws_and_animates(tmp_path):
     shown = run("latent_walk.py", *words, folder=tmp_path)
     errors = re.search(r"RMS error at the test images ([\d.]+), ([\d.]+)", shown).groups()
     assert all(0 < float(error) < 0.3 for error in errors)
-    assert Image.open(tmp_path / "walk" / "latent_walk.png").size == (4 * 86 + 2, 2 * 86 + 2)
+    width, height = Image.open(tmp_path / "walk" / "latent_walk.png").size
+    assert width > 4 * 86 + 2 + 50  # the labels
+    assert height > 2 * (86 + 2) + 13  # two rows and the note
     film = Image.open(tmp_path / "walk" / "latent_walk.gif")
     assert (film.n_frames, film.size, film.info["loop"]) == (6, (140, 140), 0)
 
@@ -228,13 +231,13 @@ def test_projection_leaves_colours_to_the_prior_where_grey_alone_is_measured(inv
 @pytest.mark.slow
 def test_colourisation_draws_its_picture(inverse, tmp_path, capsys, monkeypatch):
     model = inverse.Tinted(sds.load("fashion-mnist"))
-    args = argparse.Namespace(images=1, noise=0.05, seed=3, steps=3, out=tmp_path / "colour.png")
+    args = argparse.Namespace(images=1, noise=0.05, seed=3, steps=3, out=tmp_path / "colour.svg")
     monkeypatch.delitem(inverse.METHODS, "DPS")  # three steps are too few for its strength
     inverse.solve(model, {"colourisation": sds.Grey(3)}, model.report, args)
     lines = [line for line in capsys.readouterr().out.splitlines() if "colours" in line]
     assert len(lines) == 1 + 2
-    sheet = Image.open(tmp_path / "colour.png")
-    assert sheet.size == (86 + 2, 4 * 86 + 2)
-    pixels = np.asarray(sheet).astype(int)
-    grey, truth = pixels[88:172, 2:86], pixels[2:86, 2:86]
+    images, texts = parts(tmp_path / "colour.svg")
+    assert [image.size for image in images] == [(84 + 4, 84 + 4)] * 4
+    assert texts[:2] == ["colourisation: truth", "measured"]
+    truth, grey = (np.asarray(image).astype(int)[2:86, 2:86] for image in images[:2])
     assert np.ptp(grey, axis=2).max() == 0 < np.ptp(truth, axis=2).mean()

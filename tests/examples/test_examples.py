@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from drawn_sheets import parts
 from lanes import mostly_slow
 from PIL import Image
 
@@ -102,7 +103,7 @@ def pipeline(tmp_path_factory):
 
 @pytest.mark.slow
 def test_load_hub_model_samples_a_local_pipeline(pipeline, tmp_path):
-    out = tmp_path / "new" / "samples.png"
+    out = tmp_path / "new" / "samples.svg"
     done = run(
         "load_hub_model.py",
         pipeline,
@@ -117,16 +118,18 @@ def test_load_hub_model_samples_a_local_pipeline(pipeline, tmp_path):
         folder=tmp_path,
     )
     assert "3 NFE" in done.stdout
-    picture = np.asarray(Image.open(out))
+    [image], texts = parts(out)
+    picture = np.asarray(image)
     # Two by two samples of 8 pixels, magnified twelve times, with gaps of 2.
     assert picture.shape == (2 * 98 + 2, 2 * 98 + 2, 3)
+    assert ": ddim, 3 steps, 3 NFE, seed 0" in " ".join(texts)
     assert len(np.unique(picture)) > 2
 
 
 def test_load_hub_model_samples_the_embedded_model(run_here, tmp_path):
     done = run_here("load_hub_model.py", "fashion-mnist", "--steps", 2, "--num-samples", 1)
     assert done.returncode == 0, done.stderr
-    assert Image.open(tmp_path / "samples.png").size == (28 * 3 + 4, 28 * 3 + 4)
+    assert Image.open(tmp_path / "samples.png").size[1] > 28 * 3 + 4 + 13  # the picture and what was run
 
 
 @pytest.mark.slow
@@ -396,12 +399,15 @@ def test_the_plugin_installs_and_runs(tmp_path):
 
 
 def test_in_a_pipeline_runs_samplers_in_the_embedded_pipeline(run_here, tmp_path):
-    words = ("--samplers", "heun,dpmpp-2m-sde", "--steps", 3, "--images", 2, "--out", tmp_path / "p.png")
+    words = ("--samplers", "heun,dpmpp-2m-sde", "--steps", 3, "--images", 2, "--out", tmp_path / "p.svg")
     done = run_here("in_a_pipeline.py", *words)
     assert done.returncode == 0, done.stderr
     assert "heun: 5 evaluations" in done.stdout
     assert "dpmpp-2m-sde: 3 evaluations" in done.stdout
-    assert Image.open(tmp_path / "p.png").size == (2 * 84 + 3 * 2, 2 * 84 + 3 * 2)
+    images, texts = parts(tmp_path / "p.svg")
+    assert [image.size for image in images] == [(2 * 86 + 2, 86 + 2)] * 2
+    assert texts[:2] == ["heun", "dpmpp-2m-sde"]
+    assert "DDPMPipeline, 3 steps, seeds 0 to 1" in texts
 
 
 def test_in_a_pipeline_explains_what_a_pipeline_cannot_run(run_here):
@@ -479,22 +485,29 @@ def test_ddpo_raises_the_reward(run_here, tmp_path):
 
 @pytest.mark.slow
 def test_inverse_problems_solves_both_problems_and_draws_them(run_here, tmp_path):
-    words = ("--images", 2, "--steps", 4, "--out", tmp_path / "inverse.png")
+    words = ("--images", 2, "--steps", 4, "--out", tmp_path / "inverse.svg")
     done = run_here("inverse_problems.py", *words)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if "PSNR" in line]
     assert len(lines) == 2 * (1 + 3)
     assert [line.split(" by ")[1].split(",")[0] for line in lines if " by " in line] == ["DPS", "PiGDM", "RePaint"] * 2
-    assert Image.open(tmp_path / "inverse.png").size == (2 * 86 + 2, 10 * 86 + 2)
+    images, texts = parts(tmp_path / "inverse.svg")
+    assert [image.size for image in images] == [(2 * 86 + 2, 86 + 2)] * 10
+    assert texts[0] == "inpainting: truth"
+    assert texts[5] == "super-resolution x4: truth"
+    assert texts[1] == texts[6] == "measured"
+    assert all(text.startswith(name) for text, name in zip(texts[2:5], ("DPS", "PiGDM", "RePaint"), strict=True))
 
 
 @pytest.mark.slow
 def test_steering_prints_both_tables_and_draws_its_rows(run_here, tmp_path):
-    words = ("--particles", 1, 3, "--samples", 3, "--steps", 4, "--groups", 20, "--out", tmp_path / "steering.png")
+    words = ("--particles", 1, 3, "--samples", 3, "--steps", 4, "--groups", 20, "--out", tmp_path / "steering.svg")
     done = run_here("steering.py", *words)
     assert done.returncode == 0, done.stderr
     estimates = [float(z) for z in re.findall(r"particles: Z ([\d.]+) ±", done.stdout)]
     assert len(estimates) == 2
     assert "Z = 1.6992" in done.stdout  # sum of w exp(m + v/2), by hand
     assert len(re.findall(r" of 3, -\d", done.stdout)) == 3  # 1 and 3 particles, and 3 with a twist
-    assert Image.open(tmp_path / "steering.png").size == (3 * 86 + 2, 3 * 86 + 2)
+    images, texts = parts(tmp_path / "steering.svg")
+    assert [image.size for image in images] == [(3 * 86 + 2, 86 + 2)] * 3
+    assert texts[:3] == ["1 particles", "3 particles", "3 particles, twisted"]

@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -322,9 +324,15 @@ def test_what_is_no_picture_is_an_array(tmp_path: Path) -> None:
 
 
 def test_grid(tmp_path: Path) -> None:
-    run(tmp_path, formats="grid", shard_size=None)
+    run(tmp_path, formats=("grid", "svg"), shard_size=None)
+    root = ElementTree.parse(tmp_path / "grid.svg").getroot()
+    [image] = root.iter("{http://www.w3.org/2000/svg}image")
+    left, top, width, height = (int(image.get(name, "")) for name in ("x", "y", "width", "height"))
     with Image.open(tmp_path / "grid.png") as sheet:
-        pixels = np.asarray(sheet.convert("L"))
+        assert sheet.size == (int(root.get("width", "")), int(root.get("height", "")))
+        pixels = np.asarray(sheet.convert("L"))[top : top + height, left : left + width]
+    [line] = [text.text for text in root.iter("{http://www.w3.org/2000/svg}text")]
+    assert re.fullmatch(r".+: \S+, 2 steps, \S+, seed 5, samples 0 to 22", line or "")
     first = np.asarray(to_images(expected(1), (-1.0, 1.0))[0])
     scale = ((pixels.shape[1] - 2) // 5 - 2) // 4  # five columns of four pixels, gaps of two
     assert np.array_equal(pixels[2 : 2 + 4 * scale : scale, 2 : 2 + 4 * scale : scale], first)

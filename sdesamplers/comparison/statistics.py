@@ -1,0 +1,80 @@
+"""Intervals: how far the values of a comparison would differ with other samples or other seeds.
+
+Settings are run from the same starting noise, so their differences are more certain than each value by itself. The
+draws of two settings with the same number of values use the same random numbers: entry k of both belongs together, and
+the draws of a difference or a quotient are those of the paired values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+DRAWS = 4000
+LEVEL = 0.95
+"""The probability of all intervals."""
+CHUNK = 2**21
+"""Numbers drawn at once."""
+EQUAL = 0.01
+"""Settings whose values differ by less than this share, with probability `LEVEL`, are equal for every purpose."""
+
+
+def draws_over_samples(values: np.ndarray, *, squares: bool = False) -> np.ndarray:
+    """Bootstrap draws (DRAWS,) of the mean of values (N,), resampled with replacement (Efron 1979).
+
+    Args:
+        values: one number for each sample.
+        squares: the root of the mean of the squares instead of the mean.
+    """
+    count = len(values)
+    random, found = np.random.default_rng(0), []
+    numbers = np.square(values) if squares else np.asarray(values, dtype=float)
+    size = max(CHUNK // count, 1)
+    for first in range(0, DRAWS, size):
+        rows = random.integers(count, size=(min(size, DRAWS - first), count))
+        found.append(numbers[rows].mean(1))
+    means = np.concatenate(found)
+    return np.asarray(np.sqrt(means) if squares else means)
+
+
+def draws_over_repeats(values: np.ndarray) -> np.ndarray:
+    """Draws (DRAWS,) of the mean of values (R,) of R runs with different seeds.
+
+    They have Student's t distribution with R - 1 degrees of freedom, and the draws of two settings have the covariance
+    of their repeats: the interval of a difference is that of the paired t-test.
+    """
+    count = len(values)
+    random = np.random.default_rng(0)
+    centred = np.asarray(values, dtype=float) - np.mean(values)
+    normal = random.standard_normal((DRAWS, count)) @ centred / np.sqrt(count * (count - 1))
+    scale = np.sqrt(random.chisquare(count - 1, DRAWS) / (count - 1))
+    return np.asarray(np.mean(values) + normal / scale)
+
+
+def draws_of_error(value: float, error: float, freedom: int) -> np.ndarray:
+    """Draws (DRAWS,) of a value with a standard error, by Student's t; those of different values are independent.
+
+    Args:
+        value, error: the value and its standard error.
+        freedom: the degrees of freedom, as of the groups of a jackknife less one.
+    """
+    key = int(np.float64(value).view(np.uint64))
+    return np.asarray(value + error * np.random.default_rng(key).standard_t(freedom, DRAWS))
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """The central interval of probability `LEVEL` of draws (DRAWS,)."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def is_undecided(one: np.ndarray, other: np.ndarray) -> bool:
+    """True if draws (DRAWS,) of two settings do not determine which is smaller, although the difference may matter."""
+    low, high = interval(one - other)
+    size = EQUAL * min(abs(float(np.median(one))), abs(float(np.median(other))))
+    return low <= 0 <= high and not (-size <= low and high <= size)
+
+
+def chances_of_least(draws: np.ndarray) -> np.ndarray:
+    """The share of the draws (DRAWS, K) in which each setting has the least value, (K,); equal values share it."""
+    least = draws == draws.min(1, keepdims=True)
+    return np.asarray((least / least.sum(1, keepdims=True)).mean(0))

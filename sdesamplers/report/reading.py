@@ -1,0 +1,251 @@
+"""What a page shows, as plain data for its template: sentences, tables, pictures, code."""
+
+from __future__ import annotations
+
+import pprint
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..metrics.intervals import RESAMPLES, jackknife_groups
+from .thumbnails import is_reduced, thumbnails
+from .view import QUALITIES, View, number
+
+if TYPE_CHECKING:
+    from ..comparison.result import Cell
+
+PICTURE_BYTES, FILM_BYTES = 2_200_000, 1_000_000
+"""Characters of all samples' and of all states' pictures on a page; fewer are shown if they would take more."""
+
+
+@dataclass
+class Pictures:
+    """The pictures of one cell.
+
+    Attributes:
+        index: the sampler's place.
+        sampler, budget: as in the cell.
+        title: its cost and error.
+        images: (data URI, text for readers who do not see it, title) of each sample.
+        problem: the reason if there are no samples.
+    """
+
+    index: int
+    sampler: str
+    budget: int
+    title: str
+    images: list[tuple[str, str, str]] = field(default_factory=list)
+    problem: str = ""
+
+
+def facts(view: View) -> list[tuple[str, str]]:
+    """What was compared, as terms and descriptions."""
+    found = view.comparison
+    environment = found.facts.get("environment", {})
+    rows = [
+        ("Model", found.model_name + revision(found.facts.get("model", {}))),
+        ("Samples", f"{found.num_samples} for each sampler and number of evaluations, seed {found.seed}"),
+        ("Guidance scale", number(found.facts.get("guidance_scale", 1.0))),
+    ]
+    if found.reference_count:
+        rows.append(
+            ("ODE reference", f"rk45 at tolerance 1e-5, {found.reference_nfe} evaluations per sample, the first "
+             f"{found.reference_count} samples from the same starting noise")
+        )  # fmt: skip
+    else:
+        rows.append(("ODE reference", "none, so that no errors are known"))
+    rows.append(("Distances", found.metrics or "none: this model has no metrics"))
+    if found.floor is not None:
+        rows.append(
+            ("Floor", f"Fréchet distance {number(found.floor.frechet)} squared feature units between the reference set "
+             f"and {found.floor.count} other real samples: what perfect samples would have on average")
+        )  # fmt: skip
+    rows.append(
+        ("Made with", ", ".join(f"{name} {value}" for name, value in environment.items()) or "unknown versions")
+    )
+    return rows
+
+
+def revision(model: dict[str, Any]) -> str:
+    """A model's revision and the hash of its weights, shortened."""
+    parts = []
+    if model.get("revision"):
+        parts.append(f"revision {str(model['revision'])[:12]}")
+    if model.get("weights_sha256"):
+        parts.append(f"weights {model['weights_sha256'][:12]}")
+    return f" ({', '.join(parts)})" if parts else ""
+
+
+def note(view: View, cell: Cell) -> str:
+    """A cell in a line, for its marker."""
+    parts = [f"{cell.sampler}, {cell.nfe} evaluations per sample, {number(cell.seconds)} s"]
+    for quality in QUALITIES.values():
+        value = getattr(cell, quality.field)
+        if value is not None:
+            parts.append(f"{quality.short} {number(value)}{ends(view, cell, quality)}")
+    return "; ".join(parts)
+
+
+def ends(view: View, cell: Cell, quality: Any) -> str:
+    """An interval as text; empty if there is none."""
+    found = view.interval(cell, quality)
+    return "" if found is None else f" [{number(found[0])}, {number(found[1])}]"
+
+
+def table(view: View) -> list[dict[str, Any]]:
+    """The rows of the table: for each cell its sampler, values with intervals, and remarks."""
+    best = {
+        (budget, q.field): min((v for v in values if v is not None), default=None)
+        for budget in view.budgets
+        for q in QUALITIES.values()
+        for values in [[getattr(c, q.field) for c in view.comparison.cells if c.budget == budget]]
+    }
+    rows = []
+    for cell in view.comparison.cells:
+        values = [
+            {
+                "value": getattr(cell, q.field),
+                "text": number(getattr(cell, q.field)),
+                "interval": ends(view, cell, q).strip(),
+                "best": getattr(cell, q.field) is not None and getattr(cell, q.field) == best[cell.budget, q.field],
+            }
+            for q in qualities(view)
+        ]
+        remarks = [cell.problem] if cell.problem else []
+        if cell.scoring_problem:
+            remarks.append(f"no score: {cell.scoring_problem}")
+        if cell.drew_noise:
+            remarks.append("stochastic, so without an ODE error")
+        index = view.samplers.index(cell.sampler)
+        rows.append({"index": index, "cell": cell, "values": values, "remarks": "; ".join(remarks)})
+    return rows
+
+
+def qualities(view: View) -> list[Any]:
+    """The quantities that were measured."""
+    return [q for q in QUALITIES.values() if any(getattr(c, q.field) is not None for c in view.comparison.cells)]
+
+
+def sample_pictures(view: View) -> tuple[list[list[Pictures]], list[str]]:
+    """Pictures of each sampler (rows) and budget, and those of the reference; fewer samples on large pages."""
+    for each in (8, 6, 4, 2, 1):
+        rows = [[_pictures(view, s, b, each) for b in view.budgets] for s in view.samplers]
+        reference = view.comparison.reference
+        exact = [] if reference is None else thumbnails(reference[:each], view.comparison.data_range)
+        size = sum(len(uri) for row in rows for cell in row for uri, *_ in cell.images) + sum(map(len, exact))
+        if size <= PICTURE_BYTES:
+            break
+    return rows, exact
+
+
+def _pictures(view: View, sampler: str, budget: int, each: int) -> Pictures:
+    cell, samples = view.cell(sampler, budget), view.comparison.samples.get((sampler, budget))
+    made = Pictures(view.samplers.index(sampler), sampler, budget, title(cell, budget))
+    if samples is None:
+        made.problem = "not run" if cell is None or cell.problem is None else cell.problem
+        return made
+    errors = (cell.errors if cell is not None else None) or []
+    for place, uri in enumerate(thumbnails(samples[:each], view.comparison.data_range)):
+        text = f"sample {place} of {sampler}, {budget} evaluations"
+        error = f"ODE error {number(errors[place])} (RMS, data units)" if place < len(errors) else ""
+        made.images.append((uri, text, f"sample {place}: {error}" if error else f"sample {place}"))
+    return made
+
+
+def title(cell: Cell | None, budget: int) -> str:
+    """A cell's cost and values, for the line below its pictures."""
+    if cell is None or cell.nfe is None:
+        return f"{budget} evaluations"
+    parts = [f"{cell.nfe} NFE"]
+    if cell.error is not None:
+        parts.append(f"error {number(cell.error, 2)}")
+    if cell.frechet is not None:
+        parts.append(f"FD {number(cell.frechet)}")
+    return ", ".join(parts)
+
+
+def films(view: View) -> list[tuple[int, list[Pictures]]]:
+    """For each budget, the states of the first sample of each sampler on its way, as pictures; fewer on large pages.
+
+    Empty if the states are not pictures.
+    """
+    found: list[tuple[int, list[Pictures]]] = []
+    for frames in (8, 5, 3):
+        rows = [(b, [f for s in view.samplers if (f := _film(view, s, b, frames)) is not None]) for b in view.budgets]
+        found = [(budget, each) for budget, each in rows if each]
+        if sum(len(uri) for _, each in found for film in each for uri, *_ in film.images) <= FILM_BYTES:
+            break
+    return found
+
+
+def _film(view: View, sampler: str, budget: int, frames: int) -> Pictures | None:
+    kept = view.comparison.trajectories.get((sampler, budget))
+    if kept is None or not _are_pictures(kept.states):
+        return None
+    states = kept.states[:, 0]
+    last, data_range = len(states) - 1, view.comparison.data_range or (-1.0, 1.0)
+    places = sorted({round(k * last / (frames - 1)) for k in range(frames)})
+    made = Pictures(view.samplers.index(sampler), sampler, budget, "")
+    for place, uri in zip(places, thumbnails(_in_range(states[places], data_range), data_range), strict=True):
+        text = "the sample" if place == last else f"state {place + 1} of {last + 1}"
+        made.images.append((uri, f"{text}, {sampler}, {budget} evaluations", text))
+    return made
+
+
+def _in_range(states: Tensor, data_range: tuple[float, float]) -> Tensor:
+    """States scaled down about the middle of the data's range so that 95% of their numbers lie in it."""
+    middle, half = sum(data_range) / 2, (data_range[1] - data_range[0]) / 2
+    extent = torch.quantile((states - middle).abs().flatten(1), 0.95, dim=1) / half
+    return middle + (states - middle) / extent.clamp_min(1.0).reshape(-1, *(1 for _ in states.shape[1:]))
+
+
+def _are_pictures(states: Tensor) -> bool:
+    return states.dim() == 5 and states.shape[2] in (1, 3)
+
+
+def size_note(view: View) -> str:
+    """How pictures are shown that are larger than thumbnails."""
+    if not view.has_images or not is_reduced(view.shape):
+        return ""
+    return f"Pictures of {view.shape[2]} x {view.shape[1]} pixels are reduced and compressed here."
+
+
+def intervals(view: View) -> str:
+    """How the intervals are computed."""
+    parts = []
+    if any(cell.errors for cell in view.comparison.cells):
+        parts.append(
+            f"of the ODE error by a bootstrap over the {view.comparison.reference_count} samples of the reference "
+            f"(percentiles of {RESAMPLES} resamples, seed 0)"
+        )
+    if any(cell.frechet_error is not None for cell in view.comparison.cells):
+        groups = jackknife_groups(view.comparison.num_samples)
+        parts.append(
+            "of the Fréchet distance by a jackknife that leaves out each of "
+            f"{groups} groups of samples, with Student's t"
+        )
+    return " and ".join(parts) or "none could be computed for these numbers of samples"
+
+
+def recipes(view: View) -> list[tuple[int, list[tuple[int, str]]]]:
+    """For each sampler the budgets at which it has run, with Python code that draws their samples again."""
+    found = []
+    for index, sampler in enumerate(view.samplers):
+        cells = [(c.budget, code(view, c)) for c in view.of(sampler) if c.recipe is not None]
+        if cells:
+            found.append((index, cells))
+    return found
+
+
+def code(view: View, cell: Cell) -> str:
+    """Python code that draws the samples of a cell again, given the model."""
+    found = view.comparison
+    own = {k: v for k, v in found.facts.items() if k in ("batch_size", "guidance_scale", "condition") and v is not None}
+    if own.get("guidance_scale") == 1.0:
+        del own["guidance_scale"]
+    arguments = {"num_samples": found.num_samples, "seed": found.seed, **own}
+    listed = "".join(f",\n    {key}={pprint.pformat(value, compact=True)}" for key, value in arguments.items())
+    recipe = pprint.pformat(cell.recipe, sort_dicts=False, compact=True)
+    return f"recipe = {recipe}\nresult = sds.sample(\n    model, recipe{listed},\n)"
