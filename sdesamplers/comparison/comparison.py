@@ -117,7 +117,14 @@ def compare(
             if samples is not None:
                 pictures[name, budget] = samples
                 if trajectories:
-                    paths[name, budget] = trajectory(model, each, budget, min(trajectories, num_samples), common)
+                    try:
+                        kept = trajectory(model, each, budget, min(trajectories, num_samples), common)
+                    except Cancelled:
+                        raise
+                    except SdesamplersError as refusal:  # a figure is not worth the runs that are finished
+                        warn(f"no trajectories of {name} at {budget} evaluations: {refusal}")
+                    else:
+                        paths[name, budget] = kept
     return Comparison(
         model_name=model.name,
         num_samples=num_samples,
