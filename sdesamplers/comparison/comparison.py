@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..categories import OutputWarning
 from ..checks import function, number, shown, warn, whole
-from ..errors import UnknownNameError, UsageError, last_place
+from ..errors import Cancelled, SdesamplersError, UnknownNameError, UsageError, last_place
 from ..generation.identity import Facts, environment, model_facts, plain
 from ..metrics import FeatureScorer, Score
 from ..models.base import Model
@@ -272,7 +273,7 @@ class Contest:
                 if runs[0].samples is not None:
                     pictures[setting.label, budget] = runs[0].samples
                     if trajectories:
-                        paths[setting.label, budget] = runner.trajectory(setting, budget, seeds[0], trajectories)
+                        self.keep_trajectory(paths, runner, setting, budget, seeds[0], trajectories)
                 if on_cell is not None:
                     on_cell(cells[-1])
         return Comparison(
@@ -291,6 +292,23 @@ class Contest:
             trajectories=paths,
             repeats=len(seeds),
         )
+
+    def keep_trajectory(
+        self,
+        paths: dict[tuple[str, int], Trajectory],
+        runner: Runner,
+        setting: Setting,
+        budget: int,
+        seed: int,
+        count: int,
+    ) -> None:
+        """Add the states of a few samples on the way; a failure only warns, since a figure is not worth the runs."""
+        try:
+            paths[setting.label, budget] = runner.trajectory(setting, budget, seed, count)
+        except Cancelled:
+            raise
+        except SdesamplersError as refusal:
+            warn(f"no trajectories of {setting.label} at {budget} evaluations: {refusal}", OutputWarning)
 
     def facts(self) -> dict[str, Any]:
         """The data shared by all cells, as plain data: the model, the call's arguments, versions."""

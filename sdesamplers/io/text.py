@@ -1,4 +1,4 @@
-"""Untrusted text made safe to print, as `sdesamplers/text.py` does for the folders below this one; data made fit for JSON."""
+"""Untrusted text made safe to print, as `sdesamplers/text.py` does for the folders below; data made fit for JSON."""
 
 from __future__ import annotations
 

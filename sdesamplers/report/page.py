@@ -85,6 +85,7 @@ def page(comparison: Comparison) -> str:
         pictures=rows,
         reference=exact,
         size_note=reading.size_note(view),
+        most_points=reading.points_of(view),
         films=reading.films(view),
         qualities=reading.qualities(view),
         intervals=reading.intervals(view),
@@ -178,4 +179,4 @@ def alone(draw: Callable[..., Any], width: float, height: float) -> Callable[[],
 def _scatter_row(view: View, sampler: str) -> Any:
     count = len(view.budgets)
     axes = new_figure(2.4 * count, 2.7).subplots(1, count, squeeze=False, sharex=True, sharey=True)
-    return scatter(view, axes, sampler=sampler)
+    return scatter(view, axes, sampler=sampler, most=reading.points_of(view))

@@ -73,7 +73,9 @@ def window(points: np.ndarray, others: np.ndarray) -> tuple[tuple[float, float],
     return (float(a), float(c)), (float(b), float(d))
 
 
-def scatter(view: View, axes: Any = None, *, sampler: str | None = None, nfe: int | None = None) -> Any:
+def scatter(
+    view: View, axes: Any = None, *, sampler: str | None = None, nfe: int | None = None, most: int | None = None
+) -> Any:
     """Samples as points over those of the ODE reference, a panel for each sampler and budget.
 
     The axes are set by the data, and a corner counts the samples outside. A thin line joins a sample of a deterministic
@@ -83,6 +85,7 @@ def scatter(view: View, axes: Any = None, *, sampler: str | None = None, nfe: in
         view: the comparison.
         axes: matplotlib axes, one for each sampler and budget, sampler by sampler; a new figure by default.
         sampler, nfe: one sampler, one budget; all by default.
+        most: number of samples and of reference samples that are drawn in a panel; all by default.
 
     Raises:
         UsageError: the samples are not vectors, or there is no such sampler or budget.
@@ -104,8 +107,8 @@ def scatter(view: View, axes: Any = None, *, sampler: str | None = None, nfe: in
         cell, samples = view.cell(name, budget), view.comparison.samples.get((name, budget))
         axis.set(xlim=(left[0], right[0]), ylim=(left[1], right[1]), aspect="equal")
         if samples is not None:
-            axis.plot(*under.T, ".", color=REFERENCE, markersize=7, alpha=0.5, markeredgewidth=0)
-            _points(axis, plane.project(rows_of(samples)), under, every[name], cell)
+            axis.plot(*under[:most].T, ".", color=REFERENCE, markersize=7, alpha=0.5, markeredgewidth=0)
+            _points(axis, plane.project(rows_of(samples)), under, every[name], cell, most)
         else:
             reason(axis, cell)
         axis.set_title(heading(cell, budget), size="small")
@@ -124,15 +127,17 @@ def scatter(view: View, axes: Any = None, *, sampler: str | None = None, nfe: in
     return drawn[0].figure
 
 
-def _points(axis: Any, points: np.ndarray, under: np.ndarray, style: Style, cell: Cell | None) -> None:
+def _points(
+    axis: Any, points: np.ndarray, under: np.ndarray, style: Style, cell: Cell | None, most: int | None
+) -> None:
     if cell is not None and cell.errors:
-        count = min(len(points), len(under))
+        count = min(len(points), len(under), most or len(points))
         breaks = np.full((count, 2), np.nan)  # one line with gaps is drawn faster than many
         joined = np.stack([points[:count], under[:count], breaks], 1).reshape(-1, 2)
         axis.plot(*joined.T, color=style.colour, linewidth=0.6, alpha=0.6)
     size = float(np.clip(40 / np.sqrt(len(points)), 2.0, 5.0))
     axis.plot(
-        *points.T, style.marker, color=style.colour, markersize=size, markeredgewidth=0, alpha=0.65,
+        *points[:most].T, style.marker, color=style.colour, markersize=size, markeredgewidth=0, alpha=0.65,
         rasterized=len(points) > RASTER_POINTS,
     )  # fmt: skip
     _count_outside(axis, points)

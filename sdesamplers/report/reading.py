@@ -20,6 +20,10 @@ PICTURE_BYTES, FILM_BYTES = 2_200_000, 1_000_000
 """Characters of all samples' and of all states' pictures on a page; fewer are shown if they would take more."""
 
 
+POINTS = 5000
+"""Points on a page, and as many of the reference; fewer samples are shown if there would be more."""
+
+
 @dataclass
 class Pictures:
     """The pictures of one cell.
@@ -203,6 +207,11 @@ def _in_range(states: Tensor, data_range: tuple[float, float]) -> Tensor:
 
 def _are_pictures(states: Tensor) -> bool:
     return states.dim() == 5 and states.shape[2] in (1, 3)
+
+
+def points_of(view: View) -> int:
+    """The number of samples that each panel of points shows."""
+    return max(POINTS // max(len(view.comparison.cells), 1), 20)
 
 
 def size_note(view: View) -> str:

@@ -181,6 +181,20 @@ def test_what_figures_need_is_kept(mixture: sds.MixtureModel) -> None:
         assert set(result.as_dict()["cells"][0]) == set(vars(heun))
 
 
+def test_a_trajectory_that_fails_loses_nothing(mixture: sds.MixtureModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = comparison.sample
+
+    def sample(*arguments: Any, **options: Any) -> Any:
+        if options.get("trajectory"):
+            raise sds.NonFiniteError("not finite")
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(comparison, "sample", sample)
+    with pytest.warns(UserWarning, match="no trajectories of euler at 3 evaluations: not finite"):
+        result = sds.compare(mixture, "euler", 3, trajectories=2, **FEW)
+    assert (result.cells[0].nfe, result.trajectories) == (3, {})
+
+
 def test_objects_stand_beside_names(mixture: sds.MixtureModel) -> None:
     recipe = sds.sample(mixture, "ddim", steps=7, eta=0.5, spacing="karras").recipe
     heun, quadratic = sds.samplers()["heun"], sds.spacings()["quadratic"]

@@ -152,6 +152,14 @@ def test_pages_of_all_kinds(kind, tmp_path):
         assert options["problem"] in page.text
 
 
+@pytest.mark.slow
+def test_many_points_are_shown_in_part(tmp_path):
+    made = comparison((2,), tuple("abcdefghijkl"), (4, 5, 6, 8), count=3000)
+    made.reference = torch.rand(3000, 2)
+    page = page_of(made, tmp_path)  # checks the size
+    assert "The first 104 of 3000 samples are drawn" in " ".join(page.text.split())
+
+
 def test_pictures_are_those_of_the_samples(tmp_path):
     made = comparison((1, 4, 4), samplers=("heun",), budgets=(4,))
     page = page_of(made, tmp_path)
