@@ -17,6 +17,7 @@ def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
     Tables on the Hub are counted if they are in the local cache: nothing is downloaded. "tables_problem" is the reason
     if the tables that the entry names cannot be read.
     """
+    from ..pretrained.hub import HubAccess
     from ..sampling.table import tables_at
 
     facts = {key: value for key, value in catalogue.models[name].items() if key != "base"}
@@ -24,7 +25,7 @@ def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
     registered = catalogue.tables(name)
     for source in filter(None, (registered, own_source(catalogue.models[name]))):
         try:
-            budgets |= {table.nfe for table in tables_at(source, local_files_only=True)}
+            budgets |= {table.nfe for table in tables_at(source, access=HubAccess(local_files_only=True))}
         except SdesamplersError as error:
             if source == registered:
                 facts["tables_problem"] = one_line(error)

@@ -20,7 +20,7 @@ from ..registry.registry import default_registry
 from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
 from .folders import check_unet, class_count, find_parts, sample_shape
-from .hub import TABLES, fetch
+from .hub import TABLES, HubAccess, fetch
 from .options import TEXT_OPTIONS, TUNING, LoadOptions
 from .pipelines.loading import layout_of, load_pipeline
 from .placement import autocast_for, move
@@ -136,7 +136,9 @@ def found(name: str, options: LoadOptions) -> Model:
         options = replace(options, null_condition=models.get(name, {}).get("null_condition"))
     model = load_folder(place, options, name=name, revision=commit)
     if sources := (*registered, *([str(place / TABLES)] if (place / TABLES).is_dir() else [])):
-        model.gaussian.table_sources = sources
+        process = model.gaussian
+        process.table_sources = sources
+        process.table_access = HubAccess(options.token, options.cache_dir, options.local_files_only)
     return model
 
 
