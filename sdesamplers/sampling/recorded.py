@@ -125,10 +125,13 @@ class RecordedRun:
         self._remember(reply)
         record = self.record
         record.count += 1
-        if record.log_probs is not None and not isinstance(reply, list):
-            if reply.x is not self._request[0]:
-                record.edited.append(len(record.visited))
-            record.visited.append(reply.x.detach())
+        if record.log_probs is not None:
+            several = isinstance(reply, list)
+            pairs = zip(reply, self._request, strict=True) if several else [(reply, self._request)]
+            for prediction, (x, _) in pairs:
+                if prediction.x is not x:
+                    record.edited.append(len(record.visited))
+                record.visited.append(prediction.x.detach())
         try:
             self._request = request = self._run.send(reply)
             if self._path.ledger.watched is not None and isinstance(request, tuple):

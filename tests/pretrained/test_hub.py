@@ -227,7 +227,7 @@ def test_tables_named_in_the_registry_are_fetched_with_the_access_of_load(
         assert TOKEN.encode() not in pickle.dumps(model.process)
         assert copy.deepcopy(model.process).table_access.token == TOKEN
         assert (stored.table_access.token, stored.table_access.cache_dir) == (None, tmp_path / "cache")
-        with pytest.raises(ModelError, match="me/tables.*private"):
+        with pytest.raises(ModelError, match=r"me/tables.*private"):
             sds.sample(without, "tuned", nfe=2)
         assert not hub.downloads("nfe-2.json")  # not before they are needed
         found = sds.sample(model, "tuned", nfe=2, num_samples=2, seed=1).samples
