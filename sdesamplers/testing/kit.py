@@ -10,7 +10,7 @@ from ..registry.names import Preset
 from ..registry.options import check_options
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
-from . import convergence, invariants, resumption
+from . import convergence, densities, invariants, resumption
 from .case import Case
 from .invariants import Outcome
 from .report import Finding, Report
@@ -31,6 +31,7 @@ CHECKS: dict[str, Callable[[Case], Outcome]] = {
     "resumed": resumption.resumed,
     "point mass": invariants.point_mass,
     "log-probabilities": invariants.log_probabilities,
+    "densities": densities.densities,
     "noise": invariants.noise_as_declared,
     "plain SDE": invariants.plain_sde,
     "ODE order": convergence.ode_order,
