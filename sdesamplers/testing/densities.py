@@ -13,9 +13,8 @@ from ..errors import UsageError
 from ..path.transition import Transition
 from ..sampling.stepper import Stepper
 from .case import Case
+from .invariants import Outcome, clipped
 from .resumption import by_hand, sent
-
-Outcome = tuple[str, str, bool] | None
 
 
 def densities(case: Case) -> Outcome:
@@ -25,9 +24,8 @@ def densities(case: Case) -> Outcome:
     """
     spec = case.spec
     if not spec.stochastic:
-        return (
-            None if not spec.no_density else ("no_density, and no noise", "no_density for samplers with noise", False)
-        )
+        fault = "declares no_density, and draws no noise", "no_density= is for samplers with noise", False
+        return fault if spec.no_density else None
     stepper = by_hand(case, {"steps": 12})
     if spec.no_density:
         return _refusal(case, stepper)
@@ -75,5 +73,5 @@ def _refusal(case: Case, stepper: Stepper) -> Outcome:
         stepper.step(output, **extra)
     except UsageError as refusal:
         kept = stepper.evaluations == 0 and torch.equal(stepper.x, before)
-        return f"refused: {refusal}", required, reason in str(refusal) and kept
+        return clipped(f"refused: {refusal}"), required, reason in str(refusal) and kept
     return "a step has a density", required, False
