@@ -156,13 +156,13 @@ def test_grpo_attains_the_optimum_of_its_class(monkeypatch: Any, tmp_path: Path)
 def test_the_policy_gradient_of_the_grpo_example_is_that_of_the_objective() -> None:
     """Against the pathwise gradient, through the states of the same runs, for the last layer's bias.
 
-    Both are estimates of the gradient of E r - beta KL with standard errors of about 0.01 and 0.003.
+    Without the credit for later divergences the second element is off by 0.07.
     """
     toy, count, noise = loaded("grpo_toy"), 4000, math.sqrt(2)
     args = argparse.Namespace(noise_level=noise, steps=8, batch=count)
     torch.manual_seed(0)
     policy = toy["Policy"]()
-    torch.nn.init.normal_(policy.net[4].weight, std=0.05)
+    torch.nn.init.normal_(policy.net[4].weight, std=0.5)
     bias = policy.net[4].bias
     with torch.no_grad():
         rollout = toy["run"](policy, args, seed=3)
