@@ -230,17 +230,65 @@ class Ours:
     def prepare(self) -> None:
         """Do nothing: the path exists already."""
 
-    @torch.inference_mode()
+    mode: Any = staticmethod(torch.inference_mode)
+
     def loop(self) -> torch.Tensor:
         """`drive` with a prepared path: sampler, predictions, counting, the check for NaN at every evaluation."""
         evaluator = Evaluator(self.model, len(self.start), self.name)
-        final = sds.drive(start_run(self.spec, self.start, self.path, self.recipe.options), evaluator)
+        with self.mode():
+            final = sds.drive(start_run(self.spec, self.start, self.path, self.recipe.options), evaluator)
         self.evaluations = evaluator.evaluations
         return final
 
     def whole(self) -> torch.Tensor:
         """The whole call of `sds.sample`: validation, time grid, path, starting noise, loop."""
         return sds.sample(self.model, self.name, steps=self.steps, **self.kwargs).samples
+
+
+class InSample(Ours):
+    """The loop in the autograd mode of `sample`."""
+
+    mode = staticmethod(torch.no_grad)
+
+
+class ByHand:
+    """A `Stepper` in a loop of one's own, with a network that costs nothing."""
+
+    def __init__(self, network: Callable[..., Any], process: sds.SDE, name: str, shape: Shape, steps: int) -> None:
+        self.network, self.process, self.name, self.shape, self.steps = network, process, name, shape, steps
+        self.prepare()
+        self.loop()
+
+    def prepare(self) -> None:
+        """A new run; the dry runs for its sampler and grid have been made by earlier ones."""
+        self.stepper = sds.Stepper(
+            self.process,
+            self.name,
+            prediction="epsilon",
+            shape=self.shape[1:],
+            num_samples=self.shape[0],
+            steps=self.steps,
+        )
+
+    @torch.no_grad()
+    def loop(self) -> torch.Tensor:
+        """States and times are read, and outputs sent."""
+        stepper = self.stepper
+        while not stepper.is_done:
+            stepper.send(self.network(stepper.x, stepper.t))
+        self.evaluations = stepper.evaluations
+        return stepper.x
+
+
+def beside_sample(name: str, shape: Shape, steps: int) -> tuple[ByHand, InSample]:
+    """A loop by hand and that of `sample`, on the linear VP process, with a function that returns a constant tensor."""
+    output, process = torch.randn(shape), sds.VP()
+
+    def network(x: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        return output
+
+    model = sds.FunctionModel(network, process, "epsilon", shape[1:])
+    return ByHand(network, process, name, shape, steps), InSample(model, name, shape, steps)
 
 
 def beside_diffusers(name: str, shape: Shape, steps: int) -> tuple[Ours, Diffusers]:

@@ -17,7 +17,7 @@ def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
     Tables on the Hub are counted if they are in the local cache: nothing is downloaded. "tables_problem" is the reason
     if the tables that the entry names cannot be read.
     """
-    from ..pretrained.hub_files import tables_may_be_cached
+    from ..pretrained.hub_files import HubAccess, tables_may_be_cached
     from ..sampling.table import tables_at
 
     facts = {key: value for key, value in catalogue.models[name].items() if key != "base"}
@@ -28,7 +28,7 @@ def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
         own = ""
     for source in filter(None, (registered, own)):
         try:
-            budgets |= {table.nfe for table in tables_at(source, local_files_only=True)}
+            budgets |= {table.nfe for table in tables_at(source, access=HubAccess(local_files_only=True))}
         except SdesamplersError as error:
             if source == registered:
                 facts["tables_problem"] = one_line(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ..checks import choice, known_keywords, number, one_of_types, shown
@@ -27,7 +28,8 @@ class DenoiserModel(FunctionModel):
 
     Attributes:
         sigma_data: standard deviation of the data, if the denoiser is the network inside of Karras et al.'s (2022)
-            preconditioning; else None.
+            preconditioning; else None. `dtype` is then float32 at least, and only the network's input is rounded.
+        network_dtype: of the denoiser's input.
         extra_args: keyword arguments of every call.
     """
 
@@ -45,6 +47,14 @@ class DenoiserModel(FunctionModel):
     ) -> None:
         super().__init__(denoiser, process, "sample", shape, **options)
         self.sigma_data, self.extra_args = sigma_data, dict(extra_args or {})
+        self.network_dtype = self.dtype
+        if sigma_data is not None:
+            # In half precision c_skip x + c_out F would lose the digits for which the preconditioning was designed.
+            self.dtype = torch.promote_types(self.dtype, torch.float32)
+
+    def _expand(self, condition: Any, count: int) -> Tensor:
+        expanded = super()._expand(condition, count)
+        return expanded.to(self.network_dtype) if expanded.is_floating_point() else expanded
 
     def _called(self, x: Tensor, times: tuple[Scalar, ...], *given: Any) -> Tensor | Output:
         (sigma,) = times
@@ -56,10 +66,10 @@ class DenoiserModel(FunctionModel):
             return output
         # Karras et al. (2022), table 1.
         data, variance = self.sigma_data, self.sigma_data**2 + sigma**2
-        inside = x * expand(variance**-0.5, x)
+        inside = (x * expand(variance**-0.5, x)).to(self.network_dtype)
         raw = call(self.function, inside, as_flat(sigma, x), *args, name=self.name, **kwargs)
         assert isinstance(raw, Tensor)
-        return x * expand(data**2 / variance, x) + raw * expand(sigma * data * variance**-0.5, x)
+        return x * expand(data**2 / variance, x) + raw.to(x.dtype) * expand(sigma * data * variance**-0.5, x)
 
 
 @public
@@ -90,7 +100,8 @@ def from_denoiser(
             models, otherwise "ve".
         sigma_data: standard deviation of the data, if `denoiser` is the network inside of k-diffusion's
             `Denoiser(network, sigma_data)`: it then receives c_in x and sigma, and x0 is c_skip x + c_out output
-            (Karras et al. 2022, eq. 7 and table 1). Only for "ve". For a network that receives log(sigma)/4 use `wrap`.
+            (Karras et al. 2022, eq. 7 and table 1), computed in float32 at least whatever the network's dtype. Only for
+            "ve". For a network that receives log(sigma)/4 use `wrap`.
         sigma_min, sigma_max: the range of sigma on which a "ve" denoiser was trained; by default the denoiser's own
             attributes `sigma_min` and `sigma_max` or those of its `inner_model`, otherwise 0.002 and 80.
         extra_args: keyword arguments of every call. A condition is better passed to `sample`, which divides it between

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,40 @@ TABLES = "sdesamplers"
 """The folder of a model's solver tables, inside of the model's."""
 
 
-def fetch_tables(source: str, *, token: str | bool | None = None, local_files_only: bool = False) -> Path:
+@dataclass(frozen=True)
+class HubAccess:
+    """The options of `load` with which its model's tables are downloaded later, when they are first needed.
+
+    The token is neither shown nor pickled: in another process, the token is that of the login.
+    """
+
+    token: str | bool | None = field(default=None, repr=False)
+    cache_dir: str | Path | None = None
+    local_files_only: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "token": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+
+    def __deepcopy__(self, memo: Any) -> HubAccess:
+        return self  # a copy stays in this process
+
+
+def fetch_tables(
+    source: str,
+    *,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
     """Download the solver tables of a Hub repository, from its folder `sdesamplers` or its root, or find them cached.
 
     Args:
         source: "hf://owner/name", or "hf://owner/name@revision" for a branch, tag or commit.
         token: of the Hub; that of the login by default.
+        cache_dir: of the downloads; that of huggingface_hub by default.
         local_files_only: do not connect to the Hub.
 
     Raises:
@@ -27,7 +56,7 @@ def fetch_tables(source: str, *, token: str | bool | None = None, local_files_on
     """
     repo, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
     patterns = [f"{TABLES}/nfe-*.json", "nfe-*.json"]
-    access = {"token": token, "cache_dir": None, "local_files_only": local_files_only}
+    access = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
     folder = snapshot(repo, patterns, revision=revision or None, **access)
     place = folder / TABLES if (folder / TABLES).is_dir() else folder
     if not any(place.glob("nfe-*.json")):

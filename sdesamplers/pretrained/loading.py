@@ -23,7 +23,7 @@ from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
 from .folders import check_unet, class_count, find_parts, sample_shape
 from .hub import fetch
-from .hub_files import TABLES
+from .hub_files import TABLES, HubAccess
 from .options import TEXT_OPTIONS, TUNING, LoadOptions
 from .pipelines.loading import layout_of, load_pipeline
 from .placement import autocast_for, move
@@ -140,7 +140,9 @@ def found(name: str, options: LoadOptions) -> Model:
     model = load_folder(place, options, name=name, revision=commit)
     logger.info("load: %s from %s: %s on %s", name, place, model.prediction, type(model.process).__name__)
     if sources := (*registered, *([str(place / TABLES)] if (place / TABLES).is_dir() else [])):
-        model.gaussian.table_sources = sources
+        process = model.gaussian
+        process.table_sources = sources
+        process.table_access = HubAccess(options.token, options.cache_dir, options.local_files_only)
     return model
 
 

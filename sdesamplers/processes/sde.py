@@ -111,6 +111,8 @@ class GaussianProcess(SDE):
     """The grid that the model's authors use, if the model was loaded from a configuration that specifies it."""
     table_sources: tuple[str, ...] = ()
     """The solver tables that came with the model, in order of precedence: folders, or "hf://owner/name@revision"."""
+    table_access: Any = None
+    """The options of `load` for the download of tables from the Hub, a `HubAccess`."""
 
     @property
     def grid_process(self) -> GaussianProcess:

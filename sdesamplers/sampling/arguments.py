@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -92,15 +91,15 @@ def own_tables(process: SDE) -> list[SolverTable]:
         ModelError: a Hub repository of tables cannot be read.
         UsageError: there are none, or a file is not a table.
     """
-    sources = process.table_sources if isinstance(process, GaussianProcess) else ()
-    if not sources:
+    if not isinstance(process, GaussianProcess) or not process.table_sources:
         raise UsageError(
             f"sampler {TUNED!r} is the model's own solver table, and this model has none; compute one with sds.tune or "
             "`sdesamplers tune`"
         )
     found: dict[tuple[int, float], SolverTable] = {}
-    for table in itertools.chain.from_iterable(map(tables_at, sources)):
-        found.setdefault((table.nfe, scale_of(table)), table)
+    for source in process.table_sources:
+        for table in tables_at(source, access=process.table_access):
+            found.setdefault((table.nfe, scale_of(table)), table)
     return list(found.values())
 
 

@@ -65,6 +65,7 @@ class Evaluator:
     `nfe` counts the evaluations of each sample of the batch; a guided evaluation, which calls the network twice, counts
     once. With `both`, predictions include the unguided prediction at any guidance scale; `clip` bounds their x0. On the
     CPU, finiteness is checked at once; on other devices at the end of the run, so that no step waits for the device.
+    `edited` collects the evaluations at which the callback replaced or modified the state, if it is a list.
     """
 
     model: Model
@@ -79,6 +80,7 @@ class Evaluator:
     record: Callable[[Prediction], None] | None = None
     clip: Clip | None = None
     shape: torch.Size | None = None  # of one state, if known
+    edited: list[int] | None = None
     evaluations: int = 0
     _partial: int = 0  # number of evaluations of only a part of the batch
     _single: np.ndarray = field(init=False)  # (N,) how many of those included each sample
@@ -143,7 +145,9 @@ class Evaluator:
     def _announce(self, x: Tensor, point: Point, ahead: int = 0) -> Tensor:
         if self.cancel is not None and self.cancel.is_set():
             raise Cancelled(f"{self.label} was cancelled after {self.evaluations} evaluations")
-        event = Event(self.evaluations + ahead, point, x)
+        # A state that is modified in place may be a recorded draw, or one that the sampler has kept.
+        given = x if self.edited is None else x.clone()
+        version, event = given._version, Event(self.evaluations + ahead, point, given)
         if self.callback is not None:
             self.callback(event)
             new = event.x
@@ -152,6 +156,10 @@ class Evaluator:
                 raise UsageError(
                     f"a callback replaced the state, {x.dtype} of shape {tuple(x.shape)}, by {found}; it must keep both"
                 )
+        if self.edited is not None:
+            if event.x is given and given._version == version:
+                return x
+            self.edited.append(event.evaluation)
         return event.x
 
     def several(self, requests: list[tuple[Tensor, Point]]) -> list[Prediction]:

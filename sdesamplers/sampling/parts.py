@@ -13,6 +13,7 @@ from torch import Tensor
 from ..path.path import Ledger, Path
 from ..path.points import model_state
 from ..path.prediction import Prediction
+from .loop import Evaluator
 from .result import Trajectory
 
 
@@ -67,13 +68,14 @@ class Part:
     start: Tensor | None = None
     visited: Tensor | None = None
     transition_steps: list[int] | None = None
+    edited: list[int] | None = None
 
     @classmethod
-    def of(cls, samples: Tensor, nfe: np.ndarray, path: Path, recorder: Recorder | None, start: Tensor) -> Part:
-        """The part of a finished batch, from its path's ledger."""
-        part = cls(
-            samples.clone().cpu(), nfe, path.ledger.drew_noise, recorder, path.ledger.accepted, path.ledger.rejected
-        )
+    def of(cls, samples: Tensor, evaluator: Evaluator, path: Path, recorder: Recorder | None, start: Tensor) -> Part:
+        """The part of a finished batch, from its evaluator and its path's ledger."""
+        ledger = path.ledger
+        part = cls(samples.clone().cpu(), evaluator.nfe, ledger.drew_noise, recorder, ledger.accepted, ledger.rejected)
+        part.edited = evaluator.edited
         if path.ledger.log_probs is not None:
             vars(part).update(recorded(path, len(samples), samples.shape[1:]))
             part.start = start.cpu()
@@ -109,6 +111,21 @@ def join(parts: list[Any]) -> Any:
     if any(part is None for part in parts):
         return None
     return torch.cat(parts) if isinstance(parts[0], Tensor) else np.concatenate(parts)
+
+
+def edits_of(parts: Sequence[Part]) -> dict[str, Any]:
+    """The evaluations with edited states, as fields of a `Result`; empty if they were not recorded."""
+    if any(part.edited is None for part in parts):
+        return {}
+    lists = [part.edited or [] for part in parts]
+    edited = sorted({k for each in lists for k in each})
+    if all(each == edited for each in lists):
+        return {"edited": edited}
+    rows = [
+        torch.tensor([[k in each for k in edited]]).expand(len(part.samples), -1)
+        for part, each in zip(parts, lists, strict=True)
+    ]
+    return {"edited": edited, "edited_rows": torch.cat(rows)}
 
 
 def join_trajectories(parts: Sequence[Part]) -> Trajectory:

@@ -27,7 +27,7 @@ from ..processes.sde import SDE, GaussianProcess
 from ..registry.plugin import NoiseSource, Sampler
 from .arguments import make_recipe, table_for
 from .loop import Callback, Evaluator, drive
-from .parts import Part, Recorder, join, join_trajectories, recording
+from .parts import Part, Recorder, edits_of, join, join_trajectories, recording
 from .recipe import Recipe, noise_of
 from .request import Conduct, Request, batches
 from .result import Result, process_ends
@@ -164,6 +164,8 @@ class PreparedRun:
         path.ledger.log_probs = [] if conduct.log_probs else None
         recorder = Recorder(len(indices)) if conduct.trajectory else None
         evaluator = self.evaluator(len(indices), condition, advance)
+        if conduct.log_probs:
+            evaluator.edited = []
         if recorder is not None or conduct.log_probs:
             evaluator.record = recording(recorder, path.ledger if conduct.log_probs else None)
         with running(*self.evaluated, key=(self.seed, indices[0]), gradients=conduct.gradients):
@@ -175,7 +177,7 @@ class PreparedRun:
                     f"{x.dtype} and shape {tuple(x.shape)}; a sampler must keep both"
                 )
             end = self.end(path, end)
-        return Part.of(end, evaluator.nfe, path, recorder, x)
+        return Part.of(end, evaluator, path, recorder, x)
 
     def new_path(self) -> Path:
         """A path with the same points for one batch."""
@@ -235,6 +237,7 @@ class PreparedRun:
             "decoder": None if type(model).decode is Model.decode else model.decode,
             "decoded_range": model.decoded_range,
             "transition_steps": parts[0].transition_steps if parts else None,
+            **edits_of(parts),
             **{name: join([getattr(part, name) for part in parts]) for name in Part.OPTIONAL},
         }
 

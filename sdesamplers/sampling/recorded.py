@@ -123,15 +123,19 @@ class RecordedRun:
             self._ensure()
         assert self._run is not None
         self._remember(reply)
-        self.record.count += 1
-        if self.record.log_probs is not None and not isinstance(reply, list):
-            if reply.x is not self._request[0]:
-                self.record.edited.append(len(self.record.visited))
-            self.record.visited.append(reply.x.detach())
+        record = self.record
+        record.count += 1
+        if record.log_probs is not None:
+            several = isinstance(reply, list)
+            pairs = zip(reply, self._request, strict=True) if several else [(reply, self._request)]
+            for prediction, (x, _) in pairs:
+                if prediction.x is not x:
+                    record.edited.append(len(record.visited))
+                record.visited.append(prediction.x.detach())
         try:
-            self._request = self._run.send(reply)
-            if self.ledger.watched is not None and isinstance(self._request, tuple):
-                self.reached = self._request
+            self._request = request = self._run.send(reply)
+            if self._path.ledger.watched is not None and isinstance(request, tuple):
+                self.reached = request
         except StopIteration as stop:
             self.end = stop.value
             self.reached = stop.value, self._path.points[-1]
@@ -189,8 +193,9 @@ class RecordedRun:
             record.sent[k] = [Sent.of(reply, requested, keeps_state)]
         for j in dropped:
             record.sent.pop(j, None)
-        for d in [d for d in record.given if not memory.needed[k + 1] & draw_bit(d)]:
-            del record.given[d]
+        if record.given:
+            for d in [d for d in record.given if not memory.needed[k + 1] & draw_bit(d)]:
+                del record.given[d]
         if record.start is not None and not memory.needs_start(k + 1):
             record.start = None
 

@@ -15,6 +15,7 @@ from ..models.base import Model
 from ..models.conditions import take_rows
 from ..models.running import running
 from ..path.path import Path
+from ..path.points import Point
 from ..path.prediction import Prediction, ScorePrediction
 from ..path.transition import Draw, normal_log_prob
 from ..pretrained.loading import as_model
@@ -46,8 +47,7 @@ def replay_log_probs(
     autograd is enabled, as policy-gradient fine-tuning needs (DDPO, Black et al. 2024). The network runs in evaluation
     mode, as in the original run, so the probability ratio to the original run is 1 under the same weights.
 
-    States that the caller of a `Stepper` has set are those of the stored run. Edits by a callback of `sample` are not
-    part of the replay of a whole run, only of that of chosen steps.
+    States that a callback of `sample` or the caller of a `Stepper` has set are those of the stored run.
 
         old = result.step_log_probs([3, 4])[rows]
         new = sds.replay_log_probs(model, result, rows, steps=[3, 4])
@@ -121,7 +121,11 @@ class _Replay:
         self.result, self.spec, self.steps = result, spec, steps
         self.start = result.start[pick].to(model.device)
         self.draws = result.draws[pick].unbind(1)
-        reads_states = steps is not None or result.edited
+        self.edited = {
+            k: None if result.edited_rows is None else result.edited_rows[pick, place]
+            for place, k in enumerate(result.edited or ())
+        }
+        reads_states = steps is not None or self.edited
         self.visited = result.visited[pick].unbind(1) if reads_states and result.visited is not None else None
         self.evaluator = Evaluator(
             model,
@@ -151,25 +155,31 @@ class _Replay:
         ledger = self.path.ledger
         ledger.log_probs = []
         run = self._run()
-        drive(self._edited(run) if self.result.edited else run, self.evaluator)
+        drive(self._edited(run) if self.edited else run, self.evaluator)
         return stack(ledger.log_probs, len(self.start))
 
     def _edited(self, run: Run) -> Run:
         """A run whose states are those that the caller set, at the evaluations where it did."""
-        edited, count = set(self.result.edited or ()), 0
-        assert self.visited is not None
+        count = 0
         try:
             request = next(run)
             while True:
-                if not isinstance(request, list):  # of several states at once, none are stored
-                    x, point = well_formed(request)
-                    request = (self.visited[count].to(x), point) if count in edited else request
-                    count += 1
-                request = run.send((yield request))
+                pairs = request if isinstance(request, list) else [request]
+                pairs = [(self._state(k, *well_formed(each)), each[1]) for k, each in enumerate(pairs, count)]
+                count += len(pairs)
+                request = run.send((yield pairs if isinstance(request, list) else pairs[0]))
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
         finally:
             run.close()
+
+    def _state(self, k: int, x: Tensor, point: Point[Any]) -> Tensor:
+        """The state of evaluation k: the requested one, or what the caller set in its place."""
+        if k not in self.edited:
+            return x
+        assert self.visited is not None
+        stored, rows = self.visited[k].to(x), self.edited[k]
+        return stored if rows is None else torch.where(rows.to(x.device).view(-1, *(1,) * (x.dim() - 1)), stored, x)
 
     def _run(self) -> Any:
         return start_run(self.spec, self.start, self.path, self.result.recipe.options)

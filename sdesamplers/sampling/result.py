@@ -83,7 +83,8 @@ class Result:
             coordinates, stored with the log-probabilities for `replay_log_probs`.
         visited: the states of the evaluations (N, evaluations, *shape) in the path's coordinates, stored with them.
         transition_steps: the step of the grid, from 0, in which each transition begins, stored with them.
-        edited: the evaluations, from 0, whose states were set by the caller of a `Stepper`, stored with them.
+        edited: the evaluations, from 0, whose states a callback or the caller of a `Stepper` has set, stored with them.
+        edited_rows: (N, len(edited)) True for the samples whose states were set; None for all of them.
         clip: the bounds of x0 of a `Stepper`; None if there were none, or those of the model.
         condition, guidance_scale: the arguments of the run.
         sampler: the `Sampler`.
@@ -117,6 +118,7 @@ class Result:
     visited: Tensor | None = field(default=None, repr=False)
     transition_steps: list[int] | None = None
     edited: list[int] | None = None
+    edited_rows: Tensor | None = field(default=None, repr=False)
     clip: Clip | None = None
 
     def __repr__(self) -> str:

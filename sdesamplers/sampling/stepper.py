@@ -158,7 +158,7 @@ class Stepper(Copied, Scored):
         self._setup = Setup(
             spec, recipe.options, path.again, lambda source: make_noise(recipe, source, shortest, kind), label
         )
-        self._reader = Reader(self.process, self.prediction, self.clip, spec, self.check_finite, self.gradients, label)
+        self._reader = Reader(self.process, self.prediction, self.clip, spec, self.check_finite, label)
 
     # Where the network is evaluated.
 
@@ -210,10 +210,11 @@ class Stepper(Copied, Scored):
         """The network's time for each of the states `x`, (M,), by `clock`; float64 if the states are, else float32."""
         requests = self._waiting.requests
         x, point = requests[0]
-        if len(requests) > 1 or point.rows is not None:
+        if len(requests) > 1 or point.rows is not None or callable(self.clock):
             return self._network_times(self._waiting.times())
-        one = self._network_times(np.array([point.t]))
-        return one.expand(len(x)).clone()
+        # One number for all samples needs no array that is copied to the device.
+        time = self.clock * float(self.process.network_time(point.t))
+        return torch.full(x.shape[:1], time, dtype=self.dtype, device=self.device)
 
     @property
     def times(self) -> np.ndarray:
@@ -263,7 +264,7 @@ class Stepper(Copied, Scored):
             reply = self._reader.predictions(waiting, output, unguided, log_density, self.evaluations)
             self._count(waiting)
             self._now = self._edited = None
-            self._run.send(reply if isinstance(self._run.request, list) else reply[0])
+            self._run.send(reply if waiting.is_list else reply[0])
             if self._run.end is not None:
                 self._check_end(self._run.end)
         return self
@@ -271,7 +272,7 @@ class Stepper(Copied, Scored):
     def _mode(self) -> AbstractContextManager[Any]:
         """The autograd mode of the sampler's computations, whatever the caller's mode."""
         if torch.is_grad_enabled() is self.gradients and not torch.is_inference_mode_enabled():
-            return nullcontext()
+            return _UNCHANGED
         return _autograd(self.gradients)
 
     def _count(self, waiting: Waiting) -> None:
@@ -306,6 +307,9 @@ class Stepper(Copied, Scored):
     def __repr__(self) -> str:
         place = "done" if self.is_done else f"at evaluation {self.evaluations + 1}"
         return f"<Stepper of {self.spec.name!r}, {len(self.indices)} samples of shape {self.shape}, {place}>"
+
+
+_UNCHANGED = nullcontext()
 
 
 @contextmanager

@@ -38,12 +38,12 @@ class Copied(Pickled):
     @property
     def _waiting(self) -> Waiting:
         """The evaluation that the run waits for; UsageError if it is over."""
-        if self._now is None:
+        now = self._now
+        if now is None:
             self._open()
-            request = self._run.request
-            self._now = Waiting(request if isinstance(request, list) else [request], self._edited)
+            self._now = now = Waiting(self._run.request, self._edited)
             self._edited = None
-        return self._now
+        return now
 
     def _open(self) -> None:
         if self._run.is_over:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..io.files import make_folder, read, write
-from ..pretrained.hub_files import fetch_tables
+from ..pretrained.hub_files import HubAccess, fetch_tables
 from ..public import public
 from ..registry.catalogue import HUB_PREFIX
 from ..registry.names import Preset
@@ -290,16 +290,18 @@ def read_tables(folder: FilePath) -> list[SolverTable]:
     return found
 
 
-def tables_at(source: str | FilePath, *, local_files_only: bool = False) -> list[SolverTable]:
+def tables_at(source: str | FilePath, *, access: HubAccess | None = None) -> list[SolverTable]:
     """The table of a file, or the tables of a folder or of a Hub repository, "hf://owner/name[@revision]".
 
+    `access` has the options of downloads from the Hub.
+
     Raises:
-        ModelError: the repository cannot be read, or is not in the cache with `local_files_only`.
+        ModelError: the repository cannot be read, or is not in the cache with `access.local_files_only`.
         UsageError: no such file, not a table, or no tables.
     """
     place = FilePath(source)
     if str(source).startswith(HUB_PREFIX):
-        place = fetch_tables(str(source), local_files_only=local_files_only)
+        place = fetch_tables(str(source), **vars(access or HubAccess()))
     try:
         return read_tables(place) if place.is_dir() else [read_table(place)]
     except UsageError as error:  # blame the repository, not the folder in the cache

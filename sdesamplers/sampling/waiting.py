@@ -22,12 +22,17 @@ class Waiting:
     """The states that a caller evaluates, and the edits that it makes.
 
     Args:
-        requests: the sampler's requests; several if it evaluates at several points at once.
+        request: the sampler's request: (state, point), or a list of such pairs if it evaluates at several points at
+            once.
         edited: (M, *shape) states to evaluate in place of the requested ones, in the model's coordinates.
     """
 
-    def __init__(self, requests: Requests, edited: Tensor | None = None) -> None:
-        self.requests, self._edited = requests, edited
+    __slots__ = ("_edited", "_given", "_version", "is_list", "requests")
+
+    def __init__(self, request: Any, edited: Tensor | None = None) -> None:
+        self.is_list = request.__class__ is list
+        self.requests: Requests = request if self.is_list else [request]
+        self._edited = edited
         self._given: Tensor | None = None  # what `states` has returned
         self._version = 0  # of that tensor at the time, by which an edit in place is noticed
 
@@ -36,11 +41,26 @@ class Waiting:
         """(M, *shape) the states in the model's coordinates, one request after the other, in a tensor of their own."""
         if self._edited is not None:
             return self._edited
-        if self._given is None:
-            parts = [model_state(x, point) for x, point in self.requests]
-            self._given = parts[0].clone() if len(parts) == 1 else torch.cat(parts)
-            self._version = self._given._version
-        return self._given
+        given = self._given
+        if given is None:
+            x, point = self.requests[0]
+            given = model_state(x, point)
+            if len(self.requests) > 1:
+                given = torch.cat([model_state(x, point) for x, point in self.requests])
+            elif given is x:
+                given = x.clone()
+            self._given, self._version = given, given._version
+        return given
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(M, *shape), of all requests together."""
+        shape: torch.Size = self.requests[0][0].shape
+        return shape if len(self.requests) == 1 else (sum(x.shape[0] for x, _ in self.requests), *shape[1:])
+
+    def split(self, rows: Tensor) -> Sequence[Tensor]:
+        """The part of each request in a tensor (M, ...)."""
+        return (rows,) if len(self.requests) == 1 else rows.split([x.shape[0] for x, _ in self.requests])
 
     def replace(self, states: Any) -> None:
         """Evaluate other states.
@@ -68,8 +88,8 @@ class Waiting:
         edit = self.edit
         if edit is None:
             return [x for x, _ in self.requests]
-        found, parts = [], edit.split([len(x) for x, _ in self.requests])
-        for (x, point), part in zip(self.requests, parts, strict=True):
+        found = []
+        for (x, point), part in zip(self.requests, self.split(edit), strict=True):
             scaled = part.to(x) * expand(point.scale, x)
             values = torch.where(part == model_state(x, point), x, scaled).detach()
             # `scaled` is within a rounding of the values if they differ, so the sum is exact.
@@ -95,12 +115,14 @@ class Waiting:
     @property
     def is_shared(self) -> bool:
         """True if all samples are evaluated together, at one time each point."""
+        if len(self.requests) == 1:
+            return self.requests[0][1].rows is None
         return all(point.rows is None for _, point in self.requests)
 
 
 def floating(name: str, value: Any, shape: Sequence[int]) -> Tensor:
     """A floating-point tensor of this shape; UsageError for anything else."""
-    if not isinstance(value, Tensor) or tuple(value.shape) != tuple(shape) or not value.is_floating_point():
+    if not isinstance(value, Tensor) or value.shape != shape or not value.is_floating_point():
         found = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else shown(value)
         raise UsageError(f"{name} must be a floating-point tensor of shape {tuple(shape)}, not {found}")
     return value

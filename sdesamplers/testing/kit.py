@@ -14,7 +14,7 @@ from ..registry.names import Preset
 from ..registry.options import check_options
 from ..registry.plugin import NoiseSource, Sampler, Spacing
 from ..registry.registry import default_registry
-from . import convergence, invariants, resumption
+from . import convergence, densities, invariants, resumption
 from .case import Case
 from .lookup import Target, find, process_of
 from .models import MODEL_CHECKS, ModelCase
@@ -39,6 +39,7 @@ CHECKS: dict[str, Callable[[Case], Outcome]] = {
     "resumed": resumption.resumed,
     "point mass": invariants.point_mass,
     "log-probabilities": invariants.log_probabilities,
+    "densities": densities.densities,
     "noise": invariants.noise_as_declared,
     "plain SDE": invariants.plain_sde,
     "ODE order": convergence.ode_order,

@@ -67,17 +67,7 @@ class _Run:
 
     def start(self) -> Stepper:
         """A run that has just begun."""
-        model, options = self.case.main_model, {**self.grid, **self.case.options_for(self.grid)}
-        return Stepper(
-            model.process,
-            self.case.spec,
-            prediction=model.prediction,
-            shape=model.shape,
-            num_samples=3,
-            seed=6,
-            dtype=torch.float64,
-            **options,
-        )
+        return by_hand(self.case, self.grid)
 
     def samples(self, ways: Sequence[Copy] = (), shift: int = 0, edits: bool = False) -> Tensor:
         """The samples of a run that is replaced by a copy before every evaluation, in different ways in turn."""
@@ -112,7 +102,28 @@ class _Run:
         return stepper
 
 
+def by_hand(case: Case, grid: dict[str, Any]) -> Stepper:
+    """A run of three samples that has just begun."""
+    model, options = case.main_model, {**grid, **case.options_for(grid)}
+    return Stepper(
+        model.process,
+        case.spec,
+        prediction=model.prediction,
+        shape=model.shape,
+        num_samples=3,
+        seed=6,
+        dtype=torch.float64,
+        **options,
+    )
+
+
 def _send(stepper: Stepper, model: Model) -> None:
+    output, extra = sent(stepper, model)
+    stepper.send(output, **extra)
+
+
+def sent(stepper: Stepper, model: Model) -> tuple[Tensor, dict[str, Tensor]]:
+    """The model's output for the states of a run, and the further arguments of `Stepper.send`."""
     requests, extra = stepper.requests, dict[str, Tensor]()
     is_single = len(requests) == 1 and requests[0][1].rows is None
     found = model.predict(stepper.x, requests[0][1].t if is_single else stepper.times)
@@ -121,7 +132,7 @@ def _send(stepper: Stepper, model: Model) -> None:
         extra["unguided"] = output.value
     if output.log_density is not None:
         extra["log_density"] = output.log_density
-    stepper.send(output.value, **extra)
+    return output.value, extra
 
 
 def _pushed(case: Case) -> Iterator[tuple[str, bool]]:

@@ -28,6 +28,19 @@ def test_instructions_of_a_step_beside_diffusers():
         assert row["ratio"] < instructions.LIMITS[row["sampler"]], row
 
 
+@pytest.mark.slow
+def test_a_stepper_costs_no_more_than_the_loop_of_sample():
+    """The same network, a function: states and times are read and outputs sent, at most 5 % more instructions."""
+    import instructions
+
+    missing = instructions.why_not()
+    if missing:
+        pytest.skip(missing)
+    for row in instructions.compare(instructions.count([instructions.BY_HAND])):
+        assert row["ours"] > 1000, "what is counted is no step"
+        assert row["ratio"] < instructions.BY_HAND_LIMIT, row
+
+
 def test_differences_between_step_counts():
     """On counts made up as 1000 + 30 an evaluation, beside 500 + 120: a quarter, whatever the start-up."""
     import instructions

@@ -80,6 +80,30 @@ def test_sigma_data_is_the_preconditioning_of_karras_et_al():
         torch.testing.assert_close(model.predict(START, sigma), skip * START + out * inner, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_preconditioning_is_in_float32_around_a_network_in_half_precision(dtype):
+    """The network receives and returns half precision, and x0 = c_skip x + c_out F is not rounded to it."""
+    seen, shifts = [], torch.tensor([[0.1], [0.3]])
+
+    def network(x, sigma, shift):
+        seen.append((x.dtype, sigma.dtype, shift.dtype))
+        return torch.tanh(x + shift)
+
+    model = sds.from_denoiser(network, (2,), sigma_data=0.5, dtype=dtype, conditional=True)
+    condition = model.condition_for(shifts, 2)
+    for sigma in (0.05, 0.5, 5.0):
+        total = 0.5**2 + sigma**2
+        x = START.float() * total**0.5
+        inner = torch.tanh((x.double() / total**0.5).to(dtype) + shifts.to(dtype)).double()
+        expected = 0.25 / total * x.double() + sigma * 0.5 / total**0.5 * inner
+        found = model.predict(x, sigma, condition)
+        assert found.dtype is torch.float32
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
+    samples = sds.sample(model, "heun", steps=4, num_samples=2, condition=shifts).samples
+    assert set(seen) == {(dtype, torch.float32, dtype)}
+    assert not torch.equal(samples, samples.to(dtype).float())
+
+
 class Network(torch.nn.Module):
     def forward(self, x, t):
         return torch.tanh(0.5 * x) + 1e-3 * column(t).double()

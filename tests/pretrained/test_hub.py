@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 import time
@@ -205,6 +207,37 @@ def test_a_cache_that_lacks_a_file(hub: HubServer, repo: Repo, load: Any, tmp_pa
 def test_an_unknown_repository(hub: HubServer, load: Any) -> None:
     assert "no such repository" in refusal(load, "me/unknown")
     assert "no such repository" in refusal(load, "me/unknown", token=TOKEN)
+
+
+def test_tables_named_in_the_registry_are_fetched_with_the_access_of_load(
+    hub: HubServer, repo: Repo, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The token, the cache and offline mode are those of `load`; a copy has them, and a pickle has no token."""
+    table = sds.SolverTable([1.5, 0.7, 0.0], [[0.0, 0.7, -0.7], [0.0, 0.75, 0.1, -0.6]])
+    table.save(tmp_path / "tables")
+    hub.repo("me/tables", private=True).commit_folder(tmp_path / "tables")
+    entry = f"models: {{digits: {{repo: me/tiny, revision: {repo.refs['main']}, tables: 'hf://me/tables@main'}}}}"
+    (tmp_path / "registry.yaml").write_text(entry)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "elsewhere"))
+    sds.use_registry(tmp_path / "registry.yaml")
+    try:
+        model, without = load("digits", token=TOKEN), load("digits")
+        stored = pickle.loads(pickle.dumps(model.process))
+        assert TOKEN not in repr(vars(model.process))
+        assert TOKEN.encode() not in pickle.dumps(model.process)
+        assert copy.deepcopy(model.process).table_access.token == TOKEN
+        assert (stored.table_access.token, stored.table_access.cache_dir) == (None, tmp_path / "cache")
+        with pytest.raises(ModelError, match=r"me/tables.*private"):
+            sds.sample(without, "tuned", nfe=2)
+        assert not hub.downloads("nfe-2.json")  # not before they are needed
+        found = sds.sample(model, "tuned", nfe=2, num_samples=2, seed=1).samples
+        assert torch.equal(found, sds.sample(model, table, num_samples=2, seed=1).samples)
+        assert not (tmp_path / "elsewhere").exists()
+        offline, before = load("digits", local_files_only=True), len(hub.requests)
+        assert torch.equal(sds.sample(offline, "tuned", nfe=2, num_samples=2, seed=1).samples, found)
+        assert len(hub.requests) == before
+    finally:
+        sds.use_registry(None)
 
 
 def test_a_private_repository(hub: HubServer, folders: list[Path], load: Any) -> None:

@@ -391,6 +391,40 @@ def test_runs_by_hand_and_edited_runs_are_replayed_from_their_states() -> None:
     assert torch.equal(sds.replay_log_probs(model, edited, steps=[3]), edited.step_log_probs([3]))
 
 
+@pytest.mark.parametrize("in_place", [False, True])
+@pytest.mark.parametrize("name", ["ddpm", "dpmpp-2m-sde", "dpmpp-sde", "mixed", "churn"])
+def test_edits_by_a_callback_are_part_of_a_replay(name: str, in_place: bool) -> None:
+    """Also if only some batches were edited; the densities of the others have the gradient of an unedited run."""
+
+    def edit(event: sds.Event) -> None:
+        if event.evaluation == 3 and event.x[0, 2] > event.x[0, 0]:
+            if in_place:
+                event.x[:, 1:].add_(0.5)
+            else:
+                event.x = event.x + 0.5
+
+    def model(w: Any) -> sds.FunctionModel:
+        return sds.FunctionModel(lambda x, t: w * network(x, t), FLOW, "flow", (5,), dtype=torch.float64)
+
+    arguments: dict[str, Any] = {"steps": 6, "num_samples": 6, "batch_size": 1, "log_probs": True}
+    result = sds.sample(model(1.0), name, callback=edit, **arguments)
+    plain = sds.sample(model(1.0), name, **arguments)
+    assert result.log_probs is not None
+    assert plain.log_probs is not None
+    assert result.edited == [3]
+    assert result.edited_rows is not None
+    rows = result.edited_rows[:, 0]
+    assert 0 < int(rows.sum()) < 6
+    assert torch.equal(result.log_probs[~rows], plain.log_probs[~rows])
+    assert not torch.equal(result.samples[rows], plain.samples[rows])
+    stored = pickle.loads(pickle.dumps(result))
+    torch.testing.assert_close(sds.replay_log_probs(model(1.0), stored), result.log_probs, rtol=1e-9, atol=1e-9)
+    other = sds.replay_log_probs(model(1.1), stored, [5, 0, 2, 1], batch_size=3)
+    unedited = sds.replay_log_probs(model(1.1), plain, [5, 0, 2, 1])
+    kept = ~rows[[5, 0, 2, 1]]
+    torch.testing.assert_close(other[kept], unedited[kept], rtol=1e-9, atol=1e-9)
+
+
 def test_wrong_steps_and_rows_are_refused() -> None:
     model, _ = counted()
     result = sds.sample(model, "ddpm", steps=4, num_samples=3, log_probs=True)

@@ -467,6 +467,51 @@ def slope_outside_of_the_generator(x, path):
     return x
 
 
+@broken("densities", stochastic=True)
+def two_draws_of_a_step(x, path):
+    """Adds noise twice in a step, so that its density is that of the sum, which nothing declares."""
+    for now, then in path.steps:
+        out = yield x, now
+        x = path.draw(path.draw(out.x, 0.1, now, then), 0.1, now, then)
+    return x
+
+
+@broken("densities", stochastic=True)
+def mean_of_the_noise(x, path):
+    """Draws with a mean that contains noise of its own, which is another one when the step is scored."""
+    for now, then in path.steps:
+        out = yield x, now
+        x = path.draw(out.x + 0.1 * torch.randn_like(x), 0.1, now, then)
+    return x
+
+
+@broken("densities", stochastic=True)
+def scaled_after_the_draw(x, path):
+    """Scales the drawn state, whose density is then another one."""
+    for now, then in path.steps:
+        out = yield x, now
+        x = 0.9 * path.draw(out.x, 0.1, now, then)
+    return x
+
+
+@broken("densities", stochastic=True, no_density="  ")
+def no_reason_for_no_density(x, path):
+    """Declares that its steps have no density, and not why."""
+    for now, then in path.steps:
+        out = yield x, now
+        x = path.draw(out.x, 0.1, now, then)
+    return x
+
+
+@broken("densities", no_density="the next state is a function of its draw")
+def no_density_without_noise(x, path):
+    """Declares a reason for densities that are missing, and draws no noise."""
+    for now, then in path.steps:
+        out = yield x, now
+        x = out.step_to(then)
+    return x
+
+
 FAULTS = [fault for fault in vars().values() if isinstance(fault, tuple) and len(fault) == 2 and fault[0] in CHECKS]
 
 
