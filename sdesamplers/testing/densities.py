@@ -13,7 +13,8 @@ from ..errors import UsageError
 from ..path.transition import Transition
 from ..sampling.stepper import Stepper
 from .case import Case
-from .invariants import Outcome, clipped
+from .invariants import clipped
+from .report import Outcome
 from .resumption import by_hand, sent
 
 
