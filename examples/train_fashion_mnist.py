@@ -108,12 +108,12 @@ def groups_of(unet: UNet2DModel) -> list[dict]:
 
 
 class TimestepSampler:
-    """Draws timesteps: half uniform, half normal in log(sigma/alpha) (mean -0.5, std 1.3)."""
+    """Draws timesteps: half uniform, half normal in log(sigma/alpha) with mean `centre` and std 1.3."""
 
-    def __init__(self, alphas_cumprod: torch.Tensor) -> None:
+    def __init__(self, alphas_cumprod: torch.Tensor, centre: float = -0.5) -> None:
         log_noise = 0.5 * torch.log((1 - alphas_cumprod) / alphas_cumprod)
         width = torch.gradient(log_noise)[0]  # the width of each timestep on the log-noise axis
-        density = torch.exp(-0.5 * ((log_noise + 0.5) / 1.3) ** 2) * width
+        density = torch.exp(-0.5 * ((log_noise - centre) / 1.3) ** 2) * width
         uniform = torch.full_like(density, 1 / len(density))
         self.probabilities = 0.5 * uniform + 0.5 * density / density.sum()
 
@@ -174,7 +174,8 @@ def main() -> None:
     if args.begin_from is not None:
         copy_weights(unet, args.begin_from)
     scheduler = DDPMScheduler(num_train_timesteps=1000, beta_schedule="linear", clip_sample=True)
-    sample_timesteps = TimestepSampler(scheduler.alphas_cumprod)
+    # Which class an image belongs to is decided at higher noise levels than its details are.
+    sample_timesteps = TimestepSampler(scheduler.alphas_cumprod, centre=0.5 if args.labels else -0.5)
     ema = EMAModel(unet.parameters(), decay=0.9997, use_ema_warmup=True, power=0.75)
     optimizer = torch.optim.AdamW(groups_of(unet), lr=args.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     model, optimizer = accelerator.prepare(unet, optimizer)
