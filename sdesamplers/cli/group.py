@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from ..errors import UnknownNameError
+from .streams import say
 
 
 class Suggesting(click.Group):
@@ -22,7 +23,10 @@ class Suggesting(click.Group):
 @click.group(cls=Suggesting, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="sdesamplers")
 @click.option(
-    "--registry", "registry_file", type=click.Path(), help="A registry.yaml file that extends the shipped one."
+    "--registry",
+    "registry_file",
+    metavar="FILE",
+    help="A registry.yaml file that extends the shipped one, or hf://OWNER/NAME[@REVISION][/PATH].",
 )
 @click.option(
     "--plugin",
@@ -33,7 +37,11 @@ class Suggesting(click.Group):
 )
 def cli(registry_file: str | None, plugins: tuple[str, ...]) -> None:
     """Diffusion samplers, as plugins, for every diffusers model."""
+    from ..hub.address import Address, is_address
     from ..registry.registry import use_registry
 
-    if registry_file is not None or plugins:
-        use_registry(registry_file, plugins=plugins)
+    if registry_file is None and not plugins:
+        return
+    addresses = use_registry(registry_file, plugins=plugins).catalogue.addresses
+    if is_address(registry_file) and not Address.parse(str(registry_file)).is_pinned:
+        say(f"registry: {[*addresses.values()][-1]}", err=True)

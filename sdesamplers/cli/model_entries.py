@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SdesamplersError
+from ..hub.address import Address
 from ..io.text import one_line
-from ..registry.catalogue import HUB_PREFIX, Catalogue
+from ..registry.catalogue import Catalogue
 
 
 def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
@@ -38,7 +39,7 @@ def own_source(entry: Mapping[str, Any]) -> str:
     if "repo" in entry:
         if entry.get("subfolder"):  # tables are listed for whole repositories
             return ""
-        return f"{HUB_PREFIX}{entry['repo']}@{entry['revision']}"
+        return str(Address(entry["repo"], entry["revision"]))
     return str(Path(entry["base"]) / Path(entry["path"]).expanduser() / entry.get("subfolder", "") / TABLES)
 
 

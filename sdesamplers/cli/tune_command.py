@@ -16,7 +16,7 @@ from .streams import say
 from .tables import emit, show, table
 
 if TYPE_CHECKING:
-    from ..pretrained.upload import Destination
+    from ..hub.upload import Destination
     from ..tuning.field import Distance
     from ..tuning.result import Tuning
 
@@ -103,7 +103,7 @@ def destination(push: str | None, token: str | None) -> Destination | None:
     Raises:
         UsageError: it is not OWNER/NAME or OWNER/NAME@BRANCH.
     """
-    from ..pretrained.upload import Destination
+    from ..hub.upload import Destination
 
     if push is None:
         return None

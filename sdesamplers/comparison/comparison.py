@@ -28,7 +28,8 @@ from ..sampling.recipe import Recipe
 from ..sampling.request import Request
 from ..sampling.result import Result
 from ..sampling.runs import make_path
-from ..sampling.table import SolverTable
+from ..sampling.sampler_files import recipe_or_name
+from ..sampling.table import SolverTable, is_path
 from .result import Cell, Comparison, finite_or_none
 
 REFERENCE_TOLERANCE = 1e-5
@@ -36,8 +37,8 @@ GRID_ARGUMENTS = ("spacing", "spacing_options", "coordinates", "final", "noise",
 
 
 Compared = str | Sampler | Recipe | SolverTable
-"""The name of a sampler, recipe or alias, a `Sampler`, a solver table or the path of a folder of tables, or a `Recipe`,
-whose number of steps the budgets replace."""
+"""The name of a sampler, recipe or alias, a `Sampler`, a solver table, or a `Recipe`, whose number of steps the budgets
+replace; or the path or address on the Hub of a recipe or of tables."""
 
 
 @public
@@ -59,8 +60,9 @@ def compare(
     Args:
         model: a `Model`, or any argument of `load`.
         samplers: one or several names of samplers, recipes or aliases, `Sampler`, `Recipe` or `SolverTable` objects, or
-            paths of folders of tables, of which each budget takes its own. The spacing, coordinates, noise and options
-            of a `Recipe` are used; its number of steps follows from the budgets.
+            paths or addresses on the Hub of recipes and of folders of tables, of which each budget takes its own. The
+            spacing, coordinates, noise and options of a `Recipe` are used; its number of steps follows from the
+            budgets.
         nfe: one or several budgets of model evaluations per sample.
         num_samples: number of samples; distances need hundreds, and their floor is computed for the same number.
         reference_samples: number of samples on which the error of deterministic samplers is measured, against rk45 at
@@ -137,9 +139,9 @@ def listed(samplers: Compared | Sequence[Compared]) -> dict[str, Compared]:
     for item in each:
         if not isinstance(item, str | Sampler | Recipe | SolverTable):
             raise UsageError(f"samplers must be names, Samplers, Recipes or SolverTables, not {shown(item)}")
+        label, item = label_of(item), recipe_or_name(item)
         if isinstance(item, Recipe) and (item.times is not None or item.sigmas is not None):
             raise UsageError("compare runs every sampler at budgets of evaluations, and this Recipe has its own grid")
-        label = label_of(item)
         if label in found and item == found[label]:
             continue
         same = sum(known.partition(" #")[0] == label for known in found)
@@ -160,7 +162,8 @@ def checked(sampler: Compared, model: Model, options: Mapping[str, Any]) -> Samp
     Raises:
         UsageError: it cannot run with them.
     """
-    if refers_to_table(sampler):  # it has its own grids, so that only some budgets exist
+    # Tables have their own grids, so that only some budgets exist.
+    if refers_to_table(sampler) or (isinstance(sampler, str) and is_path(sampler)):
         return default_registry().samplers["table"]
     spec = make_recipe(Request(sampler, 2), process=model.process)[1]
     known = {k: v for k, v in options.items() if k in spec.options}

@@ -52,10 +52,12 @@ LONGEST_LIST = 16
 
 def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, first_index: int) -> Facts:
     """Everything that determines a job's samples, except its formats and sizes of batches and shards."""
+    recipe = run.recipe.as_dict()
+    source = recipe.pop("source", None)
     facts = {
         "layout": LAYOUT,
         "model": model_facts(run.model),
-        "recipe": run.recipe.as_dict(),
+        "recipe": {key: value for key, value in recipe.items() if key != "description"},
         "code": code_facts(run),
         "files": file_facts(run) or None,
         "guidance_scale": run.conduct.guidance_scale,
@@ -68,6 +70,8 @@ def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, firs
     }
     if facts["files"] is None:
         del facts["files"]
+    if source is not None:
+        facts["recipe_source"] = source
     read_back: Facts = json.loads(json.dumps(facts))  # tuples become lists
     return read_back
 

@@ -13,9 +13,7 @@ placement.py        device and precision of a network
 quiet.py            loading without the warnings and progress bars of other libraries
 unets.py            pixel-space UNets as models
 pipelines/          whole pipelines as models
-hub.py              downloads from the Hugging Face Hub
-upload.py           uploads to it, in one commit
-hub_errors.py       its errors, each as one line
+hub.py              models and samplers on the Hugging Face Hub
 options.py          the options of `load`
 factories.py        models created by a function in a user's Python file
 loading.py          `load`

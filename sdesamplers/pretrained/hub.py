@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -9,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
-from ..registry.catalogue import HUB_PREFIX
+from ..hub.address import Address
+from ..hub.download import fetch_file, is_offline, snapshot
 from .folders import LEVELS, check_unet, find_parts
-from .hub_errors import message_of, status_text
 from .pipelines.loading import Layout, check_configs, layout_of, weight_files, weight_names
 from .trust import refuse_index
 
@@ -32,6 +33,10 @@ WEIGHTS = "diffusion_pytorch_model"
 SCHEDULER = "scheduler/scheduler_config.json"
 TABLES = "sdesamplers"
 """The folder of a model's solver tables, inside of the model's."""
+RECIPE = "recipe.yaml"
+"""The recipe of a folder or a repository that is used as a sampler."""
+SAMPLERS = ("nfe-*.json", RECIPE)
+"""The files of a folder or a repository that can be used as a sampler."""
 
 
 def fetch(
@@ -66,7 +71,7 @@ def fetch(
         above = list(PurePosixPath(prefix).parents)[:LEVELS]
         configs += [(each / name).as_posix() for each in above for name in (SCHEDULER, "model_index.json")]
     access: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    folder = _snapshot(repo, configs, revision=revision, **access)
+    folder = snapshot(repo, configs, revision=revision, **access)
     label, place = f"{repo}@{revision or 'main'}", folder / prefix if prefix else folder
     if not place.is_dir():
         where = f"the folder {subfolder!r}" if subfolder else "the repository"
@@ -81,25 +86,35 @@ def fetch(
     return place, folder.name
 
 
-def fetch_tables(source: str, *, token: str | bool | None = None, local_files_only: bool = False) -> Path:
-    """Download the solver tables of a Hub repository, from its folder `sdesamplers` or its root, or find them cached.
+def fetch_samplers(
+    address: Address, *, token: str | bool | None = None, local_files_only: bool = False
+) -> tuple[Path, Address]:
+    """Download the solver tables of a Hub repository, and its recipe.yaml, or find them in the cache.
 
     Args:
-        source: "hf://owner/name", or "hf://owner/name@revision" for a branch, tag or commit.
+        address: the repository, or a folder or file in it. The tables of a repository are in its folder `sdesamplers`
+            or its root.
         token: of the Hub; that of the login by default.
         local_files_only: do not connect to the Hub.
 
+    Returns:
+        The local folder or file, and its address with the commit that it is from.
+
     Raises:
-        ModelError: no connection, no such repository, revision or table, or no permission; in one line.
+        ModelError: no connection, no such repository, revision or file, neither tables nor a recipe, or no permission;
+            in one line.
     """
-    repo, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
-    patterns = [f"{TABLES}/nfe-*.json", "nfe-*.json"]
+    if address.path.lower().endswith((".json", ".yaml", ".yml")):
+        return fetch_file(address, token=token, local_files_only=local_files_only)
+    places = [address.path] if address.path else [TABLES, ""]
+    patterns = [f"{glob.escape(place)}/{name}".lstrip("/") for place in places for name in SAMPLERS]
     access = {"token": token, "cache_dir": None, "local_files_only": local_files_only}
-    folder = _snapshot(repo, patterns, revision=revision or None, **access)
-    place = folder / TABLES if (folder / TABLES).is_dir() else folder
-    if not any(place.glob("nfe-*.json")):
-        raise ModelError(f"{source} has no solver tables (files nfe-*.json, in its root or in a folder {TABLES!r})")
-    return place
+    folder = snapshot(address.repo, patterns, revision=address.revision, **access)
+    for place in places:
+        if any(file for name in SAMPLERS for file in (folder / place).glob(name)):
+            return folder / place, address.at(folder.name).inside(place)
+    where = f"in {address.path}" if address.path else f"in its root or in a folder {TABLES!r}"
+    raise ModelError(f"{address} has no solver tables (files nfe-*.json, {where}) and no {RECIPE}")
 
 
 def _index(variant: str | None, ending: str) -> str:
@@ -159,7 +174,7 @@ class Source:
         """Download the files with these names (or patterns) from some folders."""
         inside = [part.relative_to(self.folder).as_posix() for part in parts]
         patterns = [name if part == "." else f"{part}/{name}" for part in inside for name in names]
-        _snapshot(self.repo, patterns, revision=self.folder.name, **self.access)
+        snapshot(self.repo, patterns, revision=self.folder.name, **self.access)
 
     def refuse_absent(self, parts: Sequence[Path]) -> None:
         """Raise ModelError if the repository has no weights for a component, before other weights are downloaded.
@@ -169,7 +184,7 @@ class Source:
         """
         choices = [name for end in self.endings for v in {self.variant, None} for name in weight_names(v, end)]
         absent = [part for part in parts if not any(file for name in choices for file in part.glob(name))]
-        if not absent or self.access["local_files_only"] or _offline():
+        if not absent or self.access["local_files_only"] or is_offline():
             return
         from huggingface_hub import HfApi  # needed only for models from the Hub
 
@@ -191,31 +206,3 @@ class Source:
         """Return the advice for repositories whose weights may be pickled."""
         pickled = "pickled ones, which can run code when opened, are read only with allow_pickle=True"
         return "" if "bin" in self.endings else f"; {pickled}"
-
-
-def _snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
-    from huggingface_hub import errors, snapshot_download  # needed only for models from the Hub
-
-    revision = options["revision"] or "main"
-    try:
-        return Path(snapshot_download(repo, allow_patterns=list(patterns), **options))
-    except errors.HFValidationError:
-        raise ModelError(f"{repo!r} is neither a registered model, a local folder nor a Hub id (owner/name)") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        why = "the Hub cannot be reached"
-        if options["local_files_only"] or _offline():
-            why = "offline mode is on"
-        elif isinstance(error.__cause__, errors.HfHubHTTPError):
-            why = status_text(error.__cause__)
-        raise ModelError(f"{repo}@{revision}: not complete in the local cache, and {why}") from None
-    except Exception as error:
-        message = message_of(error, repo, revision, "the download was interrupted", "completed files are kept")
-        if message is None:
-            raise
-        raise ModelError(message) from None
-
-
-def _offline() -> bool:
-    from huggingface_hub import constants  # needed only for models from the Hub
-
-    return bool(constants.HF_HUB_OFFLINE)

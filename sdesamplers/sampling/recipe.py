@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, cast
 
 from ..checks import name_of
 from ..errors import UnknownNameError, UsageError
+from ..hub.address import Address, is_address
+from ..hub.download import fetch_file
+from ..io.files import make_folder, write
+from ..pretrained.hub import RECIPE
 from ..public import public
+from ..registry.names import Preset
 from ..registry.plugin import NoiseSource, Registered, Spacing
 from ..registry.registry import default_registry
 from ..registry.shelf import Shelf
+from .recipe_file import as_text, check_suffix, from_file
 
 
 @public
@@ -19,7 +26,8 @@ from ..registry.shelf import Shelf
 class Recipe:
     """Everything that determines a run except the model and the seed; checked and complete.
 
-    `sample`, `compare` and the other functions that take a sampler's name accept a recipe in its place, and repeat it.
+    `sample`, `compare` and the other functions that take a sampler's name accept a recipe in its place, and repeat it;
+    so they do with the path of its file (`save`, `load`) and with its address on the Hub (`push_to_hub`).
 
     Attributes:
         sampler, options: the sampler's name and its options, including defaults.
@@ -29,6 +37,13 @@ class Recipe:
         coordinates, noise, noise_options, final: as in `sample`.
         start_time: native time of a partly noised input; None for a run that starts from the prior.
         own: the unregistered sampler, spacing and noise source, if any, by the keys "sampler", "spacing" and "noise".
+        description: what it is for; it has no influence on a run.
+        source: the address of the file that it was read from, with the commit, if that is on the Hub.
+
+    Example:
+        >>> recipe = sds.sample("fashion-mnist", "dpmpp-2m", steps=8, spacing="karras").recipe
+        >>> recipe.save("dpm8.yaml")
+        >>> sds.sample("fashion-mnist", "dpm8.yaml", num_samples=4)
     """
 
     sampler: str
@@ -44,10 +59,12 @@ class Recipe:
     start_time: float | None = None
     noise_options: dict[str, Any] = field(default_factory=dict)
     own: Mapping[str, Registered] = field(default_factory=dict, repr=False, compare=False)
+    description: str = field(default="", compare=False)
+    source: str | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON and metadata; fields that do not apply are omitted."""
-        return {k: v for k, v in vars(self).items() if k != "own" and v not in (None, {}, ())}
+        return {k: v for k, v in vars(self).items() if k != "own" and v not in (None, {}, (), "")}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Recipe:
@@ -62,9 +79,91 @@ class Recipe:
                 raise UnknownNameError("field of a recipe", str(key), known, f" (known: {', '.join(known)})")
         if not isinstance(data.get("sampler"), str):
             raise UsageError(f"a recipe's sampler must be a name, not {data.get('sampler')!r}")
-        empty: dict[str, Any] = {"options": {}, "spacing_options": {}, "noise_options": {}}
+        empty: dict[str, Any] = {"options": {}, "spacing_options": {}, "noise_options": {}, "description": ""}
         open_: dict[str, Any] = {"coordinates": None, "noise": None, "final": None}
         return cls(**{**dict.fromkeys(known), **empty, **open_, **data})
+
+    def save(self, path: str | Path) -> Path:
+        """Write the recipe to a file, as YAML (.yaml, .yml) or JSON (.json); return the path.
+
+        The file is data: the names of the sampler, the spacing and the noise source, their options, and the packages
+        that provide them if they are other libraries' plugins. Its first line and its key `$schema` let editors check
+        it and complete names. The model, the seed and the number of samples are not part of a recipe.
+
+        Raises:
+            UsageError: another ending, or a sampler, spacing or noise source that is not registered.
+            SdesamplersError: the file could not be written.
+        """
+        file = Path(path)
+        text = self.as_text(check_suffix(file))
+        make_folder(file.parent)
+        return write(file, text)
+
+    def as_text(self, suffix: str = ".yaml") -> str:
+        """The content of the recipe's file; `suffix` is .yaml or .json.
+
+        Raises:
+            UsageError: a sampler, spacing or noise source that is not registered.
+        """
+        for kind, item in self.own.items():
+            raise UsageError(
+                f"the {item.kind} {item.name!r} of this recipe is not registered, and a file can only name its {kind}; "
+                "register it, in a plugin if others are to use the file"
+            )
+        items: list[Registered] = [default_registry().resolve(self.sampler).sampler]
+        items += [] if self.spacing is None else [chosen_grid(self.spacing)[0]]
+        items += [] if self.noise is None else [chosen_noise(self.noise)[0]]
+        return as_text(self.as_dict(), items, suffix)
+
+    @classmethod
+    def load(cls, source: str | Path, *, token: str | bool | None = None, local_files_only: bool = False) -> Recipe:
+        """Read a recipe from a file or from the Hub; nothing in it is run.
+
+        Args:
+            source: a file that `save` has written or that you have, in YAML or JSON; the manifest.json of a job; or
+                "hf://owner/name/path.yaml", with "@revision" after the name for a branch, tag or commit. Without a path
+                it is recipe.yaml. Settings that the file omits have their defaults.
+            token: of the Hub; that of the login by default.
+            local_files_only: do not connect to the Hub.
+
+        Raises:
+            ModelError: the repository cannot be read.
+            UnknownNameError: a key that recipes do not have, or a name that no installed plugin has; the message has
+                the line and similar names, or the plugin that the file requires.
+            UsageError: no such file, or not a recipe; with file and line.
+        """
+        if not is_address(source):
+            return read_recipe(Path(source).expanduser())
+        address = Address.parse(str(source))
+        address = address if address.path else address.inside(RECIPE)
+        return read_recipe(*fetch_file(address, token=token, local_files_only=local_files_only))
+
+    def completed_by(self, preset: Preset) -> Recipe:
+        """This recipe with the settings of the name that its sampler refers to, for those that it does not have.
+
+        A recipe that a run has recorded has all settings; one that somebody wrote may be as short as a sampler's label
+        of another library and a number of steps.
+        """
+        own_grid = self.times is not None or self.sigmas is not None
+        spacing, noise = self.spacing or (None if own_grid else preset.spacing), self.noise or preset.noise
+        grid_options = preset.spacing_options if spacing == preset.spacing else {}
+        noise_options = preset.noise_options if noise == preset.noise else {}
+        settings: dict[str, Any] = {
+            "options": {**preset.options, **self.options},
+            "steps": self.steps or (None if own_grid else preset.steps),
+            "spacing": spacing,
+            "spacing_options": {**grid_options, **self.spacing_options},
+            "coordinates": self.coordinates or preset.coordinates,
+            "noise": noise,
+            "noise_options": {**noise_options, **self.noise_options},
+            "final": self.final or preset.final,
+        }
+        return replace(self, **settings)
+
+
+def read_recipe(file: Path, address: Address | None = None) -> Recipe:
+    """The recipe in a local file, which may be a copy of the one at an address; see `Recipe.load`."""
+    return replace(Recipe.from_dict(from_file(file, address)), source=None if address is None else str(address))
 
 
 def chosen_grid(spacing: str | Spacing) -> tuple[Spacing, dict[str, Any]]:
