@@ -46,7 +46,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """README.md as the index, and the included pages under their paths in the repository."""
+    """README.md as the index, the included pages under their paths in the repository, and the schemas for editors."""
     files.append(File.generated(config, "index.md", abs_src_path=str(ROOT / "README.md")))
     for pattern in INCLUDED:
         for path in sorted(ROOT.glob(pattern)):
@@ -54,6 +54,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if page.name == "README.md" and len(page.parts) > 2:  # not the first page of a section
                 page = page.parent.with_suffix(".md")
             files.append(File.generated(config, page.as_posix(), abs_src_path=str(path)))
+    for path in sorted(ROOT.glob("sdesamplers/schemas/*.json")):
+        files.append(File.generated(config, f"schemas/{path.name}", abs_src_path=str(path)))
     return files
 
 

@@ -28,21 +28,27 @@ def is_unchanged_card(text: str) -> bool:
     return seal is not None and seal[1] == _checksum(text[: seal.start()])
 
 
-def may_replace(readme: str | None) -> bool:
-    """True if there is no README, or if it is a card that nobody has changed."""
-    return readme is None or is_unchanged_card(readme)
+def may_replace(readme: str | None, title: str) -> bool:
+    """True if there is no README, or if it is a card that nobody has changed, of the kind whose title begins so."""
+    return readme is None or (is_unchanged_card(readme) and f"\n# {title}" in readme)
 
 
-def place_of_card(to: Destination, names: Collection[str], folder: str) -> str:
-    """The path of a card in a repository: README.md, or in `folder` if the repository has a README of its own.
+def place_of_card(to: Destination, names: Collection[str], title: str, folder: str) -> str:
+    """The path of a card in a repository: README.md, or in `folder` if the repository has another README.
 
     Args:
         to: the repository.
         names: the paths of its files.
+        title: the beginning of the card's title, which tells cards of this kind from others.
         folder: of what the card describes.
     """
     root = to.text(README) if README in names else None
-    return README if may_replace(root) else f"{folder}/{README}"
+    return README if may_replace(root, title) else f"{folder}/{README}"
+
+
+def metadata(*lines: str) -> list[str]:
+    """The head of a card: its metadata on the Hub, with the library's name and tags, and then these lines."""
+    return ["---", "library_name: sdesamplers", "tags: [sdesamplers, diffusion]", *lines, "---", ""]
 
 
 def code(text: Any) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, advice, nearest
-from .address import Address
+from .address import Address, is_address
 from .errors import message_of, status_text
 
 
@@ -68,6 +68,28 @@ def fetch_file(
         raise refusal(error, address.repo, address.revision or "main", local_files_only) from None
     file = Path(found)
     return file, address.at(file.parents[address.path.count("/")].name)
+
+
+def find_file(
+    source: str | Path, name: str, *, token: str | bool | None = None, local_files_only: bool = False
+) -> tuple[Path, Address | None]:
+    """The local file of a path or of an address on the Hub, and its address with the commit if it is from there.
+
+    Args:
+        source: a path, or `hf://owner/name[@revision][/path]`.
+        name: the path in the repository of an address without one.
+        token, local_files_only: as of `fetch_file`.
+
+    Raises:
+        ModelError: the repository cannot be read.
+        UsageError: not an address.
+    """
+    if not is_address(source):
+        return Path(source).expanduser(), None
+    address = Address.parse(str(source))
+    if not address.path:
+        address = address.inside(name)
+    return fetch_file(address, token=token, local_files_only=local_files_only)
 
 
 def refusal(error: Exception, repo: str, revision: str, local_files_only: bool = False) -> Exception:

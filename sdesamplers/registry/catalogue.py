@@ -13,7 +13,7 @@ import yaml
 from ..checks import warn
 from ..errors import UsageError
 from ..hub.address import Address, is_address
-from ..hub.download import fetch_file
+from ..hub.download import find_file
 from ..public import public
 from .plain_yaml import Loader, parse, read_text
 from .schema import SCHEMA
@@ -158,11 +158,8 @@ def read_source(source: str | Path, *, allow_plugins: bool) -> Catalogue:
         ModelError: the repository cannot be read.
         UsageError: the file is not a valid registry file; with file, line and key.
     """
-    if not isinstance(source, str) or not is_address(source):
-        return read(Path(source), allow_plugins=allow_plugins)
-    address = Address.parse(source)
-    file, found = fetch_file(address if address.path else address.inside(NAME))
-    return read(file, allow_plugins=False, address=found)
+    file, address = find_file(source, NAME)
+    return read(file, allow_plugins=allow_plugins and address is None, address=address)
 
 
 def user_file() -> tuple[str | Path, bool] | None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
 from ..checks import name_of
 from ..errors import UnknownNameError, UsageError
-from ..hub.address import Address, is_address
-from ..hub.download import fetch_file
+from ..hub.address import Address
+from ..hub.cards import README, place_of_card
+from ..hub.download import find_file
+from ..hub.upload import Destination
 from ..io.files import make_folder, write
 from ..pretrained.hub import RECIPE
 from ..public import public
@@ -18,7 +21,8 @@ from ..registry.names import Preset
 from ..registry.plugin import NoiseSource, Registered, Spacing
 from ..registry.registry import default_registry
 from ..registry.shelf import Shelf
-from .recipe_file import as_text, check_suffix, from_file
+from .recipe_card import TITLE, make_card
+from .recipe_file import YAML, as_text, check_suffix, from_file
 
 
 @public
@@ -132,11 +136,56 @@ class Recipe:
                 the line and similar names, or the plugin that the file requires.
             UsageError: no such file, or not a recipe; with file and line.
         """
-        if not is_address(source):
-            return read_recipe(Path(source).expanduser())
-        address = Address.parse(str(source))
-        address = address if address.path else address.inside(RECIPE)
-        return read_recipe(*fetch_file(address, token=token, local_files_only=local_files_only))
+        return read_recipe(*find_file(source, RECIPE, token=token, local_files_only=local_files_only))
+
+    def push_to_hub(
+        self,
+        repo: str,
+        path: str = RECIPE,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+    ) -> str:
+        """Upload the recipe to a Hub repository, in one commit.
+
+        Anyone can then use it as `sampler="hf://owner/name/path"`; recipe.yaml as "hf://owner/name". A card, README.md,
+        describes the repository's recipes, unless the repository has another README.md, which is left as it is.
+
+        Args:
+            repo: "owner/name"; created if it does not exist.
+            path: of the file in the repository; it ends in .yaml, .yml or .json.
+            revision: the branch, "main" by default; created if it does not exist.
+            private: make a new repository private, or public; the owner's default if None.
+            token: of the Hub; that of the login by default.
+            commit_message: of the commit.
+            create_pr: propose the file in a pull request, for a repository that you may not write to.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            ModelError: no connection or no permission; in one line.
+            UsageError: `repo` is not an id, `path` is not one of a recipe, or the sampler, the spacing or the noise
+                source is not registered.
+
+        Example:
+            >>> recipe.push_to_hub("owner/recipes", "dpm8.yaml")
+            >>> sds.sample("fashion-mnist", "hf://owner/recipes/dpm8.yaml")
+        """
+        to = Destination(repo, revision, token)
+        address = Address.parse(f"{to.source}/{path}")
+        text = self.as_text(check_suffix(Path(path)))
+        if not create_pr:
+            to.create(private)
+        names = to.names()
+        files = {address.path: text.encode()}
+        if place_of_card(to, names, TITLE, "") == README:
+            there = {name: recipe.as_dict() for name, recipe in recipes_on(to, names).items()}
+            files[README] = make_card({**there, address.path: self.as_dict()}, to.address).encode()
+        return to.commit(files, commit_message or f"Add the recipe {address.path}", create_pr=create_pr)
 
     def completed_by(self, preset: Preset) -> Recipe:
         """This recipe with the settings of the name that its sampler refers to, for those that it does not have.
@@ -164,6 +213,16 @@ class Recipe:
 def read_recipe(file: Path, address: Address | None = None) -> Recipe:
     """The recipe in a local file, which may be a copy of the one at an address; see `Recipe.load`."""
     return replace(Recipe.from_dict(from_file(file, address)), source=None if address is None else str(address))
+
+
+def recipes_on(to: Destination, names: Sequence[str]) -> dict[str, Recipe]:
+    """The recipes among the files of a repository's branch, by path; other files are ignored."""
+    found = {}
+    for name in names:
+        if name.lower().endswith(YAML):
+            with suppress(UsageError):  # another kind of file, or of plugins that are not installed here
+                found[name] = Recipe.load(str(to.address.inside(name)), token=to.token)
+    return found
 
 
 def chosen_grid(spacing: str | Spacing) -> tuple[Spacing, dict[str, Any]]:

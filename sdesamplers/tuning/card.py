@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-from ..hub.cards import code, quoted, sealed
+from ..hub.cards import code, metadata, quoted, sealed
 from ..io.text import one_line
 from ..public import SITE
 from ..registry.registry import default_registry
 from ..sampling.table import SolverTable, scale_of
 from .tuner import in_digits
 
+TITLE = "Solver tables for"
 GUIDE = f"{SITE}tuning.html"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 MOST = 200
@@ -43,14 +44,11 @@ def _head(tables: Sequence[SolverTable]) -> list[str]:
     base = sorted({repo for table in tables if (repo := _repo(table.facts)) is not None})
     models = ", ".join(dict.fromkeys(code(_model(table.facts)) for table in tables))
     return [
-        "---",
-        "library_name: sdesamplers",
-        "tags: [sdesamplers, diffusion]",
-        *(f"base_model: {repo}" for repo in base[:1]),
-        "# license: the identifier of the licence under which you share these numbers",
-        "---",
-        "",
-        f"# Solver tables for {models}",
+        *metadata(
+            *(f"base_model: {repo}" for repo in base[:1]),
+            "# license: the identifier of the licence under which you share these numbers",
+        ),
+        f"# {TITLE} {models}",
         "",
         "Few-step solvers that were computed for this model, one for each number of evaluations of its network: the",
         "time grid, the weights of every step and the times that the network receives. They are used in place of a",

@@ -18,7 +18,7 @@ from ..pretrained.hub import TABLES, fetch_samplers
 from ..public import public
 from ..sampling.table import SolverTable, read_tables
 from ..sampling.table_plots import plot_tables
-from .card import make_card
+from .card import TITLE, make_card
 from .tuner import in_digits
 
 PICTURE = "tables.png"
@@ -56,7 +56,7 @@ class Tuning:
         place = make_folder(Path(folder))
         files = [table.save(place) for table in self.tables.values()]
         readme = place / README
-        if not card or not files or not may_replace(_text_of(readme)):
+        if not card or not files or not may_replace(_text_of(readme), TITLE):
             return files
         tables = read_tables(place)
         picture = _picture(tables)
@@ -110,7 +110,7 @@ class Tuning:
         listed = ", ".join(str(table.nfe) for table in self.tables.values())
         names = to.names()
         tables = list({**_tables_on(to, names), **files}.values())
-        card, picture = place_of_card(to, names, TABLES), _picture(tables)
+        card, picture = place_of_card(to, names, TITLE, TABLES), _picture(tables)
         place = f"{TABLES}/{PICTURE}" if card == README else PICTURE
         text = make_card(tables, to.source, picture=None if picture is None else place)
         contents = {path: table.as_json().encode() for path, table in files.items()} | {card: text.encode()}
