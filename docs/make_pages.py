@@ -1,4 +1,4 @@
-"""Generate docs/samplers.md, docs/names.md and the schemas for editors from the registry. `python docs/make_pages.py`."""
+"""Generate docs/samplers.md, docs/names.md and the editors' schemas from the registry. `python docs/make_pages.py`."""
 
 from __future__ import annotations
 

@@ -2,6 +2,8 @@
 
 comparison.py  `compare`
 result.py      its result: tables, files and an image
+card.py        its card, with the numbers in the Hub's model-index form
+sharing.py     its files on the Hub
 """
 
 from __future__ import annotations

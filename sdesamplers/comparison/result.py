@@ -6,8 +6,10 @@ import csv
 import io
 import json
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,13 +17,17 @@ from torch import Tensor
 
 from ..checks import warn
 from ..errors import UsageError
+from ..hub.upload import Destination
 from ..io.files import make_folder, write
 from ..io.images import grid, to_images
 from ..io.text import printable
 from ..metrics import Score
 from ..public import public
+from .card import TASK, make_card
+from .sharing import FOLDER, push_folder
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
     from PIL.Image import Image
 
 
@@ -154,6 +160,77 @@ class Comparison:
             warn(f"compare.png is not written: {reason}")
             return files
         return {"png": write(out / "compare.png", lambda path: picture.save(path, format="PNG")), **files}
+
+    def card(
+        self,
+        *,
+        files: Mapping[str, str] | None = None,
+        task: str = TASK,
+        dataset: tuple[str, str] | None = None,
+    ) -> ModelCard:
+        """The results as a card for a model's README.md: a table, the picture, and the numbers as a model index.
+
+        The Hub shows a model's results from the metadata at the head of its README.md, the *model index*. Every finite
+        error and distance of the comparison is an entry there, with its sampler and number of evaluations.
+
+        Args:
+            files: address of each file beside the card, by type ("png", "json", "csv", "html"), such as
+                {"png": "compare/compare.png"}.
+            task: the model's task, by its name on the Hub.
+            dataset: type (an id on the Hub) and name of the real data that the distances refer to.
+
+        Returns:
+            a `huggingface_hub.ModelCard`: `str(card)` is its text, `card.save(file)` writes it.
+
+        Example:
+            >>> comparison = sds.compare("fashion-mnist", ["heun", "unipc"], nfe=10)
+            >>> comparison.card(dataset=("zalando-datasets/fashion_mnist", "Fashion-MNIST")).save("README.md")
+        """
+        return make_card(self.as_dict(), files=files, task=task, dataset=dataset)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        path: str = FOLDER,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        task: str = TASK,
+        dataset: tuple[str, str] | None = None,
+    ) -> str:
+        """Upload the files that `save` writes, and the card, to a Hub repository in one commit.
+
+        The card is README.md, or that of the folder if the repository has another README.md, which is left as it is.
+
+        Args:
+            repo: "owner/name"; created if it does not exist.
+            path: the folder in the repository.
+            revision, private, token, commit_message, create_pr: as of `Recipe.push_to_hub`.
+            task, dataset: as of `card`.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            ModelError: no connection or no permission; in one line.
+            UsageError: `repo` is not an id, or `path` is not a folder.
+        """
+        to = Destination(repo, revision, token)
+        about = {"task": task, "dataset": dataset}
+        with TemporaryDirectory() as folder:
+            self.save(folder)
+            return push_folder(
+                Path(folder),
+                to,
+                path,
+                private=private,
+                commit_message=commit_message,
+                create_pr=create_pr,
+                about=about,
+            )
 
 
 def finite_or_none(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """The JSON Schemas with which editors check and complete recipes and registry files: names, options, descriptions.
 
-They are `schema.SCHEMA` and `schema.RECIPE_SCHEMA` with the names that are registered. Those with the library's own names
-are in the folder `schemas`, and the documentation site serves them; `sdesamplers schema` prints those of an
+They are `schema.SCHEMA` and `schema.RECIPE_SCHEMA` with the names that are registered. Those with the library's own
+names are in the folder `schemas`, and the documentation site serves them; `sdesamplers schema` prints those of an
 installation, with its plugins.
 """
 

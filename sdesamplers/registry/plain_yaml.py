@@ -58,6 +58,13 @@ class Dumper(yaml.SafeDumper):
     """YAML writer that quotes strings that YAML 1.1 or 1.2 would read as another type, such as 1e5, yes and 010."""
 
 
+def _text(dumper: Any, text: str) -> Any:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if LINE_BREAKS.search(text) else None)
+
+
+LINE_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
+"""Characters that are line breaks in YAML 1.1, and nothing to PyYAML's reader, unless they are escaped."""
+Dumper.add_representer(str, _text)
 for _first, _resolvers in Loader.yaml_implicit_resolvers.items():
     for _tag, _pattern in _resolvers:
         Dumper.add_implicit_resolver(_tag, _pattern, [_first])

@@ -85,7 +85,8 @@ class Recipe:
             raise UsageError(f"a recipe's sampler must be a name, not {data.get('sampler')!r}")
         empty: dict[str, Any] = {"options": {}, "spacing_options": {}, "noise_options": {}, "description": ""}
         open_: dict[str, Any] = {"coordinates": None, "noise": None, "final": None}
-        return cls(**{**dict.fromkeys(known), **empty, **open_, **data})
+        grids = {key: tuple(data[key]) for key in ("times", "sigmas") if isinstance(data.get(key), list)}
+        return cls(**{**dict.fromkeys(known), **empty, **open_, **data, **grids})
 
     def save(self, path: str | Path) -> Path:
         """Write the recipe to a file, as YAML (.yaml, .yml) or JSON (.json); return the path.
