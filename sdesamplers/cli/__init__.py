@@ -11,11 +11,20 @@ import click
 
 from ..errors import SdesamplersError
 from ..io.text import one_line
-from . import density_commands, registry_commands, run_commands, sharing_commands, tune_command
+from . import app_command, density_commands, registry_commands, run_commands, sharing_commands, tune_command
 from .group import cli
 from .streams import flushed, prepare, say, silence, writing
 
-__all__ = ["cli", "density_commands", "main", "registry_commands", "run_commands", "sharing_commands", "tune_command"]
+__all__ = [
+    "app_command",
+    "cli",
+    "density_commands",
+    "main",
+    "registry_commands",
+    "run_commands",
+    "sharing_commands",
+    "tune_command",
+]
 
 
 def main(arguments: list[str] | None = None) -> None:
