@@ -36,8 +36,18 @@ FIRST = ("quality", "dpmpp-2m", "ddim")
 """Samplers that are chosen when the page opens."""
 WAITING = 8
 """Requests that may wait; one runs at a time."""
-COLUMNS = ["sampler", "evaluations", "steps", "seconds", "note"]
+COLUMNS = {"sampler": "20%", "NFE": "10%", "steps": "10%", "seconds": "10%", "note": "50%"}
+"""Columns of the table of runs, and their widths."""
 FONTS = ["system-ui", "sans-serif"]
+CONTRASTS = {
+    "button_primary_background_fill": "*primary_600",
+    "button_primary_background_fill_hover": "*primary_700",
+    "body_text_color_subdued": "*neutral_600",
+    "body_text_color_subdued_dark": "*neutral_300",
+    "input_placeholder_color": "*neutral_600",
+    "input_placeholder_color_dark": "*neutral_300",
+}
+"""Colours with more contrast than the theme's."""
 NO_CLASS = "none"
 
 
@@ -72,7 +82,8 @@ def serve(model: Model, samplers: Sequence[str] = FIRST, port: int | None = None
     with TemporaryDirectory(prefix="sdesamplers-app-") as folder:
         page = Page(model, samplers, Path(folder)).build(gradio)
         page.queue(max_size=WAITING, default_concurrency_limit=1, api_open=False)
-        theme = gradio.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"])
+        theme = gradio.themes.Default(primary_hue="indigo", font=FONTS, font_mono=["ui-monospace", "monospace"])
+        theme.set(**CONTRASTS)
         try:
             _, address, _ = page.launch(
                 server_name=HOST,
@@ -91,7 +102,7 @@ def serve(model: Model, samplers: Sequence[str] = FIRST, port: int | None = None
         try:
             yield address.rstrip("/")
         finally:
-            page.close()
+            page.close(verbose=False)
 
 
 class Page:
@@ -122,7 +133,7 @@ class Page:
                     inputs = self._inputs(gr)
                     with gr.Row():
                         run = gr.Button("Sample", variant="primary", elem_id="run")
-                        stop = gr.Button("Stop", variant="stop", elem_id="stop")
+                        stop = gr.Button("Stop", elem_id="stop")
                 with gr.Column(scale=3, min_width=320):
                     outputs = self._outputs(gr)
             texts, choice, download = outputs[-3], outputs[-2], outputs[-1]
@@ -159,29 +170,43 @@ class Page:
     def _outputs(self, gr: Any) -> list[Any]:
         """Pictures, table, trajectory, grids, recipe, all recipes, the choice of one, and its download."""
         with gr.Tab("Samples"):
+            gr.Markdown("The samples of each sampler, from the same starting noise.")
             gallery = gr.Gallery(
-                label="From the same starting noise",
+                label="Samples",
+                show_label=False,
                 columns=3,
                 format="png",
                 object_fit="contain",
                 buttons=["download", "fullscreen"],
                 elem_id="gallery",
             )
-            table = gr.Dataframe(headers=COLUMNS, interactive=False, wrap=True, label="Runs", elem_id="table")
+            table = gr.Dataframe(
+                headers=list(COLUMNS),
+                column_widths=list(COLUMNS.values()),
+                interactive=False,
+                wrap=True,
+                label="Runs (NFE: evaluations of the model per sample)",
+                elem_id="table",
+            )
         with gr.Tab("Trajectory"):
-            gr.Markdown("The first sample of each run at up to eight times, from noise on the left to data.")
+            gr.Markdown(
+                "The first sample of each run at up to eight times, from noise on the left to data; one row for each "
+                "sampler, in the order of the table."
+            )
             trajectory = gr.Image(
-                label="One row for each sampler, in the order of the table",
+                label="Trajectories",
+                show_label=False,
                 format="png",
                 interactive=False,
                 buttons=["download", "fullscreen"],
                 elem_id="trajectory",
             )
         with gr.Tab("Grids"):
-            grids = gr.Plot(label="Time grids on the log-SNR axis", elem_id="grids")
+            gr.Markdown("The time grid of each run on the log-SNR axis.")
+            grids = gr.Plot(label="Grids", show_label=False, elem_id="grids")
         with gr.Tab("Recipe"):
             choice = gr.Radio([], label="Sampler", elem_id="choice")
-            code = gr.Code(language="yaml", interactive=False, label="Recipe", elem_id="recipe")
+            code = gr.Code(language=None, interactive=False, label="Recipe", elem_id="recipe")
             download = gr.DownloadButton("Download the recipe", interactive=False, elem_id="download")
         return [gallery, table, trajectory, grids, code, gr.State({}), choice, download]
 

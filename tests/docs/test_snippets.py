@@ -24,6 +24,10 @@ from sdesamplers.cli import cli
 ROOT = Path(__file__).parents[2]
 SKIPPED = {
     ("interfaces.md", "import onnxruntime"): "ONNX Runtime is optional; tests/interfaces/test_runtimes.py runs it",
+    (
+        "sharing.md",
+        "recipe.push_to_hub(",
+    ): "uploads to the Hub; tests/sampling/test_recipe_files.py does so on 127.0.0.1",
     ("start.md", "for batch in sds.stream(model, "): "draws 50,000 samples; docs/scaling.md runs it with 24",
     ("tuning.md", "tuning.push_to_hub("): "uploads to the Hub; tests/tuning/test_sharing.py pushes to one on 127.0.0.1",
 }
