@@ -36,7 +36,7 @@ FIRST = ("quality", "dpmpp-2m", "ddim")
 """Samplers that are chosen when the page opens."""
 WAITING = 8
 """Requests that may wait; one runs at a time."""
-COLUMNS = {"sampler": "20%", "NFE": "10%", "steps": "10%", "seconds": "10%", "note": "50%"}
+COLUMNS = {"sampler": "150px", "NFE": "80px", "steps": "80px", "seconds": "100px", "note": "360px"}
 """Columns of the table of runs, and their widths."""
 FONTS = ["system-ui", "sans-serif"]
 CONTRASTS = {

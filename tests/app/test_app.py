@@ -106,6 +106,16 @@ def test_models_without_pictures_and_without_gradio(monkeypatch: pytest.MonkeyPa
 # In a browser
 
 
+def serious_findings(page: Any) -> list[str]:
+    """What axe-core finds wrong for users of screen readers and keyboards; nothing is checked without it."""
+    try:
+        from axe_playwright_python.sync_playwright import Axe
+    except ImportError:
+        return []
+    found = Axe().run(page).response["violations"]
+    return [f"{each['id']}: {each['help']}" for each in found if each["impact"] in ("serious", "critical")]
+
+
 @pytest.fixture
 def address(model: sds.Model) -> Any:
     pytest.importorskip("gradio", reason="the page needs pip install 'sdesamplers[app]'")
@@ -127,8 +137,6 @@ def test_a_browser_samples_and_downloads_the_recipe(address: str, browser_page: 
     browser_page.get_by_text("ddim: 4 evaluations").first.wait_for(timeout=60_000)
     browser_page.get_by_text("heun: 3 evaluations").first.wait_for()
     assert browser_page.locator("#gallery img").count() >= 2
-    if Path("out").is_dir():
-        browser_page.screenshot(path="out/app.png")
     for tab in ("Trajectory", "Grids", "Recipe"):
         browser_page.get_by_role("tab", name=tab, exact=True).click()
     browser_page.get_by_role("radio", name="heun").check()
@@ -150,6 +158,8 @@ def test_a_browser_samples_and_downloads_the_recipe(address: str, browser_page: 
 @pytest.mark.slow
 def test_an_error_is_a_line_on_the_page(address: str, browser_page: Any) -> None:  # noqa: F811
     browser_page.goto(address)
+    browser_page.get_by_role("button", name="Sample", exact=True).wait_for()
+    assert serious_findings(browser_page) == []
     browser_page.locator("#nfe input[type=number]").fill("1")
     browser_page.locator("#nfe input[type=number]").blur()
     for _ in range(2):  # no sampler is chosen

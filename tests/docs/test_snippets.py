@@ -27,7 +27,7 @@ SKIPPED = {
     (
         "sharing.md",
         "recipe.push_to_hub(",
-    ): "uploads to the Hub; tests/sampling/test_recipe_files.py does so on 127.0.0.1",
+    ): "uploads to the Hub; tests/sampling/test_recipe_files.py does so",
     ("start.md", "for batch in sds.stream(model, "): "draws 50,000 samples; docs/scaling.md runs it with 24",
     ("tuning.md", "tuning.push_to_hub("): "uploads to the Hub; tests/tuning/test_sharing.py pushes to one on 127.0.0.1",
 }
