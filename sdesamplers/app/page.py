@@ -6,6 +6,7 @@ import hashlib
 import html
 import os
 import re
+import socket
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -65,6 +66,19 @@ def import_gradio() -> Any:
     return gradio
 
 
+def check_port(port: int | None) -> None:
+    """Raise a UsageError if a port of this machine cannot be used; None is any port."""
+    if port is None:
+        return
+    with socket.socket() as attempt:
+        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            attempt.bind((HOST, port))
+        except OSError as error:
+            reason = error.strerror or error
+            raise UsageError(f"port {port}: {reason}; pass another {{port}}", arguments={"port": "port="}) from None
+
+
 @contextmanager
 def serve(model: Model, samplers: Sequence[str] = FIRST, port: int | None = None) -> Iterator[str]:
     """Serve the page while the context is open; yield its address.
@@ -77,6 +91,7 @@ def serve(model: Model, samplers: Sequence[str] = FIRST, port: int | None = None
     Raises:
         UsageError: gradio is not installed, the samples are not images, or the port cannot be used.
     """
+    check_port(port)
     gradio = import_gradio()
     check_shows(model)
     with TemporaryDirectory(prefix="sdesamplers-app-") as folder:
@@ -97,8 +112,8 @@ def serve(model: Model, samplers: Sequence[str] = FIRST, port: int | None = None
                 max_file_size=0,
                 allowed_paths=[folder],
             )
-        except OSError as error:
-            raise UsageError(f"port {port or 7860}: {one_line(error)}; pass another --port") from None
+        except OSError as error:  # no free port
+            raise UsageError(one_line(error)) from None
         try:
             yield address.rstrip("/")
         finally:

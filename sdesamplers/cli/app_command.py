@@ -24,16 +24,17 @@ def app_command(source: str, samplers: str, port: int | None, **kwargs: Any) -> 
 
     Serves the page on this machine until Ctrl-C. It needs gradio: pip install 'sdesamplers[app]'
     """
-    from ..app.page import import_gradio, serve
+    from ..app.page import check_port, import_gradio, serve
     from ..errors import UsageError
 
+    check_port(port)
     import_gradio()
     model, condition = load_model(source, kwargs)
     if condition is not None:
         raise UsageError("the page has its own fields for the prompt and the class; omit --prompt and --condition")
-    with serve(model, [name.strip() for name in samplers.split(",")], port) as address:
-        say(f"{address} (Ctrl-C stops it)")
-        try:
+    try:
+        with serve(model, [name.strip() for name in samplers.split(",")], port) as address:
+            say(f"{address} (Ctrl-C stops it)")
             threading.Event().wait()
-        except KeyboardInterrupt:
-            say("stopped")
+    except KeyboardInterrupt:
+        say("stopped")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,16 @@ def test_models_without_pictures_and_without_gradio(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(__import__("sys").modules, "gradio", None)
     found = CliRunner().invoke(cli, ["app", "fashion-mnist"])
     assert str(found.exception) == "the app needs gradio: pip install 'sdesamplers[app]'"
+
+
+def test_a_port_in_use_is_refused_at_once() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        found = CliRunner().invoke(cli, ["app", "no-such-model", "--port", str(port)])
+        assert isinstance(found.exception, sds.UsageError)
+        assert found.exception.in_options == f"port {port}: Address already in use; pass another --port"
 
 
 # In a browser
