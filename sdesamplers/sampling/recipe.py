@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from ..checks import name_of
+from ..checks import name_of, one_of_types
 from ..errors import UnknownNameError, UsageError
 from ..hub.address import Address
 from ..hub.cards import README, place_of_card
@@ -99,7 +99,7 @@ class Recipe:
             UsageError: another ending, or a sampler, spacing or noise source that is not registered.
             SdesamplersError: the file could not be written.
         """
-        file = Path(path)
+        file = Path(one_of_types("path", path, (str, Path), "a path"))
         text = self.as_text(check_suffix(file))
         make_folder(file.parent)
         return write(file, text)
@@ -137,6 +137,7 @@ class Recipe:
                 the line and similar names, or the plugin that the file requires.
             UsageError: no such file, or not a recipe; with file and line.
         """
+        one_of_types("source", source, (str, Path), "a path or an address on the Hub")
         return read_recipe(*find_file(source, RECIPE, token=token, local_files_only=local_files_only))
 
     def push_to_hub(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..checks import one_of_types
 from ..comparison.sharing import FOLDER, JSON, push_folder
 from ..errors import UsageError
 from ..hub.address import Address
@@ -62,6 +63,7 @@ def push_to_hub(
         >>> sds.push_to_hub("registry.yaml", "owner/registry")
         >>> sds.use_registry("hf://owner/registry")
     """
+    one_of_types("source", source, (str, Path), "the path of a file or folder")
     file, to = Path(source).expanduser(), Destination(repo, revision, token)
     how: dict[str, Any] = {"private": private, "commit_message": commit_message, "create_pr": create_pr}
     if not file.exists():

@@ -111,6 +111,9 @@ def test_a_folder_without_anything_and_wrong_paths(hub: HubServer, tmp_path: Pat
     (tmp_path / "compare.json").write_text('{"cells": 3}')
     with pytest.raises(sds.UsageError, match=r"compare\.json: not the result of a comparison"):
         sds.push_to_hub(tmp_path, "me/thing", token=TOKEN)
+    for wrong in (lambda: sds.push_to_hub(3, "me/thing"), lambda: sds.Recipe.load(3)):  # type: ignore[arg-type]
+        with pytest.raises(sds.UsageError, match="source must be"):
+            wrong()
     assert hub.requests == []
 
 
