@@ -11,9 +11,9 @@ import click
 import yaml
 
 from ..errors import UnknownNameError, UsageError
-from ..registry.catalogue import line_of
 from ..registry.options import KEYWORDS, as_number
 from ..registry.plain_yaml import FLOAT, INTEGER, parse, read_text
+from ..registry.validation import line_of
 from ..version import __version__
 from .conditions import resolve_conditions
 

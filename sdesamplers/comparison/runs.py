@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..checks import shown
 from ..errors import Cancelled, SdesamplersError, last_place
-from ..generation.identity import Facts, code_facts, file_facts, plain
+from ..generation.identity import Facts, code_facts, file_facts, plain, recipe_facts
 from ..metrics import FeatureScorer
 from ..models.base import Model
 from ..processes.sde import GaussianProcess
@@ -183,7 +183,7 @@ class Runner:
         kwargs = {key: value for key, value in arguments.items() if key not in NOT_REQUESTS}
         request, conduct, _ = split_arguments(setting.sampler, {**kwargs, "nfe": budget})
         run = prepare(self.model, request, conduct, seed)
-        facts = {**self.shared, "recipe": run.recipe.as_dict(), "code": code_facts(run), "seed": seed}
+        facts = {**self.shared, "recipe": recipe_facts(run.recipe), "code": code_facts(run), "seed": seed}
         facts["dtype"] = str(run.dtype)
         return {**facts, "files": file_facts(run)}
 

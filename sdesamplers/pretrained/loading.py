@@ -13,11 +13,11 @@ import torch
 from ..categories import ModelWarning
 from ..checks import known_keywords, warn
 from ..errors import ModelError, UnknownNameError, UsageError
+from ..hub.address import is_address
 from ..io.log import logger
 from ..models.base import Model
 from ..models.clipping import ClipLike
 from ..public import public
-from ..registry.catalogue import HUB_PREFIX
 from ..registry.registry import default_registry
 from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
@@ -204,7 +204,7 @@ def registered_tables(name: str) -> tuple[str, ...]:
     source = catalogue.tables(name)
     if source is None:
         return ()
-    if not source.startswith(HUB_PREFIX) and not Path(source).is_dir():
+    if not is_address(source) and not Path(source).is_dir():
         raise UsageError(f"{catalogue.where('models', name, 'tables')}: {source}: no such folder")
     return (source,)
 
