@@ -160,8 +160,8 @@ class Comparison:
                 baseline's value, such as "error>1.1x". METRIC is a name as in `recommend`, or "nfe"; OP is >, >=, < or
                 <=. A cell fails if its value fulfils the rule with its whole 95 % interval, if that is known.
             baseline: an earlier comparison, its compare.json or the folder with it, or their address on the Hub. A cell
-                that is missing, or that cannot be run any more, fails. Its settings, budgets, models and guidance scales are recognised by their
-                labels.
+                that is missing, or that cannot be run any more, fails. Its settings, budgets, models and guidance
+                scales are recognised by their labels.
 
         Returns:
             a `Check` for each rule and cell; `outcome` is "failed", "passed", "uncertain" or "skipped".
