@@ -31,8 +31,10 @@ REPLACED = {
     "noise": ("noise", "noise_option"),
 }
 """Options on the command line, and those in the file that then do not apply, besides the option itself."""
-COMMENTS = ("command", "description")
-"""Keys that are no options: the command that the file is for, and the description of a recipe."""
+COMMENTS = ("command", "description", "$schema")
+"""Keys that are no options: the command that the file is for, and a recipe's description and schema."""
+REQUIRES = "requires"
+"""The key of a recipe's file for the packages whose plugins it needs."""
 
 
 class Configured(click.Command):
@@ -122,6 +124,9 @@ def read_config(command: click.Command, ctx: click.Context, file: Path) -> dict[
         where = f"{file}:{line_of(text, [written])}: {written}"
         if key in COMMENTS or value is None:
             continue
+        if key == REQUIRES:
+            check_plugins(value, where)
+            continue
         if key not in known:
             opening = f"{where}: `sdesamplers {command.name}` has no such option"
             raise UnknownNameError("option", written, known, opening=opening)
@@ -134,6 +139,17 @@ def read_config(command: click.Command, ctx: click.Context, file: Path) -> dict[
         except click.BadParameter as error:
             raise UsageError(f"{where}: {error.message}") from None
     return values
+
+
+def check_plugins(needed: Any, where: str) -> None:
+    """Raise a UsageError if a plugin that a recipe's file requires is not installed."""
+    from ..registry.registry import default_registry
+    from ..sampling.recipe_file import missing
+
+    if not isinstance(needed, Mapping):
+        raise UsageError(f"{where}: must be a mapping of packages to versions")
+    if reason := missing({str(package): str(version) for package, version in needed.items()}, default_registry()):
+        raise UsageError(f"{where}: {reason}")
 
 
 def as_typed(param: click.Parameter, value: Any, where: str) -> Any:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..errors import UsageError
 from ..hub.address import Address, is_address
 from ..io.files import read
 from ..pretrained.hub_files import RECIPE, fetch_samplers
@@ -38,18 +39,25 @@ def read_sampler(
         address = None if address is None else address.inside(f"{address.path}/{RECIPE}".lstrip("/"))
     if is_recipe(place):
         return read_recipe(place, address)
+    if place.is_file() and "format" not in keys_in(place):
+        raise UsageError(
+            f"{address or source}: neither a recipe nor a solver table: not JSON with the key 'sampler' or 'format'"
+        )
     return tables_in(place, str(source), address)
 
 
 def is_recipe(file: Path) -> bool:
     """True if a file holds a recipe and not a solver table, by its ending or its keys."""
-    if file.suffix.lower() in YAML:
-        return True
+    return file.suffix.lower() in YAML or not keys_in(file).isdisjoint(("sampler", NESTED))
+
+
+def keys_in(file: Path) -> frozenset[str]:
+    """The keys of a JSON file; none if it cannot be read, or has no keys."""
     try:
         data = json.loads(read(file, LARGEST_FILE))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(data, dict) and ("sampler" in data or NESTED in data)
+        return frozenset()
+    return frozenset(data) if isinstance(data, dict) else frozenset()
 
 
 def recipe_or_name(sampler: Any) -> Any:

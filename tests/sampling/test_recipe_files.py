@@ -163,7 +163,7 @@ def test_files_that_cannot_be_read_and_endings(mixture: sds.MixtureModel, tmp_pa
     with pytest.raises(sds.UsageError, match=r"ends in \.yaml, \.yml or \.json, unlike 'mine\.txt'"):
         recipe.save(tmp_path / "mine.txt")
     (tmp_path / "other.json").write_text('{"a": 1}')
-    with pytest.raises(sds.UsageError, match=r"other\.json: not a solver table"):
+    with pytest.raises(sds.UsageError, match=r"other\.json: neither a recipe nor a solver table"):
         sds.sample(mixture, str(tmp_path / "other.json"))
 
 
