@@ -125,7 +125,7 @@ def test_what_is_typed_takes_precedence(typed: list[str], changed: dict[str, Any
         ("- a", "file.yaml: a configuration is a mapping"),
         (
             "requires: {none-such: '1'}",
-            "file.yaml:1: requires: the recipe requires the plugin none-such 1, which is not",
+            "file.yaml:1: requires: the recipe requires the plugin none-such 1",
         ),
         ("requires: 3", "file.yaml:1: requires: must be a mapping"),
         ("a: 1\na: 2", "file.yaml:2: duplicate key 'a'"),
