@@ -170,7 +170,7 @@ def as_typed(param: click.Parameter, value: Any, where: str) -> Any:
     if not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts):
         raise UsageError(f"{where}: must be text, a number or a list of these, not {value!r}")
     texts = [str(part) for part in parts]
-    repeated = getattr(param, "multiple", False)
+    repeated = getattr(param, "multiple", False) or param.nargs != 1
     return texts if repeated else ",".join(texts)
 
 

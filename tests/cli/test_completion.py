@@ -23,7 +23,7 @@ def offered(*words: str) -> list[str]:
 
 def test_names() -> None:
     assert offered("li") == ["likelihood", "list"]
-    assert offered("sample", "fash") == ["fashion-mnist"]
+    assert offered("sample", "fash") == ["fashion-mnist", "fashion-mnist-labels"]
     assert offered("sample", "./fash") == ["file:./fash"]
     assert {"dpmpp-2m", "dpmpp-2m-sde"} <= set(offered("sample", "m", "--sampler", "dpmpp-2m"))
     assert "quality" in offered("sample", "m", "--sampler", "q")
