@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import SdesamplersError
 from ..hub.address import Address, is_address
+from ..io.paths import expanded
 from ..io.text import one_line
 from ..registry.catalogue import Catalogue
 
@@ -44,7 +45,7 @@ def own_source(entry: Mapping[str, Any]) -> str:
         if entry.get("subfolder"):  # tables are listed for whole repositories
             return ""
         return str(Address(entry["repo"], entry["revision"]))
-    return str(Path(entry["base"]) / Path(entry["path"]).expanduser() / entry.get("subfolder", "") / TABLES)
+    return str(Path(entry["base"]) / expanded(entry["path"]) / entry.get("subfolder", "") / TABLES)
 
 
 def model_rows(catalogue: Catalogue, name: str) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..hub.address import Address, is_address
 from ..hub.download import fetch_file
 from ..io.files import read
+from ..io.paths import expanded
 
 FOLDER, FILE = "compare", "compare.json"
 """The folder of a comparison in a Hub repository, and its file."""
@@ -51,7 +52,7 @@ def read_comparison(
             address = address.inside(f"{address.path or FOLDER}/{FILE}")
         file, shown = fetch_file(address, token=token, local_files_only=local_files_only)
     else:
-        file = Path(source).expanduser()
+        file = expanded(source)
         shown = file = file / FILE if file.is_dir() else file
     try:
         data = json.loads(read(file))

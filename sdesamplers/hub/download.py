@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, advice, nearest
+from ..io.paths import expanded
 from .address import Address, is_address
 from .errors import message_of, status_text
 
@@ -95,7 +96,7 @@ def find_file(
         UsageError: not an address.
     """
     if not is_address(source):
-        return Path(source).expanduser(), None
+        return expanded(source), None
     address = Address.parse(str(source))
     if not address.path:
         address = address.inside(name)

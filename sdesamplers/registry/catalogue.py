@@ -14,6 +14,7 @@ from ..checks import warn
 from ..errors import UsageError
 from ..hub.address import Address, is_address
 from ..hub.download import find_file
+from ..io.paths import expanded
 from ..public import public
 from .plain_yaml import Loader, parse, read_text
 from .schema import SCHEMA
@@ -84,7 +85,7 @@ class Catalogue:
         named: str | None = entry.get("tables")
         if named is None or is_address(named):
             return named
-        return str(Path(entry["base"]) / Path(named).expanduser())
+        return str(Path(entry["base"]) / expanded(named))
 
     def where(self, section: str, name: str, *keys: str) -> str:
         """Return `file:line: section.name.key`, for errors in an entry that are found only when it is used."""

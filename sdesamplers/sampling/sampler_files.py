@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import UsageError
 from ..hub.address import Address, is_address
 from ..io.files import read
+from ..io.paths import expanded
 from ..pretrained.hub_files import RECIPE, fetch_samplers
 from .recipe import Recipe, read_recipe
 from .recipe_file import NESTED, YAML
@@ -31,7 +32,7 @@ def read_sampler(
         ModelError: the repository cannot be read.
         UsageError: no such file, or neither a recipe nor tables.
     """
-    place, address = Path(source).expanduser(), None
+    place, address = expanded(source), None
     if is_address(source):
         place, address = fetch_samplers(Address.parse(str(source)), token=token, local_files_only=local_files_only)
     if place.is_dir() and not any(place.glob("nfe-*.json")) and (place / RECIPE).is_file():

@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..hub.address import Address
 from ..hub.cards import README, place_of_card
 from ..hub.upload import Destination
+from ..io.paths import expanded
 from ..pretrained.hub_files import RECIPE
 from ..public import public
 from ..registry.catalogue import NAME, read
@@ -65,7 +66,7 @@ def push_to_hub(
         >>> sds.use_registry("hf://owner/registry")
     """
     one_of_types("source", source, (str, Path), "the path of a file or folder")
-    file, to = Path(source).expanduser(), Destination(repo, revision, token)
+    file, to = expanded(source), Destination(repo, revision, token)
     how: dict[str, Any] = {"private": private, "commit_message": commit_message, "create_pr": create_pr}
     if not file.exists():
         raise UsageError(f"{source}: no such file or folder")
