@@ -63,6 +63,19 @@ class Model(Pickled, ABC):
             cls.pure = False
 
     clip: Clip | None = None
+    _network_dtype: torch.dtype | None = None
+
+    @property
+    def network_dtype(self) -> torch.dtype:
+        """The dtype of the network's input; `dtype` is wider in models with a preconditioning."""
+        return self._network_dtype or self.dtype
+
+    def _widen(self) -> None:
+        """Receive states in float32 at least, and round only the network's input to its own dtype.
+
+        In half precision c_skip x + c_out F would lose the digits for which a preconditioning was designed.
+        """
+        self._network_dtype, self.dtype = self.dtype, torch.promote_types(self.dtype, torch.float32)
 
     def __repr__(self) -> str:
         process = type(self.process).__name__
@@ -144,6 +157,7 @@ class ModelAround(Model):
         self.dtype, self.device, self.data_range = model.dtype, model.device, model.data_range
         self.name, self.revision, self.network = model.name, model.revision, model.network
         self.tuning, self.autocast, self.clip = model.tuning, model.autocast, model.clip
+        self._network_dtype = model.network_dtype
 
     def facts(self) -> dict[str, Any]:
         return {**self.model.facts(), "around": type(self).__name__}
