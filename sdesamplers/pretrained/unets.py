@@ -80,8 +80,8 @@ class DiffusersModel(Model):
         timestep = timesteps_for(self.convention, t, x, rounded=self.round_timesteps)
         context: AbstractContextManager[Any] = self.autocast()
         with context:
-            given = self.convention.scale_input(x, t)
-            given = given.clone() if given is x else given.to(self.network_dtype)
+            given = self.convention.scale_input(x, t).to(self.network_dtype)
+            given = given.clone() if given is x else given
             output = in_modes(self.unet, given, timestep, class_labels=cloned(condition), return_dict=False)[0]
         output = copied(without_variance(output, self.shape[0]))
         return self.convention.read(output.to(x.dtype) if self.convention.reads_state else output, x, t)

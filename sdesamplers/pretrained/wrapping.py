@@ -177,7 +177,7 @@ def wrap(
     if not callable(clock) and (isinstance(clock, bool) or not isinstance(clock, int | float) or not 0 < clock < 1e12):
         raise UsageError(f"clock must be a positive number or a function of the time, not {clock!r}")
     preconditioning = None if sigma_data is None else _preconditioning(own, sigma_data)
-    default = (lambda t: 0.25 * np.log(t)) if preconditioning is not None and clock == 1.0 else clock
+    default = c_noise if preconditioning is not None and clock == 1.0 else clock
     found_dtype, found_device = _dtype_and_device(network)
     place = found_device if device is None else device_of("device", device)
     try:
@@ -195,6 +195,11 @@ def wrap(
     check_condition_keyword(network, keyword)
     _find_call_style(model, timesteps, keyword, example)
     return model
+
+
+def c_noise(t: Scalar) -> Scalar:
+    """The network time of Karras et al. (2022), table 1."""
+    return 0.25 * np.log(t)  # type: ignore[no-any-return]
 
 
 def _process(betas: Any, alphas_cumprod: Any, process: Any, sigma_data: float | None) -> GaussianProcess:

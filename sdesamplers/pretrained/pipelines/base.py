@@ -268,9 +268,8 @@ class PipelineModel(Model):
         timestep = timesteps_for(self.convention, t, x, rounded=self.round_timesteps)
         context: AbstractContextManager[Any] = self.autocast()
         with context:
-            given = self.convention.scale_input(x, t)
-            given = given.clone() if given is x else given.to(self.network_dtype)
-            output = in_modes(self.ask, given, timestep, cloned(condition))
+            given = self.convention.scale_input(x, t).to(self.network_dtype)
+            output = in_modes(self.ask, given.clone() if given is x else given, timestep, cloned(condition))
         # Guidance and preconditioning add large multiples of the output; half precision has too few digits for them.
         output = copied(without_variance(output, self.shape[0]))
         output = output.to(torch.promote_types(output.dtype, torch.float32))
