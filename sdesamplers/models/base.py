@@ -67,7 +67,7 @@ class Model(Pickled, ABC):
 
     @property
     def network_dtype(self) -> torch.dtype:
-        """The dtype of the network's input. `dtype` is wider if x0 is the network's output plus a multiple of the state."""
+        """The dtype of the network's input; `dtype` is wider if x0 is its output plus a multiple of the state."""
         return self._network_dtype or self.dtype
 
     def _widen(self) -> None:
