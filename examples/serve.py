@@ -106,7 +106,10 @@ def later(message: str) -> HTTPException:
 async def invalid(request: Request, error: Exception) -> JSONResponse:
     """The response to a request of another form: its faults, without what was sent."""
     assert isinstance(error, RequestValidationError)
-    faults = [f"{'.'.join(str(place) for place in each['loc'][1:])}: {each['msg']}" for each in error.errors()]
+    named = [
+        ([str(place) for place in each["loc"][1:] if isinstance(place, str)], each["msg"]) for each in error.errors()
+    ]
+    faults = [f"{'.'.join(places) or 'the body'}: {message}" for places, message in named]
     return JSONResponse({"detail": "; ".join(faults)}, 422)
 
 

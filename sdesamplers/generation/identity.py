@@ -100,6 +100,7 @@ def file_facts(run: PreparedRun) -> Facts:
 def model_facts(model: Model) -> Facts:
     """A model's name and what determines its predictions: weights, schedule, settings, and `Model.facts`."""
     weak = getattr(model, "weak", None)  # the second model of a guided one
+    narrow = model.network_dtype
     facts: Facts = {
         "name": model.name,
         "revision": model.revision,
@@ -107,6 +108,7 @@ def model_facts(model: Model) -> Facts:
         "prediction": model.prediction,
         "shape": list(model.shape),
         "dtype": str(model.dtype).removeprefix("torch."),
+        "network_dtype": None if narrow is model.dtype else str(narrow).removeprefix("torch."),
         "process": type(model.process).__name__,
         "schedule": schedule_hash(model),
         "tuning": list(model.tuning) or None,

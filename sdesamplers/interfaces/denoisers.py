@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..checks import choice, known_keywords, number, one_of_types, shown
@@ -29,7 +28,6 @@ class DenoiserModel(FunctionModel):
     Attributes:
         sigma_data: standard deviation of the data, if the denoiser is the network inside of Karras et al.'s (2022)
             preconditioning; else None. `dtype` is then float32 at least, and only the network's input is rounded.
-        network_dtype: of the denoiser's input.
         extra_args: keyword arguments of every call.
     """
 
@@ -47,14 +45,8 @@ class DenoiserModel(FunctionModel):
     ) -> None:
         super().__init__(denoiser, process, "sample", shape, **options)
         self.sigma_data, self.extra_args = sigma_data, dict(extra_args or {})
-        self.network_dtype = self.dtype
         if sigma_data is not None:
-            # In half precision c_skip x + c_out F would lose the digits for which the preconditioning was designed.
-            self.dtype = torch.promote_types(self.dtype, torch.float32)
-
-    def _expand(self, condition: Any, count: int) -> Tensor:
-        expanded = super()._expand(condition, count)
-        return expanded.to(self.network_dtype) if expanded.is_floating_point() else expanded
+            self._widen()
 
     def _called(self, x: Tensor, times: tuple[Scalar, ...], *given: Any) -> Tensor | Output:
         (sigma,) = times

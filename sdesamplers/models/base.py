@@ -30,7 +30,7 @@ class Model(Pickled, ABC):
         process: the SDE that the model was trained on.
         prediction: the prediction type, one of `PREDICTIONS`.
         shape: the shape of one sample, without the batch dimension.
-        dtype, device: of the network's input; the state itself is float32 at least.
+        dtype, device: of the state that `predict` receives; that of a run is float32 at least.
         data_range: (low, high) of the data, for images and tolerances; None if the data has no range.
         name, revision: the origin of the model, recorded with samples.
         network: the module behind `predict`, or None; its weights identify the model in records.
@@ -63,6 +63,20 @@ class Model(Pickled, ABC):
             cls.pure = False
 
     clip: Clip | None = None
+    _network_dtype: torch.dtype | None = None
+
+    @property
+    def network_dtype(self) -> torch.dtype:
+        """The dtype of the network's input; `dtype` is wider if x0 is its output plus a multiple of the state."""
+        return self._network_dtype or self.dtype
+
+    def _widen(self) -> None:
+        """Receive states in float32 at least, and round only the network's input to its own dtype.
+
+        For networks in a preconditioning (Karras et al. 2022, eq. 7): in half precision c_skip x + c_out F would lose
+        the digits for which it was designed.
+        """
+        self._network_dtype, self.dtype = self.dtype, torch.promote_types(self.dtype, torch.float32)
 
     def __repr__(self) -> str:
         process = type(self.process).__name__
@@ -75,7 +89,7 @@ class Model(Pickled, ABC):
             "process": type(self.process).__name__,
             "sample": self.shape,
             "data range": self.data_range,
-            "dtype, device": f"{str(self.dtype).removeprefix('torch.')}, {self.device}",
+            "dtype, device": f"{str(self.network_dtype).removeprefix('torch.')}, {self.device}",
             "revision": self.revision,
             "clip": None if self.clip is None else repr(self.clip),
         }
@@ -144,6 +158,7 @@ class ModelAround(Model):
         self.dtype, self.device, self.data_range = model.dtype, model.device, model.data_range
         self.name, self.revision, self.network = model.name, model.revision, model.network
         self.tuning, self.autocast, self.clip = model.tuning, model.autocast, model.clip
+        self._network_dtype = model.network_dtype
 
     def facts(self) -> dict[str, Any]:
         return {**self.model.facts(), "around": type(self).__name__}

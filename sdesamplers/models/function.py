@@ -110,7 +110,7 @@ class FunctionModel(Model):
             given = torch.as_tensor(condition, device=self.device)
         except (TypeError, ValueError, RuntimeError):
             raise UsageError(f"condition must be a tensor or numbers, not {condition!r}") from None
-        given = given.to(self.dtype) if given.is_floating_point() else given
+        given = given.to(self.network_dtype) if given.is_floating_point() else given
         given = given if given.dim() else given[None]
         if len(given) not in (1, count):
             raise UsageError(f"condition must be one for all samples or {count}, one per sample, not {len(given)}")

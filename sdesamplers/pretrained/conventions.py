@@ -38,11 +38,13 @@ class Convention:
         prediction: the prediction type that `read` returns, one of `PREDICTIONS`.
         data_range: (low, high) of the pixels that networks of this convention are trained on.
         is_plain: True if `scale_input` returns the state and `read` the output, unchanged.
+        reads_state: True if `read` adds a multiple of the state to the output, which needs float32.
         grid, clip: the grid settings and the clipping of x0 in the configuration, if any; else None.
     """
 
     data_range = (-1.0, 1.0)
     is_plain = True
+    reads_state = False
     grid: GridSettings | None = None
     clip: Clip | None = None
 
@@ -108,7 +110,7 @@ class Preconditioned(Convention):
             (consistency models, Song et al. 2023, appendix C).
     """
 
-    is_plain = False
+    is_plain, reads_state = False, True
 
     def __init__(
         self, process: EDM, sigma_data: float, *, clock: str = "edm", sign: float = 1.0, boundary: float = 0.0
@@ -171,7 +173,7 @@ class Flow(Convention):
 class Trigonometric(Convention):
     """TrigFlow's v prediction, x0 = cos(t) x - sin(t) F (Lu & Song 2025); the network time is `factor` times t."""
 
-    is_plain = False
+    is_plain, reads_state = False, True
     process: TrigFlow
 
     def __init__(self, process: TrigFlow, factor: float = 1.0) -> None:

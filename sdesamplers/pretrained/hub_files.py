@@ -23,7 +23,8 @@ SAMPLERS = ("nfe-*.json", RECIPE)
 class HubAccess:
     """The options of `load` with which its model's tables are downloaded later, when they are first needed.
 
-    The token is neither shown nor pickled: in another process, the token is that of the login.
+    The token is neither shown nor pickled: in another process, the token is that of the login. False, which means no
+    token at all, is kept.
     """
 
     token: str | bool | None = field(default=None, repr=False)
@@ -31,7 +32,7 @@ class HubAccess:
     local_files_only: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "token": None}
+        return {**vars(self), "token": self.token if isinstance(self.token, bool) else None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

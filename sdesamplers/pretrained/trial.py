@@ -57,7 +57,7 @@ class Trial:
             text = " ".join(str(error).split()).partition(" (while checking arguments")[0]
             text = text if len(text) <= 200 else f"{text[:197]}..."
             return text if isinstance(error, ModelError) else f"{type(error).__name__}: {text}"
-        if difference > (1e-3 if self.model.dtype in (torch.float32, torch.float64) else 5e-2) * scale:
+        if difference > (1e-3 if self.model.network_dtype in (torch.float32, torch.float64) else 5e-2) * scale:
             return "its prediction for a sample depends on the other samples of the batch"
         return None
 
@@ -66,7 +66,7 @@ class Trial:
         model = self.model
         x, t = self.x[rows].clone(), self.t[rows]
         preconditioning = model.preconditioning
-        given = x if preconditioning is None else preconditioning.scale_input(x, t)
+        given = x if preconditioning is None else preconditioning.scale_input(x, t).to(model.network_dtype)
         times = as_network_time(model.network_clock(t), x) if times is None else times
         condition = () if self.condition is None else (take_rows(self.condition, rows),)
         if style.time_shape == "one":

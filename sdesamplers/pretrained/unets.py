@@ -64,6 +64,8 @@ class DiffusersModel(Model):
         )
         self.shape, self.name, self.revision = tuple(shape), name, revision
         self.dtype, self.device = unet.dtype, unet.device
+        if convention.reads_state:
+            self._widen()
         self.num_classes, self.null_condition = num_classes, null_condition
         self.round_timesteps, self.autocast = round_timesteps, autocast
         self.clip = Clip.of(clip, convention.clip)
@@ -78,10 +80,11 @@ class DiffusersModel(Model):
         timestep = timesteps_for(self.convention, t, x, rounded=self.round_timesteps)
         context: AbstractContextManager[Any] = self.autocast()
         with context:
-            given = self.convention.scale_input(x, t)
+            given = self.convention.scale_input(x, t).to(self.network_dtype)
             given = given.clone() if given is x else given
             output = in_modes(self.unet, given, timestep, class_labels=cloned(condition), return_dict=False)[0]
-        return self.convention.read(copied(without_variance(output, self.shape[0])), x, t)
+        output = copied(without_variance(output, self.shape[0]))
+        return self.convention.read(output.to(x.dtype) if self.convention.reads_state else output, x, t)
 
     def condition_for(self, condition: Any, count: int) -> Any:
         if condition is None:

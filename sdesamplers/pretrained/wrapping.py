@@ -38,7 +38,8 @@ class WrappedModel(FunctionModel):
     Attributes:
         asking: the call style of the network: argument order, shape and dtype of its times.
         clock: maps the process's time to the network time: a factor, or a function.
-        preconditioning: the convention of a raw EDM network, or None.
+        preconditioning: the convention of a raw EDM network, or None. `dtype` is then float32 at least, and only the
+            network's input is rounded to the network's dtype.
         channels: the number of channels that the network returns, if it differs from the state's; else None.
     """
 
@@ -51,6 +52,8 @@ class WrappedModel(FunctionModel):
         super().__init__(network, process, prediction, shape, **{"name": type(network).__name__, **options})
         self.network = network if isinstance(network, torch.nn.Module) else None
         self.clock, self.preconditioning = clock, preconditioning
+        if preconditioning is not None:
+            self._widen()
 
     def __repr__(self) -> str:
         return f"{super().__repr__()[:-1]}; {self.found}>"
@@ -86,9 +89,9 @@ class WrappedModel(FunctionModel):
         preconditioning = self.preconditioning
         if preconditioning is None:
             return super().predict(x, t, condition)
-        output = super().predict(preconditioning.scale_input(x, t), t, condition)
+        output = super().predict(preconditioning.scale_input(x, t).to(self.network_dtype), t, condition)
         assert isinstance(output, Tensor)
-        return preconditioning.read(output, x, t)
+        return preconditioning.read(output.to(x.dtype), x, t)
 
     def _predict_time_by_time(self, x: Tensor, t: np.ndarray, condition: Any) -> Tensor:
         """Predict samples at different times with a network that takes a single time for the batch."""
@@ -144,8 +147,8 @@ def wrap(
         clock: maps time t of the process to the network time: a factor (1000 for flow networks with times from 0 to
             1000), or a function of t (a float or a NumPy array), such as `lambda sigma: np.log(sigma) / 4`.
         sigma_data: for the raw network F of Karras et al. (2022), eq. 7, on `EDM`: applies c_skip, c_out and c_in, and
-            c_noise = log(sigma)/4 if no `clock` is given. For a denoiser D(x, sigma) pass process=sds.EDM(),
-            prediction="sample" instead.
+            c_noise = log(sigma)/4 if no `clock` is given; in float32 at least, whatever the network's dtype. For a
+            denoiser D(x, sigma) pass process=sds.EDM(), prediction="sample" instead.
         conditional: True if the network takes a condition as its third argument, or the keyword of that argument
             ("y").
         null_condition: the condition that means "no condition", for guidance.
@@ -174,7 +177,7 @@ def wrap(
     if not callable(clock) and (isinstance(clock, bool) or not isinstance(clock, int | float) or not 0 < clock < 1e12):
         raise UsageError(f"clock must be a positive number or a function of the time, not {clock!r}")
     preconditioning = None if sigma_data is None else _preconditioning(own, sigma_data)
-    default = (lambda t: 0.25 * np.log(t)) if preconditioning is not None and clock == 1.0 else clock
+    default = c_noise if preconditioning is not None and clock == 1.0 else clock
     found_dtype, found_device = _dtype_and_device(network)
     place = found_device if device is None else device_of("device", device)
     try:
@@ -192,6 +195,11 @@ def wrap(
     check_condition_keyword(network, keyword)
     _find_call_style(model, timesteps, keyword, example)
     return model
+
+
+def c_noise(t: Scalar) -> Scalar:
+    """The network time of Karras et al. (2022), table 1."""
+    return 0.25 * np.log(t)  # type: ignore[no-any-return]
 
 
 def _process(betas: Any, alphas_cumprod: Any, process: Any, sigma_data: float | None) -> GaussianProcess:
@@ -313,7 +321,7 @@ def _find_call_style(model: WrappedModel, timesteps: str | None, condition_keywo
     trial = Trial(model, example)
     tried: list[tuple[CallStyle, str]] = []
     with undisturbed(model):
-        for style in possible_call_styles(model.function, timesteps, condition_keyword, model.dtype):
+        for style in possible_call_styles(model.function, timesteps, condition_keyword, model.network_dtype):
             problem = trial.problem_with(style)
             if problem is None:
                 model.asking, model.channels = style, trial.channels

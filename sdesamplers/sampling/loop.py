@@ -145,17 +145,18 @@ class Evaluator:
     def _announce(self, x: Tensor, point: Point, ahead: int = 0) -> Tensor:
         if self.cancel is not None and self.cancel.is_set():
             raise Cancelled(f"{self.label} was cancelled after {self.evaluations} evaluations")
+        if self.callback is None:
+            return x
         # A state that is modified in place may be a recorded draw, or one that the sampler has kept.
         given = x if self.edited is None else x.clone()
         version, event = given._version, Event(self.evaluations + ahead, point, given)
-        if self.callback is not None:
-            self.callback(event)
-            new = event.x
-            if not isinstance(new, Tensor) or new.shape != x.shape or new.dtype is not x.dtype:
-                found = f"{new.dtype} of shape {tuple(new.shape)}" if isinstance(new, Tensor) else repr(new)
-                raise UsageError(
-                    f"a callback replaced the state, {x.dtype} of shape {tuple(x.shape)}, by {found}; it must keep both"
-                )
+        self.callback(event)
+        new = event.x
+        if not isinstance(new, Tensor) or new.shape != x.shape or new.dtype is not x.dtype:
+            found = f"{new.dtype} of shape {tuple(new.shape)}" if isinstance(new, Tensor) else repr(new)
+            raise UsageError(
+                f"a callback replaced the state, {x.dtype} of shape {tuple(x.shape)}, by {found}; it must keep both"
+            )
         if self.edited is not None:
             if event.x is given and given._version == version:
                 return x

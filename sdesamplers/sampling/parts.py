@@ -85,10 +85,11 @@ class Part:
 def recorded(path: Path, count: int, shape: Sequence[int]) -> dict[str, Any]:
     """What a run has recorded of its transitions, as fields of a `Result`, on the CPU."""
     ledger = path.ledger
+    is_whole = all(len(x) == count for x in ledger.visited)  # else the samples take their own steps
     return {
         "log_probs": stack(ledger.log_probs or [], count).cpu(),
         "draws": stack(ledger.draws, count, shape).cpu(),
-        "visited": stack(ledger.visited, count, shape).cpu(),
+        "visited": stack(ledger.visited, count, shape).cpu() if is_whole else None,
         "transition_steps": steps_at(path, ledger.times),
     }
 

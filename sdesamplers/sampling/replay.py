@@ -79,6 +79,11 @@ def replay_log_probs(
     if shape != model.shape:
         raise UsageError(f"{model.name!r} has samples of shape {model.shape}, but this result has shape {shape}")
     check_process(result, model)
+    if result.edited and result.visited is None:
+        raise UsageError(
+            f"states of this run of {result.recipe.sampler} were edited, and those of samples that take their own "
+            "steps are not stored; sample without the edits to replay it"
+        )
     chosen = _positions(rows, len(result.start))
     places = None if steps is None else chosen_steps(result.number_of_steps, steps)
     if places is not None and result.transition_steps is None:

@@ -81,7 +81,8 @@ class Result:
         log_probs: with `log_probs=True`, the log-probability (nats) of every transition, (N, transitions), float64.
         start, draws: initial states (N, *shape) and outcomes of the transitions (N, transitions, *shape) in the path's
             coordinates, stored with the log-probabilities for `replay_log_probs`.
-        visited: the states of the evaluations (N, evaluations, *shape) in the path's coordinates, stored with them.
+        visited: the states of the evaluations (N, evaluations, *shape) in the path's coordinates, stored with them;
+            None if the samples take their own steps.
         transition_steps: the step of the grid, from 0, in which each transition begins, stored with them.
         edited: the evaluations, from 0, whose states a callback or the caller of a `Stepper` has set, stored with them.
         edited_rows: (N, len(edited)) True for the samples whose states were set; None for all of them.

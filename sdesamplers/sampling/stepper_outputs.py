@@ -62,7 +62,7 @@ class Reader:
                 "nothing is guided"
             )
         if log_density is not None:
-            density = floating("log_density", log_density, waiting.shape[:1]).to(value.device)
+            density = floating("log_density", log_density, waiting.shape[:1]).to(value.device, copy=True)
             for prediction, part in zip(made, waiting.split(density), strict=True):
                 prediction.log_density = part
         elif "log_density" in self.spec.needs:

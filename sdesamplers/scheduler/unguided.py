@@ -23,7 +23,7 @@ class Unguided:
     """The unguided prediction of the next `step`, if a connected guider has computed it."""
 
     def __init__(self) -> None:
-        self._received: tuple[Tensor, Tensor] | None = None
+        self._received: tuple[Tensor, int, Tensor] | None = None
 
     def clear(self) -> None:
         """Forget what was received."""
@@ -31,7 +31,9 @@ class Unguided:
 
     def receive(self, guided: Tensor, unguided: Tensor) -> None:
         """Keep both predictions of a guider until the next `step`."""
-        self._received = guided, unguided
+        # An inference tensor has no version, by which an edit in place is noticed: the values of a copy are compared.
+        guided = guided.clone() if guided.is_inference() else guided
+        self._received = guided, version_of(guided), unguided
 
     def of_step(self, spec: Sampler, model_output: Tensor, given: Tensor | None) -> Tensor | None:
         """The unguided output that belongs to `model_output`: the one given, or the one received, which is used once.
@@ -48,13 +50,18 @@ class Unguided:
                 "the guided one: in a modular pipeline, replace its guider by scheduler.connect(guider); in a loop of "
                 "your own, call step(..., unguided=...); otherwise sds.sample(sds.from_pipeline(pipe), ...) has both"
             )
-        guided, unguided = received
-        if not is_same(guided, model_output):
+        guided, version, unguided = received
+        if version_of(guided) != version or not is_same(guided, model_output):
             raise UsageError(
                 f"{spec.name} cannot use the unguided prediction of this pipeline's guider, because the pipeline "
                 "changes the guided prediction (its scale, sign or shape) before it passes it to step"
             )
         return unguided
+
+
+def version_of(tensor: Tensor) -> int:
+    """The number of edits in place of a tensor; 0 for an inference tensor."""
+    return 0 if tensor.is_inference() else tensor._version
 
 
 def is_same(guided: Tensor, model_output: Tensor) -> bool:

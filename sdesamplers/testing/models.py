@@ -96,7 +96,7 @@ class ModelCase:
     @property
     def tolerance(self) -> float:
         """Allowed relative difference by rounding: a batch is computed in another order than a sample."""
-        return max(1e-9, 2e3 * float(torch.finfo(self.model.dtype).eps))
+        return max(1e-9, 2e3 * float(torch.finfo(self.model.network_dtype).eps))
 
 
 def declaration(case: ModelCase) -> Outcome:

@@ -21,6 +21,7 @@ from tiny_models import WEIGHTS, save_pipeline, tiny_unet
 import sdesamplers as sds
 from sdesamplers.cli import main
 from sdesamplers.errors import ModelError
+from sdesamplers.pretrained.hub_files import HubAccess
 
 FILE = f"unet/{WEIGHTS}"
 
@@ -207,6 +208,11 @@ def test_a_cache_that_lacks_a_file(hub: HubServer, repo: Repo, load: Any, tmp_pa
 def test_an_unknown_repository(hub: HubServer, load: Any) -> None:
     assert "no such repository" in refusal(load, "me/unknown")
     assert "no such repository" in refusal(load, "me/unknown", token=TOKEN)
+
+
+def test_a_pickle_does_not_turn_anonymous_access_into_a_login():
+    assert pickle.loads(pickle.dumps(HubAccess(token=False))).token is False
+    assert pickle.loads(pickle.dumps(HubAccess(token=TOKEN))).token is None
 
 
 def test_tables_named_in_the_registry_are_fetched_with_the_access_of_load(

@@ -213,6 +213,35 @@ def test_a_plugin_may_answer_for_a_source_that_nobody_knows(pipeline: Path, monk
 # Types and devices
 
 
+EDM = {"_class_name": "EDMEulerScheduler", "sigma_min": 0.002, "sigma_max": 80.0, "sigma_data": 0.5}
+ANGLE = {"_class_name": "SCMScheduler", "sigma_data": 0.5}
+
+
+@pytest.mark.parametrize("scheduler", [EDM, ANGLE], ids=["edm", "trigflow"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_preconditioning_is_in_float32_around_a_network_in_half_precision(
+    pipeline: Path, scheduler: dict[str, Any], dtype: torch.dtype
+) -> None:
+    """x0 is a multiple of the state plus one of the output (Karras et al. 2022; Lu & Song 2025)."""
+    model: Any = sds.load(pipeline, dtype=dtype, scheduler=scheduler)
+    assert (model.dtype, model.network_dtype) == (torch.float32, dtype)
+    assert next(model.unet.parameters()).dtype == dtype
+    given: list[torch.Tensor] = []
+    model.unet.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    outputs: list[torch.Tensor] = []
+    model.unet.register_forward_hook(lambda _, args, output: outputs.append(output[0]))
+    x = torch.randn(2, *model.shape, generator=torch.Generator().manual_seed(0))
+    for t in (0.02, 0.5, 1.5):
+        if scheduler is EDM:
+            total = 0.25 + t**2
+            inside, skip, out = x / total**0.5, 0.25 / total, t * 0.5 / total**0.5
+        else:
+            inside, skip, out = x, np.cos(t), -np.sin(t)
+        found = model.predict(x, t)
+        assert torch.equal(given[-1], inside.to(dtype))
+        torch.testing.assert_close(found, skip * x + out * outputs[-1].float(), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "fp16", torch.bfloat16, "float64", None])
 def test_dtype_is_the_networks_and_the_state_stays_float32_at_least(pipeline: Path, dtype: Any) -> None:
     model = sds.load(pipeline, dtype=dtype)

@@ -384,6 +384,25 @@ def test_half_precision_networks_keep_a_float32_state(name: str, dtype: torch.dt
     assert result.decoded.dtype == torch.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_preconditioning_is_in_float32_around_a_network_in_half_precision(dtype: torch.dtype) -> None:
+    """Karras et al. 2022, eq. 7, with sigma_data = 0.5: only the network's input and output are rounded."""
+    model = model_of("sdxl-edm", tiny.own("sdxl-edm", dtype))
+    assert (model.dtype, model.network_dtype) == (torch.float32, dtype)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    model.network.register_forward_hook(lambda _, args, output: seen.append((args[0], output[0])))
+    condition = model.condition_for("a cat", 1)
+    x = torch.randn(1, *model.shape, generator=torch.Generator().manual_seed(0))
+    for sigma in (0.05, 0.5, 5.0):
+        total = 0.25 + sigma**2
+        found = model.predict(x, sigma, condition)
+        inside, output = seen[-1]
+        assert inside.dtype is output.dtype is dtype
+        torch.testing.assert_close(inside.float(), x / total**0.5, rtol=2 * torch.finfo(dtype).eps, atol=0)
+        expected = 0.25 / total * x + 0.5 * sigma / total**0.5 * output.float()
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_an_encoder_is_asked_once_for_a_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
     pipe = tiny.BUILDERS["stable-diffusion"]()
     encode, asked = pipe.encode_prompt, []

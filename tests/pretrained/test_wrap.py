@@ -239,6 +239,40 @@ def test_edm_denoisers_and_their_raw_networks():
     torch.testing.assert_close(sds.sample(told, "heun", **words).samples, plain, rtol=0, atol=2e-4)
 
 
+class RawHalf(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(0.75))
+
+    def forward(self, x, t, shift=None):
+        self.seen = (x.dtype, t.dtype, None if shift is None else shift.dtype)
+        return torch.tanh(self.factor * x + (0 if shift is None else shift)) + 0 * t.to(x.dtype).view(-1, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_preconditioning_is_in_float32_around_a_network_in_half_precision(dtype):
+    """Karras et al. 2022, eq. 7: the network's input and output are rounded, and c_skip x + c_out F is not."""
+    network = RawHalf().to(dtype)
+    model = sds.wrap(network, (4,), sigma_data=0.5, conditional=True, null_condition=torch.zeros(1, 4))
+    assert (model.dtype, model.network_dtype) == (torch.float32, dtype)
+    noise, shift = torch.randn(2, 4, generator=torch.Generator().manual_seed(0)), torch.tensor([[0.1] * 4, [0.3] * 4])
+    condition = model.condition_for(shift, 2)
+    for sigma in (0.05, 0.5, np.array([5.0, 0.01])):
+        each = torch.as_tensor(sigma).expand(2)[:, None]
+        total = 0.25 + each**2
+        x = (noise * total**0.5).float()
+        inner = torch.tanh(0.75 * (x.double() / total**0.5).to(dtype) + shift.to(dtype)).double()
+        found = model.predict(x, sigma, condition)
+        assert found.dtype is torch.float32
+        expected = 0.25 / total * x + each * 0.5 / total**0.5 * inner
+        torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-6)
+        assert network.seen == (dtype, torch.float32, dtype)
+    samples = sds.sample(model, "heun", steps=4, num_samples=2, condition=shift).samples
+    assert not torch.equal(samples, samples.to(dtype).float())
+    assert pickle.loads(pickle.dumps(model)).network_dtype is dtype
+    assert sds.Guided(model, 2.0).network_dtype is dtype
+
+
 class Labelled(Ddpm):
     """Label 0 has mean MEAN, label 1 -MEAN, and label 2 stands for none."""
 

@@ -44,6 +44,35 @@ def pickled(stepper: sds.Stepper) -> sds.Stepper:
     return found
 
 
+def chain() -> sds.Stepper:
+    times = [1.25 * k for k in range(8, -1, -1)]
+    langevin = sds.LangevinSDE(torch.neg)
+    return new("mala", langevin, prediction="score", shape=(3,), times=times, steps=None, start=torch.ones(4, 3))
+
+
+def restored(stepper: sds.Stepper) -> sds.Stepper:
+    made = chain()
+    made.load_state_dict(stepper.state_dict())
+    return made
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, pickled, restored])
+def test_a_reused_buffer_of_log_densities_changes_no_copy(copied: Callable[[sds.Stepper], sds.Stepper]) -> None:
+    """MALA depends on all densities so far, which a copy of its run replays."""
+    found = []
+    for reuse in (False, True):
+        stepper, buffer = chain(), torch.empty(4)
+        while not stepper.is_done:
+            density = -stepper.x.square().sum(1) / 2
+            density = buffer.copy_(density) if reuse else density
+            stepper.send(-stepper.x, log_density=density)
+            if reuse and not stepper.is_done:
+                buffer.fill_(1e9)
+                stepper = copied(stepper)
+        found.append(stepper.x)
+    assert torch.equal(*found)
+
+
 # --- the same run as `sample` -----------------------------------------------------------------------------------------
 
 NAMES = sorted(sds.samplers())

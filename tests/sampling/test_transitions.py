@@ -488,3 +488,33 @@ def test_whole_replays_have_the_edits_the_outcomes_and_the_clip_of_the_run(name:
     torch.testing.assert_close(sds.replay_log_probs(model, result, [2, 1]), found[[2, 1]], rtol=1e-9, atol=1e-9)
     chosen = sds.replay_log_probs(model, result, steps=[1, 2, 3])
     torch.testing.assert_close(chosen, result.step_log_probs([1, 2, 3]), rtol=1e-9, atol=1e-9)
+
+
+# --- samplers that evaluate some samples alone ------------------------------------------------------------------------
+
+
+def test_samples_that_take_their_own_steps_have_no_common_states():
+    """Parallel sampling (ParaDiGMS) evaluates the rest alone after some samples have converged."""
+    model = sds.MixtureModel([0.5, 0.5], [[1.0, 0.0], [-1.0, 0.0]], [0.1, 0.1], VP, prediction="epsilon")
+    words: dict[str, Any] = {"steps": 6, "num_samples": 5, "seed": 2}
+    result = sds.sample(model, "paradigms", log_probs=True, **words)
+    assert len(set(result.nfe_per_sample)) > 1
+    assert torch.equal(result.samples, sds.sample(model, "paradigms", **words).samples)
+    assert result.log_probs is not None
+    assert (result.log_probs.shape, result.visited) == ((5, 0), None)
+    assert sds.replay_log_probs(model, result).shape == (5, 0)
+    stepper = new("paradigms", shape=(2,), num_samples=5, seed=2, log_probs=True, dtype=torch.float64)
+    while not stepper.is_done:
+        output = model.predict(stepper.x, stepper.times)
+        assert isinstance(output, Tensor)
+        stepper.send(output)
+    assert stepper.result.visited is None
+
+    def change(event: Any) -> None:
+        if event.evaluation == 0:
+            event.x[0] = 0.3
+
+    edited = sds.sample(model, "paradigms", log_probs=True, callback=change, **words)
+    assert edited.visited is None
+    with pytest.raises(sds.UsageError, match="sample without the edits"):
+        sds.replay_log_probs(model, edited)

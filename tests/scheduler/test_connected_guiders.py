@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 from typing import Any
@@ -60,6 +61,20 @@ def test_a_pipeline_may_cast_the_prediction_but_not_change_it():
         scheduler.set_timesteps(6)
         with pytest.raises(sds.UsageError, match="the pipeline changes the guided prediction"):
             guided_run(scheduler, guider, change)
+
+
+@pytest.mark.parametrize("mode", [contextlib.nullcontext, torch.inference_mode])
+def test_a_prediction_that_the_pipeline_changes_in_place_is_refused(mode):
+    with mode():
+        scheduler = scheduled("euler-cfgpp")
+        guider = scheduler.connect(cfg())
+        expected = guided_run(scheduler, guider)
+        for change in (lambda output: output.mul_(1.3), lambda output: output.mul_(1.3).float()):
+            scheduler.set_timesteps(6)
+            with pytest.raises(sds.UsageError, match="the pipeline changes the guided prediction"):
+                guided_run(scheduler, guider, change)
+        scheduler.set_timesteps(6)
+        assert torch.equal(guided_run(scheduler, guider), expected)
 
 
 def test_each_prediction_is_used_once():

@@ -166,6 +166,8 @@ class PipelineModel(Model):
         self.convention = self.make_convention(config)
         if zero_snr:
             self.convention = with_zero_snr(self.convention)
+        if self.convention.reads_state:
+            self._widen()
         self.process, self.prediction = self.convention.process, self.convention.prediction
         self.clip = Clip.of(clip, self.convention.clip)
         self.negative_prompt, self.encode_options = negative_prompt, dict(encode_options or {})
@@ -266,7 +268,7 @@ class PipelineModel(Model):
         timestep = timesteps_for(self.convention, t, x, rounded=self.round_timesteps)
         context: AbstractContextManager[Any] = self.autocast()
         with context:
-            given = self.convention.scale_input(x, t)
+            given = self.convention.scale_input(x, t).to(self.network_dtype)
             output = in_modes(self.ask, given.clone() if given is x else given, timestep, cloned(condition))
         # Guidance and preconditioning add large multiples of the output; half precision has too few digits for them.
         output = copied(without_variance(output, self.shape[0]))

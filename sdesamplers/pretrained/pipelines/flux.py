@@ -27,7 +27,7 @@ class Flux(TextModel):
         positions = torch.zeros(len(rows), len(columns), 3, device=self.device)
         positions[..., 1] += rows[:, None]
         positions[..., 2] += columns
-        self._positions = positions.flatten(0, 1).to(self.dtype)
+        self._positions = positions.flatten(0, 1).to(self.network_dtype)
 
     def multiple(self) -> int:
         return 2 * self.scale_factor()

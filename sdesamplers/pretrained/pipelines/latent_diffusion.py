@@ -99,7 +99,7 @@ class Kandinsky(PipelineModel):
             raise UsageError(f"model {self.name!r} is conditioned on image embeddings: pass condition= (N, {width})")
         if len(condition) not in (1, count):
             raise UsageError(f"condition must be one embedding or {count}, one per sample, not {len(condition)}")
-        embeds = condition.to(self.device, self.dtype).expand(count, -1)
+        embeds = condition.to(self.device, self.network_dtype).expand(count, -1)
         return Conditioning({"embeds": embeds}, (None,) * count)
 
     def unconditional(self, count: int) -> Any:

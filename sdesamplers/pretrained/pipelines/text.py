@@ -114,4 +114,4 @@ class TextModel(PipelineModel):
 
     def cast(self, embeds: Tensor) -> Tensor:
         """Convert embeddings to the network's dtype."""
-        return embeds.to(self.dtype)
+        return embeds.to(self.network_dtype)
