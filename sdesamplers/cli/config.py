@@ -17,7 +17,13 @@ from ..registry.plain_yaml import FLOAT, INTEGER, parse, read_text
 from ..version import __version__
 from .conditions import resolve_conditions
 
-RENAMED = {"source": "model", "option": "options", "spacing_option": "spacing_options", "noise_option": "noise_options"}
+RENAMED = {
+    "source": "model",
+    "sources": "models",
+    "option": "options",
+    "spacing_option": "spacing_options",
+    "noise_option": "noise_options",
+}
 """Parameters with the keys of recipes in registry.yaml. Other keys are the options: `num_samples` for --num-samples."""
 PAIRS = ("option", "spacing_option", "noise_option")
 """Options given as KEY=VALUE on the command line and as a mapping in the file."""
@@ -126,6 +132,8 @@ def read_config(command: click.Command, ctx: click.Context, file: Path) -> dict[
             opening = f"{where}: `sdesamplers {command.name}` has no such option"
             raise UnknownNameError("option", written, known, opening=opening)
         param = known[key]
+        if param.name in values:
+            raise UsageError(f"{where}: is given twice, with a hyphen and with an underscore")
         if param.name in TYPED:
             raise UsageError(f"{where}: must be typed on the command line, since {TYPED[param.name]}")
         values[str(param.name)] = found = as_typed(param, value, where)
@@ -154,7 +162,7 @@ def as_typed(param: click.Parameter, value: Any, where: str) -> Any:
     if not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts):
         raise UsageError(f"{where}: must be text, a number or a list of these, not {value!r}")
     texts = [str(part) for part in parts]
-    repeated = getattr(param, "multiple", False)
+    repeated = getattr(param, "multiple", False) or param.nargs == -1
     return texts if repeated else ",".join(texts)
 
 
