@@ -134,7 +134,9 @@ def _files() -> dict[str, Stamp] | None:
     found = {}
     for module in list(sys.modules.values()):
         spec = getattr(module, "__spec__", None)
-        file = spec.origin if spec is not None and spec.has_location else None  # not torch.ops' `__file__`
+        if spec is None or not spec.has_location:  # as torch.ops, which has a `__file__`
+            continue
+        file = spec.origin
         if file is None or (file.startswith(library) and not file.startswith(packages)):
             continue
         for path in (file, *(spec.submodule_search_locations or ())):
