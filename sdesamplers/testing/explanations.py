@@ -83,6 +83,11 @@ SAMPLER = {
         "The exact log-probability of a run is wrong, so policy gradients are biased.",
         "Let path.draw add all noise, and draw the same number of times in every run.",
     ),
+    "densities": Explanation(
+        "A step taken by hand reports another density than that of its noise, so policy gradients are biased.",
+        "Compute the mean and standard deviation before path.draw, and return its result as the state; or declare the "
+        "reason in no_density=.",
+    ),
     "noise": Explanation(
         "Users are promised a deterministic sampler that is random, or the reverse.",
         "Declare stochastic=True if it calls path.draw with a standard deviation above 0 by default; check the options "
