@@ -17,7 +17,13 @@ from ..registry.validation import line_of
 from ..version import __version__
 from .conditions import resolve_conditions
 
-RENAMED = {"source": "model", "option": "options", "spacing_option": "spacing_options", "noise_option": "noise_options"}
+RENAMED = {
+    "source": "model",
+    "sources": "models",
+    "option": "options",
+    "spacing_option": "spacing_options",
+    "noise_option": "noise_options",
+}
 """Parameters with the keys of recipes in registry.yaml. Other keys are the options: `num_samples` for --num-samples."""
 PAIRS = ("option", "spacing_option", "noise_option")
 """Options given as KEY=VALUE on the command line and as a mapping in the file."""
@@ -131,6 +137,8 @@ def read_config(command: click.Command, ctx: click.Context, file: Path) -> dict[
             opening = f"{where}: `sdesamplers {command.name}` has no such option"
             raise UnknownNameError("option", written, known, opening=opening)
         param = known[key]
+        if param.name in values:
+            raise UsageError(f"{where}: is given twice, with a hyphen and with an underscore")
         if param.name in TYPED:
             raise UsageError(f"{where}: must be typed on the command line, since {TYPED[param.name]}")
         values[str(param.name)] = found = as_typed(param, value, where)

@@ -74,6 +74,13 @@ def test_a_dump_is_a_configuration_with_the_same_dump(command: str) -> None:
     assert CliRunner().invoke(cli, [command, "--config", file, "--dump-config"]).stdout == text
 
 
+def test_a_command_with_several_models_has_a_list_of_them() -> None:
+    file = write("command: compare\nmodels: [one, two]\nsamplers: [heun]")
+    assert dump("run", file)["models"] == ["one", "two"]
+    assert dump("compare", "three", "--config", file)["models"] == ["three"]
+    assert dump("run", write("command: compare\nmodels: one"))["models"] == ["one"]
+
+
 def test_a_flag_that_was_turned_off_stays_off() -> None:
     write(yaml.safe_dump(dump("likelihood", "m", "d", "--no-dequantize")))
     assert dump("run", "file.yaml")["dequantize"] is False
@@ -131,6 +138,8 @@ def test_what_is_typed_takes_precedence(typed: list[str], changed: dict[str, Any
         ("a: 1\na: 2", "file.yaml:2: duplicate key 'a'"),
         ("command: smaple", "unknown command 'smaple'; did you mean 'sample'?"),
         ("command: list", "unknown command 'list'"),
+        ("command: [sample]", "unknown command"),
+        ("num-samples: 1\nnum_samples: 2", "file.yaml:2: num_samples: is given twice"),
     ],
 )
 def test_files_that_are_refused(text: str, message: str) -> None:
