@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UnknownNameError, UsageError
+from ..metrics.intervals import LEVEL
 from ..sampling.recipe import Recipe
-from .statistics import LEVEL, chances_of_least, is_undecided
+from .statistics import chances_of_least, is_undecided
 
 if TYPE_CHECKING:
     from .cell import Cell

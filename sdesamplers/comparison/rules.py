@@ -13,8 +13,8 @@ import numpy as np
 
 from ..errors import UsageError
 from ..io.text import printable
+from ..metrics.intervals import interval
 from .recommendation import known_metric
-from .statistics import interval
 
 if TYPE_CHECKING:
     from .cell import Cell
