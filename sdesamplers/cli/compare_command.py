@@ -153,8 +153,10 @@ def recommended(
 ) -> tuple[list[tuple[Comparison, Recommendation]], UsageError | None]:
     """The best setting of each model and guidance scale up to `nfe` evaluations; and a reason if one has none."""
     found: list[tuple[Comparison, Recommendation]] = []
-    refusal = None
-    for group in [] if nfe is None else result.all_groups:
+    refusal: UsageError | None = None
+    if nfe is None:
+        return found, refusal
+    for group in result.all_groups:
         try:
             found.append((group, group.recommend(nfe)))
         except UsageError as error:

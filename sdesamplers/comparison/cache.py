@@ -145,7 +145,7 @@ def code_of_model(model: Model) -> Any:
         ValueError: a part whose content cannot be determined.
     """
     kind = type(model)
-    found = {"class": [f"{kind.__module__}.{kind.__qualname__}", sorted(uses(kind))]}
+    found: Facts = {"class": [f"{kind.__module__}.{kind.__qualname__}", sorted(uses(kind))]}
     is_ours = top_package(kind.__module__) == "sdesamplers"
     given = getattr(model, "identity", None)
     if not is_ours and isinstance(given, str):

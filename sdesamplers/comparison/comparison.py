@@ -86,8 +86,8 @@ def compare(
         cache: a folder for finished runs. A comparison that is interrupted, or that gets another setting, budget,
             model, guidance scale or repeat, takes from it all runs that it has in common with earlier ones. A run is
             recognised by everything that determines its values: weights, recipe, code of the sampler, seed, condition,
-            scorer, metrics, versions. Metrics and scorers whose state cannot be compared need an attribute `identity`,
-            a text that changes with them; without it their runs are made again, with a warning.
+            scorer, metrics, versions. Models, metrics and scorers whose state cannot be compared need an attribute
+            `identity`, a text that changes with them; without it their runs are made again, with a warning.
         progress: called with a line of text before each run.
         on_cell: called with each `Cell` when it is finished.
         **options: more arguments of `sample` (spacing, coordinates, condition, ...) and options of the samplers, for
