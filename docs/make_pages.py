@@ -1,8 +1,9 @@
-"""Generate docs/samplers.md and docs/names.md from the registry. `python docs/make_pages.py`."""
+"""Generate docs/samplers.md, docs/names.md and the editors' schemas from the registry. `python docs/make_pages.py`."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sdesamplers.registry.catalogue import SHIPPED, read
+from sdesamplers.registry.editor_schemas import SCHEMAS
 from sdesamplers.registry.names import Preset
 from sdesamplers.registry.registry import Registry
 
@@ -235,14 +237,34 @@ def _grid_rows(registry: Registry, peer: str) -> Iterator[tuple[str, str]]:
 PAGES = {"samplers.md": samplers_page, "names.md": names_page}
 
 
+def schema_text(name: str, registry: Registry) -> str:
+    """The content of a schema's file."""
+    schema = SCHEMAS[name](registry, only_built_in=True)
+    return json.dumps(schema, indent=1, ensure_ascii=False) + "\n"
+
+
+def shipped_registry() -> Registry:
+    """The registry without the user's file."""
+    return Registry(catalogue=read(SHIPPED, allow_plugins=False))
+
+
 def write_pages(folder: Path) -> list[Path]:
     """Write both pages from the shipped registry only."""
-    registry = Registry(catalogue=read(SHIPPED, allow_plugins=False))
+    registry = shipped_registry()
     for name, page in PAGES.items():
         (folder / name).write_text(page(registry), encoding="utf-8")
     return [folder / name for name in PAGES]
 
 
+def write_schemas(folder: Path) -> list[Path]:
+    """Write the schemas from the shipped registry only."""
+    registry = shipped_registry()
+    for name in SCHEMAS:
+        (folder / f"{name}.json").write_text(schema_text(name, registry), encoding="utf-8")
+    return [folder / f"{name}.json" for name in SCHEMAS]
+
+
 if __name__ == "__main__":
-    for file in write_pages(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs")):
+    written = write_pages(Path(sys.argv[1]) if len(sys.argv) > 1 else Path("docs"))
+    for file in [*written, *write_schemas(SHIPPED.parent / "schemas")]:
         print(file)

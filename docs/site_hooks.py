@@ -48,7 +48,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """README.md as the index, and the included pages under their paths in the repository."""
+    """README.md as the index, the included pages under their paths in the repository, and the schemas for editors."""
     files.append(File.generated(config, "index.md", abs_src_path=str(ROOT / "README.md")))
     for pattern in INCLUDED:
         for path in sorted(ROOT.glob(pattern)):
@@ -58,6 +58,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             if page.suffix == ".ipynb":
                 page = page.with_suffix(".md")
             files.append(File.generated(config, page.as_posix(), abs_src_path=str(path)))
+    for path in sorted(ROOT.glob("sdesamplers/schemas/*.json")):
+        files.append(File.generated(config, f"schemas/{path.name}", abs_src_path=str(path)))
     return files
 
 

@@ -124,6 +124,7 @@ from .sampling.table import SolverTable as SolverTable
 from .sampling.table_plots import plot_tables as plot_tables
 from .sampling.typed import sample as sample
 from .scheduler.scheduler import Scheduler as Scheduler
+from .sharing.push import push_to_hub as push_to_hub
 from .steering.calls import steer as steer
 from .steering.result import Steered as Steered
 from .tuning.result import Tuning as Tuning

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T", bound=Any)
+SITE = "https://sdesamplers.github.io/sdesamplers/"
+"""The documentation site."""
 
 
 def public(item: T) -> T:

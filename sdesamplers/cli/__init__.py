@@ -12,6 +12,7 @@ import click
 from ..errors import SdesamplersError
 from ..io.text import one_line
 from . import (
+    app_command,
     check_command,
     compare_command,
     completion,
@@ -20,12 +21,14 @@ from . import (
     registry_commands,
     run_command,
     run_commands,
+    sharing_commands,
     tune_command,
 )
 from .group import cli
 from .streams import flushed, prepare, say, silence, writing
 
 __all__ = [
+    "app_command",
     "check_command",
     "cli",
     "compare_command",
@@ -36,6 +39,7 @@ __all__ = [
     "registry_commands",
     "run_command",
     "run_commands",
+    "sharing_commands",
     "tune_command",
 ]
 

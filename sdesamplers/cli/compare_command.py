@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,18 +131,37 @@ def compare_command(sources: tuple[str, ...], **kwargs: Any) -> None:
         files = result.save(folder)
         files |= drawn(result, folder, report, figures)
         checks = gate.checks(result)
-    best = {} if nfe is None else {group.model_name: group.recommend(nfe) for group in result.all_groups}
+    best, refusal = recommended(result, nfe)
     if as_json:
         emit_result(result, files, best, checks if gate.rules else None)
     else:
         print_result(result, streamed_lines=not quiet and not sys.stdout.isatty())
-        for name, found in best.items():
-            say(f"best of {name} up to {nfe} evaluations: {found}")
+        for group, found in best:
+            scale = f", guidance {group.guidance_scale:g}" if len(scales) > 1 else ""
+            say(f"best of {group.model_name}{scale} up to {nfe} evaluations: {found}")
         for path in files.values():
             say(f"  {path}")
         gate.print(checks, result)
+    if refusal is not None:
+        raise refusal  # last, since the results are there
     if any(check.outcome == "failed" for check in checks):
         click.get_current_context().exit(1)
+
+
+def recommended(
+    result: Comparison, nfe: int | None
+) -> tuple[list[tuple[Comparison, Recommendation]], UsageError | None]:
+    """The best setting of each model and guidance scale up to `nfe` evaluations; and a reason if one has none."""
+    found: list[tuple[Comparison, Recommendation]] = []
+    refusal: UsageError | None = None
+    if nfe is None:
+        return found, refusal
+    for group in result.all_groups:
+        try:
+            found.append((group, group.recommend(nfe)))
+        except UsageError as error:
+            refusal = refusal or error
+    return found, refusal
 
 
 @contextmanager
@@ -157,7 +176,10 @@ def resumable(cache: Path | None) -> Iterator[None]:
 
 
 def emit_result(
-    result: Comparison, files: Mapping[str, Path], best: Mapping[str, Recommendation], checks: list[Check] | None
+    result: Comparison,
+    files: Mapping[str, Path],
+    best: Sequence[tuple[Comparison, Recommendation]],
+    checks: list[Check] | None,
 ) -> None:
     """Print everything as one JSON document."""
     data = {**result.as_dict(), "files": {key: str(path) for key, path in files.items()}}
@@ -165,7 +187,13 @@ def emit_result(
         data["checks"] = [vars(check) for check in checks]
     if best:
         data["recommended"] = [
-            {"model": name, **vars(found), "recipe": found.recipe.as_dict()} for name, found in best.items()
+            {
+                "model": group.model_name,
+                "guidance_scale": group.guidance_scale,
+                **vars(found),
+                "recipe": found.recipe.as_dict(),
+            }
+            for group, found in best
         ]
     emit(data)
 
@@ -262,12 +290,17 @@ class Gate:
         from ..comparison import Comparison
         from ..comparison.rules import Rule, require_same_numbers
         from ..comparison.scoring import OWN
+        from ..io.files import make_folder
 
         rules = [Rule.parse(text) for text in kwargs.pop("rules")]
         file, junit = kwargs.pop("baseline"), kwargs.pop("junit")
         for name, value in (("--baseline", file), ("--junit", junit)):
             if value is not None and not rules:
                 raise UsageError(f"{name} requires --fail-if, for example --fail-if 'error>1.1x'")
+        if junit is not None and (not junit or Path(junit).is_dir()):
+            raise UsageError(f"--junit must be a file, not {junit!r}")
+        if junit is not None:
+            make_folder(Path(junit).parent)
         for rule in rules:
             if rule.metric not in OWN:
                 raise UnknownNameError("metric", rule.metric, OWN, f" (known: {', '.join(OWN)})")

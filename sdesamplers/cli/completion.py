@@ -123,6 +123,7 @@ def _choices(kind: Any) -> list[str]:
 
 COMPLETIONS: dict[str, Complete] = {
     "source": names(models, files=True),
+    "sources": names(models, files=True),
     "sampler": names(samplers, files=True),
     "teacher": names(samplers),
     "samplers": names(samplers, several=True),

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from ..errors import SdesamplersError, UsageError
+from ..io.paths import expanded
 from ..io.text import printable
 from ..registry.options import as_number
 
@@ -26,7 +27,7 @@ class Condition(click.ParamType):  # type: ignore[type-arg]  # generic in new ve
         text = str(value)
         if text.endswith(".npy"):
             try:
-                return read_rows(Path(text).expanduser())
+                return read_rows(expanded(text))
             except SdesamplersError as error:
                 self.fail(str(error), param, ctx)
         numbers = [as_number(part.strip()) for part in text.split(",")]
@@ -61,7 +62,7 @@ def read_prompts(file: str) -> list[str]:
     """
     from ..io.reading import regular_path
 
-    path = regular_path(Path(file).expanduser(), "--prompts: ")
+    path = regular_path(expanded(file), "--prompts: ")
     try:
         if path.stat().st_size > LONGEST:
             raise UsageError(f"--prompts: {printable(path)} is larger than {LONGEST >> 20} MiB")

@@ -11,13 +11,19 @@ import click
 import yaml
 
 from ..errors import UnknownNameError, UsageError
-from ..registry.catalogue import line_of
 from ..registry.options import KEYWORDS, as_number
 from ..registry.plain_yaml import FLOAT, INTEGER, parse, read_text
+from ..registry.validation import line_of
 from ..version import __version__
 from .conditions import resolve_conditions
 
-RENAMED = {"source": "model", "option": "options", "spacing_option": "spacing_options", "noise_option": "noise_options"}
+RENAMED = {
+    "source": "model",
+    "sources": "models",
+    "option": "options",
+    "spacing_option": "spacing_options",
+    "noise_option": "noise_options",
+}
 """Parameters with the keys of recipes in registry.yaml. Other keys are the options: `num_samples` for --num-samples."""
 PAIRS = ("option", "spacing_option", "noise_option")
 """Options given as KEY=VALUE on the command line and as a mapping in the file."""
@@ -31,8 +37,10 @@ REPLACED = {
     "noise": ("noise", "noise_option"),
 }
 """Options on the command line, and those in the file that then do not apply, besides the option itself."""
-COMMENTS = ("command", "description")
-"""Keys that are no options: the command that the file is for, and the description of a recipe."""
+COMMENTS = ("command", "description", "$schema")
+"""Keys that are no options: the command that the file is for, and a recipe's description and schema."""
+REQUIRES = "requires"
+"""The key of a recipe's file for the packages whose plugins it needs."""
 
 
 class Configured(click.Command):
@@ -122,10 +130,15 @@ def read_config(command: click.Command, ctx: click.Context, file: Path) -> dict[
         where = f"{file}:{line_of(text, [written])}: {written}"
         if key in COMMENTS or value is None:
             continue
+        if key == REQUIRES:
+            check_plugins(value, where)
+            continue
         if key not in known:
             opening = f"{where}: `sdesamplers {command.name}` has no such option"
             raise UnknownNameError("option", written, known, opening=opening)
         param = known[key]
+        if param.name in values:
+            raise UsageError(f"{where}: is given twice, with a hyphen and with an underscore")
         if param.name in TYPED:
             raise UsageError(f"{where}: must be typed on the command line, since {TYPED[param.name]}")
         values[str(param.name)] = found = as_typed(param, value, where)
@@ -134,6 +147,17 @@ def read_config(command: click.Command, ctx: click.Context, file: Path) -> dict[
         except click.BadParameter as error:
             raise UsageError(f"{where}: {error.message}") from None
     return values
+
+
+def check_plugins(needed: Any, where: str) -> None:
+    """Raise a UsageError if a plugin that a recipe's file requires is not installed."""
+    from ..registry.registry import default_registry
+    from ..sampling.recipe_file import missing
+
+    if not isinstance(needed, Mapping):
+        raise UsageError(f"{where}: must be a mapping of packages to versions")
+    if reason := missing({str(package): str(version) for package, version in needed.items()}, default_registry()):
+        raise UsageError(f"{where}: {reason}")
 
 
 def as_typed(param: click.Parameter, value: Any, where: str) -> Any:
@@ -154,7 +178,7 @@ def as_typed(param: click.Parameter, value: Any, where: str) -> Any:
     if not all(isinstance(part, str | int | float) and not isinstance(part, bool) for part in parts):
         raise UsageError(f"{where}: must be text, a number or a list of these, not {value!r}")
     texts = [str(part) for part in parts]
-    repeated = getattr(param, "multiple", False)
+    repeated = getattr(param, "multiple", False) or param.nargs != 1
     return texts if repeated else ",".join(texts)
 
 

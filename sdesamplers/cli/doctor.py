@@ -28,7 +28,7 @@ Finding = tuple[str, str, bool]
 
 def diagnose() -> list[Finding]:
     """(item, state, True if it is in order) for versions, devices, plugins, the cache and the embedded model."""
-    return [*_versions(), *_devices(), *_plugins(), _cache(), _embedded()]
+    return [*_versions(), *_devices(), *_registries(), *_plugins(), _cache(), _embedded()]
 
 
 def _versions() -> list[Finding]:
@@ -52,6 +52,16 @@ def _devices() -> list[Finding]:
     names = ", ".join(torch.cuda.get_device_name(k) for k in range(count))
     threads = f"{torch.get_num_threads()} CPU threads"
     return [("device", f"{PartialState().device} ({names + ', ' if names else ''}{threads})", True)]
+
+
+def _registries() -> list[Finding]:
+    """The registry files that extend the shipped one; those from the Hub with their commit."""
+    from ..registry.catalogue import SHIPPED
+    from ..registry.registry import default_registry
+
+    catalogue = default_registry().catalogue
+    files = dict.fromkeys([*catalogue.origins.values(), *catalogue.addresses])
+    return [("registry file", str(catalogue.addresses.get(file, file)), True) for file in files if file != SHIPPED]
 
 
 def _plugins() -> list[Finding]:

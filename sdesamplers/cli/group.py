@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UnknownNameError
+from .streams import say
 
 if TYPE_CHECKING:
     from ..registry.registry import Registry
@@ -31,7 +32,10 @@ class Describing(click.Command):
 @click.group(cls=Suggesting, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="sdesamplers")
 @click.option(
-    "--registry", "registry_file", type=click.Path(), help="A registry.yaml file that extends the shipped one."
+    "--registry",
+    "registry_file",
+    metavar="FILE",
+    help="A registry.yaml file that extends the shipped one, or hf://OWNER/NAME[@REVISION][/PATH].",
 )
 @click.option(
     "--plugin",
@@ -56,7 +60,7 @@ def cli(ctx: click.Context, registry_file: str | None, plugins: tuple[str, ...],
 
     describing = isinstance(cli.commands.get(ctx.invoked_subcommand or ""), Describing)
     if (registry_file is not None or plugins) and not describing:
-        use_registry(registry_file, plugins=plugins)
+        say_address(registry_file, use_registry(registry_file, plugins=plugins))
 
 
 def described(ctx: click.Context | None = None) -> Registry:
@@ -68,4 +72,16 @@ def described(ctx: click.Context | None = None) -> Registry:
 
     ctx = ctx or click.get_current_context()
     chosen = ctx.find_root().params
-    return registry_to_describe(chosen.get("registry_file"), () if ctx.resilient_parsing else chosen["plugins"])
+    file = chosen.get("registry_file")
+    found = registry_to_describe(file, () if ctx.resilient_parsing else chosen["plugins"])
+    if not ctx.resilient_parsing:
+        say_address(file, found)
+    return found
+
+
+def say_address(file: str | None, registry: Registry) -> None:
+    """Print the commit of the registry file at an address on the Hub that has none, so that a run can be repeated."""
+    from ..hub.address import Address, is_address
+
+    if is_address(file) and not Address.parse(str(file)).is_pinned:
+        say(f"registry: {[*registry.catalogue.addresses.values()][-1]}", err=True)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import SdesamplersError
+from ..hub.address import Address, is_address
+from ..io.paths import expanded
 from ..io.text import one_line
-from ..registry.catalogue import HUB_PREFIX, Catalogue
+from ..registry.catalogue import Catalogue
 
 
 def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
     budgets: set[int] = set()
     registered = catalogue.tables(name)
     own = own_source(catalogue.models[name])
-    if own.startswith(HUB_PREFIX) and not tables_may_be_cached(own):
+    if is_address(own) and not tables_may_be_cached(Address.parse(own)):
         own = ""
     for source in filter(None, (registered, own)):
         try:
@@ -42,8 +44,8 @@ def own_source(entry: Mapping[str, Any]) -> str:
     if "repo" in entry:
         if entry.get("subfolder"):  # tables are listed for whole repositories
             return ""
-        return f"{HUB_PREFIX}{entry['repo']}@{entry['revision']}"
-    return str(Path(entry["base"]) / Path(entry["path"]).expanduser() / entry.get("subfolder", "") / TABLES)
+        return str(Address(entry["repo"], entry["revision"]))
+    return str(Path(entry["base"]) / expanded(entry["path"]) / entry.get("subfolder", "") / TABLES)
 
 
 def model_rows(catalogue: Catalogue, name: str) -> dict[str, Any]:

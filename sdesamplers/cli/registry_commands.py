@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -69,6 +70,7 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
     With NAME-PART, list only names that contain it.
     """
     registry = described()
+    click.get_current_context().call_on_close(partial(say_broken, registry))  # also after an error
     shelves: tuple[Mapping[str, Any], ...] = (registry.samplers, registry.spacings, registry.noises)
     families = dict.fromkeys(family(item) for shelf in shelves for item in shelf.values())
     if wanted is not None and wanted not in families:
@@ -110,9 +112,13 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
             show(made)
             say()
     say("details: sdesamplers info NAME, also for names of k-diffusion, diffusers, ComfyUI and A1111")
-    broken = [p for p in registry.plugins if p.error]
+
+
+def say_broken(registry: Registry) -> None:
+    """Print which plugins are broken, on standard error: their items are missing."""
+    broken = [p.name for p in registry.plugins if p.error]
     if broken:
-        say(f"broken plugins: {', '.join(p.name for p in broken)}; see sdesamplers doctor", err=True)
+        say(f"broken plugins: {', '.join(broken)}; see sdesamplers doctor", err=True)
 
 
 def samplers_table(samplers: Mapping[str, Any]) -> Table:

@@ -43,7 +43,7 @@ def run_command(ctx: click.Context, file: str, options: tuple[str, ...]) -> Any:
     data, _ = read_mapping(Path(file))
     name = data.get("command", "sample")
     known = {key: command for key, command in cli.commands.items() if isinstance(command, Configured)}
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise UnknownNameError("command", str(name), known, f" (known: {', '.join(sorted(known))})")
     command = known[name]
     with command.make_context(name, [*options, "--config", file], parent=ctx.parent) as inner:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 
@@ -58,11 +56,15 @@ def statistics_command(source: str, **kwargs: Any) -> None:
 
 @cli.command("sample", cls=Configured)
 @click.argument("source", metavar="MODEL")
-@click.option("--sampler", default="quality", show_default=True, help="Sampler, recipe or alias.")
+@click.option(
+    "--sampler",
+    default="quality",
+    show_default=True,
+    help="Sampler, recipe or alias; the file of a recipe or a solver table; or hf://OWNER/NAME[@REVISION][/PATH].",
+)
 @click.option(
     "--recipe",
-    type=click.Path(),
-    help="Run the recipe in this JSON file: a recipe, a manifest.json or the output of --json.",
+    help="Run the recipe in this file (YAML or JSON, a manifest.json or the output of --json), or at hf://OWNER/NAME.",
 )
 @click.option("--steps", type=int, help="Number of steps.")
 @click.option("--nfe", type=int, help="Budget of model evaluations per sample, instead of --steps.")
@@ -165,9 +167,10 @@ def parse_job_options(kwargs: dict[str, Any]) -> None:
 
 
 def read_recipe(file: str | None) -> Recipe | None:
-    """Read a recipe from a JSON file: the recipe itself, or the key "recipe" of manifest.json or of --json output.
+    """Read the recipe of --recipe: its file, manifest.json or the output of --json, or an address on the Hub.
 
     Raises:
+        ModelError: the repository cannot be read.
         UsageError: the file cannot be read or holds no recipe, or --sampler is given too.
     """
     from ..sampling.recipe import Recipe
@@ -177,25 +180,16 @@ def read_recipe(file: str | None) -> Recipe | None:
     source = click.get_current_context().get_parameter_source("sampler")
     if source is not click.core.ParameterSource.DEFAULT:
         raise UsageError("--recipe names its sampler; omit --sampler")
-    try:
-        data = json.loads(Path(file).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"--recipe {file}: {error.strerror}") from None
-    except ValueError as error:
-        raise UsageError(f"--recipe {file}: not a JSON file: {error}") from None
-    data = data.get("recipe", data) if isinstance(data, dict) else data
-    if not isinstance(data, dict):
-        raise UsageError(f"--recipe {file}: no recipe in this file")
-    return Recipe.from_dict(data)
+    return Recipe.load(file)
 
 
-def named_sampler(name: str, kwargs: dict[str, Any]) -> str | SolverTable:
-    """The argument of --sampler: a name, or the solver table in a file or folder, for --nfe or --steps evaluations."""
-    from ..sampling.table import SolverTable, is_path
+def named_sampler(name: str, kwargs: dict[str, Any]) -> str | Recipe | SolverTable:
+    """The argument of --sampler: a name, or the recipe or solver table of a file, a folder or a Hub repository."""
+    from ..sampling.arguments import opened
+    from ..sampling.request import Request
 
-    if not is_path(name):
-        return name
-    return SolverTable.load(name, kwargs["nfe"] or kwargs["steps"], kwargs["guidance_scale"])
+    request = opened(Request(name, steps=kwargs["steps"], nfe=kwargs["nfe"]), kwargs["guidance_scale"])
+    return cast("str | Recipe | SolverTable", request.sampler)
 
 
 def scorer_for(
@@ -234,7 +228,8 @@ def print_summary(done: Generated, as_json: bool) -> None:
     model, recipe = manifest["model"], manifest["recipe"]
     if as_json:
         facts = {"model": model["name"], "revision": model.get("revision"), "nfe": manifest["nfe"]["largest"]}
-        emit({**facts, "recipe": recipe, "made": done.made, "complete": True, "files": files})
+        origin = {key: manifest[key] for key in ("recipe_source",) if key in manifest}
+        emit({**facts, "recipe": recipe, **origin, "made": done.made, "complete": True, "files": files})
         return
     own = "custom grid" if "times" in recipe or "sigmas" in recipe else "adaptive steps"
     grid = f"{recipe['steps']} steps, {recipe['spacing']}" if "steps" in recipe else own
@@ -242,6 +237,8 @@ def print_summary(done: Generated, as_json: bool) -> None:
         f"{manifest['num_samples']} samples of {model['name']} with {recipe['sampler']} ({grid}), "
         f"{manifest['nfe']['largest']} NFE each"
     )
+    if "recipe_source" in manifest:
+        say(f"  from {manifest['recipe_source']}")
     for file in files[:4]:
         say(f"  {file}")
     if len(files) > 4:

@@ -13,11 +13,11 @@ from ..errors import UsageError
 from .config import Configured
 from .group import cli
 from .options import Numbers, load_model, model_options
+from .sharing_commands import destination
 from .streams import say
 from .tables import emit, show, table
 
 if TYPE_CHECKING:
-    from ..pretrained.upload import Destination
     from ..tuning.field import Distance
     from ..tuning.result import Tuning
 
@@ -71,7 +71,8 @@ def tune_command(source: str, **kwargs: Any) -> None:
 
     out, as_json = kwargs.pop("out"), kwargs.pop("as_json")
     token, private = kwargs["token"], kwargs.pop("private")
-    to = destination(kwargs.pop("push"), token)
+    push = kwargs.pop("push")
+    to = None if push is None else destination(push, token)
     if private and to is None:
         raise UsageError("--private applies to the repository of --push")
     silent = kwargs.pop("quiet") or as_json or not sys.stderr.isatty()
@@ -96,20 +97,6 @@ def tune_command(source: str, **kwargs: Any) -> None:
         emit({**facts, **({} if to is None else {"pushed": pushed})})
     elif pushed is not None and to is not None:
         say(f"{pushed}: use it as --sampler {to.source} --nfe {first}")
-
-
-def destination(push: str | None, token: str | None) -> Destination | None:
-    """The repository of --push.
-
-    Raises:
-        UsageError: it is not OWNER/NAME or OWNER/NAME@BRANCH.
-    """
-    from ..pretrained.upload import Destination
-
-    if push is None:
-        return None
-    repo, _, branch = push.partition("@")
-    return Destination(repo, branch or None, token)
 
 
 def features_distance(source: str) -> Distance:

@@ -11,6 +11,8 @@ recommendation.py  the best setting; pairs that cannot be distinguished
 rules.py           rules for continuous integration, JUnit
 reading.py         compare.json and its schema, schema.json
 picture.py         compare.png
+card.py            its card, with the numbers in the Hub's model-index form
+sharing.py         its files on the Hub
 result.py          `Comparison`: tables and files
 comparison.py      `compare`
 """

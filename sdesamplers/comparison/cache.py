@@ -6,8 +6,9 @@ import hashlib
 import inspect
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -19,13 +20,22 @@ from ..checks import warn
 from ..errors import SdesamplersError
 from ..generation.code import is_own, top_package, used_by, uses
 from ..generation.conditions import first_of
-from ..generation.identity import Facts, environment, fingerprint, plain, scorer_facts, tensor_bytes
+from ..generation.identity import (
+    NOT_SETTINGS,
+    Facts,
+    environment,
+    fingerprint,
+    plain,
+    scorer_facts,
+    tensor_bytes,
+)
 from ..io.files import make_folder, read, write
 from ..metrics import FeatureScorer
 from ..models.base import Model
+from ..processes.sde import SDE
 from ..sampling.calls import sample
 
-LAYOUT = 1
+LAYOUT = 2
 """Version of the files; files of another version are not used."""
 ENDING = ".safetensors"
 
@@ -105,20 +115,73 @@ def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
 def model_identity(model: Model, facts: Facts, guidance_scale: float, condition: Any) -> Facts:
     """What determines a model's predictions: its facts, and a probe of the predictions themselves.
 
-    The probe recognises what has no weights to compare: functions, and the code of models.
+    The probe recognises what the facts miss, such as a changed library of the user's network.
 
     Args:
         model, guidance_scale, condition: as in `sample`.
         facts: the `model_facts`, which read all weights.
+
+    Raises:
+        ValueError: the model or the condition has a part whose content cannot be determined.
     """
+    own = code_of_model(model)  # before the probe, which may change attributes of a user's model
     versions = {key: value for key, value in environment(model).items() if key != "python"}
     return {
         "model": facts,
+        "code of the model": own,
         "probe": probe(model, guidance_scale, condition),
         "guidance_scale": guidance_scale,
-        "condition": plain(condition),
+        "condition": content(condition),
         "environment": versions,
     }
+
+
+def code_of_model(model: Model) -> Any:
+    """The code of a model's class, function and network, as far as it is the user's, and what the code refers to.
+
+    An attribute `identity` of a user's class, or its own `facts`, replaces its attributes.
+
+    Raises:
+        ValueError: a part whose content cannot be determined.
+    """
+    kind = type(model)
+    found: Facts = {"class": [f"{kind.__module__}.{kind.__qualname__}", sorted(uses(kind))]}
+    is_ours = top_package(kind.__module__) == "sdesamplers"
+    given = getattr(model, "identity", None)
+    if not is_ours and isinstance(given, str):
+        return {**found, "identity": given}
+    describes_itself = top_package(kind.facts.__module__) != "sdesamplers"
+    for name, value in sorted(vars(model).items()):
+        if value is model.network and isinstance(value, torch.nn.Module):
+            found[name] = code_of_network(value)  # the facts have its weights
+        elif isinstance(value, Model):
+            found[name] = code_of_model(value)
+        elif name in NOT_SETTINGS or (is_ours and name.startswith("_")):
+            continue
+        elif isinstance(value, FunctionType | MethodType | partial) or (callable(value) and is_own(type(value), "")):
+            found[name] = content_of_callable(value)
+        elif not (is_ours or describes_itself):
+            found[name] = content(value)
+    return found
+
+
+def code_of_network(network: torch.nn.Module) -> list[Any]:
+    """The structure of a network, and the code of those of its classes that are not of an installed library."""
+    kinds = dict.fromkeys(type(part) for part in network.modules())
+    return [*(sorted(uses(kind)) for kind in kinds), str(network)]
+
+
+def content_of_callable(value: Any) -> str:
+    """The content of a model's function or network.
+
+    Raises:
+        ValueError: it cannot be determined.
+    """
+    if isinstance(value, torch.nn.Module):
+        return described(value, "")
+    if (found := function_identity(value)) is None:
+        raise ValueError(getattr(value, "__name__", type(value).__name__))
+    return found
 
 
 def probe(model: Model, guidance_scale: float, condition: Any) -> list[str] | None:
@@ -172,6 +235,11 @@ def content(value: Any) -> Any:
         return {str(key): content(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [content(entry) for entry in value]
+    if isinstance(value, SDE):
+        return [
+            type(value).__qualname__,
+            content({key: vars(value)[key] for key in sorted(vars(value)) if key[0] != "_"}),
+        ]
     found = plain(value)
     if found is None and value is not None:
         raise ValueError(type(value).__name__)
@@ -179,13 +247,20 @@ def content(value: Any) -> Any:
 
 
 def function_identity(function: Any) -> str | None:
-    """A fingerprint of a metric: its attribute `identity`, or its code with everything that the code uses.
+    """A fingerprint of a function: its attribute `identity`, or its code with everything that the code uses.
 
     None if it uses objects whose content cannot be compared, or if it is not a plain function.
     """
     given = getattr(function, "identity", None)
     if isinstance(given, str):
         return given
+    if isinstance(function, partial):
+        inner = function_identity(function.func)
+        try:
+            given = content([function.args, function.keywords])
+        except ValueError:
+            return None
+        return None if inner is None else fingerprint(json.dumps([inner, given]).encode())
     if not isinstance(function, FunctionType):
         return None
     package, seen = top_package(function.__module__), set[int]()
@@ -206,7 +281,7 @@ def function_identity(function: Any) -> str | None:
 
 
 def described(value: Any, package: str) -> str:
-    """A text that changes with an object that a metric uses.
+    """A text that changes with an object that a function uses.
 
     Raises:
         ValueError: its content cannot be determined.
@@ -219,6 +294,5 @@ def described(value: Any, package: str) -> str:
     if isinstance(value, type) or (inspect.isroutine(value) and (bound is None or isinstance(bound, ModuleType))):
         return f"{value.__module__}.{value.__qualname__}"  # of an installed library, whose version identifies it
     if isinstance(value, torch.nn.Module):
-        kinds = dict.fromkeys(type(part) for part in value.modules())
-        return repr([content(value), *(sorted(uses(kind)) for kind in kinds), str(value)])
+        return repr([content(value), *code_of_network(value)])
     return repr(content(value))

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.intervals import GROUPS
+from ..metrics.intervals import GROUPS, draws_over_samples, interval
 from .scoring import OWN
-from .statistics import draws_of_error, draws_over_repeats, draws_over_samples
+from .statistics import draws_of_error, draws_over_repeats
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class Cell:
         drew_noise: True if a step was stochastic.
         frechet, sliced_wasserstein: sample quality; None without metrics.
         frechet_error: standard error of `frechet` by the jackknife over groups of samples; None if the scorer has none.
+        frechet_freedom: degrees of freedom of `frechet_error`, the number of its groups less one.
         problem: the reason if the sampler could not be run.
         scoring_problem: the reason if the scorer or a metric failed.
         recipe: the recipe of the run, which `sample` accepts.
@@ -54,6 +55,7 @@ class Cell:
     errors: list[float] | None = None
     drew_noise: bool | None = None
     frechet_error: float | None = None
+    frechet_freedom: int | None = None
     model: str = ""
     guidance_scale: float = 1.0
     metrics: dict[str, float] = field(default_factory=dict)
@@ -84,8 +86,16 @@ class Cell:
         if len(several) > 1:
             return draws_over_repeats(np.array(several))
         if name == "frechet" and self.frechet is not None and self.frechet_error is not None:
-            return draws_of_error(self.frechet, self.frechet_error, GROUPS - 1)
+            return draws_of_error(self.frechet, self.frechet_error, self.frechet_freedom or GROUPS - 1)
         return None
+
+    def interval(self, name: str) -> tuple[float, float] | None:
+        """The 95 % interval of a value, also if the cell was read from a file without it; None if it is unknown."""
+        if name in self.intervals:
+            low, high = self.intervals[name]
+            return low, high
+        draws = None if self.value(name) is None else self.draws(name)
+        return None if draws is None else interval(draws)
 
     def as_row(self) -> dict[str, Any]:
         """The cell as a row of a table, with nested values as JSON."""

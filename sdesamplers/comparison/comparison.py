@@ -16,6 +16,7 @@ from ..checks import function, number, shown, warn, whole
 from ..errors import Cancelled, SdesamplersError, UnknownNameError, UsageError, last_place
 from ..generation.identity import Facts, environment, model_facts, plain
 from ..metrics import FeatureScorer, Score
+from ..metrics.intervals import jackknife_groups
 from ..models.base import Model
 from ..pretrained.loading import as_model
 from ..public import public
@@ -29,7 +30,6 @@ from .result import Comparison
 from .runs import Plan, Run, Runner, measured_by
 from .scoring import Metric, check_metrics, check_scorer, find_scorer, noise_images
 from .settings import Compared, Setting, as_settings, checked
-from .statistics import interval
 
 CELLS = ".cells"
 """The folder of finished runs in the output folder of `sdesamplers compare`."""
@@ -62,9 +62,9 @@ def compare(
         model: a `Model` or any argument of `load`, or a list of them. All are loaded before the first run.
         samplers: one or several settings, or a dictionary of them by label. A setting is the name of a sampler, recipe
             or alias; a text NAME KEY=VALUE ... with its own grid and options, such as "dpmpp-2m spacing=karras" or
-            "ddim eta=0.5 spacing=karras spacing.rho=5"; a `Sampler` or `SolverTable`; a `Recipe`, its dictionary or its
-            JSON file; or the path of a folder of tables, of which each budget takes its own. The number of steps of a
-            `Recipe` follows from the budgets.
+            "ddim eta=0.5 spacing=karras spacing.rho=5"; a `Sampler` or `SolverTable`; a `Recipe` or its dictionary; or
+            the path or address on the Hub of a recipe or of tables, of which each budget takes its own. The number of
+            steps of a `Recipe` follows from the budgets.
         nfe: one or several budgets of model evaluations per sample.
         num_samples: number of samples; distances need hundreds, and their floor is computed for the same number.
         seed: the samples of all settings begin at the noise of this seed.
@@ -86,8 +86,8 @@ def compare(
         cache: a folder for finished runs. A comparison that is interrupted, or that gets another setting, budget,
             model, guidance scale or repeat, takes from it all runs that it has in common with earlier ones. A run is
             recognised by everything that determines its values: weights, recipe, code of the sampler, seed, condition,
-            scorer, metrics, versions. Metrics and scorers whose state cannot be compared need an attribute `identity`,
-            a text that changes with them; without it their runs are made again, with a warning.
+            scorer, metrics, versions. Models, metrics and scorers whose state cannot be compared need an attribute
+            `identity`, a text that changes with them; without it their runs are made again, with a warning.
         progress: called with a line of text before each run.
         on_cell: called with each `Cell` when it is finished.
         **options: more arguments of `sample` (spacing, coordinates, condition, ...) and options of the samplers, for
@@ -315,6 +315,8 @@ class Contest:
         plan, scorer = self.plan, self.scorer
         about = None if scorer is None else {"class": type(scorer).__name__, "description": str(scorer.description)}
         arguments = {key: plain(value) for key, value in plan.options.items()}
+        if plan.options.get("dtype") is not None:
+            arguments["dtype"] = str(plan.options["dtype"]).removeprefix("torch.")
         shared = {**arguments, "batch_size": plan.batch_size, "guidance_scale": self.guidance_scale}
         return {**shared, "model": self.about, "scorer": about, "environment": environment(self.model)}
 
@@ -340,6 +342,7 @@ class Contest:
             drew_noise=any(run.drew_noise for run in runs),
             frechet=mean([run.frechet for run in runs]),
             frechet_error=float(np.sqrt(np.square(spreads).sum()) / len(runs)) if len(spreads) == len(runs) else None,
+            frechet_freedom=max(jackknife_groups(self.plan.num_samples) - 1, 1) if spreads else None,
             sliced_wasserstein=mean([run.sliced_wasserstein for run in runs]),
             scoring_problem=next((run.scoring_problem for run in runs if run.scoring_problem), None),
             recipe=first.recipe,
@@ -352,8 +355,8 @@ class Contest:
             **place,
         )  # fmt: skip
         for name in ("error", "frechet", "sliced_wasserstein", *names, "seconds"):
-            if made.value(name) is not None and (draws := made.draws(name)) is not None:
-                made.intervals[name] = list(interval(draws))
+            if (ends := made.interval(name)) is not None:
+                made.intervals[name] = list(ends)
         return made
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -9,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import UnknownNameError, UsageError
+from ..metrics.intervals import LEVEL
 from ..sampling.recipe import Recipe
-from .statistics import LEVEL, chances_of_least, is_undecided
+from .statistics import chances_of_least, is_undecided
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -60,6 +62,8 @@ class Recommendation:
 def recommend(cells: Sequence[Cell], nfe: int, metric: str | None, largest: bool) -> Recommendation:
     """The setting with the least (or largest) value among the cells with at most `nfe` evaluations.
 
+    Of equal values, that with the fewest evaluations is taken, then the first.
+
     Raises:
         UsageError: there are no such cells, or none has the metric.
     """
@@ -69,11 +73,11 @@ def recommend(cells: Sequence[Cell], nfe: int, metric: str | None, largest: bool
         counts = ", ".join(str(count) for count in sorted({cell.nfe for cell in ran if cell.nfe is not None}))
         raise UsageError(f"no setting was compared at {nfe} evaluations or fewer (compared: {counts or 'none'})")
     metric = usual_metric(within) if metric is None else known_metric(within, metric)
-    valued = [cell for cell in within if cell.value(metric) is not None]
+    valued = [cell for cell in within if isfinite(cell.value(metric))]
     if not valued:
         raise UsageError(f"no setting at {nfe} evaluations or fewer has a value of {metric!r}")
     sign = -1.0 if largest else 1.0
-    best = min(valued, key=lambda cell: sign * float(cell.value(metric) or 0.0))
+    best = min(valued, key=lambda cell: (sign * float(cell.value(metric) or 0.0), cell.nfe))
     drawn = [cell.draws(metric) for cell in valued]
     chosen = valued.index(best)
     known = [(cell, draws) for cell, draws in zip(valued, drawn, strict=True) if draws is not None]
@@ -98,6 +102,11 @@ def recommend(cells: Sequence[Cell], nfe: int, metric: str | None, largest: bool
         best.sampler, best.budget, best.nfe, recipe, metric, value, around, confidence,
         tuple(alternatives), left_out,
     )  # fmt: skip
+
+
+def isfinite(value: float | None) -> bool:
+    """True for a number that is neither infinite nor NaN."""
+    return value is not None and math.isfinite(value)
 
 
 def _is_worse(other: np.ndarray, own: np.ndarray) -> bool:
@@ -135,7 +144,7 @@ def known_metric(cells: Sequence[Cell], name: str) -> str:
     Raises:
         UnknownNameError: no cell has it.
     """
-    names = [*metrics_of(cells), "nfe"]
+    names = [*metrics_of(cells), "nfe", "steps"]
     if name not in names:
         raise UnknownNameError("metric", str(name), names, f" (the comparison has {', '.join(names)})")
     return name

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -15,19 +16,23 @@ from torch import Tensor
 from ..categories import OutputWarning
 from ..checks import flag, warn, whole
 from ..errors import UsageError
+from ..hub.upload import Destination
 from ..io.files import make_folder, write
 from ..io.text import without_nan
 from ..metrics import Score
 from ..public import public
 from ..sampling.result import Trajectory
+from .card import TASK, make_card
 from .cell import Cell as Cell
 from .html import comparison_html
 from .picture import comparison_picture, stacked
-from .reading import FILE, SCHEMA_VERSION, read_comparison
+from .reading import FILE, FOLDER, SCHEMA_VERSION, read_comparison
 from .recommendation import Recommendation, known_metric, recommend, undecided_pairs
 from .rules import Check, Rule, check_cells
+from .sharing import push_folder
 
 if TYPE_CHECKING:
+    from huggingface_hub import ModelCard
     from PIL.Image import Image
 
 
@@ -154,9 +159,9 @@ class Comparison:
             rules: each "METRIC OP NUMBER", such as "frechet>0.5", or "METRIC OP NUMBERx" for a multiple of the
                 baseline's value, such as "error>1.1x". METRIC is a name as in `recommend`, or "nfe"; OP is >, >=, < or
                 <=. A cell fails if its value fulfils the rule with its whole 95 % interval, if that is known.
-            baseline: an earlier comparison, its compare.json or the folder with it. A cell that is missing, or that
-                cannot be run any more, fails. Its settings, budgets, models and guidance scales are recognised by their
-                labels.
+            baseline: an earlier comparison, its compare.json or the folder with it, or their address on the Hub. A cell
+                that is missing, or that cannot be run any more, fails. Its settings, budgets, models and guidance
+                scales are recognised by their labels.
 
         Returns:
             a `Check` for each rule and cell; `outcome` is "failed", "passed", "uncertain" or "skipped".
@@ -197,18 +202,25 @@ class Comparison:
         }
 
     @classmethod
-    def load(cls, path: str | Path) -> Comparison:
+    def load(cls, source: str | Path, *, token: str | bool | None = None, local_files_only: bool = False) -> Comparison:
         """Read the compare.json that `save` or `sdesamplers compare` wrote, of this version or an earlier one.
 
         The samples and images are not part of the file.
 
         Args:
-            path: the file, or the folder with compare.json.
+            source: the file, or the folder with compare.json; or their address on the Hub, "hf://owner/name/folder",
+                with "@revision" after the name for a branch, tag or commit. Without a path it is the folder compare.
+            token: of the Hub; that of the login by default.
+            local_files_only: do not connect to the Hub.
 
         Raises:
+            ModelError: the repository cannot be read.
             UsageError: no such file, not a comparison, or one of a newer release.
+
+        Example:
+            >>> sds.Comparison.load("hf://owner/results").recommend(nfe=10)
         """
-        data = read_comparison(path)
+        data = read_comparison(source, token=token, local_files_only=local_files_only)
         known = {entry.name for entry in fields(Cell)}
         cells = [Cell(**{key: value for key, value in cell.items() if key in known}) for cell in data["cells"]]
         groups = []
@@ -351,3 +363,73 @@ class Comparison:
             warn(f"compare.png is not written: {reason}", OutputWarning)
             return files
         return {"png": write(out / "compare.png", lambda path: picture.save(path, format="PNG")), **files}
+
+    def card(
+        self,
+        *,
+        files: Mapping[str, str] | None = None,
+        task: str = TASK,
+        dataset: tuple[str, str] | None = None,
+    ) -> ModelCard:
+        """The results as a card for a model's README.md: a table, the picture, and the numbers as a model index.
+
+        The Hub shows a model's results from the metadata at the head of its README.md, the *model index*. Every finite
+        error, distance and value of your metrics is an entry there, with its sampler and number of evaluations.
+
+        Args:
+            files: address of each file beside the card, by type ("png", "json", "csv", "html"), such as
+                {"png": "compare/compare.png"}.
+            task: the model's task, by its name on the Hub.
+            dataset: type (an id on the Hub) and name of the real data that the distances refer to.
+
+        Returns:
+            a `huggingface_hub.ModelCard`: `str(card)` is its text, `card.save(file)` writes it.
+
+        Example:
+            >>> comparison = sds.compare("fashion-mnist", ["heun", "unipc"], nfe=10)
+            >>> comparison.card(dataset=("zalando-datasets/fashion_mnist", "Fashion-MNIST")).save("README.md")
+        """
+        return make_card(self.as_dict(), files=files, task=task, dataset=dataset)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        path: str = FOLDER,
+        *,
+        revision: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        commit_message: str | None = None,
+        create_pr: bool = False,
+        task: str = TASK,
+        dataset: tuple[str, str] | None = None,
+    ) -> str:
+        """Upload the files that `save` writes, the page of `report`, and the card, to a Hub repository in one commit.
+
+        The card is README.md, or that of the folder if the repository has another README.md, which is left as it is.
+        There is no page of a comparison without samples or of several models or guidance scales, nor, with a warning,
+        if matplotlib or Jinja2 is missing.
+
+        Args:
+            repo: "owner/name"; created if it does not exist.
+            path: the folder in the repository.
+            revision, private, token, commit_message, create_pr: as of `Recipe.push_to_hub`.
+            task, dataset: as of `card`.
+
+        Returns:
+            The address of the commit, or of the pull request.
+
+        Raises:
+            ModelError: no connection or no permission; in one line.
+            UsageError: `repo` is not an id, or `path` is not a folder.
+        """
+        to = Destination(repo, revision, token)
+        how: dict[str, Any] = {"private": private, "commit_message": commit_message, "create_pr": create_pr}
+        with TemporaryDirectory() as folder:
+            self.save(folder)
+            if self.samples and not self.groups:
+                try:
+                    self.report(folder)
+                except UsageError as reason:
+                    warn(f"compare.html is not made: {reason}", OutputWarning)
+            return push_folder(Path(folder), to, path, about={"task": task, "dataset": dataset}, **how)

@@ -13,8 +13,9 @@ import numpy as np
 
 from ..errors import UsageError
 from ..io.text import printable
-from .recommendation import known_metric
-from .statistics import interval
+from ..metrics.intervals import interval
+from .recommendation import isfinite, known_metric
+from .scoring import OWN
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -93,7 +94,9 @@ def check_cells(comparison: Comparison, rules: Iterable[Rule], baseline: Compari
     for rule in rules:
         if rule.relative and baseline is None:
             raise UsageError(f"rule {str(rule)!r} is relative to a baseline, and there is none")
-        known_metric([*comparison.cells, *([] if baseline is None else baseline.cells)], rule.metric)
+        cells = [*comparison.cells, *([] if baseline is None else baseline.cells)]
+        if rule.metric not in OWN or not any(cell.problem for cell in comparison.cells):
+            known_metric(cells, rule.metric)  # cells that cannot be run fail, also if no other has the metric
     former = {} if baseline is None else {key_of(cell): cell for cell in baseline.cells}
     if baseline is not None:
         require_same_samples(comparison, baseline)
@@ -190,7 +193,10 @@ def _absolute(rule: Rule, cell: Cell) -> Check:
     value = cell.value(rule.metric)
     if value is None:
         return _check(rule, cell, "failed" if cell.problem else "skipped", _reason(rule, cell))
-    return _judged(rule, cell, value, cell.draws(rule.metric), f"{rule.metric} {value:.4g}")
+    text = f"{rule.metric} {value:.4g}"
+    if not isfinite(value):
+        return _check(rule, cell, "failed", text)
+    return _judged(rule, cell, value, cell.draws(rule.metric), text)
 
 
 def _relative(rule: Rule, cell: Cell, before: Cell | None) -> Check:
@@ -204,7 +210,16 @@ def _relative(rule: Rule, cell: Cell, before: Cell | None) -> Check:
     if value is None:
         return _check(rule, cell, "failed", _reason(rule, cell))
     text = f"{rule.metric} {value:.4g}, baseline {former:.4g}"
-    if former <= 0:
+    if not isfinite(former):
+        return _check(rule, cell, "skipped", text)
+    if former < 0:
+        raise UsageError(
+            f"rule {str(rule)!r} is a multiple of the baseline, which has the negative {rule.metric} {former:.4g} at "
+            f"{cell.sampler}; multiples of it have no order, so use a rule with a number"
+        )
+    if not isfinite(value):
+        return _check(rule, cell, "failed", text)
+    if former == 0:
         changed = value != former
         return _check(rule, cell, "failed" if changed and COMPARE[rule.operation](value, 0.0) else "passed", text)
     own, theirs = cell.draws(rule.metric), before.draws(rule.metric)

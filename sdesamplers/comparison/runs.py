@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import shown
+from ..checks import shown, warn
 from ..errors import Cancelled, SdesamplersError, last_place
-from ..generation.identity import Facts, code_facts, file_facts, plain
+from ..generation.identity import Facts, code_facts, file_facts, plain, recipe_facts
 from ..metrics import FeatureScorer
 from ..models.base import Model
 from ..processes.sde import GaussianProcess
@@ -24,7 +24,7 @@ from ..sampling.prepared import prepare
 from ..sampling.request import split_arguments
 from ..sampling.result import Result, Trajectory
 from ..sampling.runs import make_path
-from .cache import Cache, function_identity, model_identity, scorer_identity
+from .cache import Cache, content, function_identity, model_identity, scorer_identity
 from .scoring import Metric, numbers_of
 from .settings import Setting
 from .trajectories import first_samples, trajectory
@@ -135,14 +135,26 @@ class Runner:
             return None
         if self.scorer is not None and scored is None:
             return None
+        try:
+            model = model_identity(self.model, self.facts, self.guidance_scale, plan.options.get("condition"))
+            start = content(plan.options.get("start"))
+        except ValueError as part:
+            warn(f"model {self.model.name!r} or its condition has a part whose content cannot be compared with that of "
+                 f"earlier runs, which are made again: {part}; give it an attribute `identity`, a text that changes "
+                 "with what it computes")  # fmt: skip
+            return None
         return {
-            **model_identity(self.model, self.facts, self.guidance_scale, plan.options.get("condition")),
+            **model,
             "fields": sorted(entry.name for entry in fields(Run)),
             "num_samples": plan.num_samples,
             "batch_size": plan.batch_size,
             "first_index": plan.options.get("first_index", 0),
-            "start": plain(plan.options.get("start")),
-            "reference": {"samples": plan.reference_samples, "tolerance": REFERENCE_TOLERANCE},
+            "start": start,
+            "reference": {
+                "samples": plan.reference_samples,
+                "tolerance": REFERENCE_TOLERANCE,
+                **{key: plain(plan.options.get(key)) for key in ("final", "start_time")},
+            },
             "scorer": scored,
             "metrics": identities,
             "keep_samples": plan.keep_samples,
@@ -183,8 +195,9 @@ class Runner:
         kwargs = {key: value for key, value in arguments.items() if key not in NOT_REQUESTS}
         request, conduct, _ = split_arguments(setting.sampler, {**kwargs, "nfe": budget})
         run = prepare(self.model, request, conduct, seed)
-        facts = {**self.shared, "recipe": run.recipe.as_dict(), "code": code_facts(run), "seed": seed}
+        facts = {**self.shared, "recipe": recipe_facts(run.recipe), "code": code_facts(run), "seed": seed}
         facts["dtype"] = str(run.dtype)
+        facts["check_finite"] = conduct.check_finite
         return {**facts, "files": file_facts(run)}
 
     def reference(self, seed: int) -> Reference:
@@ -195,8 +208,7 @@ class Runner:
                 own = {
                     key: value for key, value in self.shared.items() if key not in ("scorer", "metrics", "keep_samples")
                 }
-                options = {key: plain(self.plan.options.get(key)) for key in ("final", "first_index", "start_time")}
-                identity = {**own, "reference of": seed, "options": options}
+                identity = {**own, "reference of": seed}
             found = self.cache.load(identity)
             if found is None:
                 made = self._solved(seed)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from ..checks import shown
 from ..errors import UnknownNameError, UsageError, advice
-from ..io.files import read
 from ..models.base import Model
 from ..registry.names import Preset
 from ..registry.options import parse_option
@@ -22,7 +19,8 @@ from ..registry.registry import default_registry
 from ..sampling.arguments import make_recipe, refers_to_table
 from ..sampling.recipe import Recipe
 from ..sampling.request import CONDUCT_FIELDS, GRID, REQUEST_FIELDS, Request
-from ..sampling.table import FORMAT, SolverTable, is_path
+from ..sampling.sampler_files import recipe_or_name
+from ..sampling.table import SolverTable, is_path
 
 GRID_ARGUMENTS = ("spacing", "spacing_options", "coordinates", "final", "noise", "noise_options")
 GRID_KEYS = ("spacing", "coordinates", "noise", "final")
@@ -34,13 +32,11 @@ BEGINS_KEYS = re.compile(r"(?:^|\s)(?=[A-Za-z_][\w.-]*=)")
 PAIR = re.compile(r"""\s*([A-Za-z_][\w.-]*)=("[^"]*"|'[^']*'|\[[^\]]*\]|[^\s"'\[]\S*)(?=\s|$)""")
 SEPARATOR = re.compile(r""",(?=(?:[^"']|"[^"]*"|'[^']*')*$)(?![^\[]*\])""")
 """A comma outside of quotes and brackets."""
-LARGEST_RECIPE = 2**20
-"""Bytes of a file that is read as a recipe."""
 
 Compared = str | Sampler | Recipe | SolverTable | Mapping[str, Any]
 """A setting: the name of a sampler, recipe or alias, also with settings ("heun spacing=karras"), a `Sampler`, a solver
-table or the path of a folder of tables, or a `Recipe`, its dictionary or its JSON file, whose number of steps the
-budgets replace."""
+table, a `Recipe` or its dictionary, or the path or address on the Hub of a recipe or of tables. The budgets replace a
+recipe's number of steps."""
 
 
 @dataclass(frozen=True)
@@ -130,10 +126,10 @@ def split_settings(text: str) -> list[str]:
 def parse_setting(text: str) -> tuple[str | Recipe, dict[str, Any]]:
     """The sampler and the keyword arguments of `sample` in a text NAME KEY=VALUE ...
 
-    NAME is a sampler, recipe or alias, "tuned", the path of a solver table or of a folder of them, or of a recipe's
-    JSON file. A KEY is spacing, coordinates, noise, final, `spacing.KEY` or `noise.KEY` for an option of the spacing or
-    the noise source, or an option of the sampler. Values are written as on the command line: numbers are decimal, lists
-    in brackets, texts with spaces in quotes.
+    NAME is a sampler, recipe or alias, "tuned", or the path or address on the Hub of a recipe, a solver table or a
+    folder of tables. A KEY is spacing, coordinates, noise, final, `spacing.KEY` or `noise.KEY` for an option of the
+    spacing or the noise source, or an option of the sampler. Values are written as on the command line: numbers are
+    decimal, lists in brackets, texts with spaces in quotes.
 
     Raises:
         UsageError: an unknown name or key, a value of the wrong type, or a key that all settings share.
@@ -149,11 +145,8 @@ def parse_setting(text: str) -> tuple[str | Recipe, dict[str, Any]]:
         raise UsageError(
             f"setting {text!r} has no sampler; a setting is NAME KEY=VALUE ..., as in 'heun spacing=karras'"
         )
-    sampler = recipe_at(name) if is_path(name) else None
-    if begin is None:
-        return (name if sampler is None else sampler), {}
-    target = name if sampler is None else sampler
-    return target, _arguments(_pairs(text, begin.start()), target, text)
+    target: str | Recipe = recipe_or_name(name)
+    return target, {} if begin is None else _arguments(_pairs(text, begin.start()), target, text)
 
 
 def _pairs(text: str, place: int) -> list[tuple[str, str]]:
@@ -177,7 +170,7 @@ def _pairs(text: str, place: int) -> list[tuple[str, str]]:
 def _arguments(pairs: Sequence[tuple[str, str]], target: str | Recipe, text: str) -> dict[str, Any]:
     """The keyword arguments of a setting's pairs, checked."""
     registry, preset = default_registry(), preset_of(target)
-    if refers_to_table(target):
+    if has_tables(target):
         raise UsageError(
             f"setting {text!r}: a solver table has its own grid and options, so {pairs[0][0]}= does not apply"
         )
@@ -230,30 +223,9 @@ def _unknown_key(key: str, preset: Preset, made: Mapping[str, Any], text: str) -
     raise AssertionError(key)
 
 
-def recipe_at(path: str) -> Recipe | None:
-    """The recipe in a JSON file: the recipe itself, or the value of its key "recipe"; None for a folder or a table.
-
-    Raises:
-        UsageError: a JSON file that cannot be read, or that has neither a recipe nor a table.
-    """
-    file = Path(path).expanduser()
-    if file.suffix != ".json" or not file.is_file():
-        return None  # a folder of tables, or a path whose absence is reported by the code that reads tables
-    try:
-        data = json.loads(read(file, LARGEST_RECIPE * 4))
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: not a JSON file: {error}") from None
-    if isinstance(data, Mapping) and data.get("format") == FORMAT:
-        return None
-    data = data.get("recipe", data) if isinstance(data, Mapping) else data
-    if not isinstance(data, Mapping):
-        raise UsageError(f"{path}: neither a recipe nor a solver table")
-    try:
-        return Recipe.from_dict(data)
-    except UsageError as error:
-        raise UsageError(f"{path}: neither a recipe nor a solver table: {error}") from None
+def has_tables(sampler: Any) -> bool:
+    """True if a setting's sampler is a solver table or `tuned`, or the path or address of tables."""
+    return refers_to_table(sampler) or (isinstance(sampler, str) and is_path(sampler))
 
 
 def preset_of(sampler: str | Sampler | Recipe | SolverTable) -> Preset:
@@ -261,9 +233,9 @@ def preset_of(sampler: str | Sampler | Recipe | SolverTable) -> Preset:
     registry = default_registry()
     if isinstance(sampler, Recipe):
         own: Any = sampler.own.get("sampler")
-        spec = own or registry.resolve(sampler.sampler).sampler
-        return Preset(spec, spacing=sampler.spacing, noise=sampler.noise)
-    if refers_to_table(sampler):
+        ran = sampler if own else sampler.completed_by(registry.resolve(sampler.sampler))
+        return Preset(own or registry.resolve(sampler.sampler).sampler, spacing=ran.spacing, noise=ran.noise)
+    if has_tables(sampler):
         return Preset(registry.samplers["table"])
     return Preset(sampler) if isinstance(sampler, Sampler) else registry.resolve(str(sampler))
 
@@ -274,7 +246,7 @@ def checked(setting: Setting, model: Model, options: Mapping[str, Any]) -> Sampl
     Raises:
         UsageError: it cannot run with them.
     """
-    if refers_to_table(setting.sampler):  # it has its own grids, so that only some budgets exist
+    if has_tables(setting.sampler):  # it has its own grids, so that only some budgets exist
         return default_registry().samplers["table"]
     spec = make_recipe(Request(setting.sampler, 2), process=model.process)[1]
     arguments = setting.beside(options)

@@ -9,31 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 
-DRAWS = 4000
-LEVEL = 0.95
-"""The probability of all intervals."""
-CHUNK = 2**21
-"""Numbers drawn at once."""
+from ..metrics.intervals import DRAWS, interval
+
 EQUAL = 0.01
 """Settings whose values differ by less than this share, with probability `LEVEL`, are equal for every purpose."""
-
-
-def draws_over_samples(values: np.ndarray, *, squares: bool = False) -> np.ndarray:
-    """Bootstrap draws (DRAWS,) of the mean of values (N,), resampled with replacement (Efron 1979).
-
-    Args:
-        values: one number for each sample.
-        squares: the root of the mean of the squares instead of the mean.
-    """
-    count = len(values)
-    random, found = np.random.default_rng(0), []
-    numbers = np.square(values) if squares else np.asarray(values, dtype=float)
-    size = max(CHUNK // count, 1)
-    for first in range(0, DRAWS, size):
-        rows = random.integers(count, size=(min(size, DRAWS - first), count))
-        found.append(numbers[rows].mean(1))
-    means = np.concatenate(found)
-    return np.asarray(np.sqrt(means) if squares else means)
 
 
 def draws_over_repeats(values: np.ndarray) -> np.ndarray:
@@ -57,14 +36,11 @@ def draws_of_error(value: float, error: float, freedom: int) -> np.ndarray:
         value, error: the value and its standard error.
         freedom: the degrees of freedom, as of the groups of a jackknife less one.
     """
+    from scipy.special import stdtrit  # scipy takes a second to import
+
     key = int(np.float64(value).view(np.uint64))
-    return np.asarray(value + error * np.random.default_rng(key).standard_t(freedom, DRAWS))
-
-
-def interval(draws: np.ndarray) -> tuple[float, float]:
-    """The central interval of probability `LEVEL` of draws (DRAWS,)."""
-    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+    shares = np.random.default_rng(key).permutation(DRAWS) / (DRAWS - 1)  # evenly spread, so quantiles are exact
+    return np.asarray(value + error * stdtrit(freedom, shares.clip(0.5 / DRAWS, 1 - 0.5 / DRAWS)))
 
 
 def is_undecided(one: np.ndarray, other: np.ndarray) -> bool:

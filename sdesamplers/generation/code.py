@@ -123,6 +123,8 @@ def text_of(function: FunctionType) -> str:
         tree = ast.parse(textwrap.dedent(inspect.getsource(function)))
     except (OSError, TypeError, SyntaxError, ValueError, RecursionError):
         return repr(list(instructions(function.__code__)))
+    if function.__name__ == "<lambda>" and sum(isinstance(node, ast.Lambda) for node in ast.walk(tree)) > 1:
+        return repr(list(instructions(function.__code__)))  # the lines of several functions
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             node.decorator_list = []

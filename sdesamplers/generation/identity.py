@@ -21,7 +21,7 @@ from ..models.base import Model
 from ..processes.sde import SDE, GaussianProcess
 from ..registry.plugin import Registered
 from ..sampling.prepared import PreparedRun
-from ..sampling.recipe import noise_of, spacing_of
+from ..sampling.recipe import Recipe, noise_of, spacing_of
 from ..version import __version__
 from .code import code_of, files_in
 from .conditions import Conditions
@@ -50,12 +50,17 @@ LONGEST_LIST = 16
 """Longest list that is written out; a longer one is replaced by a hash."""
 
 
+def recipe_facts(recipe: Recipe) -> dict[str, Any]:
+    """A recipe without what does not change the samples: its description, and its address."""
+    return {key: value for key, value in recipe.as_dict().items() if key not in ("description", "source")}
+
+
 def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, first_index: int) -> Facts:
     """Everything that determines a job's samples, except its formats and sizes of batches and shards."""
     facts = {
         "layout": LAYOUT,
         "model": model_facts(run.model),
-        "recipe": run.recipe.as_dict(),
+        "recipe": recipe_facts(run.recipe),
         "code": code_facts(run),
         "files": file_facts(run) or None,
         "guidance_scale": run.conduct.guidance_scale,
@@ -68,6 +73,8 @@ def facts_of(run: PreparedRun, conditions: Conditions, *, num_samples: int, firs
     }
     if facts["files"] is None:
         del facts["files"]
+    if run.recipe.source is not None:
+        facts["recipe_source"] = run.recipe.source
     read_back: Facts = json.loads(json.dumps(facts))  # tuples become lists
     return read_back
 

@@ -32,7 +32,7 @@ from .formats import FORMATS, SCORES, Format, Labels
 from .identity import Facts, fingerprint
 from .shards import Batch, Shard, describe_files, read_batch, sha256
 
-MAY_DIFFER = ("environment",)
+MAY_DIFFER = ("environment", "recipe_source")
 """Facts that may differ when a job is resumed: they affect rounding only."""
 MANIFEST = "manifest.json"
 TEMPORARY = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(\.\w+)?")

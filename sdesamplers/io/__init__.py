@@ -1,5 +1,6 @@
 """Input and output: files, pictures, data sets, text, the terminal.
 
+paths.py     paths as users type them
 files.py     atomic, durable file writes; reads of regular files only
 reading.py   pictures and arrays from untrusted files, in bounded time and memory
 datasets.py  data for a model, from folders, files and arrays

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import UnknownNameError, UsageError
 from ..models.base import Model
+from .paths import expanded
 from .reading import check_levels, pixels, read_array, read_picture, regular_path
 from .text import one_line, printable
 
@@ -96,7 +97,7 @@ def read_data(source: str | Path, model: Model, *, limit: int | None = None) -> 
     Raises:
         UsageError: no such data, an unreadable file, or data of another shape or type.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     if str(source) in EMBEDDED:
         return _sheet(*EMBEDDED[str(source)], model, limit)
     if not _exists(path):

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 GROUPS = 16
 """Number of groups of the jackknife."""
-RESAMPLES = 2000
-"""Number of bootstrap resamples."""
+DRAWS = 4000
+LEVEL = 0.95
+"""The probability of all intervals."""
+CHUNK = 2**21
+"""Numbers drawn at once."""
 
 
-def bootstrap_rms(
-    values: Sequence[float] | np.ndarray, level: float = 0.95, resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float] | None:
-    """A percentile interval of a root mean square over samples (Efron 1979); None for fewer than 2 samples.
+def draws_over_samples(values: np.ndarray, *, squares: bool = False) -> np.ndarray:
+    """Bootstrap draws (DRAWS,) of the mean of values (N,), resampled with replacement (Efron 1979).
 
     Args:
-        values: (N,) the root mean square of each sample. That of all is the root of the mean of their squares.
-        level: probability of the interval.
-        resamples: number of resamples, drawn with replacement from the samples.
-        seed: of the draws, so that the same samples have the same interval.
-
-    Returns:
-        the lower and upper end, in the unit of the values.
-
-    Example:
-        >>> bootstrap_rms([0.1, 0.1, 0.1])
-        (0.1, 0.1)
+        values: one number for each sample.
+        squares: the root of the mean of the squares instead of the mean.
     """
-    squares = np.square(np.asarray(values, dtype=np.float64))
-    if len(squares) < 2:
-        return None
-    rows = np.random.default_rng(seed).integers(0, len(squares), (resamples, len(squares)))
-    means = np.sqrt(squares[rows].mean(1))
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    count = len(values)
+    random, found = np.random.default_rng(0), []
+    numbers = np.square(values) if squares else np.asarray(values, dtype=float)
+    size = max(CHUNK // count, 1)
+    for first in range(0, DRAWS, size):
+        rows = random.integers(count, size=(min(size, DRAWS - first), count))
+        found.append(numbers[rows].mean(1))
+    means = np.concatenate(found)
+    return np.asarray(np.sqrt(means) if squares else means)
+
+
+def interval(draws: np.ndarray) -> tuple[float, float]:
+    """The central interval of probability `LEVEL` of draws (DRAWS,)."""
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return float(low), float(high)
 
 

@@ -21,7 +21,7 @@ from ..processes.sde import GaussianProcess
 from ..public import public
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
-from ..sampling.arguments import make_recipe, refers_to_table
+from ..sampling.arguments import make_recipe, opened, refers_to_table
 from ..sampling.parts import Part, join
 from ..sampling.prepared import PreparedRun, warn_if_far
 from ..sampling.recipe import Recipe
@@ -105,6 +105,7 @@ def ode_recipe(model: Model, request: Request) -> tuple[Recipe, Sampler]:
     Raises:
         UsageError: the sampler does not follow the ODE, or an option turns its noise on.
     """
+    request = opened(request)
     if refers_to_table(request.sampler):
         raise UsageError(
             "a solver table leads from noise to data on its own grid and has no inverse; use an ODE sampler, such as "

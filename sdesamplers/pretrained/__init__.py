@@ -13,10 +13,8 @@ placement.py        device and precision of a network
 quiet.py            loading without the warnings and progress bars of other libraries
 unets.py            pixel-space UNets as models
 pipelines/          whole pipelines as models
-hub_files.py        files and solver tables of the Hub, found without importing much
+hub_files.py        files of samplers on the Hub, found without importing much
 hub.py              models from the Hugging Face Hub
-upload.py           uploads to it, in one commit
-hub_errors.py       its errors, each as one line
 options.py          the options of `load`
 factories.py        models created by a function in a user's Python file
 loading.py          `load`

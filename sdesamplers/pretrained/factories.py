@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError, UnknownNameError, UsageError, raised_at
+from ..io.paths import expanded
 from ..registry.discovery import import_file
 
 
@@ -34,7 +35,7 @@ def from_file(name: str, kind: type | tuple[type, ...], options: Mapping[str, An
             another class.
     """
     path, _, attribute = name.rpartition(":")
-    file = Path(path).expanduser().resolve()
+    file = expanded(path).resolve()
     if not file.is_file():
         raise UsageError(f"{name}: there is no file {path}")
     module = _run(name, file, lambda: import_file(file))

@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import ModelError
+from ..hub.download import is_offline, snapshot
 from .folders import LEVELS, check_unet, find_parts
-from .hub_files import TABLES, offline, snapshot
+from .hub_files import TABLES
 from .pipelines.loading import Layout, check_configs, layout_of, weight_files, weight_names
 from .trust import refuse_index
 
@@ -145,7 +146,7 @@ class Source:
         """
         choices = [name for end in self.endings for v in {self.variant, None} for name in weight_names(v, end)]
         absent = [part for part in parts if not any(file for name in choices for file in part.glob(name))]
-        if not absent or self.access["local_files_only"] or offline():
+        if not absent or self.access["local_files_only"] or is_offline():
             return
         from huggingface_hub import HfApi  # needed only for models from the Hub
 

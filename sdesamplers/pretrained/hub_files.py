@@ -1,18 +1,22 @@
-"""The files of a repository of the Hub, and its solver tables, without the imports that a model needs."""
+"""The files of a repository of the Hub that can be used as a sampler, without the imports that a model needs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import glob
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import ModelError
-from ..registry.catalogue import HUB_PREFIX
-from .hub_errors import message_of, status_text
+from ..hub.address import Address
+from ..hub.download import fetch_file, snapshot
 
 TABLES = "sdesamplers"
 """The folder of a model's solver tables, inside of the model's."""
+RECIPE = "recipe.yaml"
+"""The recipe of a folder or a repository that is used as a sampler."""
+SAMPLERS = ("nfe-*.json", RECIPE)
+"""The files of a folder or a repository that can be used as a sampler."""
 
 
 @dataclass(frozen=True)
@@ -37,75 +41,45 @@ class HubAccess:
         return self  # a copy stays in this process
 
 
-def fetch_tables(
-    source: str,
+def fetch_samplers(
+    address: Address,
     *,
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
-) -> Path:
-    """Download the solver tables of a Hub repository, from its folder `sdesamplers` or its root, or find them cached.
+) -> tuple[Path, Address]:
+    """Download the solver tables of a Hub repository, and its recipe.yaml, or find them in the cache.
 
     Args:
-        source: "hf://owner/name", or "hf://owner/name@revision" for a branch, tag or commit.
+        address: the repository, or a folder or file in it. The tables of a repository are in its folder `sdesamplers`
+            or its root.
         token: of the Hub; that of the login by default.
         cache_dir: of the downloads; that of huggingface_hub by default.
         local_files_only: do not connect to the Hub.
 
+    Returns:
+        The local folder or file, and its address with the commit that it is from.
+
     Raises:
-        ModelError: no connection, no such repository, revision or table, or no permission; in one line.
+        ModelError: no connection, no such repository, revision or file, neither tables nor a recipe, or no permission;
+            in one line.
     """
-    repo, _, revision = source.removeprefix(HUB_PREFIX).partition("@")
-    patterns = [f"{TABLES}/nfe-*.json", "nfe-*.json"]
-    access = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
-    folder = snapshot(repo, patterns, revision=revision or None, **access)
-    place = folder / TABLES if (folder / TABLES).is_dir() else folder
-    if not any(place.glob("nfe-*.json")):
-        raise ModelError(f"{source} has no solver tables (files nfe-*.json, in its root or in a folder {TABLES!r})")
-    return place
+    access: dict[str, Any] = {"token": token, "cache_dir": cache_dir, "local_files_only": local_files_only}
+    if address.path.lower().endswith((".json", ".yaml", ".yml")):
+        return fetch_file(address, **access)
+    places = [address.path] if address.path else [TABLES, ""]
+    patterns = [f"{glob.escape(place)}/{name}".lstrip("/") for place in places for name in SAMPLERS]
+    folder = snapshot(address.repo, patterns, revision=address.revision, **access)
+    for place in places:
+        if any(file for name in SAMPLERS for file in (folder / place).glob(name)):
+            return folder / place, address.at(folder.name).inside(place)
+    where = f"in {address.path}" if address.path else f"in its root or in a folder {TABLES!r}"
+    raise ModelError(f"{address} has no solver tables (files nfe-*.json, {where}) and no {RECIPE}")
 
 
-def tables_may_be_cached(source: str) -> bool:
-    """False if `fetch_tables(source, local_files_only=True)` would raise; found without an import of its downloader."""
+def tables_may_be_cached(address: Address) -> bool:
+    """False if a repository's tables are not in the cache, found without an import of the downloader."""
     from huggingface_hub import constants  # a small module
 
-    repo = source.removeprefix(HUB_PREFIX).partition("@")[0]
-    home = Path(constants.HF_HUB_CACHE) / f"models--{repo.replace('/', '--')}"
+    home = Path(constants.HF_HUB_CACHE) / f"models--{address.repo.replace('/', '--')}"
     return any(any((home / "snapshots").glob(f"*/{place}nfe-*.json")) for place in ("", f"{TABLES}/"))
-
-
-def snapshot(repo: str, patterns: Sequence[str], **options: Any) -> Path:
-    """Download the files of a repository that match `patterns`, or find them in the cache; return their folder.
-
-    Args:
-        options: of huggingface_hub's `snapshot_download`, with `revision` and `local_files_only`.
-
-    Raises:
-        ModelError: as `fetch`.
-    """
-    from huggingface_hub import errors, snapshot_download  # needed only for models from the Hub
-
-    revision = options["revision"] or "main"
-    try:
-        return Path(snapshot_download(repo, allow_patterns=list(patterns), **options))
-    except errors.HFValidationError:
-        raise ModelError(f"{repo!r} is neither a registered model, a local folder nor a Hub id (owner/name)") from None
-    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        why = "the Hub cannot be reached"
-        if options["local_files_only"] or offline():
-            why = "offline mode is on"
-        elif isinstance(error.__cause__, errors.HfHubHTTPError):
-            why = status_text(error.__cause__)
-        raise ModelError(f"{repo}@{revision}: not complete in the local cache, and {why}") from None
-    except Exception as error:
-        message = message_of(error, repo, revision, "the download was interrupted", "completed files are kept")
-        if message is None:
-            raise
-        raise ModelError(message) from None
-
-
-def offline() -> bool:
-    """True if huggingface_hub is set to make no requests."""
-    from huggingface_hub import constants  # needed only for models from the Hub
-
-    return bool(constants.HF_HUB_OFFLINE)

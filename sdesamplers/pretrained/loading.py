@@ -13,11 +13,12 @@ import torch
 from ..categories import ModelWarning
 from ..checks import known_keywords, warn
 from ..errors import ModelError, UnknownNameError, UsageError
+from ..hub.address import is_address
 from ..io.log import logger
+from ..io.paths import expanded
 from ..models.base import Model
 from ..models.clipping import ClipLike
 from ..public import public
-from ..registry.catalogue import HUB_PREFIX
 from ..registry.registry import default_registry
 from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
@@ -110,7 +111,7 @@ def found(name: str, options: LoadOptions) -> Model:
     if is_factory(name):
         made: Model = from_file(name, Model, options.given())
         return made
-    if name.endswith(".py") and Path(name).expanduser().is_file():
+    if name.endswith(".py") and expanded(name).is_file():
         raise UsageError(f"add the model, or the function that creates it, to the file's name, as in {name}:NAME")
     options.check_precision()
     models = default_registry().catalogue.models
@@ -181,12 +182,12 @@ def home_of(name: str, options: LoadOptions) -> Home:
     """Return the location of a model, by its registry entry, else as an existing folder, else as a Hub id."""
     entry = default_registry().catalogue.models.get(name)
     if entry is None:
-        folder = Path(name).expanduser()
+        folder = expanded(name)
         place = folder if folder.is_dir() else None
         return Home(place, name, options.revision, options.subfolder, options.variant)
     repo = entry.get("repo")
     return Home(
-        None if repo else Path(entry["base"]) / Path(entry["path"]).expanduser(),
+        None if repo else Path(entry["base"]) / expanded(entry["path"]),
         repo or "",
         options.revision or entry.get("revision"),
         options.subfolder or entry.get("subfolder"),
@@ -204,7 +205,7 @@ def registered_tables(name: str) -> tuple[str, ...]:
     source = catalogue.tables(name)
     if source is None:
         return ()
-    if not source.startswith(HUB_PREFIX) and not Path(source).is_dir():
+    if not is_address(source) and not Path(source).is_dir():
         raise UsageError(f"{catalogue.where('models', name, 'tables')}: {source}: no such folder")
     return (source,)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UsageError
+from ..io.paths import expanded
 from ..processes.predictions import prediction_type
 from .conventions import Convention, Preconditioned, convention_of
 from .trust import read_json
@@ -39,7 +40,7 @@ def trained_config(found: Mapping[str, Any], scheduler: Any = None, prediction: 
 def config_of(scheduler: Any) -> dict[str, Any]:
     """Return the configuration of a scheduler, including its class name."""
     if isinstance(scheduler, str | Path):
-        place = Path(scheduler).expanduser()
+        place = expanded(scheduler)
         files = [place, place / "scheduler_config.json", place / "scheduler" / "scheduler_config.json"]
         file = next((each for each in files if each.is_file()), None)
         if file is None:

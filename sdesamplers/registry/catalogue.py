@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,113 +12,24 @@ import yaml
 
 from ..checks import warn
 from ..errors import UsageError
+from ..hub.address import Address, is_address
+from ..hub.download import find_file
+from ..io.paths import expanded
 from ..public import public
-from .plain_yaml import Loader, compose, parse, read_text
+from .plain_yaml import Loader, parse, read_text
+from .schema import SCHEMA
+from .validation import check_data, line_of
 
 SHIPPED = Path(__file__).parent.parent / "registry.yaml"
-HUB_PREFIX = "hf://"
-"""The beginning of a Hub repository's name, where a folder may be named too."""
+NAME = "registry.yaml"
+"""The registry file of a Hub repository whose address has no path."""
+REASONS = {
+    "oneOf": "a model needs either repo and revision (a pinned commit or tag), or path",
+    "pattern tables": "{value} must be a folder, or hf://owner/name@revision with a pinned commit or tag",
+}
+LOCAL = ("path", "metrics", "tables")
+"""Keys of a model whose values are folders, unless they are addresses on the Hub."""
 PEER_KINDS = ("samplers", "spacings")
-
-_NAME = {"type": "string", "minLength": 1}
-_OPTIONS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null", "array"]}}
-_RECIPE = {
-    "type": "object",
-    "required": ["sampler"],
-    "additionalProperties": False,
-    "properties": {
-        "sampler": {"type": "string"},
-        "options": _OPTIONS,
-        "spacing": {"type": "string"},
-        "spacing_options": _OPTIONS,
-        "coordinates": {"enum": ["native", "ve", "flow", "angle"]},
-        "steps": {"type": "integer", "minimum": 1},
-        "noise": {"type": "string"},
-        "noise_options": _OPTIONS,
-        "final": {"enum": ["zero", "min"]},
-        "description": {"type": "string"},
-    },
-}
-_REASON = {
-    "type": "object",
-    "required": ["reason"],
-    "additionalProperties": False,
-    "properties": {"reason": {"type": "string", "minLength": 1}},
-}
-_PEER_SAMPLER = {
-    "type": ["string", "object"],
-    "if": {"type": "object"},
-    "then": {"if": {"required": ["reason"]}, "then": _REASON, "else": _RECIPE},
-}
-
-
-def _choice(key: str) -> dict[str, Any]:
-    """The schema of an alias of a spacing or noise source as a mapping: its name under `key`, and options."""
-    return {
-        "type": "object",
-        "required": [key],
-        "additionalProperties": False,
-        "properties": {key: {"type": "string"}, "options": _OPTIONS, "description": {"type": "string"}},
-    }
-
-
-def _renamed(key: str, *, reasons: bool = False) -> dict[str, Any]:
-    """The schema of an alias: a name, a `_choice` or, in `peers`, the reason why there is no equivalent."""
-    mapping = {"if": {"required": ["reason"]}, "then": _REASON, "else": _choice(key)} if reasons else _choice(key)
-    return {"type": ["string", "object"], "if": {"type": "object"}, "then": mapping}
-
-
-_PEER = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "samplers": {"type": "object", "propertyNames": _NAME, "additionalProperties": _PEER_SAMPLER},
-        "spacings": {
-            "type": "object",
-            "propertyNames": _NAME,
-            "additionalProperties": _renamed("spacing", reasons=True),
-        },
-        "methods": {"type": "object", "propertyNames": _NAME, "additionalProperties": {"type": "string"}},
-    },
-}
-_MODEL = {
-    "type": "object",
-    "additionalProperties": False,
-    "minProperties": 1,
-    "properties": {
-        "repo": {"type": "string", "pattern": "^[^/\\s]+/[^/\\s]+$"},
-        "revision": {"type": "string"},
-        "path": {"type": "string"},
-        "subfolder": {"type": "string"},
-        "variant": {"type": "string"},
-        "metrics": {"type": "string"},
-        "null_condition": {"type": "integer", "minimum": 0},
-        "tables": {"type": "string", "pattern": "^(?!hf://).|^hf://[^/@\\s]+/[^/@\\s]+@[^@\\s]+$"},
-        "description": {"type": "string"},
-    },
-    "oneOf": [{"required": ["repo", "revision"]}, {"required": ["path"]}],
-}
-SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "additionalProperties": False,
-    "properties": {
-        "models": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": _MODEL},
-        "recipes": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": _RECIPE},
-        "aliases": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": {"type": "string"}},
-        "spacing_aliases": {
-            "type": ["object", "null"],
-            "propertyNames": _NAME,
-            "additionalProperties": _renamed("spacing"),
-        },
-        "noise_aliases": {
-            "type": ["object", "null"],
-            "propertyNames": _NAME,
-            "additionalProperties": _renamed("noise"),
-        },
-        "peers": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": _PEER},
-        "plugins": {"type": "array", "items": {"type": "string", "pattern": r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*$"}},
-    },
-}
 
 
 @public
@@ -136,6 +46,7 @@ class Catalogue:
             why there is none; and peer -> "methods" -> our sampler -> how the peer selects it by options.
         plugins: modules to import.
         origins: (section, name) -> the file that an entry comes from.
+        addresses: file -> its address on the Hub with the commit, of files from there.
     """
 
     models: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -146,6 +57,7 @@ class Catalogue:
     peers: dict[str, dict[str, dict[str, str | dict[str, Any]]]] = field(default_factory=dict)
     plugins: list[str] = field(default_factory=list)
     origins: dict[tuple[str, str], Path] = field(default_factory=dict)
+    addresses: dict[Path, Address] = field(default_factory=dict)
 
     def overlay(self, other: Catalogue) -> Catalogue:
         """Return this catalogue with the entries of `other` added; they replace entries of the same name."""
@@ -164,15 +76,16 @@ class Catalogue:
             },
             self.plugins + other.plugins,
             {**self.origins, **other.origins},
+            {**self.addresses, **other.addresses},
         )
 
     def tables(self, model: str) -> str | None:
         """Return the source of the solver tables that a model's entry names: a folder, or hf://owner/name@revision."""
         entry = self.models.get(model, {})
         named: str | None = entry.get("tables")
-        if named is None or named.startswith(HUB_PREFIX):
+        if named is None or is_address(named):
             return named
-        return str(Path(entry["base"]) / Path(named).expanduser())
+        return str(Path(entry["base"]) / expanded(named))
 
     def where(self, section: str, name: str, *keys: str) -> str:
         """Return `file:line: section.name.key`, for errors in an entry that are found only when it is used."""
@@ -181,25 +94,28 @@ class Catalogue:
             line = str(line_of(read_text(file), [*section.split("."), name, *keys]))
         except (OSError, ValueError, yaml.YAMLError):
             line = "?"
-        return f"{file}:{line}: {'.'.join((section, name, *keys))}"
+        return f"{self.addresses.get(file, file)}:{line}: {'.'.join((section, name, *keys))}"
 
 
-def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
+def read(file: Path, *, allow_plugins: bool, check: bool = True, address: Address | None = None) -> Catalogue:
     """Read and validate one registry file.
 
     Args:
         allow_plugins: True if the user named this file, so that its `plugins` may be imported.
         check: False to skip the validation (of the shipped file, which the tests validate).
+        address: of a file from the Hub, which may name neither plugins nor files of this machine.
 
     Raises:
         UsageError: unreadable, not YAML, or not valid under the schema; with file, line and key.
     """
-    text = read_text(file)
-    data = parse(text, file) if check else yaml.load(text, Loader=Loader)
+    text, shown = read_text(file), address or file
+    data = parse(text, shown) if check else yaml.load(text, Loader=Loader)
     data = {} if data is None else data
     if check:
-        _validate(data, text, file)
-    if data.get("plugins") and not allow_plugins:
+        check_data(data, text, shown, SCHEMA, REASONS)
+    if address is not None:
+        refuse_local(data, text, address)
+    elif data.get("plugins") and not allow_plugins:
         line = line_of(text, ["plugins"])
         raise UsageError(
             f"{file}:{line}: plugins: only a file named by --registry or $SDESAMPLERS_REGISTRY may import plugins"
@@ -211,55 +127,47 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True) -> Catalogue:
     for peer, kinds in sections["peers"].items():
         origins |= {(f"peers.{peer}.{kind}", name): file for kind, names in kinds.items() for name in names}
     origins |= {("plugins", name): file for name in data.get("plugins", [])}
-    return Catalogue(**sections, plugins=data.get("plugins", []), origins=origins)
+    addresses = {} if address is None else {file: address}
+    return Catalogue(**sections, plugins=data.get("plugins", []), origins=origins, addresses=addresses)
 
 
-def _validate(data: Any, text: str, file: Path) -> None:
-    from jsonschema import Draft202012Validator  # not needed at start-up: the shipped file is not validated
-    from jsonschema.exceptions import best_match  # not needed at start-up: the shipped file is not validated
+def refuse_local(data: dict[str, Any], text: str, file: object) -> None:
+    """Raise a UsageError if a registry file names plugins or local files, which a file from the Hub may not do.
 
-    error = best_match(Draft202012Validator(SCHEMA).iter_errors(data))
-    if error is None:
-        return
-    keys = [str(k) for k in error.absolute_path]
-    if error.validator == "additionalProperties" and isinstance(error.instance, Mapping):
-        unknown = [k for k in error.instance if k not in error.schema.get("properties", {})]
-        keys.append(str(unknown[0]))
-        message = f"unknown key (known: {', '.join(error.schema['properties'])})"
-    elif error.validator == "oneOf":
-        message = "a model needs either repo and revision (a pinned commit or tag), or path"
-    elif error.validator == "pattern" and keys[-1] == "tables":
-        message = f"{error.instance!r} must be a folder, or hf://owner/name@revision with a pinned commit or tag"
-    else:
-        message = error.message
-    raise UsageError(f"{file}:{line_of(text, keys)}: {'.'.join(keys) or 'top level'}: {message}")
-
-
-@lru_cache(maxsize=8)
-def _tree(text: str) -> Any:
-    return compose(text)
+    Args:
+        data, text: the file's data, and its text.
+        file: its path or address, for the message.
+    """
+    if "plugins" in data:
+        raise UsageError(
+            f"{file}:{line_of(text, ['plugins'])}: plugins: a registry on the Hub is data and may not import plugins; "
+            "install them, and pass --plugin MODULE for those that you trust"
+        )
+    for name, entry in (data.get("models") or {}).items():
+        for key in LOCAL:
+            if key in entry and not is_address(entry[key]):
+                raise UsageError(
+                    f"{file}:{line_of(text, ['models', name, key])}: models.{name}.{key}: a registry on the Hub may "
+                    "not name files of your machine; name a repository with its revision"
+                )
 
 
-def line_of(text: str, keys: list[str]) -> int:
-    """The line number (from 1) of a nested key in a YAML text."""
-    node = _tree(text)
-    line = 0 if node is None else node.start_mark.line
-    for key in keys:
-        if isinstance(node, yaml.MappingNode):
-            for name, value in node.value:
-                if name.value == key:
-                    line, node = name.start_mark.line, value
-        elif isinstance(node, yaml.SequenceNode) and key.isdigit():
-            node = node.value[int(key)]
-            line = node.start_mark.line
-    return int(line) + 1
+def read_source(source: str | Path, *, allow_plugins: bool) -> Catalogue:
+    """Read a registry file, or that of a Hub repository, `hf://owner/name[@revision][/path]`.
+
+    Raises:
+        ModelError: the repository cannot be read.
+        UsageError: the file is not a valid registry file; with file, line and key.
+    """
+    file, address = find_file(source, NAME)
+    return read(file, allow_plugins=allow_plugins and address is None, address=address)
 
 
-def user_file() -> tuple[Path, bool] | None:
+def user_file() -> tuple[str | Path, bool] | None:
     """The user's registry file and whether the user named it: $SDESAMPLERS_REGISTRY, else that in the config folder."""
     named = os.environ.get("SDESAMPLERS_REGISTRY")
     if named:
-        return Path(named), True
+        return named, True
     config = os.environ.get("XDG_CONFIG_HOME") or (os.environ.get("APPDATA") if os.name == "nt" else None)
     try:
         found = Path(config or Path.home() / ".config") / "sdesamplers" / "registry.yaml"
@@ -273,13 +181,13 @@ def user_file() -> tuple[Path, bool] | None:
 
 
 def load_catalogue(named: str | Path | None = None) -> Catalogue:
-    """The shipped catalogue, overlaid with the user's file and then with the file `named`."""
+    """The shipped catalogue, overlaid with the user's file and then with `named`, a file or an address on the Hub."""
     catalogue = _shipped()
     user = user_file()
     if user is not None:
-        catalogue = catalogue.overlay(read(user[0], allow_plugins=user[1]))
+        catalogue = catalogue.overlay(read_source(user[0], allow_plugins=user[1]))
     if named is not None:
-        catalogue = catalogue.overlay(read(Path(named), allow_plugins=True))
+        catalogue = catalogue.overlay(read_source(named, allow_plugins=True))
     return catalogue
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,19 @@ class DescribedRegistry(Registry):
     def _add_installed(self) -> None:
         for shelf in _shelves(self):
             shelf.installed.update(self._content["dists"])
-            for name, dist, data in self._content[shelf.kind]:
-                shelf.put(name, absent if data is None else rebuild(data), dist)
+            made: dict[int, Any] = {}
+            for name, dist, number, data in self._content[shelf.kind]:
+                if number not in made:
+                    made[number] = partial(absent) if data is None else rebuild(data)
+                shelf.put(name, made[number], dist)
         self.plugins.extend(Plugin(name, dist) for name, dist in self._content["plugins"])
 
 
 def content_of(full: Registry) -> dict[str, Any] | None:
-    """The content of a snapshot of a registry; None if one of its plugins is broken or cannot be described."""
+    """The content of a snapshot of a registry; None if one of its plugins is broken or cannot be described.
+
+    Items are numbered, since a name is ambiguous only if two distributions have different items under it.
+    """
     if full.catalogue.plugins or any(plugin.error for plugin in full.plugins):
         return None
     content: dict[str, Any] = {"dists": sorted(full.samplers.installed)}
@@ -48,8 +55,10 @@ def content_of(full: Registry) -> dict[str, Any] | None:
     try:
         for shelf in _shelves(full):
             with_data = shelf is not full.sdes
+            numbers: dict[int, int] = {}
             content[shelf.kind] = [
-                [name, dist, describe(item) if with_data else None] for name, dist, item in shelf.entries()
+                [name, dist, numbers.setdefault(id(item), len(numbers)), describe(item) if with_data else None]
+                for name, dist, item in shelf.entries()
             ]
     except TypeError:
         return None

@@ -54,6 +54,28 @@ Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
+class Dumper(yaml.SafeDumper):
+    """YAML writer that quotes strings that YAML 1.1 or 1.2 would read as another type, such as 1e5, yes and 010."""
+
+
+def _text(dumper: Any, text: str) -> Any:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"' if LINE_BREAKS.search(text) else None)
+
+
+LINE_BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
+"""Characters that are line breaks in YAML 1.1, and nothing to PyYAML's reader, unless they are escaped."""
+Dumper.add_representer(str, _text)
+for _first, _resolvers in Loader.yaml_implicit_resolvers.items():
+    for _tag, _pattern in _resolvers:
+        Dumper.add_implicit_resolver(_tag, _pattern, [_first])
+
+
+def dump(data: Any) -> str:
+    """Plain data as a YAML text that `parse` reads back equal; lists of numbers are on one line."""
+    text: str = yaml.dump(data, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=110, default_flow_style=None)
+    return text
+
+
 def read_text(file: Path) -> str:
     """Return a file's text.
 
@@ -72,7 +94,7 @@ def read_text(file: Path) -> str:
         raise UsageError(f"{file}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
-def parse(text: str, file: Path) -> Any:
+def parse(text: str, file: object) -> Any:
     """Return the data of a YAML text.
 
     Raises:
@@ -96,7 +118,7 @@ def compose(text: str) -> Any:
     return yaml.compose(text, Loader=Loader)
 
 
-def _measure(text: str, file: Path) -> None:
+def _measure(text: str, file: object) -> None:
     """Raise UsageError if a text is too deep or has too many nodes. Works on parser events, without recursion."""
     open_nodes: list[tuple[str | None, int]] = []  # (anchor, number of nodes before it) of each open collection
     sizes: dict[str, int] = {}
@@ -127,7 +149,7 @@ def _measure(text: str, file: Path) -> None:
             )
 
 
-def _refuse_duplicate_keys(tree: Any, file: Path) -> None:
+def _refuse_duplicate_keys(tree: Any, file: object) -> None:
     """Raise UsageError if a mapping has a duplicate key."""
     waiting, seen = [tree], set[int]()
     while waiting:

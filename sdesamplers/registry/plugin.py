@@ -5,8 +5,8 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import EllipsisType
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, ParamSpec, TypeVar, get_args
 
 from ..errors import PluginError, SdesamplersError, advice, nearest, raised_at, summary
 from ..html import details, facts_table, rows_table
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..path.span import Span
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
 NEEDS = ("unguided", "log_density", "marginals", "stationary")
 """The requirements that a sampler may declare, beyond a prediction at a point."""
 
@@ -273,10 +275,23 @@ class NoiseSource(Registered):
         return noise
 
 
+def _order_declared(decorator: Callable[P, R]) -> Callable[P, R]:
+    """Raise PluginError if `order` is missing, which the signature requires for type checkers and readers."""
+
+    @wraps(decorator)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        name = args[0] if args else kwargs.get("name")
+        _check_called("sampler", name, ", order=1")
+        if name is not None and "order" not in kwargs:
+            raise PluginError(f"sampler {name!r} declares no order; write order=1, or order=None if it claims no order")
+        return decorator(*args, **kwargs)
+
+    return checked
+
+
 @public
-def sampler(
-    name: str, *, order: int | EllipsisType | None = ..., **declared: Any
-) -> Callable[[SamplerFunction], Sampler]:
+@_order_declared
+def sampler(name: str, *, order: int | None, **declared: Any) -> Callable[[SamplerFunction], Sampler]:
     """Turn a generator function `f(x, path, *, options...)` into a sampler; keywords as in `Sampler`.
 
     The function yields `(state, point)` for each model evaluation, receives a `Prediction`, and returns the sample. It
@@ -285,9 +300,6 @@ def sampler(
     Raises:
         PluginError: no name or order, an unknown keyword, or a function that is not a generator function.
     """
-    _check_called("sampler", name, ", order=1")
-    if isinstance(order, EllipsisType):
-        raise PluginError(f"sampler {name!r} declares no order; write order=1, or order=None if it claims no order")
     known = [each for each in inspect.signature(Sampler).parameters if each not in ("function", "name")]
     for keyword in declared:
         if keyword not in known:

@@ -1,8 +1,8 @@
 """The cache of what the installed plugins register, so that listings import neither the plugins nor torch.
 
 A snapshot is valid for one interpreter and search path, as long as nothing has changed from which it was made: the file
-of every module that was loaded, the distributions on the search path, and their entry points. In any doubt there is no
-snapshot, and the plugins are imported. It is data; nothing in it is executed.
+of every module that was loaded, the folders of packages, the distributions on the search path, and their entry points.
+In any doubt there is no snapshot, and the plugins are imported. It is data; nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 from ..version import __version__
 
-FORMAT = 1
+FORMAT = 2
 SETTING = "SDESAMPLERS_NO_CACHE"
 """Environment variable that turns the cache off."""
 MOST = 16
@@ -123,7 +123,10 @@ def _places(roots: list[str]) -> list[Any]:
 
 
 def _files() -> dict[str, Stamp] | None:
-    """The files of all loaded modules, without the standard library's; None if one is missing or is too new."""
+    """The files of all loaded modules and the folders of packages, which a plugin may search for its modules.
+
+    The standard library's are left out. None if one is missing or is too new.
+    """
     import sysconfig  # needed only to write
 
     library = sysconfig.get_path("stdlib") + os.sep
@@ -131,11 +134,14 @@ def _files() -> dict[str, Stamp] | None:
     found = {}
     for module in list(sys.modules.values()):
         spec = getattr(module, "__spec__", None)
-        file = spec.origin if spec is not None and spec.has_location else None  # not torch.ops' `__file__`
+        if spec is None or not spec.has_location:  # as torch.ops, which has a `__file__`
+            continue
+        file = spec.origin
         if file is None or (file.startswith(library) and not file.startswith(packages)):
             continue
-        stamp = _stamp(file)
-        if stamp is None or max(stamp[:2]) > LOADED - MARGIN:
-            return None
-        found[os.path.abspath(file)] = stamp
+        for path in (file, *(spec.submodule_search_locations or ())):
+            stamp = _stamp(path)
+            if stamp is None or max(stamp[:2]) > LOADED - MARGIN:
+                return None
+            found[os.path.abspath(path)] = stamp
     return found

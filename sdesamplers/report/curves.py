@@ -54,8 +54,11 @@ def caption(view: View, quality: Quantity) -> str:
     """What was run, and what the bars are."""
     found = view.comparison
     counted = f"first {found.reference_count} of {found.num_samples}" if quality.field == "error" else found.num_samples
-    bars = "bars: 95% intervals over samples, " if quality.field != "sliced_wasserstein" else ""
-    return f"{bars}{counted} samples, seed {found.seed}"
+    has_bars = any(view.interval(cell, quality) is not None for cell in found.cells)
+    over = "samples" if quality.field == "error" or found.repeats == 1 else "repeats"
+    bars = f"bars: 95% intervals over {over}, " if has_bars else ""
+    runs = f", {found.repeats} repeats" if found.repeats > 1 else ""
+    return f"{bars}{counted} samples, seed {found.seed}{runs}"
 
 
 def _line(axis: Any, view: View, sampler: str, style: Style, cost: Quantity, quality: Quantity) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import UsageError
 from ..io.files import make_folder, write
 from ..io.text import printable, without_nan
+from ..metrics.intervals import LEVEL
 from ..version import __version__
 from . import reading
 from .curves import work_precision
@@ -22,7 +23,7 @@ from .plots import available
 from .rows import errors, grids
 from .style import COLOURS, Style, new_figure, require_matplotlib
 from .svg import drawn
-from .view import COSTS, LEVEL, QUALITIES, View
+from .view import COSTS, QUALITIES, View
 
 if TYPE_CHECKING:
     from ..comparison.result import Comparison

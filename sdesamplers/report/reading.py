@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pprint
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from ..metrics.intervals import RESAMPLES, jackknife_groups
+from ..metrics.intervals import DRAWS, jackknife_groups
 from .thumbnails import is_reduced, thumbnails
 from .view import QUALITIES, View, number
 
@@ -20,6 +21,10 @@ PICTURE_BYTES, FILM_BYTES = 2_200_000, 1_000_000
 """Characters of all samples' and of all states' pictures on a page; fewer are shown if they would take more."""
 
 
+CALL = ("batch_size", "guidance_scale", "condition", "start", "first_index", "dtype", "check_finite")
+"""Arguments of `sample` that are facts of a comparison and not part of a recipe."""
+FINGERPRINT = re.compile("[0-9a-f]{16}")
+"""What stands in the facts for tensors and long lists."""
 POINTS = 5000
 """Points on a page, and as many of the reference; fewer samples are shown if there would be more."""
 
@@ -50,7 +55,7 @@ def facts(view: View) -> list[tuple[str, str]]:
     environment = found.facts.get("environment", {})
     rows = [
         ("Model", found.model_name + revision(found.facts.get("model", {}))),
-        ("Samples", f"{found.num_samples} for each sampler and number of evaluations, seed {found.seed}"),
+        ("Samples", f"{found.num_samples} for each sampler and number of evaluations, {seeds(view)}"),
         ("Guidance scale", number(found.facts.get("guidance_scale", 1.0))),
     ]
     if found.reference_count:
@@ -70,6 +75,12 @@ def facts(view: View) -> list[tuple[str, str]]:
         ("Made with", ", ".join(f"{name} {value}" for name, value in environment.items()) or "unknown versions")
     )
     return rows
+
+
+def seeds(view: View) -> str:
+    """The seed, or those of all repeats."""
+    first, repeats = view.comparison.seed, view.comparison.repeats
+    return f"seed {first}" if repeats == 1 else f"{repeats} repeats with the seeds {first} to {first + repeats - 1}"
 
 
 def revision(model: dict[str, Any]) -> str:
@@ -223,14 +234,18 @@ def size_note(view: View) -> str:
 
 def intervals(view: View) -> str:
     """How the intervals are computed."""
-    parts = []
-    if any(cell.errors for cell in view.comparison.cells):
+    found, parts = view.comparison, []
+    several = found.repeats > 1
+    runs = f", of all {found.repeats} repeats" if several else ""
+    if any(cell.errors and len(cell.errors) > 1 for cell in found.cells):
         parts.append(
-            f"of the ODE error by a bootstrap over the {view.comparison.reference_count} samples of the reference "
-            f"(percentiles of {RESAMPLES} resamples, seed 0)"
+            f"of the ODE error by a bootstrap over the {found.reference_count} samples of the reference{runs} "
+            f"(percentiles of {DRAWS} resamples, seed 0)"
         )
-    if any(cell.frechet_error is not None for cell in view.comparison.cells):
-        groups = jackknife_groups(view.comparison.num_samples)
+    if several:
+        parts.append(f"of other values by Student's t over the {found.repeats} repeats, whose means are shown")
+    elif any(cell.frechet_error is not None for cell in found.cells):
+        groups = jackknife_groups(found.num_samples)
         parts.append(
             "of the Fréchet distance by a jackknife that leaves out each of "
             f"{groups} groups of samples, with Student's t"
@@ -251,10 +266,16 @@ def recipes(view: View) -> list[tuple[int, list[tuple[int, str]]]]:
 def code(view: View, cell: Cell) -> str:
     """Python code that draws the samples of a cell again, given the model."""
     found = view.comparison
-    own = {k: v for k, v in found.facts.items() if k in ("batch_size", "guidance_scale", "condition") and v is not None}
+    own = {name: found.facts[name] for name in CALL if found.facts.get(name) is not None}
     if own.get("guidance_scale") == 1.0:
         del own["guidance_scale"]
-    arguments = {"num_samples": found.num_samples, "seed": found.seed, **own}
-    listed = "".join(f",\n    {key}={pprint.pformat(value, compact=True)}" for key, value in arguments.items())
+    lines = []
+    for key, value in {"num_samples": found.num_samples, "seed": found.seed, **own}.items():
+        text, remark = pprint.pformat(value, compact=True), ""
+        if key == "dtype":
+            text = f"torch.{value}"
+        elif isinstance(value, str) and FINGERPRINT.fullmatch(value):
+            text, remark = key, f"  # with the fingerprint {value}"
+        lines.append(f"    {key}={text},{remark}\n")
     recipe = pprint.pformat(cell.recipe, sort_dicts=False, compact=True)
-    return f"recipe = {recipe}\nresult = sds.sample(\n    model, recipe{listed},\n)"
+    return f"recipe = {recipe}\nresult = sds.sample(\n    model, recipe,\n{''.join(lines)})"

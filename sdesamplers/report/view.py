@@ -6,17 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from scipy.stats import t as student
-
 from ..checks import shown
 from ..errors import UnknownNameError, UsageError
-from ..metrics.intervals import bootstrap_rms, jackknife_groups
 
 if TYPE_CHECKING:
     from ..comparison.result import Cell, Comparison
-
-LEVEL = 0.95
-"""Probability of all intervals."""
 
 
 @dataclass(frozen=True)
@@ -105,21 +99,9 @@ class View:
         return any(shown_on_log_axis(getattr(cell, measured.field)) for cell in self.comparison.cells)
 
     def interval(self, cell: Cell, measured: Quantity) -> tuple[float, float] | None:
-        """The 95% interval of a cell's value by resampling its samples; None if it has none.
-
-        The error's is a bootstrap over the samples of the reference, the Fréchet distance's Student's t times its
-        jackknife standard error.
-        """
-        value = getattr(cell, measured.field)
-        if value is None:
-            return None
-        if measured.field == "error" and cell.errors:
-            return bootstrap_rms(cell.errors, LEVEL)
-        if measured.field == "frechet" and cell.frechet_error is not None:
-            freedom = jackknife_groups(self.comparison.num_samples) - 1
-            half = float(student.ppf((1 + LEVEL) / 2, freedom)) * cell.frechet_error
-            return max(value - half, 0.0), value + half
-        return None
+        """The 95% interval of a cell's value, that of the comparison; None if it has none. No quality is negative."""
+        ends = cell.interval(measured.field)
+        return None if ends is None else (max(ends[0], 0.0), ends[1])
 
     def chosen(self, sampler: str | None, nfe: int | None) -> tuple[list[str], list[int]]:
         """All samplers and budgets, or those that were chosen.

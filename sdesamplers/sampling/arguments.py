@@ -17,6 +17,7 @@ from ..registry.registry import default_registry
 from .recipe import Recipe, chosen_grid, chosen_noise, registered_name
 from .request import Request
 from .runs import steps_for_budget
+from .sampler_files import read_sampler
 from .table import TUNED, SolverTable, choose, is_path, scale_of, tables_at
 
 
@@ -33,14 +34,19 @@ def make_recipe(
             require; the grids of a model's authors often do not.
 
     Raises:
+        ModelError: the sampler is an address on the Hub that cannot be read.
         UsageError: an invalid name, number or combination.
     """
+    request, source, description = opened(request), None, ""
     if isinstance(request.sampler, Recipe | Mapping):
         ran = request.sampler if isinstance(request.sampler, Recipe) else Recipe.from_dict(request.sampler)
-        spec = ran.own.get("sampler") or default_registry().resolve(ran.sampler).sampler
-        request, end_to_end = request.completed(ran, cast("Sampler", spec)), False
+        own = ran.own.get("sampler")
+        preset = Preset(cast("Sampler", own)) if own else default_registry().resolve(ran.sampler)
+        request, end_to_end = request.completed(ran.completed_by(preset), preset.sampler), False
+        source, description = ran.source, ran.description
     table = table_for(request, process)
     if table is not None:
+        source = table.facts.get("source")
         request = replace(request, sampler=table.preset(), steps=None, nfe=None)
     preset, counted_by = check_request(request)
     if counted_by is None and preset.steps is not None:
@@ -54,7 +60,31 @@ def make_recipe(
     recipe = complete(request, preset, process, model_grid, counted_by)
     if request.nfe is not None:
         recipe = replace(recipe, steps=steps_for_budget(process, recipe, preset.sampler, int(request.nfe), shape))
-    return recipe, preset.sampler
+    return replace(recipe, source=source, description=description), preset.sampler
+
+
+def opened(request: Request, guidance_scale: float = 1.0) -> Request:
+    """A request with the recipe or the solver table in place of its path or address; any other request unchanged.
+
+    If a folder has several tables for the number of evaluations, it is that for the guidance scale.
+
+    Raises:
+        ModelError: a Hub repository cannot be read.
+        UsageError: no such file, neither a recipe nor a table, or no table for the number of evaluations.
+    """
+    sampler = request.sampler
+    if not isinstance(sampler, str) or not is_path(sampler):
+        return request
+    found = read_sampler(sampler)
+    if isinstance(found, Recipe):
+        return replace(request, sampler=found)
+    return replace(request, sampler=choose(found, budget_of(request), sampler, guidance_scale))
+
+
+def budget_of(request: Request) -> int | None:
+    """The number of evaluations for which a solver table is chosen; None if the call has none."""
+    counted_by = request.counted_by
+    return None if counted_by not in ("steps", "nfe") else int(getattr(request, counted_by))
 
 
 def table_for(request: Request, process: SDE, guidance_scale: float = 1.0) -> SolverTable | None:
@@ -65,23 +95,20 @@ def table_for(request: Request, process: SDE, guidance_scale: float = 1.0) -> So
     Raises:
         UsageError: there is none for the number of evaluations, or the request changes the table's grid.
     """
-    sampler, counted_by = request.sampler, request.counted_by
+    request = opened(request, guidance_scale)
+    sampler = request.sampler
     if not refers_to_table(sampler):
         return None
-    nfe = None if counted_by not in ("steps", "nfe") else int(getattr(request, counted_by))
-    if isinstance(sampler, SolverTable):
-        table = choose([sampler], nfe, "this sampler")
-    elif sampler == TUNED:
-        table = choose(own_tables(process), nfe, "this model", guidance_scale)
-    else:
-        table = SolverTable.load(cast("str", sampler), nfe, guidance_scale)
+    found = [sampler] if isinstance(sampler, SolverTable) else own_tables(process)
+    owner = "this sampler" if isinstance(sampler, SolverTable) else "this model"
+    table = choose(found, budget_of(request), owner, guidance_scale)
     table.refuse_grid(vars(request))
     return table
 
 
 def refers_to_table(sampler: Any) -> bool:
-    """True if a sampler is a solver table, "tuned", or the path of a table or of a folder of tables."""
-    return isinstance(sampler, SolverTable) or (isinstance(sampler, str) and (sampler == TUNED or is_path(sampler)))
+    """True if a sampler is a solver table, or "tuned", the model's own."""
+    return isinstance(sampler, SolverTable) or (isinstance(sampler, str) and sampler == TUNED)
 
 
 def own_tables(process: SDE) -> list[SolverTable]:

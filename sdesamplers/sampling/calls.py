@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -119,8 +120,11 @@ def sample(
         raise UsageError(f"start must have shape {(num_samples, *model.shape)}, not {tuple(start.shape)}")
     indices, spread = range(first_index, first_index + num_samples), model.condition_for(condition, num_samples)
     number_of_batches = len([*batches(num_samples, batch_size)])
-    cost = "adaptive steps" if prepared.evaluations is None else f"{prepared.evaluations} evaluations"
-    logger.info("sample: %d of %s by %s, %s, seed %d", num_samples, model.name, prepared.spec.name, cost, prepared.seed)
+    if logger.isEnabledFor(logging.INFO):  # evaluations are counted by a dry run
+        planned = prepared.evaluations
+        cost = "adaptive steps" if planned is None else f"{planned} evaluations"
+        name, spec = model.name, prepared.spec.name
+        logger.info("sample: %d of %s by %s, %s, seed %d", num_samples, name, spec, cost, prepared.seed)
     with _progress(progress, prepared, number_of_batches) as advance:
         parts = prepared.run_all(indices, spread, start, batch_size, advance)
     return prepared.result(parts, indices, spread)

@@ -25,7 +25,7 @@ from ..pretrained.loading import as_model
 from ..processes.scalars import expand, scaled
 from ..processes.sde import SDE, GaussianProcess
 from ..registry.plugin import NoiseSource, Sampler
-from .arguments import make_recipe, table_for
+from .arguments import make_recipe, opened, table_for
 from .loop import Callback, Evaluator, drive
 from .parts import Part, Recorder, edits_of, join, join_trajectories, recording
 from .recipe import Recipe, noise_of
@@ -42,6 +42,7 @@ def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 
     """
     model = as_model(model)
     scale = effective_scale(model, conduct.guidance_scale)
+    request = opened(request, scale)
     table = table_for(request, model.process, scale)
     if table is not None:
         table.check_model(model)

@@ -20,7 +20,7 @@ from ..path.prediction import Prediction, ScorePrediction
 from ..processes.sde import SDE, GaussianProcess
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
-from .loop import Run
+from .loop import Run, well_formed
 from .recent import Grid, RecentGrids
 from .recipe import Recipe, spacing_of
 
@@ -126,7 +126,7 @@ def evaluations(process: SDE, recipe: Recipe, spec: Sampler, shape: Sequence[int
     """The number of model evaluations of a fixed-grid recipe for samples of `shape`, counted by a dry run on zeros."""
     zeros = torch.zeros(1, *shape)
     path = make_path(process, recipe, lambda start, end, rows=None: zeros)
-    return count_evaluations(start_run(spec, zeros, path, recipe.options))
+    return count_evaluations(start_run(spec, zeros, path, recipe.options), spec.name)
 
 
 def draw_clocks(spec: Sampler, path: Path, options: dict[str, Any], shape: Sequence[int]) -> list[float]:
@@ -137,7 +137,7 @@ def draw_clocks(spec: Sampler, path: Path, options: dict[str, Any], shape: Seque
         clocks.extend((start, end))
         return zeros
 
-    count_evaluations(start_run(spec, zeros, Path(path.process, path.points, noise=record), options))
+    count_evaluations(start_run(spec, zeros, Path(path.process, path.points, noise=record), options), spec.name)
     return clocks
 
 
@@ -171,15 +171,19 @@ def steps_for_budget(process: SDE, recipe: Recipe, spec: Sampler, nfe: int, shap
     return low
 
 
-def count_evaluations(run: Run) -> int:
-    """The number of evaluations of a run, counted by sending it predictions of zeros; nothing is sampled."""
+def count_evaluations(run: Run, label: str = "") -> int:
+    """The number of evaluations of a run, counted by sending it predictions of zeros; nothing is sampled.
+
+    Raises:
+        PluginError: the run requests something that is not (state, point); its message begins with `label`.
+    """
     count = 0
     try:
         request = next(run)
         while True:
             requests = request if isinstance(request, list) else [request]
             predictions = []
-            for x, point in requests:
+            for x, point in (well_formed(each, label) for each in requests):
                 gaussian = isinstance(point.process, GaussianProcess)
                 make = Prediction if gaussian else ScorePrediction
                 zeros = torch.zeros_like(x)

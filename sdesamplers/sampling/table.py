@@ -13,10 +13,10 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
+from ..hub.address import Address, is_address
 from ..io.files import make_folder, read, write
-from ..pretrained.hub_files import HubAccess, fetch_tables
+from ..pretrained.hub_files import HubAccess, fetch_samplers
 from ..public import public
-from ..registry.catalogue import HUB_PREFIX
 from ..registry.names import Preset
 from ..registry.registry import default_registry
 
@@ -163,7 +163,8 @@ class SolverTable:
         """Read a table from a file, or the one for `nfe` evaluations from a folder or a Hub repository.
 
         If there are several for this number of evaluations, it is that for `guidance_scale`. A repository is given as
-        "hf://owner/name" or "hf://owner/name@revision". Its tables are data; nothing is run.
+        "hf://owner/name", "hf://owner/name@revision" or "hf://owner/name@revision/path". Its tables are data; nothing
+        is run. `facts["source"]` of tables from the Hub is their address with the commit.
 
         Raises:
             ModelError: the repository cannot be read.
@@ -291,7 +292,7 @@ def read_tables(folder: FilePath) -> list[SolverTable]:
 
 
 def tables_at(source: str | FilePath, *, access: HubAccess | None = None) -> list[SolverTable]:
-    """The table of a file, or the tables of a folder or of a Hub repository, "hf://owner/name[@revision]".
+    """The table of a file, or the tables of a folder or of a Hub repository, "hf://owner/name[@revision][/path]".
 
     `access` has the options of downloads from the Hub.
 
@@ -299,13 +300,29 @@ def tables_at(source: str | FilePath, *, access: HubAccess | None = None) -> lis
         ModelError: the repository cannot be read, or is not in the cache with `access.local_files_only`.
         UsageError: no such file, not a table, or no tables.
     """
-    place = FilePath(source)
-    if str(source).startswith(HUB_PREFIX):
-        place = fetch_tables(str(source), **vars(access or HubAccess()))
+    if not is_address(source):
+        return tables_in(FilePath(source), str(source))
+    found = fetch_samplers(Address.parse(str(source)), **vars(access or HubAccess()))
+    return tables_in(found[0], str(source), found[1])
+
+
+def tables_in(place: FilePath, source: str, address: Address | None = None) -> list[SolverTable]:
+    """The table of a file or the tables of a folder, which may be a copy of that at an address.
+
+    Raises:
+        UsageError: no such file, not a table, or no tables; the message names the source.
+    """
     try:
-        return read_tables(place) if place.is_dir() else [read_table(place)]
+        tables = read_tables(place) if place.is_dir() else [read_table(place)]
     except UsageError as error:  # blame the repository, not the folder in the cache
-        raise UsageError(str(error).replace(str(place), str(source))) from None
+        raise UsageError(str(error).replace(str(place), source)) from None
+    if address is None:
+        return tables
+    files = [f"{address.path}/{table.file_name}".lstrip("/") if place.is_dir() else address.path for table in tables]
+    return [
+        replace(table, facts={**table.facts, "source": str(address.inside(file))})
+        for table, file in zip(tables, files, strict=True)
+    ]
 
 
 def choose(tables: Iterable[SolverTable], nfe: int | None, source: str, guidance_scale: float = 1.0) -> SolverTable:
@@ -335,12 +352,12 @@ def choose(tables: Iterable[SolverTable], nfe: int | None, source: str, guidance
     return found[0]
 
 
-PATH = re.compile(r"^[.~]|[/\\]|\.json$")
+PATH = re.compile(r"^[.~]|[/\\]|\.(?:json|ya?ml)$", re.IGNORECASE)
 """Names of samplers have no slash, no leading point and no file ending."""
 
 
 def is_path(name: str) -> bool:
-    """True if a sampler's name is the path of a table or of a folder of tables."""
+    """True if a sampler's name is the path or address of a recipe, of a table or of a folder of tables."""
     return bool(PATH.search(name))
 
 

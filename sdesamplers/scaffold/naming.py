@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import keyword
 import re
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 LONGEST = 30
 TAKEN = ("sds", "np", "math", "network", "x", "path", "process", "source", "span")
 """Names that the templates use."""
+OWN = ("sdesamplers", "plugins")
+"""Names of the library's own packages: sdesamplers and sdesamplers_plugins."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,10 @@ def plugin_name(text: str) -> PluginName:
             f"and at most {LONGEST} characters; not {text[:80]!r}{advice}"
         )
     function = name.replace("-", "_")
-    if keyword.iskeyword(function) or keyword.issoftkeyword(function) or function in TAKEN or name == "sdesamplers":
+    of_python = keyword.iskeyword(function) or keyword.issoftkeyword(function) or hasattr(builtins, function)
+    if of_python or function in TAKEN or name in OWN:
         raise UsageError(
-            f"{name!r} cannot be the name of a function of the plugin; choose another, such as 'my-{name}'"
+            f"{name!r} cannot be the name of the plugin and its function; choose another, such as 'my-{name}'"
         )
     return PluginName(name)
 

@@ -13,7 +13,8 @@ from ..registry.registry import default_registry
 from ..sampling.arguments import make_recipe, refers_to_table
 from ..sampling.recipe import Recipe
 from ..sampling.request import Request
-from ..sampling.table import TUNED, SolverTable, choose, is_path, scale_of, tables_at
+from ..sampling.sampler_files import read_sampler
+from ..sampling.table import TUNED, SolverTable, choose, is_path, scale_of
 from .layout import Layout
 
 REFUSED = {
@@ -50,10 +51,11 @@ class Choice:
     def read(cls, sampler: Any, arguments: dict[str, Any], options: dict[str, Any]) -> Choice:
         """A choice from a name, a `Sampler`, a `Recipe`, whose own settings are the defaults, or solver tables.
 
-        Solver tables are one or several `SolverTable` objects or their dictionaries, or the path of a file or folder.
+        Solver tables are one or several `SolverTable` objects or their dictionaries. Recipes and tables may be given by
+        the path of their file or folder, or their address on the Hub.
 
         Raises:
-            ModelError: a Hub repository of tables cannot be read.
+            ModelError: a Hub repository cannot be read.
             UsageError: `sampler` has another type, is a recipe with its own grid, or is tables that cannot be used
                 together.
         """
@@ -64,7 +66,7 @@ class Choice:
             )
         source = "this scheduler"
         if isinstance(sampler, str) and is_path(sampler):
-            source, sampler = sampler, tables_at(sampler)
+            source, sampler = sampler, read_sampler(sampler)
         if isinstance(sampler, list | tuple):
             tables = [each if isinstance(each, SolverTable) else SolverTable.from_dict(each) for each in sampler]
             if len(tables) != 1:
@@ -199,8 +201,8 @@ class TableChoice(Choice):
 
 def option_names(sampler: Any) -> set[str]:
     """The names of a sampler's options; `sampler` is as in `Choice.read`, or None."""
-    if isinstance(sampler, list | tuple) or refers_to_table(sampler):
-        return set()
+    if isinstance(sampler, list | tuple) or refers_to_table(sampler) or (isinstance(sampler, str) and is_path(sampler)):
+        return set()  # a path that is left here is one of tables
     chosen = sampler.sampler if isinstance(sampler, Recipe) else sampler or "quality"
     spec = default_registry().resolve(chosen).sampler if isinstance(chosen, str) else chosen
     return set(getattr(spec, "options", ()))

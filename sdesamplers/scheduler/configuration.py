@@ -13,6 +13,7 @@ from ..errors import UsageError
 from ..pretrained.configuration import class_of, defaults_of
 from ..pretrained.saved_keys import KEY, OURS, own_part, trained_part
 from ..pretrained.scheduler_keys import KEYS
+from ..sampling.sampler_files import recipe_or_name
 
 OUTPUT_KEYS = {
     *("prediction_type", "clip_sample", "clip_sample_range", "clip_denoised"),
@@ -107,7 +108,9 @@ def arguments_from(config: Any, sampler: Any, arguments: dict[str, Any]) -> tupl
         own = {key: value for key, value in own.items() if key in OURS}
         sampler = own.pop("sampler", None)
         arguments = {**(own.pop("options", None) or {}), **own, **arguments}
-    return sampler, arguments, trained_part(config)
+    if "recipe" in arguments:
+        arguments["recipe"] = recipe_or_name(arguments["recipe"])
+    return recipe_or_name(sampler), arguments, trained_part(config)
 
 
 def model_overrides(arguments: dict[str, Any], ours: set[str], trained: Mapping[str, Any]) -> dict[str, Any]:

@@ -83,6 +83,12 @@ SAMPLER = {
         "The exact log-probability of a run is wrong, so policy gradients are biased.",
         "Let path.draw add all noise, and draw the same number of times in every run.",
     ),
+    "densities": Explanation(
+        "A step of a sampler with noise has no log-probability, or one of another distribution: policy gradients and "
+        "importance weights would be wrong.",
+        "Write a step as one x = path.draw(mean, std, now, then), whose mean does not depend on the draw. A sampler "
+        'whose step is no Gaussian transition declares the reason: @sampler(..., no_density="draws twice a step").',
+    ),
     "noise": Explanation(
         "Users are promised a deterministic sampler that is random, or the reverse.",
         "Declare stochastic=True if it calls path.draw with a standard deviation above 0 by default; check the options "

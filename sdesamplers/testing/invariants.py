@@ -36,6 +36,7 @@ from ..sampling.replay import replay_log_probs
 from ..sampling.runs import make_path, start_run
 from .case import Case, CountingModel, StationaryModel, processes
 from .declared import candidates, declaration_of
+from .randomness import global_state
 from .report import Outcome
 
 
@@ -108,20 +109,16 @@ def reproducible(case: Case) -> Outcome:
 
 def _reproducible(case: Case) -> Outcome:
     torch.manual_seed(1)
-    before = torch.get_rng_state()
-    state: Any = np.random.get_state()  # a tuple; its annotation covers all of NumPy's formats
-    numpy_before = state[1].copy()
+    before = global_state()
     first = case.sample(case.main_model, seed=3).samples
-    touched = not torch.equal(before, torch.get_rng_state())
-    state = np.random.get_state()
-    touched |= not np.array_equal(numpy_before, state[1])
+    touched = global_state() != before
     torch.manual_seed(2)
     np.random.seed(2)
     again = case.sample(case.main_model, seed=3).samples
     other = case.sample(case.main_model, seed=4).samples
     faults = {
         "two runs with one seed differ": not torch.equal(first, again),
-        "torch's or NumPy's global generator was used": touched,
+        "a global generator of torch, NumPy or Python was used": touched,
         "another seed gives the same sample": torch.equal(first, other),
     }
     wrong = [fault for fault, there in faults.items() if there]

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
+from ..hub.cards import code, metadata, quoted, sealed
 from ..io.text import one_line
+from ..public import SITE
 from ..registry.registry import default_registry
 from ..sampling.table import SolverTable, scale_of
 from .tuner import in_digits
 
-SITE = "https://sdesamplers.github.io/sdesamplers/tuning/"
-SEAL = re.compile(r"\n<!-- sdesamplers card ([0-9a-f]{64}) -->\s*$")
-"""The last line of a card: a checksum of the text above it, which shows if somebody has changed the card."""
+TITLE = "Solver tables for"
+GUIDE = f"{SITE}tuning.html"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 MOST = 200
 """Characters of a list of conditions that a card quotes."""
@@ -34,19 +34,7 @@ def make_card(tables: Sequence[SolverTable], source: str | None, picture: str | 
     """
     ordered = sorted(tables, key=lambda table: (table.nfe, scale_of(table)))
     parts = [*_head(ordered), *_errors(ordered), *_shown(picture), *_use(ordered, source), *_origin(ordered)]
-    text = "\n".join(parts).rstrip() + "\n"
-    return f"{text}\n<!-- sdesamplers card {_checksum(text)} -->\n"
-
-
-def is_unchanged_card(text: str) -> bool:
-    """True if a text is a card as `make_card` wrote it."""
-    text = text.replace("\r\n", "\n")
-    seal = SEAL.search(text)
-    return seal is not None and seal[1] == _checksum(text[: seal.start()])
-
-
-def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", errors="surrogateescape")).hexdigest()
+    return sealed("\n".join(parts))
 
 
 # The parts of a card, as lines.
@@ -54,20 +42,17 @@ def _checksum(text: str) -> str:
 
 def _head(tables: Sequence[SolverTable]) -> list[str]:
     base = sorted({repo for table in tables if (repo := _repo(table.facts)) is not None})
-    models = ", ".join(dict.fromkeys(_code(_model(table.facts)) for table in tables))
+    models = ", ".join(dict.fromkeys(code(_model(table.facts)) for table in tables))
     return [
-        "---",
-        "library_name: sdesamplers",
-        "tags: [sdesamplers, diffusion]",
-        *(f"base_model: {repo}" for repo in base[:1]),
-        "# license: the identifier of the licence under which you share these numbers",
-        "---",
-        "",
-        f"# Solver tables for {models}",
+        *metadata(
+            *(f"base_model: {repo}" for repo in base[:1]),
+            "# license: the identifier of the licence under which you share these numbers",
+        ),
+        f"# {TITLE} {models}",
         "",
         "Few-step solvers that were computed for this model, one for each number of evaluations of its network: the",
         "time grid, the weights of every step and the times that the network receives. They are used in place of a",
-        f"sampler of [sdesamplers]({SITE}).",
+        f"sampler of [sdesamplers]({GUIDE}).",
         "The files are data, JSON numbers with a checksum; nothing in them is run.",
         "",
     ]
@@ -75,7 +60,7 @@ def _head(tables: Sequence[SolverTable]) -> list[str]:
 
 def _errors(tables: Sequence[SolverTable]) -> list[str]:
     own = dict.fromkeys(
-        f"; with {table.nfe} evaluations it is {_code(table.facts['distance'])}"
+        f"; with {table.nfe} evaluations it is {code(table.facts['distance'])}"
         for table in tables
         if "distance" in table.facts
     )
@@ -93,13 +78,13 @@ def _errors(tables: Sequence[SolverTable]) -> list[str]:
     for table in tables:
         found = table.facts.get("errors") or {}
         fixed, teacher = found.get("fixed") or {}, table.facts.get("teacher") or {}
-        setting = _code(fixed["setting"]) if "setting" in fixed else "-"
+        setting = code(fixed["setting"]) if "setting" in fixed else "-"
         cells = [table.nfe, f"{scale_of(table):g}", *_pair(found), setting, *_pair(fixed)]
         lines.append(f"| {' | '.join(map(str, cells))} |")
         if "sampler" in teacher:
             rms, median = _pair(teacher.get("errors") or {})
             notes.append(
-                f"The teacher is {_code(teacher['sampler'])} with {teacher.get('nfe')} evaluations; its own errors, "
+                f"The teacher is {code(teacher['sampler'])} with {teacher.get('nfe')} evaluations; its own errors, "
                 f"against twice as many, are {rms} (RMS) and {median} (median)."
             )
     if returned := [str(table.nfe) for table in tables if str(table.facts.get("returned")).startswith("fixed")]:
@@ -132,12 +117,12 @@ def _use(tables: Sequence[SolverTable], source: str | None) -> list[str]:
         "```python",
         "import sdesamplers as sds",
         "",
-        f"model = sds.load({_quoted(model)})",
-        f"samples = sds.sample(model, {_quoted(name)}, nfe={table.nfe}{scaled}, num_samples=4).samples",
+        f"model = sds.load({quoted(model)})",
+        f"samples = sds.sample(model, {quoted(name)}, nfe={table.nfe}{scaled}, num_samples=4).samples",
     ]
     if source is not None and len(set(map(scale_of, tables))) == 1:  # a scheduler takes tables of one scale
         lines += ["", f"# In a diffusers pipeline, with num_inference_steps={table.nfe}{scaled}:"]
-        lines += [f"pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, recipe={_quoted(source)})"]
+        lines += [f"pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, recipe={quoted(source)})"]
     command = f"sdesamplers sample {shlex.quote(model)} --sampler {shlex.quote(name)} --nfe {table.nfe}{flag}"
     return [*lines, "```", "", "```", command, "```", ""]
 
@@ -154,7 +139,7 @@ def _origin(tables: Sequence[SolverTable]) -> list[str]:
         notes = {"Revision of the model": facts.get("revision"), "Conditions": facts.get("condition")}
         notes["Interval of sigma/alpha with guidance"] = ", ".join(facts.get("guidance_interval") or ())
         notes["Versions"] = ", ".join(f"{key} {value}" for key, value in (facts.get("versions") or {}).items())
-        lines += [f"- {name}: {_code(str(note)[:MOST])}" for name, note in notes.items() if note]
+        lines += [f"- {name}: {code(str(note)[:MOST])}" for name, note in notes.items() if note]
         if "starts" in facts:
             count = f"{facts['starts']} starts each"
             lines.append(f"- {count} for the fit, for the choice between table and fixed settings, and for the errors")
@@ -175,9 +160,9 @@ def _settings(facts: Mapping[str, Any]) -> dict[str, Any]:
 def _calls(facts: Mapping[str, Any], budgets: Sequence[int]) -> list[str]:
     """The call and the command that compute tables."""
     model, settings = _model(facts), _settings(facts)
-    arguments = ", ".join(f"{name}={_quoted(value)}" for name, value in settings.items())
+    arguments = ", ".join(f"{name}={quoted(value)}" for name, value in settings.items())
     flags = " ".join(f"--{name.replace('_', '-')} {shlex.quote(str(value))}" for name, value in settings.items())
-    call = f"sds.tune({_quoted(model)}, nfe={[*budgets]}, {arguments})"
+    call = f"sds.tune({quoted(model)}, nfe={[*budgets]}, {arguments})"
     command = f"sdesamplers tune {shlex.quote(model)} --nfe {','.join(map(str, budgets))} {flags}"
     if facts.get("condition") is not None:
         call, command = f"{call[:-1]}, condition=CONDITIONS)", f"{command} --condition CONDITIONS"
@@ -206,15 +191,3 @@ def _repo(facts: Mapping[str, Any]) -> str | None:
 
 def _pair(found: Mapping[str, Any]) -> list[str]:
     return [in_digits(found[key]) if key in found else "-" for key in ("rms", "median")]
-
-
-def _quoted(value: Any) -> str:
-    """A value as in Python, on one line."""
-    return (
-        '"' + one_line(value).replace("\\", "\\\\").replace('"', '\\"') + '"' if isinstance(value, str) else repr(value)
-    )
-
-
-def _code(text: Any) -> str:
-    """Text in the code style of Markdown, also in a cell of a table."""
-    return "`" + one_line(text).replace("`", "'").replace("|", "\\|") + "`"

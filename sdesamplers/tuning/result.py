@@ -12,16 +12,17 @@ from typing import Any
 from ..categories import OutputWarning
 from ..checks import warn
 from ..errors import UsageError
+from ..hub.cards import README, may_replace, place_of_card
+from ..hub.upload import Destination
 from ..io.files import make_folder, write
-from ..pretrained.hub_files import TABLES, fetch_tables
-from ..pretrained.upload import Destination
+from ..pretrained.hub_files import TABLES, fetch_samplers
 from ..public import public
 from ..sampling.table import SolverTable, read_tables
 from ..sampling.table_plots import plot_tables
-from .card import is_unchanged_card, make_card
+from .card import TITLE, make_card
 from .tuner import in_digits
 
-README, PICTURE = "README.md", "tables.png"
+PICTURE = "tables.png"
 
 
 @public
@@ -56,7 +57,7 @@ class Tuning:
         place = make_folder(Path(folder))
         files = [table.save(place) for table in self.tables.values()]
         readme = place / README
-        if not card or not files or not _may_replace(_text_of(readme)):
+        if not card or not files or not may_replace(_text_of(readme), TITLE):
             return files
         tables = read_tables(place)
         picture = _picture(tables)
@@ -110,8 +111,8 @@ class Tuning:
         listed = ", ".join(str(table.nfe) for table in self.tables.values())
         names = to.names()
         tables = list({**_tables_on(to, names), **files}.values())
-        root, picture = to.text(README) if README in names else None, _picture(tables)
-        card, place = (README, f"{TABLES}/{PICTURE}") if _may_replace(root) else (f"{TABLES}/{README}", PICTURE)
+        card, picture = place_of_card(to, names, TITLE, TABLES), _picture(tables)
+        place = f"{TABLES}/{PICTURE}" if card == README else PICTURE
         text = make_card(tables, to.source, picture=None if picture is None else place)
         contents = {path: table.as_json().encode() for path, table in files.items()} | {card: text.encode()}
         if picture is not None:
@@ -145,13 +146,8 @@ def _tables_on(to: Destination, names: Sequence[str]) -> Mapping[str, SolverTabl
     """The tables in the folder `sdesamplers` of a repository, which has files of these names; by path."""
     if not any(fnmatch(name, f"{TABLES}/nfe-*.json") for name in names):
         return {}
-    place = fetch_tables(to.source, token=to.token)
+    place, _ = fetch_samplers(to.address.inside(TABLES), token=to.token)
     return {f"{TABLES}/{table.file_name}": table for table in read_tables(place)}
-
-
-def _may_replace(readme: str | None) -> bool:
-    """True if there is no README, or if it is a card that nobody has changed."""
-    return readme is None or is_unchanged_card(readme)
 
 
 def _text_of(file: Path) -> str | None:

@@ -78,7 +78,7 @@ def test_a_file_of_prompts_is_the_same_job(folder: Path, tmp_path: Path) -> None
 def test_compare_takes_several(folder: Path, two: torch.Tensor, tmp_path: Path) -> None:
     words = ("--prompt", "a cat", "--prompt", "b dog", "--samplers", "euler", "--nfe", 2, "--reference-samples", 0)
     found = call("compare", folder, *words, "--device", "cpu", "--quiet", "--json", "--out", tmp_path)
-    assert (found["num_samples"], found["condition"]) == (2, ["a cat", "b dog"])
+    assert (found["num_samples"], found["arguments"]["condition"]) == (2, ["a cat", "b dog"])
 
 
 def test_encode_takes_several(folder: Path, tmp_path: Path) -> None:

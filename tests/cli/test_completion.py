@@ -23,8 +23,9 @@ def offered(*words: str) -> list[str]:
 
 def test_names() -> None:
     assert offered("li") == ["likelihood", "list"]
-    assert offered("sample", "fash") == ["fashion-mnist"]
+    assert offered("sample", "fash") == ["fashion-mnist", "fashion-mnist-labels"]
     assert offered("sample", "./fash") == ["file:./fash"]
+    assert offered("compare", "fash") == offered("compare", "m", "fash") == ["fashion-mnist", "fashion-mnist-labels"]
     assert {"dpmpp-2m", "dpmpp-2m-sde"} <= set(offered("sample", "m", "--sampler", "dpmpp-2m"))
     assert "quality" in offered("sample", "m", "--sampler", "q")
     assert offered("sample", "m", "--spacing", "karr") == ["karras"]

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+import sdesamplers as sds
 from sdesamplers.cli import cli
 from sdesamplers.cli.config import Configured
 from sdesamplers.errors import UsageError
@@ -73,6 +74,13 @@ def test_a_dump_is_a_configuration_with_the_same_dump(command: str) -> None:
     assert CliRunner().invoke(cli, [command, "--config", file, "--dump-config"]).stdout == text
 
 
+def test_a_command_with_several_models_has_a_list_of_them() -> None:
+    file = write("command: compare\nmodels: [one, two]\nsamplers: [heun]")
+    assert dump("run", file)["models"] == ["one", "two"]
+    assert dump("compare", "three", "--config", file)["models"] == ["three"]
+    assert dump("run", write("command: compare\nmodels: one"))["models"] == ["one"]
+
+
 def test_a_flag_that_was_turned_off_stays_off() -> None:
     write(yaml.safe_dump(dump("likelihood", "m", "d", "--no-dequantize")))
     assert dump("run", "file.yaml")["dequantize"] is False
@@ -122,9 +130,16 @@ def test_what_is_typed_takes_precedence(typed: list[str], changed: dict[str, Any
         ("options: [1]", "file.yaml:1: options: must be a mapping"),
         ("quiet: 1", "file.yaml:1: quiet: must be true or false, not 1"),
         ("- a", "file.yaml: a configuration is a mapping"),
+        (
+            "requires: {none-such: '1'}",
+            "file.yaml:1: requires: the recipe requires the plugin none-such 1",
+        ),
+        ("requires: 3", "file.yaml:1: requires: must be a mapping"),
         ("a: 1\na: 2", "file.yaml:2: duplicate key 'a'"),
         ("command: smaple", "unknown command 'smaple'; did you mean 'sample'?"),
         ("command: list", "unknown command 'list'"),
+        ("command: [sample]", "unknown command"),
+        ("num-samples: 1\nnum_samples: 2", "file.yaml:2: num_samples: is given twice"),
     ],
 )
 def test_files_that_are_refused(text: str, message: str) -> None:
@@ -135,6 +150,12 @@ def test_files_of_other_commands_and_no_files() -> None:
     assert "of `sdesamplers tune`, not of sample" in refusal("sample", "m", "--config", write("command: tune"))
     assert "none.yaml: cannot be read" in refusal("run", "none.yaml")
     assert "--config does not apply" in refusal("run", write("model: m"), "--config", "x")
+
+
+def test_run_takes_a_file_that_a_recipe_wrote() -> None:
+    settings = sds.sample("fashion-mnist", "ddim", steps=3, eta=0.5).recipe.as_text()
+    data = dump("run", write(settings + "requires: {}\nmodel: fashion-mnist\n"))
+    assert (data["sampler"], data["options"], data["steps"]) == ("ddim", {"eta": 0.5}, 3)
 
 
 def test_run_samples_as_the_typed_command_does() -> None:

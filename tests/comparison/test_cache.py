@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -125,8 +126,78 @@ CHANGES: dict[str, tuple[Callable[[], sds.FunctionModel], dict[str, Any]]] = {
     "metric": (model, {"metrics": {"first": mean_of_second}}),
     "name of the metric": (model, {"metrics": {"other": mean_of_first}}),
     "scorer": (model, {"scorer": Moments(2)}),
+    "refusal of infinite samples": (model, {"check_finite": False}),
     "samples that are kept": (model, {"keep_samples": 1}),
 }  # fmt: skip
+
+
+class Scaled(sds.Model):
+    """A user's own class, which the probe's five digits cannot tell apart."""
+
+    def __init__(self, factor: Any) -> None:
+        self.process, self.prediction, self.shape, self.name = sds.VP(), "epsilon", (3,), "halves"
+        self.dtype, self.device, self.factor = torch.float32, torch.device("cpu"), factor
+
+    def predict(self, x: torch.Tensor, t: Any, condition: Any = None) -> torch.Tensor:
+        return (self.factor if isinstance(self.factor, float) else self.factor.value) * x
+
+
+def by_network(part: float) -> sds.FunctionModel:
+    net = Net(part)
+    return sds.FunctionModel(lambda x, t: net(x, t), sds.VP(), "epsilon", (3,), name="halves")
+
+
+def scaled(x: torch.Tensor, t: torch.Tensor, factor: float) -> torch.Tensor:
+    return factor * x
+
+
+def by_partial(factor: float) -> sds.FunctionModel:
+    return sds.FunctionModel(functools.partial(scaled, factor=factor), sds.VP(), "epsilon", (3,), name="halves")
+
+
+def guided(factor: float) -> sds.Guided:
+    return sds.Guided(
+        model(), 3.0, combine=lambda with_it, without, scale: without + scale * factor * (with_it - without)
+    )
+
+
+@pytest.mark.parametrize("make", [by_network, by_partial, Scaled, lambda part: sds.Guided(Scaled(part), 1.0), guided])
+def test_small_changes_of_functions_are_changes(made: list[Any], tmp_path: Path, make: Callable[..., Any]) -> None:
+    words: dict[str, Any] = {"num_samples": 2, "reference_samples": 0}
+    for part, count in ((0.5, 1), (0.5, 0), (0.5 + 1e-7, 1)):
+        made.clear()
+        sds.compare(make(part), "ddim", 3, cache=tmp_path, **words)
+        assert len(made) == count
+
+
+def test_lambdas_of_one_line_are_told_apart() -> None:
+    metrics = [lambda samples: 1 * samples.mean(), lambda samples: 2 * samples.mean()]
+    assert function_identity(metrics[0]) != function_identity(metrics[1])
+
+
+def test_models_whose_state_is_unknown_are_run_again(made: list[Any], tmp_path: Path) -> None:
+    class Factor:
+        value = 0.5
+
+    for _ in range(2):
+        made.clear()
+        with pytest.warns(UserWarning, match="model 'halves' .* earlier runs, which are made again: Factor"):
+            sds.compare(Scaled(Factor()), "ddim", 3, cache=tmp_path, **COMMON)
+        assert [name for name, *_ in made] == ["rk45", "ddim"]
+    named = Scaled(Factor())
+    named.identity = "a half"  # type: ignore[attr-defined]
+    for count in (2, 0):
+        made.clear()
+        sds.compare(named, "ddim", 3, cache=tmp_path, **COMMON)
+        assert len(made) == count
+
+
+def test_the_end_of_the_reference_is_part_of_the_identity(made: list[Any], tmp_path: Path) -> None:
+    errors = []
+    for folder in (tmp_path, tmp_path, None):
+        given: dict[str, Any] = {"final": "min" if not errors else "zero", "cache": folder, **COMMON}
+        errors.append(sds.compare(model(), "euler final=zero", 3, **given).cells[0].error)
+    assert errors[0] != errors[1] == errors[2]
 
 
 @pytest.mark.parametrize("change", CHANGES)

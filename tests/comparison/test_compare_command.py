@@ -125,6 +125,19 @@ def test_a_baseline(run: Any) -> None:
     assert (Path("new/compare.json")).exists()  # the finished work is there, whatever the outcome
 
 
+def test_results_are_printed_before_a_refused_recommendation(run: Any) -> None:
+    ran = run("net.py:model", "--samplers", "ddim", *FEW, "--recommend", "1")
+    assert ran.code == 2
+    assert "  out/compare.json" in ran.out
+    assert ran.err.splitlines()[-1].startswith("error: no setting was compared at 1 evaluations or fewer")
+
+
+def test_the_junit_file_may_lie_in_a_new_folder(run: Any) -> None:
+    words = ("net.py:model", "--samplers", "ddim", *FEW, "--quiet", "--fail-if", "nfe>4")
+    assert run(*words, "--junit", "reports/ci/compare.xml").code == 1
+    assert ElementTree.parse("reports/ci/compare.xml").getroot().find("testsuite") is not None
+
+
 def test_what_is_refused_before_a_run(run: Any, made: list[Any]) -> None:
     assert run("net.py:model", "--samplers", "ddim", *FEW, "--quiet", "--out", "old").code == 0
     made.clear()
@@ -133,6 +146,7 @@ def test_what_is_refused_before_a_run(run: Any, made: list[Any]) -> None:
         (("--fail-if", "error!"), "a rule is METRIC OP NUMBER"),
         (("--fail-if", "eror>1"), "did you mean 'error'"),
         (("--baseline", "old"), "--baseline requires --fail-if"),
+        (("--junit", "", "--fail-if", "error>1"), "--junit must be a file"),
         (("--junit", "x.xml"), "--junit requires --fail-if"),
         (("--baseline", "nowhere", "--fail-if", "error>1x"), "nowhere: No such file"),
         (("--baseline", "net.py", "--fail-if", "error>1x"), "net.py: not a JSON file"),

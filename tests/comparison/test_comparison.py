@@ -17,7 +17,7 @@ from PIL import Image
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
-from sdesamplers.comparison import comparison, runs
+from sdesamplers.comparison import comparison, runs, trajectories
 from sdesamplers.comparison.picture import image_table
 from sdesamplers.metrics import Score
 from sdesamplers.report.view import View
@@ -182,14 +182,14 @@ def test_what_figures_need_is_kept(mixture: sds.MixtureModel) -> None:
 
 
 def test_a_trajectory_that_fails_loses_nothing(mixture: sds.MixtureModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = comparison.sample
+    real = trajectories.sample
 
     def sample(*arguments: Any, **options: Any) -> Any:
         if options.get("trajectory"):
             raise sds.NonFiniteError("not finite")
         return real(*arguments, **options)
 
-    monkeypatch.setattr(comparison, "sample", sample)
+    monkeypatch.setattr(trajectories, "sample", sample)
     with pytest.warns(UserWarning, match="no trajectories of euler at 3 evaluations: not finite"):
         result = sds.compare(mixture, "euler", 3, trajectories=2, **FEW)
     assert (result.cells[0].nfe, result.trajectories) == (3, {})

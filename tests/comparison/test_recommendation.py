@@ -40,6 +40,18 @@ def test_a_certain_winner() -> None:
     assert "confidence that it is the best: 100%" in str(found)
 
 
+def test_of_equal_settings_the_cheapest_is_taken() -> None:
+    found = comparison(cell("ddim", ERRORS, 8), cell("heun", ERRORS, 6), cell("unipc", ERRORS, 6)).recommend(nfe=8)
+    assert (found.sampler, found.confidence) == ("heun", pytest.approx(1 / 3))
+    assert found.alternatives == (("ddim", 8), ("unipc", 6))
+
+
+def test_a_value_that_is_no_number_is_not_the_best() -> None:
+    cells = [cell("ddim", frechet=float("nan")), cell("heun", frechet=2.0)]
+    found = comparison(*cells).recommend(8, "frechet")
+    assert (found.sampler, found.left_out) == ("heun", ("ddim",))
+
+
 def test_a_close_race() -> None:
     """Two settings whose errors are independent and equally distributed: each is best in half of all sets."""
     random, shares = np.random.default_rng(3), []

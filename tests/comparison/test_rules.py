@@ -66,6 +66,28 @@ def test_any_text_is_a_rule_or_refused(text: str) -> None:
         pass
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("rule", ["frechet>2", "frechet>1.1x"])
+def test_a_value_that_is_no_number_fails(value: float, rule: str) -> None:
+    new, old = (comparison(cell(frechet=each)) for each in (value, 1.0))
+    assert outcomes(new, rule, old) == {"ddim": "failed"}
+    assert outcomes(old, rule, old) == {"ddim": "passed"}
+
+
+def test_negative_baselines_have_no_multiples() -> None:
+    old = comparison(cell(metrics={"score": -5.0}))
+    with pytest.raises(sds.UsageError, match="negative score -5 at ddim"):
+        old.check("score<0.9x", baseline=old)
+    assert outcomes(old, "score<-0.0".replace("-", "")) == {"ddim": "failed"}
+
+
+def test_cells_that_cannot_be_run_fail_without_any_value() -> None:
+    assert outcomes(comparison(cell(errors=None, problem="no gradient")), "error>0.5") == {"ddim": "failed"}
+    with pytest.raises(sds.UnknownNameError, match="metric 'frechet'"):
+        comparison(cell()).check("frechet>0.5")  # a gate that would never close
+    assert outcomes(comparison(cell(steps=8)), "steps>7") == {"ddim": "failed"}
+
+
 def test_a_cell_fails_when_it_is_worse_on_the_same_samples() -> None:
     """A factor of 1.2 on each sample is certain, although the errors of single samples vary by half."""
     old, new = comparison(cell()), comparison(cell(factor=1.2))

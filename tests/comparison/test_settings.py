@@ -112,8 +112,9 @@ def test_recipes_as_dictionaries_and_files(mixture: sds.MixtureModel, tmp_path: 
         assert torch.equal(result.samples[label, 6], samples)
     for content, message in (
         ("[1]", "neither a recipe nor"),
-        ("{", "not a JSON file"),
-        ('{"a": 1}', "field of a recipe"),
+        ("{", "neither a recipe nor"),
+        ('{"a": 1}', "neither a recipe nor"),
+        ('{"sampler": "ddim", "step": 1}', "plain.json:1: step: unknown key; did you mean 'steps'"),
     ):
         plain.write_text(content)
         with pytest.raises(sds.UsageError, match=message):

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import scipy.stats
 
+from sdesamplers.comparison.cell import Cell
 from sdesamplers.comparison.statistics import (
     chances_of_least,
     draws_of_error,
     draws_over_repeats,
-    draws_over_samples,
-    interval,
     is_undecided,
 )
+from sdesamplers.metrics.intervals import draws_over_samples, interval
 
 RANDOM = np.random.default_rng(5)
 
@@ -56,7 +56,7 @@ def test_standard_errors_of_different_values_are_independent() -> None:
     one, same, other = (draws_of_error(value, 0.5, 15) for value in (2.0, 2.0, 2.1))
     assert np.array_equal(one, same)
     assert abs(np.corrcoef(one, other)[0, 1]) < 0.07  # 4 / sqrt(4,000)
-    assert interval(one) == pytest.approx(scipy.stats.t.interval(0.95, 15, 2.0, 0.5), abs=0.08)
+    assert interval(one) == pytest.approx(scipy.stats.t.interval(0.95, 15, 2.0, 0.5), abs=1e-5)
 
 
 def test_equal_settings_share_the_chance_and_are_not_undecided() -> None:
@@ -65,3 +65,9 @@ def test_equal_settings_share_the_chance_and_are_not_undecided() -> None:
     assert not is_undecided(draws, draws * 1.001)
     noisy = draws_over_samples(RANDOM.gamma(2.0, size=20))
     assert is_undecided(noisy, noisy[::-1].copy())
+
+
+def test_few_samples_have_few_groups_and_a_wide_interval() -> None:
+    cell = Cell("ddim", 5, frechet=2.0, frechet_error=0.5, frechet_freedom=3)
+    assert cell.interval("frechet") == pytest.approx(scipy.stats.t.interval(0.95, 3, 2.0, 0.5), abs=1e-5)
+    assert Cell("ddim", 5, errors=[1.0], error=1.0).interval("error") is None

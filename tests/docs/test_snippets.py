@@ -30,6 +30,10 @@ SKIPPED = {
         "pipelines.md",
         "from diffusers.guiders",
     ): "modular; tests/scheduler/test_connected_guiders.py runs one",
+    (
+        "sharing.md",
+        "recipe.push_to_hub(",
+    ): "uploads to the Hub; tests/sampling/test_recipe_files.py does so",
     ("start.md", "for batch in sds.stream(model, "): "draws 50,000 samples; docs/scaling.md runs it with 24",
     ("tuning.md", "tuning.push_to_hub("): "uploads to the Hub; tests/tuning/test_sharing.py pushes to one on 127.0.0.1",
 }

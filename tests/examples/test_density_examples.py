@@ -170,7 +170,7 @@ def test_the_walk_is_closed_and_evenly_spaced():
     units = torch.nn.functional.normalize(torch.cat([points, points[:1]]).flatten(1))
     angles = torch.acos((units[1:] * units[:-1]).sum(1)).view(3, 4)
     torch.testing.assert_close(angles, angles.mean(1, keepdim=True).expand(3, 4))
-    assert example.rows(list(range(12)), 4) == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8, 8, 9, 10, 11, 0]
+    assert example.rows(list(range(12)), 4) == [[0, 1, 2, 3, 4], [4, 5, 6, 7, 8], [8, 9, 10, 11, 0]]
 
 
 # --- colourisation ----------------------------------------------------------------------------------------------------

@@ -49,6 +49,25 @@ def test_runs_are_shown_from_info_on(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert capsys.readouterr().err == ""
 
 
+def test_a_run_is_planned_only_for_a_message_that_is_shown() -> None:
+    started = []
+
+    @sds.sampler("counted", order=1)
+    def counted(x: torch.Tensor, path: sds.Path) -> Any:
+        """Euler's method, which counts its runs."""
+        started.append(len(x))
+        for now, then in path.steps:
+            out = yield x, now
+            x = out.step_to(then)
+        return x
+
+    for level, runs in (("warning", 1), ("info", 2)):
+        started.clear()
+        sds.set_verbosity(level)
+        sds.sample(sds.grid_mixture(sds.VP()), counted, steps=3, num_samples=2)
+        assert len(started) == runs
+
+
 def test_messages_are_written_once_if_the_program_has_handlers(capsys: pytest.CaptureFixture[str]) -> None:
     received: list[logging.LogRecord] = []
     handler = logging.Handler()

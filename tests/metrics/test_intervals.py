@@ -4,18 +4,17 @@ import numpy as np
 import pytest
 
 from sdesamplers.metrics import frechet_distance, gaussian_statistics
-from sdesamplers.metrics.intervals import bootstrap_rms, jackknife_error
+from sdesamplers.metrics.intervals import draws_over_samples, interval, jackknife_error
 
 
 def test_the_bootstrap_agrees_with_the_delta_method():
     values = np.abs(np.random.default_rng(1).normal(2.0, 0.5, 400))
     rms = np.sqrt(np.square(values).mean())
     half = 1.96 * np.square(values).std(ddof=1) / np.sqrt(400) / (2 * rms)  # d sqrt(m) = dm / (2 sqrt(m))
-    low, high = bootstrap_rms(values)
+    low, high = interval(draws_over_samples(values, squares=True))
     assert low == pytest.approx(rms - half, abs=0.1 * half)
     assert high == pytest.approx(rms + half, abs=0.1 * half)
-    assert bootstrap_rms(values) == (low, high)
-    assert bootstrap_rms([0.5]) is None
+    assert interval(draws_over_samples(values, squares=True)) == (low, high)
 
 
 def test_the_jackknife_of_a_mean_is_the_spread_of_the_groups_means():

@@ -298,7 +298,7 @@ class Straight(sds.GaussianProcess):
     def sigma(self, t): return t
     def d_alpha(self, t): return -1.0 * self.sign
     def d_sigma(self, t): return 1.0
-    def time_at_ratio(self, r): return np.divide(r, 1 + np.asarray(r))
+    def time_at_ratio(self, r): return 1 - 1 / (1 + np.asarray(r))  # 1 at infinity
 
 class Wrong(Straight):
     sign = -1.0

@@ -156,8 +156,8 @@ def test_a_misspelt_hook_is_told(installed: Any) -> None:
     assert "sdesamplers_samplers lacks @hookimpl" in told["bare"]
     assert "there" in registry.samplers
     assert issubclass(UnknownHookError, PluginError)
-    listed = CliRunner().invoke(cli, ["list", "ddim"])
-    assert "broken plugins: typo, bare" in " ".join(listed.output.split()) or "typo" in listed.output
+    for words in (["list", "ddim"], ["list", "--json"], ["list", "no-such-name"], ["list", "--family", "typo"]):
+        assert "broken plugins: bare, typo; see sdesamplers doctor" in CliRunner().invoke(cli, words).output
     states = {what: (state, good) for what, state, good in _plugins()}
     assert states["plugin typo"][1] is False
 

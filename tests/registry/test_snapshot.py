@@ -84,6 +84,21 @@ def test_the_output_is_the_same(
     assert len(outputs[0]) > 200
 
 
+def test_names_are_ambiguous_as_they_are_without_the_cache() -> None:
+    full = Registry(catalogue=load_catalogue())
+    heun, rk4 = full.samplers["heun"], full.samplers["rk4"]
+    for dist, item, process in (("one", heun, sds.VP), ("two", heun, sds.VE)):
+        full.samplers.put("shared", item, dist)
+        full.samplers.put("contested", heun if dist == "one" else rk4, dist)
+        full.sdes.put("contested-process", process, dist)
+    light = DescribedRegistry(json.loads(json.dumps(content_of(full))), load_catalogue())
+    assert light.samplers["shared"].name == "heun"
+    assert "one:contested" in full.samplers
+    assert list(light.samplers) == list(full.samplers)
+    assert "one:contested-process" in list(full.sdes)
+    assert list(light.sdes) == list(full.sdes)
+
+
 def test_an_item_of_the_cache_is_not_run_in_silence(pair: tuple[Registry, Registry]) -> None:
     with pytest.raises(sds.PluginError, match="cannot be run"):
         pair[1].samplers["heun"].function()
@@ -127,13 +142,17 @@ def cached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
     info.mkdir(parents=True)
     (info / "entry_points.txt").write_text("[sdesamplers]\n")
     (place / "module_of_the_test.py").write_text("A = 1\n")
+    (place / "package_of_the_test").mkdir()
+    (place / "package_of_the_test" / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(place))
     monkeypatch.syspath_prepend(str(tmp_path / "early"))
     importlib.import_module("module_of_the_test")
+    importlib.import_module("package_of_the_test")
     snapshot.write_snapshot({"x": [1]})
     assert snapshot.read_snapshot() == {"x": [1]}
     yield place
     sys.modules.pop("module_of_the_test", None)
+    sys.modules.pop("package_of_the_test", None)
 
 
 def rewrite(file: Path, text: str) -> None:
@@ -149,6 +168,7 @@ CHANGES: dict[str, Callable[[Path, pytest.MonkeyPatch], Any]] = {
     "an edited module": lambda place, patch: (place / "module_of_the_test.py").write_text("A = 22\n"),
     "an edit of the same length": lambda place, patch: rewrite(place / "module_of_the_test.py", "A = 2\n"),
     "a removed module": lambda place, patch: (place / "module_of_the_test.py").unlink(),
+    "a new module of a package": lambda place, patch: (place / "package_of_the_test" / "new.py").touch(),
     "an installed distribution": lambda place, patch: (place / "new-1.dist-info").mkdir(),
     "an updated distribution": lambda place, patch: (place / "other-1.0.dist-info").rename(place / "other-2.dist-info"),
     "other entry points": lambda place, patch: (place / "other-1.0.dist-info" / "entry_points.txt").write_text("[s]"),

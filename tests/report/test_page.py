@@ -20,7 +20,7 @@ import sdesamplers as sds
 from sdesamplers.cli import cli
 from sdesamplers.report import reading
 from sdesamplers.report.svg import element
-from sdesamplers.report.view import View
+from sdesamplers.report.view import COSTS, QUALITIES, View
 
 pytest.importorskip("matplotlib", reason="reports need matplotlib: pip install 'sdesamplers[report]'")
 
@@ -89,6 +89,35 @@ def test_names_cannot_break_out(tmp_path):
     assert HOSTILE.replace("\u202e", "\\u202e") in page.text
 
 
+def test_the_code_draws_the_samples_again(tmp_path):
+    start = torch.randn(3, 2, dtype=torch.float64)
+    for words in ({"first_index": 5, "dtype": torch.float64}, {"start": start, "condition": torch.tensor([1.0, 2, 3])}):
+        model = sds.FunctionModel(
+            lambda x, t, c: 0.5 * x + c.reshape(-1, 1), sds.VP(), "epsilon", (2,), conditional=True, null_condition=0.0
+        )
+        made = sds.compare(model, "ddim eta=0.5", 3, num_samples=3, reference_samples=0, seed=4, **words)
+        made.save(tmp_path)
+        for each in (made, sds.Comparison.load(tmp_path)):
+            ((_, [(_, code)]),) = reading.recipes(View(each))
+            names = {"sds": sds, "torch": torch, "model": model, **words}
+            exec(code, names)
+            assert torch.equal(names["result"].samples.float(), made.samples["ddim eta=0.5", 3].float())
+
+
+def test_intervals_are_those_of_the_comparison(tmp_path):
+    made = sds.compare(sds.grid_mixture(sds.VP()), "ddim", 4, num_samples=6, reference_samples=4, repeats=3)
+    view, cell = View(made), made.cells[0]
+    assert view.interval(cell, QUALITIES["error"]) == tuple(cell.intervals["error"])
+    assert view.interval(cell, COSTS["seconds"]) == (
+        max(cell.intervals["seconds"][0], 0.0),
+        cell.intervals["seconds"][1],
+    )
+    text = " ".join(page_of(made, tmp_path).text.split())
+    assert "the mean of 3 repeats" in text
+    assert "3 repeats with the seeds 0 to 2" in text
+    assert "over the 4 samples of the reference, of all 3 repeats" in text
+
+
 def test_the_policy_allows_the_page_s_script_alone(tmp_path):
     page = page_of(comparison(), tmp_path)
     policy = next(given["content"] for tag, given in page.elements if given.get("http-equiv"))
@@ -105,7 +134,7 @@ def test_numbers_have_units_intervals_sizes_and_the_seed(tmp_path):
     for expected in (
         "6 for each sampler and number of evaluations, seed 7",
         "rk45 at tolerance 1e-5, 90 evaluations per sample, the first 4 samples",
-        "bootstrap over the 4 samples of the reference (percentiles of 2000 resamples, seed 0)",
+        "bootstrap over the 4 samples of the reference (percentiles of 4000 resamples, seed 0)",
         "jackknife that leaves out each of 3 groups",
         "Fréchet distance 0.25 squared feature units between the reference set and 6 other real samples",
         "RMS difference in data units",

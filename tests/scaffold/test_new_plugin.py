@@ -81,6 +81,8 @@ def test_names_of_items() -> None:
         ("match", "choose another"),
         ("sds", "choose another"),
         ("sdesamplers", "choose another"),
+        ("plugins", "choose another, such as 'my-plugins'"),  # sdesamplers_plugins has the built-in samplers
+        ("float", "choose another"),  # the type of an option of the template
     ],
 )
 def test_bad_names_are_refused_with_a_good_one(text: str, message: str) -> None:

@@ -40,7 +40,12 @@ def comparison(
             if problem and place == len(samplers) - 1:
                 cells.append(refused(sampler, budget, problem))
                 continue
-            score = {"frechet": 3.0 / budget, "frechet_error": 0.1, "sliced_wasserstein": 1.0 / budget}
+            score = {
+                "frechet": 3.0 / budget,
+                "frechet_error": 0.1,
+                "frechet_freedom": 2,
+                "sliced_wasserstein": 1.0 / budget,
+            }
             cells.append(cell(sampler, budget, (place + 1) / budget, **(score if scores else {})))
             samples[sampler, budget] = torch.rand(count, *shape, generator=generator) * 2 - 1
             states = torch.randn(budget + 1, 3, *shape, generator=generator)

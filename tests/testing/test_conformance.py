@@ -4,6 +4,7 @@ import ast
 import inspect
 import json
 import math
+import random
 import textwrap
 
 import numpy as np
@@ -666,3 +667,21 @@ def test_what_the_kit_says_of_faults():
 
 def test_every_check_says_what_it_checks():
     assert all(function.__doc__ for function in CHECKS.values())
+
+
+@pytest.mark.parametrize("draw", [np.random.rand, random.random])
+def test_a_draw_that_leaves_most_of_a_generators_state_is_noticed(draw):
+    """One draw of NumPy's Mersenne Twister changes only the position among its 624 numbers."""
+
+    @sds.sampler("one-draw", order=1, reference="none")
+    def one_draw(x, path):
+        """Euler's method and a number that is not used."""
+        draw()
+        for now, then in path.steps:
+            out = yield x, now
+            x = out.step_to(then)
+        return x
+
+    draw()
+    report = check_sampler(one_draw, checks=["reproducible"])
+    assert "a global generator of torch, NumPy or Python was used" in str(report)

@@ -16,6 +16,7 @@ from hub_server import TOKEN, HubServer
 from huggingface_hub import constants
 from lanes import mostly_slow
 from PIL import Image
+from safetensors.torch import load_file
 from solver_tables import table_for
 from tiny_models import save_pipeline
 
@@ -317,8 +318,11 @@ def test_the_command_line_pushes_and_samples_from_the_hub(
             "--quiet",
         ]
         assert run(*call, "--quiet", "--out", str(tmp_path / out)) == 0
-    pulled, local = (next((tmp_path / out).rglob("*.safetensors")).read_bytes() for out in ("pulled", "local"))
-    assert pulled == local
+    pulled, local = (next((tmp_path / out).rglob("*.safetensors")) for out in ("pulled", "local"))
+    assert torch.equal(load_file(pulled)["samples"], load_file(local)["samples"])
+    commit = hub.repos["me/tables"].refs["main"]
+    manifest = json.loads((tmp_path / "pulled" / "manifest.json").read_text())
+    assert manifest["recipe_source"] == f"hf://me/tables@{commit}/sdesamplers/nfe-3.json"
     capsys.readouterr()
     assert run("tune", str(folder), "--push", "tables", "--out", str(tmp_path / "none")) == 2
     assert "repo must be the id of a Hub repository, owner/name" in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +11,8 @@ from typing import Any
 from ..checks import shown
 from ..errors import ModelError, UsageError
 from ..io.text import one_line
-from ..registry.catalogue import HUB_PREFIX
-from .hub_errors import message_of, status_of
-
-NAME = r"\w(?:[\w.-]{0,94}\w)?"
-REPO = re.compile(rf"(?!.*(?:--|\.\.)){NAME}/{NAME}(?<!\.git)")
-"""An id as the Hub allows it, owner/name."""
-COMMIT = re.compile(r"[0-9a-f]{40}")
+from .address import COMMIT, REPO, Address
+from .errors import message_of, status_of
 
 
 @dataclass(frozen=True)
@@ -46,8 +40,13 @@ class Destination:
 
     @property
     def source(self) -> str:
-        """The repository as the source of solver tables, hf://owner/name or hf://owner/name@branch."""
-        return f"{HUB_PREFIX}{self.repo}" + (f"@{self.revision}" if self.revision else "")
+        """The repository as a source, hf://owner/name or hf://owner/name@branch."""
+        return str(self.address)
+
+    @property
+    def address(self) -> Address:
+        """The repository and the branch as an address."""
+        return Address(self.repo, self.revision)
 
     def create(self, private: bool | None = None) -> None:
         """Create the repository and the branch, if they do not exist.
