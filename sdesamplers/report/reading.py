@@ -232,6 +232,13 @@ def size_note(view: View) -> str:
     return f"Pictures of {view.shape[2]} x {view.shape[1]} pixels are reduced and compressed here."
 
 
+ENOUGH = 64
+"""Samples from which bootstrap intervals of an RMS error contain the true value about as often as they state.
+
+Of normal errors 92 % do at 64 samples, 84 % at 16 and 81 % at 8.
+"""
+
+
 def intervals(view: View) -> str:
     """How the intervals are computed."""
     found, parts = view.comparison, []
@@ -241,6 +248,7 @@ def intervals(view: View) -> str:
         parts.append(
             f"of the ODE error by a bootstrap over the {found.reference_count} samples of the reference{runs} "
             f"(percentiles of {DRAWS} resamples, seed 0)"
+            + (f", too narrow for fewer than {ENOUGH} samples" if found.reference_count < ENOUGH else "")
         )
     if several:
         parts.append(f"of other values by Student's t over the {found.repeats} repeats, whose means are shown")
