@@ -13,7 +13,7 @@ from .scoring import OWN
 from .statistics import draws_of_error, draws_over_repeats
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cell:
     """One setting at one budget, for one model and guidance scale.
 
@@ -62,6 +62,12 @@ class Cell:
     per_sample: dict[str, list[float]] = field(default_factory=dict)
     intervals: dict[str, list[float]] = field(default_factory=dict)
     repeats: list[dict[str, Any]] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        names = {"error": "error", "frechet": "Fréchet", **{name: name for name in self.metrics}}
+        values = [f"{label} {value:.3g}" for name, label in names.items() if (value := self.value(name)) is not None]
+        found = self.problem or ", ".join([f"{self.nfe} NFE", *values])
+        return f"<Cell {self.sampler} at {self.budget}: {found}>"
 
     def value(self, name: str) -> float | None:
         """A value by its name: "error", "frechet", "sliced_wasserstein", "seconds", "nfe", or one of `metrics`."""

@@ -1,4 +1,4 @@
-"""`Comparison` in notebooks."""
+"""`Comparison` in notebooks and as text."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import SdesamplersError
 from ..html import picture, rows_table
+from ..io.text import one_line
 
 if TYPE_CHECKING:
     from .result import Comparison
@@ -34,3 +35,22 @@ def comparison_html(comparison: Comparison) -> str:
         return table + picture(comparison.picture())
     except SdesamplersError:  # samples that cannot be shown
         return table
+
+
+def text_table(comparison: Comparison) -> str:
+    """The cells as lines of text, without empty columns; three digits of each number."""
+    used = [name for name in COLUMNS if any(getattr(cell, name) is not None for cell in comparison.cells)]
+    own = list(dict.fromkeys(name for cell in comparison.cells for name in cell.metrics))
+    several = ("model", "guidance_scale") if comparison.groups else ()
+    rows = [[*several, *(COLUMNS[name] for name in used), *own]]
+    for cell in comparison.cells:
+        values = [*(getattr(cell, name) for name in (*several, *used)), *(cell.metrics.get(name) for name in own)]
+        rows.append([shown(value) for value in values])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    return "\n".join([repr(comparison)[1:-1], *lines])
+
+
+def shown(value: object) -> str:
+    """A value of a cell as text."""
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else one_line(value)

@@ -24,7 +24,7 @@ from ..public import public
 from ..sampling.result import Trajectory
 from .card import TASK, make_card
 from .cell import Cell as Cell
-from .html import comparison_html
+from .html import comparison_html, text_table
 from .picture import comparison_picture, stacked
 from .reading import FILE, FOLDER, SCHEMA_VERSION, read_comparison
 from .recommendation import Recommendation, known_metric, recommend, undecided_pairs
@@ -41,7 +41,7 @@ OF_GROUPS = ("model", "scorer", "guidance_scale")
 
 
 @public
-@dataclass
+@dataclass(repr=False)
 class Comparison:
     """The cells of a comparison, their reference values, and their samples.
 
@@ -271,6 +271,15 @@ class Comparison:
             "schema_version": SCHEMA_VERSION,
         }
         return [{**cell.as_row(), **shared} for cell in self.cells]
+
+    def __repr__(self) -> str:
+        settings = len({cell.sampler for cell in self.cells})
+        budgets = ", ".join(str(budget) for budget in dict.fromkeys(cell.budget for cell in self.cells))
+        about = f"{self.num_samples} samples of {settings} settings at {budgets} evaluations"
+        return f"<Comparison on {self.model_name}: {about}>"
+
+    def __str__(self) -> str:
+        return text_table(self)
 
     def _repr_html_(self) -> str:
         """For notebooks: the table of cells and the picture; nothing is run for it."""

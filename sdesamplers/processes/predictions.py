@@ -20,7 +20,15 @@ PREDICTIONS = ("epsilon", "sample", "v", "score", "flow")
 flow = alpha' x0 + sigma' eps, the velocity in the process's own time (eps - x0 for rectified flow)."""
 
 
-_ALIASES = {"eps": "epsilon", "noise": "epsilon", "x0": "sample", "v_prediction": "v", "velocity": "flow"}
+_ALIASES = {
+    "eps": "epsilon",
+    "noise": "epsilon",
+    "x0": "sample",
+    "denoised": "sample",
+    "denoiser": "sample",
+    "v_prediction": "v",
+    "velocity": "flow",
+}
 
 
 def prediction_type(name: str) -> str:

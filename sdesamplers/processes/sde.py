@@ -201,6 +201,12 @@ def starts_as_noise(process: GaussianProcess) -> bool:
     return bool(process.ratio(float(process.t_max)) > 1e7)
 
 
+OTHER_NAMES = {
+    "flow": "RectifiedFlow", "flow-matching": "RectifiedFlow", "ddpm": "VP", "linear": "VP", "cosine": "CosineVP",
+}  # fmt: skip
+"""What users call a process -> its class, for messages."""
+
+
 def not_a_process(expected: str, value: Any) -> UsageError:
     """The error for something passed as a process; a process's class or its name gets the call that creates one.
 
@@ -213,7 +219,8 @@ def not_a_process(expected: str, value: Any) -> UsageError:
     if isinstance(value, str):
         base: Any = SDE
         known = {cls.__name__: cls for cls in _subclasses(base) if cls.__module__ == "sdesamplers"}
-        near = " or ".join(_constructor(known[name]) for name in nearest(value, known))
+        meant = OTHER_NAMES.get(value.lower())
+        near = " or ".join(_constructor(known[name]) for name in ([meant] if meant else nearest(value, known)))
         return UsageError(f"{expected}, not {value!r}{f'; did you mean {near}?' if near else ''}")
     return UsageError(f"{expected}, not {shown(value)}")
 

@@ -194,6 +194,13 @@ class SolverTable:
         own = self.facts.get("signature")
         found = signature(model) if own else []
         if own and found and (len(own) != len(found) or not all(map(_is_close, own, found))):
+            from ..models.guidance import Guided  # imports torch, which listings of tables do without
+
+            if isinstance(model, Guided):
+                raise UsageError(
+                    "this solver table was not computed for this Guided model; pass guidance_scale= with the model "
+                    "itself if the table is for that scale, or compute one with sds.tune"
+                )
             raise UsageError(
                 f"this solver table was computed for another model, {self.facts.get('model')!r}, and its errors on "
                 f"{model.name!r} are not known; compute one with sds.tune, or try table.for_any_model()"
@@ -344,9 +351,10 @@ def choose(tables: Iterable[SolverTable], nfe: int | None, source: str, guidance
     if len(found) > 1:
         exact = [table for table in found if scale_of(table) == guidance_scale]
         if len(exact) != 1:
+            scales = ", ".join(f"{scale:g}" for scale in sorted(map(scale_of, found)))
             raise UsageError(
-                f"{source} has solver tables of {found[0].nfe} evaluations for guidance scales "
-                f"{', '.join(f'{scale:g}' for scale in sorted(map(scale_of, found)))}; name the file"
+                f"{source} has solver tables of {found[0].nfe} evaluations for guidance scales {scales}; "
+                "pass one of these, or name the file"
             )
         found = exact
     return found[0]

@@ -195,6 +195,19 @@ def test_a_trajectory_that_fails_loses_nothing(mixture: sds.MixtureModel, monkey
     assert (result.cells[0].nfe, result.trajectories) == (3, {})
 
 
+def test_a_comparison_is_printed_as_its_table(mixture: sds.MixtureModel) -> None:
+    result = sds.compare(mixture, ["euler", "rk4"], [3, 4], metrics={"spread": lambda x: float(x.std())}, num_samples=4)
+    lines = str(result).splitlines()
+    assert lines[0] == repr(result)[1:-1]
+    assert len(lines) == 6
+    assert lines[1].split()[:3] == ["sampler", "budget", "NFE"]
+    assert f"{result.cells[0].error or 0:.3g}" in lines[2]
+    assert f"{result.cells[0].metrics['spread']:.3g}" in lines[2]
+    assert repr(result.cells[0]).startswith("<Cell euler at 3: 3 NFE, error ")
+    assert result.cells[2].problem in lines[4]
+    assert len(repr(result)) < 120
+
+
 def test_objects_stand_beside_names(mixture: sds.MixtureModel) -> None:
     recipe = sds.sample(mixture, "ddim", steps=7, eta=0.5, spacing="karras").recipe
     heun, quadratic = sds.samplers()["heun"], sds.spacings()["quadratic"]

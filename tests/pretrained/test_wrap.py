@@ -581,6 +581,7 @@ VALUES = {
     "prediction": ({"betas": BETAS, "prediction": "velocty"}, r"did you mean 'velocity'\? \(known: epsilon"),
     "class": ({"process": sds.RectifiedFlow}, r"not the class RectifiedFlow: pass RectifiedFlow\(\)$"),
     "class with arguments": ({"process": sds.ShiftedFlow}, r"pass ShiftedFlow\(shift\)"),
+    "a word for it": ({"process": "flow"}, r"not 'flow'; did you mean RectifiedFlow\(\)\?"),
     "name": ({"process": "rectified-flow"}, r"not 'rectified-flow'; did you mean RectifiedFlow\(\)\?"),
     "unknown name": ({"process": "zzz"}, r"not 'zzz'$"),
     "scheduler": ({"process": types.SimpleNamespace(alphas_cumprod=KEPT)}, "pass alphas_cumprod=scheduler.alphas_cum"),

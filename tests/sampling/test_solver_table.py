@@ -122,7 +122,9 @@ def test_a_guidance_scale_picks_its_table_and_another_is_warned_of(tmp_path):
     for scale, last in ((1.0, -0.3), (3.0, -0.4)):
         recipe = sds.sample(guided, str(tmp_path), guidance_scale=scale, **call).recipe
         assert recipe.options["weights"][-1][-1] == last
-    with pytest.raises(sds.UsageError, match="tables of 3 evaluations for guidance scales 1, 3; name the file"):
+    with pytest.raises(
+        sds.UsageError, match="tables of 3 evaluations for guidance scales 1, 3; pass one of these, or name"
+    ):
         sds.sample(guided, str(tmp_path), guidance_scale=2.0, **call)
     with pytest.warns(UserWarning, match="computed for guidance_scale=3, and this run has 2"):
         sds.sample(guided, str(tmp_path / "nfe-3-guidance-3.json"), guidance_scale=2.0, **call)
@@ -292,3 +294,9 @@ def test_a_file_is_no_folder_for_tables(tmp_path):
     with pytest.raises(sds.SdesamplersError) as error:
         sds.SolverTable([1.5, 0.7], [[0.0, 0.7, -0.7]]).save(tmp_path / "file" / "x.json")
     assert "\n" not in str(error.value)
+
+
+def test_a_guided_model_is_told_how_to_use_the_tables_of_its_network():
+    model = sds.load("fashion-mnist-labels")
+    with pytest.raises(sds.UsageError, match="pass guidance_scale= with the model"):
+        sds.sample(sds.Guided(model, 2.0), "tuned", nfe=8, condition=3)
