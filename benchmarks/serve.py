@@ -169,10 +169,14 @@ def server(threads: int) -> Iterator[int]:
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
-        first = process.stderr.readline()
-        if " is served at " not in first:
-            raise RuntimeError(first + process.stderr.read())
-        yield int(first.rpartition(":")[2])
+        lines = []
+        for line in process.stderr:  # ends with the process, if it fails
+            lines.append(line)
+            if " is served at " in line:
+                break
+        else:
+            raise RuntimeError("".join(lines))
+        yield int(line.rpartition(":")[2])
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)

@@ -301,7 +301,8 @@ def main() -> None:
     parser.add_argument("--grace", type=positive, default=30, help="seconds for requests to finish after a signal")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for library in ("uvicorn", "sdesamplers"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     try:
         listening = socket.create_server((args.host, args.port))
     except (OSError, OverflowError) as error:
