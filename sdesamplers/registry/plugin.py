@@ -110,7 +110,9 @@ class Registered:
     def blamed(self, error: Exception) -> PluginError:
         """Return a PluginError for an error that the function raised, with plugin, file and line."""
         place = raised_at(error, self.function.__code__.co_filename)
-        return PluginError(f"{self.kind} {self.name!r} of plugin {self.plugin}: {summary(error)}{place}")
+        ends = "; at the clean end sigma is 0 and lam infinite: if then.is_clean, use out.step_to(then)"
+        hint = ends if self.kind == "sampler" and isinstance(error, ZeroDivisionError) else ""
+        return PluginError(f"{self.kind} {self.name!r} of plugin {self.plugin}: {summary(error)}{place}{hint}")
 
     def __copy__(self) -> Self:
         return self
