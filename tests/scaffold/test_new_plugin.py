@@ -33,7 +33,8 @@ def tool(name: str, *arguments: Any, folder: Path, **environment: str) -> None:
     command = Path(sys.executable).with_name(name)
     if not command.exists():
         pytest.skip(f"{name} is not installed")
-    paths = [folder, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    checkout = Path(sds.__file__).parents[1]  # type checkers do not see an editable installation
+    paths = [folder, checkout, *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, filter(None, paths))), **environment}
     done = subprocess.run([command, *map(str, arguments)], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
