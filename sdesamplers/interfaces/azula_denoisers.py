@@ -13,33 +13,27 @@ from ..checks import known_keywords, shown
 from ..errors import UsageError
 from ..models.base import Model, Output
 from ..models.calling import as_flat, call, isolated
-from ..models.conditions import cloned
-from ..models.function import FunctionModel
 from ..processes.predictions import convert
 from ..processes.scalars import Scalar, is_per_sample
 from ..public import public
+from .keyword_denoiser import KeywordDenoiser, keywords_of
 from .schedule_process import ScheduleProcess
 
 
-class AzulaModel(FunctionModel):
+class AzulaModel(KeywordDenoiser):
     """One of azula's denoisers as a model that predicts x0; a dictionary as its condition is passed as keywords."""
 
     pure = True
 
     def _called(self, x: Tensor, times: tuple[Scalar, ...], *given: Any) -> Tensor | Output:
         (t,) = times
-        kwargs = {key: cloned(value) for each in given for key, value in each.items()}
+        kwargs = keywords_of(given)
         shaped = as_flat(t, x) if is_per_sample(t) else as_flat(t, x[:1])[0]  # some denoisers take one time only
         output: Tensor | Output = call(self._mean, x.clone(), shaped, name=self.name, **kwargs)
         return output
 
     def _mean(self, x: Tensor, t: Tensor, **kwargs: Any) -> Any:
         return self.function(x, t, **kwargs).mean
-
-    def condition_for(self, condition: Any, count: int) -> Any:
-        if self.conditional and condition is not None and not isinstance(condition, dict):
-            raise UsageError(f"the condition of {self.name!r} must be a dictionary of keywords, not {shown(condition)}")
-        return super().condition_for(condition, count)
 
 
 @public

@@ -17,12 +17,11 @@ from ..checks import known_keywords, number, shown
 from ..errors import UsageError
 from ..models.base import Model, Output
 from ..models.calling import as_flat, call, isolated
-from ..models.conditions import cloned
-from ..models.function import FunctionModel
 from ..processes.predictions import convert
 from ..processes.scalars import Scalar, expand
 from ..processes.sde import GaussianProcess, starts_as_noise
 from ..public import public
+from .keyword_denoiser import KeywordDenoiser, keywords_of
 from .schedule_process import ScheduleProcess
 
 RATIO_AT_END = 99.0
@@ -93,7 +92,7 @@ def like(value: Any, t: Tensor) -> Tensor:
     return torch.as_tensor(value).to(t.device, t.dtype).expand(t.shape)
 
 
-class DeepinvModel(FunctionModel):
+class DeepinvModel(KeywordDenoiser):
     """A denoiser of deepinv as a model that predicts x0; a dictionary as its condition is passed as keywords."""
 
     pure = True
@@ -101,15 +100,10 @@ class DeepinvModel(FunctionModel):
     def _called(self, x: Tensor, times: tuple[Scalar, ...], *given: Any) -> Tensor | Output:
         (t,) = times
         process = self.gaussian
-        kwargs = {key: cloned(value) for each in given for key, value in each.items()}
+        kwargs = keywords_of(given)
         inside, ratio = x / expand(process.alpha(t), x), as_flat(process.ratio(t), x)
         output: Tensor | Output = call(self.function, inside, ratio, name=self.name, **kwargs)
         return output
-
-    def condition_for(self, condition: Any, count: int) -> Any:
-        if self.conditional and condition is not None and not isinstance(condition, dict):
-            raise UsageError(f"the condition of {self.name!r} must be a dictionary of keywords, not {shown(condition)}")
-        return super().condition_for(condition, count)
 
 
 @public
