@@ -1,8 +1,10 @@
-"""Untrusted text from files, plugins and models, made safe to print: control characters are escaped."""
+"""Untrusted text from files, plugins and models, made safe to print by escapes; data made fit for JSON."""
 
 from __future__ import annotations
 
+import math
 import unicodedata
+from collections.abc import Mapping
 from typing import Any
 
 KEPT = "\n\t"
@@ -29,3 +31,12 @@ def _seen(character: str) -> str:
 def one_line(text: Any) -> str:
     """Printable text without line breaks."""
     return " ".join(printable(text).split())
+
+
+def without_nan(data: Any) -> Any:
+    """Plain data with None for every float that is not finite."""
+    if isinstance(data, float):
+        return data if math.isfinite(data) else None
+    if isinstance(data, Mapping):
+        return {key: without_nan(value) for key, value in data.items()}
+    return [without_nan(value) for value in data] if isinstance(data, list | tuple) else data

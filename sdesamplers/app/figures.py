@@ -11,12 +11,12 @@ import torch
 
 from ..errors import UsageError
 from ..io.images import grid, to_images
-from ..io.text import printable
 from ..models.base import Model
 from ..processes.sde import GaussianProcess
 from ..sampling.recipe import Recipe
 from ..sampling.result import Result
 from ..sampling.runs import make_path
+from ..text import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,9 +15,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from ..errors import SdesamplersError, UsageError
-from ..io.text import one_line
 from ..models.base import Model
 from ..registry.registry import default_registry
+from ..text import one_line
 from .figures import grids_figure, samples_picture, trajectory_picture
 from .runs import (
     LONGEST_PROMPT,

@@ -11,12 +11,12 @@ from typing import Any
 
 from ..checks import number, whole
 from ..errors import Cancelled, SdesamplersError, UsageError
-from ..io.text import one_line
 from ..models.base import Model
 from ..pretrained.pipelines.text import TextModel
 from ..sampling.calls import sample
 from ..sampling.loop import Event
 from ..sampling.result import Result
+from ..text import one_line
 
 MOST_SAMPLERS, MOST_NFE, MOST_SAMPLES, LONGEST_PROMPT = 6, 200, 16, 2000
 """Limits of one request."""

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from ..errors import SdesamplersError
-from ..io.text import one_line
+from ..text import one_line
 from . import (
     app_command,
     check_command,

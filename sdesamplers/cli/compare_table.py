@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..io.text import printable
+from ..text import printable
 from .streams import say
 from .tables import status_line, table
 

@@ -10,8 +10,8 @@ import click
 
 from ..errors import SdesamplersError, UsageError
 from ..io.paths import expanded
-from ..io.text import printable
 from ..registry.options import as_number
+from ..text import printable
 
 LONGEST = 64 << 20
 """Maximum size of a file of prompts, in bytes."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ..errors import UsageError
-from ..io.text import one_line, printable
+from ..text import one_line, printable
 from .config import Configured
 from .group import cli
 from .options import load_model, model_options, pairs, take_grid_options

@@ -9,8 +9,8 @@ from typing import Any
 from ..errors import SdesamplersError
 from ..hub.address import Address, is_address
 from ..io.paths import expanded
-from ..io.text import one_line
 from ..registry.catalogue import Catalogue
+from ..text import one_line
 
 
 def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:

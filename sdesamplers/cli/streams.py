@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ..errors import SdesamplersError
-from ..io.text import printable
+from ..text import printable
 
 
 def prepare() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..io.text import printable, without_nan
+from ..text import printable, without_nan
 from .streams import say, writing
 
 if TYPE_CHECKING:

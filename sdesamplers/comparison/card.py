@@ -8,9 +8,9 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 from ..hub.cards import code, quoted
-from ..io.text import one_line
 from ..public import SITE
 from ..registry.registry import default_registry
+from ..text import one_line
 from ..version import __version__
 
 if TYPE_CHECKING:

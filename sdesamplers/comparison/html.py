@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import SdesamplersError
 from ..html import picture, rows_table
-from ..io.text import one_line
+from ..text import one_line
 
 if TYPE_CHECKING:
     from .result import Comparison

@@ -11,8 +11,8 @@ from torch import Tensor
 from ..errors import UsageError
 from ..io.images import grid, to_images
 from ..io.sheets import Sheet, Tile
-from ..io.text import printable
 from ..metrics import Score
+from ..text import printable
 from .cell import Cell
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from ..checks import flag, warn, whole
 from ..errors import UsageError
 from ..hub.upload import Destination
 from ..io.files import make_folder, write
-from ..io.text import without_nan
 from ..metrics import Score
 from ..public import public
 from ..sampling.result import Trajectory
+from ..text import without_nan
 from .card import TASK, make_card
 from .cell import Cell as Cell
 from .html import comparison_html, text_table

@@ -12,8 +12,8 @@ from xml.etree import ElementTree
 import numpy as np
 
 from ..errors import UsageError
-from ..io.text import printable
 from ..metrics.intervals import interval
+from ..text import printable
 from .recommendation import isfinite, known_metric
 from .scoring import OWN
 

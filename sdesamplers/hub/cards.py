@@ -7,7 +7,7 @@ import re
 from collections.abc import Collection
 from typing import Any
 
-from ..io.text import one_line
+from ..text import one_line
 from .upload import Destination
 
 README = "README.md"

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..checks import shown
 from ..errors import ModelError, UsageError
-from ..io.text import one_line
+from ..text import one_line
 from .address import COMMIT, REPO, Address
 from .errors import message_of, status_of
 

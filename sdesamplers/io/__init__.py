@@ -1,4 +1,4 @@
-"""Input and output: files, pictures, data sets, text, the terminal.
+"""Input and output: files, pictures, data sets, the terminal.
 
 paths.py     paths as users type them
 files.py     atomic, durable file writes; reads of regular files only
@@ -6,7 +6,6 @@ reading.py   pictures and arrays from untrusted files, in bounded time and memor
 datasets.py  data for a model, from folders, files and arrays
 images.py    samples as pictures
 sheets.py    pictures in labelled rows and columns
-text.py      untrusted text made safe for a terminal
 terminal.py  progress bars in a terminal
 notebook.py  progress bars in a notebook
 log.py       the logger "sdesamplers" and its verbosity

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from ..errors import UnknownNameError, UsageError
 from ..models.base import Model
+from ..text import one_line, printable
 from .paths import expanded
 from .reading import check_levels, pixels, read_array, read_picture, regular_path
-from .text import one_line, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image

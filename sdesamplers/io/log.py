@@ -9,7 +9,7 @@ from typing import TextIO
 from ..checks import choice
 from ..errors import UsageError
 from ..public import public
-from .text import one_line
+from ..text import one_line
 
 logger = logging.getLogger("sdesamplers")
 """Runs, models and jobs are logged as INFO, plugins as DEBUG; what needs attention is a warning (`categories.py`)."""

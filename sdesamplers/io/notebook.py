@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from .text import printable
+from ..text import printable
 
 INTERVAL = 0.1
 """Seconds between two updates of a bar."""

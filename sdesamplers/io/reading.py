@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import SdesamplersError, UsageError
-from .text import one_line, printable
+from ..text import one_line, printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from xml.sax.saxutils import escape
 
 from ..errors import UsageError
+from ..text import one_line
 from .images import grid
-from .text import one_line
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from ..text import printable
 from .notebook import in_notebook, notebook_bar
-from .text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

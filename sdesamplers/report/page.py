@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..io.files import make_folder, write
-from ..io.text import printable, without_nan
 from ..metrics.intervals import LEVEL
+from ..text import printable, without_nan
 from ..version import __version__
 from . import reading
 from .curves import work_precision

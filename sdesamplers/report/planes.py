@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import UsageError
-from ..io.text import one_line
+from ..text import one_line
 from .style import REFERENCE, Style, drawn_name, legend, panels, plain, styles
 from .view import View, number
 

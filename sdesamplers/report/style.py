@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UsageError
-from ..io.text import one_line
+from ..text import one_line
 
 COLOURS = ("#003793", "#df6f00", "#2c9f74", "#9686b6", "#6e4110", "#4754ff", "#214648")
 """Colours on white that readers with either kind of red-green blindness tell apart: the least difference of two was

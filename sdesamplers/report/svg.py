@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from xml.etree import ElementTree
 
-from ..io.text import printable
+from ..text import printable
 from .style import COLOURS, REFERENCE
 
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"

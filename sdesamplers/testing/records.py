@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from ..io.files import write
-from ..io.text import printable
+from ..text import printable
 from .explanations import explain
 from .report import Report
 

@@ -9,10 +9,10 @@ from pathlib import PurePath
 from typing import Any
 
 from ..hub.cards import code, metadata, quoted, sealed
-from ..io.text import one_line
 from ..public import SITE
 from ..registry.registry import default_registry
 from ..sampling.table import SolverTable, scale_of
+from ..text import one_line
 from .tuner import in_digits
 
 TITLE = "Solver tables for"

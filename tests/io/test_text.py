@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from sdesamplers.cli import main
-from sdesamplers.io.text import one_line, printable
 from sdesamplers.registry.registry import use_registry
+from sdesamplers.text import one_line, printable
 
 EVIL = "see [1], [bold]x[/bold] [/nope] :warning: \x1b[31mred\x1b]0;title\x07 \u202eback"
 SEEN = "see [1], [bold]x[/bold] [/nope] :warning: \\x1b[31mred\\x1b]0;title\\x07 \\u202eback"
