@@ -83,11 +83,9 @@ def prepared(source: str, data: str, kwargs: dict[str, Any]) -> tuple[Any, Any, 
 @click.option(
     "--divergence",
     type=click.Choice(["hutchinson", "exact"]),
-    default="hutchinson",
-    show_default=True,
-    help="Estimate the divergence with random probes, or compute it exactly.",
+    help="Estimate the divergence with random probes, or compute it exactly, as by default in up to 16 dimensions.",
 )
-@click.option("--probes", type=int, default=1, show_default=True, help="Random probes per sample for the divergence.")
+@click.option("--probes", type=int, help="Random probes per sample for the divergence; 1 by default.")
 @click.option(
     "--probe",
     type=click.Choice(["rademacher", "gaussian"]),
@@ -143,7 +141,9 @@ def likelihood(source: str, data: str, **kwargs: Any) -> None:
     made.add_row("nats", f"{found.nats.mean():.1f}")
     if found.standard_error is not None:
         error = facts["standard_error_of_probes"]
-        made.add_row("probes", f"{found.probes}: standard error {error:.4f} bits/dim per sample")
+        made.add_row("divergence", f"{found.probes} probes: standard error {error:.4f} bits/dim per sample")
+    else:
+        made.add_row("divergence", "1 probe: --probes 2 estimates its error" if found.probes else "exact")
     made.add_row("evaluations", f"{found.nfe_per_sample.mean():.0f} per sample on average, {found.nfe} at most")
     show(made)
     for file in filter(None, files):
