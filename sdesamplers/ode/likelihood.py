@@ -177,7 +177,7 @@ def log_likelihood(
 
 
 FEW_DIMENSIONS = 16
-"""In up to so many dimensions the exact divergence is the default."""
+"""The largest number of dimensions in which the exact divergence is the default."""
 FEW = 5
 """With fewer steps no method solves the ODE of data that are narrower than the noise: with 1, 2 and 3 steps of Heun's
 method the log-density of a Gaussian of standard deviation 0.5 is off by 7, 3.5 and 1.4 nats."""

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..categories import ModelWarning
+from ..checks import warn
 from ..errors import ModelError
 from ..models.calling import in_modes
 from ..models.conditions import take_rows
@@ -51,6 +53,9 @@ class Trial:
         self.channels = None
         try:
             whole, last = self.evaluate(style, slice(None)), self.evaluate(style, slice(self.count - 1, self.count))
+            ends = [self.evaluate(style, slice(n, n + 1)) for n in range(2 if style.time_shape == "one" else 0)]
+            if not all(bool(output.isfinite().all()) for output in (whole, *ends)):
+                return f"its output is not finite at its times {self._times()}"
             scale = float(whole.abs().max()) or 1.0
             difference = float((whole[-1:] - last).abs().max())
         except Exception as error:  # a network may raise anything
@@ -82,6 +87,18 @@ class Trial:
             self.channels = tensor.shape[1]
         return value.float()
 
+    def _times(self) -> str:
+        low, high = (float(self.model.network_clock(t)) for t in (self.model.process.t_min, self.model.process.t_max))
+        return f"from {low:.3g} to {high:.3g}"
+
+    def is_denoiser(self) -> bool:
+        """Return True if the network returns its input at the smallest sigma, as a denoiser D(x, sigma) does."""
+        assert self.model.preconditioning is not None
+        given = self.model.preconditioning.scale_input(self.x, self.t).float()
+        times = as_network_time(float(self.model.process.t_min), self.x)
+        output = self.evaluate(self.model.asking, slice(None), times)
+        return float((output - given).abs().mean()) < 0.05 * float(given.abs().mean())
+
     def rounds_times(self) -> bool:
         """Return True if the network itself rounds its time to integers.
 
@@ -93,6 +110,22 @@ class Trial:
         times = round(sum(ends) / 2) + 2 * torch.arange(self.count, dtype=torch.float32, device=self.model.device)
         here, near, beyond = (self.evaluate(self.model.asking, slice(None), times + ahead) for ahead in (0.0, 0.3, 1.0))
         return bool(torch.equal(here, near)) and not bool(torch.equal(here, beyond))
+
+
+def check_raw(network: Any) -> None:
+    """Warn if a network that is passed with sigma_data= has a `sigma_data` of its own, as preconditioned ones do."""
+    if isinstance(getattr(network, "sigma_data", None), int | float):
+        warn_of_denoiser(f"{type(network).__name__} has a sigma_data of its own,")
+
+
+def warn_of_denoiser(sign: str) -> None:
+    """Warn that sigma_data= was passed with a denoiser D(x, sigma), by the sign of it."""
+    warn(
+        f"{sign} as a denoiser D(x, sigma) has; sigma_data= is for the raw network F inside of one, and wraps it a "
+        "second time. For a denoiser omit it: sds.from_denoiser(network, shape), or sds.wrap(network, shape, "
+        "process=sds.EDM(), prediction='sample')",
+        ModelWarning,
+    )
 
 
 @contextmanager

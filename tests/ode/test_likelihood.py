@@ -164,7 +164,10 @@ def test_hutchinson_is_unbiased_with_a_variance_of_one_over_probes(copies, probe
 
 def test_rademacher_probes_vary_less_than_gaussian_ones(copies):
     model, x, words, _ = copies
-    spread = {k: sds.log_likelihood(model, x, probes=1, probe=k, **words).nats.std() for k in ("rademacher", "gaussian")}
+    spread = {
+        kind: sds.log_likelihood(model, x, probes=1, probe=kind, **words).nats.std()
+        for kind in ("rademacher", "gaussian")
+    }
     assert 0 < spread["rademacher"] < spread["gaussian"]
 
 

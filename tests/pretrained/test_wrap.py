@@ -7,6 +7,7 @@ import math
 import pickle
 import re
 import types
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -620,3 +621,45 @@ def test_a_table_of_betas_says_cumprod():
     with pytest.raises(sds.UsageError, match=r"increase, as betas do: pass numpy.cumprod\(1 - betas\)"):
         sds.DiscreteVP(BETAS)
     assert sds.DiscreteVP(KEPT.clone().requires_grad_()).t_max == 999
+
+
+class Denoiser(torch.nn.Module):
+    """D(x, sigma) of data N(0, 0.25), as preconditioned networks are passed round."""
+
+    def forward(self, x, sigma):
+        return 0.25 * x / (0.25 + sigma.view(-1, 1) ** 2)
+
+
+class Preconditioned(Denoiser):
+    sigma_data = 0.5
+
+    def forward(self, x, sigma):
+        return super().forward(x, sigma) + 0.3 * x  # not a denoiser by its values
+
+
+class OnlyPositive(Denoiser):
+    """As `Denoiser`, of log(sigma): asked at c_noise = log(sigma)/4 < 0 it returns NaN."""
+
+    def forward(self, x, sigma):
+        return super().forward(x, sigma.log().exp())
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: sds.wrap(Denoiser(), (4,), sigma_data=0.5), "returns its input at the smallest sigma, as a denoiser"),
+        (lambda: sds.wrap(Preconditioned(), (4,), sigma_data=0.5), "Preconditioned has a sigma_data of its own"),
+        (lambda: sds.from_denoiser(Preconditioned(), (4,), sigma_data=0.5), "has a sigma_data of its own"),
+    ],
+)
+def test_a_network_that_is_preconditioned_already_is_noticed(call, match):
+    with pytest.warns(sds.ModelWarning, match=match):
+        call()
+
+
+def test_a_network_that_is_not_finite_at_an_end_of_its_times_is_refused():
+    with pytest.raises(sds.UsageError, match=r"not finite at its times from -1.55 to 1.1"):
+        sds.wrap(OnlyPositive(), (4,), sigma_data=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sds.wrap(OnlyPositive(), (4,), process=sds.EDM(), prediction="sample")
