@@ -44,6 +44,8 @@ TRIALS, STARTS, HELD_OUT_STARTS, NETWORK_STARTS = 80, 192, 2048, 16
 RIDGE = 1e-3
 SHIFT = 0.5
 """Exponent of a problem's ratio in the change of its weight."""
+LARGEST = 15.0
+"""sigma/alpha up to which a DDPM network is evaluated on a flow's process; beyond, its errors in x0 are large."""
 SMALLEST = 0.031
 """Radians: the last point of a grid lies within the range of every common table; Stable Diffusion's ends at 0.029."""
 FIT, HELD_OUT = 0, 10_000
@@ -152,13 +154,38 @@ def problems(group: str, held_out: bool) -> list[Problem]:
     first = HELD_OUT if held_out else FIT
     starts = HELD_OUT_STARTS if held_out else STARTS
     found = [Problem(f"{name}, {model.name}", model, starts, first) for name, model in models]
-    return [*found, network(held_out)] if group == "ddpm" else found
+    if group == "ddpm":
+        return [*found, network(held_out)]
+    return [*found, network_on_flow()] if held_out else found
 
 
 def network(held_out: bool) -> Problem:
     """The embedded network; held out are other starts of it."""
-    first = HELD_OUT if held_out else FIT
-    return Problem("network", sds.load("fashion-mnist", channels_last=True), NETWORK_STARTS, first)
+    first, starts = (HELD_OUT, 4 * NETWORK_STARTS) if held_out else (FIT, NETWORK_STARTS)
+    return Problem("network", sds.load("fashion-mnist", channels_last=True), starts, first)
+
+
+def network_on_flow() -> Problem:
+    """The embedded network on a flow's process: the only network of the zero group, and held out.
+
+    Its state is x / (alpha^2 + sigma^2)^(1/2), of a process with the same sigma/alpha. Beyond `LARGEST` it is evaluated
+    there.
+    """
+    inner = sds.load("fashion-mnist", channels_last=True)
+    table = inner.gaussian
+
+    def sample(x: Tensor, t: Tensor) -> Tensor:
+        time = float(t.flatten()[0])
+        ratio = min(time / (1 - time) if time < 1 else math.inf, LARGEST)
+        alpha, sigma = (float(part) for part in table.at_ratio(ratio))
+        own = x / math.hypot(1 - time, time)
+        noise = inner.predict(own.to(inner.dtype), float(table.time_at_ratio(ratio)))
+        assert isinstance(noise, Tensor)
+        return (own - sigma * noise) / alpha
+
+    name = "network on the flow's process"
+    model = sds.FunctionModel(sample, sds.RectifiedFlow(), "sample", inner.shape, name=name)
+    return Problem("network", model, 4 * NETWORK_STARTS, HELD_OUT)
 
 
 @dataclass(frozen=True)
