@@ -150,8 +150,7 @@ def explained(report: Report) -> dict[str, Any]:
 
 def show_explanations(kind: str | None, checks: tuple[str, ...], as_json: bool) -> None:
     """Print what every check is about, of one kind or of all."""
-    from ..testing.explanations import EXPLANATIONS
-    from ..testing.report import Kind
+    from ..testing.explanations import EXPLANATIONS, Kind
 
     kinds = [each for each in get_args(Kind) if kind is None or each == KINDS[kind]]
     texts = {

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from .report import Kind
+Kind = Literal["sampler", "spacing", "noise source", "process", "model"]
+"""What the conformance kit checks."""
 
 
 class Explanation(NamedTuple):

@@ -16,10 +16,11 @@ from ..registry.plugin import NoiseSource, Sampler, Spacing
 from ..registry.registry import default_registry
 from . import convergence, densities, invariants, resumption
 from .case import Case
+from .explanations import Kind
 from .lookup import Target, find, process_of
 from .models import MODEL_CHECKS, ModelCase
 from .noises import NOISE_CHECKS, NoiseCase
-from .report import Finding, Kind, Outcome, Report
+from .report import Finding, Outcome, Report
 from .sdes import SDE_CHECKS, SdeCase
 from .spacings import SPACING_CHECKS, SpacingCase
 

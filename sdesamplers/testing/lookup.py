@@ -13,7 +13,7 @@ from ..pretrained.loading import as_model
 from ..processes.sde import SDE
 from ..registry.plugin import NoiseSource, Sampler, Spacing
 from ..registry.registry import default_registry
-from .report import Kind
+from .explanations import Kind
 
 CLASSES: dict[Kind, type] = {
     "sampler": Sampler,
