@@ -10,12 +10,16 @@ from typing import Any, Literal
 from ..errors import SdesamplersError
 from ..html import rows_table
 from ..text import one_line, printable
-from .explanations import EXPLANATIONS, Kind
+from .explanations import EXPLANATIONS, Kind, explanation
 
 Verdict = Literal["pass", "fail", "skip"]
 VERDICTS: dict[Verdict, str] = {"pass": "passed", "fail": "failed", "skip": "skipped"}
 WIDTH = 110
 """Characters of a line of a printed report."""
+RUNS = "a run that does not raise"
+"""The requirement that is reported if an item raises whatever it is used for."""
+NO_ERROR = "no error"
+"""The requirement that is reported if an item raises in a check."""
 Outcome = tuple[str, str, bool] | None
 """What a check returns: (measured, required, passed), or None if it does not apply."""
 
@@ -31,6 +35,11 @@ class Finding:
     measured: str
     required: str
     verdict: Verdict
+
+    @property
+    def raised(self) -> bool:
+        """True if the check failed because the item raised an exception, whose message is `measured`."""
+        return self.verdict == "fail" and self.required in (RUNS, NO_ERROR)
 
     @property
     def reason(self) -> str:
@@ -91,8 +100,9 @@ class Report:
 
     def where_to_look(self, finding: Finding) -> str:
         """Where the mistake usually is if this check fails; empty for the other verdicts."""
-        text = EXPLANATIONS[self.kind].get(finding.check) if finding.verdict == "fail" else None
-        return "" if text is None else text.look
+        if finding.verdict != "fail" or finding.check not in EXPLANATIONS[self.kind]:
+            return ""
+        return explanation(self.kind, finding.check, raised=finding.raised).look
 
     def __iter__(self) -> Iterator[Finding]:
         return iter(self.findings)
