@@ -239,7 +239,7 @@ class Spacing(Registered):
             raise PluginError(f"spacing {self.name!r} returned None; is `return` missing?")
         try:
             found = np.asarray(times)
-            wide = found.astype(np.float64)
+            wide = np.asarray(found, dtype=np.float64)
         except (TypeError, ValueError, RuntimeError) as error:  # no numbers, or a tensor with gradients or of a GPU
             raise PluginError(
                 f"spacing {self.name!r} returned {type(times).__name__}, which is no array of {count} times ({error})"
