@@ -268,12 +268,11 @@ def without_nulls(pipeline: Any, kind: Any) -> Any:
     components = {p.name for p in given if p.default is p.empty} | {*kind._optional_components, *LEFT_OUT}
 
     def load_config(cls: Any, *arguments: Any, **options: Any) -> Any:
-        found = super(made, cls).load_config(*arguments, **options)
+        found = pipeline.load_config(*arguments, **options)
         if not isinstance(found, dict):
             return found
         absent = {key: [None, None] for key, value in found.items() if value is None and key in components}
         return {**found, **absent}
 
     members = {"load_config": classmethod(load_config), "__module__": pipeline.__module__}
-    made = type(pipeline.__name__, (pipeline,), members)
-    return made
+    return type(pipeline.__name__, (pipeline,), members)
