@@ -135,7 +135,7 @@ class Connected:
 
     def __reduce__(self) -> Any:
         """Copied and pickled as the guider of diffusers and its receiver, which is also its scheduler's."""
-        plain = object.__new__(type(self).__bases__[1])
+        plain: Any = object.__new__(type(self).__bases__[1])
         plain.__dict__.update(self.__dict__)
         return connected, (plain, self.receiver)
 
