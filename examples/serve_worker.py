@@ -285,12 +285,10 @@ class Worker:
         self.pool.send(output if isinstance(output, torch.Tensor) else output.value)
 
     def _try_with_less(self, batch: sds.PoolBatch, error: Exception) -> None:
-        """After an error of the network, evaluate fewer rows; if it was one row, its request is at fault and ends."""
-        if len(batch) > 1:
+        """After an error of the network, evaluate fewer rows for a while; if it was one row, its request ends."""
+        if self.pool.shrink():
             log.warning("the network failed on %d rows: %s", len(batch), error)
-            self.pool.max_rows = len(batch) // 2
             return
-        self.pool.max_rows = self.limits.rows
         with self._lock:
             job = self._running.get(batch.rows[0].id)
             if job is not None and self.pool.remove(job.number):

@@ -154,6 +154,16 @@ def summary(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{advice(near)}"
 
 
+def add_note(error: BaseException, note: str) -> None:
+    """Add a line that tracebacks show below the exception's message; Python 3.10 stores it and does not show it."""
+    error.__dict__.setdefault("__notes__", []).append(note)
+
+
+def notes_of(error: BaseException) -> str:
+    """The lines that were added to an exception, as text that follows its message."""
+    return "".join(getattr(error, "__notes__", ()))
+
+
 def with_article(name: str) -> str:
     """Return a class's name with "a" or "an"; "U" is read as in "UNet"."""
     return f"{'an' if name[:1].upper() in set('AEIO') or name == 'ndarray' else 'a'} {name}"

@@ -62,7 +62,13 @@ def picture(image: Image) -> Markup:
         image = image.resize((WIDEST, max(1, round(image.height * WIDEST / image.width))))
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
-    return Markup(f"<img alt='' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>")
+    return png(buffer.getvalue())
+
+
+def png(content: bytes) -> Markup:
+    """The bytes of a PNG as an inline picture."""
+    data = base64.b64encode(content).decode()
+    return Markup(f"<img alt='' style='max-width:100%' src='data:image/png;base64,{data}'>")
 
 
 def joined(options: Mapping[str, Any]) -> str:

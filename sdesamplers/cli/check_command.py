@@ -126,13 +126,13 @@ def report_table(report: Report) -> Table:
 
 def show_failures(report: Report) -> None:
     """Print what each failed check means and where to look."""
-    from ..testing.explanations import EXPLANATIONS
+    from ..testing.explanations import explanation
 
     if not report.failed:
         return
     made = table("What the failed checks mean", "check", "meaning", "where to look")
     for finding in report.failed:
-        made.add_row(finding.check, *EXPLANATIONS[report.kind][finding.check])
+        made.add_row(finding.check, *explanation(report.kind, finding.check, raised=finding.raised))
     show(made)
     say("All of them are described in docs/writing-samplers.md; frequent mistakes in docs/mistakes.md.")
 
@@ -142,16 +142,15 @@ def explained(report: Report) -> dict[str, Any]:
     from ..testing.explanations import explain
 
     data = report.as_dict()
-    for finding in data["findings"]:
-        if finding["verdict"] == "fail":
-            finding["explanation"] = explain(report.kind, finding["check"])
+    for finding, found in zip(data["findings"], report.findings, strict=True):
+        if found.verdict == "fail":
+            finding["explanation"] = explain(report.kind, found.check, raised=found.raised)
     return data
 
 
 def show_explanations(kind: str | None, checks: tuple[str, ...], as_json: bool) -> None:
     """Print what every check is about, of one kind or of all."""
-    from ..testing.explanations import EXPLANATIONS
-    from ..testing.report import Kind
+    from ..testing.explanations import EXPLANATIONS, Kind
 
     kinds = [each for each in get_args(Kind) if kind is None or each == KINDS[kind]]
     texts = {

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..categories import AccuracyWarning
 from ..checks import choice, function, suggest_keywords, warn, whole
 from ..errors import ModelError, UsageError
+from ..html import facts_table, rows_table
 from ..io.datasets import Data, as_states
 from ..models.base import Model, Output
 from ..models.calling import isolated
@@ -27,6 +28,7 @@ from ..processes.scalars import Scalar, as_scalar, expand
 from ..processes.sde import SDE, GaussianProcess, Prior
 from ..public import public
 from ..registry.plugin import Sampler
+from ..report.inline import histogram, inline
 from ..sampling.loop import Callback, Flag
 from ..sampling.parts import Part
 from ..sampling.recipe import Recipe
@@ -73,6 +75,21 @@ class Likelihood:
         return (
             f"<Likelihood of {len(self.nats)} samples by {self.recipe.sampler!r}: {mean:.4g} bits/dim, {self.nfe} NFE>"
         )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the mean and the range of the likelihoods, and their histogram."""
+        rows = []
+        for name, values in (("nats", self.nats), ("bits per dimension", self.bits_per_dim)):
+            error = values.std(ddof=1) / math.sqrt(len(values)) if len(values) > 1 else None
+            rows.append((name, *map(float, (values.mean(), np.median(values), values.min(), values.max())), error))
+        columns = ("", "mean", "median", "smallest", "largest", "standard error of the mean")
+        kind = f"{self.probes} probe{'s' * (self.probes > 1)}" if self.probes else "exact"
+        facts = {"sampler": self.recipe.sampler, "evaluations": f"{self.nfe} per sample", "divergence": kind}
+        if self.standard_error is not None:
+            facts["standard error of nats over the probes"] = f"{self.standard_error.mean():.3g} on average"
+        title = f"log p of {len(self.nats)} sample{'s' * (len(self.nats) != 1)}"
+        picture = inline(lambda: histogram(self.bits_per_dim, "bits per dimension", title))
+        return facts_table("Likelihood", facts) + rows_table(title, columns, rows) + picture
 
 
 @public

@@ -25,6 +25,11 @@ def spaced_points(
     if times.shape != (count,):
         raise UsageError(f"spacing {spacing.name!r} returned times of shape {times.shape}, not ({count},)")
     check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
+    if count > 1 and spacing.reaches in ("both", "end") and abs(times[-1] - native.t_min) > 1e-6 * process_span(native):
+        raise UsageError(
+            f"spacing {spacing.name!r} with {steps} steps ends at {times[-1]:.6g}, and the span at {native.t_min:.6g}: "
+            'set times[-1] = span.end, or declare which ends it always includes, as in reaches="start"'
+        )
     if start is not None and not starts_at(float(times[0]), start, native):
         raise UsageError(
             f"spacing {spacing.name!r} starts at {times[0]:g} here, but the run starts at start_time={start:g}; use a "
@@ -110,14 +115,19 @@ def process_span(process: SDE) -> float:
 
 def check_falling(grid: np.ndarray, what: str) -> None:
     """Raise UsageError unless the grid is finite and strictly decreasing, from noise to data."""
-    if not np.all(np.isfinite(grid)):
-        raise UsageError(f"{what}: the grid has values that are not finite")
+    bad = np.flatnonzero(~np.isfinite(grid))
+    if len(bad):
+        raise UsageError(
+            f"{what}: the grid has values that are not finite: entry {bad[0]} is {grid[bad[0]]}; alpha or sigma may be "
+            "0 at an end, where sigma/alpha and its logarithm are infinite"
+        )
     rising = np.flatnonzero(np.diff(grid) >= 0)
     if len(rising):
         k = int(rising[0])
+        reversal = ": it rises throughout, so reverse it (times[::-1])" if np.all(np.diff(grid) > 0) else ""
         raise UsageError(
             f"{what}: a grid must fall strictly from noise to data, but entry {k + 1} ({grid[k + 1]:.6g}) does not lie "
-            f"below entry {k} ({grid[k]:.6g})"
+            f"below entry {k} ({grid[k]:.6g}){reversal}"
         )
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from ..checks import one_of_types, shape_of, shown, whole
-from ..errors import UsageError
+from ..errors import PluginError, SdesamplersError, UsageError, last_place, summary
 from ..public import public
 
 
@@ -181,6 +181,42 @@ class Noise(Protocol):
 def skip_draw(noise: Noise, start: float, end: float, rows: np.ndarray | None = None) -> None:
     """Count a draw of which the noise is not needed, so that later draws are the same; some sources have to make it."""
     getattr(noise, "skip", noise)(start, end, rows)
+
+
+def noise_of_step(noise: Noise, start: float, end: float, rows: np.ndarray | None, state: Tensor) -> Tensor:
+    """The noise of a step between two values of lambda, for a state (N, *shape).
+
+    Raises:
+        PluginError: the noise source raised an error; or it returned no floating-point tensor of the state's shape,
+            which arithmetic would broadcast silently.
+    """
+    try:
+        drawn = noise(start, end, rows)
+    except (SdesamplersError, MemoryError):
+        raise
+    except Exception as error:  # whatever a faulty source raises, which is no fault of the sampler that draws
+        if "memory" in str(error):
+            raise  # callers handle out-of-memory errors by halving the batch
+        is_call = isinstance(error, TypeError) and "argument" in str(error)
+        advice = "; it is called as noise(start, end, rows)" if is_call else ""
+        raise PluginError(f"the noise source raised {summary(error)}{last_place(error)}{advice}") from error
+    return checked_noise(drawn, state)
+
+
+def checked_noise(noise: Any, state: Tensor) -> Tensor:
+    """Return what a noise source returned for a state, or raise a `PluginError`."""
+    if not isinstance(noise, Tensor):
+        raise PluginError(
+            f"the noise source returned {type(noise).__name__} for a state of {tuple(state.shape)}; it must return a "
+            f"tensor, as source.draw does{'' if noise is not None else ': is `return` missing?'}"
+        )
+    if noise.shape != state.shape:
+        raise PluginError(
+            f"the noise source returned noise of shape {tuple(noise.shape)} for a state of {tuple(state.shape)}"
+        )
+    if not noise.is_floating_point():
+        raise PluginError(f"the noise source returned noise of {noise.dtype}; it must be floating-point")
+    return noise
 
 
 @public

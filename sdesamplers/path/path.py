@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import PluginError, UsageError
+from ..errors import UsageError
 from ..processes.coordinates import View
 from ..processes.scalars import Scalar, expand
 from ..processes.sde import SDE, GaussianProcess
 from ..public import public
-from .noise import Noise, skip_draw
+from .noise import Noise, noise_of_step, skip_draw
 from .points import NO_MARGINALS, Point, _fields, _item, _point, added_noise_fraction, clean_point, points_at
 from .transition import Draw, is_zero, normal_log_prob
 
@@ -236,11 +236,7 @@ class Path:
         if ledger.count in ledger.given:
             skip_draw(ledger.noise, *step, now.rows)
             return ledger.given[ledger.count].to(mean, copy=True)  # its owner may overwrite it
-        noise = ledger.noise(*step, now.rows).to(mean, non_blocking=True)
-        if noise.shape != mean.shape:  # it would be broadcast silently
-            raise PluginError(
-                f"the noise source returned noise of shape {tuple(noise.shape)} for a state of {tuple(mean.shape)}"
-            )
+        noise = noise_of_step(ledger.noise, *step, now.rows, mean).to(mean, non_blocking=True)
         if ledger.proposal is not None:
             noise = ledger.proposal(noise, std, then)
         if isinstance(std, float | int | np.floating):

@@ -75,6 +75,7 @@ class SpacingLike(Protocol):
     """The part of the `Spacing` interface that `grid` uses."""
 
     name: str
+    reaches: Any
 
     def __call__(self, span: Span, count: int, **options: Any) -> np.ndarray:
         """Return `count` decreasing times within the span."""

@@ -107,12 +107,10 @@ class Registered:
                 raise
             raise self.blamed(error) from error
 
-    def blamed(self, error: Exception) -> PluginError:
-        """Return a PluginError for an error that the function raised, with plugin, file and line."""
+    def blamed(self, error: Exception, more: str = "") -> PluginError:
+        """Return a PluginError for an error that the function raised, with plugin, file and line; `more` ends it."""
         place = raised_at(error, self.function.__code__.co_filename)
-        ends = "; at the clean end sigma is 0 and lam infinite: if then.is_clean, use out.step_to(then)"
-        hint = ends if self.kind == "sampler" and isinstance(error, ZeroDivisionError) else ""
-        return PluginError(f"{self.kind} {self.name!r} of plugin {self.plugin}: {summary(error)}{place}{hint}")
+        return PluginError(f"{self.kind} {self.name!r} of plugin {self.plugin}: {summary(error)}{place}{more}")
 
     def __copy__(self) -> Self:
         return self
@@ -237,9 +235,21 @@ class Spacing(Registered):
 
         with self.answering():
             times = self.function(span, count, **options)
-            if times is None:
-                raise PluginError(f"spacing {self.name!r} returned None; is `return` missing?")
-            return np.asarray(times, dtype=np.float64)
+        if times is None:
+            raise PluginError(f"spacing {self.name!r} returned None; is `return` missing?")
+        try:
+            found = np.asarray(times)
+            wide = np.asarray(found, dtype=np.float64)
+        except (TypeError, ValueError, RuntimeError) as error:  # no numbers, or a tensor with gradients or of a GPU
+            raise PluginError(
+                f"spacing {self.name!r} returned {type(times).__name__}, which is no array of {count} times ({error})"
+            ) from None
+        if found.dtype in (np.float16, np.float32):
+            raise PluginError(
+                f"spacing {self.name!r} returned times in {found.dtype}, which rounds span.start and span.end; compute "
+                "in float64, as NumPy does by default (with torch: dtype=torch.float64)"
+            )
+        return wide
 
 
 @public

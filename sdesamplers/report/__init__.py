@@ -5,6 +5,7 @@ style.py       one colour, marker and dash for each sampler; new figures
 curves.py      work-precision curves
 rows.py        a row for each sampler: its time grid, the error of each of its samples
 planes.py      samples and trajectories in two dimensions
+inline.py      small figures for notebooks: samples as points, histograms
 pictures.py    samples as a table of pictures
 plots.py       the figures by their names
 svg.py         a figure as part of a page

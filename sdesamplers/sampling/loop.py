@@ -260,6 +260,13 @@ class Evaluator:
 
     def _not_finite(self, evaluation: int, t: Scalar, largest: float = 0.0) -> NonFiniteError:
         place = f"{t:.6g}" if not np.ndim(t) else f"{np.min(t):.6g} to {np.max(t):.6g}"
+        if not math.isfinite(largest):
+            return NonFiniteError(
+                f"{self.label}: the sampler's state is not finite at evaluation {evaluation}, t = {place}, although "
+                "the model's earlier outputs were: a factor in the step before is infinite or NaN, as inf * 0 at an "
+                "end of the path (lam and ratio are infinite for now.is_pure_noise or then.is_clean; out.step_to(then) "
+                "is defined there)"
+            )
         grown = "" if largest < DIVERGED else (
             f", where the state has grown to {largest:.2g}: the method is unstable here (take more steps, another "
             "spacing or coordinates, or a lower order)"
@@ -278,7 +285,8 @@ class Evaluator:
                 raise self._not_finite(evaluation, t)
         if not math.isfinite(x.sum().item()):
             raise NonFiniteError(
-                f"{self.label}: the sample is not finite after the last step, although all model outputs were"
+                f"{self.label}: the sample is not finite after the last step, although all model outputs were; at "
+                "sigma = 0 lam is infinite, and if then.is_clean a sampler uses out.step_to(then)"
             )
 
 
@@ -308,6 +316,8 @@ def malformed(request: Any, label: str = "") -> PluginError:
     advice = ""
     if len(parts) == 2 and isinstance(parts[0], Point):
         advice = "; the state comes first"
+    elif len(parts) == 2 and isinstance(parts[0], np.ndarray):
+        advice = "; the state is a tensor: compute with torch, not with NumPy"
     elif len(parts) == 2 and isinstance(parts[1], float | int | np.number):
         advice = "; yield the point itself, not its time"
     elif isinstance(parts[0], Generator):
@@ -345,6 +355,7 @@ def drive(run: Run, evaluate: Evaluator) -> Tensor:
     if not isinstance(sample, Tensor):
         found = "None" if sample is None else type(sample).__name__
         missing = "; is `return x` missing?" if sample is None else "; it must return its last state, a tensor"
+        missing += ", so compute with torch, not with NumPy" if isinstance(sample, np.ndarray) else ""
         raise PluginError(f"{evaluate.label}: the sampler returned {found}{missing}")
     if len(sample) != evaluate.count:
         raise PluginError(f"{evaluate.label}: the sampler returned {len(sample)} samples of {evaluate.count}")

@@ -17,6 +17,7 @@ from ..processes.sde import SDE, not_a_process
 from ..public import public
 from .pool_requests import PoolRequest, PoolResult
 from .pool_rows import Half, PoolBatch, Share, joined
+from .row_limit import RowLimit
 from .stepper import Stepper
 from .stepper_arguments import Clock, checked_clock
 from .waiting import floating
@@ -66,7 +67,7 @@ class Pool:
         self._finished: list[PoolResult] = []
         self._shares: list[tuple[PoolRequest, Share]] | None = None  # of the batch that waits for outputs
         self._batch: PoolBatch | None = None
-        self._count = 0
+        self._count, self._limit = 0, RowLimit()
         self._changed = threading.Condition()
 
     def __len__(self) -> int:
@@ -172,12 +173,34 @@ class Pool:
         self._shares = self._batch = None
         return None
 
+    def shrink(self) -> bool:
+        """After an error of the network, such as too little memory: request half of the rows of the last batch.
+
+            try:
+                output = network(batch.x, batch.t)
+            except torch.OutOfMemoryError:
+                if not pool.shrink():
+                    pool.remove(batch.rows[0].id)
+
+        Once 32 batches have succeeded the number is doubled again, up to `max_rows`. If a larger batch then fails,
+        twice as many batches have to succeed before the next attempt.
+
+        Returns:
+            False if the last batch had one row: then its request is at fault, and `max_rows` holds again.
+
+        Raises:
+            UsageError: there is no batch that waits for outputs.
+        """
+        if self._batch is None:
+            raise UsageError("there is no batch that waits for outputs; call batch() first")
+        return self._limit.failed(len(self._batch))
+
     def _choose(self) -> list[tuple[PoolRequest, Share]]:
         """The rows of the next batch: those of the first request in the queue, and rows of their kind of the others."""
         with self._changed:
             waiting = list(self._queue.values())
         chosen: list[tuple[PoolRequest, Share]] = []
-        space = self.max_rows
+        space = self.max_rows if self._limit.rows is None else min(self.max_rows, self._limit.rows)
         for request in waiting:
             for half in self._halves(request):
                 fits = not chosen or half.kind == chosen[0][1].half.kind
@@ -215,6 +238,7 @@ class Pool:
         plain = None if unguided is None else floating("unguided", unguided, shape)
         density = None if log_density is None else floating("log_density", log_density, shape[:1])
         shares, self._shares, self._batch = self._shares, None, None
+        self._limit.succeeded(self.max_rows)
         begin = 0
         for _, (half, size) in shares:
             part = slice(begin, begin := begin + size)

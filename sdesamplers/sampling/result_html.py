@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..errors import SdesamplersError
 from ..html import facts_table, picture
 from ..io.images import grid, to_images
+from ..report.inline import inline, points
 
 if TYPE_CHECKING:
     from .result import Result
@@ -18,7 +19,7 @@ SIDE = 128
 
 
 def result_html(result: Result) -> str:
-    """The facts of a run, and a grid of its first samples if they are images."""
+    """The facts of a run, and a grid of its first samples if they are images, or a scatter plot of vectors."""
     recipe, samples = result.recipe, result.samples
     facts = {
         "model": result.model_name,
@@ -33,7 +34,9 @@ def result_html(result: Result) -> str:
 
 
 def _grid(result: Result) -> str:
-    """The first samples; empty if they are vectors, or latents that have not been decoded yet."""
+    """The first samples, or the scatter plot of vectors; empty for latents that have not been decoded yet."""
+    if result.decoder is None and result.samples.ndim == 2:
+        return inline(lambda: points(result.samples.detach()))
     if result.decoder is None:
         images, data_range = result.samples, result.data_range
     elif "decoded" in vars(result):

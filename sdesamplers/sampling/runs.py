@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import PluginError, SdesamplersError, UsageError
+from ..errors import PluginError, SdesamplersError, UsageError, add_note
 from ..path.grid import given_points, spaced_points
 from ..path.noise import Noise
 from ..path.path import Path
@@ -20,6 +20,7 @@ from ..path.prediction import Prediction, ScorePrediction
 from ..processes.sde import SDE, GaussianProcess
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
+from .diagnosis import diagnosed
 from .loop import Run, well_formed
 from .recent import Grid, RecentGrids
 from .recipe import Recipe, spacing_of
@@ -60,7 +61,8 @@ def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> 
     """Start a sampler's generator.
 
     A ValueError before the first evaluation, which concerns the options or the grid, becomes a UsageError. Errors of a
-    third-party plugin become a PluginError that names the plugin, file and line.
+    third-party plugin become a PluginError that names the plugin, file, line, step and likely cause; those of the
+    program's own samplers are raised as they are, with the step and the cause in a note.
 
     Raises:
         PluginError: by the generator, if it exceeds `evaluation_limit` evaluations.
@@ -70,7 +72,7 @@ def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> 
     limit = evaluation_limit(spec, path, options)
 
     def run() -> Run:
-        requested = 0
+        requested, request = 0, None
         try:
             request = next(generator)
             while True:
@@ -84,11 +86,15 @@ def start_run(spec: Sampler, x: Tensor, path: Path, options: dict[str, Any]) -> 
         except UsageError as error:
             raise UsageError(f"{spec.name}: {error}") if type(error) is UsageError else error from None
         except Exception as error:
-            if isinstance(error, ValueError) and not requested and not isinstance(error, SdesamplersError):
-                raise UsageError(f"{spec.name}: {error}") from error
-            if not spec.is_anothers or isinstance(error, SdesamplersError | MemoryError) or "memory" in str(error):
+            if isinstance(error, SdesamplersError | MemoryError) or "memory" in str(error):
                 raise  # callers handle out-of-memory errors by halving the batch
-            raise spec.blamed(error) from error
+            where = diagnosed(error, path, request)
+            if isinstance(error, ValueError) and not requested:
+                raise UsageError(f"{spec.name}: {error}{f' {where}' if where.cause else ''}") from error
+            if not spec.is_anothers:
+                add_note(error, f"raised by the sampler {spec.name!r} {where}")
+                raise
+            raise spec.blamed(error, f" {where}") from error
         finally:
             generator.close()
 

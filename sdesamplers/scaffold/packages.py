@@ -93,6 +93,7 @@ def contents(name: PluginName, parts: Sequence[Part]) -> dict[str, str]:
         ".gitignore": "gitignore",
         ".github/workflows/tests.yml": "tests.yml",
         f"{name.module}/__init__.py": "package.py",
+        "tests/test_conformance.py": "test_conformance.py",
     }
     made = {path: _filled(template, common) for path, template in files.items()}
     made[f"{name.module}/py.typed"] = ""

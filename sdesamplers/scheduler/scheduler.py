@@ -216,6 +216,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         Pipelines that generate two modalities, or one image in several views, copy the scheduler.
         """
         made = self.clone()
+        made._unguided = copy.deepcopy(self._unguided, memo)
         if self._run is not None:
             laid_out = ("convention", "num_inference_steps", "order", "_grid_arguments")
             made.__dict__.update({name: getattr(self, name) for name in laid_out})
@@ -229,7 +230,8 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
 
     def __reduce__(self) -> Any:
         state = self.state_dict()
-        return _unpickled, (type(self), dict(self.config), state["grid"], state["begin_index"], state["run"])
+        unguided = self._unguided if self._unguided.is_connected else None
+        return _unpickled, (type(self), dict(self.config), state["grid"], state["begin_index"], state["run"], unguided)
 
     def state_dict(self) -> dict[str, Any]:
         """The grid and the run in progress, as plain data and tensors, for `torch.save` and `load_state_dict`.
@@ -433,6 +435,9 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         The blocks of modular pipelines pass on the guided prediction alone. `guidance_scale` is then the lambda of
         CFG++, in [0, 1]. If the guider is disabled or outside of its `start` and `stop`, nothing is guided.
 
+        The guider also serves copies of the scheduler (`copy.deepcopy`), and both stay connected if they are pickled
+        together. A scheduler that was pickled alone has to be connected again.
+
         Raises:
             UsageError: not a guider. While it runs: its scale is 1, at which guiders skip the unconditional prediction.
         """
@@ -510,15 +515,16 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         scores = log_prob or prev_sample is not None
         outcome = check_scored(run, sample, prev_sample, reduction, eta) if scores else None
         pending = run.pending_at(passed, sample, generator, eta, self.seed, is_scored=outcome is not None)
-        run.note(passed, sample)
         prediction = None
         if not pending.discard_next_output:
             prediction = pending.predicted(model_output, sample, self.convention, self.clip, unguided)
+        run.note(passed, sample)
         transition = None
         if scores:
             state, transition = advance_observed(run, pending, prediction, sample, prev_timestep, outcome)
         else:
             state = run.advance(pending, prediction, sample.dtype, prev_timestep)
+        self._unguided.succeeded()
         density = None if transition is None else transition.log_prob(reduction)
         if transition is not None and not return_dict:
             return state, density, transition.mean, transition.std
@@ -533,9 +539,15 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
 
 
 def _unpickled(
-    cls: type[Scheduler], config: dict[str, Any], grid: Any, begin_index: int | None, run: Any = None
+    cls: type[Scheduler],
+    config: dict[str, Any],
+    grid: Any,
+    begin_index: int | None,
+    run: Any = None,
+    unguided: Unguided | None = None,
 ) -> Scheduler:
     """A scheduler from its configuration, with the grid and the run that it had; pickles of early 0.1 have no run."""
     made: Scheduler = cls.from_config(config)
+    made._unguided = unguided or made._unguided
     made.load_state_dict({"grid": grid, "begin_index": begin_index, "run": run})
     return made

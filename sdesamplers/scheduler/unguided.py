@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,44 +19,100 @@ from ..errors import UsageError
 from ..registry.plugin import Sampler
 
 
-class Unguided:
-    """The unguided prediction of the next `step`, if a connected guider has computed it."""
+class Pair(NamedTuple):
+    """The predictions of a guider at one evaluation, and the version of the guided one at that time."""
+
+    guided: Tensor
+    version: int
+    unguided: Tensor
+
+
+class Received:
+    """The latest predictions of a guider, which the copies of its scheduler share; not stored in pickles.
+
+    Attributes:
+        pairs: by their number, in the order in which they came; one is kept until the step that uses it has succeeded.
+        count: the number of pairs received so far.
+    """
 
     def __init__(self) -> None:
-        self._received: tuple[Tensor, int, Tensor] | None = None
+        self.pairs: dict[int, Pair] = {}
+        self.count = 0
+
+    def put(self, pair: Pair) -> None:
+        """Add a pair; the oldest is dropped if there are too many."""
+        self.count += 1
+        self.pairs[self.count] = pair
+        self.pairs.pop(self.count - KEPT, None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"pairs": {}, "count": self.count}
+
+
+KEPT = 16
+"""Number of pairs kept: copies of a scheduler may be at work in several threads."""
+
+
+class Unguided:
+    """The unguided prediction of the next `step` of a scheduler, if a connected guider has computed it.
+
+    A copy, in a copy of the scheduler, shares what the guider computes, so the guider serves all of them.
+
+    Attributes:
+        is_connected: True if a guider has been connected.
+    """
+
+    def __init__(self, shared: Received | None = None) -> None:
+        self.is_connected = shared is not None
+        self._shared, self._used = shared or Received(), 0
+        self._since = self._shared.count
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Unguided:
+        made = Unguided(self._shared if self.is_connected else None)
+        made._since = self._since
+        return made
 
     def clear(self) -> None:
-        """Forget what was received."""
-        self._received = None
+        """Ignore what was received so far: it belongs to another grid."""
+        self._since = self._shared.count
+
+    def succeeded(self) -> None:
+        """Forget the pair that the last `of_step` has returned: its step is made, and each pair is used once."""
+        self._shared.pairs.pop(self._used, None)
 
     def receive(self, guided: Tensor, unguided: Tensor) -> None:
         """Keep both predictions of a guider until the next `step`."""
         # An inference tensor has no version, by which an edit in place is noticed: the values of a copy are compared.
         guided = guided.clone() if guided.is_inference() else guided
-        self._received = guided, version_of(guided), unguided
+        self._shared.put(Pair(guided, version_of(guided), unguided))
 
     def of_step(self, spec: Sampler, model_output: Tensor, given: Tensor | None) -> Tensor | None:
-        """The unguided output that belongs to `model_output`: the one given, or the one received, which is used once.
+        """The unguided output that belongs to `model_output`: the one given, or the one received.
+
+        A received one is kept until `succeeded`, so that a step that raises an error can be repeated.
 
         Raises:
             UsageError: the sampler needs it and there is none, or the pipeline has changed the guided prediction since.
         """
-        received, self._received = self._received, None
+        self._used = 0
+        pairs = [(k, pair) for k, pair in reversed(list(self._shared.pairs.items())) if k > self._since]
         if given is not None or "unguided" not in spec.needs:
+            self._used = pairs[0][0] if pairs else 0
             return given
-        if received is None:
+        if not pairs:
             raise UsageError(
                 f"{spec.name} needs the unguided prediction as well as the guided one, and this pipeline passes only "
                 "the guided one: in a modular pipeline, replace its guider by scheduler.connect(guider); in a loop of "
                 "your own, call step(..., unguided=...); otherwise sds.sample(sds.from_pipeline(pipe), ...) has both"
             )
-        guided, version, unguided = received
-        if version_of(guided) != version or not is_same(guided, model_output):
-            raise UsageError(
-                f"{spec.name} cannot use the unguided prediction of this pipeline's guider, because the pipeline "
-                "changes the guided prediction (its scale, sign or shape) before it passes it to step"
-            )
-        return unguided
+        for number, (guided, version, unguided) in pairs:
+            if version_of(guided) == version and is_same(guided, model_output):
+                self._used = number
+                return unguided
+        raise UsageError(
+            f"{spec.name} cannot use the unguided prediction of this pipeline's guider, because the pipeline "
+            "changes the guided prediction (its scale, sign or shape) before it passes it to step"
+        )
 
 
 def version_of(tensor: Tensor) -> int:
@@ -76,6 +132,12 @@ class Connected:
 
     receiver: ClassVar[Unguided]
     get_state: Callable[[], dict[str, Any]]
+
+    def __reduce__(self) -> Any:
+        """Copied and pickled as the guider of diffusers and its receiver, which is also its scheduler's."""
+        plain: Any = object.__new__(type(self).__bases__[1])
+        plain.__dict__.update(self.__dict__)
+        return connected, (plain, self.receiver)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Combine the predictions as the guider does."""
@@ -118,4 +180,5 @@ def connected(guider: Any, receiver: Unguided) -> Any:
     members = {"receiver": receiver, "__module__": base.__module__, "__doc__": base.__doc__}
     made = copy.copy(guider)
     made.__class__ = type(base.__name__, (Connected, base), members)
+    receiver.is_connected = True
     return made

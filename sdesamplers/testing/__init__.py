@@ -22,8 +22,9 @@ records.py         reports as JUnit XML and as badges
 pytest_plugin.py   `pytest --sdesamplers NAME`
 """
 
-from .explanations import EXPLANATIONS, explain
+from .explanations import EXPLANATIONS, Kind, explain
 from .kit import CHECKS, KITS, check, check_model, check_noise_source, check_sampler, check_sde, check_spacing
+from .lookup import items_of
 from .problems import gaussian_moments, measure_order, measure_weak_order
 from .report import ConformanceError, Finding, Report
 
@@ -33,6 +34,7 @@ __all__ = [
     "KITS",
     "ConformanceError",
     "Finding",
+    "Kind",
     "Report",
     "check",
     "check_model",
@@ -42,6 +44,7 @@ __all__ = [
     "check_spacing",
     "explain",
     "gaussian_moments",
+    "items_of",
     "measure_order",
     "measure_weak_order",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import raised_at, summary
+from ..errors import notes_of, raised_at, summary
 from ..models.analytic import grid_mixture
 from ..models.base import Model, Output
 from ..models.calling import isolated
@@ -120,7 +120,8 @@ class Case:
 
     def describe(self, error: Exception) -> str:
         """An error with its line in the sampler's file."""
-        return f"{summary(error)}{self.place(error)}"
+        note = notes_of(error)
+        return f"{summary(error)}{self.place(error)}{'; ' if note else ''}{note}"
 
     def place(self, error: Exception) -> str:
         """The place in the sampler's file of an error; empty if it was raised elsewhere, or names the place."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
-from .report import Kind
+Kind = Literal["sampler", "spacing", "noise source", "process", "model"]
+"""What the conformance kit checks."""
 
 
 class Explanation(NamedTuple):
@@ -322,7 +323,23 @@ EXPLANATIONS: Mapping[Kind, Mapping[str, Explanation]] = {
 """Kind -> check -> explanation."""
 
 
-def explain(kind: Kind, check: str) -> str:
+RAISED = Explanation(
+    "It raised an exception, so the check could measure nothing.",
+    "The message has the line and, for a sampler, the step and the likely cause: at the first point alpha may be 0, "
+    "and at the last sigma is 0. docs/mistakes.md lists frequent messages with their cures.",
+)
+
+
+def explanation(kind: Kind, check: str, *, raised: bool = False) -> Explanation:
+    """The text about a failed check; `raised` if it failed because the item raised an exception.
+
+    Raises:
+        KeyError: no such check.
+    """
+    return RAISED if raised else EXPLANATIONS[kind][check]
+
+
+def explain(kind: Kind, check: str, *, raised: bool = False) -> str:
     """What a failure of a check means and where to look, as one text."""
-    found = EXPLANATIONS[kind][check]
+    found = explanation(kind, check, raised=raised)
     return f"{found.meaning} {found.look}"

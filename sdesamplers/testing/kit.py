@@ -16,10 +16,11 @@ from ..registry.plugin import NoiseSource, Sampler, Spacing
 from ..registry.registry import default_registry
 from . import convergence, densities, invariants, resumption
 from .case import Case
+from .explanations import Kind
 from .lookup import Target, find, process_of
 from .models import MODEL_CHECKS, ModelCase
 from .noises import NOISE_CHECKS, NoiseCase
-from .report import Finding, Kind, Outcome, Report
+from .report import NO_ERROR, RUNS, Finding, Outcome, Report
 from .sdes import SDE_CHECKS, SdeCase
 from .spacings import SPACING_CHECKS, SpacingCase
 
@@ -260,10 +261,6 @@ def _report(kind: Kind, name: str, case: AnyCase, checks: list[str], progress: P
     return Report(name, tuple(findings), kind)
 
 
-RUNS = "a run that does not raise"
-"""The requirement that is reported if an item raises whatever it is used for."""
-
-
 def _find(function: Callable[[Any], Outcome], name: str, case: AnyCase, reported: bool) -> Finding:
     """The finding of one check; `reported` is True if a finding already states that the item always raises."""
     if name != "declaration" and case.failure is not None:
@@ -271,7 +268,7 @@ def _find(function: Callable[[Any], Outcome], name: str, case: AnyCase, reported
     try:
         outcome = function(case)
     except Exception as error:  # any error of a faulty item is a finding
-        return Finding(name, case.describe(error), "no error", "fail")
+        return Finding(name, case.describe(error), NO_ERROR, "fail")
     if outcome is None:
         return Finding(name, "-", "does not apply", "skip")
     measured, required, passed = outcome

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import PluginError, UnknownNameError
 from ..models.base import Model
 from ..pretrained.factories import from_file, is_factory
 from ..pretrained.loading import as_model
 from ..processes.sde import SDE
+from ..registry.discovery import check_hooks
 from ..registry.plugin import NoiseSource, Sampler, Spacing
 from ..registry.registry import default_registry
-from .report import Kind
+from ..registry.shelf import Shelf
+from .explanations import Kind
 
 CLASSES: dict[Kind, type] = {
     "sampler": Sampler,
@@ -59,6 +61,47 @@ def find(name: str, kind: Kind | None = None) -> Target:
             return Target("model", as_model(name if model is None else model))
     known = [known for each in (CLASSES if kind is None else (kind,)) for known in _names(each)]
     raise UnknownNameError(kind or "name", name, known, default_registry().names.hint())
+
+
+def items_of(plugin: Any) -> list[tuple[Kind, str]]:
+    """The kind and name of all samplers, spacings, noise sources and processes that the hooks of a plugin return.
+
+    Models are not among them, as a hook that loads models has no list of their names. The names are those under which
+    the items are registered, so that a test of all that a package offers needs no edit when an item is added:
+
+        import my_package.samplers
+
+
+        @pytest.mark.parametrize(("kind", "name"), items_of(my_package.samplers))
+        def test_conformance(kind, name):
+            check(name, kind).require()
+
+    Args:
+        plugin: a plugin's module, or another object with its hooks.
+
+    Raises:
+        PluginError: an item is not registered, because no entry point names the plugin; or a hook is faulty.
+    """
+    check_hooks(plugin)
+    registry, found = default_registry(), list[tuple[Kind, str]]()
+    shelves: tuple[tuple[Kind, str, Shelf[Any]], ...] = (
+        ("sampler", "sdesamplers_samplers", registry.samplers),
+        ("spacing", "sdesamplers_spacings", registry.spacings),
+        ("noise source", "sdesamplers_noises", registry.noises),
+        ("process", "sdesamplers_sdes", registry.sdes),
+    )
+    for kind, hook, shelf in shelves:
+        for item in getattr(plugin, hook, list)():
+            own = item if kind == "process" else item.name
+            name = item if kind == "process" else shelf.name_of(item) or own
+            if name not in shelf:
+                origin = getattr(plugin, "__name__", plugin)
+                raise PluginError(
+                    f"{kind} {own!r} of {origin} is not registered: name the module as an entry point of the group "
+                    "sdesamplers, and install the package again"
+                )
+            found.append((kind, str(name)))
+    return found
 
 
 def process_of(name: str) -> SDE:

@@ -37,7 +37,7 @@ def junit_xml(reports: Sequence[Report]) -> str:
             text = printable(f"measured {finding.measured}; required {finding.required}")
             if finding.verdict == "fail":
                 failure = ElementTree.SubElement(case, "failure", message=text)
-                failure.text = explain(report.kind, finding.check)
+                failure.text = explain(report.kind, finding.check, raised=finding.raised)
             elif finding.verdict == "skip":
                 ElementTree.SubElement(case, "skipped", message=text)
     ElementTree.indent(root)

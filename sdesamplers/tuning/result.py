@@ -12,11 +12,13 @@ from typing import Any
 from ..categories import OutputWarning
 from ..checks import warn
 from ..errors import UsageError
+from ..html import rows_table
 from ..hub.cards import README, may_replace, place_of_card
 from ..hub.upload import Destination
 from ..io.files import make_folder, write
 from ..pretrained.hub_files import TABLES, fetch_samplers
 from ..public import public
+from ..report.inline import inline
 from ..sampling.table import SolverTable, read_tables
 from ..sampling.table_plots import plot_tables
 from .card import TITLE, make_card
@@ -128,6 +130,24 @@ class Tuning:
             fixed = {"rms": None, "median": None, "setting": "-", **(found.get("fixed") or {})}
             rows.append({"nfe": nfe, "returned": table.facts.get("returned", "-"), **found, "fixed": fixed})
         return rows
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the errors by number of evaluations, and the grids and weights of the tables."""
+        columns = ("evaluations", "RMS error", "median error", "best fixed setting", "its RMS error", "its median")
+        rows = [
+            (
+                row["nfe"],
+                row["rms"],
+                row["median"],
+                row["fixed"]["setting"],
+                row["fixed"]["rms"],
+                row["fixed"]["median"],
+            )
+            for row in self.rows()
+        ]
+        stopped = ", stopped early" if self.interrupted else ""
+        title = f"Solver tables for {len(rows)} number{'s' * (len(rows) != 1)} of evaluations{stopped}"
+        return rows_table(title, columns, rows) + (inline(lambda: plot_tables(self.tables)) if rows else "")
 
     def __str__(self) -> str:
         lines = ["evaluations  RMS error  median error  best fixed: RMS  median  setting"]

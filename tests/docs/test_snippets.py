@@ -73,6 +73,7 @@ QUICK = {
     "own-network.md",
     "serving.md",
     "training.md",
+    "writing-items.md",
     "writing-samplers.md",
 }
 """Pages whose snippets take seconds; the others sample pictures."""

@@ -17,6 +17,7 @@ from PIL import Image
 
 import sdesamplers as sds
 from sdesamplers.io import notebook, terminal
+from sdesamplers.report.inline import inline, points
 
 EVIL = "<script>alert(1)</script>\x1b[2J"
 
@@ -70,9 +71,77 @@ def test_a_result_of_images_shows_them() -> None:
     assert "2 per sample" in found
 
 
-def test_a_result_of_vectors_has_no_picture(result: sds.Result) -> None:
-    assert pictures(result._repr_html_()) == []
+def test_a_result_of_vectors_shows_them_as_points(result: sds.Result) -> None:
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    (picture,) = pictures(result._repr_html_())
+    assert (picture < 200).sum() > 100  # something is drawn
     assert "ddim" in Checked(result._repr_html_()).text
+    (axes,) = points(result.samples).axes
+    np.testing.assert_array_equal(np.stack(axes.lines[0].get_data(), 1), result.samples.numpy())
+    assert axes.get_title() == "20 samples"
+
+
+def test_vectors_of_more_dimensions_are_shown_by_their_components_and_that_is_stated() -> None:
+    """Samples on a plane in five dimensions: distances in the figure are those of the samples."""
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    generator = torch.Generator().manual_seed(1)
+    plane = torch.linalg.qr(torch.randn(5, 2, generator=generator, dtype=torch.float64))[0]
+    samples = torch.randn(30, 2, generator=generator, dtype=torch.float64) @ plane.T + 3
+    (axes,) = points(samples).axes
+    drawn = torch.from_numpy(np.stack(axes.lines[0].get_data(), 1))
+    torch.testing.assert_close(torch.cdist(drawn, drawn), torch.cdist(samples, samples), rtol=0, atol=1e-6)
+    stated = " ".join(axes.get_title().split())
+    assert stated == "30 samples first two principal components of these samples, 100% of the variance"
+    (axes,) = points(samples[:2]).axes  # too few for components
+    assert axes.get_title() == "2 samples\nfirst two of 5 coordinates"
+    np.testing.assert_array_equal(np.stack(axes.lines[0].get_data(), 1), samples[:2, :2].numpy())
+
+
+def test_samples_that_are_not_finite_are_left_out_and_counted() -> None:
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    samples = torch.eye(4, 2)
+    samples[0, 1] = torch.nan
+    (axes,) = points(samples).axes
+    assert axes.get_title() == "3 of 4 samples"
+    assert inline(lambda: points(samples[:1])) == ""
+    (axes,) = points(torch.arange(10.0)[:, None]).axes
+    assert sum(bar.get_height() for bar in axes.patches) == 10
+
+
+def test_without_matplotlib_the_tables_are_shown(result: sds.Result, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert pictures(result._repr_html_()) == []
+    assert "20, 2" in Checked(result._repr_html_()).text
+
+
+@pytest.mark.filterwarnings("ignore:heun with 4 steps hardly")
+def test_a_likelihood_shows_its_numbers_and_their_histogram() -> None:
+    model = sds.GaussianModel([0.0, 1.0], 0.25, sds.VP())
+    found = sds.log_likelihood(model, torch.zeros(9, 2), "heun", steps=4, divergence="exact")
+    text = found._repr_html_()
+    cells = re.findall(r"<td[^>]*>([^<]*)</td>", text)
+    assert f"{found.nats.mean():.4g}" in cells
+    assert f"{found.bits_per_dim.max():.4g}" in cells
+    assert "exact" in cells
+    assert "log p of 9 samples" in Checked(text).text
+    assert "log p of 1 sample" in sds.log_likelihood(model, torch.zeros(1, 2), "heun", steps=4)._repr_html_()
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    assert len(pictures(text)) == 1
+
+
+def test_a_tuning_shows_the_errors_of_its_tables_and_their_grids() -> None:
+    model = sds.GaussianModel([0.0, 1.0], 0.25, sds.VP())
+    tuning = sds.tune(model, 2, starts=8, trials=1, teacher_nfe=20)
+    errors = tuning.tables[2].facts["errors"]
+    errors["fixed"]["setting"] = EVIL
+    text = tuning._repr_html_()
+    assert f"{errors['rms']:.4g}" in text
+    assert f"{errors['fixed']['median']:.4g}" in text
+    assert "<script" not in text
+    assert "1 number of evaluations" in Checked(text).text
+    assert "0 numbers" in Checked(sds.Tuning()._repr_html_()).text
+    pytest.importorskip("matplotlib", reason="figures need matplotlib")
+    assert len(pictures(text)) == 1
 
 
 def test_latents_are_not_decoded_for_display(result: sds.Result) -> None:

@@ -237,7 +237,8 @@ def test_a_plugins_error_names_plugin_file_and_line(mixture: sds.MixtureModel) -
     with pytest.raises(PluginError) as caught:
         sds.sample(mixture, "faulty-run", steps=3)
     assert str(caught.value) == (
-        "sampler 'faulty-run' of plugin faulty_plugin: IndexError: list index out of range (faulty_plugin.py, line 11)"
+        "sampler 'faulty-run' of plugin faulty_plugin: IndexError: list index out of range (faulty_plugin.py, line 11) "
+        "in step 2 of 3, from t = 0.667 to t = 0.334"
     )
     assert isinstance(caught.value.__cause__, IndexError)
     with pytest.raises(PluginError, match=r"spacing 'faulty-grid' of plugin faulty_plugin: KeyError.*line 25\)"):

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import venv
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -23,6 +24,7 @@ from sdesamplers.cli import cli
 from sdesamplers.registry.registry import Registry
 from sdesamplers.scaffold.naming import LONGEST, plugin_name
 from sdesamplers.scaffold.packages import PARTS, contents, new_plugin
+from sdesamplers.testing import items_of
 
 ALL = tuple(PARTS)
 LONG = "a" * LONGEST
@@ -160,6 +162,53 @@ def test_a_new_plugin_registers_one_of_each(tmp_path: Path, monkeypatch: pytest.
     assert isinstance(registry.sdes["one-of-each-process"](), sds.GaussianProcess)
     assert registry.load_model("one-of-each-model", {}).shape == (2,)
     assert registry.load_model("another", {}) is None
+
+
+def test_items_that_are_added_later_are_tested_too(tmp_path: Path) -> None:
+    """A second item in each hook's list, and a new module, appear among the tests; no test file is edited."""
+    folder = new_plugin(plugin_name("growing"), ALL, tmp_path)
+    module = folder / "sdesamplers_growing"
+    for part, listed, more in (
+        ("sampler", "[growing]", '[growing, sds.sampler("added-sampler", order=2)(growing.function)]'),
+        ("spacing", "[growing_spacing]", '[growing_spacing, sds.spacing("added-spacing")(growing_spacing.function)]'),
+        ("noise", "[growing_noise]", '[growing_noise, sds.noise_source("added-noise")(growing_noise.function)]'),
+        ("process", "GrowingProcess}", 'GrowingProcess, "added-process": GrowingProcess}'),
+        ("model", "growing_model,\n}", 'growing_model,\n    "added-model": growing_model,\n}'),
+    ):
+        file = module / f"{part}.py"
+        text = file.read_text()
+        assert text.count(listed) == 1
+        file.write_text(text.replace(listed, more))
+    later = "import sdesamplers as sds\n\n\n@sds.hookimpl\ndef sdesamplers_sdes():\n    return {'later': sds.VP}\n"
+    (module / "later.py").write_text(later)
+    plugins = [f"--sdesamplers-plugin=sdesamplers_growing.{name}" for name in (*ALL, "later")]
+    found = pytest_in(folder, "--collect-only", "-q", *plugins).stdout
+    for item in ("added-sampler: ODE order", "added-spacing: ends", "added-noise: moments", "added-process: slopes"):
+        assert f"test_conformance[{item}]" in found
+    assert "test_conformance[later: slopes]" in found
+    assert "test_conformance[added-model-times]" in found
+
+
+def test_the_items_of_a_plugin_are_named_as_they_are_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = sds.spacing("growing", reference="none")(sds.spacings()["karras"].function)
+    taken = sds.spacing("karras", reference="none")(sds.spacings()["karras"].function)
+    plugin = ModuleType("growing_plugin")
+    vars(plugin)["sdesamplers_spacings"] = sds.hookimpl(lambda: [own, taken])
+    made = Registry()
+    monkeypatch.setattr(sds.registry.registry, "_default", made)
+    with pytest.raises(sds.PluginError, match="'growing' of growing_plugin is not registered: name the module as an"):
+        items_of(plugin)
+    made.spacings.installed.add("growing-dist")
+    made.register(plugin, "growing", "growing-dist")
+    assert items_of(plugin) == [("spacing", "growing"), ("spacing", "growing-dist:karras")]
+
+
+def pytest_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the tests of a plugin that is not installed."""
+    paths = [folder, Path(sds.__file__).parents[1], *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, filter(None, paths)))}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=600)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import inspect
+import pickle
 from typing import Any
 
 import pytest
@@ -89,6 +90,91 @@ def test_each_prediction_is_used_once():
     scheduler.set_timesteps(6)  # a new run
     with pytest.raises(sds.UsageError, match="needs the unguided prediction"):
         scheduler.step(output, t, START)
+
+
+COPIES = {
+    "deepcopy of the scheduler": lambda scheduler, guider: (copy.deepcopy(scheduler), guider),
+    "deepcopy of the guider": lambda scheduler, guider: (scheduler, copy.deepcopy(guider)),
+    "deepcopy of both": lambda scheduler, guider: copy.deepcopy((scheduler, guider)),
+    "deepcopy of both, guider first": lambda scheduler, guider: copy.deepcopy((guider, scheduler))[::-1],
+    "copy of the scheduler": lambda scheduler, guider: (copy.copy(scheduler), guider),
+    "pickle of both": lambda scheduler, guider: pickle.loads(pickle.dumps((scheduler, guider))),
+    "pickle of both, guider first": lambda scheduler, guider: pickle.loads(pickle.dumps((guider, scheduler)))[::-1],
+    "pickle of a copy": lambda scheduler, guider: pickle.loads(pickle.dumps((copy.deepcopy(scheduler), guider))),
+}
+
+
+@pytest.mark.parametrize("name", COPIES)
+@pytest.mark.parametrize("at", [0, 2])
+def test_scheduler_and_guider_stay_connected_in_copies(name: str, at: int) -> None:
+    """Also in the middle of a run, from where the copies and the originals continue alike."""
+    scheduler = scheduled("dpmpp-2m-cfgpp")
+    guider = scheduler.connect(cfg())
+    expected = guided_run(scheduler, guider)
+    scheduler.set_timesteps(6)
+    x = START
+    for k, t in enumerate(scheduler.timesteps):
+        if k == at:
+            copied, copied_guider = COPIES[name](scheduler, guider)
+            y = x.clone()
+        x = scheduler.step(evaluated(guider, network(x, t, 1.5), network(x, t, 0.0), k), t, x).prev_sample
+        if k >= at and copied is not scheduler:
+            s = copied.timesteps[k]
+            y = copied.step(evaluated(copied_guider, network(y, s, 1.5), network(y, s, 0.0), k), s, y).prev_sample
+    assert torch.equal(x, expected)
+    if copied is not scheduler:
+        assert torch.equal(y, expected)
+    else:
+        copied.set_timesteps(6)
+        assert torch.equal(guided_run(copied, copied_guider), expected)
+
+
+def test_copies_in_turns_each_use_their_own_prediction() -> None:
+    scheduler = scheduled("euler-cfgpp")
+    guider = scheduler.connect(cfg())
+    expected = guided_run(scheduler, guider)
+    scheduler.set_timesteps(6)
+    copied, x, y = copy.deepcopy(scheduler), START, 2 * START
+    for k, t in enumerate(scheduler.timesteps):
+        first = evaluated(guider, network(x, t, 1.5), network(x, t, 0.0), k)
+        second = evaluated(guider, network(y, t, 1.5), network(y, t, 0.0), k)
+        x, y = scheduler.step(first, t, x).prev_sample, copied.step(second, t, y).prev_sample
+    assert torch.equal(x, expected)
+    assert not torch.equal(y, expected)
+
+
+def test_a_scheduler_that_is_pickled_alone_refuses_with_the_cure() -> None:
+    scheduler = scheduled("euler-cfgpp")
+    guider = scheduler.connect(cfg())
+    alone = pickle.loads(pickle.dumps(scheduler))
+    with pytest.raises(sds.UsageError, match=r"scheduler\.connect\(guider\)"):
+        guided_run(alone, guider)
+    assert torch.equal(guided_run(alone, alone.connect(guider)), guided_run(scheduler, guider))
+
+
+@pytest.mark.parametrize("name", ["euler-cfgpp", "dpmpp-2m-cfgpp"])
+def test_a_step_that_fails_can_be_repeated(name: str) -> None:
+    """Wrong arguments, another timestep, another shape or a changed prediction, at every step of a run."""
+    scheduler = scheduled(name)
+    guider = scheduler.connect(cfg())
+    expected = guided_run(scheduler, guider)
+    scheduler.set_timesteps(6)
+    x = START
+    for k, t in enumerate(scheduler.timesteps):
+        output = evaluated(guider, network(x, t, 1.5), network(x, t, 0.0), k)
+        for arguments, options in (
+            ((output, t + 0.5, x), {}),
+            ((output, t, x), {"s_churn": 1.0}),
+            ((output, t, x), {"reduction": "max", "log_prob": True}),
+            ((1.01 * output, t, x), {}),
+            ((output[:, :1], t, x), {}),
+            ((output[:, :1], t, x), {"unguided": output}),
+            ((output, t, x), {"unguided": output[:, :1]}),
+        ):
+            with pytest.raises(sds.UsageError):
+                scheduler.step(*arguments, **options)
+        x = scheduler.step(output, t, x).prev_sample
+    assert torch.equal(x, expected)
 
 
 def test_without_guidance_it_is_the_plain_sampler():

@@ -125,6 +125,9 @@ class PipelineModel(Model):
     AUTOENCODERS: ClassVar[tuple[str, ...]] = ("AutoencoderKL", "AutoencoderTiny", "AsymmetricAutoencoderKL")
     """The supported autoencoder classes of diffusers."""
 
+    OPTIONAL: ClassVar[tuple[str, ...]] = ()
+    """Text encoders, and their tokenizers, in whose place the pipeline passes zeros if it has none."""
+
     PATCH: ClassVar[int] = 1
     """Ratio of the network's input channels to latent channels: 4 for patches of 2x2."""
 

@@ -18,9 +18,10 @@ from .text import TextModel
 
 
 class StableDiffusion3(TextModel):
-    """Stable Diffusion 3 and 3.5 (Esser et al. 2024)."""
+    """Stable Diffusion 3 and 3.5 (Esser et al. 2024); without its T5 encoder, the network receives zeros for it."""
 
     NETWORK: ClassVar[str] = "transformer"
+    OPTIONAL: ClassVar[tuple[str, ...]] = ("text_encoder_3", "tokenizer_3")
 
     def multiple(self) -> int:
         return self.scale_factor() * int(self.network.config.patch_size)

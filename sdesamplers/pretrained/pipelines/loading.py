@@ -83,6 +83,13 @@ def required_parts(pipeline: Any) -> list[str]:
     return [p.name for p in given if p.default is p.empty and p.name not in optional]
 
 
+def unneeded_parts(layout: Layout) -> list[str]:
+    """Return the components that a pipeline's encoder replaces by zeros, if its folder has none of them."""
+    optional = () if layout.kind.model is None else layout.kind.model.OPTIONAL
+    networks = [key for key in optional if key not in layout.classes]
+    return [key for key in networks if "tokenizer" not in key or key.replace("tokenizer", "text_encoder") in networks]
+
+
 def weight_names(variant: str | None, ending: str) -> list[str]:
     """Return patterns for a component's weight files: a single file, shards, and the index of the shards."""
     suffix = f".{variant}" if variant else ""
@@ -106,7 +113,8 @@ def check_configs(folder: Path, layout: Layout) -> None:
     if scheduler.is_file():
         convention_of(as_class(read_json(scheduler), str(layout.classes.get("scheduler"))))
     check_networks(folder, layout)
-    if missing := [key for key in required_parts(layout.pipeline) if key not in {*layout.classes, *LEFT_OUT}]:
+    there = {*layout.classes, *LEFT_OUT, *unneeded_parts(layout)}
+    if missing := [key for key in required_parts(layout.pipeline) if key not in there]:
         title = layout.pipeline.__name__
         raise ModelError(f"{folder}: its model_index.json lacks {', '.join(missing)}, which {title} needs")
     if not scheduler.is_file():
@@ -221,7 +229,7 @@ def read_pipeline(folder: Path, layout: Layout, variant: str | None, dtype: torc
     from diffusers import DiffusionPipeline  # diffusers takes seconds to import
 
     parameters = inspect.signature(layout.pipeline.__init__).parameters
-    given: dict[str, Any] = {key: None for key in LEFT_OUT if key in parameters}
+    given: dict[str, Any] = {key: None for key in (*LEFT_OUT, *unneeded_parts(layout)) if key in parameters}
     if "requires_safety_checker" in parameters:
         given["requires_safety_checker"] = False
     try:
@@ -232,7 +240,7 @@ def read_pipeline(folder: Path, layout: Layout, variant: str | None, dtype: torc
                     given[key] = layout.types[key].from_pretrained(
                         place, trust_remote_code=False, local_files_only=True
                     )
-            pipe = DiffusionPipeline.from_pretrained(
+            pipe = without_nulls(DiffusionPipeline, layout.pipeline).from_pretrained(
                 folder,
                 **in_dtype(dtype or torch.float32),
                 variant=variant,
@@ -245,3 +253,26 @@ def read_pipeline(folder: Path, layout: Layout, variant: str | None, dtype: torc
         text = " ".join(str(error).split())
         raise ModelError(f"{folder}: the pipeline cannot be loaded: {text[:300]}") from None
     return pipe
+
+
+def without_nulls(pipeline: Any, kind: Any) -> Any:
+    """`DiffusionPipeline` that reads absent components of a model_index.json also if they are null, not [null, null].
+
+    It has the name and module of the class itself, by which diffusers recognises it and creates the pipeline's class.
+
+    Args:
+        pipeline: `DiffusionPipeline`.
+        kind: the pipeline's class, which determines the keys that are components.
+    """
+    given = inspect.signature(kind.__init__).parameters.values()
+    components = {p.name for p in given if p.default is p.empty} | {*kind._optional_components, *LEFT_OUT}
+
+    def load_config(cls: Any, *arguments: Any, **options: Any) -> Any:
+        found = pipeline.load_config(*arguments, **options)
+        if not isinstance(found, dict):
+            return found
+        absent = {key: [None, None] for key, value in found.items() if value is None and key in components}
+        return {**found, **absent}
+
+    members = {"load_config": classmethod(load_config), "__module__": pipeline.__module__}
+    return type(pipeline.__name__, (pipeline,), members)
