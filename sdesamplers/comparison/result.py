@@ -302,8 +302,8 @@ class Comparison:
         """Draw a figure of the comparison with matplotlib.
 
         Args:
-            figure: "work-precision" (options `x`: "evaluations" or "seconds"; `y`: "error", "frechet" or
-                "sliced-wasserstein"), "samples" (`sampler`, `nfe`, `each`), "trajectories", "grids" or "errors" (`nfe`,
+            figure: "work-precision" (options `x`: "evaluations" or "seconds"; `y`: "error", "frechet",
+                "sliced-wasserstein" or the name of one of your metrics), "samples" (`sampler`, `nfe`, `each`), "trajectories", "grids" or "errors" (`nfe`,
                 one budget).
             axes: matplotlib axes to draw on, as many as the figure has panels; a new figure by default.
             **options: of the figure.

@@ -23,10 +23,10 @@ most of the spread has almost none, and would stand for any mean."""
 def draws_over_samples(values: np.ndarray, *, squares: bool = False) -> np.ndarray:
     """Draws (DRAWS,) of the mean of values (N,), as other samples would give it, by the studentised bootstrap.
 
-    The draws are mean - error * t, with the statistics t = (mean* - mean) / error* of samples resampled with replacement
-    (Efron 1982, chapter 10.10; Hall 1988). Their quantiles are the bootstrap-t interval. Unlike the percentiles of mean*,
-    it allows for the error of the error and for skewness, which matter for few samples. Fewer than `FEW` values have
-    Student's t instead. The draws of two settings with as many values use the same resamples.
+    The draws are mean - error * t, with the statistics t = (mean* - mean) / error* of samples resampled with
+    replacement. Their quantiles are the bootstrap-t interval (Efron 1982, chapter 10.10; Hall 1988). Unlike the
+    percentiles of mean*, it allows for the error of the error and for skewness, which matter for few samples. Fewer
+    than `FEW` values have Student's t instead. The draws of two settings with as many values use the same resamples.
 
     Args:
         values: one number for each sample.
