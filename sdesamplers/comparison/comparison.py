@@ -62,9 +62,9 @@ def compare(
         model: a `Model` or any argument of `load`, or a list of them. All are loaded before the first run.
         samplers: one or several settings, or a dictionary of them by label. A setting is the name of a sampler, recipe
             or alias; a text NAME KEY=VALUE ... with its own grid and options, such as "dpmpp-2m spacing=karras" or
-            "ddim eta=0.5 spacing=karras spacing.rho=5"; a `Sampler` or `SolverTable`; a `Recipe` or its dictionary; or
-            the path or address on the Hub of a recipe or of tables, of which each budget takes its own. The number of
-            steps of a `Recipe` follows from the budgets.
+            "ddim eta=0.5 spacing=karras spacing.rho=5"; a `Sampler` or `SolverTable`; the `Tuning` of `tune`; a `Recipe`
+            or its dictionary; or the path or address on the Hub of a recipe or of tables. Of several tables each budget
+            takes its own. The number of steps of a `Recipe` follows from the budgets.
         nfe: one or several budgets of model evaluations per sample.
         num_samples: number of samples; distances need hundreds, and their floor is computed for the same number.
         seed: the samples of all settings begin at the noise of this seed.

@@ -18,7 +18,7 @@ from .recipe import Recipe, chosen_grid, chosen_noise, registered_name
 from .request import Request
 from .runs import steps_for_budget
 from .sampler_files import read_sampler
-from .table import TUNED, SolverTable, choose, is_path, scale_of, tables_at
+from .table import TUNED, SolverTable, TableSet, choose, is_path, scale_of, tables_at
 
 
 def make_recipe(
@@ -64,15 +64,18 @@ def make_recipe(
 
 
 def opened(request: Request, guidance_scale: float = 1.0) -> Request:
-    """A request with the recipe or the solver table in place of its path or address; any other request unchanged.
+    """A request with the recipe or the solver table in place of its path or address, or of a set of tables.
 
-    If a folder has several tables for the number of evaluations, it is that for the guidance scale.
+    Any other request is unchanged. If a folder has several tables for the number of evaluations, it is that for the guidance scale.
 
     Raises:
         ModelError: a Hub repository cannot be read.
         UsageError: no such file, neither a recipe nor a table, or no table for the number of evaluations.
     """
     sampler = request.sampler
+    if isinstance(sampler, TableSet):
+        table = choose(sampler.tables.values(), budget_of(request), sampler.owner, guidance_scale)
+        return replace(request, sampler=table)
     if not isinstance(sampler, str) or not is_path(sampler):
         return request
     found = read_sampler(sampler)
@@ -107,8 +110,8 @@ def table_for(request: Request, process: SDE, guidance_scale: float = 1.0) -> So
 
 
 def refers_to_table(sampler: Any) -> bool:
-    """True if a sampler is a solver table, or "tuned", the model's own."""
-    return isinstance(sampler, SolverTable) or (isinstance(sampler, str) and sampler == TUNED)
+    """True if a sampler is a solver table or several, or "tuned", the model's own."""
+    return isinstance(sampler, SolverTable | TableSet) or (isinstance(sampler, str) and sampler == TUNED)
 
 
 def own_tables(process: SDE) -> list[SolverTable]:

@@ -298,6 +298,21 @@ def read_tables(folder: FilePath) -> list[SolverTable]:
     return found
 
 
+class TableSet:
+    """Solver tables for several numbers of evaluations, of which a run takes its own; the result of `tune` is one.
+
+    Attributes:
+        tables: number of evaluations -> `SolverTable`.
+    """
+
+    tables: dict[int, SolverTable]
+
+    @property
+    def owner(self) -> str:
+        """What messages call it."""
+        return f"this {type(self).__name__}"
+
+
 def tables_at(source: str | FilePath, *, access: HubAccess | None = None) -> list[SolverTable]:
     """The table of a file, or the tables of a folder or of a Hub repository, "hf://owner/name[@revision][/path]".
 
@@ -343,6 +358,8 @@ def choose(tables: Iterable[SolverTable], nfe: int | None, source: str, guidance
     tables = list(tables)
     budgets = sorted({table.nfe for table in tables})
     listed = ", ".join(map(str, budgets))
+    if not budgets:
+        raise UsageError(f"{source} has no solver tables")
     if nfe is None and len(budgets) > 1:
         raise UsageError(f"{source} has solver tables for {listed} evaluations; choose one with nfe=")
     found = [table for table in tables if nfe in (None, table.nfe)]
