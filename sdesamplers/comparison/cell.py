@@ -82,8 +82,8 @@ class Cell:
         """Draws (4000,) of a value as other samples or seeds would give it; None if they are unknown.
 
         The error and metrics of single samples are resampled over the samples (studentised bootstrap), in the same way
-        for all settings. Other values vary over the repeats (Student's t), and without repeats the Fréchet distance by its
-        `frechet_error` (Student's t).
+        for all settings. Other values vary over the repeats (Student's t), and without repeats the Fréchet distance by
+        its `frechet_error` (Student's t).
         """
         values = self.errors if name == "error" else self.per_sample.get(name)
         if values is not None and len(values) > 1:

@@ -35,8 +35,8 @@ SEPARATOR = re.compile(r""",(?=(?:[^"']|"[^"]*"|'[^']*')*$)(?![^\[]*\])""")
 
 Compared = str | Sampler | Recipe | SolverTable | TableSet | Mapping[str, Any]
 """A setting: the name of a sampler, recipe or alias, also with settings ("heun spacing=karras"), a `Sampler`, a solver
-table, the `Tuning` of `tune`, a `Recipe` or its dictionary, or the path or address on the Hub of a recipe or of tables. The
-budgets replace a recipe's number of steps."""
+table, the result of `tune`, a `Recipe` or its dictionary, or the path or address on the Hub of a recipe or of tables.
+The budgets replace a recipe's number of steps."""
 
 
 @dataclass(frozen=True)

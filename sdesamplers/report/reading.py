@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..metrics.intervals import DRAWS, FEW, jackknife_groups
+from ..registry.budgets import budgets_text
 from .thumbnails import is_reduced, thumbnails
 from .view import Quantity, View, number
 
@@ -58,6 +59,8 @@ def facts(view: View) -> list[tuple[str, str]]:
         ("Samples", f"{found.num_samples} for each sampler and number of evaluations, {seeds(view)}"),
         ("Guidance scale", number(found.facts.get("guidance_scale", 1.0))),
     ]
+    if tables := found.facts.get("model", {}).get("solver_tables"):
+        rows.append(("Solver tables", f"of the model, for {budgets_text(tables)} evaluations"))
     if found.reference_count:
         rows.append(
             ("ODE reference", f"rk45 at tolerance 1e-5, {found.reference_nfe} evaluations per sample, the first "

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ..checks import name_of, number
-from ..errors import UsageError
+from ..errors import SdesamplersError, UsageError
+from ..pretrained.hub_files import HubAccess
 from ..processes.own_grid import OwnGrid
 from ..processes.sde import SDE, GaussianProcess, starts_as_noise
 from ..registry.names import Preset
@@ -66,7 +67,8 @@ def make_recipe(
 def opened(request: Request, guidance_scale: float = 1.0) -> Request:
     """A request with the recipe or the solver table in place of its path or address, or of a set of tables.
 
-    Any other request is unchanged. If a folder has several tables for the number of evaluations, it is that for the guidance scale.
+    Any other request is unchanged. If there are several tables for the number of evaluations, it is that for the
+    guidance scale.
 
     Raises:
         ModelError: a Hub repository cannot be read.
@@ -129,6 +131,22 @@ def own_tables(process: SDE) -> list[SolverTable]:
     found: dict[tuple[int, float], SolverTable] = {}
     for source in process.table_sources:
         for table in tables_at(source, access=process.table_access):
+            found.setdefault((table.nfe, scale_of(table)), table)
+    return list(found.values())
+
+
+def tables_at_hand(process: SDE) -> list[SolverTable]:
+    """The solver tables that come with a model, as far as they can be read without the network; none if there are none.
+
+    It is for descriptions of a model, which a damaged table must not prevent.
+    """
+    found: dict[tuple[int, float], SolverTable] = {}
+    for source in process.table_sources if isinstance(process, GaussianProcess) else ():
+        try:
+            tables = tables_at(source, access=replace(process.table_access or HubAccess(), local_files_only=True))
+        except SdesamplersError:
+            continue
+        for table in tables:
             found.setdefault((table.nfe, scale_of(table)), table)
     return list(found.values())
 

@@ -377,6 +377,19 @@ def choose(tables: Iterable[SolverTable], nfe: int | None, source: str, guidance
     return found[0]
 
 
+def budgets_by_scale(tables: Iterable[SolverTable]) -> list[dict[str, Any]]:
+    """The guidance scales for which there are tables, and the numbers of evaluations of each, as plain data.
+
+    Example:
+        >>> budgets_by_scale([])
+        []
+    """
+    found: dict[float, set[int]] = {}
+    for table in tables:
+        found.setdefault(scale_of(table), set()).add(table.nfe)
+    return [{"guidance_scale": scale, "nfe": sorted(found[scale])} for scale in sorted(found)]
+
+
 PATH = re.compile(r"^[.~]|[/\\]|\.(?:json|ya?ml)$", re.IGNORECASE)
 """Names of samplers have no slash, no leading point and no file ending."""
 

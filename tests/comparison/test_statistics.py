@@ -72,7 +72,7 @@ def test_outliers_equal_values_and_shares_have_finite_intervals(count: int) -> N
     assert np.isfinite(low)
     assert low <= 1 / count < high
     if count >= 5:  # the values of a share bound it
-        assert 0 <= low
+        assert low >= 0
         assert high <= 1
     lowest, highest = interval(draws_over_samples(one, squares=True))
     assert 0 <= lowest < np.sqrt(1 / count) < highest < np.inf

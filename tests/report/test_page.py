@@ -277,6 +277,14 @@ def test_the_command_writes_the_page_and_figures(tmp_path):
     assert "Trajectories" in (tmp_path / "compare.html").read_text()
 
 
+def test_the_solver_tables_of_the_model_are_listed(tmp_path):
+    made = comparison()
+    made.facts["model"] = {"solver_tables": [{"guidance_scale": s, "nfe": [5, 8]} for s in (1.0, 2.0, 4.5)]}
+    text = " ".join(page_of(made, tmp_path).text.split())
+    assert "of the model, for 5, 8 (unguided, guidance 2, 4.5) evaluations" in text
+    assert "Solver tables" not in page_of(comparison(), tmp_path).text
+
+
 def test_own_metrics_have_figures_a_sortable_column_and_intervals(tmp_path):
     made = sds.compare(
         sds.grid_mixture(sds.VP()), ["ddim", "heun"], [4, 6], num_samples=6, reference_samples=4,
