@@ -141,9 +141,12 @@ def tables_at_hand(process: SDE) -> list[SolverTable]:
     It is for descriptions of a model, which a damaged table must not prevent.
     """
     found: dict[tuple[int, float], SolverTable] = {}
-    for source in process.table_sources if isinstance(process, GaussianProcess) else ():
+    if not isinstance(process, GaussianProcess):
+        return []
+    access = replace(process.table_access or HubAccess(), local_files_only=True)
+    for source in process.table_sources:
         try:
-            tables = tables_at(source, access=replace(process.table_access or HubAccess(), local_files_only=True))
+            tables = tables_at(source, access=access)
         except SdesamplersError:
             continue
         for table in tables:
