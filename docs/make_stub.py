@@ -37,7 +37,7 @@ from ..registry.plugin import NoiseSource, Sampler, Spacing
 from .loop import Callback, Flag
 from .recipe import Recipe
 from .result import Result
-from .table import SolverTable
+from .table import SolverTable, TableSet
 
 class Arguments(TypedDict, total=False):
     """The arguments of `sample` that do not depend on the sampler."""
@@ -114,7 +114,7 @@ def stub() -> str:
     overloads.append(signature(f"sampler: Literal[{', '.join(map(quoted, plain))}]", []))
     rows = [f"{name}: {p.annotation} = ..." for name, p in own.items()]
     rows += [f"{name}: {annotation(kinds)} = ..." for name, kinds in sorted(every.items())]
-    anything = "sampler: str | Sampler | Recipe | SolverTable | Mapping[str, Any]"
+    anything = "sampler: str | Sampler | Recipe | SolverTable | TableSet | Mapping[str, Any]"
     overloads.append(signature(anything, rows, "**options: Any"))
     return "\n".join([f"{HEAD}{arguments}", *overloads])
 

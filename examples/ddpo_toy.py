@@ -63,22 +63,30 @@ def fine_tune(model: sds.FunctionModel, net: torch.nn.Module, args: argparse.Nam
     return curve
 
 
-def draw(before: Tensor, after: Tensor, curve: list[float], batch: int) -> Figure:
-    """Plot the samples before and after, and the mean reward with a band of at most two standard errors."""
-    figure = Figure(figsize=(10.5, 3.6), dpi=80, layout="constrained")
+def draw(before: Tensor, after: Tensor, curve: list[float], batch: int, run: str) -> Figure:
+    """Plot the samples before and after, and the mean reward with a band of at most two standard errors.
+
+    `run` is the title: what was fine-tuned and how.
+    """
+    figure = Figure(figsize=(10.5, 4.2), dpi=80, layout="constrained")
     plots = figure.subplots(1, 3, width_ratios=[1, 1, 1.25])
     for plot, points, title in zip(plots, (before, after), ("before", "after"), strict=False):
-        plot.scatter(*points.T, s=6, color="#0b66c3", alpha=0.4, linewidths=0)
+        label = f"{len(points)} samples"
+        plot.scatter(*points.T, s=6, color="#0b66c3", alpha=0.4, linewidths=0, label=label)
         plot.scatter(*TARGET[:, None], s=420, facecolors="none", edgecolors="#d62246", linewidths=1.6)
+        plot.scatter([], [], s=60, facecolors="none", edgecolors="#d62246", linewidths=1.6, label="target")
+        plot.set(xlabel="first coordinate", ylabel="second coordinate")
         bare(plot)
         plot.set_title(f"{title}: mean reward {float(reward(points).mean()):.2f}", size=11)
     mean = torch.tensor(curve)
     margin = 2 * (mean * (1 - mean) / batch).clamp(min=0).sqrt()  # the largest variance of a reward in [0, 1]
-    plots[2].fill_between(range(len(curve)), mean - margin, mean + margin, color="#d62246", alpha=0.2, linewidth=0)
-    plots[2].plot(curve, color="#d62246")
-    plots[2].set_ylim(0, 1)
-    plots[2].set_xlabel("batches of samples")
-    plots[2].set_title("mean reward", size=11)
+    plots[2].fill_between(range(len(curve)), mean - margin, mean + margin, color="#d62246", alpha=0.2, linewidth=0,
+                          label="two standard errors at most")  # fmt: skip
+    plots[2].plot(curve, color="#d62246", label=f"mean of {batch} samples")
+    plots[2].set(ylim=(0, 1), xlabel="batches of samples", ylabel="mean reward, from 0 to 1")
+    plots[2].legend(frameon=False, fontsize=9, loc="upper left")
+    plots[0].legend(frameon=False, fontsize=9, loc="upper left")
+    figure.suptitle(run, size=12)
     return figure
 
 
@@ -107,7 +115,8 @@ def main() -> None:
     change = f"{float(first.mean()):.3f} -> {float(last.mean()):.3f}"
     print(f"mean reward {change} (standard error of the difference {error:.3f})")
     print(f"fine-tuned in {seconds:.1f} s")
-    draw(before, after, curve, args.batch).savefig(args.out / "ddpo.png")
+    run = f"DDPO on a ring: {args.sampler}, {args.steps} steps, {args.epochs} batches of {args.batch} samples"
+    draw(before, after, curve, args.batch, run).savefig(args.out / "ddpo.png")
     print(f"picture in {args.out}")
 
 

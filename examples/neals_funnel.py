@@ -247,14 +247,23 @@ def draw(rows: dict[str, Row], exact_draws: Tensor, seed: int) -> Figure:
             scatter(plot, samples, colour, view)
             plot.set_ylabel("" if column else "v")
         plots[0][column].set_title(f"{title}\n{cost}", size=11)
-        plots[1][column].set_xlabel("x", size=9)
+        for row in (0, 1):
+            plots[row][column].set_xlabel("x", size=9)
         if column:
             bottom = plots[2][column]
-            bottom.hist(samples[:, 0], bins=np.linspace(-TOP, TOP, 29), density=True, color=colour, alpha=0.45)
-            bottom.plot(v, normal, color="black", linewidth=1.1)
-            bottom.set(xlim=(-TOP, TOP), ylim=(0, 0.2), yticks=[])
-            bottom.set_xlabel("v, and N(0, 9)", size=9)
+            bins = np.linspace(-TOP, TOP, 29)
+            bottom.hist(samples[:, 0], bins=bins, density=True, color=colour, alpha=0.45, label="samples")
+            bottom.plot(v, normal, color="black", linewidth=1.1, label="N(0, 9)")
+            bottom.set(xlim=(-TOP, TOP), ylim=(0, 0.2))
+            bottom.set_xlabel("v", size=9)
+            bottom.set_ylabel("density of v" if column == 1 else "", size=9)
+            bottom.legend(fontsize=8, frameon=False, loc="upper left")
+    plots[1][0].set_title("the neck", size=10)
     draw_acceptance(plots[2][0], seed)
+    figure.suptitle(
+        f"Neal's funnel, s = 3, 2 dimensions: {len(exact_draws)} samples of each method, seed {seed} "
+        "(lines: powers of ten of the density)"
+    )
     return figure
 
 
@@ -265,6 +274,7 @@ def draw_acceptance(plot: Any, seed: int) -> None:
         plot.plot(levels, acceptance(step, levels, 60, seed), color=shade, linewidth=1.4, label=f"step {step:g}")
     plot.set_title("MALA: acceptance rate", size=10)
     plot.set_xlabel("v", size=9)
+    plot.set_ylabel("share of proposals", size=9)
     plot.legend(fontsize=8, frameon=False, loc="lower right")
 
 

@@ -145,8 +145,11 @@ def write_table(file: Path, header: list[str], rows: list[list[str]]) -> None:
     print()
 
 
-def draw(found: dict[str, dict[str, np.ndarray]], sets: dict[str, np.ndarray], file: Path) -> None:
-    """Plot four images of each set, and histograms of the likelihood and of the score of the latents."""
+def draw(found: dict[str, dict[str, np.ndarray]], sets: dict[str, np.ndarray], file: Path, run: str) -> None:
+    """Plot four images of each set, and histograms of the likelihood and of the score of the latents.
+
+    `run` says how they were measured.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10.5, 3.8), dpi=120, layout="constrained")
@@ -156,7 +159,10 @@ def draw(found: dict[str, dict[str, np.ndarray]], sets: dict[str, np.ndarray], f
         axis.imshow(np.hstack(list(pixels[:4])), cmap="gray", vmin=0, vmax=255)
         axis.set_title(name, loc="left", fontsize=9, color=COLOURS[name], pad=2)
         axis.axis("off")
-    titles = {"bits": "bits per dimension", "latent's mean square": "distance of the latent's mean square from 1"}
+    titles = {
+        "bits": "negative log-likelihood (bits per dimension)",
+        "latent's mean square": "distance of the latent's mean square from 1",
+    }
     for axis, (score, title) in zip(right.subplots(1, 2), titles.items(), strict=True):
         values = [scores[score] for scores in found.values()]
         edges = np.linspace(min(map(np.min, values)), max(map(np.max, values)), 29)
@@ -166,6 +172,8 @@ def draw(found: dict[str, dict[str, np.ndarray]], sets: dict[str, np.ndarray], f
         axis.set(xlabel=title, ylabel="pictures")
         axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
+    count = len(next(iter(found.values()))["bits"])
+    figure.suptitle(f"fashion-mnist: {count} pictures of each set, {run}", size="medium")
     figure.savefig(file)
 
 
@@ -200,7 +208,8 @@ def main() -> None:
         rows.append([name, *(f"{area:.3f} ± {error:.3f}" for area, error in areas)])
     write_table(args.out / "auroc.csv", ["AUROC against test", *SCORES], rows)
     try:
-        draw(found, sets, args.out / "out_of_distribution.png")
+        run = f"likelihood by rk4, {args.steps} steps, seed {args.seed}"
+        draw(found, sets, args.out / "out_of_distribution.png", run)
     except ImportError:
         print("no picture without matplotlib: pip install 'sdesamplers[report]'", file=sys.stderr)
 

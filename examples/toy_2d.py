@@ -203,7 +203,7 @@ def draw_over_time(plot: Any, found: Paths, picture: np.ndarray, kind: str, show
     plot.set_xlim(1, 0)
     plot.set_ylim(-REACH, REACH)
     plot.set_ylabel(kind, color=RUNS[kind][1], size=12, weight="bold")
-    plot.set_xticks([1, 0.5, 0], ["noise", "$\\sigma = \\alpha$", "data"])
+    plot.set_xticks([1, 0.5, 0], ["1\nnoise", "0.5\n$\\sigma = \\alpha$", "0\ndata"])
     plot.set_yticks([])
     return lines
 
@@ -219,7 +219,7 @@ def draw_paths(setup: Setup, found: Paths, data: np.ndarray) -> Figure:
     axis = np.linspace(-REACH, REACH, 160)
     over_time = density_over_time(data, level_grid(found.schedule, 240), axis)
     levels = (0.99, 0.75, 0.5, 0.25, 0.0)
-    figure = Figure(figsize=(15.5, 5.6), dpi=80, layout="constrained")
+    figure = Figure(figsize=(15.5, 6.4), dpi=80, layout="constrained")
     plots = figure.subplots(2, 1 + len(levels), width_ratios=[2.0] + [1.0] * len(levels), squeeze=False)
     for row, (kind, (_, colour)) in enumerate(RUNS.items()):
         draw_over_time(plots[row][0], found, over_time, kind, 14)
@@ -235,9 +235,29 @@ def draw_paths(setup: Setup, found: Paths, data: np.ndarray) -> Figure:
             bare(plot)
             if row == 0:
                 plot.set_title("data" if level == 0 else f"noise level {level:g}", size=11)
+                plots[1][column].set_xlabel("first coordinate", size=9)
+            if column == 1:
+                plot.set_ylabel("second coordinate", size=9)
     plots[0][0].set_title("first coordinate over time, same starts", size=11)
+    plots[1][0].set_xlabel("noise level, arctan($\\sigma/\\alpha$) in units of $\\pi/2$", size=9)
     figure.suptitle(f"{setup.title}: two processes, one distribution at every time", size=14)
+    legend_of_paths(figure, len(found.schedule) - 1)
     return figure
+
+
+def legend_of_paths(figure: Figure, steps: int) -> None:
+    """A legend below the figure: what is grey, black and coloured."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles: list[Any] = [
+        Patch(color="0.6", label="density of the noised data"),
+        Line2D([], [], color="black", marker=".", linestyle="", label="500 samples"),
+    ]
+    for kind, (_, colour) in RUNS.items():
+        label = f"{kind}, {steps} steps: some of the samples with their last {TAIL} steps"
+        handles.append(Line2D([], [], color=colour, marker="o", label=label))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)
 
 
 def bare(plot: Any) -> None:
@@ -330,7 +350,13 @@ def draw_samplers(models: dict[str, sds.Model], test: Tensor, count: int) -> Fig
             plot.set_title(f"{sampler}, {result.nfe} NFE: {sliced_wasserstein(points, truth):.3f}", size=9)
         for plot in plots[row]:
             bare(plot)
-    figure.suptitle("sliced Wasserstein distance from new data (red: reverse SDE, blue: ODE)", size=12)
+    figure.suptitle(
+        f"{count} samples, and their sliced Wasserstein distance in data units from {count} new data "
+        "(black: other data; red: reverse SDE; blue: ODE)",
+        size=12,
+    )
+    for plot in plots[-1]:
+        plot.set_xlabel("first coordinate", size=9)
     return figure
 
 

@@ -325,15 +325,14 @@ class Gate:
 
     def print(self, checks: list[Check], result: Comparison) -> None:
         """Print the checks that did not pass, differences from the baseline, and the number of all checks."""
-        from ..comparison.rules import remarks
+        from ..comparison.rules import folded, remarks
 
         if not self.rules:
             return
         for line in [] if self.baseline is None else remarks(result, self.baseline):
             say(line)
-        for check in checks:
-            if check.outcome != "passed":
-                say(check)
+        for line in folded(checks):
+            say(line)
         outcomes = [check.outcome for check in checks]
         counts = {outcome: outcomes.count(outcome) for outcome in ("passed", "failed", "uncertain", "skipped")}
         say(", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count))

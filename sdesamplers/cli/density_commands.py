@@ -179,7 +179,7 @@ def write_histogram(found: Likelihood, title: str, folder: Path) -> Path | None:
     plot = figure.subplots()
     plot.hist(bits, bins=min(40, max(5, round(math.sqrt(len(bits)) * 2))), color="#35618f", edgecolor="white", lw=0.5)
     plot.axvline(float(np.mean(bits)), color="#c1272d", lw=1.5, label=f"mean {np.mean(bits):.3f}")
-    plot.set(xlabel="bits per dimension", ylabel="samples")
+    plot.set(xlabel="negative log-likelihood (bits per dimension)", ylabel="samples")
     plot.set_title(one_line(title), parse_math=False)  # a file name may contain $
     plot.spines[["top", "right"]].set_visible(False)
     plot.legend(frameon=False)

@@ -4,37 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import SdesamplersError
 from ..hub.address import Address, is_address
 from ..io.paths import expanded
+from ..registry.budgets import budgets_text
 from ..registry.catalogue import Catalogue
 from ..text import one_line
+
+if TYPE_CHECKING:
+    from ..sampling.table import SolverTable
 
 
 def model_facts(catalogue: Catalogue, name: str) -> dict[str, Any]:
     """A model's entry, with the numbers of evaluations for which there are solver tables under "tables_nfe".
 
-    Tables on the Hub are counted if they are in the local cache: nothing is downloaded. "tables_problem" is the reason
-    if the tables that the entry names cannot be read.
+    "tables_by_guidance" has those of each guidance scale. Tables on the Hub are counted if they are in the local cache:
+    nothing is downloaded. "tables_problem" is the reason if the tables that the entry names cannot be read.
     """
     from ..pretrained.hub_files import HubAccess, tables_may_be_cached
-    from ..sampling.table import tables_at
+    from ..sampling.table import budgets_by_scale, tables_at
 
     facts = {key: value for key, value in catalogue.models[name].items() if key != "base"}
-    budgets: set[int] = set()
+    tables: list[SolverTable] = []
     registered = catalogue.tables(name)
     own = own_source(catalogue.models[name])
     if is_address(own) and not tables_may_be_cached(Address.parse(own)):
         own = ""
     for source in filter(None, (registered, own)):
         try:
-            budgets |= {table.nfe for table in tables_at(source, access=HubAccess(local_files_only=True))}
+            tables += tables_at(source, access=HubAccess(local_files_only=True))
         except SdesamplersError as error:
             if source == registered:
                 facts["tables_problem"] = one_line(error)
-    return {**facts, "tables_nfe": sorted(budgets)}
+    budgets = sorted({table.nfe for table in tables})
+    return {**facts, "tables_nfe": budgets, "tables_by_guidance": budgets_by_scale(tables)}
 
 
 def own_source(entry: Mapping[str, Any]) -> str:
@@ -61,6 +66,5 @@ def source_of(facts: Mapping[str, Any]) -> str:
 
 
 def tables_line(facts: Mapping[str, Any]) -> str:
-    """The numbers of evaluations of a model's solver tables, and why those that its entry names cannot be read."""
-    budgets = ", ".join(map(str, facts["tables_nfe"]))
-    return "; ".join(filter(None, (budgets, facts.get("tables_problem"))))
+    """The numbers of evaluations of a model's solver tables at each guidance scale, and why some cannot be read."""
+    return "; ".join(filter(None, (budgets_text(facts["tables_by_guidance"]), facts.get("tables_problem"))))

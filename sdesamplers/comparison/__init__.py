@@ -12,8 +12,10 @@ rules.py           rules for continuous integration, JUnit
 reading.py         compare.json and its schema, schema.json
 picture.py         compare.png
 card.py            its card, with the numbers in the Hub's model-index form
-sharing.py         its files on the Hub
-result.py          `Comparison`: tables and files
+sharing.py         a folder of its files on the Hub, with its card
+document.py        a comparison as plain data, to and from compare.json, and as CSV
+files.py           its files in a folder and on the Hub
+result.py          `Comparison`: everything that can be done with the cells
 comparison.py      `compare`
 """
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from ..metrics.intervals import GROUPS, draws_over_samples, interval
+from ..metrics.intervals import GROUPS, draws_over_repeats, draws_over_samples, interval
 from .scoring import OWN
-from .statistics import draws_of_error, draws_over_repeats
+from .statistics import draws_of_error
 
 
 @dataclass(frozen=True, repr=False)
@@ -81,9 +81,9 @@ class Cell:
     def draws(self, name: str) -> np.ndarray | None:
         """Draws (4000,) of a value as other samples or seeds would give it; None if they are unknown.
 
-        The error and metrics of single samples are resampled over the samples (bootstrap), in the same way for all
-        settings. Other values vary over the repeats (Student's t), and without repeats the Fréchet distance by its
-        `frechet_error` (Student's t).
+        The error and metrics of single samples are resampled over the samples (studentised bootstrap), in the same way
+        for all settings. Other values vary over the repeats (Student's t), and without repeats the Fréchet distance by
+        its `frechet_error` (Student's t).
         """
         values = self.errors if name == "error" else self.per_sample.get(name)
         if values is not None and len(values) > 1:

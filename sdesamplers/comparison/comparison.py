@@ -21,8 +21,10 @@ from ..models.base import Model
 from ..pretrained.loading import as_model
 from ..public import public
 from ..registry.plugin import Sampler
+from ..sampling.arguments import tables_at_hand
 from ..sampling.request import CONDUCT_FIELDS, REQUEST_FIELDS
 from ..sampling.result import Trajectory
+from ..sampling.table import budgets_by_scale
 from .cache import Cache, scorer_identity
 from .cell import Cell
 from .recommendation import remark
@@ -62,9 +64,9 @@ def compare(
         model: a `Model` or any argument of `load`, or a list of them. All are loaded before the first run.
         samplers: one or several settings, or a dictionary of them by label. A setting is the name of a sampler, recipe
             or alias; a text NAME KEY=VALUE ... with its own grid and options, such as "dpmpp-2m spacing=karras" or
-            "ddim eta=0.5 spacing=karras spacing.rho=5"; a `Sampler` or `SolverTable`; a `Recipe` or its dictionary; or
-            the path or address on the Hub of a recipe or of tables, of which each budget takes its own. The number of
-            steps of a `Recipe` follows from the budgets.
+            "ddim eta=0.5 spacing=karras spacing.rho=5"; a `Sampler` or `SolverTable`; the result of `tune`; a `Recipe`
+            or its dictionary; or the path or address on the Hub of a recipe or of tables. Of several tables each budget
+            takes its own. The number of steps of a `Recipe` follows from the budgets.
         nfe: one or several budgets of model evaluations per sample.
         num_samples: number of samples; distances need hundreds, and their floor is computed for the same number.
         seed: the samples of all settings begin at the noise of this seed.
@@ -318,7 +320,9 @@ class Contest:
         if plan.options.get("dtype") is not None:
             arguments["dtype"] = str(plan.options["dtype"]).removeprefix("torch.")
         shared = {**arguments, "batch_size": plan.batch_size, "guidance_scale": self.guidance_scale}
-        return {**shared, "model": self.about, "scorer": about, "environment": environment(self.model)}
+        tables = budgets_by_scale(tables_at_hand(self.model.process))
+        model = {**self.about, **({"solver_tables": tables} if tables else {})}
+        return {**shared, "model": model, "scorer": about, "environment": environment(self.model)}
 
     def cell(self, setting: Setting, budget: int, runs: Sequence[Run]) -> Cell:
         """The cell of a setting's runs with different seeds."""

@@ -28,9 +28,10 @@ COLUMNS = {
 def comparison_html(comparison: Comparison) -> str:
     """The cells as a table, without empty columns, and their samples as a picture if they can be shown."""
     used = [name for name in COLUMNS if any(getattr(cell, name) is not None for cell in comparison.cells)]
-    rows = ([getattr(cell, name) for name in used] for cell in comparison.cells)
+    own = own_metrics(comparison)
+    rows = ([*(getattr(cell, name) for name in used), *map(cell.value, own)] for cell in comparison.cells)
     title = f"{comparison.model_name}: {comparison.num_samples} samples, seed {comparison.seed}"
-    table = rows_table(title, [COLUMNS[name] for name in used], rows)
+    table = rows_table(title, [*(COLUMNS[name] for name in used), *own], rows)
     try:
         return table + picture(comparison.picture())
     except SdesamplersError:  # samples that cannot be shown
@@ -40,7 +41,7 @@ def comparison_html(comparison: Comparison) -> str:
 def text_table(comparison: Comparison) -> str:
     """The cells as lines of text, without empty columns; three digits of each number."""
     used = [name for name in COLUMNS if any(getattr(cell, name) is not None for cell in comparison.cells)]
-    own = list(dict.fromkeys(name for cell in comparison.cells for name in cell.metrics))
+    own = own_metrics(comparison)
     several = ("model", "guidance_scale") if comparison.groups else ()
     rows = [[*several, *(COLUMNS[name] for name in used), *own]]
     for cell in comparison.cells:
@@ -49,6 +50,11 @@ def text_table(comparison: Comparison) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join([repr(comparison)[1:-1], *lines])
+
+
+def own_metrics(comparison: Comparison) -> list[str]:
+    """The names of the caller's metrics."""
+    return list(dict.fromkeys(name for cell in comparison.cells for name in cell.metrics))
 
 
 def shown(value: object) -> str:

@@ -1,43 +1,33 @@
-"""The result of a comparison: tables and files."""
+"""`Comparison`: the cells of a comparison with everything that can be done with them."""
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from ..categories import OutputWarning
-from ..checks import flag, warn, whole
+from ..checks import flag, whole
 from ..errors import UsageError
 from ..hub.upload import Destination
-from ..io.files import make_folder, write
 from ..metrics import Score
 from ..public import public
 from ..sampling.result import Trajectory
-from ..text import without_nan
 from .card import TASK, make_card
 from .cell import Cell as Cell
+from .document import OF_GROUPS, as_csv, as_document, from_document
+from .files import push_comparison, save_files
 from .html import comparison_html, text_table
 from .picture import comparison_picture, stacked
-from .reading import FILE, FOLDER, SCHEMA_VERSION, read_comparison
+from .reading import FOLDER, read_comparison
 from .recommendation import Recommendation, known_metric, recommend, undecided_pairs
 from .rules import Check, Rule, check_cells
-from .sharing import push_folder
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelCard
     from PIL.Image import Image
-
-
-OF_GROUPS = ("model", "scorer", "guidance_scale")
-"""Facts that belong to a model and guidance scale; the others are shared by all cells."""
 
 
 @public
@@ -175,31 +165,7 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the samples; sdesamplers/comparison/schema.json describes it."""
-        facts = self.all_groups[0].facts
-        return {
-            "schema_version": SCHEMA_VERSION,
-            "num_samples": self.num_samples,
-            "seed": self.seed,
-            "repeats": self.repeats,
-            "environment": facts.get("environment", {}),
-            "arguments": {key: value for key, value in facts.items() if key not in (*OF_GROUPS, "environment")},
-            "groups": [group._as_group() for group in self.all_groups],
-            "cells": [asdict(cell) for cell in self.cells],
-        }
-
-    def _as_group(self) -> dict[str, Any]:
-        """What belongs to one model and guidance scale."""
-        return {
-            "model_name": self.model_name,
-            "guidance_scale": self.guidance_scale,
-            "model": self.facts.get("model", {}),
-            "scorer": self.facts.get("scorer"),
-            "metrics": self.metrics,
-            "floor": None if self.floor is None else asdict(self.floor),
-            "reference_count": self.reference_count,
-            "reference_nfe": self.reference_nfe,
-            "data_range": None if self.data_range is None else list(self.data_range),
-        }
+        return as_document(self)
 
     @classmethod
     def load(cls, source: str | Path, *, token: str | bool | None = None, local_files_only: bool = False) -> Comparison:
@@ -221,56 +187,11 @@ class Comparison:
             >>> sds.Comparison.load("hf://owner/results").recommend(nfe=10)
         """
         data = read_comparison(source, token=token, local_files_only=local_files_only)
-        known = {entry.name for entry in fields(Cell)}
-        cells = [Cell(**{key: value for key, value in cell.items() if key in known}) for cell in data["cells"]]
-        groups = []
-        for group in data["groups"]:
-            name, scale, floor = group["model_name"], group["guidance_scale"], group.get("floor")
-            of_group = {key: group[key] for key in OF_GROUPS if group.get(key) is not None}
-            groups.append(
-                cls(
-                    model_name=name,
-                    num_samples=data["num_samples"],
-                    seed=data["seed"],
-                    cells=[cell for cell in cells if (cell.model, cell.guidance_scale) == (name, scale)],
-                    samples={},
-                    data_range=None if group.get("data_range") is None else tuple(group["data_range"]),
-                    floor=None
-                    if floor is None
-                    else Score(floor["count"], floor["frechet"], floor["sliced_wasserstein"]),
-                    metrics=group.get("metrics", ""),
-                    reference_count=group.get("reference_count", 0),
-                    reference_nfe=group.get("reference_nfe", 0),
-                    facts={**data["arguments"], "environment": data["environment"], **of_group},
-                    repeats=data["repeats"],
-                )
-            )
-        return cls.of_groups(groups)
+        return from_document(cls, data)
 
     def as_csv(self) -> str:
         """The cells as CSV with a header; shared values are repeated in each row."""
-        text = io.StringIO()
-        rows = [row for group in self.all_groups for row in group._as_rows()]
-        names = dict.fromkeys(name for row in rows for name in row)
-        writer = csv.DictWriter(text, [*names], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        return text.getvalue()
-
-    def _as_rows(self) -> list[dict[str, Any]]:
-        """The rows of one model and guidance scale."""
-        model = self.facts.get("model", {})
-        shared = {
-            "model": self.model_name,
-            "revision": model.get("revision"),
-            "weights_sha256": model.get("weights_sha256"),
-            "num_samples": self.num_samples,
-            "seed": self.seed,
-            "repeats": self.repeats,
-            "versions": json.dumps(self.facts.get("environment", {})),
-            "schema_version": SCHEMA_VERSION,
-        }
-        return [{**cell.as_row(), **shared} for cell in self.cells]
+        return as_csv(self)
 
     def __repr__(self) -> str:
         settings = len({cell.sampler for cell in self.cells})
@@ -302,9 +223,9 @@ class Comparison:
         """Draw a figure of the comparison with matplotlib.
 
         Args:
-            figure: "work-precision" (options `x`: "evaluations" or "seconds"; `y`: "error", "frechet" or
-                "sliced-wasserstein"), "samples" (`sampler`, `nfe`, `each`), "trajectories", "grids" or "errors" (`nfe`,
-                one budget).
+            figure: "work-precision" (options `x`: "evaluations" or "seconds"; `y`: "error", "frechet",
+                "sliced-wasserstein" or the name of one of your metrics), "samples" (`sampler`, `nfe`, `each`),
+                "trajectories", "grids" or "errors" (`nfe`, one budget).
             axes: matplotlib axes to draw on, as many as the figure has panels; a new figure by default.
             **options: of the figure.
 
@@ -359,19 +280,7 @@ class Comparison:
 
         compare.png is omitted, with a warning, if samples of this shape cannot be shown.
         """
-        out = make_folder(folder)
-        files = {
-            "json": write(
-                out / FILE, json.dumps(without_nan(self.as_dict()), indent=2, default=str, allow_nan=False) + "\n"
-            ),
-            "csv": write(out / "compare.csv", self.as_csv()),
-        }
-        try:
-            picture = self.picture()
-        except UsageError as reason:
-            warn(f"compare.png is not written: {reason}", OutputWarning)
-            return files
-        return {"png": write(out / "compare.png", lambda path: picture.save(path, format="PNG")), **files}
+        return save_files(self, folder)
 
     def card(
         self,
@@ -432,13 +341,6 @@ class Comparison:
             ModelError: no connection or no permission; in one line.
             UsageError: `repo` is not an id, or `path` is not a folder.
         """
-        to = Destination(repo, revision, token)
         how: dict[str, Any] = {"private": private, "commit_message": commit_message, "create_pr": create_pr}
-        with TemporaryDirectory() as folder:
-            self.save(folder)
-            if self.samples and not self.groups:
-                try:
-                    self.report(folder)
-                except UsageError as reason:
-                    warn(f"compare.html is not made: {reason}", OutputWarning)
-            return push_folder(Path(folder), to, path, about={"task": task, "dataset": dataset}, **how)
+        about = {"task": task, "dataset": dataset}
+        return push_comparison(self, Destination(repo, revision, token), path, about, **how)

@@ -250,6 +250,40 @@ def _reason(rule: Rule, cell: Cell) -> str:
     return cell.problem or cell.scoring_problem or f"no {rule.metric}"
 
 
+LISTED = 4
+"""The largest number of settings that a folded line names."""
+
+
+def folded(checks: Iterable[Check]) -> list[str]:
+    """A line for each check that did not pass; one line for all with the same outcome for the same reason.
+
+    So a baseline with more settings, budgets, models or guidance scales than a comparison, or fewer, takes one line.
+    """
+    groups: dict[tuple[str, str], list[Check]] = {}
+    for check in checks:
+        if check.outcome != "passed":
+            groups.setdefault((check.outcome, check.message), []).append(check)
+    return [str(same[0]) if len(same) == 1 else _folded(same) for same in groups.values()]
+
+
+def _folded(checks: Sequence[Check]) -> str:
+    """Checks with the same outcome and message in one line."""
+    first, budgets = checks[0], dict[str, dict[int, None]]()
+    several = len({(check.model, check.guidance_scale) for check in checks}) > 1
+    for check in checks:
+        scale = "" if check.guidance_scale == 1.0 else f", guidance {check.guidance_scale:g}"
+        setting = f"{check.model}{scale}, {check.sampler}" if several else check.sampler
+        budgets.setdefault(setting, {})[check.budget] = None
+    listed = [f"{setting} at {', '.join(map(str, each))}" for setting, each in budgets.items()]
+    if len(listed) > LISTED:
+        more = len(listed) - LISTED
+        listed = [*listed[:LISTED], f"and {more} more setting{'s' if more > 1 else ''}"]
+    rules = ", ".join(dict.fromkeys(check.rule for check in checks))
+    count = sum(map(len, budgets.values()))
+    cells = f"{count} cell{'s' if count > 1 else ''}"
+    return f"{first.outcome} {rules}: {cells}: {first.message}: {'; '.join(listed)}"
+
+
 NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot contain, even escaped."""
 

@@ -20,7 +20,7 @@ from ..sampling.arguments import make_recipe, refers_to_table
 from ..sampling.recipe import Recipe
 from ..sampling.request import CONDUCT_FIELDS, GRID, REQUEST_FIELDS, Request
 from ..sampling.sampler_files import recipe_or_name
-from ..sampling.table import SolverTable, is_path
+from ..sampling.table import SolverTable, TableSet, is_path
 
 GRID_ARGUMENTS = ("spacing", "spacing_options", "coordinates", "final", "noise", "noise_options")
 GRID_KEYS = ("spacing", "coordinates", "noise", "final")
@@ -33,10 +33,10 @@ PAIR = re.compile(r"""\s*([A-Za-z_][\w.-]*)=("[^"]*"|'[^']*'|\[[^\]]*\]|[^\s"'\[
 SEPARATOR = re.compile(r""",(?=(?:[^"']|"[^"]*"|'[^']*')*$)(?![^\[]*\])""")
 """A comma outside of quotes and brackets."""
 
-Compared = str | Sampler | Recipe | SolverTable | Mapping[str, Any]
+Compared = str | Sampler | Recipe | SolverTable | TableSet | Mapping[str, Any]
 """A setting: the name of a sampler, recipe or alias, also with settings ("heun spacing=karras"), a `Sampler`, a solver
-table, a `Recipe` or its dictionary, or the path or address on the Hub of a recipe or of tables. The budgets replace a
-recipe's number of steps."""
+table, the result of `tune`, a `Recipe` or its dictionary, or the path or address on the Hub of a recipe or of tables.
+The budgets replace a recipe's number of steps."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Setting:
     """
 
     label: str
-    sampler: str | Sampler | Recipe | SolverTable
+    sampler: str | Sampler | Recipe | SolverTable | TableSet
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def beside(self, common: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,7 +74,7 @@ def as_settings(samplers: Compared | Sequence[Compared] | Mapping[str, Compared]
     """
     if isinstance(samplers, Mapping) and not isinstance(samplers.get("sampler"), str):
         return [_setting(str(label), item) for label, item in samplers.items()]
-    single = isinstance(samplers, str | Sampler | Recipe | SolverTable | Mapping)
+    single = isinstance(samplers, str | Sampler | Recipe | SolverTable | TableSet | Mapping)
     each: Any = [samplers] if single else samplers
     if not isinstance(each, Iterable) or isinstance(each, Tensor):
         raise UsageError(f"samplers must be a name, a Sampler, a Recipe or a list of them, not {shown(each)}")
@@ -98,15 +98,17 @@ def label_of(item: Any) -> str:
         return " ".join(item.split())
     if isinstance(item, Mapping):
         return str(item.get("sampler"))
-    return item.name if isinstance(item, Sampler) else item.sampler if isinstance(item, Recipe) else "table"
+    if isinstance(item, Sampler | Recipe):
+        return item.name if isinstance(item, Sampler) else item.sampler
+    return type(item).__name__.lower() if isinstance(item, TableSet) else "table"
 
 
 def _setting(label: str, item: Any) -> Setting:
     """The setting of a compared item."""
     if isinstance(item, Mapping):
         item = Recipe.from_dict(item)
-    if not isinstance(item, str | Sampler | Recipe | SolverTable):
-        raise UsageError(f"samplers must be names, Samplers, Recipes or SolverTables, not {shown(item)}")
+    if not isinstance(item, str | Sampler | Recipe | SolverTable | TableSet):
+        raise UsageError(f"samplers must be names, Samplers, Recipes, SolverTables or Tunings, not {shown(item)}")
     sampler, arguments = parse_setting(item) if isinstance(item, str) else (item, {})
     if isinstance(sampler, Recipe) and (sampler.times is not None or sampler.sigmas is not None):
         raise UsageError("compare runs every sampler at budgets of evaluations, and this Recipe has its own grid")
@@ -228,7 +230,7 @@ def has_tables(sampler: Any) -> bool:
     return refers_to_table(sampler) or (isinstance(sampler, str) and is_path(sampler))
 
 
-def preset_of(sampler: str | Sampler | Recipe | SolverTable) -> Preset:
+def preset_of(sampler: str | Sampler | Recipe | SolverTable | TableSet) -> Preset:
     """The sampler, spacing and noise source to which a setting's options apply."""
     registry = default_registry()
     if isinstance(sampler, Recipe):

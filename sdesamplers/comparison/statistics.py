@@ -15,20 +15,6 @@ EQUAL = 0.01
 """Settings whose values differ by less than this share, with probability `LEVEL`, are equal for every purpose."""
 
 
-def draws_over_repeats(values: np.ndarray) -> np.ndarray:
-    """Draws (DRAWS,) of the mean of values (R,) of R runs with different seeds.
-
-    They have Student's t distribution with R - 1 degrees of freedom, and the draws of two settings have the covariance
-    of their repeats: the interval of a difference is that of the paired t-test.
-    """
-    count = len(values)
-    random = np.random.default_rng(0)
-    centred = np.asarray(values, dtype=float) - np.mean(values)
-    normal = random.standard_normal((DRAWS, count)) @ centred / np.sqrt(count * (count - 1))
-    scale = np.sqrt(random.chisquare(count - 1, DRAWS) / (count - 1))
-    return np.asarray(np.mean(values) + normal / scale)
-
-
 def draws_of_error(value: float, error: float, freedom: int) -> np.ndarray:
     """Draws (DRAWS,) of a value with a standard error, by Student's t; those of different values are independent.
 

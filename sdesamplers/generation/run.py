@@ -26,7 +26,7 @@ from ..registry.plugin import Sampler
 from ..sampling.prepared import PreparedRun, prepare
 from ..sampling.recipe import Recipe
 from ..sampling.request import CONDUCT_FIELDS, REQUEST_FIELDS, split_arguments
-from ..sampling.table import SolverTable
+from ..sampling.table import SolverTable, TableSet
 from . import memory, streaming
 from .argument_names import ARGUMENT_NAMES
 from .batches import Batches
@@ -82,7 +82,7 @@ class Generated:
 @suggest_keywords(*REQUEST_FIELDS, *CONDUCT_FIELDS)
 def generate(
     model: Model | str,
-    sampler: str | Sampler | Recipe | SolverTable | Mapping[str, Any] = "quality",
+    sampler: str | Sampler | Recipe | SolverTable | TableSet | Mapping[str, Any] = "quality",
     *,
     out: str | Path,
     num_samples: int,

@@ -15,7 +15,7 @@ from ..sampling.prepared import prepare
 from ..sampling.recipe import Recipe
 from ..sampling.request import CONDUCT_FIELDS, REQUEST_FIELDS, split_arguments
 from ..sampling.result import Result
-from ..sampling.table import SolverTable
+from ..sampling.table import SolverTable, TableSet
 from . import memory
 from .batches import Batches
 from .conditions import Conditions
@@ -29,7 +29,7 @@ ALTERNATIVES = {"start": "sample", "start_time": "sample", "gradients": "sample"
 @suggest_keywords(*REQUEST_FIELDS, *CONDUCT_FIELDS)
 def stream(
     model: Model | str,
-    sampler: str | Sampler | Recipe | SolverTable | Mapping[str, Any] = "quality",
+    sampler: str | Sampler | Recipe | SolverTable | TableSet | Mapping[str, Any] = "quality",
     *,
     num_samples: int,
     batch_size: int | None = None,

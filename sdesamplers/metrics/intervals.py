@@ -13,24 +13,67 @@ LEVEL = 0.95
 """The probability of all intervals."""
 CHUNK = 2**21
 """Numbers drawn at once."""
+FEW = 5
+"""Fewer values than this have too many resamples of one value for a bootstrap."""
+LEAST = 0.25
+"""The least standard error of a resample, relative to that of the samples: a resample without the few values that make
+most of the spread has almost none, and would stand for any mean."""
 
 
 def draws_over_samples(values: np.ndarray, *, squares: bool = False) -> np.ndarray:
-    """Bootstrap draws (DRAWS,) of the mean of values (N,), resampled with replacement (Efron 1979).
+    """Draws (DRAWS,) of the mean of values (N,), as other samples would give it, by the studentised bootstrap.
+
+    The draws are mean - error * t, with the statistics t = (mean* - mean) / error* of samples resampled with
+    replacement. Their quantiles are the bootstrap-t interval (Efron 1982, chapter 10.10; Hall 1988). Unlike the
+    percentiles of mean*, it allows for the error of the error and for skewness, which matter for few samples. Fewer
+    than `FEW` values have Student's t instead. The draws of two settings with as many values use the same resamples.
 
     Args:
         values: one number for each sample.
         squares: the root of the mean of the squares instead of the mean.
+
+    Example:
+        >>> interval(draws_over_samples(np.array([1.0, 1.0, 1.0])))
+        (1.0, 1.0)
     """
-    count = len(values)
-    random, found = np.random.default_rng(0), []
     numbers = np.square(values) if squares else np.asarray(values, dtype=float)
+    count, mean = len(numbers), float(np.mean(numbers))
+    error = float(np.std(numbers, ddof=1)) / np.sqrt(count) if np.isfinite(numbers).all() else 0.0
+    if error == 0:
+        means = np.full(DRAWS, mean)
+    elif count < FEW:
+        means = draws_over_repeats(numbers)
+    else:
+        means = mean - error * _studentised(numbers, mean, error)
+    if error > 0:  # a mean lies among its values; that of squares may be far above those of a few samples
+        means = means.clip(numbers.min(), None if squares or count < FEW else numbers.max())
+    return np.asarray(np.sqrt(means) if squares else means)
+
+
+def _studentised(numbers: np.ndarray, mean: float, error: float) -> np.ndarray:
+    """The deviation of the mean of resamples of numbers (N,), divided by the standard error of each, (DRAWS,)."""
+    count = len(numbers)
+    random, found = np.random.default_rng(0), []
     size = max(CHUNK // count, 1)
     for first in range(0, DRAWS, size):
-        rows = random.integers(count, size=(min(size, DRAWS - first), count))
-        found.append(numbers[rows].mean(1))
-    means = np.concatenate(found)
-    return np.asarray(np.sqrt(means) if squares else means)
+        drawn = numbers[random.integers(count, size=(min(size, DRAWS - first), count))]
+        errors = drawn.std(1, ddof=1) / np.sqrt(count)
+        found.append((drawn.mean(1) - mean) / np.maximum(errors, LEAST * error))
+    return np.concatenate(found)
+
+
+def draws_over_repeats(values: np.ndarray) -> np.ndarray:
+    """Draws (DRAWS,) of the mean of values (R,) of R runs with different seeds.
+
+    They have Student's t distribution with R - 1 degrees of freedom, and the draws of two settings have the covariance
+    of their repeats: the interval of a difference is that of the paired t-test.
+    """
+    count = len(values)
+    random = np.random.default_rng(0)
+    centred = np.asarray(values, dtype=float) - np.mean(values)
+    normal = random.standard_normal((DRAWS, count)) @ centred / np.sqrt(count * (count - 1))
+    scale = np.sqrt(random.chisquare(count - 1, DRAWS) / (count - 1))
+    return np.asarray(np.mean(values) + normal / scale)
 
 
 def interval(draws: np.ndarray) -> tuple[float, float]:

@@ -21,13 +21,15 @@ from ..processes.sde import GaussianProcess
 from ..public import public
 from ..registry.plugin import Sampler
 from ..registry.registry import default_registry
-from ..sampling.arguments import make_recipe, opened, refers_to_table
+from ..sampling.arguments import make_recipe, refers_to_table
 from ..sampling.parts import Part, join
 from ..sampling.prepared import PreparedRun, warn_if_far
 from ..sampling.recipe import Recipe
 from ..sampling.request import Conduct, Request
 from ..sampling.result import Result, check_process
 from ..sampling.runs import count_evaluations, make_path, start_run
+from ..sampling.sampler_files import recipe_or_name
+from ..sampling.table import is_path
 
 NOISIEST = 1e5
 """sigma/alpha at which an encoding ends if the model's process continues to alpha = 0, where lambda is infinite. The
@@ -105,13 +107,13 @@ def ode_recipe(model: Model, request: Request) -> tuple[Recipe, Sampler]:
     Raises:
         UsageError: the sampler does not follow the ODE, or an option turns its noise on.
     """
-    request = opened(request)
-    if refers_to_table(request.sampler):
+    sampler = recipe_or_name(request.sampler)
+    if refers_to_table(sampler) or (isinstance(sampler, str) and is_path(sampler)):
         raise UsageError(
             "a solver table leads from noise to data on its own grid and has no inverse; use an ODE sampler, such as "
             "heun or rk45"
         )
-    request = replace(request, final="min")
+    request = replace(request, sampler=sampler, final="min")
     recipe, spec = make_recipe(request, process=model.process, shape=model.shape, end_to_end=True)
     if spec.stochastic and spec.noiseless is None:
         raise UsageError(f"{spec.name} draws noise and has no noiseless form; use an ODE sampler, such as heun or rk45")

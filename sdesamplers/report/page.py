@@ -23,7 +23,7 @@ from .plots import available
 from .rows import errors, grids
 from .style import COLOURS, Style, new_figure, require_matplotlib
 from .svg import drawn
-from .view import COSTS, QUALITIES, View
+from .view import COSTS, View
 
 if TYPE_CHECKING:
     from ..comparison.result import Comparison
@@ -89,6 +89,7 @@ def page(comparison: Comparison) -> str:
         most_points=reading.points_of(view),
         films=reading.films(view),
         qualities=reading.qualities(view),
+        own_metrics=reading.own_metrics(view),
         intervals=reading.intervals(view),
         table=reading.table(view),
         recipes=reading.recipes(view),
@@ -130,7 +131,7 @@ def figures(view: View) -> dict[str, list[tuple[str, str]]]:
     names = available(view)
     for name, options in names:
         if name == "work-precision":
-            heading = f"{QUALITIES[options['y']].label.partition(' (')[0]} against {COSTS[options['x']].label}"
+            heading = f"{view.qualities[options['y']].label.partition(' (')[0]} against {COSTS[options['x']].label}"
             label = f"{heading}, a line for each sampler; the table below has the numbers"
             drawing = alone(partial(work_precision, view, **options), 5.0, 3.5)
             found[name].append((heading, drawn(drawing, f"wp{len(found[name])}", label, notes)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from .pictures import samples
 from .planes import trajectories
 from .rows import errors, grids
 from .style import require_matplotlib
-from .view import COSTS, QUALITIES, View
+from .view import COSTS, View
 
 if TYPE_CHECKING:
     from ..comparison.result import Comparison
@@ -28,6 +29,8 @@ FIGURES: dict[str, Callable[..., Any]] = {
     "errors": errors,
 }
 FORMATS = ("png", "svg", "pdf")
+NOT_IN_FILES, LONGEST = re.compile(r"[^\w-]"), 120
+"""Characters of a metric's name, which may come from a file of others, that are replaced in the names of files."""
 
 
 def plot(comparison: Comparison, figure: str, axes: Any = None, **options: Any) -> Any:
@@ -66,7 +69,7 @@ def save_figures(comparison: Comparison, folder: str | Path, formats: str | Iter
         made = plot(comparison, name, **options)
         made.draw_without_rendering()
         made.set_layout_engine("none")  # a layout depends a little on the layouts before it
-        stem = "-".join([name, *options.values()])
+        stem = NOT_IN_FILES.sub("_", "-".join([name, *options.values()]))[:LONGEST]
         for form in chosen:
             file = out / f"{stem}.{form}"
             written.append(write(file, partial(save, made, form)))
@@ -77,7 +80,7 @@ def available(view: View) -> list[tuple[str, dict[str, str]]]:
     """The figures for which a comparison has data, with their options."""
     found: list[tuple[str, dict[str, str]]] = [
         ("work-precision", {"y": y, "x": x})
-        for y, quality in QUALITIES.items()
+        for y, quality in view.qualities.items()
         for x, cost in COSTS.items()
         if view.has(quality) and view.has(cost)
     ]

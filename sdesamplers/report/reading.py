@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from ..metrics.intervals import DRAWS, jackknife_groups
+from ..metrics.intervals import DRAWS, FEW, jackknife_groups
+from ..registry.budgets import budgets_text
 from .thumbnails import is_reduced, thumbnails
-from .view import QUALITIES, View, number
+from .view import Quantity, View, number
 
 if TYPE_CHECKING:
     from ..comparison.result import Cell
@@ -58,6 +59,8 @@ def facts(view: View) -> list[tuple[str, str]]:
         ("Samples", f"{found.num_samples} for each sampler and number of evaluations, {seeds(view)}"),
         ("Guidance scale", number(found.facts.get("guidance_scale", 1.0))),
     ]
+    if tables := found.facts.get("model", {}).get("solver_tables"):
+        rows.append(("Solver tables", f"of the model, for {budgets_text(tables)} evaluations"))
     if found.reference_count:
         rows.append(
             ("ODE reference", f"rk45 at tolerance 1e-5, {found.reference_nfe} evaluations per sample, the first "
@@ -66,6 +69,8 @@ def facts(view: View) -> list[tuple[str, str]]:
     else:
         rows.append(("ODE reference", "none, so that no errors are known"))
     rows.append(("Distances", found.metrics or "none: this model has no metrics"))
+    if own_metrics(view):
+        rows.append(("Own metrics", f"{', '.join(own_metrics(view))}: functions of the samples, passed to compare"))
     if found.floor is not None:
         rows.append(
             ("Floor", f"Fréchet distance {number(found.floor.frechet)} squared feature units between the reference set "
@@ -96,14 +101,14 @@ def revision(model: dict[str, Any]) -> str:
 def note(view: View, cell: Cell) -> str:
     """A cell in a line, for its marker."""
     parts = [f"{cell.sampler}, {cell.nfe} evaluations per sample, {number(cell.seconds)} s"]
-    for quality in QUALITIES.values():
-        value = getattr(cell, quality.field)
+    for quality in view.qualities.values():
+        value = cell.value(quality.field)
         if value is not None:
             parts.append(f"{quality.short} {number(value)}{ends(view, cell, quality)}")
     return "; ".join(parts)
 
 
-def ends(view: View, cell: Cell, quality: Any) -> str:
+def ends(view: View, cell: Cell, quality: Quantity) -> str:
     """An interval as text; empty if there is none."""
     found = view.interval(cell, quality)
     return "" if found is None else f" [{number(found[0])}, {number(found[1])}]"
@@ -111,22 +116,19 @@ def ends(view: View, cell: Cell, quality: Any) -> str:
 
 def table(view: View) -> list[dict[str, Any]]:
     """The rows of the table: for each cell its sampler, values with intervals, and remarks."""
-    best = {
-        (budget, q.field): min((v for v in values if v is not None), default=None)
-        for budget in view.budgets
-        for q in QUALITIES.values()
-        for values in [[getattr(c, q.field) for c in view.comparison.cells if c.budget == budget]]
-    }
+    measured = qualities(view)
+    best = {(budget, q.field): _least(view, budget, q) for budget in view.budgets for q in measured}
     rows = []
     for cell in view.comparison.cells:
         values = [
             {
-                "value": getattr(cell, q.field),
-                "text": number(getattr(cell, q.field)),
+                "value": value,
+                "text": number(value),
                 "interval": ends(view, cell, q).strip(),
-                "best": getattr(cell, q.field) is not None and getattr(cell, q.field) == best[cell.budget, q.field],
+                "best": value is not None and value == best[cell.budget, q.field],
             }
-            for q in qualities(view)
+            for q in measured
+            for value in [cell.value(q.field)]
         ]
         remarks = [cell.problem] if cell.problem else []
         if cell.scoring_problem:
@@ -138,9 +140,20 @@ def table(view: View) -> list[dict[str, Any]]:
     return rows
 
 
-def qualities(view: View) -> list[Any]:
+def _least(view: View, budget: int, quality: Quantity) -> float | None:
+    """The lowest value at a budget; None for a metric of the caller, of which the highest may be the best."""
+    values = [cell.value(quality.field) for cell in view.comparison.cells if cell.budget == budget]
+    return None if quality.own else min((value for value in values if value is not None), default=None)
+
+
+def qualities(view: View) -> list[Quantity]:
     """The quantities that were measured."""
-    return [q for q in QUALITIES.values() if any(getattr(c, q.field) is not None for c in view.comparison.cells)]
+    return [q for q in view.qualities.values() if any(c.value(q.field) is not None for c in view.comparison.cells)]
+
+
+def own_metrics(view: View) -> list[str]:
+    """The names of the caller's metrics."""
+    return [each.short for each in qualities(view) if each.own]
 
 
 def sample_pictures(view: View) -> tuple[list[list[Pictures]], list[str]]:
@@ -232,24 +245,20 @@ def size_note(view: View) -> str:
     return f"Pictures of {view.shape[2]} x {view.shape[1]} pixels are reduced and compressed here."
 
 
-ENOUGH = 64
-"""Samples from which bootstrap intervals of an RMS error contain the true value about as often as they state.
-
-Of normal errors 92 % do at 64 samples, 84 % at 16 and 81 % at 8.
-"""
-
-
 def intervals(view: View) -> str:
     """How the intervals are computed."""
     found, parts = view.comparison, []
     several = found.repeats > 1
     runs = f", of all {found.repeats} repeats" if several else ""
-    if any(cell.errors and len(cell.errors) > 1 for cell in found.cells):
-        parts.append(
-            f"of the ODE error by a bootstrap over the {found.reference_count} samples of the reference{runs} "
-            f"(percentiles of {DRAWS} resamples, seed 0)"
-            + (f", too narrow for fewer than {ENOUGH} samples" if found.reference_count < ENOUGH else "")
-        )
+    means = [q.short for q in qualities(view) if q.own and any(q.field in c.per_sample for c in found.cells)]
+    errors = found.reference_count if any(cell.errors for cell in found.cells) else 0
+    for what, count, which in (
+        ("the ODE error", errors, " of the reference"),
+        (", ".join(means), found.num_samples if means else 0, ""),
+    ):
+        if count * found.repeats > 1:
+            how = "Student's t" if count * found.repeats < FEW else f"a bootstrap-t ({DRAWS} resamples, seed 0)"
+            parts.append(f"of {what} by {how} over the {count} samples{which}{runs}")
     if several:
         parts.append(f"of other values by Student's t over the {found.repeats} repeats, whose means are shown")
     elif any(cell.frechet_error is not None for cell in found.cells):
@@ -258,7 +267,7 @@ def intervals(view: View) -> str:
             "of the Fréchet distance by a jackknife that leaves out each of "
             f"{groups} groups of samples, with Student's t"
         )
-    return " and ".join(parts) or "none could be computed for these numbers of samples"
+    return "; ".join(parts) or "none could be computed for these numbers of samples"
 
 
 def recipes(view: View) -> list[tuple[int, list[tuple[int, str]]]]:

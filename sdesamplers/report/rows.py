@@ -93,7 +93,10 @@ def errors(view: View, axes: Any = None, *, nfe: int | None = None) -> Any:
                 found, heights, "o", color=style.colour, markersize=4, markeredgewidth=0, alpha=0.55, gid=style.gid()
             )
             if shown_on_log_axis(cell.error):
-                axis.plot([cell.error] * 2, [row - 0.38, row + 0.38], color=style.colour, linewidth=2, gid=style.gid())
+                axis.plot(
+                    [cell.error] * 2, [row - 0.38, row + 0.38], color=style.colour, linewidth=1.6, zorder=1.8,
+                    solid_capstyle="butt", gid=style.gid(),
+                )  # fmt: skip
         axis.set_xscale("log")
         axis.set_xlim(min(every) / 1.5, max(every) * 1.5)
         log_axis(axis.xaxis)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..checks import shown
 from ..errors import UnknownNameError, UsageError
+from ..text import one_line
 
 if TYPE_CHECKING:
     from ..comparison.result import Cell, Comparison
@@ -18,16 +20,26 @@ class Quantity:
     """A number of a cell.
 
     Attributes:
-        field: the attribute of a `Cell`.
+        field: its name in `Cell.value`.
         label: its name with its unit, as the label of an axis.
         short: its name in a table.
         unit: its unit.
+        own: True for a metric of the caller, which may have any sign and may be better if it is larger.
     """
 
     field: str
     label: str
     short: str
     unit: str
+    own: bool = False
+
+    @classmethod
+    def of_metric(cls, name: str, cells: Iterable[Cell]) -> Quantity:
+        """The quantity of a metric of the caller."""
+        mean = any(name in cell.per_sample for cell in cells)
+        shown = one_line(name)
+        unit = "own metric, mean of the samples" if mean else "own metric"
+        return cls(name, f"{shown} (own metric)", shown, unit, True)
 
 
 QUALITIES = {
@@ -43,14 +55,15 @@ COSTS = {
 }
 
 
-def quantity(table: dict[str, Quantity], name: str, argument: str) -> Quantity:
+def quantity(table: Mapping[str, Quantity], name: str, argument: str) -> Quantity:
     """A quantity by its name.
 
     Raises:
         UnknownNameError: there is none of this name.
     """
     if name not in table:
-        raise UnknownNameError(f"value of {argument}", name, table)
+        listed = f"; there are {', '.join(map(one_line, table))}"
+        raise UnknownNameError(f"value of {argument}", str(name), table, listed)
     return table[name]
 
 
@@ -60,6 +73,7 @@ class View:
     Attributes:
         comparison: what is drawn.
         samplers, budgets: the rows and columns of its table, in their order.
+        qualities: the library's quantities by name, then the caller's metrics by theirs.
         shape: of one sample as it is shown; () if there are no samples.
     """
 
@@ -68,6 +82,9 @@ class View:
         self._cells = {(cell.sampler, cell.budget): cell for cell in comparison.cells}
         self.samplers = list(dict.fromkeys(cell.sampler for cell in comparison.cells))
         self.budgets = list(dict.fromkeys(cell.budget for cell in comparison.cells))
+        own = dict.fromkeys(name for cell in comparison.cells for name in cell.metrics)
+        metrics = {name: Quantity.of_metric(name, comparison.cells) for name in own if name not in QUALITIES}
+        self.qualities: Mapping[str, Quantity] = {**QUALITIES, **metrics}
         first = next(iter(comparison.samples.values()), None)
         self.shape: tuple[int, ...] = () if first is None else tuple(first.shape[1:])
 
@@ -95,13 +112,28 @@ class View:
         return len(self.shape) == 1 and self.shape[0] >= 2
 
     def has(self, measured: Quantity) -> bool:
-        """True if any cell has a positive, finite value, which a logarithmic axis can show."""
-        return any(shown_on_log_axis(getattr(cell, measured.field)) for cell in self.comparison.cells)
+        """True if any cell has a value that the quantity's axis can show."""
+        return any(self.drawn(cell, measured) is not None for cell in self.comparison.cells)
+
+    def is_linear(self, measured: Quantity) -> bool:
+        """True if the axis of a quantity is linear: for metrics of the caller with a value of 0 or less."""
+        values = [cell.value(measured.field) for cell in self.comparison.cells] if measured.own else []
+        return any(value is not None and value <= 0 for value in values)
+
+    def drawn(self, cell: Cell, measured: Quantity) -> float | None:
+        """A cell's value if the quantity's axis can show it; None if it is not finite, or 0 on a logarithmic axis."""
+        value = cell.value(measured.field)
+        if value is None or not math.isfinite(value):
+            return None
+        return value if value > 0 or self.is_linear(measured) else None
 
     def interval(self, cell: Cell, measured: Quantity) -> tuple[float, float] | None:
-        """The 95% interval of a cell's value, that of the comparison; None if it has none. No quality is negative."""
+        """The 95% interval of a cell's value, that of the comparison; None if it has none.
+
+        No quantity of the library is negative; metrics of the caller may be.
+        """
         ends = cell.interval(measured.field)
-        return None if ends is None else (max(ends[0], 0.0), ends[1])
+        return ends if ends is None or measured.own else (max(ends[0], 0.0), ends[1])
 
     def chosen(self, sampler: str | None, nfe: int | None) -> tuple[list[str], list[int]]:
         """All samplers and budgets, or those that were chosen.
@@ -122,9 +154,14 @@ class View:
     def size(self) -> str:
         """What was run, for the caption of a figure."""
         found = self.comparison
-        scale = found.facts.get("guidance_scale", 1.0)
-        guidance = "" if scale in (None, 1.0) else f", guidance {scale:g}"
+        guidance = self.run.removeprefix(found.model_name)
         return f"{found.model_name}, {found.num_samples} samples, seed {found.seed}{guidance}"
+
+    @property
+    def run(self) -> str:
+        """The model and its guidance scale."""
+        scale = self.comparison.facts.get("guidance_scale", 1.0)
+        return self.comparison.model_name + ("" if scale in (None, 1.0) else f", guidance {scale:g}")
 
 
 def shown_on_log_axis(value: Any) -> bool:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from ..checks import name_of, number
-from ..errors import UsageError
+from ..errors import SdesamplersError, UsageError
+from ..pretrained.hub_files import HubAccess
 from ..processes.own_grid import OwnGrid
 from ..processes.sde import SDE, GaussianProcess, starts_as_noise
 from ..registry.names import Preset
@@ -18,7 +19,7 @@ from .recipe import Recipe, chosen_grid, chosen_noise, registered_name
 from .request import Request
 from .runs import steps_for_budget
 from .sampler_files import read_sampler
-from .table import TUNED, SolverTable, choose, is_path, scale_of, tables_at
+from .table import TUNED, SolverTable, TableSet, choose, is_path, scale_of, tables_at
 
 
 def make_recipe(
@@ -64,15 +65,19 @@ def make_recipe(
 
 
 def opened(request: Request, guidance_scale: float = 1.0) -> Request:
-    """A request with the recipe or the solver table in place of its path or address; any other request unchanged.
+    """A request with the recipe or the solver table in place of its path or address, or of a set of tables.
 
-    If a folder has several tables for the number of evaluations, it is that for the guidance scale.
+    Any other request is unchanged. If there are several tables for the number of evaluations, it is that for the
+    guidance scale.
 
     Raises:
         ModelError: a Hub repository cannot be read.
         UsageError: no such file, neither a recipe nor a table, or no table for the number of evaluations.
     """
     sampler = request.sampler
+    if isinstance(sampler, TableSet):
+        table = choose(sampler.tables.values(), budget_of(request), sampler.owner, guidance_scale)
+        return replace(request, sampler=table)
     if not isinstance(sampler, str) or not is_path(sampler):
         return request
     found = read_sampler(sampler)
@@ -107,8 +112,8 @@ def table_for(request: Request, process: SDE, guidance_scale: float = 1.0) -> So
 
 
 def refers_to_table(sampler: Any) -> bool:
-    """True if a sampler is a solver table, or "tuned", the model's own."""
-    return isinstance(sampler, SolverTable) or (isinstance(sampler, str) and sampler == TUNED)
+    """True if a sampler is a solver table or several, or "tuned", the model's own."""
+    return isinstance(sampler, SolverTable | TableSet) or (isinstance(sampler, str) and sampler == TUNED)
 
 
 def own_tables(process: SDE) -> list[SolverTable]:
@@ -126,6 +131,25 @@ def own_tables(process: SDE) -> list[SolverTable]:
     found: dict[tuple[int, float], SolverTable] = {}
     for source in process.table_sources:
         for table in tables_at(source, access=process.table_access):
+            found.setdefault((table.nfe, scale_of(table)), table)
+    return list(found.values())
+
+
+def tables_at_hand(process: SDE) -> list[SolverTable]:
+    """The solver tables that come with a model, as far as they can be read without the network; none if there are none.
+
+    It is for descriptions of a model, which a damaged table must not prevent.
+    """
+    found: dict[tuple[int, float], SolverTable] = {}
+    if not isinstance(process, GaussianProcess):
+        return []
+    access = replace(process.table_access or HubAccess(), local_files_only=True)
+    for source in process.table_sources:
+        try:
+            tables = tables_at(source, access=access)
+        except SdesamplersError:
+            continue
+        for table in tables:
             found.setdefault((table.nfe, scale_of(table)), table)
     return list(found.values())
 

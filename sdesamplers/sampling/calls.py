@@ -21,14 +21,14 @@ from .prepared import PreparedRun, as_start, prepare
 from .recipe import Recipe
 from .request import Conduct, Request, batches
 from .result import Result
-from .table import SolverTable
+from .table import SolverTable, TableSet
 
 
 @public
 @suggest_keywords()
 def sample(
     model: Model | str,
-    sampler: str | Sampler | Recipe | SolverTable | Mapping[str, Any] = "quality",
+    sampler: str | Sampler | Recipe | SolverTable | TableSet | Mapping[str, Any] = "quality",
     *,
     steps: int | None = None,
     nfe: int | None = None,
@@ -64,9 +64,9 @@ def sample(
         model: a `Model`, or any argument of `load`.
         sampler: the name of a sampler, recipe or alias, a `Sampler`, or a `Recipe` (such as an earlier `result.recipe`
             or the dictionary from its `as_dict`), which is repeated except for the arguments passed here. Or a
-            `SolverTable`, the path of one or of a folder of them, or "tuned" for the model's own (docs/tuning.md). By
-            default `quality`: Adams-Bashforth if it is stable, otherwise DPM-Solver++(2M), 20 evaluations
-            (docs/defaults.md).
+            `SolverTable`, the result of `tune`, of which `nfe` picks the table, the path of a table or of a folder of
+            them, or "tuned" for the model's own (docs/tuning.md). By default `quality`: Adams-Bashforth if it is
+            stable, otherwise DPM-Solver++(2M), 20 evaluations (docs/defaults.md).
         steps: number of grid intervals. Pass exactly one of `steps`, `nfe`, `times` and `sigmas`; without any of them,
             adaptive samplers choose their own steps.
         nfe: budget of model evaluations per sample: the run takes the largest number of steps that fits.

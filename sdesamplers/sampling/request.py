@@ -18,10 +18,11 @@ from ..registry.names import Preset
 from ..registry.plugin import NoiseSource, Sampler, Spacing
 from .loop import Callback, Flag
 from .recipe import Recipe
-from .table import SolverTable
+from .table import SolverTable, TableSet
 
-SamplerLike = str | Sampler | Recipe | SolverTable | Preset | Mapping[str, Any]
-"""A sampler's name, a `Sampler`, a `Recipe` or the dictionary from its `as_dict`, a `SolverTable`, or a `Preset`."""
+SamplerLike = str | Sampler | Recipe | SolverTable | TableSet | Preset | Mapping[str, Any]
+"""A sampler's name, a `Sampler`, a `Recipe` or the dictionary from its `as_dict`, a `SolverTable` or several, or a
+`Preset`."""
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from .stepper_copies import Copied
 from .stepper_outputs import Reader
 from .stepper_scored import Scored
 from .stepper_state import result_of
-from .table import SolverTable
+from .table import SolverTable, TableSet
 from .waiting import Waiting
 
 
@@ -82,7 +82,7 @@ class Stepper(Copied, Scored):
     def __init__(
         self,
         process: SDE,
-        sampler: str | Sampler | Recipe | SolverTable | Mapping[str, Any] = "quality",
+        sampler: str | Sampler | Recipe | SolverTable | TableSet | Mapping[str, Any] = "quality",
         *,
         prediction: str,
         shape: Sequence[int] | None = None,

@@ -298,6 +298,21 @@ def read_tables(folder: FilePath) -> list[SolverTable]:
     return found
 
 
+class TableSet:
+    """Solver tables for several numbers of evaluations, of which a run takes its own; the result of `tune` is one.
+
+    Attributes:
+        tables: number of evaluations -> `SolverTable`.
+    """
+
+    tables: dict[int, SolverTable]
+
+    @property
+    def owner(self) -> str:
+        """What messages call it."""
+        return f"this {type(self).__name__}"
+
+
 def tables_at(source: str | FilePath, *, access: HubAccess | None = None) -> list[SolverTable]:
     """The table of a file, or the tables of a folder or of a Hub repository, "hf://owner/name[@revision][/path]".
 
@@ -343,6 +358,8 @@ def choose(tables: Iterable[SolverTable], nfe: int | None, source: str, guidance
     tables = list(tables)
     budgets = sorted({table.nfe for table in tables})
     listed = ", ".join(map(str, budgets))
+    if not budgets:
+        raise UsageError(f"{source} has no solver tables")
     if nfe is None and len(budgets) > 1:
         raise UsageError(f"{source} has solver tables for {listed} evaluations; choose one with nfe=")
     found = [table for table in tables if nfe in (None, table.nfe)]
@@ -358,6 +375,19 @@ def choose(tables: Iterable[SolverTable], nfe: int | None, source: str, guidance
             )
         found = exact
     return found[0]
+
+
+def budgets_by_scale(tables: Iterable[SolverTable]) -> list[dict[str, Any]]:
+    """The guidance scales for which there are tables, and the numbers of evaluations of each, as plain data.
+
+    Example:
+        >>> budgets_by_scale([])
+        []
+    """
+    found: dict[float, set[int]] = {}
+    for table in tables:
+        found.setdefault(scale_of(table), set()).add(table.nfe)
+    return [{"guidance_scale": scale, "nfe": sorted(found[scale])} for scale in sorted(found)]
 
 
 PATH = re.compile(r"^[.~]|[/\\]|\.(?:json|ya?ml)$", re.IGNORECASE)

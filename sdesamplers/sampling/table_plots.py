@@ -8,10 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from ..public import public
+from ..text import one_line
+from .table import TableSet
 
 if TYPE_CHECKING:
     from .table import SolverTable
 
+LONGEST = 80
+"""Characters of a title."""
 PANELS = 3
 """Panels of weights in a row of a new figure."""
 WRITTEN = 12
@@ -19,7 +23,9 @@ WRITTEN = 12
 
 
 @public
-def plot_tables(tables: SolverTable | Sequence[SolverTable] | Mapping[int, SolverTable], axes: Any = None) -> Any:
+def plot_tables(
+    tables: SolverTable | TableSet | Sequence[SolverTable] | Mapping[int, SolverTable], axes: Any = None
+) -> Any:
     """Plot solver tables: their grids above one another on the log-SNR axis, and the weights of each as a matrix.
 
     The grid of a table is a line with its points at log(alpha^2/sigma^2), from noise on the left to data on the right;
@@ -27,7 +33,7 @@ def plot_tables(tables: SolverTable | Sequence[SolverTable] | Mapping[int, Solve
     network receives. A matrix has a row for each step and columns for the weights of y_0, y_n and of the velocities.
 
     Args:
-        tables: one or several tables; `Tuning.tables` too.
+        tables: one or several tables, or the result of `tune`.
         axes: matplotlib axes to draw on: one for the grids alone, or a sequence that continues with one for the weights
             of each table. A new figure by default.
 
@@ -38,9 +44,10 @@ def plot_tables(tables: SolverTable | Sequence[SolverTable] | Mapping[int, Solve
         UsageError: no tables, another number of axes, or matplotlib is not installed.
 
     Example:
-        >>> sds.plot_tables(tuning.tables).savefig("tables.png")
+        >>> sds.plot_tables(tuning).savefig("tables.png")
     """
-    given: Any = tables.values() if isinstance(tables, Mapping) else tables
+    given: Any = tables.tables if isinstance(tables, TableSet) else tables
+    given = given.values() if isinstance(given, Mapping) else given
     chosen: list[SolverTable] = [given] if hasattr(given, "angles") else list(given)
     if not chosen:
         raise UsageError("plot_tables needs one solver table or more")
@@ -78,7 +85,16 @@ def _new_figure(tables: Sequence[SolverTable]) -> Any:
     top = figure.add_subplot(grid[0, :])
     panels = [figure.add_subplot(grid[1 + k // columns, k % columns]) for k in range(len(tables))]
     plot_tables(tables, [top, *panels])
+    figure.suptitle(_title(tables), size="medium", parse_math=False)
     return figure
+
+
+def _title(tables: Sequence[SolverTable]) -> str:
+    """The models of the tables, whose names come from files."""
+    models = dict.fromkeys(one_line(table.facts["model"]) for table in tables if table.facts.get("model"))
+    of = f" of {', '.join(models)}" if models else ""
+    title = f"Solver table{'s' if len(tables) > 1 else ''}{of}"
+    return title if len(title) <= LONGEST else f"{title[: LONGEST - 1]}\u2026"
 
 
 def _name(table: SolverTable) -> str:
@@ -139,3 +155,4 @@ def _plot_weights(axis: Any, table: SolverTable) -> None:
     title = f"weights, {_name(table)}" + ("" if table.nfe <= WRITTEN else f" (dark red: {largest:.3g})")
     axis.set_title(title, size=10)
     axis.set_ylabel("step n")
+    axis.set_xlabel("weight of state or velocity (red: positive, blue: negative)", size=8)

@@ -13,7 +13,7 @@ from ..registry.plugin import NoiseSource, Sampler, Spacing
 from .loop import Callback, Flag
 from .recipe import Recipe
 from .result import Result
-from .table import SolverTable
+from .table import SolverTable, TableSet
 
 class Arguments(TypedDict, total=False):
     """The arguments of `sample` that do not depend on the sampler."""
@@ -732,7 +732,7 @@ def sample(
 @overload
 def sample(
     model: Model | str,
-    sampler: str | Sampler | Recipe | SolverTable | Mapping[str, Any],
+    sampler: str | Sampler | Recipe | SolverTable | TableSet | Mapping[str, Any],
     *,
     steps: int | None = ...,
     nfe: int | None = ...,

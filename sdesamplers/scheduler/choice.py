@@ -14,7 +14,7 @@ from ..sampling.arguments import make_recipe, refers_to_table
 from ..sampling.recipe import Recipe
 from ..sampling.request import Request
 from ..sampling.sampler_files import read_sampler
-from ..sampling.table import TUNED, SolverTable, choose, is_path, scale_of
+from ..sampling.table import TUNED, SolverTable, TableSet, choose, is_path, scale_of
 from .layout import Layout
 
 REFUSED = {
@@ -67,6 +67,8 @@ class Choice:
         source = "this scheduler"
         if isinstance(sampler, str) and is_path(sampler):
             source, sampler = sampler, read_sampler(sampler)
+        if isinstance(sampler, TableSet):
+            source, sampler = sampler.owner, list(sampler.tables.values())
         if isinstance(sampler, list | tuple):
             tables = [each if isinstance(each, SolverTable) else SolverTable.from_dict(each) for each in sampler]
             if len(tables) != 1:

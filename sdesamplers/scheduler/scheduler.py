@@ -26,7 +26,7 @@ from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.recipe import Recipe
 from ..sampling.record_state import device_of
-from ..sampling.table import SolverTable
+from ..sampling.table import SolverTable, TableSet
 from .choice import Choice, option_names
 from .configuration import (
     Configuration,
@@ -70,8 +70,8 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
 
     Args:
         sampler: the name of a sampler, recipe or alias, a `Sampler`, or a `Recipe`; `quality` by default. Or a
-            `SolverTable`, several, or the path of a file or folder of them or "hf://owner/name" (docs/tuning.md): the
-            number of steps of a run then picks the table.
+            `SolverTable`, several, the `Tuning` of `tune`, or the path of a file or folder of them or "hf://owner/name"
+            (docs/tuning.md): the number of steps of a run then picks the table.
         trained: the configuration of the model's original scheduler; DDPM's defaults if not given.
         spacing, spacing_options, coordinates, noise, noise_options, final: as in `sample`.
         seed: seed of the steps' noise; image i then depends only on (seed, i), and the pipeline's generator is not
@@ -98,7 +98,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
     @suggest_keywords(owner="Scheduler")
     def __init__(
         self,
-        sampler: str | Sampler | Recipe | SolverTable | Sequence[SolverTable] | None = None,
+        sampler: str | Sampler | Recipe | SolverTable | TableSet | Sequence[SolverTable] | None = None,
         *,
         trained: Mapping[str, Any] | None = None,
         spacing: str | None = None,
@@ -111,7 +111,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         adaptive: bool | None = None,
         round_timesteps: bool = False,
         clip: ClipLike = None,
-        recipe: str | Recipe | SolverTable | Sequence[SolverTable] | None = None,
+        recipe: str | Recipe | SolverTable | TableSet | Sequence[SolverTable] | None = None,
         **options: Any,
     ) -> None:
         if sampler is not None and recipe is not None:
@@ -180,7 +180,7 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
     def from_config(
         cls,
         config: Mapping[str, Any],
-        sampler: str | Sampler | Recipe | SolverTable | Sequence[SolverTable] | None = None,
+        sampler: str | Sampler | Recipe | SolverTable | TableSet | Sequence[SolverTable] | None = None,
         *,
         return_unused_kwargs: bool = False,
         **kwargs: Any,

@@ -19,7 +19,7 @@ from ..io.files import make_folder, write
 from ..pretrained.hub_files import TABLES, fetch_samplers
 from ..public import public
 from ..report.inline import inline
-from ..sampling.table import SolverTable, read_tables
+from ..sampling.table import SolverTable, TableSet, read_tables
 from ..sampling.table_plots import plot_tables
 from .card import TITLE, make_card
 from .tuner import in_digits
@@ -29,13 +29,17 @@ PICTURE = "tables.png"
 
 @public
 @dataclass(eq=False)
-class Tuning:
-    """The result of `tune`.
+class Tuning(TableSet):
+    """The result of `tune`, which `sample`, `compare` and `Scheduler` accept as a sampler.
 
     Attributes:
         tables: number of evaluations -> `SolverTable`; the table's `facts` have its errors and those of the best fixed
             setting on the starts for the report.
         interrupted: True if the search was stopped early, by Ctrl-C or `minutes`.
+
+    Example:
+        >>> tuning = sds.tune("fashion-mnist", nfe=[5, 8])
+        >>> sds.sample("fashion-mnist", tuning, nfe=8, num_samples=16)
     """
 
     tables: dict[int, SolverTable] = field(default_factory=dict)

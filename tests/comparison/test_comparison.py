@@ -221,7 +221,7 @@ def test_objects_stand_beside_names(mixture: sds.MixtureModel) -> None:
     assert torch.equal(by_object.samples["heun", 6], by_name.samples["heun", 6])
     with pytest.raises(sds.UsageError, match="this Recipe has its own grid"):
         sds.compare(mixture, sds.sample(mixture, "euler", times=[1.0, 0.5, 0.1]).recipe, 6, **FEW)
-    with pytest.raises(sds.UsageError, match="samplers must be names, Samplers, Recipes or SolverTables, not 3"):
+    with pytest.raises(sds.UsageError, match="must be names, Samplers, Recipes, SolverTables or Tunings, not 3"):
         sds.compare(mixture, ["euler", 3], 6, **FEW)  # type: ignore[list-item]
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import sdesamplers as sds
 from sdesamplers.comparison.cell import Cell
-from sdesamplers.comparison.rules import Rule, junit, remarks
+from sdesamplers.comparison.rules import Rule, folded, junit, remarks
 
 ERRORS = np.random.default_rng(0).gamma(4.0, 0.025, 16)
 
@@ -64,6 +64,32 @@ def test_any_text_is_a_rule_or_refused(text: str) -> None:
         assert Rule.parse(text).operation in (">", ">=", "<", "<=")
     except sds.UsageError:
         pass
+
+
+def test_absent_cells_are_one_line_in_either_direction() -> None:
+    few = comparison(cell(), replace(cell(), budget=16))
+    samplers = ["ddim", "heun", "a", "b", "c", "d"]
+    many = comparison(*(replace(cell(name), budget=budget) for name in samplers for budget in (8, 16)))
+    checks = few.check("error>1.1x", "nfe>2x", baseline=many)
+    absent = [line for line in folded(checks) if "not in this comparison" in line]
+    assert absent == [
+        "failed error>1.1x, nfe>2x: 10 cells: in the baseline, but not in this comparison: "
+        "heun at 8, 16; a at 8, 16; b at 8, 16; c at 8, 16; and 1 more setting"
+    ]
+    assert sum(check.outcome == "failed" for check in checks) == 20  # the cells are counted, and are all in the XML
+    assert junit(checks).count("not in this comparison") == 20
+    new = folded(many.check("error>1.1x", baseline=few))
+    assert [line.partition(": not in")[0] for line in new] == ["skipped error>1.1x: 10 cells"]
+    models = comparison(cell("heun"), replace(cell("heun"), guidance_scale=2.0))
+    (line,) = folded(models.check("error>1.1x", baseline=few))[:1]
+    assert line.endswith("not in the baseline: net, heun at 8; net, guidance 2, heun at 8")
+
+
+def test_a_single_check_and_different_reasons_are_not_folded() -> None:
+    old = comparison(cell(), cell("heun"))
+    lines = folded(comparison(cell(factor=3.0), cell("heun", factor=2.0)).check("error>1.1x", baseline=old))
+    assert [line.split(":")[0] for line in lines] == ["failed error>1.1x"] * 2
+    assert folded(old.check("error>1.1x", baseline=old)) == []
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

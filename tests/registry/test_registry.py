@@ -835,6 +835,11 @@ def test_the_tables_that_an_entry_names_come_before_the_models_own(tmp_path: Pat
     listed = json.loads(CliRunner().invoke(cli, ["--registry", str(file), "models", "--json"]).stdout)
     assert (listed["mine"]["tables"], listed["mine"]["tables_nfe"]) == ("ours", [3, 4, 5])
     assert listed["fashion-mnist"]["tables_nfe"] == [4, 5, 6, 8, 10, 12, 15, 20]
+    assert listed["fashion-mnist"]["tables_by_guidance"] == [
+        {"guidance_scale": 1.0, "nfe": [4, 5, 6, 8, 10, 12, 15, 20]}
+    ]
+    labels = json.loads(CliRunner().invoke(cli, ["info", "fashion-mnist-labels", "--json"]).stdout)
+    assert labels["solver tables"] == "5, 8, 10 (guidance 2, 4)"
     assert "3, 4, 5" in CliRunner().invoke(cli, ["--registry", str(file), "info", "mine"]).stdout
 
 

@@ -96,7 +96,7 @@ def test_what_cannot_be_drawn_is_refused_with_the_nearest_name(arguments, messag
 def test_what_was_not_measured_is_refused():
     bare = comparison(reference=False, scores=False)
     bare.trajectories.clear()
-    with pytest.raises(sds.UsageError, match="no error and no distances"):
+    with pytest.raises(sds.UsageError, match="no error, no distances and no metrics"):
         bare.plot("work-precision")
     with pytest.raises(sds.UsageError, match="no errors"):
         bare.plot("errors")
@@ -274,3 +274,64 @@ def test_a_cell_that_did_not_run_is_a_row_with_its_reason():
     made.cells += [refused("paradigms", 4, "too few"), cell("ddim", 4, 0.0)]
     notes = [text.get_text() for text in made.plot("errors").axes[0].texts]
     assert notes == ["not run", "no difference"]
+
+
+def with_metrics(**values: list[float]) -> sds.Comparison:
+    """A comparison whose cells have metrics of the caller, of the mean of two samples each."""
+    made = comparison(budgets=(4, 8))
+    made.cells = [
+        replace(
+            each,
+            metrics={name: numbers[place] for name, numbers in values.items()},
+            per_sample={name: [numbers[place] - 0.1, numbers[place] + 0.1] for name, numbers in values.items()},
+        )
+        for place, each in enumerate(made.cells)
+    ]
+    return made
+
+
+def test_own_metrics_have_curves_with_intervals(tmp_path):
+    made = with_metrics(brightness=[0.5, 0.25, 0.4, 0.2], drift=[-1.0, 2.0, 0.0, 3.0])
+    [axis] = made.plot("work-precision", y="brightness").axes
+    assert points(axis) == {"s0": [(4, 0.5), (8, 0.25)], "s1": [(4, 0.4), (8, 0.2)]}
+    assert (axis.get_yscale(), axis.get_ylabel()) == ("log", "brightness (own metric)")
+    bars = [tuple(line.get_ydata()) for line in axis.lines if tuple(line.get_xdata()) == (8, 8)]
+    assert bars[1][1] == pytest.approx(0.2 + 12.7 * 0.1, rel=0.1)  # t of 1 degree of freedom; 4,000 draws
+    [axis] = made.plot("work-precision", x="seconds", y="drift").axes
+    assert axis.get_yscale() == "linear"  # with values of 0 and less
+    assert points(axis)["s0"] == [(2.0, -1.0), (4.0, 2.0)]
+    names = {path.name for path in made.save_figures(tmp_path)}
+    assert {f"work-precision-{y}-{x}.png" for y in ("brightness", "drift") for x in ("evaluations", "seconds")} <= names
+
+
+def test_only_a_metric_is_drawn_by_default_and_unknown_ones_are_listed():
+    made = with_metrics(clip=[0.5, 0.25, 0.4, 0.2])
+    with pytest.raises(sds.UsageError, match=r"unknown value of y 'clipp'.*error, frechet, sliced-wasserstein, clip"):
+        made.plot("work-precision", y="clipp")
+    with pytest.raises(sds.UsageError, match=r"unknown value of y ''.*there are error"):
+        made.plot("work-precision", y="")
+    with pytest.raises(sds.UsageError, match=r"unknown value of x 'nfe'.*there are evaluations, seconds"):
+        made.plot("work-precision", x="nfe", y="clip")
+    made.cells = [replace(each, error=None, frechet=None, sliced_wasserstein=None) for each in made.cells]
+    assert made.plot("work-precision").axes[0].get_ylabel() == "clip (own metric)"
+
+
+def test_a_metric_s_name_from_a_file_is_no_path_and_no_formula(tmp_path):
+    made = with_metrics(**{"../$x^2$\u202e": [0.5, 0.25, 0.4, 0.2], "count": [1.0, 2.0, 3.0, 4.0]})
+    written = made.save_figures(tmp_path / "inside")
+    assert {path.parent for path in written} == {tmp_path / "inside"}
+    [axis] = made.plot("work-precision", y="../$x^2$\u202e").axes
+    assert not axis.yaxis.label.get_parse_math()
+    assert "\u202e" not in axis.get_ylabel()
+    assert not any("real samples" in text.get_text() for text in made.plot("work-precision", y="count").axes[0].texts)
+
+
+def test_samplers_at_the_same_cost_are_drawn_side_by_side():
+    """Two samplers at 4 evaluations are 5 points apart; the limits of the axes are those of the data."""
+    figure = comparison().plot("work-precision")
+    figure.draw_without_rendering()
+    [axis] = figure.axes
+    markers = [line for line in axis.lines if line.get_gid() and "-c" in line.get_gid() and line.get_xdata()[0] == 4]
+    places = [line.get_transform().transform(line.get_xydata())[0, 0] for line in markers]
+    assert (places[1] - places[0]) * 72 / figure.dpi == pytest.approx(5.0)
+    assert 3 < axis.get_xlim()[0] < 4 < 8 < axis.get_xlim()[1] < 10

@@ -115,7 +115,7 @@ def test_intervals_are_those_of_the_comparison(tmp_path):
     text = " ".join(page_of(made, tmp_path).text.split())
     assert "the mean of 3 repeats" in text
     assert "3 repeats with the seeds 0 to 2" in text
-    assert "over the 4 samples of the reference, of all 3 repeats" in text
+    assert "a bootstrap-t (4000 resamples, seed 0) over the 4 samples of the reference, of all 3 repeats" in text
 
 
 def test_the_policy_allows_the_page_s_script_alone(tmp_path):
@@ -134,7 +134,7 @@ def test_numbers_have_units_intervals_sizes_and_the_seed(tmp_path):
     for expected in (
         "6 for each sampler and number of evaluations, seed 7",
         "rk45 at tolerance 1e-5, 90 evaluations per sample, the first 4 samples",
-        "bootstrap over the 4 samples of the reference (percentiles of 4000 resamples, seed 0)",
+        "of the ODE error by Student's t over the 4 samples of the reference;",
         "jackknife that leaves out each of 3 groups",
         "Fréchet distance 0.25 squared feature units between the reference set and 6 other real samples",
         "RMS difference in data units",
@@ -275,3 +275,33 @@ def test_the_command_writes_the_page_and_figures(tmp_path):
     assert {"work-precision-error-evaluations.svg", "trajectories.svg", "grids.svg"} <= set(files)
     assert all(Path(file).is_file() for file in files.values())
     assert "Trajectories" in (tmp_path / "compare.html").read_text()
+
+
+def test_the_solver_tables_of_the_model_are_listed(tmp_path):
+    made = comparison()
+    made.facts["model"] = {"solver_tables": [{"guidance_scale": s, "nfe": [5, 8]} for s in (1.0, 2.0, 4.5)]}
+    text = " ".join(page_of(made, tmp_path).text.split())
+    assert "of the model, for 5, 8 (unguided, guidance 2, 4.5) evaluations" in text
+    assert "Solver tables" not in page_of(comparison(), tmp_path).text
+
+
+def test_own_metrics_have_figures_a_sortable_column_and_intervals(tmp_path):
+    made = sds.compare(
+        sds.grid_mixture(sds.VP()), ["ddim", "heun"], [4, 6], num_samples=6, reference_samples=4,
+        metrics={"radius": lambda samples: samples.norm(dim=1), "spread": lambda samples: samples.std()},
+    )  # fmt: skip
+    page = page_of(made, tmp_path)
+    text = " ".join(page.text.split())
+    for name in ("radius", "spread"):
+        assert f"{name} against model evaluations per sample" in text
+        assert f"{name} against seconds for all samples" in text
+    headings = re.findall(
+        r'<th scope="col" aria-sort="none" data-sort="number">(\w+)<', (tmp_path / "page.html").read_text()
+    )
+    assert {"radius", "spread"} <= set(headings)
+    low, high = made.cells[0].intervals["radius"]
+    assert f"{made.cells[0].metrics['radius']:.3g} [{low:.3g}, {high:.3g}]" in text
+    assert "of radius by a bootstrap-t (4000 resamples, seed 0) over the 6 samples" in text
+    assert "radius, spread: functions of the samples" in text
+    assert not any(value["best"] for row in reading.table(View(made)) for value in row["values"][-2:])
+    assert made._repr_html_().count(">radius</th>") == 1
