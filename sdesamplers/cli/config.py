@@ -151,12 +151,12 @@ def read_config(command: click.Command, ctx: click.Context, file: Path) -> dict[
 
 def check_plugins(needed: Any, where: str) -> None:
     """Raise a UsageError if a plugin that a recipe's file requires is not installed."""
+    from ..registry.recipe_data import missing
     from ..registry.registry import default_registry
-    from ..sampling.recipe_file import missing
 
     if not isinstance(needed, Mapping):
         raise UsageError(f"{where}: must be a mapping of packages to versions")
-    if reason := missing({str(package): str(version) for package, version in needed.items()}, default_registry()):
+    if reason := missing({str(package): str(version) for package, version in needed.items()}, default_registry().plugins):
         raise UsageError(f"{where}: {reason}")
 
 

@@ -238,4 +238,4 @@ def _adaptive(name: str) -> bool:
     from ..registry.registry import default_registry
 
     preset = default_registry().resolve(name)
-    return preset.sampler.adaptive or preset.steps is not None
+    return preset.sampler.adaptive or bool(preset.grid)

@@ -223,6 +223,25 @@ def check_options(values: Mapping[str, Any], known: Mapping[str, Option], owner:
     return {name: known[name].check(value, owner) for name, value in values.items()}
 
 
+def check_written(
+    values: Mapping[str, Any], known: Mapping[str, Option], owner: str, place: Callable[[str], str]
+) -> dict[str, Any]:
+    """Check the options in a file; `place` returns the file, the line and the key of an option, for messages.
+
+    Raises:
+        UnknownNameError: an option that `owner` does not have; with its place.
+        UsageError: a value of the wrong type; with its place.
+    """
+    checked = {}
+    for name, value in values.items():
+        try:
+            checked |= check_options({name: value}, known, owner)
+        except UsageError as error:
+            error.put_before(place(name))
+            raise
+    return checked
+
+
 def parse_option(key: str, text: str, known: Mapping[str, Option], owner: str) -> tuple[str, Any]:
     """The name and the value of an option that is given as two texts; the name may have hyphens.
 

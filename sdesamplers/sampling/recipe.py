@@ -201,21 +201,7 @@ class Recipe:
         A recipe that a run has recorded has all settings; one that somebody wrote may be as short as a sampler's label
         of another library and a number of steps.
         """
-        own_grid = self.times is not None or self.sigmas is not None
-        spacing, noise = self.spacing or (None if own_grid else preset.spacing), self.noise or preset.noise
-        grid_options = preset.spacing_options if spacing == preset.spacing else {}
-        noise_options = preset.noise_options if noise == preset.noise else {}
-        settings: dict[str, Any] = {
-            "options": {**preset.options, **self.options},
-            "steps": self.steps or (None if own_grid else preset.steps),
-            "spacing": spacing,
-            "spacing_options": {**grid_options, **self.spacing_options},
-            "coordinates": self.coordinates or preset.coordinates,
-            "noise": noise,
-            "noise_options": {**noise_options, **self.noise_options},
-            "final": self.final or preset.final,
-        }
-        return replace(self, **settings)
+        return replace(self, **preset.completing(vars(self)))
 
 
 def read_recipe(file: Path, address: Address | None = None) -> Recipe:
