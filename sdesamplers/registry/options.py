@@ -219,7 +219,7 @@ def check_options(values: Mapping[str, Any], known: Mapping[str, Option], owner:
     """
     for name in values:
         if name not in known:
-            raise unknown_option(name, known, owner)
+            raise unknown_option(str(name), known, owner)
     return {name: known[name].check(value, owner) for name, value in values.items()}
 
 
@@ -237,7 +237,7 @@ def check_written(
         try:
             checked |= check_options({name: value}, known, owner)
         except UsageError as error:
-            error.put_before(place(name))
+            error.put_before(place(str(name)))
             raise
     return checked
 

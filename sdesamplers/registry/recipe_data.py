@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 from .schema import RECIPE_SCHEMA
-from .validation import check_data, line_of
+from .validation import check_data, kind_of, line_of
 
 if TYPE_CHECKING:
     from .discovery import Plugin
@@ -34,8 +34,7 @@ def recipe_in(data: Any, text: str, file: object) -> tuple[dict[str, Any], tuple
         UsageError: not a recipe; with file and line.
     """
     if not isinstance(data, dict):
-        kind = "an empty file" if data is None else type(data).__name__
-        raise UsageError(f"{file}:1: a recipe's file is a mapping with the key 'sampler', not {kind}")
+        raise UsageError(f"{file}:1: a recipe's file is a mapping with the key 'sampler'; this one is {kind_of(data)}")
     above = (NESTED,) if isinstance(data.get(NESTED), dict) else ()
     check_data(data, text, file, MANIFEST if above else RECIPE_SCHEMA, REASONS)
     found: dict[str, Any] = data[NESTED] if above else data

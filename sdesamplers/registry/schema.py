@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..checks import MAXIMA
 from ..public import SITE
 
 _NAME = {"type": "string", "minLength": 1}
 _OPTIONS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null", "array"]}}
 _SETTINGS: dict[str, Any] = {
     "description": {"type": "string", "description": "What the recipe is for, in a sentence."},
-    "sampler": {"type": "string", "description": "Name of the sampler."},
+    "sampler": {**_NAME, "description": "Name of the sampler."},
     "options": {**_OPTIONS, "description": "Options of the sampler; others have their defaults."},
-    "steps": {"type": "integer", "minimum": 1, "description": "Number of grid intervals."},
-    "spacing": {"type": "string", "description": "Rule that makes the time grid."},
+    "steps": {"type": "integer", "minimum": 1, "maximum": MAXIMA["steps"], "description": "Number of grid intervals."},
+    "spacing": {**_NAME, "description": "Rule that makes the time grid."},
     "spacing_options": {**_OPTIONS, "description": "Options of the spacing."},
     "coordinates": {
         "enum": ["native", "ve", "flow", "angle"],
         "description": "Variables in which the solver works: native are the model's own, ve has alpha = 1, flow has "
         "alpha + sigma = 1, angle has alpha = cos and sigma = sin.",
     },
-    "noise": {"type": "string", "description": "Noise source of stochastic samplers."},
+    "noise": {**_NAME, "description": "Noise source of stochastic samplers."},
     "noise_options": {**_OPTIONS, "description": "Options of the noise source."},
     "final": {
         "enum": ["zero", "min"],
