@@ -13,8 +13,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import PluginError, UnknownNameError, UsageError
-from .foreign import equivalent_here
+from ..errors import PluginError, UnknownNameError, UsageError, nearest
+from .foreign import LOADED, equivalent_here
+
+MOST_LISTED = 6
+"""The largest number of samplers that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -257,10 +260,19 @@ def parse_option(key: str, text: str, known: Mapping[str, Option], owner: str) -
 
 def unknown_option(name: str, known: Mapping[str, Option], owner: str) -> UnknownNameError:
     """The error for an unknown option of `owner`, with the equivalent of a diffusers option or similar names."""
+    from .registry import having_option  # it imports this module
+
     listing = f" (its options: {', '.join(known)})" if known else " (it has no options)"
     here = equivalent_here(name)
     opening = f"{owner} has no option {name!r}"
+    others = having_option(owner.partition(" ")[0], name)
+    if others and not nearest(name, known):
+        more = f" and {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
+        listing += f"; {owner.partition(' ')[0]}s that have it: {', '.join(others[:MOST_LISTED])}{more}"
+        return UnknownNameError("option of others", name, (), listing, opening=opening)
     if here is None:
         return UnknownNameError("option", name, known, listing, opening=opening)
+    if name in LOADED:
+        return UnknownNameError("option of load", name, (), f"{listing}; it belongs to load: {here}", opening=opening)
     hint = f"{listing}; the equivalent of diffusers' {name} is {here}"
     return UnknownNameError("option of diffusers", name, (), hint, opening=opening)

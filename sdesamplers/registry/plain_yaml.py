@@ -56,7 +56,20 @@ Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 class Dumper(yaml.SafeDumper):
-    """YAML writer that quotes strings that YAML 1.1 or 1.2 would read as another type, such as 1e5, yes and 010."""
+    """YAML writer that quotes strings that YAML 1.1 or 1.2 would read as another type, such as 1e5, yes and 010.
+
+    The outermost mapping has a key per line.
+    """
+
+    def represent(self, data: Any) -> None:
+        """Write a document."""
+        node = self.represent_data(data)
+        if isinstance(node, yaml.MappingNode):
+            node.flow_style = False
+        self.serialize(node)
+        self.represented_objects = {}
+        self.object_keeper = []
+        self.alias_key = None
 
 
 def _text(dumper: Any, text: str) -> Any:

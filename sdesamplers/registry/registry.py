@@ -148,6 +148,19 @@ def in_use() -> bool:
     return _default is not None or bool(_local)
 
 
+def having_option(kind: str, option: str) -> list[str]:
+    """The names of the registered samplers, spacings or noise sources with an option; [] before there is a registry.
+
+    Args:
+        kind: "sampler", "spacing" or "noise".
+    """
+    if _default is None:
+        return []
+    shelves: dict[str, Shelf[Any]]
+    shelves = {"sampler": _default.samplers, "spacing": _default.spacings, "noise": _default.noises}
+    return [name for name, item in shelves.get(kind, {}).items() if option in item.options and ":" not in name]
+
+
 def local_items() -> list[Sampler | Spacing | NoiseSource]:
     """The items that the program has registered."""
     return [*_local.values()]

@@ -21,6 +21,7 @@ from ..sampling.prepared import make_noise, shortest_draw
 from ..sampling.recipe import Recipe
 from ..sampling.recorded import RecordedRun
 from ..sampling.records import Keys, Setup
+from ..sampling.start_check import warn_if_unscaled
 from .layout import Layout
 from .pending import PendingStep
 from .seeding import Generators, seeds_of
@@ -223,6 +224,11 @@ class PushedRun:
         # The pipeline owns its tensor and may overwrite it; the buffer of a CUDA graph is overwritten at every step.
         x = x.clone() if isinstance(scale, float) and scale == 1.0 else x * expand(scale, x)
         if before is None:
+            first = layout.path(begin).points[0]
+            if sample.is_cpu:  # a step does not wait for a device
+                sigma = float(layout.process.sigma(first.t))
+                scaled = f"multiply the first latents by scheduler.init_noise_sigma, which is {sigma:.3g} here"
+                warn_if_unscaled(sample, layout.process, first.t, "the sample passed to step", scaled)
             run = RecordedRun(setup, x, self._keys(sample, generator, eta, seed))
         else:
             same = len(sample) == len(before.run.keys)
