@@ -248,7 +248,9 @@ def function(name: str, value: Any, of: str = "") -> Any:
     return value
 
 
-def known_keywords(*others: str, synonyms: Mapping[str, str] = MappingProxyType({})) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def known_keywords(
+    *others: str, synonyms: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function: an unknown keyword argument raises UnknownNameError instead of TypeError.
 
     Args:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -186,26 +185,31 @@ def read_config(command: click.Command, ctx: click.Context, file: Path, places: 
             raise UsageError(f"{where}: is given twice, with a hyphen and with an underscore")
         if param.name in TYPED:
             raise UsageError(f"{where}: must be typed on the command line, since {TYPED[param.name]}")
-        name = str(param.name)
-        found = as_typed(param, value, where)
-        places.names[name] = where
-        if name in PAIRS:
-            found = list(map(partial(option_in, file.parent), found))
-            for text in found:
-                inner = text.partition("=")[0]
-                places.options[text] = f"{file}:{line_of(content, [written, inner])}: {written}.{inner}"
-        elif isinstance(found, list):
-            found = [from_folder(file.parent, name, each) for each in found]
-        elif isinstance(found, str):
-            found = from_folder(file.parent, name, found)
+        found = values[str(param.name)] = read_value(param, value, where, file.parent)
+        places.names[str(param.name)] = where
+        if param.name in PAIRS:
+            keys = (text.partition("=")[0] for text in found)
+            inner = [(key, line_of(content, [written, key])) for key in keys]
+            places.options |= {
+                text: f"{file}:{line}: {written}.{key}" for text, (key, line) in zip(found, inner, strict=True)
+            }
         texts = found if isinstance(found, list) else [str(found)]
         places.values[where] = [part.strip() for text in texts for part in {text, *text.split(",")}]
-        values[name] = found
         try:
             param.type_cast_value(ctx, found)
         except click.BadParameter as error:
             raise UsageError(f"{where}: {error.message}") from None
     return values
+
+
+def read_value(param: click.Parameter, value: Any, where: str, folder: Path) -> Any:
+    """A value in a file in this folder as it would be typed in the present folder; see `as_typed`."""
+    found, name = as_typed(param, value, where), str(param.name)
+    if name in PAIRS:
+        return [option_in(folder, text) for text in found]
+    if isinstance(found, list):
+        return [from_folder(folder, name, text) for text in found]
+    return from_folder(folder, name, found) if isinstance(found, str) else found
 
 
 def option_in(folder: Path, text: str) -> str:
@@ -221,7 +225,9 @@ def check_plugins(needed: Any, where: str) -> None:
 
     if not isinstance(needed, Mapping):
         raise UsageError(f"{where}: must be a mapping of packages to versions")
-    if reason := missing({str(package): str(version) for package, version in needed.items()}, default_registry().plugins):
+    if reason := missing(
+        {str(package): str(version) for package, version in needed.items()}, default_registry().plugins
+    ):
         raise UsageError(f"{where}: {reason}")
 
 

@@ -43,7 +43,6 @@ def is_elsewhere(text: str) -> bool:
     return is_address(text) or expanded(text).is_absolute()
 
 
-
 def _existing(folder: Path, text: str, may_be_path: Callable[[str], bool]) -> str:
     """A path below the folder, if there is such a file or folder; any other text unchanged."""
     stripped = text.strip()

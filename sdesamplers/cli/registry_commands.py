@@ -214,7 +214,9 @@ def what_runs(preset: Preset) -> str:
 
 def own_grid(preset: Preset) -> str:
     """The grid that a recipe lists: "its own grid of 9 sigmas"; "" if it has none."""
-    return "".join(f"its own grid of {len(preset.grid[key])} {key}" for key in ("times", "sigmas") if key in preset.grid)
+    return "".join(
+        f"its own grid of {len(preset.grid[key])} {key}" for key in ("times", "sigmas") if key in preset.grid
+    )
 
 
 def with_options(name: str, options: Mapping[str, Any]) -> str:

@@ -18,8 +18,8 @@ from .tables import emit
 
 if TYPE_CHECKING:
     from ..generation import Generated
-    from ..models.base import Model
     from ..metrics import FeatureScorer
+    from ..models.base import Model
     from ..sampling.recipe import Recipe
     from ..sampling.table import SolverTable
 
@@ -77,8 +77,8 @@ def statistics_command(source: str, **kwargs: Any) -> None:
 @click.option(
     "--format",
     "formats",
-    help="One or more of grid,svg,png,safetensors,webdataset; by default grid, or safetensors for more than 256 samples "
-    "and for samples that are not pictures.",
+    help="One or more of grid,svg,png,safetensors,webdataset; by default grid, or safetensors for more than 256 "
+    "samples and for samples that are not pictures.",
 )
 @click.option("--batch-size", type=int, help="Samples per batch; by default as many as fit in memory.")
 @click.option("--shard-size", type=int, help="Samples per file; by default for about 256 files.")
@@ -168,7 +168,7 @@ def parse_job_options(kwargs: dict[str, Any]) -> None:
 
 
 def choose_formats(kwargs: dict[str, Any], model: Model) -> None:
-    """Without --format: a grid of pictures for up to 256 samples, else safetensors, also for samples of other shapes."""
+    """Without --format: a grid for up to 256 pictures, else safetensors, also for samples that are not pictures."""
     from ..generation.formats import makes_pictures
 
     if kwargs["formats"] is not None:

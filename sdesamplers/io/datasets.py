@@ -156,8 +156,8 @@ def _samples(folder: Path, model: Model, limit: int | None) -> tuple[Tensor, lis
     if not written["png"]:
         kinds = ", ".join(map(printable, facts.get("formats") or ["nothing"]))
         raise UsageError(
-            f"{name} holds its samples as {kinds}, from which they cannot be read back; sample with --format safetensors "
-            "or --format png (in Python, formats=)"
+            f"{name} holds its samples as {kinds}, from which they cannot be read back; sample with --format "
+            "safetensors or --format png (in Python, formats=)"
         )
     files = [file for file in _listed_pictures(folder) if SAMPLE.fullmatch(file.name)]
     if len(files) != total:

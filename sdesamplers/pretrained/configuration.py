@@ -88,7 +88,7 @@ def class_of(config: Mapping[str, Any]) -> str:
 
 COMMON = ("DDPMScheduler", "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler")
 """The classes of the usual kinds of models, in the order in which an incomplete configuration is compared with them."""
-FEW = 2
+FEW = 1
 """Number of keys up to which a class with exactly these parameters, such as `shift` alone, says nothing."""
 
 

@@ -14,11 +14,13 @@ class OwnGrid(Protocol):
         kind: the name of the scheduler class in the configuration.
         final: "zero" or "min": where the last step ends, as in `sample(final=...)`.
         teacher_steps: the number of timesteps that a distilled model was distilled on; None for other models.
+        spacing: the timestep spacing in the configuration, such as "leading"; None if its class has none.
         is_distilled: True if this is the grid of a distilled model, for samplers of distilled models to run on.
     """
 
     kind: str
     final: str
+    spacing: str | None
     teacher_steps: int | None
     is_distilled: bool
 

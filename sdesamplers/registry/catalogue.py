@@ -19,7 +19,7 @@ from ..hub.download import fetch_file, find_file
 from ..io.paths import expanded
 from ..public import public
 from .plain_yaml import Loader, parse, read_text
-from .recipe_data import recipe_in
+from .recipe_data import check_grids, recipe_in
 from .schema import SCHEMA
 from .validation import check_data, line_of
 
@@ -34,7 +34,7 @@ REASONS = {
 }
 LOCAL = ("path", "metrics", "tables")
 """Keys of a model whose values are folders, unless they are addresses on the Hub."""
-RECIPE_FILE = re.compile(r"\.(?:ya?ml|json)$|^hf://[^/@\s]+/[^/@\s]+@[^@\s]+$", re.IGNORECASE)
+RECIPE_FILE = re.compile(r"^(?!hf://).*\.(?:ya?ml|json)$|^hf://[^/@\s]+/[^/@\s]+@[^@\s]+$", re.IGNORECASE)
 """The file of a recipe in `recipes`: a path, or an address on the Hub with a revision."""
 PEER_KINDS = ("samplers", "spacings")
 
@@ -139,11 +139,17 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True, address: Addres
         )
     models = {name: {**entry, "base": str(file.parent)} for name, entry in (data.get("models") or {}).items()}
     keys = ("aliases", "spacing_aliases", "noise_aliases", "peers")
-    sections: dict[str, dict[str, Any]] = {"models": models, "recipes": {}, **{key: data.get(key) or {} for key in keys}}
+    sections: dict[str, dict[str, Any]] = {
+        "models": models,
+        "recipes": {},
+        **{key: data.get(key) or {} for key in keys},
+    }
     addresses = {} if address is None else {file: address}
     recipe_files: dict[str, tuple[Path, tuple[str, ...]]] = {}
     for name, entry in (data.get("recipes") or {}).items():
         if isinstance(entry, Mapping):
+            if check:
+                check_grids(entry, text, shown, ("recipes", name))
             sections["recipes"][name] = {key: value for key, value in entry.items() if key != "$schema"}
             continue
         where = f"{shown}:{line_of(text, ['recipes', name])}: recipes.{name}"
@@ -183,10 +189,12 @@ def recipe_file(entry: str, file: Path, address: Address | None, where: str) -> 
     """
     if not RECIPE_FILE.search(entry):
         if is_address(entry):
-            raise UsageError(f"{where}: {entry!r} needs a revision, a commit or tag: hf://owner/name@revision/path.yaml")
+            raise UsageError(
+                f"{where}: {entry!r} needs a revision, a commit or tag: hf://owner/name@revision/path.yaml"
+            )
         raise UsageError(
-            f"{where}: {entry!r} is neither a recipe, a mapping with the key 'sampler', nor the path of its file (.yaml, "
-            ".yml, .json); another name of a sampler or a recipe belongs into `aliases`"
+            f"{where}: {entry!r} is neither a recipe, a mapping with the key 'sampler', nor the path of its file "
+            "(.yaml, .yml, .json); another name of a sampler or a recipe belongs into `aliases`"
         )
     if is_address(entry):
         return find_file(entry, NAME_OF_RECIPE)

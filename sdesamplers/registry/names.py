@@ -299,7 +299,9 @@ class Names:
         def where(*keys: str) -> str:
             return self.catalogue.where(section, name, *keys)
 
-        entry = {key: tuple(value) if key in ("times", "sigmas") else value for key, value in recipe.items()}
+        entry: dict[str, Any] = {
+            key: tuple(value) if key in ("times", "sigmas") else value for key, value in recipe.items()
+        }
         wanted, grid, noise = entry.pop("sampler"), entry.get("spacing"), entry.get("noise")
         if reason := missing(entry.pop("requires", {}), self.plugins):
             raise UsageError(f"{where('requires')}: {reason}")

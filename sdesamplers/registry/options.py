@@ -235,7 +235,7 @@ def check_written(
         UnknownNameError: an option that `owner` does not have; with its place.
         UsageError: a value of the wrong type; with its place.
     """
-    checked = {}
+    checked: dict[str, Any] = {}
     for name, value in values.items():
         try:
             checked |= check_options({name: value}, known, owner)
@@ -265,11 +265,14 @@ def unknown_option(name: str, known: Mapping[str, Option], owner: str) -> Unknow
     listing = f" (its options: {', '.join(known)})" if known else " (it has no options)"
     here = equivalent_here(name)
     opening = f"{owner} has no option {name!r}"
-    others = having_option(owner.partition(" ")[0], name)
-    if others and not nearest(name, known):
+    kind = owner.partition(" ")[0]
+    others = [] if nearest(name, known) else having_option(kind, name)
+    if others:
         more = f" and {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
-        listing += f"; {owner.partition(' ')[0]}s that have it: {', '.join(others[:MOST_LISTED])}{more}"
-        return UnknownNameError("option of others", name, (), listing, opening=opening)
+        listed = f"{kind}s that have it: {', '.join(others[:MOST_LISTED])}{more}"
+        if here is None:
+            return UnknownNameError("option", name, (), f"{listing}; {listed}", opening=opening)
+        here = f"{here}; {listed}"
     if here is None:
         return UnknownNameError("option", name, known, listing, opening=opening)
     if name in LOADED:

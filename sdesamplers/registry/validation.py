@@ -58,7 +58,8 @@ def must_be(error: Any) -> str:
     """The message of a jsonschema error: what a value must be; jsonschema's own for the rarer keywords."""
     wanted, found = error.validator_value, shown(error.instance)
     if error.validator == "type":
-        return f"must be {' or '.join(PLAIN[kind] for kind in ([wanted] if isinstance(wanted, str) else wanted))}, not {found}"
+        kinds = [PLAIN[kind] for kind in ([wanted] if isinstance(wanted, str) else wanted)]
+        return f"must be {' or '.join(kinds)}, not {found}"
     if error.validator == "enum":
         return f"must be {' or '.join(repr(each) for each in wanted)}, not {found}"
     if error.validator in ("minimum", "maximum"):

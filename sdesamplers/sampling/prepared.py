@@ -323,7 +323,8 @@ def _cure_of_late_start(process: GaussianProcess, spacing: str | None) -> str:
     """The end of the message about a grid that begins too near to the data: its cause, and what to do."""
     own = process.own_grid
     if spacing == "own" and own is not None:
-        cause = f"the model's own grid, of the spacing {own.spacing!r} in its configuration, leaves out the noisiest times"
+        kind = f"the spacing {own.spacing!r} of its configuration" if own.spacing else f"that of {own.kind}"
+        cause = f"the model's own grid, {kind}, leaves out the noisiest times"
     elif spacing is not None:
         cause = f"the spacing {spacing!r} leaves out the noisiest times"
     else:

@@ -143,9 +143,8 @@ class Recipe:
         items += [chosen_noise(self.noise)[0]] if self.noise else []
         if own := [f"{item.kind} {item.name!r}" for item in items if item.plugin == "local"]:
             warn(
-                f"the {' and the '.join(own)} of this recipe {'is' if len(own) == 1 else 'are'} registered by this program "
-                "only; a program that reads the recipe must register the same before, with sds.register or as "
-                "--plugin FILE.py"
+                f"only this program has registered the {' and the '.join(own)} of this recipe; a program that reads "
+                "the recipe must register the same before, by sds.register or --plugin FILE.py"
             )
         return as_text(self.as_dict(), items, suffix)
 

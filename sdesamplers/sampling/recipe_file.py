@@ -105,9 +105,7 @@ def check_names(data: Mapping[str, Any], file: object, text: str, above: tuple[s
         raise UsageError(f"{place('requires')}: {reason}")
     for key, item in items.items():
         options = "options" if key == "sampler" else f"{key}_options"
-        check_written(
-            data.get(options) or {}, item.options, f"{item.kind} {item.name!r}", partial(place, options)
-        )
+        check_written(data.get(options) or {}, item.options, f"{item.kind} {item.name!r}", partial(place, options))
 
 
 def required(items: Iterable[Registered]) -> dict[str, str]:
