@@ -20,9 +20,11 @@ class OwnGrid(Protocol):
 
     kind: str
     final: str
-    spacing: str | None
     teacher_steps: int | None
     is_distilled: bool
+
+    @property
+    def spacing(self) -> str | None: ...
 
     def times(self, steps: int) -> np.ndarray | None:
         """The times at which a run of `steps` evaluations evaluates the model, decreasing, on its process's clock.

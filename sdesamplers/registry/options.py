@@ -16,6 +16,9 @@ from typing import Any, Literal
 from ..errors import PluginError, UnknownNameError, UsageError, nearest
 from .foreign import LOADED, equivalent_here
 
+other_owners: list[Callable[[str, str], list[str]]] = []
+"""Functions of a kind ("sampler", "spacing", "noise") and an option's name that return the registered items with this
+option. `registry.py`, which imports this module, adds one."""
 MOST_LISTED = 6
 """The largest number of samplers that a message lists."""
 
@@ -260,13 +263,11 @@ def parse_option(key: str, text: str, known: Mapping[str, Option], owner: str) -
 
 def unknown_option(name: str, known: Mapping[str, Option], owner: str) -> UnknownNameError:
     """The error for an unknown option of `owner`, with the equivalent of a diffusers option or similar names."""
-    from .registry import having_option  # it imports this module
-
     listing = f" (its options: {', '.join(known)})" if known else " (it has no options)"
     here = equivalent_here(name)
     opening = f"{owner} has no option {name!r}"
     kind = owner.partition(" ")[0]
-    others = [] if nearest(name, known) else having_option(kind, name)
+    others = [] if nearest(name, known) else [each for find in other_owners for each in find(kind, name)]
     if others:
         more = f" and {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
         listed = f"{kind}s that have it: {', '.join(others[:MOST_LISTED])}{more}"

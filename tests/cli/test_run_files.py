@@ -72,8 +72,8 @@ def test_every_input_of_the_commands(place: Path) -> None:
 MISTAKES = {
     "sampler: dimm\nsteps: 3": "run.yaml:1: sampler: unknown sampler 'dimm'; did you mean 'ddim'",
     "sampler: ddim\nsteps: 0": "run.yaml:2: steps must be a whole number of 1 or more",
-    "sampler: ddim\nsteps: 3\noptions:\n  et: 1": "run.yaml:4: options.et: sampler 'ddim' has no option 'et'; did you mean",
-    "steps: 3\nsampler: ddim\noptions: {eta: big}": "run.yaml:3: options.eta: sampler 'ddim': option 'eta' must be float",
+    "sampler: ddim\nsteps: 3\noptions:\n  et: 1": "run.yaml:4: options.et: sampler 'ddim' has no option 'et'; did",
+    "steps: 3\nsampler: ddim\noptions: {eta: big}": "run.yaml:3: options.eta: sampler 'ddim': option 'eta' must",
     "steps: 3\nspacing: karas": "run.yaml:2: spacing: unknown spacing 'karas'; did you mean 'karras'",
     "steps: 3\nspacing: karras\nspacing_options: {roh: 1}": "run.yaml:3: spacing_options.roh: ",
     "steps: 3\nnoise: brownain": "run.yaml:2: noise: unknown noise source",

@@ -23,7 +23,7 @@ PROCESSES: dict[str, Callable[[], Any]] = {
 
 
 def model_of(name: str) -> Any:
-    return sds.grid_mixture(PROCESSES[name]())
+    return sds.grid_mixture(PROCESSES[name](), prediction="v" if name in ("flow", "trigflow") else "eps")
 
 
 @pytest.mark.parametrize("name", ["edm", "ve"])
