@@ -265,7 +265,8 @@ def known_keywords(
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             for name in kwargs:
                 if name not in known:
-                    raise unknown_keyword(function.__name__, name, known, synonyms.get(name))
+                    meant = synonyms.get(name)
+                    raise unknown_keyword(function.__name__, name, known, meant if meant in known else None)
             return function(*args, **kwargs)
 
         return checked
