@@ -65,6 +65,13 @@ def test_a_recipe_may_refer_to_a_name_of_another_library_and_to_another_recipe(m
     assert sds.sample(mixture, "a").recipe.steps == 4
 
 
+def test_a_scheduler_refuses_a_named_grid_of_its_own(use) -> None:
+    use("recipes:\n  a: {sampler: euler, sigmas: [3, 1, 0]}\n  b: {sampler: euler, steps: 4}\n")
+    with pytest.raises(UsageError, match="the recipe 'a' has its own grid; pass timesteps="):
+        sds.Scheduler("a")
+    assert sds.Scheduler("b").spec.name == "euler"
+
+
 def test_a_circle_of_recipes_is_refused(use) -> None:
     use("recipes:\n  a: {sampler: b, steps: 4}\n  b: {sampler: a}\n")
     with pytest.raises(UsageError, match=r"registry\.yaml:\d: recipes\.\w\.sampler: the recipe refers to itself"):
