@@ -5,6 +5,7 @@ foreign.py     argument names of diffusers and their equivalents
 plugin.py      `@sampler`, `@spacing`, `@noise_source` and the objects that they create
 hooks.py       the hooks that a plugin implements
 catalogue.py   registry.yaml: models, recipes and names
+recipe_data.py the data of a recipe in a file, and the plugins that it requires
 plain_yaml.py  a restricted YAML reader, with limits on size and nesting
 shelf.py       the registered items of one kind, by name
 discovery.py   finding, importing, checking and registering plugins
