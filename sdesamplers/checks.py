@@ -9,6 +9,7 @@ import sys
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from functools import wraps
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from .categories import SdesamplersWarning
@@ -247,11 +248,14 @@ def function(name: str, value: Any, of: str = "") -> Any:
     return value
 
 
-def known_keywords(*others: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def known_keywords(
+    *others: str, synonyms: Mapping[str, str] = MappingProxyType({})
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Decorate a function: an unknown keyword argument raises UnknownNameError instead of TypeError.
 
     Args:
         others: the arguments that the function accepts as `**options`.
+        synonyms: names of other libraries -> the argument that is meant.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -261,7 +265,8 @@ def known_keywords(*others: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
             for name in kwargs:
                 if name not in known:
-                    raise unknown_keyword(function.__name__, name, known)
+                    meant = synonyms.get(name)
+                    raise unknown_keyword(function.__name__, name, known, meant if meant in known else None)
             return function(*args, **kwargs)
 
         return checked
@@ -301,8 +306,11 @@ def _keywords(function: Callable[..., Any]) -> list[str]:
     return [p.name for p in parameters if p.kind not in variable and p.name != "self"]
 
 
-def unknown_keyword(owner: str, name: str, known: Collection[str]) -> UnknownNameError:
-    """The error for an unknown keyword argument: it suggests similar arguments, or lists all if there are none."""
-    near = " or ".join(f"{each}=" for each in nearest(name, known))
+def unknown_keyword(owner: str, name: str, known: Collection[str], meant: str | None = None) -> UnknownNameError:
+    """The error for an unknown keyword argument: it suggests similar arguments, or lists all if there are none.
+
+    `meant` is the argument that the name refers to in other libraries.
+    """
+    near = " or ".join(f"{each}=" for each in ([meant] if meant else nearest(name, known)))
     hint = f"; did you mean {near}?" if near else f" (its arguments: {', '.join(known)})"
     return UnknownNameError("argument", name, (), hint, opening=f"{owner} has no argument {name!r}")

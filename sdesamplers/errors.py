@@ -48,6 +48,10 @@ class SdesamplersError(Exception):
             text = text.replace(f"{{{name}}}", names[name])
         return text
 
+    def put_before(self, text: str) -> None:
+        """Put `text`, such as a file and a line, before the message."""
+        self.args = (f"{text}: {super().__str__()}",)
+
     @property
     def in_options(self) -> str:
         """The message with its arguments written as command line options, `--json-log` for `json_log`."""

@@ -88,13 +88,21 @@ def main(arguments: list[str] | None = None) -> None:
 
 def with_option_of_samplers(error: click.NoSuchOption) -> str:
     """The message about an unknown option, and how to pass it if it is an option of samplers, such as --eta."""
+    from ..registry.foreign import OTHER_NAMES
     from ..registry.registry import default_registry  # and torch, which only this error needs
 
     name = error.option_name.lstrip("-").replace("-", "_")
+    params = [] if error.ctx is None else [each.name for each in error.ctx.command.params]
+    if (meant := OTHER_NAMES.get(name)) in params:
+        return f"No such option: {error.option_name}; it is --{meant} here{SIZE if meant == 'size' else ''}"
     takes_options = error.ctx is not None and any(each.name == "option" for each in error.ctx.command.params)
     if takes_options and any(name in spec.options for spec in default_registry().samplers.values()):
         return f"No such option: {error.option_name}; an option of a sampler is passed as -o {name}=VALUE"
     return error.format_message()
+
+
+SIZE = ", both height and width in pixels"
+"""What --size is, for those who look for --height."""
 
 
 def is_out_of_memory(error: Exception) -> bool:

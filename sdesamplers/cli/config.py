@@ -13,9 +13,11 @@ import yaml
 from ..errors import UnknownNameError, UsageError
 from ..registry.options import KEYWORDS, as_number
 from ..registry.plain_yaml import FLOAT, INTEGER, parse, read_text
-from ..registry.validation import line_of
+from ..registry.validation import kind_of, line_of
 from ..version import __version__
 from .conditions import resolve_conditions
+from .config_paths import from_folder, option_from_folder
+from .places import KEY, Places, placing
 
 RENAMED = {
     "source": "model",
@@ -62,13 +64,20 @@ class Configured(click.Command):
         if ctx.resilient_parsing:
             return super().parse_args(ctx, args)
         typed = {name: v for name, v in self.make_parser(ctx).parse_args([*args])[0].items() if _is_given(v)}
-        read = read_config(self, ctx, Path(typed["config"])) if "config" in typed else {}
+        places = ctx.meta[KEY] = Places()
+        read = read_config(self, ctx, Path(typed["config"]), places) if "config" in typed else {}
         for name in typed:
             for other in REPLACED.get(name, ()):
                 read.pop(other, None)
         read = {name: value for name, value in read.items() if name in PAIRS or name not in typed}
+        refuse_two_grids(read, places)
         ctx.default_map = read
-        rest = super().parse_args(ctx, args)
+        try:
+            rest = super().parse_args(ctx, args)
+        except click.MissingParameter as error:
+            if "config" not in typed or error.param is None:
+                raise
+            raise UsageError(without(self, error.param, typed["config"])) from None
         for name in PAIRS:  # a later value of a key replaces an earlier one
             if name in typed and name in read:
                 typed[name] = ctx.params[name] = (*read[name], *ctx.params[name])
@@ -77,6 +86,36 @@ class Configured(click.Command):
             click.echo(dumped(self, ctx, {**read, **typed}), nl=False)
             ctx.exit()
         return rest
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error about a value in the file of --config has its line."""
+        with placing(ctx.meta.get(KEY) or Places()):
+            return super().invoke(ctx)
+
+
+def refuse_two_grids(read: Mapping[str, Any], places: Places) -> None:
+    """Raise a UsageError if a file has several of steps, nfe, times and sigmas."""
+    first, *others = [name for name in ("steps", "nfe", "times", "sigmas") if name in read] or [""]
+    if others:
+        raise UsageError(f"{places.names[others[0]]}: contradicts {first}; keep one of them")
+
+
+def without(command: click.Command, param: click.Parameter, file: str) -> str:
+    """The message about a file without a parameter that the command needs."""
+    key = key_of(str(param.name), param.opts if isinstance(param, click.Option) else ())
+    example = EXAMPLES.get(key, f"{key}: ...")
+    given = f"sdesamplers run {file} {param.make_metavar(click.Context(command))}"
+    return f"{file}: {key} is missing: add a line such as `{example}`, or type it: {given}"
+
+
+EXAMPLES = {
+    "model": "model: fashion-mnist",
+    "models": "models: [fashion-mnist]",
+    "samplers": "samplers: [heun, quality]",
+    "data": "data: fashion-mnist-test",
+    "nfe": "nfe: 10",
+}
+"""A line for each key that a command needs."""
 
 
 def _is_given(value: Any) -> bool:
@@ -109,27 +148,32 @@ def read_mapping(file: Path) -> tuple[dict[str, Any], str]:
     text = read_text(file)
     data = parse(text, file)
     if not isinstance(data, dict):
-        raise UsageError(f"{file}: a configuration is a mapping of options, such as `steps: 20`")
+        raise UsageError(
+            f"{file}: a configuration is a mapping of options, such as `steps: 20`; this one is {kind_of(data)}"
+        )
     return {str(key): value for key, value in data.items()}, text
 
 
-def read_config(command: click.Command, ctx: click.Context, file: Path) -> dict[str, Any]:
-    """The values of a command's parameters in a file, as they would be typed.
+def read_config(command: click.Command, ctx: click.Context, file: Path, places: Places) -> dict[str, Any]:
+    """The values of a command's parameters in a file, as they would be typed; `places` gets where each is.
 
     Raises:
         UsageError: the file cannot be read, is for another command, or has an unknown key or an invalid value; with
             file, line and key.
     """
-    data, text = read_mapping(file)
+    data, content = read_mapping(file)
     known = keys_of(command)
     if data.get("command", command.name) != command.name:
         raise UsageError(f"{file}: a configuration of `sdesamplers {data['command']}`, not of {command.name}")
+    places.file = str(file)
     values = {}
     for written, value in data.items():
         key = written.replace("-", "_")
-        where = f"{file}:{line_of(text, [written])}: {written}"
-        if key in COMMENTS or value is None:
+        where = f"{file}:{line_of(content, [written])}: {written}"
+        if key in COMMENTS:
             continue
+        if value is None:
+            raise UsageError(f"{where}: has no value; remove the line for the default")
         if key == REQUIRES:
             check_plugins(value, where)
             continue
@@ -141,7 +185,16 @@ def read_config(command: click.Command, ctx: click.Context, file: Path) -> dict[
             raise UsageError(f"{where}: is given twice, with a hyphen and with an underscore")
         if param.name in TYPED:
             raise UsageError(f"{where}: must be typed on the command line, since {TYPED[param.name]}")
-        values[str(param.name)] = found = as_typed(param, value, where)
+        found = values[str(param.name)] = read_value(param, value, where, file.parent)
+        places.names[str(param.name)] = where
+        if param.name in PAIRS:
+            keys = (text.partition("=")[0] for text in found)
+            inner = [(key, line_of(content, [written, key])) for key in keys]
+            places.options |= {
+                text: f"{file}:{line}: {written}.{key}" for text, (key, line) in zip(found, inner, strict=True)
+            }
+        texts = found if isinstance(found, list) else [str(found)]
+        places.values[where] = [part.strip() for text in texts for part in {text, *text.split(",")}]
         try:
             param.type_cast_value(ctx, found)
         except click.BadParameter as error:
@@ -149,14 +202,32 @@ def read_config(command: click.Command, ctx: click.Context, file: Path) -> dict[
     return values
 
 
+def read_value(param: click.Parameter, value: Any, where: str, folder: Path) -> Any:
+    """A value in a file in this folder as it would be typed in the present folder; see `as_typed`."""
+    found, name = as_typed(param, value, where), str(param.name)
+    if name in PAIRS:
+        return [option_in(folder, text) for text in found]
+    if isinstance(found, list):
+        return [from_folder(folder, name, text) for text in found]
+    return from_folder(folder, name, found) if isinstance(found, str) else found
+
+
+def option_in(folder: Path, text: str) -> str:
+    """KEY=VALUE with the path of a file relative to a folder as one that is relative to the present folder."""
+    key, equals, value = text.partition("=")
+    return f"{key}{equals}{option_from_folder(folder, value)}"
+
+
 def check_plugins(needed: Any, where: str) -> None:
     """Raise a UsageError if a plugin that a recipe's file requires is not installed."""
+    from ..registry.recipe_data import missing
     from ..registry.registry import default_registry
-    from ..sampling.recipe_file import missing
 
     if not isinstance(needed, Mapping):
         raise UsageError(f"{where}: must be a mapping of packages to versions")
-    if reason := missing({str(package): str(version) for package, version in needed.items()}, default_registry()):
+    if reason := missing(
+        {str(package): str(version) for package, version in needed.items()}, default_registry().plugins
+    ):
         raise UsageError(f"{where}: {reason}")
 
 

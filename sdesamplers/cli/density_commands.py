@@ -109,7 +109,8 @@ def likelihood(source: str, data: str, **kwargs: Any) -> None:
 
     Integrates the probability-flow ODE. Prints the mean in bits per dimension, and writes a CSV file and a histogram.
 
-    DATA is a folder or file of pictures, an .npy or .safetensors file, or fashion-mnist-test, an embedded data set.
+    DATA is a folder or file of pictures, a folder that `sample` has written as safetensors or png, an .npy or
+    .safetensors file, or fashion-mnist-test, an embedded data set.
     """
     from ..io.files import output_folder
     from ..io.terminal import counting_bar
@@ -198,7 +199,8 @@ def encode(source: str, data: str, **kwargs: Any) -> None:
 
     Integrates the probability-flow ODE from data to noise, and writes latents.safetensors.
 
-    DATA is a folder or file of pictures, an .npy or .safetensors file, or fashion-mnist-test, an embedded data set.
+    DATA is a folder or file of pictures, a folder that `sample` has written as safetensors or png, an .npy or
+    .safetensors file, or fashion-mnist-test, an embedded data set.
     """
     from safetensors.torch import save_file
 
@@ -238,4 +240,4 @@ def _adaptive(name: str) -> bool:
     from ..registry.registry import default_registry
 
     preset = default_registry().resolve(name)
-    return preset.sampler.adaptive or preset.steps is not None
+    return preset.sampler.adaptive or bool(preset.grid)

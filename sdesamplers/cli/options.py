@@ -11,6 +11,7 @@ import click
 from ..errors import UsageError
 from ..registry.options import parse_option
 from .conditions import Condition, once, resolve_conditions
+from .places import placing_option
 
 if TYPE_CHECKING:
     from ..models.base import Model
@@ -151,7 +152,8 @@ def pairs(texts: tuple[str, ...], known: Mapping[str, Option], owner: str) -> di
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"options must be given as KEY=VALUE, not {text!r}")
-        name, found = parse_option(key, value, known, owner)
+        with placing_option(text):
+            name, found = parse_option(key, value, known, owner)
         values[name] = found
     return values
 

@@ -31,6 +31,9 @@ PRESET_FIELDS = (
     "noise_options",
     "final",
     "description",
+    "times",
+    "sigmas",
+    "start_time",
 )
 
 
@@ -202,9 +205,18 @@ def what_runs(preset: Preset) -> str:
         parts.append(f"{preset.noise or 'independent'} noise")
     if preset.steps is not None:
         parts.append(f"{preset.steps} steps")
+    elif preset.grid:
+        parts[0] = f"{spec.name} on {own_grid(preset)}"
     elif spec.adaptive:
         parts = [f"{spec.name} with adaptive steps", *parts[1:]]
     return ", ".join(parts)
+
+
+def own_grid(preset: Preset) -> str:
+    """The grid that a recipe lists: "its own grid of 9 sigmas"; "" if it has none."""
+    return "".join(
+        f"its own grid of {len(preset.grid[key])} {key}" for key in ("times", "sigmas") if key in preset.grid
+    )
 
 
 def with_options(name: str, options: Mapping[str, Any]) -> str:
@@ -217,7 +229,7 @@ def sampler_rows(preset: Preset) -> dict[str, str]:
     spec = preset.sampler
     values = {o.name: preset.options.get(o.name, o.default) for o in spec.options.values()}
     changed = any(value != spec.options[name].default for name, value in values.items())
-    steps = f"{preset.steps} by default" if preset.steps else "set by the caller"
+    steps = f"{preset.steps} by default" if preset.steps else "" if preset.grid else "set by the caller"
     declared = " (with default options)" if changed else ""
 
     def count(value: float | None, unclaimed: str) -> str:
@@ -226,10 +238,11 @@ def sampler_rows(preset: Preset) -> dict[str, str]:
     return {
         "sampler": spec.name,
         "options": "\n".join(f"{n} = {v!r} ({spec.options[n].type_name})" for n, v in values.items()),
-        "spacing": with_options(preset.spacing or spec.spacing or "the process's default", preset.spacing_options),
+        "spacing": own_grid(preset)
+        or with_options(preset.spacing or spec.spacing or "the process's default", preset.spacing_options),
         "coordinates": preset.coordinates or spec.coordinates,
         "noise": with_options(preset.noise or "independent", preset.noise_options),
-        "steps": f"{steps}, or adaptive" if spec.adaptive and not preset.steps else steps,
+        "steps": f"{steps}, or adaptive" if spec.adaptive and not preset.grid else steps,
         "final": preset.final or "",
         "description": preset.description,
         "order": count(spec.order, "not declared"),

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from ..errors import UnknownNameError, UsageError
+from ..registry.validation import line_of
 from .config import Configured, read_mapping
 from .group import cli
 
@@ -40,11 +41,13 @@ def run_command(ctx: click.Context, file: str, options: tuple[str, ...]) -> Any:
     """
     if any(option.partition("=")[0] == "--config" for option in options):
         raise UsageError("run reads its options from FILE.yaml, so --config does not apply to it")
-    data, _ = read_mapping(Path(file))
+    data, text = read_mapping(Path(file))
     name = data.get("command", "sample")
     known = {key: command for key, command in cli.commands.items() if isinstance(command, Configured)}
     if not isinstance(name, str) or name not in known:
-        raise UnknownNameError("command", str(name), known, f" (known: {', '.join(sorted(known))})")
+        place = f"{file}:{line_of(text, ['command'])}: command"
+        opening, listing = f"{place}: unknown command {name!r}", f" (known: {', '.join(sorted(known))})"
+        raise UnknownNameError("command", str(name), known, listing, opening=opening)
     command = known[name]
     with command.make_context(name, [*options, "--config", file], parent=ctx.parent) as inner:
         return command.invoke(inner)

@@ -19,6 +19,7 @@ from .tables import emit
 if TYPE_CHECKING:
     from ..generation import Generated
     from ..metrics import FeatureScorer
+    from ..models.base import Model
     from ..sampling.recipe import Recipe
     from ..sampling.table import SolverTable
 
@@ -76,7 +77,8 @@ def statistics_command(source: str, **kwargs: Any) -> None:
 @click.option(
     "--format",
     "formats",
-    help="One or more of grid,svg,png,safetensors,webdataset; by default grid, safetensors for more than 256 samples.",
+    help="One or more of grid,svg,png,safetensors,webdataset; by default grid, or safetensors for more than 256 "
+    "samples and for samples that are not pictures.",
 )
 @click.option("--batch-size", type=int, help="Samples per batch; by default as many as fit in memory.")
 @click.option("--shard-size", type=int, help="Samples per file; by default for about 256 files.")
@@ -138,6 +140,7 @@ def sample_command(source: str, **kwargs: Any) -> None:
     ranks = Ranks.here()
     with ranks.one_after_first():
         model, condition = load_model(source, kwargs)
+    choose_formats(kwargs, model)
     table = table_for(request, model.process, kwargs["guidance_scale"])
     make_recipe(request if table is None else replace(request, sampler=table), process=model.process)
     # Everything that can be refused has been, before a folder is created.
@@ -154,16 +157,26 @@ def sample_command(source: str, **kwargs: Any) -> None:
 
 
 def parse_job_options(kwargs: dict[str, Any]) -> None:
-    """Parse the texts of --format, --memory-limit and --part in place."""
+    """Parse the texts of --format, --memory-limit and --part in place; without --format, `formats` is None."""
     from ..generation.memory import parse_bytes
     from ..generation.ranks import parse_part
 
     formats = kwargs.pop("formats")
-    if formats is None:
-        formats = "grid" if kwargs["num_samples"] <= 256 else "safetensors"
-    kwargs["formats"] = [each.strip() for each in formats.split(",")]
+    kwargs["formats"] = None if formats is None else [each.strip() for each in formats.split(",")]
     kwargs["memory_limit"] = parse_bytes(kwargs["memory_limit"]) if kwargs["memory_limit"] else None
     kwargs["part"] = parse_part(kwargs["part"]) if kwargs["part"] else (0, 1)
+
+
+def choose_formats(kwargs: dict[str, Any], model: Model) -> None:
+    """Without --format: a grid for up to 256 pictures, else safetensors, also for samples that are not pictures."""
+    from ..generation.formats import makes_pictures
+
+    if kwargs["formats"] is not None:
+        return
+    pictures = makes_pictures(model)
+    kwargs["formats"] = ["grid"] if pictures and kwargs["num_samples"] <= 256 else ["safetensors"]
+    if not pictures:
+        say(f"samples of shape {tuple(model.shape)} are not pictures, so they are written as safetensors", err=True)
 
 
 def read_recipe(file: str | None) -> Recipe | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -12,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from ..checks import whole
 from ..errors import UnknownNameError, UsageError
 from ..models.base import Model
 from ..text import one_line, printable
@@ -31,6 +34,8 @@ other units: pixels from 0 to 255 reach it, noise as wide as the range never doe
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 EMBEDDED = {"fashion-mnist-test": (Path(__file__).parent.parent / "assets" / "fashion-mnist-test" / "images.png", 28)}
 """Data sets that ship with the library: a sheet of pictures, and the side of each picture in pixels."""
+MANIFEST = "manifest.json"
+"""The file that `generate` and the command `sample` write last into a folder of samples."""
 ACCEPTED = f"a folder or file of pictures ({', '.join(PICTURES)}), .npy, .safetensors, or {', '.join(EMBEDDED)}"
 
 
@@ -89,8 +94,8 @@ def read_data(source: str | Path, model: Model, *, limit: int | None = None) -> 
     rotated according to their Exif orientation. Bytes of file names that are not UTF-8 are escaped.
 
     Args:
-        source: a folder or file of pictures, an .npy or .safetensors file (its only tensor, or "samples"), or the name
-            of an embedded data set.
+        source: a folder or file of pictures, a folder that `generate` or the command `sample` has written, an .npy or
+            .safetensors file (its only tensor, or "samples"), or the name of an embedded data set.
         model: the model that the data are for.
         limit: maximum number of samples; the first ones are read.
 
@@ -103,6 +108,8 @@ def read_data(source: str | Path, model: Model, *, limit: int | None = None) -> 
     if not _exists(path):
         raise UnknownNameError("data set", printable(source), EMBEDDED, f"; nor is it {ACCEPTED}")
     if path.is_dir():
+        if (path / MANIFEST).is_file():
+            return _samples(path, model, limit)
         files = _listed_pictures(path)[:limit]
         return _pictures(files, model), [printable(file.name) for file in files]
     if path.suffix.lower() in PICTURES:
@@ -126,6 +133,48 @@ def _listed_pictures(folder: Path) -> list[Path]:
     if not files:
         raise UsageError(f"{printable(folder)} holds no pictures ({', '.join(PICTURES)})")
     return files
+
+
+def _samples(folder: Path, model: Model, limit: int | None) -> tuple[Tensor, list[str]]:
+    """The samples in the folder of a job: those in its .safetensors files, which are exact, or else its pictures."""
+    name = printable(folder)
+    try:
+        facts = json.loads(regular_path(folder / MANIFEST).read_bytes())
+        written = {kind: _files_of(facts, kind) for kind in ("safetensors", "png")}
+        total = sum(whole("count", shard["count"]) for shard in facts["shards"])
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UsageError(f"{name}/{MANIFEST} is not the manifest of samples ({one_line(error)[:200]})") from None
+    if written["safetensors"]:
+        parts: list[Tensor] = []
+        for file in written["safetensors"]:
+            left = None if limit is None else limit - sum(map(len, parts))
+            if left == 0:
+                break
+            parts.append(_array(regular_path(folder / file), model, left))
+        data = torch.cat(parts)
+        return data, [str(k) for k in range(len(data))]
+    if not written["png"]:
+        kinds = ", ".join(map(printable, facts.get("formats") or ["nothing"]))
+        raise UsageError(
+            f"{name} holds its samples as {kinds}, from which they cannot be read back; sample with --format "
+            "safetensors or --format png (in Python, formats=)"
+        )
+    files = [file for file in _listed_pictures(folder) if SAMPLE.fullmatch(file.name)]
+    if len(files) != total:
+        raise UsageError(f"{name} holds {len(files)} pictures, and its {MANIFEST} lists {total}")
+    return _pictures(files[:limit], model), [file.name for file in files[:limit]]
+
+
+SAMPLE = re.compile(r"sample-\d+\.png", re.ASCII)
+"""The name of a picture that a job has written."""
+
+
+def _files_of(manifest: Any, kind: str) -> list[str]:
+    """The first file of each shard in one format, in the order of the samples; [] if the job has not that format."""
+    listed = [shard["files"][kind]["name"] for shard in manifest["shards"] if kind in shard["files"]]
+    if any(Path(file).name != file for file in listed):
+        raise ValueError("a file outside of the folder")
+    return [str(file) for file in listed]
 
 
 def _array(path: Path, model: Model, limit: int | None) -> Tensor:

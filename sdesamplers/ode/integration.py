@@ -30,6 +30,7 @@ from ..sampling.result import Result, check_process
 from ..sampling.runs import count_evaluations, make_path, start_run
 from ..sampling.sampler_files import recipe_or_name
 from ..sampling.table import is_path
+from ..sampling.start_check import warn_if_unscaled
 
 NOISIEST = 1e5
 """sigma/alpha at which an encoding ends if the model's process continues to alpha = 0, where lambda is infinite. The
@@ -182,6 +183,8 @@ class OdeRun(PreparedRun):
         """Solve the ODE from x: data or latents (N, *shape), or an `Encoding`."""
         self.companions, self.final_companions = x.companion if isinstance(x, Encoding) else None, []
         x = as_states(self.model, x.samples if isinstance(x, Encoding) else x, "data" if self.forward else "latents")
+        if not self.forward:
+            warn_if_unscaled(x, self.model.process, self.path.points[0].t, "latents", "pass the samples of encode")
         at_least = torch.promote_types(torch.promote_types(x.dtype, torch.float32), self.model.dtype)
         self.state = self.conduct.dtype or at_least
         spread, indices = self.model.condition_for(condition, len(x)), range(len(x))

@@ -57,8 +57,8 @@ class Span:
             first = min(first, self.gaussian.largest_ratio)
         if finite and np.isinf(first):
             raise UsageError(
-                "this spacing needs a finite sigma/alpha, but the model starts at alpha = 0; use 'angle', 'linspace' "
-                "or 'trailing'"
+                "this spacing needs a finite sigma/alpha, but the model starts at alpha = 0, from pure noise; use "
+                "'angle', 'linspace' or 'trailing', or for flow models 'flow-shift' with its option shift"
             )
         return first, last
 

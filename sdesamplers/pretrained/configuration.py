@@ -73,12 +73,23 @@ def class_of(config: Mapping[str, Any]) -> str:
     """Return the name of the scheduler class that a configuration belongs to.
 
     The configuration of a scheduler that was not loaded from a file does not name its class. It is then the class
-    whose parameters are exactly these keys, or DDPMScheduler if there is no such class.
+    whose parameters are exactly these keys or, for an incomplete configuration, the first of COMMON that has them all;
+    otherwise DDPMScheduler.
     """
     if "_class_name" in config:
         return str(config["_class_name"])
     keys = {key for key in config if not key.startswith("_")}
-    return next((kind for kind, known in _classes() if keys == known), "DDPMScheduler")
+    if len(keys) > FEW:
+        exact = next((kind for kind, known in _classes() if keys == known), None)
+        if exact is not None:
+            return exact
+    return next((kind for kind in COMMON if keys <= _signature(kind).keys()), COMMON[0])
+
+
+COMMON = ("DDPMScheduler", "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler")
+"""The classes of the usual kinds of models, in the order in which an incomplete configuration is compared with them."""
+FEW = 1
+"""Number of keys up to which a class with exactly these parameters, such as `shift` alone, says nothing."""
 
 
 @cache

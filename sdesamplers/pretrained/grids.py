@@ -52,6 +52,12 @@ class ClassGrid:
             state = {**state, "config": state["words"]}
         vars(self).update(state)
 
+    @property
+    def spacing(self) -> str | None:
+        """The timestep spacing in the configuration."""
+        found: str | None = self.config.get("timestep_spacing")
+        return found
+
     def _stops_early(self) -> bool:
         """Return True if the last step ends at the smallest sigma, which lies below the last evaluation."""
         grid = grid_of(self.config)

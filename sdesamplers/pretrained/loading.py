@@ -19,6 +19,7 @@ from ..io.paths import expanded
 from ..models.base import Model
 from ..models.clipping import ClipLike
 from ..public import public
+from ..registry.foreign import OTHER_NAMES
 from ..registry.registry import default_registry
 from .conventions import Convention, with_zero_snr
 from .factories import from_file, is_factory
@@ -34,7 +35,7 @@ from .unets import DiffusersModel, load_unet
 
 
 @public
-@known_keywords()
+@known_keywords(synonyms=OTHER_NAMES)
 def load(
     source: str | Path,
     *,

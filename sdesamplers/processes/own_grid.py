@@ -14,6 +14,7 @@ class OwnGrid(Protocol):
         kind: the name of the scheduler class in the configuration.
         final: "zero" or "min": where the last step ends, as in `sample(final=...)`.
         teacher_steps: the number of timesteps that a distilled model was distilled on; None for other models.
+        spacing: the timestep spacing in the configuration, such as "leading"; None if its class has none.
         is_distilled: True if this is the grid of a distilled model, for samplers of distilled models to run on.
     """
 
@@ -21,6 +22,9 @@ class OwnGrid(Protocol):
     final: str
     teacher_steps: int | None
     is_distilled: bool
+
+    @property
+    def spacing(self) -> str | None: ...
 
     def times(self, steps: int) -> np.ndarray | None:
         """The times at which a run of `steps` evaluations evaluates the model, decreasing, on its process's clock.

@@ -78,6 +78,9 @@ class VP(BetaProcess):
         self.slope = (beta_max - beta_min) / T
         self.t_min = 1e-3 * T  # the sampling epsilon of Song et al. 2021, appendix C
 
+    def _arguments(self) -> dict[str, float] | None:
+        return {"beta_min": self.beta_min, "beta_max": self.beta_max, "T": self.t_max} if type(self) is VP else None
+
     def beta(self, t: Scalar) -> Scalar:
         return self.beta_min + self.slope * t
 
@@ -95,6 +98,9 @@ class ConstantVP(VP):
 
     def __init__(self, beta: float = 1.0, T: float = 1.0) -> None:
         super().__init__(number("beta", beta), beta, T)
+
+    def _arguments(self) -> dict[str, float] | None:
+        return {"beta": self.beta_min, "T": self.t_max} if type(self) is ConstantVP else None
 
 
 @public
@@ -150,6 +156,9 @@ class SubVP(GaussianProcess):
     def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0, T: float = 1.0) -> None:
         self.vp = VP(beta_min, beta_max, T)
         self.t_min, self.t_max = self.vp.t_min, self.vp.t_max
+
+    def _arguments(self) -> dict[str, float] | None:
+        return self.vp._arguments() if type(self) is SubVP else None
 
     def alpha(self, t: Scalar) -> Scalar:
         return self.vp.alpha(t)
@@ -213,6 +222,9 @@ class EDM(GaussianProcess):
         if not 0 < sigma_min < sigma_max:
             raise UsageError(f"EDM needs 0 < sigma_min < sigma_max, not {sigma_min} and {sigma_max}")
         self.t_min, self.t_max = sigma_min, sigma_max
+
+    def _arguments(self) -> dict[str, float] | None:
+        return {"sigma_min": self.t_min, "sigma_max": self.t_max} if type(self) is EDM else None
 
     def alpha(self, t: Scalar) -> Scalar:
         return np.ones_like(t, dtype=float) if isinstance(t, np.ndarray) else 1.0

@@ -58,6 +58,24 @@ class SDE(Pickled, ABC):
     clock_sign: float = 1.0
     """-1 if network time runs opposite to the process's time (`reversed`): a network's flow is then -dx/dt."""
 
+    def __repr__(self) -> str:
+        """The call that makes the process, `EDM(sigma_min=0.002, sigma_max=80)`, if its arguments are known."""
+        arguments = self._arguments()
+        if arguments is None:
+            return f"<{type(self).__name__}, t from {self.t_min:.4g} to {self.t_max:.4g}>"
+        defaults = {name: p.default for name, p in inspect.signature(type(self)).parameters.items()}
+        kept = {name: value for name, value in arguments.items() if not value == defaults[name] == 1}  # 1 has no effect
+        return f"{type(self).__name__}({', '.join(f'{name}={_short(value)}' for name, value in kept.items())})"
+
+    def _arguments(self) -> dict[str, float] | None:
+        """The arguments of the constructor, for `repr`; None if they are not numbers that the process keeps."""
+        if type(self).__init__ is object.__init__:
+            return {}
+        names = inspect.signature(type(self)).parameters
+        found = {name: vars(self).get(name) for name in names}
+        numbers = {name: value for name, value in found.items() if isinstance(value, int | float)}
+        return numbers if len(numbers) == len(names) else None
+
     def network_time(self, t: Scalar) -> Scalar:
         """The time that a user's network receives at time t of the process."""
         return t
@@ -194,6 +212,11 @@ class GaussianProcess(SDE):
 def diffusion_squared(alpha: Scalar, sigma: Scalar, d_alpha: Scalar, d_sigma: Scalar) -> Any:
     """g^2 = 2 sigma (sigma' - (alpha'/alpha) sigma) of a Gaussian process (Lu et al. 2022 (DPM-Solver), eq. 2.3)."""
     return 2 * sigma * (d_sigma - d_alpha / alpha * sigma)
+
+
+def _short(value: float) -> str:
+    """A number as Python text without a needless fraction: 80 for 80.0."""
+    return repr(int(value)) if float(value).is_integer() and abs(value) < 1e6 else repr(float(value))
 
 
 def starts_as_noise(process: GaussianProcess) -> bool:

@@ -50,6 +50,10 @@ class DiscreteVP(VariancePreserving):
         self._cubics: list[list[float]] = self._spline.c.T.tolist()
         self._knot_list: list[float] = self._knots.tolist()
 
+    def __repr__(self) -> str:
+        table = self.alphas_cumprod
+        return f"<{type(self).__name__}, {len(table)} timesteps, alphas_cumprod from {table[0]:.4g} to {table[-1]:.3g}>"
+
     def with_zero_terminal_snr(self) -> DiscreteVP:
         """Return the process with alpha = 0 at the last timestep (Lin et al. 2024, algorithm 1).
 

@@ -6,6 +6,7 @@ plugin.py      `@sampler`, `@spacing`, `@noise_source` and the objects that they
 hooks.py       the hooks that a plugin implements
 catalogue.py   registry.yaml: models, recipes and names
 budgets.py     the solver tables of a model in a line
+recipe_data.py the data of a recipe in a file, and the plugins that it requires
 plain_yaml.py  a restricted YAML reader, with limits on size and nesting
 shelf.py       the registered items of one kind, by name
 discovery.py   finding, importing, checking and registering plugins

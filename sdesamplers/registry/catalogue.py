@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -13,22 +15,27 @@ import yaml
 from ..checks import warn
 from ..errors import UsageError
 from ..hub.address import Address, is_address
-from ..hub.download import find_file
+from ..hub.download import fetch_file, find_file
 from ..io.paths import expanded
 from ..public import public
 from .plain_yaml import Loader, parse, read_text
+from .recipe_data import check_grids, recipe_in
 from .schema import SCHEMA
 from .validation import check_data, line_of
 
 SHIPPED = Path(__file__).parent.parent / "registry.yaml"
 NAME = "registry.yaml"
 """The registry file of a Hub repository whose address has no path."""
+NAME_OF_RECIPE = "recipe.yaml"
+"""The recipe of a Hub repository whose address has no path."""
 REASONS = {
     "oneOf": "a model needs either repo and revision (a pinned commit or tag), or path",
     "pattern tables": "{value} must be a folder, or hf://owner/name@revision with a pinned commit or tag",
 }
 LOCAL = ("path", "metrics", "tables")
 """Keys of a model whose values are folders, unless they are addresses on the Hub."""
+RECIPE_FILE = re.compile(r"^(?!hf://).*\.(?:ya?ml|json)$|^hf://[^/@\s]+/[^/@\s]+@[^@\s]+$", re.IGNORECASE)
+"""The file of a recipe in `recipes`: a path, or an address on the Hub with a revision."""
 PEER_KINDS = ("samplers", "spacings")
 
 
@@ -40,12 +47,14 @@ class Catalogue:
     Attributes:
         models: name -> entry, with the folder of the file that contains the entry under "base". "tables" is a folder of
             solver tables, relative to that folder, or "hf://owner/name@revision".
-        recipes: name -> sampler with options, grid and so on.
+        recipes: name -> sampler with options, grid and so on; those that a registry file names by the path of their
+            file too.
         aliases, spacing_aliases, noise_aliases: other names of samplers and recipes, of spacings and of noise sources.
         peers: names in other libraries: peer -> "samplers" or "spacings" -> name -> the equivalent here, or the reason
             why there is none; and peer -> "methods" -> our sampler -> how the peer selects it by options.
         plugins: modules to import.
         origins: (section, name) -> the file that an entry comes from.
+        recipe_files: name -> the file of a recipe that has one, and the keys above it in the file.
         addresses: file -> its address on the Hub with the commit, of files from there.
     """
 
@@ -58,9 +67,11 @@ class Catalogue:
     plugins: list[str] = field(default_factory=list)
     origins: dict[tuple[str, str], Path] = field(default_factory=dict)
     addresses: dict[Path, Address] = field(default_factory=dict)
+    recipe_files: dict[str, tuple[Path, tuple[str, ...]]] = field(default_factory=dict)
 
     def overlay(self, other: Catalogue) -> Catalogue:
         """Return this catalogue with the entries of `other` added; they replace entries of the same name."""
+        kept = {name: file for name, file in self.recipe_files.items() if name not in other.recipes}
         return Catalogue(
             {**self.models, **other.models},
             {**self.recipes, **other.recipes},
@@ -77,6 +88,7 @@ class Catalogue:
             self.plugins + other.plugins,
             {**self.origins, **other.origins},
             {**self.addresses, **other.addresses},
+            {**kept, **other.recipe_files},
         )
 
     def tables(self, model: str) -> str | None:
@@ -88,13 +100,18 @@ class Catalogue:
         return str(Path(entry["base"]) / expanded(named))
 
     def where(self, section: str, name: str, *keys: str) -> str:
-        """Return `file:line: section.name.key`, for errors in an entry that are found only when it is used."""
-        file = self.origins[section, name]
+        """Return `file:line: section.name.key`, for errors in an entry that are found only when it is used.
+
+        For a recipe with a file of its own it is that file, with the line and the keys there.
+        """
+        file, above = self.origins[section, name], (*section.split("."), name)
+        if section == "recipes" and name in self.recipe_files:
+            file, above = self.recipe_files[name]
         try:
-            line = str(line_of(read_text(file), [*section.split("."), name, *keys]))
+            line = str(line_of(read_text(file), [*above, *keys]))
         except (OSError, ValueError, yaml.YAMLError):
             line = "?"
-        return f"{self.addresses.get(file, file)}:{line}: {'.'.join((section, name, *keys))}"
+        return ": ".join(filter(None, (f"{self.addresses.get(file, file)}:{line}", ".".join((*above, *keys)))))
 
 
 def read(file: Path, *, allow_plugins: bool, check: bool = True, address: Address | None = None) -> Catalogue:
@@ -121,14 +138,90 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True, address: Addres
             f"{file}:{line}: plugins: only a file named by --registry or $SDESAMPLERS_REGISTRY may import plugins"
         )
     models = {name: {**entry, "base": str(file.parent)} for name, entry in (data.get("models") or {}).items()}
-    keys = ("recipes", "aliases", "spacing_aliases", "noise_aliases", "peers")
-    sections: dict[str, dict[str, Any]] = {"models": models, **{key: data.get(key) or {} for key in keys}}
+    keys = ("aliases", "spacing_aliases", "noise_aliases", "peers")
+    sections: dict[str, dict[str, Any]] = {
+        "models": models,
+        "recipes": {},
+        **{key: data.get(key) or {} for key in keys},
+    }
+    addresses = {} if address is None else {file: address}
+    recipe_files: dict[str, tuple[Path, tuple[str, ...]]] = {}
+    for name, entry in (data.get("recipes") or {}).items():
+        if isinstance(entry, Mapping):
+            if check:
+                check_grids(entry, text, shown, ("recipes", name))
+            sections["recipes"][name] = {key: value for key, value in entry.items() if key != "$schema"}
+            continue
+        where = f"{shown}:{line_of(text, ['recipes', name])}: recipes.{name}"
+        place, home = recipe_file(entry, file, address, where)
+        if home is not None:
+            addresses[place] = home
+        sections["recipes"][name], above = read_recipe(place, home or place, where)
+        recipe_files[name] = place, above
     origins = {(section, name): file for section, entries in sections.items() for name in entries}
     for peer, kinds in sections["peers"].items():
         origins |= {(f"peers.{peer}.{kind}", name): file for kind, names in kinds.items() for name in names}
     origins |= {("plugins", name): file for name in data.get("plugins", [])}
-    addresses = {} if address is None else {file: address}
-    return Catalogue(**sections, plugins=data.get("plugins", []), origins=origins, addresses=addresses)
+    return Catalogue(
+        **sections,
+        plugins=data.get("plugins") or [],
+        origins=origins,
+        addresses=addresses,
+        recipe_files=recipe_files,
+    )
+
+
+def recipe_file(entry: str, file: Path, address: Address | None, where: str) -> tuple[Path, Address | None]:
+    """The file of a recipe that a registry file names, and its address if it is on the Hub.
+
+    A path is relative to the registry file. In a registry file on the Hub it is one of the same repository, at the same
+    revision.
+
+    Args:
+        entry: the path, or an address on the Hub with a revision.
+        file: the registry file.
+        address: of the registry file, if it is on the Hub.
+        where: the place of the entry, for messages.
+
+    Raises:
+        ModelError: the repository cannot be read.
+        UsageError: neither the path of a recipe's file nor an address with a revision.
+    """
+    if not RECIPE_FILE.search(entry):
+        if is_address(entry):
+            raise UsageError(
+                f"{where}: {entry!r} needs a revision, a commit or tag: hf://owner/name@revision/path.yaml"
+            )
+        raise UsageError(
+            f"{where}: {entry!r} is neither a recipe, a mapping with the key 'sampler', nor the path of its file "
+            "(.yaml, .yml, .json); another name of a sampler or a recipe belongs into `aliases`"
+        )
+    if is_address(entry):
+        return find_file(entry, NAME_OF_RECIPE)
+    if address is None:
+        return file.parent / expanded(entry), None
+    folder = address.path.rpartition("/")[0]
+    try:
+        home = Address.parse(str(address.inside("/".join(filter(None, (folder, entry))))))
+    except UsageError:
+        raise UsageError(
+            f"{where}: a registry on the Hub may not name files of your machine; name a recipe by its path in the same "
+            "repository, or by hf://owner/name@revision/path"
+        ) from None
+    beside = file.parent / entry
+    return (beside, home) if beside.is_file() else fetch_file(home)
+
+
+def read_recipe(file: Path, shown: object, where: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The recipe in a file that a registry file names, and the keys above it in the file.
+
+    Raises:
+        UsageError: no such file, or not a recipe; with its file and line.
+    """
+    if not file.exists():
+        raise UsageError(f"{where}: {shown}: no such file; the path of a recipe is relative to the registry file")
+    text = read_text(file)
+    return recipe_in(parse(text, shown), text, shown)
 
 
 def refuse_local(data: dict[str, Any], text: str, file: object) -> None:

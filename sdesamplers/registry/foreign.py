@@ -24,8 +24,6 @@ CALLS = {
     "latents": "start= and start_time=",
     "strength": "start= and start_time=, as noised(model, x, time) returns them",
     "device": "load(..., device=)",
-    "height": "load(..., size=)",
-    "width": "load(..., size=)",
     "output_type": "result.images or result.samples",
     "callback_on_step_end": "callback=",
     "guidance_rescale": "Guided(model, scale, rescale=)",
@@ -35,14 +33,22 @@ SOLVERS = {
     "algorithm_type": 'the sampler: "dpmpp-2m" (dpmsolver++), "dpm-solver-2m" (dpmsolver), "dpmpp-2m-sde" (sde-...)',
     "solver_order": 'the sampler, such as "dpmpp-2m" or "dpmpp-3m", or the order= of "unipc" and "deis"',
     "solver_type": 'the sampler: "dpmpp-2m" is midpoint, "dpmpp-2s" and "dpm-solver-2" are single-step',
-    "eta": 'an option of samplers that draw noise, such as "ddim", "euler-ancestral" or "dpmpp-2m-sde"',
+    "eta": "an option of samplers that draw noise",
     "s_churn": 'the sampler "churn"',
     "s_noise": 'the sampler "churn"',
+    "lower_order_final": "an option of multistep samplers",
     "stochastic_sampling": 'a stochastic sampler, such as "euler-ancestral"',
     "predict_x0": 'the sampler "unipc", or "dpm-solver-2m" for noise prediction',
-    "lower_order_final": 'an option of multistep samplers, such as "dpmpp-2m", "dpmpp-3m", "deis" and "unipc"',
     "euler_at_final": "not needed: samplers use the order that the end of the grid allows",
 }
+OF_LOAD = ("size", "revision", "subfolder", "variant", "null_condition", "zero_snr", "mixed_precision", "allow_pickle")
+"""Arguments of `load`, for calls that do not have them."""
+OTHER_NAMES = {
+    **dict.fromkeys(("height", "width", "image_size", "sample_size", "resolution"), "size"),
+    "torch_dtype": "dtype",
+    "device_map": "device",
+}
+"""Names of other libraries for arguments of `load`."""
 OF_MODELS = (
     *("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "trained_betas", "prediction_type"),
     *("clip_sample", "clip_sample_range", "thresholding", "dynamic_thresholding_ratio", "sample_max_value"),
@@ -50,7 +56,8 @@ OF_MODELS = (
     *("use_dynamic_shifting", "base_shift", "max_shift", "shift_terminal", "flow_shift", "use_flow_sigmas"),
     *("invert_sigmas", "time_shift_type", "variance_type"),
 )
-HERE = {**GRIDS, **CALLS, **SOLVERS, **dict.fromkeys(OF_MODELS, MODELS)}
+LOADED = {name: f"load(..., {OTHER_NAMES.get(name, name)}=)" for name in (*OF_LOAD, *OTHER_NAMES)}
+HERE = {**LOADED, **GRIDS, **CALLS, **SOLVERS, **dict.fromkeys(OF_MODELS, MODELS)}
 
 
 def equivalent_here(name: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -11,9 +11,10 @@ from ..errors import UnknownNameError, UsageError, nearest
 from .catalogue import SHIPPED, Catalogue
 from .discovery import Plugin
 from .hooks import GROUP
-from .options import Option, check_options
+from .options import Option, check_options, check_written
 from .peers import Peers
 from .plugin import NoiseSource, Sampler, Spacing
+from .recipe_data import missing
 from .shelf import Shelf, T
 
 
@@ -34,6 +35,42 @@ class Preset:
     noise_options: Mapping[str, Any] = field(default_factory=dict)
     final: str | None = None
     description: str = ""
+    times: tuple[float, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
+    start_time: float | None = None
+
+    @property
+    def grid(self) -> dict[str, Any]:
+        """The one of steps, times and sigmas that this preset sets; {} if it leaves the grid to the call."""
+        return {name: value for name in GRIDS if (value := getattr(self, name)) is not None}
+
+    def completing(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The settings of `given`, with those of this preset for the settings that it does not have.
+
+        Args:
+            given: settings by the names of this class's attributes; None, or nothing, if one is not set.
+        """
+        grid = {name: given[name] for name in GRIDS if given.get(name) is not None}
+        own_grid = "times" in grid or "sigmas" in grid
+        spacing, noise = given.get("spacing") or (None if own_grid else self.spacing), given.get("noise") or self.noise
+        spacing_options = self.spacing_options if spacing == self.spacing else {}
+        noise_options = self.noise_options if noise == self.noise else {}
+        start_time = given.get("start_time")
+        return {
+            "options": {**self.options, **(given.get("options") or {})},
+            **dict.fromkeys(GRIDS),
+            **(grid or self.grid),
+            "spacing": spacing,
+            "spacing_options": {**spacing_options, **(given.get("spacing_options") or {})},
+            "coordinates": given.get("coordinates") or self.coordinates,
+            "noise": noise,
+            "noise_options": {**noise_options, **(given.get("noise_options") or {})},
+            "final": given.get("final") or self.final,
+            "start_time": self.start_time if start_time is None and not own_grid else start_time,
+        }
+
+
+GRIDS = ("steps", "times", "sigmas")
 
 
 def chosen_entry(entry: str | Mapping[str, Any], key: str, shelf: Shelf[T], where: str) -> tuple[T, dict[str, Any]]:
@@ -66,6 +103,7 @@ class Names:
         self.plugins = plugins
         self.peers = Peers(catalogue)
         self._presets: dict[tuple[str, str], Preset] = {}
+        self._open: list[str] = []  # the recipes that are being built, each named by the one before it
 
     def clear_cache(self) -> None:
         """Clear the cache of built recipes, after a shelf has changed."""
@@ -247,31 +285,64 @@ class Names:
         place = section, key or name
         if place not in self._presets:
             meant = {**entry, "sampler": self._target(section, name, entry["sampler"])}
-            self._presets[place] = self._build(meant, self.catalogue.where(section, name))
+            self._presets[place] = self._build(meant, section, name)
         return self._presets[place]
 
-    def _build(self, recipe: Mapping[str, Any], where: str) -> Preset:
-        entry = dict(recipe)
+    def _build(self, recipe: Mapping[str, Any], section: str, name: str) -> Preset:
+        """The preset of a recipe; messages have the file, the line and the key.
+
+        Raises:
+            UnknownNameError: an unknown sampler, spacing, noise source or option.
+            UsageError: an invalid option, a required plugin that is missing, or a recipe that refers to itself.
+        """
+
+        def where(*keys: str) -> str:
+            return self.catalogue.where(section, name, *keys)
+
+        entry: dict[str, Any] = {
+            key: tuple(value) if key in ("times", "sigmas") else value for key, value in recipe.items()
+        }
         wanted, grid, noise = entry.pop("sampler"), entry.get("spacing"), entry.get("noise")
-        if wanted not in self.samplers:
-            raise UnknownNameError(f"sampler of {where}:", wanted, self.samplers)
-        sampler = self.samplers[wanted]
-        entry["options"] = check_options(entry.get("options", {}), sampler.options, where)
+        if reason := missing(entry.pop("requires", {}), self.plugins):
+            raise UsageError(f"{where('requires')}: {reason}")
+        base = self._base(wanted, name, where)
+        sampler = base.sampler
+        entry["options"] = check_written(
+            entry.get("options", {}), sampler.options, f"sampler {sampler.name!r}", lambda key: where("options", key)
+        )
         if grid is not None:
             found = self._grid(grid)
             if found is None:
-                raise UnknownNameError(f"spacing of {where}:", grid, self.spacings)
-            options = {**found[1], **entry.get("spacing_options", {})}
-            entry["spacing"] = found[0].name
-            entry["spacing_options"] = check_options(options, found[0].options, where)
+                raise UnknownNameError(f"spacing of {where('spacing')}:", grid, self.spacings)
+            entry["spacing"], options = found[0].name, entry.get("spacing_options", {})
+            entry["spacing_options"] = found[1] | check_written(
+                options, found[0].options, f"spacing {found[0].name!r}", lambda key: where("spacing_options", key)
+            )
         if noise is not None:
             source = self._noise(noise)
             if source is None:
-                raise UnknownNameError(f"noise source of {where}:", noise, self.noises)
-            options = {**source[1], **entry.get("noise_options", {})}
-            entry["noise"] = source[0].name
-            entry["noise_options"] = check_options(options, source[0].options, where)
-        return Preset(sampler, **entry)
+                raise UnknownNameError(f"noise source of {where('noise')}:", noise, self.noises)
+            entry["noise"], options = source[0].name, entry.get("noise_options", {})
+            entry["noise_options"] = source[1] | check_written(
+                options, source[0].options, f"noise {source[0].name!r}", lambda key: where("noise_options", key)
+            )
+        return replace(base, **base.completing(entry), description=entry.get("description", ""))
+
+    def _base(self, wanted: str, name: str, where: Callable[..., str]) -> Preset:
+        """What the sampler of a recipe refers to: a sampler, or another name with settings of its own."""
+        if wanted in self.samplers:
+            return Preset(self.samplers[wanted])
+        if name in self._open:
+            raise UsageError(f"{where('sampler')}: the recipe refers to itself ({' -> '.join([*self._open, name])})")
+        self._open.append(name)
+        try:
+            return self.resolve(wanted)
+        except UnknownNameError as unknown:
+            if unknown.name != wanted:  # the mistake is in the other recipe
+                raise
+            raise UnknownNameError(f"sampler of {where('sampler')}:", wanted, self.candidates(wanted)) from None
+        finally:
+            self._open.pop()
 
     def _grid(self, name: str) -> tuple[Spacing, dict[str, Any]] | None:
         if name in self.spacings:

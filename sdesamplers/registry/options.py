@@ -13,8 +13,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..errors import PluginError, UnknownNameError, UsageError
-from .foreign import equivalent_here
+from ..errors import PluginError, UnknownNameError, UsageError, nearest
+from .foreign import LOADED, equivalent_here
+
+other_owners: list[Callable[[str, str], list[str]]] = []
+"""Functions of a kind ("sampler", "spacing", "noise") and an option's name that return the registered items with this
+option. `registry.py`, which imports this module, adds one."""
+MOST_LISTED = 6
+"""The largest number of samplers that a message lists."""
 
 
 @dataclass(frozen=True)
@@ -219,8 +225,27 @@ def check_options(values: Mapping[str, Any], known: Mapping[str, Option], owner:
     """
     for name in values:
         if name not in known:
-            raise unknown_option(name, known, owner)
+            raise unknown_option(str(name), known, owner)
     return {name: known[name].check(value, owner) for name, value in values.items()}
+
+
+def check_written(
+    values: Mapping[str, Any], known: Mapping[str, Option], owner: str, place: Callable[[str], str]
+) -> dict[str, Any]:
+    """Check the options in a file; `place` returns the file, the line and the key of an option, for messages.
+
+    Raises:
+        UnknownNameError: an option that `owner` does not have; with its place.
+        UsageError: a value of the wrong type; with its place.
+    """
+    checked: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            checked |= check_options({name: value}, known, owner)
+        except UsageError as error:
+            error.put_before(place(str(name)))
+            raise
+    return checked
 
 
 def parse_option(key: str, text: str, known: Mapping[str, Option], owner: str) -> tuple[str, Any]:
@@ -241,7 +266,17 @@ def unknown_option(name: str, known: Mapping[str, Option], owner: str) -> Unknow
     listing = f" (its options: {', '.join(known)})" if known else " (it has no options)"
     here = equivalent_here(name)
     opening = f"{owner} has no option {name!r}"
+    kind = owner.partition(" ")[0]
+    others = [] if nearest(name, known) else [each for find in other_owners for each in find(kind, name)]
+    if others:
+        more = f" and {len(others) - MOST_LISTED} more" if len(others) > MOST_LISTED else ""
+        listed = f"{kind}s that have it: {', '.join(others[:MOST_LISTED])}{more}"
+        if here is None:
+            return UnknownNameError("option", name, (), f"{listing}; {listed}", opening=opening)
+        here = f"{here}; {listed}"
     if here is None:
         return UnknownNameError("option", name, known, listing, opening=opening)
+    if name in LOADED:
+        return UnknownNameError("option of load", name, (), f"{listing}; it belongs to load: {here}", opening=opening)
     hint = f"{listing}; the equivalent of diffusers' {name} is {here}"
     return UnknownNameError("option of diffusers", name, (), hint, opening=opening)

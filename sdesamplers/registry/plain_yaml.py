@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, ClassVar
@@ -55,7 +56,20 @@ Loader.add_constructor("tag:yaml.org,2002:float", _float)
 
 
 class Dumper(yaml.SafeDumper):
-    """YAML writer that quotes strings that YAML 1.1 or 1.2 would read as another type, such as 1e5, yes and 010."""
+    """YAML writer that quotes strings that YAML 1.1 or 1.2 would read as another type, such as 1e5, yes and 010.
+
+    The outermost mapping has a key per line.
+    """
+
+    def represent(self, data: Any) -> None:
+        """Write a document."""
+        node = self.represent_data(data)
+        if isinstance(node, yaml.MappingNode):
+            node.flow_style = False
+        self.serialize(node)
+        self.represented_objects = {}
+        self.object_keeper = []
+        self.alias_key = None
 
 
 def _text(dumper: Any, text: str) -> Any:
@@ -87,7 +101,7 @@ def read_text(file: Path) -> str:
             raise UsageError(f"{file}: cannot be read: not a regular file")
         if file.stat().st_size > LARGEST:
             raise UsageError(f"{file}: cannot be read: larger than {LARGEST >> 20} MiB")
-        return file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8-sig")  # editors of Windows write a byte order mark
     except (OSError, ValueError) as error:
         if isinstance(error, UsageError):
             raise
@@ -102,20 +116,53 @@ def parse(text: str, file: object) -> Any:
             line.
     """
     try:
+        text, found = as_json(text)
         _measure(text, file)
-        tree = compose(text)
+        tree = yaml.compose(text, Loader=Loader)
         _refuse_duplicate_keys(tree, file)
-        return yaml.load(text, Loader=Loader)
+        return yaml.load(text, Loader=Loader) if found is None else found
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
-        where = f"{mark.line + 1}" if mark else "?"
+        line = mark.line + 1 if mark else text.count("\n", 0, getattr(error, "position", 0)) + 1
         reason = " ".join(str(getattr(error, "problem", None) or error).split())
-        raise UsageError(f"{file}:{where}: not valid YAML: {reason}") from None
+        if mark and "\n".join(text.split("\n")[mark.line : mark.line + 1])[mark.column :].startswith("\t"):
+            reason = "a tab; YAML is indented by spaces"
+        raise UsageError(f"{file}:{line}: not valid YAML: {reason}") from None
 
 
 def compose(text: str) -> Any:
     """Return the node tree of a text that `_measure` has accepted."""
-    return yaml.compose(text, Loader=Loader)
+    return yaml.compose(as_json(text)[0], Loader=Loader)
+
+
+def as_json(text: str) -> tuple[str, Any]:
+    """A text for readers of YAML, and its data if it is JSON, otherwise None.
+
+    JSON is YAML except for tabs between its parts, which become spaces here, and for escaped pairs of surrogates,
+    which become the character.
+    """
+    if text.lstrip()[:1] not in ("{", "["):
+        return text, None
+    try:
+        found = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError):
+        return text, None
+    return ESCAPE.sub(_joined, text.replace("\t", " ")), found
+
+
+ESCAPE = re.compile(r"\\(?:u([dD][89abAB][0-9a-fA-F]{2})\\u([dD][c-fC-F][0-9a-fA-F]{2})|.)")
+"""An escaped pair of surrogates, or any other escape."""
+
+
+def _joined(escape: re.Match[str]) -> str:
+    """The character of an escaped pair of surrogates; another escape unchanged."""
+    if escape[1] is None:
+        return escape[0]
+    return chr(0x10000 + ((int(escape[1], 16) - 0xD800) << 10) + int(escape[2], 16) - 0xDC00)
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _measure(text: str, file: object) -> None:

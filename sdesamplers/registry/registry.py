@@ -16,6 +16,7 @@ from ..public import public
 from .catalogue import Catalogue, load_catalogue
 from .discovery import Discovery, Plugin
 from .names import Names, Preset
+from .options import other_owners
 from .plugin import NoiseSource, Registered, Sampler, Spacing
 from .shelf import Shelf, shipped_names
 
@@ -146,6 +147,22 @@ def default_registry() -> Registry:
 def in_use() -> bool:
     """True if the process-wide registry has been built, or the program has registered items."""
     return _default is not None or bool(_local)
+
+
+def having_option(kind: str, option: str) -> list[str]:
+    """The names of the registered samplers, spacings or noise sources with an option; [] before there is a registry.
+
+    Args:
+        kind: "sampler", "spacing" or "noise".
+    """
+    if _default is None:
+        return []
+    shelves: dict[str, Shelf[Any]]
+    shelves = {"sampler": _default.samplers, "spacing": _default.spacings, "noise": _default.noises}
+    return [name for name, item in shelves.get(kind, {}).items() if option in item.options and ":" not in name]
+
+
+other_owners.append(having_option)
 
 
 def local_items() -> list[Sampler | Spacing | NoiseSource]:

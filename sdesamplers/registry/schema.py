@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..checks import MAXIMA
 from ..public import SITE
 
 _NAME = {"type": "string", "minLength": 1}
 _OPTIONS = {"type": "object", "additionalProperties": {"type": ["string", "number", "boolean", "null", "array"]}}
 _SETTINGS: dict[str, Any] = {
     "description": {"type": "string", "description": "What the recipe is for, in a sentence."},
-    "sampler": {"type": "string", "description": "Name of the sampler."},
+    "sampler": {**_NAME, "description": "Name of the sampler."},
     "options": {**_OPTIONS, "description": "Options of the sampler; others have their defaults."},
-    "steps": {"type": "integer", "minimum": 1, "description": "Number of grid intervals."},
-    "spacing": {"type": "string", "description": "Rule that makes the time grid."},
+    "steps": {"type": "integer", "minimum": 1, "maximum": MAXIMA["steps"], "description": "Number of grid intervals."},
+    "spacing": {**_NAME, "description": "Rule that makes the time grid."},
     "spacing_options": {**_OPTIONS, "description": "Options of the spacing."},
     "coordinates": {
         "enum": ["native", "ve", "flow", "angle"],
         "description": "Variables in which the solver works: native are the model's own, ve has alpha = 1, flow has "
         "alpha + sigma = 1, angle has alpha = cos and sigma = sin.",
     },
-    "noise": {"type": "string", "description": "Noise source of stochastic samplers."},
+    "noise": {**_NAME, "description": "Noise source of stochastic samplers."},
     "noise_options": {**_OPTIONS, "description": "Options of the noise source."},
     "final": {
         "enum": ["zero", "min"],
@@ -34,6 +35,35 @@ _RECIPE = {
     "properties": _SETTINGS,
 }
 _GRID = {"type": "array", "minItems": 2, "items": {"type": "number"}}
+_SCHEMA_KEY = {"type": "string", "description": "Address of the schema of this file, for editors."}
+RECIPE_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["sampler"],
+    "additionalProperties": False,
+    "properties": {
+        "$schema": _SCHEMA_KEY,
+        **_SETTINGS,
+        "times": {**_GRID, "description": "The whole grid in the model's native time, instead of steps and spacing."},
+        "sigmas": {
+            **_GRID,
+            "description": "The whole grid in sigma/alpha, instead of steps and spacing; a final 0 is the clean end.",
+        },
+        "start_time": {"type": "number", "description": "Native time of a partly noised input, where the grid begins."},
+        "requires": {
+            "type": "object",
+            "propertyNames": _NAME,
+            "additionalProperties": {"type": "string"},
+            "description": "Packages whose plugins provide the sampler, the spacing or the noise: name and version.",
+        },
+    },
+}
+"""Of a recipe's file."""
+_NAMED_RECIPE = {
+    "type": ["object", "string"],
+    "description": "A recipe, or the path of its file relative to this one, or hf://owner/name@revision/path.",
+    "if": {"type": "object"},
+    "then": RECIPE_SCHEMA,
+}
 _REASON = {
     "type": "object",
     "required": ["reason"],
@@ -93,14 +123,13 @@ _MODEL = {
     },
     "oneOf": [{"required": ["repo", "revision"]}, {"required": ["path"]}],
 }
-_SCHEMA_KEY = {"type": "string", "description": "Address of the schema of this file, for editors."}
 SCHEMA: dict[str, Any] = {
     "type": "object",
     "additionalProperties": False,
     "properties": {
         "$schema": _SCHEMA_KEY,
         "models": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": _MODEL},
-        "recipes": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": _RECIPE},
+        "recipes": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": _NAMED_RECIPE},
         "aliases": {"type": ["object", "null"], "propertyNames": _NAME, "additionalProperties": {"type": "string"}},
         "spacing_aliases": {
             "type": ["object", "null"],
@@ -117,27 +146,5 @@ SCHEMA: dict[str, Any] = {
     },
 }
 """Of a registry file."""
-RECIPE_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "required": ["sampler"],
-    "additionalProperties": False,
-    "properties": {
-        "$schema": _SCHEMA_KEY,
-        **_SETTINGS,
-        "times": {**_GRID, "description": "The whole grid in the model's native time, instead of steps and spacing."},
-        "sigmas": {
-            **_GRID,
-            "description": "The whole grid in sigma/alpha, instead of steps and spacing; a final 0 is the clean end.",
-        },
-        "start_time": {"type": "number", "description": "Native time of a partly noised input, where the grid begins."},
-        "requires": {
-            "type": "object",
-            "propertyNames": _NAME,
-            "additionalProperties": {"type": "string"},
-            "description": "Packages whose plugins provide the sampler, the spacing or the noise: name and version.",
-        },
-    },
-}
-"""Of a recipe's file."""
 ADDRESSES = {name: f"{SITE}schemas/{name}.json" for name in ("recipe", "registry")}
 """Where the documentation site serves the schemas, with the names of the built-in samplers for editors."""

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from ..checks import shown
 from ..errors import UnknownNameError, UsageError
 from .plain_yaml import compose
 
@@ -37,9 +38,45 @@ def check_data(data: Any, text: str, file: object, schema: Mapping[str, Any], re
         keys.append(next(str(key) for key in error.instance if key not in known))
         place = f"{file}:{line_of(text, keys)}: {'.'.join(keys)}: unknown key"
         raise UnknownNameError("key", keys[-1], known, f" (known: {', '.join(known)})", opening=place)
+    if error.validator == "enum" and isinstance(error.instance, str):
+        choices = [each for each in error.validator_value if isinstance(each, str)]
+        opening = f"{file}:{line_of(text, keys)}: {'.'.join(keys)}: {must_be(error)}"
+        raise UnknownNameError("value", error.instance, choices, opening=opening)
     reason = reasons.get(f"{error.validator} {keys[-1] if keys else ''}", reasons.get(str(error.validator)))
-    message = error.message if reason is None else reason.replace("{value}", repr(error.instance))
+    message = must_be(error) if reason is None else reason.replace("{value}", repr(error.instance))
     raise UsageError(f"{file}:{line_of(text, keys)}: {'.'.join(keys) or 'top level'}: {message}")
+
+
+PLAIN = {
+    "object": "a mapping", "array": "a list", "string": "text", "number": "a number", "integer": "a whole number",
+    "boolean": "true or false", "null": "null",
+}  # fmt: skip
+"""The types of JSON Schema in messages."""
+
+
+def must_be(error: Any) -> str:
+    """The message of a jsonschema error: what a value must be; jsonschema's own for the rarer keywords."""
+    wanted, found = error.validator_value, shown(error.instance)
+    if error.validator == "type":
+        kinds = [PLAIN[kind] for kind in ([wanted] if isinstance(wanted, str) else wanted)]
+        return f"must be {' or '.join(kinds)}, not {found}"
+    if error.validator == "enum":
+        return f"must be {' or '.join(repr(each) for each in wanted)}, not {found}"
+    if error.validator in ("minimum", "maximum"):
+        return f"must be {wanted:g} or {'more' if error.validator == 'minimum' else 'less'}, not {found}"
+    if error.validator == "minLength":
+        return "must not be empty"
+    if error.validator == "minItems":
+        return f"must be a list of {wanted} or more, not {found}"
+    return str(error.message)
+
+
+def kind_of(data: Any) -> str:
+    """What the data of a file are, for messages: "empty", "a list"."""
+    if data is None:
+        return "empty"
+    kinds = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "a mapping"}
+    return kinds.get(type(data), type(data).__name__)
 
 
 @lru_cache(maxsize=8)

@@ -11,6 +11,7 @@ arguments.py  a request, checked and completed to a recipe
 result.py     samples, and the record of how they were made
 parts.py      the batches of a run, recorded and joined
 prepared.py   a checked call, with everything that its batches share; the loop over batches
+start_check.py a check of the noise level of initial states
 calls.py      `sample`; typed.py and typed.pyi, its types for editors
 replay.py     log-probabilities of a stored run under other weights
 memory.py     what a sampler still depends on in the middle of a run, found by dry runs on the tensors of sources.py

@@ -50,8 +50,11 @@ def make_recipe(
         source = table.facts.get("source")
         request = replace(request, sampler=table.preset(), steps=None, nfe=None)
     preset, counted_by = check_request(request)
-    if counted_by is None and preset.steps is not None:
-        request, counted_by = replace(request, steps=preset.steps), "steps"
+    if counted_by is None:
+        request = replace(request, **preset.grid)
+        counted_by = request.counted_by
+    if request.start_time is None and counted_by not in ("times", "sigmas"):
+        request = replace(request, start_time=preset.start_time)
     require_grid(preset, counted_by)
     check_agreement(request, preset.sampler, counted_by)
     model_grid = None if end_to_end or request.start_time is not None else own_grid(process)
@@ -233,7 +236,7 @@ def complete(
 
 def require_grid(preset: Preset, counted_by: str | None) -> None:
     """Raise if a sampler needs a grid and neither the call nor the preset sets one."""
-    if counted_by is None and preset.steps is None and not preset.sampler.adaptive:
+    if counted_by is None and not preset.grid and not preset.sampler.adaptive:
         name = preset.sampler.name
         raise UsageError(f"{name} needs steps=... (grid intervals) or nfe=... (a budget of model evaluations)")
 

@@ -32,6 +32,7 @@ from .recipe import Recipe, noise_of
 from .request import Conduct, Request, batches
 from .result import Result, process_ends
 from .runs import draw_clocks, evaluations, make_path, start_run
+from .start_check import warn_if_unscaled
 
 
 def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 0) -> PreparedRun:
@@ -205,7 +206,10 @@ class PreparedRun:
         """A batch's initial state in path coordinates; sets the path's noise."""
         source = NormalSource(self.seed, list(indices), self.model.shape)
         path.ledger.noise = make_noise(self.recipe, source, self.shortest, self.noise)
-        return start_state(self.model.process, path, source, start, self.dtype, self.model.device)
+        process, t = self.model.process, path.points[0].t
+        if start is not None:
+            warn_if_unscaled(start, process, t, "start")
+        return start_state(process, path, source, start, self.dtype, self.model.device, self.recipe.spacing)
 
     def end(self, path: Path, end: Tensor) -> Tensor:
         """A batch's final state in the model's coordinates."""
@@ -289,8 +293,12 @@ def start_state(
     start: Tensor | None,
     dtype: torch.dtype,
     device: torch.device,
+    spacing: str | None = None,
 ) -> Tensor:
-    """The initial state of a batch in path coordinates: `start`, or prior noise scaled to the first point."""
+    """The initial state of a batch in path coordinates: `start`, or prior noise scaled to the first point.
+
+    `spacing` is the spacing that made the grid, for messages.
+    """
     first = path.points[0]
     if start is not None:
         x = start.to(device=device, dtype=dtype)
@@ -304,8 +312,21 @@ def start_state(
         if first.ratio < min(3.0, 0.5 * noisiest):
             warn(
                 f"the grid starts from pure noise at t = {first.t:g}, where a state should still contain much of the "
-                "signal; pass start= (a partly noised input), or begin nearer to t_max",
+                f"signal; {_cure_of_late_start(process, spacing)}",
                 AccuracyWarning,
             )
         return scaled(normal, first.sigma)
     return process.prior.sample(normal)
+
+
+def _cure_of_late_start(process: GaussianProcess, spacing: str | None) -> str:
+    """The end of the message about a grid that begins too near to the data: its cause, and what to do."""
+    own = process.own_grid
+    if spacing == "own" and own is not None:
+        kind = f"the spacing {own.spacing!r} of its configuration" if own.spacing else f"that of {own.kind}"
+        cause = f"the model's own grid, {kind}, leaves out the noisiest times"
+    elif spacing is not None:
+        cause = f"the spacing {spacing!r} leaves out the noisiest times"
+    else:
+        return "pass start= (a partly noised input), or begin nearer to t_max"
+    return f"{cause}; pass spacing='trailing' or 'linspace', or take more steps"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
-from ..checks import name_of, one_of_types
+from ..checks import name_of, one_of_types, warn
 from ..errors import UnknownNameError, UsageError
 from ..html import facts_table, joined
 from ..hub.address import Address
@@ -29,7 +29,10 @@ from .recipe_file import YAML, as_text, check_suffix, from_file
 @public
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that determines a run except the model and the seed; checked and complete.
+    """Everything that determines a run except the model and the seed.
+
+    The recipe of a run (`result.recipe`) is checked and complete. One that you write may have as little as a sampler
+    and a number of steps; what it omits has its default, and it is checked when it runs.
 
     `sample`, `compare` and the other functions that take a sampler's name accept a recipe in its place, and repeat it;
     so they do with the path of its file (`save`, `load`) and with its address on the Hub (`push_to_hub`).
@@ -49,23 +52,40 @@ class Recipe:
         >>> recipe = sds.sample("fashion-mnist", "dpmpp-2m", steps=8, spacing="karras").recipe
         >>> recipe.save("dpm8.yaml")
         >>> sds.sample("fashion-mnist", "dpm8.yaml", num_samples=4)
+        >>> sds.sample("fashion-mnist", sds.Recipe("ddim", steps=20, options={"eta": 0.5}))
     """
 
     sampler: str
-    options: dict[str, Any]
-    steps: int | None
-    spacing: str | None
-    spacing_options: dict[str, Any]
-    times: tuple[float, ...] | None
-    sigmas: tuple[float, ...] | None
-    coordinates: str
-    noise: str
-    final: str
+    options: dict[str, Any] = field(default_factory=dict)
+    steps: int | None = None
+    spacing: str | None = None
+    spacing_options: dict[str, Any] = field(default_factory=dict)
+    times: tuple[float, ...] | None = None
+    sigmas: tuple[float, ...] | None = None
+    coordinates: str = ""
+    noise: str = ""
+    final: str = ""
     start_time: float | None = None
     noise_options: dict[str, Any] = field(default_factory=dict)
     own: Mapping[str, Registered] = field(default_factory=dict, repr=False, compare=False)
     description: str = field(default="", compare=False)
     source: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        """Check the types; lists of times and sigmas become tuples.
+
+        Raises:
+            UsageError: a field of another type.
+        """
+        name_of("sampler", self.sampler)
+        for name in ("options", "spacing_options", "noise_options"):
+            one_of_types(name, getattr(self, name), Mapping, "a dictionary of options")
+        for name in ("times", "sigmas"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, tuple(getattr(self, name)))
+
+    def __repr__(self) -> str:
+        return f"Recipe({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"
 
     def _repr_html_(self) -> str:
         """For notebooks: a table of the fields that apply."""
@@ -89,10 +109,7 @@ class Recipe:
                 raise UnknownNameError("field of a recipe", str(key), known, f" (known: {', '.join(known)})")
         if not isinstance(data.get("sampler"), str):
             raise UsageError(f"a recipe's sampler must be a name, not {data.get('sampler')!r}")
-        empty: dict[str, Any] = {"options": {}, "spacing_options": {}, "noise_options": {}, "description": ""}
-        open_: dict[str, Any] = {"coordinates": None, "noise": None, "final": None}
-        grids = {key: tuple(data[key]) for key in ("times", "sigmas") if isinstance(data.get(key), list)}
-        return cls(**{**dict.fromkeys(known), **empty, **open_, **data, **grids})
+        return cls(**{key: value for key, value in data.items() if value is not None})
 
     def save(self, path: str | Path) -> Path:
         """Write the recipe to a file, as YAML (.yaml, .yml) or JSON (.json); return the path.
@@ -123,7 +140,12 @@ class Recipe:
             )
         items: list[Registered] = [default_registry().resolve(self.sampler).sampler]
         items += [] if self.spacing is None else [chosen_grid(self.spacing)[0]]
-        items += [] if self.noise is None else [chosen_noise(self.noise)[0]]
+        items += [chosen_noise(self.noise)[0]] if self.noise else []
+        if own := [f"{item.kind} {item.name!r}" for item in items if item.plugin == "local"]:
+            warn(
+                f"only this program has registered the {' and the '.join(own)} of this recipe; a program that reads "
+                "the recipe must register the same before, by sds.register or --plugin FILE.py"
+            )
         return as_text(self.as_dict(), items, suffix)
 
     @classmethod
@@ -201,21 +223,7 @@ class Recipe:
         A recipe that a run has recorded has all settings; one that somebody wrote may be as short as a sampler's label
         of another library and a number of steps.
         """
-        own_grid = self.times is not None or self.sigmas is not None
-        spacing, noise = self.spacing or (None if own_grid else preset.spacing), self.noise or preset.noise
-        grid_options = preset.spacing_options if spacing == preset.spacing else {}
-        noise_options = preset.noise_options if noise == preset.noise else {}
-        settings: dict[str, Any] = {
-            "options": {**preset.options, **self.options},
-            "steps": self.steps or (None if own_grid else preset.steps),
-            "spacing": spacing,
-            "spacing_options": {**grid_options, **self.spacing_options},
-            "coordinates": self.coordinates or preset.coordinates,
-            "noise": noise,
-            "noise_options": {**noise_options, **self.noise_options},
-            "final": self.final or preset.final,
-        }
-        return replace(self, **settings)
+        return replace(self, **preset.completing(vars(self)))
 
 
 def read_recipe(file: Path, address: Address | None = None) -> Recipe:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,15 @@ from typing import Any
 from ..errors import UnknownNameError, UsageError
 from ..hub.address import Address
 from ..registry.hooks import GROUP
+from ..registry.options import check_written
 from ..registry.plain_yaml import dump, parse, read_text
 from ..registry.plugin import Registered
-from ..registry.registry import Registry, default_registry
+from ..registry.recipe_data import missing, recipe_in
+from ..registry.registry import default_registry
 from ..registry.schema import ADDRESSES, RECIPE_SCHEMA
-from ..registry.validation import check_data, line_of
+from ..registry.validation import line_of
 
 YAML, JSON = (".yaml", ".yml"), (".json",)
-NESTED = "recipe"
-"""The key of the recipe in the manifest of a job, and in the output of `sample --json`."""
-REASONS = {"required": "a recipe's file needs the key 'sampler'"}
 KINDS = {"sampler": "sampler", "spacing": "spacing", "noise": "noise source"}
 """Keys that name a registered item, and what the item is called."""
 
@@ -66,40 +66,46 @@ def from_file(file: Path, address: Address | None = None) -> dict[str, Any]:
     """
     shown = file if address is None else address
     text = read_text(file)
-    data = parse(text, shown)
-    if isinstance(data, dict) and isinstance(data.get(NESTED), dict):
-        check_names(data[NESTED], shown, text, (NESTED,))
-        return data[NESTED]
-    if not isinstance(data, dict):
-        raise UsageError(f"{shown}: a recipe's file is a mapping with the key 'sampler', not {type(data).__name__}")
-    check_data(data, text, shown, RECIPE_SCHEMA, REASONS)
-    check_names(data, shown, text)
-    return {key: value for key, value in data.items() if key not in ("$schema", "requires")}
+    data, above = recipe_in(parse(text, shown), text, shown)
+    check_names(data, shown, text, above)
+    return {key: value for key, value in data.items() if key != "requires"}
 
 
 def check_names(data: Mapping[str, Any], file: object, text: str, above: tuple[str, ...] = ()) -> None:
-    """Raise, with the line, if a recipe names an item that is not registered, or requires a plugin that is missing.
+    """Raise, with the line, if a recipe names an item or an option that is not registered, or misses a plugin.
 
     A name may be registered by another plugin than the required one, so every required plugin must be there.
     """
     registry = default_registry()
-    find = {"sampler": registry.resolve, "spacing": registry.grid, "noise": registry.noise}
-    reason = missing(data.get("requires") or {}, registry)
+    find: dict[str, Callable[[str], Any]] = {
+        "sampler": lambda name: registry.resolve(name).sampler,
+        "spacing": lambda name: registry.grid(name)[0],
+        "noise": lambda name: registry.noise(name)[0],
+    }
+
+    def place(*keys: str) -> str:
+        keys = (*above, *keys)
+        return f"{file}:{line_of(text, [*keys])}: {'.'.join(keys)}"
+
+    reason = missing(data.get("requires") or {}, registry.plugins)
+    items: dict[str, Registered] = {}
     for key, kind in KINDS.items():
         name = str(data.get(key, ""))
         try:
             if name:
-                find[key](name)
+                items[key] = find[key](name)
         except UnknownNameError as unknown:
-            place = f"{file}:{line_of(text, [*above, key])}: {key}"
             if reason:
                 raise UnknownNameError(
-                    kind, name, (), f"; {reason}", opening=f"{place}: unknown {kind} {name!r}"
+                    kind, name, (), f"; {reason}", opening=f"{place(key)}: unknown {kind} {name!r}"
                 ) from None
-            unknown.args = (f"{place}: {unknown.args[0]}",)
+            unknown.put_before(place(key))
             raise
     if reason:
-        raise UsageError(f"{file}:{line_of(text, [*above, 'requires'])}: requires: {reason}")
+        raise UsageError(f"{place('requires')}: {reason}")
+    for key, item in items.items():
+        options = "options" if key == "sampler" else f"{key}_options"
+        check_written(data.get(options) or {}, item.options, f"{item.kind} {item.name!r}", partial(place, options))
 
 
 def required(items: Iterable[Registered]) -> dict[str, str]:
@@ -109,19 +115,6 @@ def required(items: Iterable[Registered]) -> dict[str, str]:
     """
     packages = {item.plugin.partition(":")[0] for item in items} - {GROUP, "local", ""}
     return {package: version_of(package) or "" for package in sorted(packages)}
-
-
-def missing(needed: Mapping[str, str], registry: Registry) -> str:
-    """Which of the plugins that a recipe requires are not installed here, or are broken; "" if none."""
-    found = []
-    for package, wanted in needed.items():
-        plugins = [plugin for plugin in registry.plugins if plugin.dist == package]
-        broken = next((plugin.error for plugin in plugins if plugin.error), None)
-        if broken is not None:
-            found.append(f"the recipe requires the plugin {package}, which is broken: {broken}")
-        elif not plugins:
-            found.append(f"the recipe requires the plugin {f'{package} {wanted}'.strip()}, which is not installed")
-    return " and ".join(found)
 
 
 def version_of(package: str) -> str | None:

@@ -11,8 +11,9 @@ from ..hub.address import Address, is_address
 from ..io.files import read
 from ..io.paths import expanded
 from ..pretrained.hub_files import RECIPE, fetch_samplers
+from ..registry.recipe_data import NESTED
 from .recipe import Recipe, read_recipe
-from .recipe_file import NESTED, YAML
+from .recipe_file import YAML
 from .table import LARGEST_FILE, SolverTable, is_path, tables_in
 
 

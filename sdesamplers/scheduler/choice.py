@@ -82,7 +82,9 @@ class Choice:
         if isinstance(sampler, Recipe):
             if sampler.times or sampler.sigmas or sampler.start_time is not None:
                 raise UsageError("this Recipe has its own grid; pass timesteps= or sigmas= to the pipeline instead")
-            arguments = {name: getattr(sampler, name) if value is None else value for name, value in arguments.items()}
+            arguments = {
+                name: (getattr(sampler, name) or None) if value is None else value for name, value in arguments.items()
+            }
             sampler, options = sampler.sampler, {**sampler.options, **options}
         if not isinstance(sampler, str | Sampler):
             raise UsageError(f"sampler must be a name, a Sampler, a Recipe or a SolverTable, not {sampler!r}")
@@ -95,6 +97,12 @@ class Choice:
             UsageError: invalid or conflicting arguments, or a sampler that needs more than a pipeline passes to its
                 scheduler.
         """
+        if isinstance(self.sampler, str):
+            named = default_registry().resolve(self.sampler)
+            if named.times or named.sigmas or named.start_time is not None:
+                raise UsageError(
+                    f"the recipe {self.sampler!r} has its own grid; pass timesteps= or sigmas= to the pipeline instead"
+                )
         spec = make_recipe(Request(self.sampler, 1, **self.recipe_arguments), process=process)[1]
         preset = default_registry().resolve(self.sampler) if isinstance(self.sampler, str) else Preset(spec)
         steered = any(name in spec.control for name in (*preset.options, *self.options))

@@ -21,12 +21,15 @@ from ..sampling.prepared import make_noise, shortest_draw
 from ..sampling.recipe import Recipe
 from ..sampling.recorded import RecordedRun
 from ..sampling.records import Keys, Setup
+from ..sampling.start_check import warn_if_unscaled
 from .layout import Layout
 from .pending import PendingStep
 from .seeding import Generators, seeds_of
 from .timeline import Timeline
 from .timesteps import Passed, read_timestep
 
+WIDE = 1.5
+"""Standard deviation of the first noise above which the first state is checked; 1 or less for most models."""
 LARGEST_RECORD = 64 * 2**20
 """Bytes that the outputs of a run may take which a scheduler keeps for copies in the middle of the run, if the sampler
 depends on all of them. Fifty outputs of Stable Diffusion XL take 13 MiB, those of a video model hundreds."""
@@ -223,6 +226,13 @@ class PushedRun:
         # The pipeline owns its tensor and may overwrite it; the buffer of a CUDA graph is overwritten at every step.
         x = x.clone() if isinstance(scale, float) and scale == 1.0 else x * expand(scale, x)
         if before is None:
+            first = layout.path(begin).points[0]
+            sigma = float(layout.process.sigma(first.t))
+            # Unit noise is a mistake only where the noise is wider. A step reads no values for other processes, nor
+            # those of a device, for which it would have to wait.
+            if sigma > WIDE and sample.is_cpu and type(sample) is Tensor:
+                scaled = f"multiply the first latents by scheduler.init_noise_sigma, which is {sigma:.3g} here"
+                warn_if_unscaled(sample, layout.process, first.t, "the sample passed to step", scaled)
             run = RecordedRun(setup, x, self._keys(sample, generator, eta, seed))
         else:
             same = len(sample) == len(before.run.keys)

@@ -98,7 +98,7 @@ def is_registry(file: Path) -> bool:
 def push_registry(
     file: Path, to: Destination, path: str, *, private: bool | None, commit_message: str | None, create_pr: bool
 ) -> str:
-    """Upload a registry file, as it is, with a card; return the address of the commit.
+    """Upload a registry file, as it is, with the recipes that it names beside it; return the address of the commit.
 
     Raises:
         ModelError: no connection or no permission.
@@ -108,7 +108,11 @@ def push_registry(
     catalogue = read(file, allow_plugins=False, address=address)
     if not create_pr:
         to.create(private)
+    folder = address.path.rpartition("/")[0]
     files: Mapping[str, bytes] = {address.path: file.read_bytes()}
+    for recipe in {place for place, _ in catalogue.recipe_files.values() if place.is_relative_to(file.parent)}:
+        beside = recipe.relative_to(file.parent).as_posix()
+        files = {**files, "/".join(filter(None, (folder, beside))): recipe.read_bytes()}
     if place_of_card(to, to.names(), TITLE, "") == README:
         files = {**files, README: make_card(catalogue, address).encode()}
     return to.commit(files, commit_message or f"Add the registry file {address.path}", create_pr=create_pr)

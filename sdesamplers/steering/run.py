@@ -23,6 +23,7 @@ from ..sampling.prepared import PreparedRun, make_noise, start_state
 from ..sampling.recorded import RecordedRun
 from ..sampling.records import Keys, Setup
 from ..sampling.request import batches
+from ..sampling.start_check import warn_if_unscaled
 from .result import Steered
 from .rewards import Reward
 from .twist import Twist
@@ -104,7 +105,9 @@ class SteeredRun:
         source = NormalSource([seed for seed, _ in keys], [index for _, index in keys], model.shape)
         path.ledger.noise = setup.new_noise(source)
         start = None if start is None else start.repeat_interleave(self.particles, 0)
-        x = start_state(model.process, path, source, start, prepared.dtype, model.device)
+        if start is not None:
+            warn_if_unscaled(start, model.process, path.points[0].t, "start")
+        x = start_state(model.process, path, source, start, prepared.dtype, model.device, prepared.recipe.spacing)
         run = RecordedRun(setup, x, keys)
         if self.twist and not run.is_over:
             self._check_twist(run)

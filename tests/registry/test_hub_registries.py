@@ -85,7 +85,9 @@ def test_tables_on_the_hub_may_be_named(hub: HubServer) -> None:
 def test_a_mistake_that_is_found_later_names_the_address_too(hub: HubServer) -> None:
     commit = hub.repo("me/registry").commit({"registry.yaml": b"recipes:\n  ours:\n    sampler: warp\n"})
     sds.use_registry("hf://me/registry")
-    with pytest.raises(sds.UsageError, match=rf"sampler of hf://me/registry@{commit}/registry\.yaml:2: recipes\.ours"):
+    with pytest.raises(
+        sds.UsageError, match=rf"sampler of hf://me/registry@{commit}/registry\.yaml:3: recipes\.ours\.sampler"
+    ):
         sds.sample(sds.GaussianModel([0.5], 0.3, sds.VP()), "ours", steps=2)
 
 

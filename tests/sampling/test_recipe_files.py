@@ -114,17 +114,20 @@ def test_options_of_a_recipe_can_be_overridden_in_a_scheduler(tmp_path: Path) ->
 MISTAKES = {
     "a key": ("sampler: heun\nstep: 4\n", r"mine\.yaml:2: step: unknown key; did you mean 'steps'\?"),
     "no sampler": ("steps: 4\n", r"mine\.yaml:1: top level: a recipe's file needs the key 'sampler'"),
-    "a type": ("sampler: heun\nsteps: four\n", r"mine\.yaml:2: steps: 'four' is not of type 'integer'"),
-    "no step": ("sampler: heun\nsteps: 0\n", r"mine\.yaml:2: steps: 0 is less than the minimum of 1"),
+    "a type": ("sampler: heun\nsteps: four\n", r"mine\.yaml:2: steps: must be a whole number, not 'four'"),
+    "no step": ("sampler: heun\nsteps: 0\n", r"mine\.yaml:2: steps: must be 1 or more, not 0"),
     "a name": ("steps: 4\nsampler: eulr\n", r"mine\.yaml:2: sampler: unknown sampler 'eulr'; did you mean 'euler'"),
     "a grid": (
         "sampler: heun\n\nspacing: karas\n",
         r"mine\.yaml:3: spacing: unknown spacing 'karas'; did you mean 'karras'",
     ),
     "a noise": ("sampler: heun\nnoise: brown\n", r"mine\.yaml:2: noise: unknown noise source 'brown'"),
-    "coordinates": ("sampler: heun\ncoordinates: xy\n", r"mine\.yaml:2: coordinates: 'xy' is not one of"),
-    "no mapping": ("- heun\n", r"mine\.yaml: a recipe's file is a mapping with the key 'sampler', not list"),
-    "nothing": ("", r"mine\.yaml: a recipe's file is a mapping .* not NoneType"),
+    "coordinates": ("sampler: heun\ncoordinates: xy\n", r"mine\.yaml:2: coordinates: must be 'native' or .* not 'xy'"),
+    "no mapping": (
+        "- heun\n",
+        r"mine\.yaml:1: a recipe's file is a mapping with the key 'sampler'; this one is a list",
+    ),
+    "nothing": ("", r"mine\.yaml:1: a recipe's file is a mapping .* is empty"),
     "no YAML": ("sampler: [\n", r"mine\.yaml:\d: not valid YAML"),
     "an object": (
         "sampler: !!python/object/apply:os.system [ls]\n",
@@ -136,11 +139,12 @@ MISTAKES = {
     "a plugin": (
         "sampler: warp\nrequires: {warp-samplers: 1.2.0}\n",
         r"mine\.yaml:1: sampler: unknown sampler 'warp'; the recipe requires the plugin warp-samplers 1\.2\.0, which "
-        "is not installed$",
+        r"is not installed: pip install warp-samplers==1\.2\.0$",
     ),
     "a plugin whose name is taken": (
         "sampler: heun\nrequires: {warp-samplers: 1.2.0}\n",
-        r"mine\.yaml:2: requires: the recipe requires the plugin warp-samplers 1\.2\.0, which is not installed$",
+        r"mine\.yaml:2: requires: the recipe requires the plugin warp-samplers 1\.2\.0, which is not installed: "
+        r"pip install warp-samplers==1\.2\.0$",
     ),
 }
 

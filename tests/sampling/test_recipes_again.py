@@ -152,3 +152,28 @@ def test_a_job_does_not_forget_a_start(mixture: sds.MixtureModel, tmp_path: Path
     recipe = sds.sample(mixture, "heun", steps=4, start=torch.zeros(1, 2), start_time=400.0).recipe
     with pytest.raises(sds.UsageError, match="pass start as well"):
         sds.generate(mixture, recipe, out=tmp_path, num_samples=2)
+
+
+def test_a_recipe_of_a_sampler_and_a_number_of_steps(mixture: sds.MixtureModel) -> None:
+    recipe = sds.Recipe("ddim", steps=3, options={"eta": 0.5})
+    assert repr(recipe) == "Recipe(sampler='ddim', options={'eta': 0.5}, steps=3)"
+    ran = sds.sample(mixture, recipe, seed=2)
+    assert torch.equal(ran.samples, sds.sample(mixture, "ddim", steps=3, eta=0.5, seed=2).samples)
+    assert sds.Recipe("euler", sigmas=[3.0, 1.0, 0.0]).sigmas == (3.0, 1.0, 0.0)
+    with pytest.raises(sds.UsageError, match="options must be a dictionary"):
+        sds.Recipe("ddim", options=["eta"])
+    with pytest.raises(sds.UsageError, match="sampler must be a name"):
+        sds.Recipe(3)
+
+
+def test_a_file_with_a_sampler_of_this_program_says_what_readers_need(tmp_path) -> None:
+    @sds.sampler("only-here", order=1, evaluations=1)
+    def only_here(x, path):
+        """Nothing."""
+        for _ in path.steps:
+            yield x
+        return x
+
+    sds.register(only_here)
+    with pytest.warns(sds.SdesamplersWarning, match=r"only this program has registered the sampler 'only-here'"):
+        sds.Recipe("only-here", steps=3).save(tmp_path / "mine.yaml")

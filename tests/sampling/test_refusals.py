@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -219,3 +220,35 @@ def test_a_misspelt_keyword_is_looked_for_among_the_calls_arguments_too(call, me
     model = sds.grid_mixture(sds.VP())
     with pytest.raises(sds.UnknownNameError, match=message):
         call(model, torch.zeros(1, 2))
+
+
+@pytest.mark.parametrize("name", ["height", "width", "image_size", "resolution"])
+def test_names_of_other_libraries_for_the_size(name: str) -> None:
+    with pytest.raises(sds.UsageError, match=rf"load has no argument '{name}'; did you mean size="):
+        sds.load("fashion-mnist", **{name: 32})
+    with pytest.raises(sds.UsageError, match=rf"has no option '{name}' .* belongs to load: load\(..., size=\)"):
+        sds.sample("fashion-mnist", "euler", steps=2, **{name: 32})
+
+
+def test_an_option_that_other_samplers_have_names_them() -> None:
+    with pytest.raises(sds.UsageError, match=r"sampler 'euler' has no option 'eta' .*samplers that have it: .*ddim"):
+        sds.sample("fashion-mnist", "euler", steps=2, eta=0.5)
+    with pytest.raises(sds.UsageError, match=r"has no option 's_churn' .*samplers that have it: churn"):
+        sds.sample("fashion-mnist", "heun", steps=2, s_churn=0.5)
+
+
+@pytest.mark.parametrize(
+    ("config", "process"),
+    [
+        ({}, "DiscreteVP"),
+        ({"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}, "DiscreteVP"),
+        ({"shift": 3.0}, "RectifiedFlow"),
+        ({"shift": 1.0, "use_dynamic_shifting": False}, "RectifiedFlow"),
+        ({"sigma_max": 80.0, "sigma_min": 0.002}, "EDM"),
+    ],
+)
+def test_a_configuration_without_its_class_is_of_the_kind_that_has_its_keys(config: dict, process: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scheduler = sds.Scheduler.from_config(config)
+    assert type(scheduler.convention.process).__name__ == process

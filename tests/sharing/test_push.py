@@ -46,6 +46,19 @@ def test_a_registry_file(hub: HubServer, tmp_path: Path) -> None:
     assert "ours" in sds.use_registry("hf://me/registry@next").catalogue.recipes
 
 
+def test_a_registry_file_with_the_files_of_its_recipes(hub: HubServer, tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "mine.yaml").write_text("sampler: heun\nsteps: 3\n")
+    (tmp_path / "names.yaml").write_text("recipes: {ours: few/mine.yaml}\n")
+    sds.push_to_hub(tmp_path / "names.yaml", "me/named", "all/registry.yaml", token=TOKEN)
+    assert head(hub, "me/named")["all/few/mine.yaml"] == b"sampler: heun\nsteps: 3\n"
+    try:
+        sds.use_registry("hf://me/named/all/registry.yaml")
+        assert sds.sample(MODEL, "ours").recipe.steps == 3
+    finally:
+        sds.use_registry(None)
+
+
 def test_tables_of_several_scales(hub: HubServer, tmp_path: Path) -> None:
     tables = [table_for(MODEL.process, (0.9,)), table_for(MODEL.process, (0.8,), guidance_scale=3.0)]
     for table in tables:
