@@ -29,8 +29,8 @@ from ..sampling.request import Conduct, Request
 from ..sampling.result import Result, check_process
 from ..sampling.runs import count_evaluations, make_path, start_run
 from ..sampling.sampler_files import recipe_or_name
-from ..sampling.table import is_path
 from ..sampling.start_check import warn_if_unscaled
+from ..sampling.table import is_path
 
 NOISIEST = 1e5
 """sigma/alpha at which an encoding ends if the model's process continues to alpha = 0, where lambda is infinite. The
