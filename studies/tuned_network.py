@@ -30,6 +30,7 @@ from torch import Tensor
 import sdesamplers as sds
 from sdesamplers.metrics.distances import frechet_distance, gaussian_statistics
 from sdesamplers.metrics.scorer import Scorer
+from sdesamplers.path.noise import START, NormalSource
 
 SEED, BLOCK = 20261201, 64
 REFERENCE: dict[str, Any] = {"sampler": "exp-ab", "spacing": "logsnr", "nfe": 256}
@@ -55,7 +56,8 @@ MEASURED: dict[str, tuple[str, int, dict[str, Any]]] = {
     "dpmpp-2m, 5": ("dpmpp-2m", 5, {}),
     "dpmpp-2m, 8": ("dpmpp-2m", 8, {}),
 }
-"""Samplers whose Fréchet distance is measured."""
+"""Samplers whose Fréchet distance is measured, beside the best peer by RMSE at 5 and 8 evaluations."""
+MEASURED_PEERS = {f"best peer, {nfe}": (nfe, PEERS[nfe][0]) for nfe in (5, 8)}
 
 
 def network() -> sds.Model:
@@ -137,13 +139,26 @@ def distances(samples: Tensor, truth: Tensor) -> np.ndarray:
 def measure_frechet(folder: Path, images: int) -> None:
     """Store the features of the samples of each sampler, in chunks."""
     model, scorer = network(), Scorer(model_metrics())
+    peers = {setting.key: setting for setting in wp.peer_settings()}
+
+    def peer(nfe: int, key: str, first: int) -> Tensor:
+        start = NormalSource(SEED, list(range(first, first + CHUNK)), model.shape).draw(START)
+        problem = network_problem(model, start, torch.zeros(0))
+        steps = wp.planned_steps(peers[key], problem, nfe)
+        found = None if steps is None else wp.attempt(peers[key], problem, steps, nfe)
+        assert found is not None, key
+        return found[0].float()
+
+    def own(name: str, first: int) -> Tensor:
+        sampler, nfe, arguments = MEASURED[name]
+        run: dict[str, Any] = {"num_samples": CHUNK, "first_index": first, "seed": SEED, "batch_size": 50}
+        return sds.sample(model, sampler, nfe=nfe, **run, **arguments).samples
+
     for first in range(0, images, CHUNK):
-        for name, (sampler, nfe, arguments) in MEASURED.items():
+        for name in [*MEASURED, *MEASURED_PEERS]:
             file = features_file(folder, name, first)
             if not file.exists():
-                samples = sds.sample(
-                    model, sampler, nfe=nfe, num_samples=CHUNK, first_index=first, seed=SEED, batch_size=50, **arguments
-                ).samples
+                samples = peer(*MEASURED_PEERS[name], first) if name in MEASURED_PEERS else own(name, first)
                 np.save(file, scorer.features(samples))
         print(f"{first + CHUNK} samples done", flush=True)
 
@@ -198,7 +213,7 @@ def error_rows(folder: Path) -> Iterator[str]:
 def frechet_rows(folder: Path) -> Iterator[str]:
     """The table of Fréchet distances from the real test images."""
     scorer, features = Scorer(model_metrics()), dict[str, np.ndarray]()
-    for name in MEASURED:
+    for name in [*MEASURED, *MEASURED_PEERS]:
         files = [file for first in range(0, 10**6, CHUNK) if (file := features_file(folder, name, first)).exists()]
         if files:
             features[name] = np.concatenate([np.load(file) for file in files])
@@ -215,7 +230,7 @@ def frechet_rows(folder: Path) -> Iterator[str]:
     for name, values in features.items():
         own = scorer.score_features(values[:count]).frechet
         apart = frechet_distance(gaussian_statistics(values[:count]), edm)
-        nfe = MEASURED[name][1]
+        nfe = MEASURED_PEERS[name][0] if name in MEASURED_PEERS else MEASURED[name][1]
         yield f"| {name.partition(',')[0]} | {nfe} | {own:.4f} | {own / reference:.2f} | {apart:.4f} |"
 
 

@@ -340,16 +340,26 @@ def neighbour(known: dict[str, Solver], group: str, nfe: int) -> Solver | None:
     return known[f"{group} {max(smaller)}"] if smaller else None
 
 
-def judged(folder: Path) -> Iterator[tuple[str, int, str, dict[str, tuple[float, float]]]]:
-    """(group, evaluations, held-out problem, errors of all settings and of the universal solver)."""
-    solvers = stored(folder / "solvers.jsonl")
+Row = tuple[str, int, str, dict[str, tuple[float, float]]]
+"""Group, evaluations, held-out problem, and the errors of all settings and of the universal solver."""
+
+
+def judged(folder: Path) -> Iterator[Row]:
+    """Measure all solvers on the held-out problems; rows that are stored are not measured again."""
+    solvers, file = stored(folder / "solvers.jsonl"), folder / "judged.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    known = {(group, nfe, label): found for group, nfe, label, found in map(json.loads, lines)}
     for group in ("zero", "ddpm"):
-        for problem in problems(group, held_out=True):
-            for nfe in BUDGETS:
-                if f"{group} {nfe}" in solvers:
-                    found = problem.fixed(nfe)
-                    found["universal"] = problem.errors(solvers[f"{group} {nfe}"].table(problem))
-                    yield group, nfe, problem.label, found
+        budgets = [nfe for nfe in BUDGETS if f"{group} {nfe}" in solvers]
+        for problem in problems(group, held_out=True) if budgets else []:
+            for nfe in budgets:
+                key = group, nfe, problem.label
+                if key not in known:
+                    known[key] = problem.fixed(nfe)
+                    known[key]["universal"] = problem.errors(solvers[f"{group} {nfe}"].table(problem))
+                    with file.open("a") as out:
+                        out.write(json.dumps([*key, known[key]]) + "\n")
+                yield *key, known[key]
 
 
 def report(folder: Path) -> str:
@@ -363,7 +373,7 @@ def report(folder: Path) -> str:
         "| group | setting | cells | worst RMS | mean RMS | worst median | mean median |",
         "|---|---|--:|--:|--:|--:|--:|",
     ]
-    for group in ("zero", "ddpm"):
+    for group in dict.fromkeys(group for group, *_ in rows):
         own = [found for each, _, _, found in rows if each == group]
         names = [name for name in own[0] if all(name in found for found in own)]
         table = {}

@@ -28,6 +28,13 @@ def no_cache_of_descriptions():
     os.environ["SDESAMPLERS_NO_CACHE"] = "1"
 
 
+@pytest.fixture
+def no_pickler_by_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process that has imported neither cloudpickle nor dill, whatever earlier tests imported."""
+    for module in [name for name in sys.modules if name.rpartition(".")[2] in ("cloudpickle", "dill")]:
+        monkeypatch.delitem(sys.modules, module)
+
+
 @pytest.fixture(autouse=True)
 def own_registry() -> Iterator[None]:
     """What a test registers ends with it, in whatever order the tests run."""

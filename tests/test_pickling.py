@@ -188,6 +188,7 @@ def test_a_pipeline_that_has_encoded_a_prompt(name: str) -> None:
         torch.testing.assert_close(sds.sample(each, "euler", **words).samples, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("no_pickler_by_value")
 def test_hooks_of_a_users_network() -> None:
     network = torch.nn.Linear(2, 2)
     network.register_forward_hook(same)
@@ -247,10 +248,8 @@ def test_everything_registered_stands_for_itself(way: Any) -> None:
             assert way(item) is item
 
 
-def test_what_has_no_name_elsewhere_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in [name for name in sys.modules if name.rpartition(".")[2] in ("cloudpickle", "dill")]:
-        monkeypatch.delitem(sys.modules, module)
-
+@pytest.mark.usefixtures("no_pickler_by_value")
+def test_what_has_no_name_elsewhere_is_refused_in_a_sentence() -> None:
     class Inside(Net):
         """A network that another process cannot import."""
 

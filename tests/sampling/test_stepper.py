@@ -582,6 +582,7 @@ def test_a_sampler_whose_steps_depend_on_the_device_runs_and_is_not_copied() -> 
     assert torch.equal(advanced(stepper).x, advanced(new("ddim")).x)
 
 
+@pytest.mark.usefixtures("no_pickler_by_value")
 def test_a_clock_without_a_name_cannot_be_pickled() -> None:
     stepper = advanced(new(clock=lambda t: 2 * t), 3)
     with pytest.raises(sds.UsageError, match="this Stepper cannot be pickled: clock is the function"):
