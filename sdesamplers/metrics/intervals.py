@@ -42,7 +42,7 @@ def draws_over_samples(values: np.ndarray, *, squares: bool = False) -> np.ndarr
     if error == 0:
         means = np.full(DRAWS, mean)
     elif count < FEW:  # their range says little about the mean
-        means = draws_over_repeats(numbers).clip(0.0 if squares else None)
+        means = draws_over_repeats(numbers).clip(0.0 if squares else -np.inf)
     else:  # a mean lies among its values; that of squares may be far above those of a few samples
         means = mean - error * _studentised(numbers, mean, error)
         means = means.clip(numbers.min(), None if squares else numbers.max())

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..checks import shown
 from ..errors import UsageError
@@ -30,6 +31,7 @@ class Stored:
     config: Any
     trained: dict[str, Any]
     clip: Clip | None
+    timesteps: Tensor
     set_timesteps: Callable[..., None]
     set_begin_index: Callable[[int], None]
     _reset: Callable[[], None]
