@@ -41,12 +41,11 @@ def draws_over_samples(values: np.ndarray, *, squares: bool = False) -> np.ndarr
     error = float(np.std(numbers, ddof=1)) / np.sqrt(count) if np.isfinite(numbers).all() else 0.0
     if error == 0:
         means = np.full(DRAWS, mean)
-    elif count < FEW:
-        means = draws_over_repeats(numbers)
-    else:
+    elif count < FEW:  # their range says little about the mean
+        means = draws_over_repeats(numbers).clip(0.0 if squares else -np.inf)
+    else:  # a mean lies among its values; that of squares may be far above those of a few samples
         means = mean - error * _studentised(numbers, mean, error)
-    if error > 0:  # a mean lies among its values; that of squares may be far above those of a few samples
-        means = means.clip(numbers.min(), None if squares or count < FEW else numbers.max())
+        means = means.clip(numbers.min(), None if squares else numbers.max())
     return np.asarray(np.sqrt(means) if squares else means)
 
 

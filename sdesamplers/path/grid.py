@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from ..categories import AccuracyWarning
+from ..checks import warn
 from ..errors import UsageError
 from ..processes.coordinates import View, view
 from ..processes.sde import SDE, GaussianProcess
@@ -25,11 +27,8 @@ def spaced_points(
     if times.shape != (count,):
         raise UsageError(f"spacing {spacing.name!r} returned times of shape {times.shape}, not ({count},)")
     check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
-    if count > 1 and spacing.reaches in ("both", "end") and abs(times[-1] - native.t_min) > 1e-6 * process_span(native):
-        raise UsageError(
-            f"spacing {spacing.name!r} with {steps} steps ends at {times[-1]:.6g}, and the span at {native.t_min:.6g}: "
-            'set times[-1] = span.end, or declare which ends it always includes, as in reaches="start"'
-        )
+    if count > 1:
+        _check_end(times, native, spacing, steps, ends_clean=ends_clean)
     if start is not None and not starts_at(float(times[0]), start, native):
         raise UsageError(
             f"spacing {spacing.name!r} starts at {times[0]:g} here, but the run starts at start_time={start:g}; use a "
@@ -37,6 +36,25 @@ def spaced_points(
         )
     check_range(times, native, f"spacing {spacing.name!r}")
     return _with_end(make_points(process, times), process, ends_clean)
+
+
+def _check_end(times: np.ndarray, process: SDE, spacing: SpacingLike, steps: int, *, ends_clean: bool) -> None:
+    """Report a grid that ends above the smallest time although its spacing declares that it includes it.
+
+    Such a grid is right if it is meant, and the run then steps to sigma = 0: there it gives a warning only.
+
+    Raises:
+        UsageError: the grid's last point is the end of the run, whose state would keep more noise than requested.
+    """
+    if spacing.reaches not in ("both", "end") or times[-1] <= process.t_min + 1e-6 * process_span(process):
+        return
+    message = (
+        f"spacing {spacing.name!r} with {steps} steps ends at {times[-1]:.6g}, and the span at {process.t_min:.6g}: "
+        'set times[-1] = span.end, or declare which ends it always includes, as in reaches="start"'
+    )
+    if not ends_clean:
+        raise UsageError(message)
+    warn(message, AccuracyWarning)
 
 
 def starts_at(first: float, start: float, process: SDE) -> bool:

@@ -188,7 +188,7 @@ def noise_of_step(noise: Noise, start: float, end: float, rows: np.ndarray | Non
 
     Raises:
         PluginError: the noise source raised an error; or it returned no floating-point tensor of the state's shape,
-            which arithmetic would broadcast silently.
+            which arithmetic would broadcast silently. Integers are accepted if all are 1 or -1 (two-point noise).
     """
     try:
         drawn = noise(start, end, rows)
@@ -214,7 +214,8 @@ def checked_noise(noise: Any, state: Tensor) -> Tensor:
         raise PluginError(
             f"the noise source returned noise of shape {tuple(noise.shape)} for a state of {tuple(state.shape)}"
         )
-    if not noise.is_floating_point():
+    whole = noise.dtype.is_signed and not noise.is_complex()
+    if not noise.is_floating_point() and not (whole and bool((noise.abs() == 1).all())):
         raise PluginError(f"the noise source returned noise of {noise.dtype}; it must be floating-point")
     return noise
 

@@ -29,11 +29,16 @@ class Trial:
 
     The batch size differs from every dimension of a sample, so broadcasting times along a wrong dimension raises an
     error.
+
+    Attributes:
+        channels: number of output channels in the last call style tried, if it includes a learned variance.
+        not_finite: the ends of the process's time at which the output in that style was not finite.
     """
 
     def __init__(self, model: WrappedModel, example: Any) -> None:
         self.model = model
         self.channels: int | None = None
+        self.not_finite: list[float] = []
         self.count = next(n for n in range(3, 99) if n not in model.shape)
         process = model.process
         assert isinstance(process, GaussianProcess)
@@ -50,13 +55,14 @@ class Trial:
 
     def problem_with(self, style: CallStyle) -> str | None:
         """Return what is wrong with a call style, or None if it works."""
-        self.channels = None
+        self.channels, self.not_finite = None, []
         try:
             whole, last = self.evaluate(style, slice(None)), self.evaluate(style, slice(self.count - 1, self.count))
-            ends = [self.evaluate(style, slice(n, n + 1)) for n in range(2 if style.time_shape == "one" else 0)]
-            if not all(bool(output.isfinite().all()) for output in (whole, *ends)):
+            ends = [self.evaluate(style, slice(n, n + 1)) for n in range(2)] if style.time_shape == "one" else whole[:2]
+            self.not_finite = [t for t, end in zip(self.t[:2], ends, strict=True) if not bool(end.isfinite().all())]
+            if not bool(last.isfinite().all()):
                 return f"its output is not finite at its times {self._times()}"
-            scale = float(whole.abs().max()) or 1.0
+            scale = float(whole.nan_to_num(0.0, 0.0, 0.0).abs().max()) or 1.0
             difference = float((whole[-1:] - last).abs().max())
         except Exception as error:  # a network may raise anything
             text = " ".join(str(error).split()).partition(" (while checking arguments")[0]
@@ -91,12 +97,25 @@ class Trial:
         low, high = (float(self.model.network_clock(t)) for t in (self.model.process.t_min, self.model.process.t_max))
         return f"from {low:.3g} to {high:.3g}"
 
+    def warn_of_ends(self) -> None:
+        """Warn if the output is not finite at an end of the time range, at which many grids have no point."""
+        if self.not_finite:
+            times = " and ".join(f"{float(self.model.network_clock(t)):.3g}" for t in self.not_finite)
+            warn(
+                f"{self.model.name}: the output of the network is not finite at its time {times}, an end of its times "
+                f"{self._times()}; check process= and clock=, or use grids without this time",
+                ModelWarning,
+            )
+
     def is_denoiser(self) -> bool:
         """Return True if the network returns its input at the smallest sigma, as a denoiser D(x, sigma) does."""
         assert self.model.preconditioning is not None
         given = self.model.preconditioning.scale_input(self.x, self.t).float()
         times = as_network_time(float(self.model.process.t_min), self.x)
-        output = self.evaluate(self.model.asking, slice(None), times)
+        try:
+            output = self.evaluate(self.model.asking, slice(None), times)
+        except Exception:  # a raw network may refuse this time
+            return False
         return float((output - given).abs().mean()) < 0.05 * float(given.abs().mean())
 
     def rounds_times(self) -> bool:

@@ -26,7 +26,7 @@ from ..public import public
 from .call_errors import call_error, check_condition_keyword
 from .call_styles import CallStyle, as_network_time, possible_call_styles
 from .conventions import Preconditioned
-from .trial import Trial, check_raw, undisturbed, warn_of_denoiser
+from .trial import Trial, undisturbed, warn_of_denoiser
 
 Clock = float | Callable[[Any], Any]
 
@@ -176,7 +176,7 @@ def wrap(
         raise UsageError(f"timesteps must be 'int' or 'float', not {timesteps!r}")
     if not callable(clock) and (isinstance(clock, bool) or not isinstance(clock, int | float) or not 0 < clock < 1e12):
         raise UsageError(f"clock must be a positive number or a function of the time, not {clock!r}")
-    preconditioning = None if sigma_data is None else _preconditioning(own, sigma_data, network)
+    preconditioning = None if sigma_data is None else _preconditioning(own, sigma_data)
     default = c_noise if preconditioning is not None and clock == 1.0 else clock
     found_dtype, found_device = _dtype_and_device(network)
     place = found_device if device is None else device_of("device", device)
@@ -264,12 +264,11 @@ def _prediction(process: GaussianProcess, prediction: str | None, sigma_data: fl
     )
 
 
-def _preconditioning(process: GaussianProcess, sigma_data: float, network: Any) -> Preconditioned:
+def _preconditioning(process: GaussianProcess, sigma_data: float) -> Preconditioned:
     if not isinstance(process, EDM):
         raise UsageError(f"sigma_data applies only to networks on EDM(), not on {type(process).__name__}")
     if isinstance(sigma_data, bool) or not isinstance(sigma_data, int | float) or not sigma_data > 0:
         raise UsageError(f"sigma_data must be a positive number, not {sigma_data!r}")
-    check_raw(network)
     return Preconditioned(process, float(sigma_data))
 
 
@@ -326,6 +325,7 @@ def _find_call_style(model: WrappedModel, timesteps: str | None, condition_keywo
             problem = trial.problem_with(style)
             if problem is None:
                 model.asking, model.channels = style, trial.channels
+                trial.warn_of_ends()
                 if timesteps is None and not style.integer_times and trial.rounds_times():
                     rounded = replace(style, integer_times=True)
                     model.asking = rounded if trial.problem_with(rounded) is None else style

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
@@ -25,7 +24,6 @@ from ..processes.table import DiscreteVP
 from ..public import public
 from ..registry.plugin import Sampler
 from ..sampling.recipe import Recipe
-from ..sampling.record_state import device_of
 from ..sampling.table import SolverTable, TableSet
 from .choice import Choice, option_names
 from .configuration import (
@@ -42,11 +40,11 @@ from .grids import GridRequest, requested_grid
 from .noising import Noising
 from .pending import StepOutput
 from .run import PushedRun
-from .run_state import differing, dump_pushed, restore_pushed, run_identity
 from .scored import advance_observed, check_scored
 from .seeding import Generators
 from .step_arguments import check_grid_arguments, check_step_arguments
-from .table import MISSING, alphas_cumprod, betas
+from .stored import Stored, _unpickled  # noqa: F401 (pickles refer to it here)
+from .table import MISSING, TableAttributes
 from .timeline import Timeline
 from .timesteps import Passed, read_timestep
 from .training_schedule import training_schedule
@@ -59,7 +57,7 @@ PAIR_SCHEDULERS = ("LCMScheduler", "TCDScheduler", "SCMScheduler")
 
 
 @public
-class Scheduler(Noising, SchedulerMixin, ConfigMixin):
+class Scheduler(Noising, Stored, TableAttributes, SchedulerMixin, ConfigMixin):
     """A diffusers scheduler that runs a sampler of this library.
 
         pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, "dpmpp-2m", spacing="karras")
@@ -204,77 +202,6 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         made = cls(sampler, trained=updated(trained, overrides) if overrides else trained, **rest)
         return (made, {}) if return_unused_kwargs else made
 
-    def clone(self) -> Scheduler:
-        """A scheduler of the same configuration without a run: the pipeline of each thread needs its own."""
-        rest = {key: self.config[key] for key in ("seed", "adaptive", "round_timesteps", "clip")}
-        choice = self._choice
-        return type(self)(choice.sampler, trained=self.trained, **choice.recipe_arguments, **rest, **choice.options)
-
-    def __deepcopy__(self, memo: Any) -> Scheduler:
-        """A scheduler of the same configuration, grid and run; both continue independently, bit for bit alike.
-
-        Pipelines that generate two modalities, or one image in several views, copy the scheduler.
-        """
-        made = self.clone()
-        made._unguided = copy.deepcopy(self._unguided, memo)
-        if self._run is not None:
-            laid_out = ("convention", "num_inference_steps", "order", "_grid_arguments")
-            made.__dict__.update({name: getattr(self, name) for name in laid_out})
-            made._run = copy.deepcopy(self._run, memo)
-            made._timeline = made._run.timeline
-            made.timesteps = made._timeline.from_step(0)
-        return made
-
-    def __copy__(self) -> Scheduler:
-        return copy.deepcopy(self)
-
-    def __reduce__(self) -> Any:
-        state = self.state_dict()
-        unguided = self._unguided if self._unguided.is_connected else None
-        return _unpickled, (type(self), dict(self.config), state["grid"], state["begin_index"], state["run"], unguided)
-
-    def state_dict(self) -> dict[str, Any]:
-        """The grid and the run in progress, as plain data and tensors, for `torch.save` and `load_state_dict`.
-
-        torch.save(scheduler.state_dict(), "run.pt")
-        """
-        run = self._run
-        grid, pushed = (None, None) if run is None else (self._grid_arguments, dump_pushed(run))
-        made_for = None if run is None else run_identity(run.layout.recipe, self.trained, self.clip)
-        return {"grid": grid, "begin_index": self.begin_index, "run": pushed, "made_for": made_for}
-
-    def load_state_dict(self, state: Mapping[str, Any], device: str | torch.device | None = None) -> None:
-        """Continue the run of a dictionary from `state_dict`, in a scheduler of the same configuration.
-
-            scheduler.load_state_dict(torch.load("run.pt"))
-
-        Args:
-            state: the dictionary.
-            device: of the states and timesteps; by default that of the stored tensors.
-
-        Raises:
-            UsageError: it is no such dictionary, or that of a scheduler with another sampler, grid, clipping or model.
-        """
-        if not isinstance(state, Mapping) or not {"grid", "begin_index", "run"} <= state.keys():
-            raise UsageError(f"this is no state of a Scheduler: pass what state_dict() returned, not {shown(state)}")
-        self._reset()
-        if state["grid"] is not None:
-            grid = dict(state["grid"])
-            if device is not None:
-                grid["device"] = str(device)
-            elif grid["device"] is not None and state["run"] is not None:
-                grid["device"] = str(device_of(state["run"]["run"]))
-            self.set_timesteps(**grid)
-        if self._run is not None and state.get("made_for") is not None:
-            here = run_identity(self._run.layout.recipe, self.trained, self.clip)
-            if (other := differing(state["made_for"], here)) is not None:
-                self._reset()
-                raise UsageError(f"this is the state of a Scheduler with another {other}; load it in one like it")
-        if state["begin_index"] is not None:
-            self.set_begin_index(state["begin_index"])
-        if state["run"] is not None and self._run is not None:
-            restore_pushed(self._run, state["run"], device)
-
     def __len__(self) -> int:
         return int(self.trained.get("num_train_timesteps", 1000))
 
@@ -402,21 +329,6 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
             return training_schedule(self.convention, self.trained)[1]
         return torch.tensor([*self._timeline.sigmas(), 0.0], dtype=torch.float32, device="cpu")
 
-    @property
-    def alphas_cumprod(self) -> Tensor:
-        """alpha^2 at the timesteps of a DDPM table; it can also be indexed with fractional timesteps."""
-        return alphas_cumprod(self.convention.process)
-
-    @property
-    def alphas(self) -> Tensor:
-        """alpha^2 of single steps of a DDPM table: quotients of neighbouring `alphas_cumprod`."""
-        return 1 - self.betas
-
-    @property
-    def betas(self) -> Tensor:
-        """1 - `alphas`, the variance that each timestep adds."""
-        return betas(self.convention.process)
-
     def __getattr__(self, name: str) -> Any:
         # Python calls this if a property has raised, and the message of diffusers does not give the reason.
         if name in MISSING:
@@ -536,18 +448,3 @@ class Scheduler(Noising, SchedulerMixin, ConfigMixin):
         if transition is None:
             return StepOutput(state, x0)
         return StepOutput(state, x0, density, transition.mean, transition.std)
-
-
-def _unpickled(
-    cls: type[Scheduler],
-    config: dict[str, Any],
-    grid: Any,
-    begin_index: int | None,
-    run: Any = None,
-    unguided: Unguided | None = None,
-) -> Scheduler:
-    """A scheduler from its configuration, with the grid and the run that it had; pickles of early 0.1 have no run."""
-    made: Scheduler = cls.from_config(config)
-    made._unguided = unguided or made._unguided
-    made.load_state_dict({"grid": grid, "begin_index": begin_index, "run": run})
-    return made

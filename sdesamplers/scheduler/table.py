@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..pretrained.conventions import Convention
 from ..processes.scalars import as_scalar
 from ..processes.sde import GaussianProcess
 from ..processes.table import DiscreteVP
@@ -85,3 +86,24 @@ def _table(process: GaussianProcess, name: str) -> DiscreteVP:
     if not isinstance(process, DiscreteVP):
         raise AttributeError(MISSING[name])
     return process
+
+
+class TableAttributes:
+    """The attributes of a scheduler that describe its model's DDPM table."""
+
+    convention: Convention
+
+    @property
+    def alphas_cumprod(self) -> Tensor:
+        """alpha^2 at the timesteps of a DDPM table; it can also be indexed with fractional timesteps."""
+        return alphas_cumprod(self.convention.process)
+
+    @property
+    def alphas(self) -> Tensor:
+        """alpha^2 of single steps of a DDPM table: quotients of neighbouring `alphas_cumprod`."""
+        return 1 - self.betas
+
+    @property
+    def betas(self) -> Tensor:
+        """1 - `alphas`, the variance that each timestep adds."""
+        return betas(self.convention.process)

@@ -26,6 +26,10 @@ class Pair(NamedTuple):
     version: int
     unguided: Tensor
 
+    def is_of(self, model_output: Tensor) -> bool:
+        """True if an output is this guided prediction, which has not been edited since."""
+        return version_of(self.guided) == self.version and is_same(self.guided, model_output)
+
 
 class Received:
     """The latest predictions of a guider, which the copies of its scheduler share; not stored in pickles.
@@ -94,21 +98,20 @@ class Unguided:
         Raises:
             UsageError: the sampler needs it and there is none, or the pipeline has changed the guided prediction since.
         """
-        self._used = 0
         pairs = [(k, pair) for k, pair in reversed(list(self._shared.pairs.items())) if k > self._since]
+        # The pairs may be those of other copies: only that of this output is used.
+        own = ((k, pair.unguided) for k, pair in pairs if pair.is_of(model_output))
+        self._used, received = next(own, (0, None))
         if given is not None or "unguided" not in spec.needs:
-            self._used = pairs[0][0] if pairs else 0
             return given
+        if received is not None:
+            return received
         if not pairs:
             raise UsageError(
                 f"{spec.name} needs the unguided prediction as well as the guided one, and this pipeline passes only "
                 "the guided one: in a modular pipeline, replace its guider by scheduler.connect(guider); in a loop of "
                 "your own, call step(..., unguided=...); otherwise sds.sample(sds.from_pipeline(pipe), ...) has both"
             )
-        for number, (guided, version, unguided) in pairs:
-            if version_of(guided) == version and is_same(guided, model_output):
-                self._used = number
-                return unguided
         raise UsageError(
             f"{spec.name} cannot use the unguided prediction of this pipeline's guider, because the pipeline "
             "changes the guided prediction (its scale, sign or shape) before it passes it to step"
@@ -124,7 +127,8 @@ def is_same(guided: Tensor, model_output: Tensor) -> bool:
     """True if an output is a guider's, or a copy of it in another dtype (which is compared by value)."""
     if model_output is guided:
         return True
-    return model_output.shape == guided.shape and torch.equal(model_output, guided.to(model_output.dtype))
+    is_alike = model_output.shape == guided.shape and model_output.device == guided.device
+    return is_alike and torch.equal(model_output, guided.to(model_output.dtype))
 
 
 class Connected:

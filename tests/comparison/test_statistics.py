@@ -32,6 +32,18 @@ def test_the_bootstrap_t_is_that_of_scipys_resamples() -> None:
     assert interval(draws_over_samples(values)) == pytest.approx(expected, abs=0.04 * width)  # quantiles of 4,000 draws
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_interval_of_a_mean_of_fewer_than_five_samples_is_students(count: int, sign: int) -> None:
+    """It extends to both sides of the samples, of which there are too few to contain the mean."""
+    values = sign * np.array([0.1, 0.4, 0.2, 0.7])[:count]
+    half = scipy.stats.t.ppf(0.975, count - 1) * scipy.stats.sem(values)
+    expected = (values.mean() - half, values.mean() + half)
+    assert interval(draws_over_samples(values)) == pytest.approx(expected, abs=(0.6 if count == 2 else 0.1) * half)
+    low, high = interval(draws_over_samples(values, squares=True))
+    assert 0 <= low < np.sqrt(np.square(values).mean()) < high
+
+
 DISTRIBUTIONS = {
     "log-normal": (lambda shape: np.exp(0.5 * RANDOM.standard_normal(shape)), np.exp(0.125), np.exp(0.25)),
     "chi-square": (lambda shape: RANDOM.chisquare(4, shape), 4.0, np.sqrt(24.0)),

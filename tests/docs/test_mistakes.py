@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 import sys
+import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -104,9 +105,11 @@ def make_mistake(row: Row, registry: Any) -> None:
 
 
 def message_of(row: Row, registry: Any) -> str:
-    """The message that a row's mistake gives; of a failed check its line in the report."""
-    with pytest.raises(sds.SdesamplersError) as caught:
-        make_mistake(row, registry)
+    """The message of a row's error or warning; of a failed check its line in the report."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", sds.AccuracyWarning)
+        with pytest.raises((sds.SdesamplersError, sds.AccuracyWarning)) as caught:
+            make_mistake(row, registry)
     found = str(caught.value)
     return found.splitlines()[-1].strip() if row.section == "When it is checked" else found
 

@@ -89,3 +89,36 @@ def test_a_budget_beyond_a_tables_length_takes_the_whole_table():
 def test_a_grid_that_starts_amid_the_signal_from_noise_warns(mixture):
     with pytest.warns(UserWarning, match="pass start="):
         sds.sample(mixture, "ddim", times=[0.3, 0.1, 0.0])
+
+
+@sds.spacing("all-but-the-last")
+def all_but_the_last(span, count):
+    """An even grid without its last point, which does not declare that it ends early."""
+    return np.linspace(span.start, span.end, count + 1)[:-1]
+
+
+@sds.spacing("a-little-further")
+def a_little_further(span, count):
+    """An even grid whose times are rounded, so that it ends a little below the smallest time of training."""
+    return np.floor(np.linspace(span.start, span.end, count) * 2e3) / 2e3 - 1e-4
+
+
+def test_a_spacing_that_ends_early_undeclared_runs_with_a_warning_and_is_refused_where_samples_would_stay_noisy(
+    mixture,
+):
+    with pytest.warns(sds.AccuracyWarning, match=r"ends at 0.25075, and the span at 0.001: set times\[-1\] = span.end"):
+        found = sds.sample(mixture, "ddim", steps=4, spacing=all_but_the_last, num_samples=2)
+    expected = sds.sample(mixture, "ddim", times=[1.0, 0.75025, 0.5005, 0.25075, 0.0], num_samples=2)
+    torch.testing.assert_close(found.samples, expected.samples)
+    with pytest.raises(sds.UsageError, match=r"ends at 0.2008, and the span at 0.001"):
+        sds.sample(mixture, "ddim", steps=4, spacing=all_but_the_last, final="min", num_samples=2)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("final", ["zero", "min"])
+def test_a_spacing_may_end_below_the_smallest_time(mixture, final):
+    assert (
+        sds.sample(mixture, "ddim", steps=4, spacing=a_little_further, final=final, num_samples=2)
+        .samples.isfinite()
+        .all()
+    )

@@ -340,3 +340,32 @@ def test_brownian_noise_is_exact_in_law_where_an_option_places_a_stage_close_to_
         for noise in ("brownian", "independent")
     )
     assert brownian / independent == pytest.approx(1, abs=4 * math.sqrt(2 / 24_000))
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.bfloat16, torch.float64])
+def test_a_source_may_return_another_dtype(dtype):
+    """Two-point noise, of weak methods, is often made of integers (Kloeden & Platen 1992, section 14.1)."""
+
+    def coins(kind):
+        def source(normals, shortest):
+            """1 or -1."""
+            return lambda start, end, rows=None: normals.draw(normals.PATH).sign().to(kind)
+
+        return sds.noise_source("coins", limits="two-point", reference="Kloeden & Platen 1992")(source)
+
+    model = sds.grid_mixture(sds.VP())
+    found, expected = (
+        sds.sample(model, "ddpm", steps=4, num_samples=3, noise=coins(kind)).samples for kind in (dtype, torch.float32)
+    )
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_noise_that_is_no_number_per_entry_is_refused(dtype):
+    def source(normals, shortest):
+        """Normals without their decimals."""
+        return lambda start, end, rows=None: normals.draw(normals.PATH).to(dtype)
+
+    noise = sds.noise_source("cut", limits="whole numbers", reference="none")(source)
+    with pytest.raises(sds.PluginError, match=f"noise of {dtype}; it must be floating-point"):
+        sds.sample(sds.grid_mixture(sds.VP()), "ddpm", steps=4, num_samples=3, noise=noise)

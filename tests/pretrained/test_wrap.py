@@ -630,11 +630,19 @@ class Denoiser(torch.nn.Module):
         return 0.25 * x / (0.25 + sigma.view(-1, 1) ** 2)
 
 
-class Preconditioned(Denoiser):
+class Raw(torch.nn.Module):
+    """A network F with the constant of its training among its attributes; it refuses times of no training."""
+
     sigma_data = 0.5
 
-    def forward(self, x, sigma):
-        return super().forward(x, sigma) + 0.3 * x  # not a denoiser by its values
+    def forward(self, x, c_noise):
+        if bool((c_noise - 0.002).abs().min() < 1e-6):
+            raise ValueError("no such time")
+        return 0.1 * x
+
+
+class Preconditioned(Denoiser):
+    sigma_data = 0.5
 
 
 class OnlyPositive(Denoiser):
@@ -648,7 +656,7 @@ class OnlyPositive(Denoiser):
     ("call", "match"),
     [
         (lambda: sds.wrap(Denoiser(), (4,), sigma_data=0.5), "returns its input at the smallest sigma, as a denoiser"),
-        (lambda: sds.wrap(Preconditioned(), (4,), sigma_data=0.5), "Preconditioned has a sigma_data of its own"),
+        (lambda: sds.wrap(Preconditioned(), (4,), sigma_data=0.5), "returns its input at the smallest sigma"),
         (lambda: sds.from_denoiser(Preconditioned(), (4,), sigma_data=0.5), "has a sigma_data of its own"),
     ],
 )
@@ -657,9 +665,34 @@ def test_a_network_that_is_preconditioned_already_is_noticed(call, match):
         call()
 
 
-def test_a_network_that_is_not_finite_at_an_end_of_its_times_is_refused():
-    with pytest.raises(sds.UsageError, match=r"not finite at its times from -1.55 to 1.1"):
+def test_a_raw_network_with_a_sigma_data_of_its_own_gives_no_warning():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sds.wrap(Raw(), (4,), sigma_data=0.5)
+
+
+class LogTime(torch.nn.Module):
+    """An embedding of log(t), which is -inf at timestep 0."""
+
+    def forward(self, x, t):
+        return 0.1 * x * t.view(-1, 1).log().cos()
+
+
+class NotFinite(torch.nn.Module):
+    def forward(self, x, t):
+        return x * math.nan
+
+
+def test_a_network_that_is_not_finite_at_an_end_of_its_times_gives_a_warning():
+    with pytest.warns(sds.ModelWarning, match=r"not finite at its time -1.55, an end of its times from -1.55 to 1.1"):
         sds.wrap(OnlyPositive(), (4,), sigma_data=0.5)
+    with pytest.warns(sds.ModelWarning, match=r"LogTime: .* not finite at its time 0, an end of its times from 0 to 9"):
+        model = sds.wrap(
+            LogTime(), (4,), process=sds.DiscreteVP(np.cumprod(1 - np.linspace(1e-4, 0.2, 100))), prediction="epsilon"
+        )
+    assert sds.sample(model, "ddim", steps=5, spacing="trailing", num_samples=2).samples.isfinite().all()
+    with pytest.raises(sds.UsageError, match=r"its output is not finite at its times from 0.001 to 1"):
+        sds.wrap(NotFinite(), (4,), process=sds.VP(), prediction="epsilon")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         sds.wrap(OnlyPositive(), (4,), process=sds.EDM(), prediction="sample")

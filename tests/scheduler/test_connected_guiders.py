@@ -92,6 +92,36 @@ def test_each_prediction_is_used_once():
         scheduler.step(output, t, START)
 
 
+def test_a_copy_may_run_on_another_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The guider serves both, and tensors of a GPU cannot be compared with those of the CPU or of another GPU."""
+    equal = torch.equal
+
+    def strict(one: Tensor, other: Tensor) -> bool:
+        if one.device != other.device:
+            raise RuntimeError("Expected all tensors to be on the same device")
+        return equal(one, other)
+
+    monkeypatch.setattr(torch, "equal", strict)
+    scheduler = scheduled("euler-cfgpp")
+    guider = scheduler.connect(cfg())
+    t = scheduler.timesteps[0]
+    expected = scheduled("euler-cfgpp").step(
+        evaluated(guider, *outputs(START, t)), t, START, unguided=network(START, t, 0.0)
+    )
+    output = evaluated(guider, *outputs(START, t)).clone()
+    evaluated(guider, *(each.to("meta") for each in outputs(START, t)))  # of the pipeline on the other device
+    assert torch.equal(scheduler.step(output, t, START).prev_sample, expected.prev_sample)
+
+
+def test_a_step_with_an_unguided_prediction_of_its_own_leaves_those_of_copies() -> None:
+    scheduler = scheduled("euler-cfgpp")
+    guider = scheduler.connect(cfg())
+    other, t = copy.deepcopy(scheduler), scheduler.timesteps[0]
+    output = evaluated(guider, *outputs(START, t))
+    other.step(network(START, t, 1.5), t, START, unguided=network(START, t, 0.0))
+    scheduler.step(output, t, START)
+
+
 COPIES = {
     "deepcopy of the scheduler": lambda scheduler, guider: (copy.deepcopy(scheduler), guider),
     "deepcopy of the guider": lambda scheduler, guider: (scheduler, copy.deepcopy(guider)),
