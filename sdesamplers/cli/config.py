@@ -13,7 +13,7 @@ import yaml
 from ..errors import UnknownNameError, UsageError
 from ..registry.options import KEYWORDS, as_number
 from ..registry.plain_yaml import FLOAT, INTEGER, parse, read_text
-from ..registry.validation import kind_of, line_of
+from ..registry.validation import is_left_out, kind_of, line_of
 from ..version import __version__
 from .conditions import resolve_conditions
 from .config_paths import from_folder, option_from_folder
@@ -173,7 +173,9 @@ def read_config(command: click.Command, ctx: click.Context, file: Path, places: 
         if key in COMMENTS:
             continue
         if value is None:
-            raise UsageError(f"{where}: has no value; remove the line for the default")
+            if is_left_out(content, written):
+                raise UsageError(f"{where}: has no value; remove the line for the default, or write null")
+            continue
         if key == REQUIRES:
             check_plugins(value, where)
             continue

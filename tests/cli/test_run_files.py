@@ -92,6 +92,15 @@ def test_mistakes_that_a_run_finds_have_their_line(text: str) -> None:
         assert MISTAKES[text] in refusal("sample", "fashion-mnist", "--config", "run.yaml")
 
 
+@pytest.mark.parametrize("text", ["spacing: null\nnoise: ~\n", '{"spacing": null, "noise": null}'])
+def test_null_is_the_default(text: str) -> None:
+    Path("run.yaml").write_text(text)
+    arguments = ["sample", "fashion-mnist", "--nfe", "2", "--config", "run.yaml", "--dump-config"]
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "spacing" not in done.stdout
+
+
 def test_a_missing_model_and_an_unknown_one() -> None:
     Path("run.yaml").write_text("sampler: ddim\nsteps: 3\n")
     message = refusal("run", "run.yaml")
