@@ -196,7 +196,9 @@ def read_config(command: click.Command, ctx: click.Context, file: Path, places: 
                 text: f"{file}:{line}: {written}.{key}" for text, (key, line) in zip(found, inner, strict=True)
             }
         texts = found if isinstance(found, list) else [str(found)]
-        places.values[where] = [part.strip() for text in texts for part in {text, *text.split(",")}]
+        places.values[where] = [
+            part for text in texts for each in (text, *text.split(",")) for part in (each, each.strip())
+        ]
         try:
             param.type_cast_value(ctx, found)
         except click.BadParameter as error:

@@ -71,6 +71,7 @@ def test_every_input_of_the_commands(place: Path) -> None:
 
 MISTAKES = {
     "sampler: dimm\nsteps: 3": "run.yaml:1: sampler: unknown sampler 'dimm'; did you mean 'ddim'",
+    "steps: 3\nsampler: 'ddim '": "run.yaml:2: sampler: unknown sampler 'ddim '; did you mean 'ddim'",
     "sampler: ddim\nsteps: 0": "run.yaml:2: steps must be a whole number of 1 or more",
     "sampler: ddim\nsteps: 3\noptions:\n  et: 1": "run.yaml:4: options.et: sampler 'ddim' has no option 'et'; did",
     "steps: 3\nsampler: ddim\noptions: {eta: big}": "run.yaml:3: options.eta: sampler 'ddim': option 'eta' must",

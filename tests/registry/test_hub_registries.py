@@ -167,7 +167,7 @@ def test_a_recipe_that_cannot_be_downloaded_spoils_no_other_name(hub: HubServer,
     registry = sds.use_registry(file)
     assert registry.resolve("ok").steps == 3
     for name in (shipped, "also"):
-        with pytest.raises(sds.ModelError, match=rf"registry\.yaml:3: recipes\..*: me/gone: no such repository"):
+        with pytest.raises(sds.ModelError, match=r"registry\.yaml:3: recipes\..*: me/gone: no such repository"):
             registry.resolve(name)
     listed = CliRunner().invoke(cli, ["--registry", str(file), "list"])
     assert listed.exit_code == 0

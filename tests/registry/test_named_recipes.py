@@ -11,6 +11,7 @@ from process_cases import TABLE
 import sdesamplers as sds
 from sdesamplers.errors import UsageError
 from sdesamplers.registry.catalogue import read
+from sdesamplers.registry.recipe_data import missing
 from sdesamplers.registry.registry import Registry
 
 
@@ -96,6 +97,15 @@ def test_mistakes_have_the_line_of_the_key(text: str, tmp_path: Path) -> None:
     (tmp_path / "registry.yaml").write_text(f"recipes:\n  r:\n    {text}\n")
     with pytest.raises(UsageError, match=INLINE[text]):
         Registry(tmp_path / "registry.yaml").resolve("r")
+
+
+@pytest.mark.parametrize("requires", [{"x; true": "1"}, {"--pre": "1"}, {"warp": "1; true"}, {"x; true": ""}])
+def test_what_a_recipe_requires_is_no_command_of_a_shell(requires: dict[str, str]) -> None:
+    """Messages have commands to be pasted, and recipes come from other people."""
+    message = missing(requires, [])
+    assert "which is not installed" in message
+    assert "pip install" not in message
+    assert "--plugin x;" not in message
 
 
 @pytest.mark.parametrize("text", INLINE)
