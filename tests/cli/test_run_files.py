@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 from click.testing import CliRunner
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
 from sdesamplers.errors import SdesamplersError, UsageError
+from sdesamplers.io.datasets import read_data
 
 NETWORK = "import sdesamplers as sds\n\n\ndef build(**options):\n    return sds.grid_mixture(sds.VP())\n"
 
@@ -151,6 +153,17 @@ def test_the_likelihood_of_pictures_that_sample_wrote() -> None:
     assert CliRunner().invoke(cli, [*likelihood, "png"]).exit_code == 0
     assert len(Path("lik/likelihood.csv").read_text().splitlines()) == 3
     assert "holds its samples as grid" in refusal(*likelihood, "grid")
+
+
+@pytest.mark.parametrize("content", ['{"name": "a web page", "icons": []}', "[]"])
+def test_a_manifest_of_another_program_in_a_folder_of_pictures(content: str) -> None:
+    Path("web").mkdir()
+    for k in range(2):
+        PIL.Image.new("L", (28, 28), 100 * k).save(f"web/icon{k}.png")
+    Path("web/manifest.json").write_text(content)
+    data, names = read_data("web", sds.load("fashion-mnist"))
+    assert names == ["icon0.png", "icon1.png"]
+    assert data[:, 0, 0, 0].tolist() == pytest.approx([-1, 200 / 255 - 1])
 
 
 def test_size_is_named_to_those_who_look_for_height() -> None:
