@@ -310,6 +310,9 @@ class Names:
         if reason := missing(entry.pop("requires", {}), self.plugins):
             raise UsageError(f"{where('requires')}: {reason}")
         base = self._base(wanted, name, where)
+        listed = next((key for key in ("times", "sigmas") if key in base.grid), None)
+        if grid is not None and listed and not any(key in entry for key in GRIDS):
+            raise UsageError(f"{where('spacing')}: contradicts {listed} of {wanted!r}; set steps as well, or remove it")
         sampler = base.sampler
         entry["options"] = check_written(
             entry.get("options", {}), sampler.options, f"sampler {sampler.name!r}", lambda key: where("options", key)

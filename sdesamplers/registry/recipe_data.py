@@ -48,8 +48,13 @@ def recipe_in(data: Any, text: str, file: object) -> tuple[dict[str, Any], tuple
 
 
 def check_grids(recipe: Mapping[str, Any], text: str, file: object, above: tuple[str, ...]) -> None:
-    """Raise a UsageError if a recipe has two grids; `above` are the keys above it in the file."""
+    """Raise a UsageError if a recipe has two grids, or has settings of a grid for a grid that it lists.
+
+    `above` are the keys above it in the file.
+    """
     first, *others = [key for key in GRIDS if recipe.get(key) is not None] or [""]
+    if first in ("times", "sigmas"):
+        others += [key for key in ("spacing", "start_time") if recipe.get(key) is not None]
     for key in others:
         lines = [line_of(text, [*above, each]) for each in (key, first)]
         raise UsageError(

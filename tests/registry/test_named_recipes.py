@@ -73,6 +73,15 @@ def test_a_scheduler_refuses_a_named_grid_of_its_own(use) -> None:
     assert sds.Scheduler("b").spec.name == "euler"
 
 
+def test_a_spacing_for_the_listed_grid_of_another_recipe_is_refused(mixture, use) -> None:
+    listed = "recipes:\n  a: {sampler: euler, sigmas: [3, 1, 0]}\n  b:\n    sampler: a\n    spacing: karras\n"
+    use(listed)
+    with pytest.raises(UsageError, match=r"registry\.yaml:5: recipes\.b\.spacing: contradicts sigmas of 'a'"):
+        sds.sample(mixture, "b")
+    use(listed + "    steps: 4\n")
+    assert (sds.sample(mixture, "b").recipe.steps, sds.sample(mixture, "b").recipe.spacing) == (4, "karras")
+
+
 def test_a_circle_of_recipes_is_refused(use) -> None:
     use("recipes:\n  a: {sampler: b, steps: 4}\n  b: {sampler: a}\n")
     with pytest.raises(UsageError, match=r"registry\.yaml:\d: recipes\.\w\.sampler: the recipe refers to itself"):
@@ -86,6 +95,8 @@ INLINE = {
     "sampler: ddim\n    stepz: 3": r"registry\.yaml:4: recipes\.r\.stepz: unknown key; did you mean 'steps'",
     "sampler: ddim\n    steps: x": r"registry\.yaml:4: recipes\.r\.steps: must be a whole number, not 'x'",
     "sampler: ddim\n    steps: 3\n    sigmas: [1, 0]": r"registry\.yaml:5: .*contradicts steps in line 4",
+    "sampler: ddim\n    sigmas: [1, 0]\n    spacing: karras": r"registry\.yaml:5: .*spacing: contradicts sigmas in",
+    "sampler: ddim\n    times: [1, 0]\n    start_time: 3": r"registry\.yaml:5: .*start_time: contradicts times",
     "sampler: ddim\n    coordinates: vee": r"registry\.yaml:4: .*not 'vee'; did you mean 've'",
     "sampler: ddim\n    requires: {warp: ''}": r"registry\.yaml:4: .*requires: .*warp.*pass --plugin warp\.py",
     "sampler: ddim\n    requires: {warp: '1.2'}": r"registry\.yaml:4: .*requires: .*pip install warp==1\.2",
