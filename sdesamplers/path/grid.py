@@ -25,7 +25,14 @@ def spaced_points(
     if times.shape != (count,):
         raise UsageError(f"spacing {spacing.name!r} returned times of shape {times.shape}, not ({count},)")
     check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
-    if count > 1 and spacing.reaches in ("both", "end") and abs(times[-1] - native.t_min) > 1e-6 * process_span(native):
+    # What a spacing declares is true of its default options; others may move the end, as sigma_min of karras does.
+    usual = all(value == spacing.options[key].default for key, value in options.items())
+    if (
+        count > 1
+        and usual
+        and spacing.reaches in ("both", "end")
+        and abs(times[-1] - native.t_min) > 1e-6 * process_span(native)
+    ):
         raise UsageError(
             f"spacing {spacing.name!r} with {steps} steps ends at {times[-1]:.6g}, and the span at {native.t_min:.6g}: "
             'set times[-1] = span.end, or declare which ends it always includes, as in reaches="start"'
