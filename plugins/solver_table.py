@@ -70,7 +70,7 @@ def ddim_row(n: int, step: float) -> list[float]:
     return [0.0, math.cos(step), *[0.0] * n, math.sin(step)]
 
 
-@spacing("table", reference="the grid of a solver table")
+@spacing("table", reference="the grid of a solver table", reaches="start")
 def table_grid(span: Span, count: int, *, angles: Sequence[float] = ()) -> np.ndarray:
     """The points of a solver table, by phi = arctan(sigma/alpha); without a table, `angle`.
 
@@ -79,7 +79,7 @@ def table_grid(span: Span, count: int, *, angles: Sequence[float] = ()) -> np.nd
             to 0.001 above the process's; the last is 0 for a table that ends at sigma = 0.
     """
     if not len(angles):
-        return angle(span, count)
+        return angle(span, count + span.ends_clean)[:count]  # like a table, which ends above the smallest sigma
     steps, first = count - (not span.ends_clean), math.atan(span.ratios(finite=False)[0])
     if len(angles) != steps + 1:
         raise ValueError(f"the table has {len(angles) - 1} steps, not {steps}; pass steps={len(angles) - 1}")

@@ -13,7 +13,7 @@ import yaml
 from ..errors import UnknownNameError, UsageError
 from ..registry.options import KEYWORDS, as_number
 from ..registry.plain_yaml import FLOAT, INTEGER, parse, read_text
-from ..registry.validation import kind_of, line_of
+from ..registry.validation import is_left_out, kind_of, line_of
 from ..version import __version__
 from .conditions import resolve_conditions
 from .config_paths import from_folder, option_from_folder
@@ -173,7 +173,9 @@ def read_config(command: click.Command, ctx: click.Context, file: Path, places: 
         if key in COMMENTS:
             continue
         if value is None:
-            raise UsageError(f"{where}: has no value; remove the line for the default")
+            if is_left_out(content, written):
+                raise UsageError(f"{where}: has no value; remove the line for the default, or write null")
+            continue
         if key == REQUIRES:
             check_plugins(value, where)
             continue
@@ -194,7 +196,9 @@ def read_config(command: click.Command, ctx: click.Context, file: Path, places: 
                 text: f"{file}:{line}: {written}.{key}" for text, (key, line) in zip(found, inner, strict=True)
             }
         texts = found if isinstance(found, list) else [str(found)]
-        places.values[where] = [part.strip() for text in texts for part in {text, *text.split(",")}]
+        places.values[where] = [
+            part for text in texts for each in (text, *text.split(",")) for part in (each, each.strip())
+        ]
         try:
             param.type_cast_value(ctx, found)
         except click.BadParameter as error:

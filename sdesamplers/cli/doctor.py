@@ -61,7 +61,8 @@ def _registries() -> list[Finding]:
 
     catalogue = default_registry().catalogue
     files = dict.fromkeys([*catalogue.origins.values(), *catalogue.addresses])
-    return [("registry file", str(catalogue.addresses.get(file, file)), True) for file in files if file != SHIPPED]
+    found = [("registry file", str(catalogue.addresses.get(file, file)), True) for file in files if file != SHIPPED]
+    return found + [(f"recipe {name}", reason, False) for name, reason in catalogue.unread.items()]
 
 
 def _plugins() -> list[Finding]:

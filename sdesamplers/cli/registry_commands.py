@@ -118,10 +118,12 @@ def list_command(part: str | None, wanted: str | None, as_json: bool) -> None:
 
 
 def say_broken(registry: Registry) -> None:
-    """Print which plugins are broken, on standard error: their items are missing."""
+    """Print which plugins are broken, and which recipes cannot be read, on standard error: they are missing."""
     broken = [p.name for p in registry.plugins if p.error]
     if broken:
         say(f"broken plugins: {', '.join(broken)}; see sdesamplers doctor", err=True)
+    for reason in registry.catalogue.unread.values():
+        say(reason, err=True)
 
 
 def samplers_table(samplers: Mapping[str, Any]) -> Table:

@@ -108,7 +108,7 @@ def read_data(source: str | Path, model: Model, *, limit: int | None = None) -> 
     if not _exists(path):
         raise UnknownNameError("data set", printable(source), EMBEDDED, f"; nor is it {ACCEPTED}")
     if path.is_dir():
-        if (path / MANIFEST).is_file():
+        if (path / MANIFEST).is_file() and not _is_of_another_program(path):
             return _samples(path, model, limit)
         files = _listed_pictures(path)[:limit]
         return _pictures(files, model), [printable(file.name) for file in files]
@@ -133,6 +133,16 @@ def _listed_pictures(folder: Path) -> list[Path]:
     if not files:
         raise UsageError(f"{printable(folder)} holds no pictures ({', '.join(PICTURES)})")
     return files
+
+
+def _is_of_another_program(folder: Path) -> bool:
+    """True for a folder with pictures whose manifest.json has another purpose: that of a web page, for example."""
+    try:
+        facts = json.loads(regular_path(folder / MANIFEST).read_bytes())
+        has_pictures = any(file.suffix.lower() in PICTURES for file in folder.iterdir())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return has_pictures and (not isinstance(facts, dict) or "shards" not in facts)
 
 
 def _samples(folder: Path, model: Model, limit: int | None) -> tuple[Tensor, list[str]]:

@@ -32,6 +32,9 @@ from ..sampling.sampler_files import recipe_or_name
 from ..sampling.start_check import warn_if_unscaled
 from ..sampling.table import is_path
 
+LEAST_SHARE = 0.1
+"""Root mean square of latents, as a share of the noise's, below which they have another scale. That of a single flat
+image, encoded in few steps, is down to 0.18."""
 NOISIEST = 1e5
 """sigma/alpha at which an encoding ends if the model's process continues to alpha = 0, where lambda is infinite. The
 data are then a hundred-thousandth of the latent, so a likelihood is off by 1e-5 nats per dimension and standard
@@ -182,9 +185,11 @@ class OdeRun(PreparedRun):
     def solve(self, x: Any, condition: Any = None, batch_size: int | None = None) -> Encoding:
         """Solve the ODE from x: data or latents (N, *shape), or an `Encoding`."""
         self.companions, self.final_companions = x.companion if isinstance(x, Encoding) else None, []
+        encoded = isinstance(x, Encoding)
         x = as_states(self.model, x.samples if isinstance(x, Encoding) else x, "data" if self.forward else "latents")
-        if not self.forward:
-            warn_if_unscaled(x, self.model.process, self.path.points[0].t, "latents", "pass the samples of encode")
+        if not self.forward and not encoded:
+            t, advice = self.path.points[0].t, "pass the samples of encode"
+            warn_if_unscaled(x, self.model.process, t, "latents", advice, share=LEAST_SHARE)
         at_least = torch.promote_types(torch.promote_types(x.dtype, torch.float32), self.model.dtype)
         self.state = self.conduct.dtype or at_least
         spread, indices = self.model.condition_for(condition, len(x)), range(len(x))
@@ -193,6 +198,9 @@ class OdeRun(PreparedRun):
     def new_path(self) -> Path:
         """A path whose ledger can hold a second state."""
         return Path(self.path.process, self.path.points, is_free=self.path.is_free, ledger=PairLedger())
+
+    def check_start(self, start: Tensor) -> None:
+        """Nothing: data have no noise, and `solve` checks latents."""
 
     def begin(self, path: Path, indices: Sequence[int], start: Tensor | None) -> Tensor:
         """A batch's initial state in path coordinates; its second state is stored in the ledger."""

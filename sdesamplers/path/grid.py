@@ -27,7 +27,8 @@ def spaced_points(
     if times.shape != (count,):
         raise UsageError(f"spacing {spacing.name!r} returned times of shape {times.shape}, not ({count},)")
     check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
-    if count > 1 and not options:  # options may set other ends than a spacing declares
+    # What a spacing declares is true of its default options; others may move the end, as sigma_min of karras does.
+    if count > 1 and all(value == spacing.options[key].default for key, value in options.items()):
         _check_end(times, native, spacing, steps, ends_clean=ends_clean)
     if start is not None and not starts_at(float(times[0]), start, native):
         raise UsageError(

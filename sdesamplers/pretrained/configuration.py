@@ -73,8 +73,8 @@ def class_of(config: Mapping[str, Any]) -> str:
     """Return the name of the scheduler class that a configuration belongs to.
 
     The configuration of a scheduler that was not loaded from a file does not name its class. It is then the class
-    whose parameters are exactly these keys or, for an incomplete configuration, the first of COMMON that has them all;
-    otherwise DDPMScheduler.
+    whose parameters are exactly these keys. An incomplete configuration is that of a flow or of EDM if all of its keys
+    are of such classes and one is a sign of them, and otherwise DDPM's.
     """
     if "_class_name" in config:
         return str(config["_class_name"])
@@ -83,11 +83,22 @@ def class_of(config: Mapping[str, Any]) -> str:
         exact = next((kind for kind, known in _classes() if keys == known), None)
         if exact is not None:
             return exact
-    return next((kind for kind in COMMON if keys <= _signature(kind).keys()), COMMON[0])
+    for kind, (family, signs) in SIGNS.items():
+        known = set[str]().union(*(known for name, known in _classes() if name.startswith(family)))
+        if keys <= known and any(config.get(key) for key in signs):
+            return kind
+    return "DDPMScheduler"
 
 
-COMMON = ("DDPMScheduler", "FlowMatchEulerDiscreteScheduler", "EDMEulerScheduler")
-"""The classes of the usual kinds of models, in the order in which an incomplete configuration is compared with them."""
+SIGNS = {
+    "FlowMatchEulerDiscreteScheduler": (
+        "FlowMatch",
+        ("shift", "use_dynamic_shifting", "base_shift", "max_shift", "shift_terminal", "stochastic_sampling"),
+    ),
+    "EDMEulerScheduler": ("EDM", ("sigma_data", "sigma_max", "sigma_schedule", "rho")),
+}
+"""For the usual kinds of models except DDPM's: how the names of their classes begin, and keys that tell them from
+others. Other keys, such as `use_karras_sigmas` and `final_sigmas_type`, are also those of classes for DDPM's models."""
 FEW = 1
 """Number of keys up to which a class with exactly these parameters, such as `shift` alone, says nothing."""
 

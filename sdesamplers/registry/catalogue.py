@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from ..checks import warn
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from ..hub.address import Address, is_address
 from ..hub.download import fetch_file, find_file
 from ..io.paths import expanded
@@ -55,6 +55,7 @@ class Catalogue:
         plugins: modules to import.
         origins: (section, name) -> the file that an entry comes from.
         recipe_files: name -> the file of a recipe that has one, and the keys above it in the file.
+        unread: names of recipes whose files on the Hub cannot be read now -> the reason, with the place of the name.
         addresses: file -> its address on the Hub with the commit, of files from there.
     """
 
@@ -68,13 +69,16 @@ class Catalogue:
     origins: dict[tuple[str, str], Path] = field(default_factory=dict)
     addresses: dict[Path, Address] = field(default_factory=dict)
     recipe_files: dict[str, tuple[Path, tuple[str, ...]]] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
 
     def overlay(self, other: Catalogue) -> Catalogue:
         """Return this catalogue with the entries of `other` added; they replace entries of the same name."""
-        kept = {name: file for name, file in self.recipe_files.items() if name not in other.recipes}
+        replaced = {*other.recipes, *other.unread}
+        kept = {name: file for name, file in self.recipe_files.items() if name not in replaced}
+        unread = {name: reason for name, reason in self.unread.items() if name not in replaced}
         return Catalogue(
             {**self.models, **other.models},
-            {**self.recipes, **other.recipes},
+            {**{name: entry for name, entry in self.recipes.items() if name not in replaced}, **other.recipes},
             {**self.aliases, **other.aliases},
             {**self.spacing_aliases, **other.spacing_aliases},
             {**self.noise_aliases, **other.noise_aliases},
@@ -89,6 +93,7 @@ class Catalogue:
             {**self.origins, **other.origins},
             {**self.addresses, **other.addresses},
             {**kept, **other.recipe_files},
+            {**unread, **other.unread},
         )
 
     def tables(self, model: str) -> str | None:
@@ -146,6 +151,7 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True, address: Addres
     }
     addresses = {} if address is None else {file: address}
     recipe_files: dict[str, tuple[Path, tuple[str, ...]]] = {}
+    unread: dict[str, str] = {}
     for name, entry in (data.get("recipes") or {}).items():
         if isinstance(entry, Mapping):
             if check:
@@ -153,7 +159,11 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True, address: Addres
             sections["recipes"][name] = {key: value for key, value in entry.items() if key != "$schema"}
             continue
         where = f"{shown}:{line_of(text, ['recipes', name])}: recipes.{name}"
-        place, home = recipe_file(entry, file, address, where)
+        try:
+            place, home = recipe_file(entry, file, address, where)
+        except ModelError as error:  # without a connection, the other names are of use
+            unread[name] = f"{where}: {error}"
+            continue
         if home is not None:
             addresses[place] = home
         sections["recipes"][name], above = read_recipe(place, home or place, where)
@@ -168,6 +178,7 @@ def read(file: Path, *, allow_plugins: bool, check: bool = True, address: Addres
         origins=origins,
         addresses=addresses,
         recipe_files=recipe_files,
+        unread=unread,
     )
 
 

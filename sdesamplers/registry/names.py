@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from ..errors import UnknownNameError, UsageError, nearest
+from ..errors import ModelError, UnknownNameError, UsageError, nearest
 from .catalogue import SHIPPED, Catalogue
 from .discovery import Plugin
 from .hooks import GROUP
@@ -118,12 +118,14 @@ class Names:
         ("DPM++ 2M Karras").
 
         Raises:
+            ModelError: a recipe whose file on the Hub could not be read when its registry file was.
             UnknownNameError: no such name; the message suggests similar names.
             UsageError: a name in another library without an equivalent here; the message has the reason.
         """
         aliases = self.catalogue.aliases
         chain: list[str] = []
-        while name in aliases and name not in self.samplers and name not in self.catalogue.recipes:
+        own = self.samplers, self.catalogue.recipes, self.catalogue.unread
+        while name in aliases and not any(name in names for names in own):
             if name in chain:
                 where = self.catalogue.where("aliases", name)
                 raise UsageError(f"{where}: the alias refers to itself ({' -> '.join([*chain, name])})")
@@ -205,6 +207,8 @@ class Names:
         recipes = self.catalogue.recipes
         if name in recipes:
             return self._built("recipes", name, recipes[name])
+        if name in self.catalogue.unread:
+            raise ModelError(self.catalogue.unread[name])
         for pattern, entry in recipes.items():
             head, brace, rest = pattern.partition("{")
             if brace and name.startswith(head) and len(name) > len(head):
@@ -306,6 +310,9 @@ class Names:
         if reason := missing(entry.pop("requires", {}), self.plugins):
             raise UsageError(f"{where('requires')}: {reason}")
         base = self._base(wanted, name, where)
+        listed = next((key for key in ("times", "sigmas") if key in base.grid), None)
+        if grid is not None and listed and not any(key in entry for key in GRIDS):
+            raise UsageError(f"{where('spacing')}: contradicts {listed} of {wanted!r}; set steps as well, or remove it")
         sampler = base.sampler
         entry["options"] = check_written(
             entry.get("options", {}), sampler.options, f"sampler {sampler.name!r}", lambda key: where("options", key)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,9 @@ NESTED = "recipe"
 """The key of the recipe in the manifest of a job, and in the output of `sample --json`."""
 GRIDS = ("steps", "times", "sigmas")
 """Keys of which a recipe has at most one."""
+PINNED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[A-Za-z0-9][A-Za-z0-9.+!_-]*")
+"""A package and its version. What a recipe of another person requires may be anything else, and a message that has a
+command of it would be pasted into a shell."""
 REASONS = {"required": "a recipe's file needs the key 'sampler'"}
 RECORDED = {**RECIPE_SCHEMA, "properties": {**RECIPE_SCHEMA["properties"], "source": {"type": ["string", "null"]}}}
 """Of a recipe that a run has recorded, which may have the address of its file."""
@@ -43,8 +48,13 @@ def recipe_in(data: Any, text: str, file: object) -> tuple[dict[str, Any], tuple
 
 
 def check_grids(recipe: Mapping[str, Any], text: str, file: object, above: tuple[str, ...]) -> None:
-    """Raise a UsageError if a recipe has two grids; `above` are the keys above it in the file."""
+    """Raise a UsageError if a recipe has two grids, or has settings of a grid for a grid that it lists.
+
+    `above` are the keys above it in the file.
+    """
     first, *others = [key for key in GRIDS if recipe.get(key) is not None] or [""]
+    if first in ("times", "sigmas"):
+        others += [key for key in ("spacing", "start_time") if recipe.get(key) is not None]
     for key in others:
         lines = [line_of(text, [*above, each]) for each in (key, first)]
         raise UsageError(
@@ -61,13 +71,12 @@ def missing(needed: Mapping[str, str], plugins: Iterable[Plugin]) -> str:
         if broken is not None:
             found.append(f"the recipe requires the plugin {package}, which is broken: {broken}")
         elif not same and wanted:
-            found.append(
-                f"the recipe requires the plugin {package} {wanted}, which is not installed: pip install "
-                f"{package}=={wanted}"
-            )
+            pinned = f"{package}=={wanted}"
+            cure = f": pip install {pinned}" if PINNED.fullmatch(pinned) else ""
+            found.append(f"the recipe requires the plugin {package} {wanted}, which is not installed{cure}")
         elif not same:  # a file or module that was named in place of an installed package has no version
             found.append(
-                f"the recipe requires the plugin {package}, which is not installed: pass --plugin {package}.py, or in "
-                f"Python sds.use_registry(None, plugins=[{package + '.py'!r}])"
+                f"the recipe requires the plugin {package}, which is not installed: pass --plugin "
+                f"{shlex.quote(package + '.py')}, or in Python sds.use_registry(None, plugins=[{package + '.py'!r}])"
             )
     return " and ".join(found)

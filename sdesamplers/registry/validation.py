@@ -84,6 +84,16 @@ def _tree(text: str) -> Any:
     return compose(text)
 
 
+NULL = "tag:yaml.org,2002:null"
+
+
+def is_left_out(text: str, key: str) -> bool:
+    """True if a key at the top of a YAML text has nothing after its colon; `null` and `~` are values."""
+    node = _tree(text)
+    pairs = node.value if isinstance(node, yaml.MappingNode) else []
+    return any(name.value == key and value.tag == NULL and not value.value for name, value in pairs)
+
+
 def line_of(text: str, keys: list[str]) -> int:
     """The line number (from 1) of a nested key in a YAML text."""
     node = _tree(text)

@@ -138,6 +138,8 @@ class PreparedRun:
         advance: Callback | None = None,
     ) -> list[Part]:
         """Run all samples, batch by batch; arguments as in `run`."""
+        if start is not None:
+            self.check_start(start)
         parts = []
         for rows in batches(len(indices), batch_size):
             first = None if start is None else start[rows]
@@ -206,10 +208,12 @@ class PreparedRun:
         """A batch's initial state in path coordinates; sets the path's noise."""
         source = NormalSource(self.seed, list(indices), self.model.shape)
         path.ledger.noise = make_noise(self.recipe, source, self.shortest, self.noise)
-        process, t = self.model.process, path.points[0].t
-        if start is not None:
-            warn_if_unscaled(start, process, t, "start")
+        process = self.model.process
         return start_state(process, path, source, start, self.dtype, self.model.device, self.recipe.spacing)
+
+    def check_start(self, start: Tensor) -> None:
+        """Warn if the initial states of all samples have too little noise for the time of the first point."""
+        warn_if_unscaled(start, self.model.process, self.path.points[0].t, "start")
 
     def end(self, path: Path, end: Tensor) -> Tensor:
         """A batch's final state in the model's coordinates."""

@@ -9,7 +9,7 @@ from typing import Any
 from ..checks import one_of_types
 from ..comparison.reading import FILE, FOLDER
 from ..comparison.sharing import push_folder
-from ..errors import UsageError
+from ..errors import ModelError, UsageError
 from ..hub.address import Address
 from ..hub.cards import README, place_of_card
 from ..hub.upload import Destination
@@ -106,6 +106,8 @@ def push_registry(
     """
     address = Address.parse(f"{to.source}/{path}")
     catalogue = read(file, allow_plugins=False, address=address)
+    for reason in catalogue.unread.values():
+        raise ModelError(reason)
     if not create_pr:
         to.create(private)
     folder = address.path.rpartition("/")[0]

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 from click.testing import CliRunner
 
 import sdesamplers as sds
 from sdesamplers.cli import cli
 from sdesamplers.errors import SdesamplersError, UsageError
+from sdesamplers.io.datasets import read_data
 
 NETWORK = "import sdesamplers as sds\n\n\ndef build(**options):\n    return sds.grid_mixture(sds.VP())\n"
 
@@ -71,6 +73,7 @@ def test_every_input_of_the_commands(place: Path) -> None:
 
 MISTAKES = {
     "sampler: dimm\nsteps: 3": "run.yaml:1: sampler: unknown sampler 'dimm'; did you mean 'ddim'",
+    "steps: 3\nsampler: 'ddim '": "run.yaml:2: sampler: unknown sampler 'ddim '; did you mean 'ddim'",
     "sampler: ddim\nsteps: 0": "run.yaml:2: steps must be a whole number of 1 or more",
     "sampler: ddim\nsteps: 3\noptions:\n  et: 1": "run.yaml:4: options.et: sampler 'ddim' has no option 'et'; did",
     "steps: 3\nsampler: ddim\noptions: {eta: big}": "run.yaml:3: options.eta: sampler 'ddim': option 'eta' must",
@@ -90,6 +93,15 @@ def test_mistakes_that_a_run_finds_have_their_line(text: str) -> None:
     if "no value" not in MISTAKES[text]:  # --config too, of another command
         Path("run.yaml").write_text(f"{text}\n")
         assert MISTAKES[text] in refusal("sample", "fashion-mnist", "--config", "run.yaml")
+
+
+@pytest.mark.parametrize("text", ["spacing: null\nnoise: ~\n", '{"spacing": null, "noise": null}'])
+def test_null_is_the_default(text: str) -> None:
+    Path("run.yaml").write_text(text)
+    arguments = ["sample", "fashion-mnist", "--nfe", "2", "--config", "run.yaml", "--dump-config"]
+    done = CliRunner().invoke(cli, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    assert "spacing" not in done.stdout
 
 
 def test_a_missing_model_and_an_unknown_one() -> None:
@@ -141,6 +153,17 @@ def test_the_likelihood_of_pictures_that_sample_wrote() -> None:
     assert CliRunner().invoke(cli, [*likelihood, "png"]).exit_code == 0
     assert len(Path("lik/likelihood.csv").read_text().splitlines()) == 3
     assert "holds its samples as grid" in refusal(*likelihood, "grid")
+
+
+@pytest.mark.parametrize("content", ['{"name": "a web page", "icons": []}', "[]"])
+def test_a_manifest_of_another_program_in_a_folder_of_pictures(content: str) -> None:
+    Path("web").mkdir()
+    for k in range(2):
+        PIL.Image.new("L", (28, 28), 100 * k).save(f"web/icon{k}.png")
+    Path("web/manifest.json").write_text(content)
+    data, names = read_data("web", sds.load("fashion-mnist"))
+    assert names == ["icon0.png", "icon1.png"]
+    assert data[:, 0, 0, 0].tolist() == pytest.approx([-1, 200 / 255 - 1])
 
 
 def test_size_is_named_to_those_who_look_for_height() -> None:

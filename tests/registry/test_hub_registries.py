@@ -114,3 +114,66 @@ def test_the_command_line_shows_the_commit(hub: HubServer) -> None:
     assert (pinned.exit_code, pinned.stderr) == (0, "")
     rows = json.loads(CliRunner().invoke(cli, ["--registry", "hf://me/registry", "doctor", "--json"]).stdout)
     assert {"what": "registry file", "state": f"hf://me/registry@{commit}/registry.yaml", "good": True} in rows
+
+
+RECIPE = b"sampler: ddim\nsteps: 3\noptions: {eta: 0.5}\n"
+
+
+@pytest.mark.parametrize("entry", ["@{commit}/some/mine.yaml", "@v1/some/mine.yaml", "@{commit}"])
+def test_a_registry_file_names_a_recipe_on_the_hub(entry: str, hub: HubServer, tmp_path: Path) -> None:
+    repo = hub.repo("me/recipes")
+    commit = repo.commit({"some/mine.yaml": RECIPE, "recipe.yaml": RECIPE})
+    repo.refs["v1"] = commit
+    repo.commit({"some/mine.yaml": b"sampler: heun\nsteps: 2\n", "recipe.yaml": b"sampler: heun\nsteps: 2\n"})
+    (tmp_path / "registry.yaml").write_text(f"recipes: {{r: hf://me/recipes{entry.format(commit=commit)}}}\n")
+    registry = sds.use_registry(tmp_path / "registry.yaml")
+    preset = registry.resolve("r")
+    assert (preset.sampler.name, preset.options, preset.steps) == ("ddim", {"eta": 0.5}, 3)
+    path = "some/mine.yaml" if "some" in entry else "recipe.yaml"
+    assert registry.catalogue.where("recipes", "r", "steps") == f"hf://me/recipes@{commit}/{path}:2: steps"
+
+
+def test_a_mistake_in_a_recipe_on_the_hub_has_its_address(hub: HubServer, tmp_path: Path) -> None:
+    commit = hub.repo("me/recipes").commit({"mine.yaml": RECIPE.replace(b"steps", b"stepz")})
+    (tmp_path / "registry.yaml").write_text(f"recipes: {{r: 'hf://me/recipes@{commit}/mine.yaml'}}\n")
+    with pytest.raises(sds.UsageError, match=rf"^hf://me/recipes@{commit}/mine\.yaml:2: stepz: unknown key"):
+        sds.use_registry(tmp_path / "registry.yaml")
+
+
+@pytest.mark.parametrize("entry", ["parts/mine.yaml", "~/mine.yaml"])
+def test_paths_in_a_registry_on_the_hub_are_those_of_its_commit(
+    entry: str, hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it names a folder `~`, which is not the home folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("sampler: heun\nsteps: 2\n")
+    repo, text = hub.repo("me/registry"), f"recipes: {{r: {entry}}}\n".encode()
+    first = repo.commit({"sets/registry.yaml": text, f"sets/{entry}": RECIPE})
+    repo.commit({"sets/registry.yaml": text, f"sets/{entry}": RECIPE.replace(b"3", b"4")})
+    pinned = sds.use_registry(f"hf://me/registry@{first}/sets/registry.yaml")
+    assert pinned.resolve("r").steps == 3
+    assert pinned.catalogue.where("recipes", "r") == f"hf://me/registry@{first}/sets/{entry}:1"
+    assert sds.use_registry("hf://me/registry/sets/registry.yaml").resolve("r").steps == 4
+
+
+def test_a_recipe_that_cannot_be_downloaded_spoils_no_other_name(hub: HubServer, tmp_path: Path) -> None:
+    """Nor does a name of it that the shipped file has resolve to the shipped recipe."""
+    shipped = next(name for name in load_catalogue().recipes if "{" not in name)
+    gone = f"hf://me/gone@{COMMIT}/mine.yaml"
+    file = tmp_path / "registry.yaml"
+    file.write_text(
+        f"recipes:\n  ok: {{sampler: ddim, steps: 3}}\n  '{shipped}': {gone}\naliases: {{also: '{shipped}'}}\n"
+    )
+    registry = sds.use_registry(file)
+    assert registry.resolve("ok").steps == 3
+    for name in (shipped, "also"):
+        with pytest.raises(sds.ModelError, match=r"registry\.yaml:3: recipes\..*: me/gone: no such repository"):
+            registry.resolve(name)
+    listed = CliRunner().invoke(cli, ["--registry", str(file), "list"])
+    assert listed.exit_code == 0
+    assert "registry.yaml:3: recipes." in listed.stderr
+    with pytest.raises(sds.ModelError, match=r"^hf://me/registry/registry\.yaml:3: recipes\."):
+        sds.push_to_hub(file, "me/registry")
+    (tmp_path / "over.yaml").write_text(f"recipes: {{'{shipped}': {{sampler: heun, steps: 5}}}}\n")
+    over = registry.catalogue.overlay(sds.registry.catalogue.read(tmp_path / "over.yaml", allow_plugins=False))
+    assert (over.recipes[shipped]["steps"], over.unread) == (5, {})

@@ -143,3 +143,13 @@ def test_a_noise_source_that_raises_is_named_in_place_of_the_sampler() -> None:
         PluginError, match=r"the noise source raised ZeroDivisionError.*\(test_diagnosis.py, line \d+\)"
     ):
         sds.sample(VP, "ddpm", steps=4, noise=noise)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("karras", {"sigma_min": 0.1}), ("logsnr", {"sigma_min": 0.1}), ("beta", {"last": False})]
+)
+@pytest.mark.parametrize("final", ["zero", "min"])
+def test_options_may_move_the_end_of_a_grid(name: str, options: dict, final: str) -> None:
+    model = sds.grid_mixture(sds.EDM())
+    result = sds.sample(model, "euler", steps=5, spacing=name, spacing_options=options, final=final, num_samples=1)
+    assert result.nfe == 5

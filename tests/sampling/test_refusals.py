@@ -245,6 +245,10 @@ def test_an_option_that_other_samplers_have_names_them() -> None:
         ({"shift": 3.0}, "RectifiedFlow"),
         ({"shift": 1.0, "use_dynamic_shifting": False}, "RectifiedFlow"),
         ({"sigma_max": 80.0, "sigma_min": 0.002}, "EDM"),
+        ({"sigma_data": 0.5, "solver_order": 2}, "EDM"),  # of EDMDPMSolverMultistepScheduler
+        ({"shift": 3.0, "upscale_mode": "bicubic"}, "RectifiedFlow"),  # of FlowMatchLCMScheduler
+        ({"use_karras_sigmas": True}, "DiscreteVP"),  # flows, and samplers of Stable Diffusion
+        ({"final_sigmas_type": "zero", "prediction_type": "v_prediction"}, "DiscreteVP"),  # EDM, and these samplers
     ],
 )
 def test_a_configuration_without_its_class_is_of_the_kind_that_has_its_keys(config: dict, process: str) -> None:
