@@ -25,7 +25,7 @@ def spaced_points(
     if times.shape != (count,):
         raise UsageError(f"spacing {spacing.name!r} returned times of shape {times.shape}, not ({count},)")
     check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
-    if count > 1 and spacing.reaches in ("both", "end") and abs(times[-1] - native.t_min) > 1e-6 * process_span(native):
+    if count > 1 and declares_end(spacing, options) and abs(times[-1] - native.t_min) > 1e-6 * process_span(native):
         raise UsageError(
             f"spacing {spacing.name!r} with {steps} steps ends at {times[-1]:.6g}, and the span at {native.t_min:.6g}: "
             'set times[-1] = span.end, or declare which ends it always includes, as in reaches="start"'
@@ -37,6 +37,13 @@ def spaced_points(
         )
     check_range(times, native, f"spacing {spacing.name!r}")
     return _with_end(make_points(process, times), process, ends_clean)
+
+
+def declares_end(spacing: SpacingLike, options: dict[str, Any]) -> bool:
+    """True if a spacing declares that its grids include the span's end, and no option may move it, as sigma_min does."""
+    defaults = {name: option.default for name, option in spacing.options.items()}
+    usual = all(np.array_equal(value, defaults.get(name)) for name, value in options.items())
+    return usual and spacing.reaches in ("both", "end")
 
 
 def starts_at(first: float, start: float, process: SDE) -> bool:

@@ -76,6 +76,7 @@ class SpacingLike(Protocol):
 
     name: str
     reaches: Any
+    options: Any
 
     def __call__(self, span: Span, count: int, **options: Any) -> np.ndarray:
         """Return `count` decreasing times within the span."""

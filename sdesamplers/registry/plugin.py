@@ -211,8 +211,9 @@ class Spacing(Registered):
     """A registered spacing: a function of a `Span` and a number of points that returns native times.
 
     Attributes:
-        reaches: the ends of the span that are always points of the grid: "both", "start" (the grid may end above
-            span.end, and the run steps from there to sigma = 0), "end" or "neither". The conformance kit measures it.
+        reaches: the ends of the span that are always points of the grid, with the default options: "both", "start"
+            (the grid may end above span.end, and the run steps from there to sigma = 0), "end" or "neither". The
+            conformance kit measures it.
     """
 
     kind = "spacing"
