@@ -42,7 +42,7 @@ def spaced_points(
 def declares_end(spacing: SpacingLike, options: dict[str, Any]) -> bool:
     """True if a spacing declares that its grids include the span's end, and no option may move it (as sigma_min)."""
     defaults = {name: option.default for name, option in spacing.options.items()}
-    usual = all(np.array_equal(value, defaults.get(name)) for name, value in options.items())
+    usual = all(name in defaults and np.array_equal(value, defaults[name]) for name, value in options.items())
     return usual and spacing.reaches in ("both", "end")
 
 
