@@ -117,6 +117,12 @@ class FunctionModel(Model):
         return given.expand(count, *given.shape[1:])
 
     def unconditional(self, count: int) -> Any:
+        if self.null_condition is None and self.conditional:
+            raise UsageError(
+                f"model {self.name!r} has no unconditional input, so guidance_scale does not apply to it: wrap it with "
+                "null_condition=, the condition that means none; if the network takes None for that, wrap a function "
+                "that replaces a value of your choice by None"
+            )
         if self.null_condition is None:
             return super().unconditional(count)
         return self.condition_for(self.null_condition, count)

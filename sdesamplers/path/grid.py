@@ -28,7 +28,7 @@ def spaced_points(
         raise UsageError(f"spacing {spacing.name!r} returned times of shape {times.shape}, not ({count},)")
     check_falling(times, f"spacing {spacing.name!r} with {steps} steps")
     # What a spacing declares is true of its default options; others may move the end, as sigma_min of karras does.
-    if count > 1 and all(value == spacing.options[key].default for key, value in options.items()):
+    if count > 1 and all(np.array_equal(value, spacing.options[key].default) for key, value in options.items()):
         _check_end(times, native, spacing, steps, ends_clean=ends_clean)
     if start is not None and not starts_at(float(times[0]), start, native):
         raise UsageError(

@@ -124,6 +124,11 @@ def found(name: str, options: LoadOptions) -> Model:
     if home.folder is not None:
         place, commit = home.place(name), None
     else:
+        if name not in models and expanded(name).is_file():
+            raise ModelError(
+                f"{name} is a file, and load takes a folder with the network's configuration: for the weights of a "
+                "network of your own, call its load_state_dict and pass it to sds.wrap"
+            )
         if not _looks_like_hub_id(home.repo):
             raise UnknownNameError("model", name, models, "; nor is it a local folder or a Hub id owner/name")
         place, commit = fetch(

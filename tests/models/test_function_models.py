@@ -79,7 +79,7 @@ def test_conditions_that_do_not_fit_are_named(condition, message):
 
 
 def test_guidance_without_a_null_condition_and_conditions_without_a_function_of_them_are_errors():
-    with pytest.raises(sds.UsageError, match="no unconditional input"):
+    with pytest.raises(sds.UsageError, match=r"no unconditional input.* wrap it with null_condition="):
         sds.sample(given_a_mean(), "euler", condition=1.0, guidance_scale=2.0, **WORDS)
     with pytest.raises(sds.UsageError, match="takes no condition"):
         sds.sample(around(0.0), "euler", condition=1.0, **WORDS)

@@ -122,3 +122,24 @@ def test_a_spacing_may_end_below_the_smallest_time(mixture, final):
         .samples.isfinite()
         .all()
     )
+
+
+def test_an_option_of_the_spacing_may_move_the_end_of_the_grid():
+    """Karras et al. 2022, eq. 5, and equal steps of log sigma, down to sigma_min = 0.05 on a model trained to 0.002."""
+    model, options = sds.grid_mixture(sds.EDM(0.002, 80)), {"sigma_min": 0.05}
+    fractions = np.linspace(0, 1, 4)
+    karras = (80 ** (1 / 7) + fractions * (0.05 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    geometric = 80 * (0.05 / 80) ** fractions
+    for name, expected in {"karras": karras, "exponential": geometric, "logsnr": geometric}.items():
+        settings = {"steps": 4, "spacing": name, "spacing_options": options}
+        _, events = evaluated(lambda keep, run=settings: sds.sample(model, "euler", callback=keep, **run))
+        np.testing.assert_allclose([p.t for p, _ in events], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("end", [5e-4, 2e-3])
+def test_a_solver_table_may_end_its_steps_anywhere(end):
+    """`tune` moves the last point before sigma = 0 above or below t_min; weights of zero-th order keep the start."""
+    model = sds.GaussianModel([0.0, 0.0], 0.36, sds.RectifiedFlow(), prediction="v")
+    table = sds.SolverTable((math.pi / 2, math.atan(end / (1 - end)), 0.0), ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0, 0.0)))
+    _, events = evaluated(lambda keep: sds.sample(model, table, callback=keep))
+    assert [p.t for p, _ in events] == pytest.approx([1.0, end], rel=1e-9)

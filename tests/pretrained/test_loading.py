@@ -665,3 +665,11 @@ def test_pickles_that_were_not_downloaded(copy: Path) -> None:
     message = refusal(copy)
     assert "Git LFS pointer" in message
     assert "allow_pickle" not in message
+
+
+def test_a_file_of_weights_is_refused_with_the_way_to_use_it(tmp_path, monkeypatch):
+    torch.save({"state_dict": {}}, tmp_path / "größe x.ckpt")
+    monkeypatch.chdir(tmp_path)
+    for name in ("größe x.ckpt", "./größe x.ckpt", tmp_path / "größe x.ckpt"):
+        with pytest.raises(sds.ModelError, match=r"is a file.* load_state_dict .* sds\.wrap"):
+            sds.load(name)
