@@ -36,6 +36,8 @@ SOLVERS = {
     "eta": "an option of samplers that draw noise",
     "s_churn": 'the sampler "churn"',
     "s_noise": 'the sampler "churn"',
+    **dict.fromkeys(("s_min", "s_tmin"), 'the option s_tmin of the sampler "churn"'),
+    **dict.fromkeys(("s_max", "s_tmax"), 'the option s_tmax of the sampler "churn"'),
     "lower_order_final": "an option of multistep samplers",
     "stochastic_sampling": 'a stochastic sampler, such as "euler-ancestral"',
     "predict_x0": 'the sampler "unipc", or "dpm-solver-2m" for noise prediction',
@@ -61,5 +63,6 @@ HERE = {**LOADED, **GRIDS, **CALLS, **SOLVERS, **dict.fromkeys(OF_MODELS, MODELS
 
 
 def equivalent_here(name: str) -> str | None:
-    """The equivalent of an argument of diffusers; None for other names."""
-    return HERE.get(name.replace("-", "_"))
+    """The equivalent of an argument of diffusers, or of Karras et al.'s code (S_churn); None for other names."""
+    key = name.replace("-", "_")
+    return HERE.get(key, HERE.get(key.lower()))

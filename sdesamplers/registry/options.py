@@ -264,7 +264,7 @@ def parse_option(key: str, text: str, known: Mapping[str, Option], owner: str) -
 def unknown_option(name: str, known: Mapping[str, Option], owner: str) -> UnknownNameError:
     """The error for an unknown option of `owner`, with the equivalent of a diffusers option or similar names."""
     listing = f" (its options: {', '.join(known)})" if known else " (it has no options)"
-    here = equivalent_here(name)
+    here = None if name.lower() in known else equivalent_here(name)
     opening = f"{owner} has no option {name!r}"
     kind = owner.partition(" ")[0]
     others = [] if nearest(name, known) else [each for find in other_owners for each in find(kind, name)]

@@ -75,7 +75,7 @@ class Recipe:
         """Check the types; lists of times and sigmas become tuples.
 
         Raises:
-            UsageError: a field of another type.
+            UsageError: a field of another type, or several of times, sigmas and spacing.
         """
         name_of("sampler", self.sampler)
         for name in ("options", "spacing_options", "noise_options"):
@@ -83,6 +83,9 @@ class Recipe:
         for name in ("times", "sigmas"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, tuple(getattr(self, name)))
+        grids = [name for name in ("times", "sigmas", "spacing") if getattr(self, name) is not None]
+        if len(grids) > 1:
+            raise UsageError(f"a recipe has one grid, and this one has {' and '.join(grids)}; keep one of them")
 
     def __repr__(self) -> str:
         return f"Recipe({', '.join(f'{name}={value!r}' for name, value in self.as_dict().items())})"

@@ -84,3 +84,15 @@ def test_a_likelihood_of_too_few_steps_warns() -> None:
     with pytest.warns(UserWarning, match=r"does not solve the ODE here.*(bits per dimension|not finite)"):
         found = sds.log_likelihood(model, x, "euler", steps=2, dequantize="uniform")
     assert not found.bits_per_dim.mean() > 0
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("heun", r"the equivalent of diffusers' S_churn is the sampler \"churn\""),
+        ("churn", r"did you mean 's_churn'"),
+    ],
+)
+def test_the_capitals_of_karras_et_al_are_understood(mixture, sampler, message):
+    with pytest.raises(sds.UnknownNameError, match=message):
+        sds.sample(mixture, sampler, steps=3, S_churn=40)

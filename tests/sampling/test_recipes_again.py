@@ -177,3 +177,9 @@ def test_a_file_with_a_sampler_of_this_program_says_what_readers_need(tmp_path) 
     sds.register(only_here)
     with pytest.warns(sds.SdesamplersWarning, match=r"only this program has registered the sampler 'only-here'"):
         sds.Recipe("only-here", steps=3).save(tmp_path / "mine.yaml")
+
+
+@pytest.mark.parametrize("grid", [{"times": (1.0, 0.0)}, {"sigmas": (1.0, 0.0)}])
+def test_a_recipe_has_one_grid(grid):
+    with pytest.raises(sds.UsageError, match=r"has one grid, and this one has (times|sigmas) and spacing; keep one"):
+        sds.Recipe("euler", spacing="karras", **grid)
