@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..checks import one_of_types
+from ..checks import one_of_types, warn
 from ..errors import PluginError, UnknownNameError, UsageError
 from ..public import public
 from .catalogue import Catalogue, load_catalogue
@@ -59,6 +59,15 @@ class Registry:
         self._discovery.add_listed(self.catalogue)
         for plugin in dict.fromkeys(str(plugin) for plugin in plugins):
             self._discovery.add_named(plugin, _local.values())
+        self._warn_of_hidden_names()
+
+    def _warn_of_hidden_names(self) -> None:
+        """Warn of recipes and aliases that nobody can use, because a sampler has their name."""
+        for section in ("recipes", "aliases"):
+            for name in getattr(self.catalogue, section):
+                if name in self.samplers:
+                    place = self.catalogue.where(section, name)
+                    warn(f"{place}: the sampler of this name is used instead; give the entry another name")
 
     def _add_installed(self) -> None:
         """Register what the plugins of installed distributions offer."""

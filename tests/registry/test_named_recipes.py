@@ -150,3 +150,13 @@ def test_a_registry_on_the_hub_names_no_files_of_this_machine(entry: str, tmp_pa
     address = sds.hub.address.Address.parse("hf://me/registry@" + "a" * 40 + "/registry.yaml")
     with pytest.raises(UsageError, match=r"registry\.yaml:1: recipes\.r: .*may not name files of your machine"):
         read(file, allow_plugins=False, address=address)
+
+
+@pytest.mark.parametrize("section", ["recipes:\n  churn: {sampler: heun, steps: 3}", "aliases:\n  churn: heun"])
+def test_a_name_that_a_sampler_hides_is_warned_of(section: str, tmp_path: Path) -> None:
+    (tmp_path / "registry.yaml").write_text(f"# mine\n{section}\n")
+    with pytest.warns(
+        sds.SdesamplersWarning, match=r"registry.yaml:3: (recipes|aliases).churn: the sampler of this name"
+    ):
+        registry = Registry(tmp_path / "registry.yaml")
+    assert registry.resolve("churn").sampler.name == "churn"
