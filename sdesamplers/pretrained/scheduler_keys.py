@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from ..checks import shown
+
 
 @dataclass(frozen=True)
 class Key:
@@ -179,5 +181,5 @@ def refused_keys(kind: str, config: dict[str, Any], defaults: dict[str, Any]) ->
     for name, value in config.items():
         row = key_of(kind, name) if name in defaults else None
         if row is not None and row.role == "refused" and value != defaults[name] and value is not None:
-            found.append(f"{name}={value!r} is not supported: {row.why}")
+            found.append(f"{name}={shown(value)} is not supported: {row.why}")
     return found

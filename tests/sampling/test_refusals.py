@@ -249,6 +249,7 @@ def test_an_option_that_other_samplers_have_names_them() -> None:
         ({"shift": 3.0, "upscale_mode": "bicubic"}, "RectifiedFlow"),  # of FlowMatchLCMScheduler
         ({"use_karras_sigmas": True}, "DiscreteVP"),  # flows, and samplers of Stable Diffusion
         ({"final_sigmas_type": "zero", "prediction_type": "v_prediction"}, "DiscreteVP"),  # EDM, and these samplers
+        ({"num_train_timesteps": 3, "trained_betas": [0.1, 0.2, 0.9]}, "DiscreteVP"),
     ],
 )
 def test_a_configuration_without_its_class_is_of_the_kind_that_has_its_keys(config: dict, process: str) -> None:
