@@ -129,3 +129,6 @@ def _unpickled(
     made._unguided = unguided or made._unguided
     made.load_state_dict({"grid": grid, "begin_index": begin_index, "run": run})
     return made
+
+
+_unpickled.__module__ = "sdesamplers.scheduler.scheduler"  # the name by which all pickles know it

@@ -103,7 +103,7 @@ def test_an_interrupted_command_continues(run: Any, made: list[Any], monkeypatch
 
 
 def test_a_baseline(run: Any) -> None:
-    words = ("net.py:model", "--samplers", "ddim,heun", *FEW, "--quiet")
+    words = ("net.py:model", "--samplers", "ddim,heun", *FEW, "-n", "16", "--reference-samples", "16", "--quiet")
     assert run(*words, "--out", "old").code == 0
     same = run(*words, "--out", "new", "--baseline", "old", "--fail-if", "error>1.01x", "--junit", "junit.xml")
     assert (same.code, same.out.splitlines()[-1]) == (0, "4 passed")
