@@ -61,7 +61,7 @@ bench: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python docs/make_pages.py
 	$(BIN)/python docs/make_stub.py
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "the documentation is in site/index.html"
 
 clean:

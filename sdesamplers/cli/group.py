@@ -35,7 +35,7 @@ class Describing(click.Command):
     "--registry",
     "registry_file",
     metavar="FILE",
-    help="A registry.yaml file that extends the shipped one, or hf://OWNER/NAME[@REVISION][/PATH].",
+    help="A registry.yaml file that extends the shipped one, or hf://OWNER/NAME, with @REVISION and /PATH if needed.",
 )
 @click.option(
     "--plugin",
