@@ -61,8 +61,8 @@ def statistics_command(source: str, **kwargs: Any) -> None:
     "--sampler",
     default="quality",
     show_default=True,
-    help="Sampler, recipe or alias; the file of a recipe or a solver table; or hf://OWNER/NAME, with @REVISION and /PATH "
-    "if needed.",
+    help="Sampler, recipe or alias; the file of a recipe or a solver table; or hf://OWNER/NAME, with @REVISION and "
+    "/PATH if needed.",
 )
 @click.option(
     "--recipe",
