@@ -459,7 +459,7 @@ def test_toy_2d_draws_pictures_and_animations(run_here, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "rectified flow: trained in" in done.stdout
     assert Image.open(tmp_path / "toy" / "samplers.png").size[0] > 1000
-    assert Image.open(tmp_path / "toy" / "flow.png").size == (1240, 448)
+    assert Image.open(tmp_path / "toy" / "flow.png").size == (1240, 512)
     assert Image.open(tmp_path / "toy" / "flow.gif").n_frames == 3
 
 
@@ -480,7 +480,7 @@ def test_ddpo_raises_the_reward(run_here, tmp_path):
     first, last, error = map(float, numbers.groups())
     assert 0 < error < 0.02
     assert last > first + 5 * error
-    assert Image.open(tmp_path / "ddpo.png").size == (840, 288)
+    assert Image.open(tmp_path / "ddpo.png").size == (840, 336)
 
 
 @pytest.mark.slow
