@@ -13,7 +13,7 @@ from ..models.base import Model, Output
 from ..models.calling import as_flat, call
 from ..models.conditions import cloned
 from ..models.function import FunctionModel
-from ..pretrained.trial import check_raw
+from ..pretrained.trial import warn_of_denoiser
 from ..processes.scalars import Scalar, expand
 from ..processes.schedules import EDM, RectifiedFlow
 from ..processes.sde import GaussianProcess
@@ -131,8 +131,8 @@ def from_denoiser(
         process = EDM(low, high)
     if sigma_data is not None and not number("sigma_data", sigma_data) > 0:
         raise UsageError(f"sigma_data must be positive, not {sigma_data}")
-    if sigma_data is not None:
-        check_raw(denoiser)
+    if sigma_data is not None and isinstance(getattr(denoiser, "sigma_data", None), int | float):
+        warn_of_denoiser(f"{type(denoiser).__name__} has a sigma_data of its own,")
     return DenoiserModel(
         denoiser, process, shape, sigma_data=sigma_data, extra_args=extra_args,
         conditional=conditional, null_condition=null_condition,

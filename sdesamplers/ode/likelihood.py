@@ -247,10 +247,10 @@ class DensityFlow(Model):
     def __init__(self, model: Model, columns: int, coordinates: str) -> None:
         self.inner, self.columns = model, columns
         self.size = math.prod(model.shape)
-        gaussian = isinstance(model.process, GaussianProcess)
-        self.view = view(model.process, coordinates) if isinstance(model.process, GaussianProcess) else None
-        self.process = model.process if gaussian else GivenVelocity(model.process)
-        self.prediction = "flow" if gaussian else "score"
+        process = model.process
+        self.view = view(process, coordinates) if isinstance(process, GaussianProcess) else None
+        self.process = process if self.view is not None else GivenVelocity(process)
+        self.prediction = "flow" if self.view is not None else "score"
         self.shape, self.device, self.name = (self.size + columns,), model.device, model.name
 
     def condition_for(self, condition: Any, count: int) -> Any:

@@ -93,8 +93,13 @@ class Trial:
             self.channels = tensor.shape[1]
         return value.float()
 
+    def _ends(self) -> list[float]:
+        """The network's times at both ends of the process's."""
+        process = self.model.process
+        return [float(self.model.network_clock(float(t))) for t in (process.t_min, process.t_max)]
+
     def _times(self) -> str:
-        low, high = (float(self.model.network_clock(t)) for t in (self.model.process.t_min, self.model.process.t_max))
+        low, high = self._ends()
         return f"from {low:.3g} to {high:.3g}"
 
     def warn_of_ends(self) -> None:
@@ -123,18 +128,12 @@ class Trial:
 
         Its output then stays the same if the time grows by 0.3, and changes if it grows by 1.
         """
-        ends = [float(self.model.network_clock(float(t))) for t in (self.model.process.t_min, self.model.process.t_max)]
+        ends = self._ends()
         if not all(map(math.isfinite, ends)) or abs(ends[1] - ends[0]) < 10 * self.count:
             return False
         times = round(sum(ends) / 2) + 2 * torch.arange(self.count, dtype=torch.float32, device=self.model.device)
         here, near, beyond = (self.evaluate(self.model.asking, slice(None), times + ahead) for ahead in (0.0, 0.3, 1.0))
         return bool(torch.equal(here, near)) and not bool(torch.equal(here, beyond))
-
-
-def check_raw(network: Any) -> None:
-    """Warn if a network that is passed with sigma_data= has a `sigma_data` of its own, as preconditioned ones do."""
-    if isinstance(getattr(network, "sigma_data", None), int | float):
-        warn_of_denoiser(f"{type(network).__name__} has a sigma_data of its own,")
 
 
 def warn_of_denoiser(sign: str) -> None:
