@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -118,3 +119,8 @@ class Cell:
         nested |= {"ratios": row.pop("ratios"), "errors": row.pop("errors")}
         texts = {key: None if v is None else json.dumps(v) for key, v in nested.items()}
         return {**row, **own, **grid_fields, **texts}
+
+
+def own_metrics(cells: Iterable[Cell]) -> list[str]:
+    """The names of the caller's metrics."""
+    return list(dict.fromkeys(name for cell in cells for name in cell.metrics))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ..errors import SdesamplersError
 from ..html import picture, rows_table
 from ..text import one_line
+from .cell import own_metrics
 
 if TYPE_CHECKING:
     from .result import Comparison
@@ -28,7 +29,7 @@ COLUMNS = {
 def comparison_html(comparison: Comparison) -> str:
     """The cells as a table, without empty columns, and their samples as a picture if they can be shown."""
     used = [name for name in COLUMNS if any(getattr(cell, name) is not None for cell in comparison.cells)]
-    own = own_metrics(comparison)
+    own = own_metrics(comparison.cells)
     rows = ([*(getattr(cell, name) for name in used), *map(cell.value, own)] for cell in comparison.cells)
     title = f"{comparison.model_name}: {comparison.num_samples} samples, seed {comparison.seed}"
     table = rows_table(title, [*(COLUMNS[name] for name in used), *own], rows)
@@ -41,7 +42,7 @@ def comparison_html(comparison: Comparison) -> str:
 def text_table(comparison: Comparison) -> str:
     """The cells as lines of text, without empty columns; three digits of each number."""
     used = [name for name in COLUMNS if any(getattr(cell, name) is not None for cell in comparison.cells)]
-    own = own_metrics(comparison)
+    own = own_metrics(comparison.cells)
     several = ("model", "guidance_scale") if comparison.groups else ()
     rows = [[*several, *(COLUMNS[name] for name in used), *own]]
     for cell in comparison.cells:
@@ -50,11 +51,6 @@ def text_table(comparison: Comparison) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join([repr(comparison)[1:-1], *lines])
-
-
-def own_metrics(comparison: Comparison) -> list[str]:
-    """The names of the caller's metrics."""
-    return list(dict.fromkeys(name for cell in comparison.cells for name in cell.metrics))
 
 
 def shown(value: object) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import UnknownNameError, UsageError
 from ..metrics.intervals import LEVEL
 from ..sampling.recipe import Recipe
+from .cell import own_metrics
 from .statistics import chances_of_least, is_undecided
 
 if TYPE_CHECKING:
@@ -133,8 +134,7 @@ def usual_metric(cells: Sequence[Cell]) -> str:
 
 def metrics_of(cells: Sequence[Cell]) -> list[str]:
     """The names of the values that some cell has."""
-    own = [name for cell in cells for name in cell.metrics]
-    names = dict.fromkeys(["error", "frechet", "sliced_wasserstein", *own, "seconds"])
+    names = dict.fromkeys(["error", "frechet", "sliced_wasserstein", *own_metrics(cells), "seconds"])
     return [name for name in names if any(cell.value(name) is not None for cell in cells)]
 
 

@@ -14,7 +14,7 @@ from .hooks import GROUP
 from .options import Option, check_options, check_written
 from .peers import Peers
 from .plugin import NoiseSource, Sampler, Spacing
-from .recipe_data import missing
+from .recipe_data import GRIDS, missing
 from .shelf import Shelf, T
 
 
@@ -68,9 +68,6 @@ class Preset:
             "final": given.get("final") or self.final,
             "start_time": self.start_time if start_time is None and not own_grid else start_time,
         }
-
-
-GRIDS = ("steps", "times", "sigmas")
 
 
 def chosen_entry(entry: str | Mapping[str, Any], key: str, shelf: Shelf[T], where: str) -> tuple[T, dict[str, Any]]:
