@@ -57,7 +57,7 @@ def sample(
 @overload
 def sample(
     model: Model | str,
-    sampler: Literal["ab-2m", "quality"] = ...,
+    sampler: Literal["ab-2m"],
     *,
     order: int = 4,
     **kwargs: Unpack[Arguments],
@@ -66,7 +66,7 @@ def sample(
 @overload
 def sample(
     model: Model | str,
-    sampler: Literal["abm", "fast", "adams-bashforth-moulton"],
+    sampler: Literal["abm", "fast", "quality", "adams-bashforth-moulton"] = ...,
     *,
     order: int | None = None,
     mode: Literal["pec", "pece"] = "pec",

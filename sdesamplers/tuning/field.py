@@ -56,6 +56,7 @@ class Field:
         batch_size: int | None = None,
     ) -> None:
         self.model, self.indices, self.seed, self.conditions = model, indices, seed, conditions
+        self.guidance_scale, self.batch_size = guidance_scale, batch_size
         self.batches = list(batches(len(indices), batch_size))
         self.conduct = Conduct(guidance_scale=guidance_scale)
         self.path = Path(view(model.gaussian, "angle"), [])
@@ -64,6 +65,11 @@ class Field:
         self._evaluators = [self._evaluator(self._run, rows) for rows in self.batches]
         self.first = self._run.path.points[0]
         self.smallest = math.atan(float(model.gaussian.ratio(model.gaussian.t_min)))
+
+    def part(self, count: int) -> Field:
+        """The first of the starts."""
+        few = take_rows(self.conditions, slice(0, count))
+        return Field(self.model, self.indices[:count], self.seed, few, self.guidance_scale, self.batch_size)
 
     @property
     def angle(self) -> float:
@@ -189,6 +195,10 @@ class Teacher:
         made = cls(np.array(angles), states, distance)
         made.distances(end)
         return made
+
+    def part(self, count: int) -> Teacher:
+        """The first of the starts."""
+        return Teacher(self.angles, [states[:count] for states in self.states], self.distance)
 
     @property
     def end(self) -> Tensor:

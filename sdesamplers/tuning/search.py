@@ -1,9 +1,9 @@
-"""The grid and the network's times of a solver table, by random search over candidates whose weights are fitted."""
+"""The grid and the network's times of a solver table, by Gauss-Newton steps with weights that are fitted anew."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,6 +63,17 @@ class Candidate:
         found: list[float] = shifted(own, shifts, smallest).tolist()
         return found
 
+    @property
+    def values(self) -> np.ndarray:
+        """What Gauss-Newton steps change: the sizes, and all shifts but the first."""
+        return np.array([*self.sizes, *self.shifts[1:]])
+
+    def with_values(self, values: np.ndarray) -> Candidate:
+        """The candidate with other sizes and shifts."""
+        count = len(self.sizes)
+        shifts = np.clip(values[count:], -LARGEST_SHIFT, LARGEST_SHIFT)
+        return replace(self, sizes=tuple(values[:count].tolist()), shifts=(0.0, *shifts.tolist()))
+
     def changed(self, chance: np.random.Generator, width: float) -> Candidate:
         """A random neighbour."""
         sizes, shifts = np.array(self.sizes), np.array(self.shifts)
@@ -108,8 +119,8 @@ Base = Callable[[str, list[float]], list[list[float]]]
 """The weights of a base method, by its name, on a grid."""
 
 
-def judge(field: Field, teacher: Teacher, base: Base, candidate: Candidate) -> Judged:
-    """Fit a candidate's weights and measure the errors."""
+def judge(field: Field, teacher: Teacher, base: Base, candidate: Candidate) -> tuple[Judged, Tensor]:
+    """Fit a candidate's weights and measure the errors; returns the ends, (N, *shape), too."""
     angles = candidate.angles(field.angle)
     asked = candidate.network_angles(angles, field.smallest)
     try:
@@ -118,27 +129,104 @@ def judge(field: Field, teacher: Teacher, base: Base, candidate: Candidate) -> J
         )
         found = teacher.distances(ends)
     except SdesamplersError:  # a candidate whose states overflow
-        found, weights = np.full(len(teacher.end), np.inf), base(candidate.base, angles)
+        weights, ends = base(candidate.base, angles), torch.full_like(teacher.end, math.inf)
+        found = np.full(len(ends), np.inf)
     shifted = tuple(asked) if asked != angles[:-1] else ()
-    return Judged(candidate, SolverTable(tuple(angles), tuple(map(tuple, weights)), shifted), found)
+    return Judged(candidate, SolverTable(tuple(angles), tuple(map(tuple, weights)), shifted), found), ends
+
+
+SHARE, FEWEST = 4, 8
+"""The derivatives are those of every fourth start, but of eight at least."""
+DIFFERENCE = 1e-2
+"""Of the difference quotients in `Candidate.values`."""
+DAMPINGS = 3
+"""Number of damped steps that are tried with the same derivatives."""
+CHANGES = 6
+"""Number of random changes after Gauss-Newton steps that did not improve the best."""
+
+
+class Search:
+    """The search for the grid and the network's times; the weights are fitted anew for each candidate.
+
+    Damped Gauss-Newton steps (Levenberg 1944) in `Candidate.values`, with difference quotients of the ends. Starts are
+    weighted so that the slope is that of `score`, with the median taken for the mean logarithm. If a step improves
+    nothing, random changes follow, which grow after a success and shrink after failures (the 1/5 rule of Rechenberg
+    1973); they change ridge and robustness too.
+
+    Attributes:
+        best: the best candidate so far.
+    """
+
+    def __init__(self, field: Field, teacher: Teacher, base: Base, seed: tuple[int, ...]) -> None:
+        count = min(max(len(field.indices) // SHARE, FEWEST), len(field.indices))
+        self.field, self.teacher, self.base = field, teacher, base
+        self.few = field.part(count), teacher.part(count)
+        self.share = count / len(field.indices)
+        self.chance, self.width, self.damping = np.random.default_rng(seed), 0.3, 0.1
+        self.best: Judged | None = None
+
+    def improves(self, candidate: Candidate) -> bool:
+        """Judge a candidate and keep it if it is the best."""
+        judged, _ = judge(self.field, self.teacher, self.base, candidate)
+        better = self.best is None or judged.score < self.best.score
+        if better:
+            self.best = judged
+        return better
+
+    def run(self, first: list[Candidate]) -> Iterator[float]:
+        """Search without end; yields after each evaluation of candidates what it took, in trials."""
+        for candidate in first:
+            self.improves(candidate)
+            yield 1.0
+        while True:
+            if not (yield from self.step()):
+                for _ in range(CHANGES):
+                    assert self.best is not None
+                    better = self.improves(self.best.candidate.changed(self.chance, self.width))
+                    self.width = min(1.5 * self.width, 1.0) if better else max(0.9 * self.width, 0.02)
+                    yield 1.0
+
+    def step(self) -> Generator[float, None, bool]:
+        """A Gauss-Newton step from the best candidate; returns True if it improves it."""
+        assert self.best is not None
+        candidate = self.best.candidate
+        values, ends = candidate.values, judge(*self.few, self.base, candidate)[1]
+        yield self.share
+        columns = []
+        for k in range(len(values)):
+            moved = values + DIFFERENCE * np.eye(len(values))[k]
+            columns.append((judge(*self.few, self.base, candidate.with_values(moved))[1] - ends) / DIFFERENCE)
+            yield self.share
+        residual = (ends - self.few[1].end).flatten(1).double()
+        slopes = torch.stack([column.flatten(1).double() for column in columns], -1)
+        squares = residual.square().mean(1)
+        weight = 1 / squares.mean() + 1 / (squares + squares.median())
+        matrix = torch.einsum("n,nik,nil->kl", weight, slopes, slopes).cpu().numpy()
+        moment = torch.einsum("n,nik,ni->k", weight, slopes, residual).cpu().numpy()
+        if not (np.isfinite(matrix).all() and np.isfinite(moment).all()):
+            return False
+        for _ in range(DAMPINGS):
+            damped = matrix + self.damping * np.diag(np.diag(matrix))
+            change = -np.linalg.lstsq(damped, moment, rcond=1e-9)[0]
+            change /= max(1.0, np.abs(change).max())
+            better = self.improves(candidate.with_values(values + change))
+            self.damping = max(self.damping / 4, 1e-3) if better else min(5 * self.damping, 100.0)
+            yield 1.0
+            if better:
+                return True
+        return False
 
 
 def search(
     field: Field, teacher: Teacher, base: Base, first: list[Candidate], count: int, seed: tuple[int, ...]
 ) -> Iterator[Judged]:
-    """Yield the best candidate so far after each of `count` trials: the first ones, then changes of the best.
-
-    The changes grow after a success and shrink after failures (the 1/5 rule of Rechenberg 1973).
-    """
-    best: Judged | None = None
-    width = 0.3
-    for trial in range(count):
-        chance = np.random.default_rng((*seed, trial))
-        candidate = first[trial] if trial < len(first) or best is None else best.candidate.changed(chance, width)
-        judged = judge(field, teacher, base, candidate)
-        if best is None or judged.score < best.score:
-            best = judged
-            width = min(width * 1.5, 1.0) if trial >= len(first) else width
-        elif trial >= len(first):
-            width = max(width * 0.9, 0.02)
-        yield best
+    """Yield the best candidate so far after each of `count` trials, of which each evaluates all starts once."""
+    made, spent, done = Search(field, teacher, base, seed), 0.0, 0
+    for cost in made.run(first):
+        spent += cost
+        while done < min(int(spent + 1e-9), count):
+            assert made.best is not None
+            yield made.best
+            done += 1
+        if done == count:
+            return

@@ -80,7 +80,7 @@ def test_what_somebody_writes_is_completed(mixture: sds.MixtureModel, tmp_path: 
     file.write_text("sampler: quality\n")
     assert sds.sample(mixture, str(file)).recipe == sds.sample(mixture, "quality").recipe
     changed = sds.sample(mixture, str(file), steps=3, spacing="karras").recipe
-    assert (changed.steps, changed.spacing, changed.coordinates) == (3, "karras", "native")
+    assert (changed.steps, changed.spacing, changed.coordinates) == (3, "karras", "flow")
 
 
 def test_everything_that_takes_a_sampler_takes_a_file(mixture: sds.MixtureModel, tmp_path: Path) -> None:
