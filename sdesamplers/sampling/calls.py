@@ -65,8 +65,8 @@ def sample(
         sampler: the name of a sampler, recipe or alias, a `Sampler`, or a `Recipe` (such as an earlier `result.recipe`
             or the dictionary from its `as_dict`), which is repeated except for the arguments passed here. Or a
             `SolverTable`, the result of `tune`, of which `nfe` picks the table, the path of a table or of a folder of
-            them, or "tuned" for the model's own (docs/tuning.md). By default `quality`: Adams-Bashforth if it is
-            stable, otherwise DPM-Solver++(2M), 20 evaluations (docs/defaults.md).
+            them, or "tuned" for the model's own (docs/tuning.md). By default `quality`: Adams-Bashforth-Moulton
+            in `flow` coordinates, 20 evaluations (docs/defaults.md).
         steps: number of grid intervals. Pass exactly one of `steps`, `nfe`, `times` and `sigmas`; without any of them,
             adaptive samplers choose their own steps.
         nfe: budget of model evaluations per sample: the run takes the largest number of steps that fits.

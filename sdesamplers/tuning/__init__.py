@@ -4,7 +4,7 @@ tune.py     the call
 result.py   its tables, saved to a folder or pushed to the Hub
 card.py     the page that describes them
 tuner.py    starts, teacher, fixed settings, the choice between them and the tuned tables, the facts of a table
-search.py   random search over grids and the times that the network receives
+search.py   search for the grid and the times that the network receives
 fit.py      weights of all steps by least squares, on the solver's own states
 gradient.py improvement by the gradient of the error with respect to weights, grid and times
 field.py    a model's velocity in angle coordinates for a set of starts, and a teacher's states

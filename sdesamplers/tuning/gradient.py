@@ -19,14 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import UsageError
+from ..errors import NonFiniteError, UsageError
 from ..processes.predictions import weighted_sum
 from ..sampling.table import SolverTable
 from .field import Field, Teacher, checked
-from .search import Base, Judged, grid, shifted
+from .search import Base, Candidate, Judged, grid, shifted
 
 STEP = 1e-3
 """Of the difference quotients, relative to the angle."""
+RATES = (1e-2, 1e-3)
+"""Of Adam for the corrections of the weights; the grid and the times have three times as much."""
 
 
 @dataclass
@@ -48,16 +50,34 @@ class Parameters:
             value.requires_grad_()
         return made
 
+    def candidate(self, first: Candidate) -> Candidate:
+        """The first candidate with the learned grid and times."""
+        return first.with_values(torch.cat([self.sizes, self.shifts[1:]]).detach().numpy())
+
     @property
     def all(self) -> list[Tensor]:
         """All tensors."""
         return [self.sizes, self.shifts, *self.corrections]
 
 
-def refine(
-    field: Field, teacher: Teacher, base: Base, judged: Judged, iterations: int, rate: float = 1e-2
+def refine(field: Field, teacher: Teacher, base: Base, judged: Judged, iterations: int) -> Iterator[Judged]:
+    """Yield the best table so far after each of `iterations` steps of Adam.
+
+    They are shared by `RATES`, each of which begins with the best table and falls to 0 by a cosine. How large a step
+    may be differs between problems by a factor of 100.
+    """
+    best = judged
+    for k, rate in enumerate(RATES):
+        share = iterations * (k + 1) // len(RATES) - iterations * k // len(RATES)
+        for found in descend(field, teacher, base, best, share, rate):
+            best = found
+            yield best
+
+
+def descend(
+    field: Field, teacher: Teacher, base: Base, judged: Judged, iterations: int, rate: float
 ) -> Iterator[Judged]:
-    """Yield the best table so far after each of `iterations` steps of Adam, with a rate that falls to 0 by a cosine."""
+    """The same with one rate; ends early if a table's states are not finite."""
     name, best = judged.candidate.base, judged
     weights_at: Callable[[list[float]], list[list[float]]] = lambda angles: base(name, angles)  # noqa: E731
     learned = Parameters.of(judged, weights_at(list(judged.table.angles)))
@@ -76,8 +96,11 @@ def refine(
             rows = on_grid(weights_at, angles, learned.corrections)
         values = [float(v) for v in angles.detach()], [float(v) for v in asked.detach()]
         table = SolverTable(tuple(values[0]), tuple(tuple(row.detach().tolist()) for row in rows), tuple(values[1]))
-        found, slopes = gradients(field, teacher, table)
-        current = Judged(judged.candidate, table, found)
+        try:
+            found, slopes = gradients(field, teacher, table)
+        except NonFiniteError:
+            return
+        current = Judged(learned.candidate(judged.candidate), table, found)
         if current.score < best.score:
             best = current
         yield best

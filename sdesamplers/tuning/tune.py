@@ -48,15 +48,16 @@ def tune(
     """Compute a solver table for a model: the grid, the weights and the network's times for a number of evaluations.
 
     For each trial grid the weights are fitted step by step by least squares to a teacher's states, on the solver's own
-    states (Duan et al. 2023); a random search changes the grid and the times that the network receives. The best table
-    is compared with the best of 12 fixed settings on other starts. If a fixed setting is better there, its table is
-    returned, and `facts["returned"]` says so. See docs/tuning.md.
+    states (Duan et al. 2023); Gauss-Newton steps and random changes search for the grid and the times that the network
+    receives. The best table is compared with the best of 12 fixed settings on other starts. If a fixed setting is
+    better there, its table is returned, and `facts["returned"]` says so. See docs/tuning.md.
 
     Args:
         model: a `Model`, or any argument of `load`.
         nfe: evaluations per sample, 2 or more; a list computes one table for each.
         starts: number of initial states for the fit, and as many each for the choice and for the report.
-        trials: number of grids that are tried for each table. A trial takes starts * nfe evaluations of the network.
+        trials: evaluations for the search of each table, in units of starts * nfe evaluations of the network, which is
+            what one grid takes.
         method: "least-squares", or "gradient", which then improves weights, grid and times together by `iterations`
             steps of Adam. The network must be differentiable, and an iteration takes about 6 times a trial; one
             evaluation is kept in memory at a time.

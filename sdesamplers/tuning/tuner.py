@@ -209,10 +209,7 @@ class Tuner:
         for best in search(made, teacher, self.base, firsts, asked["trials"], (self.seed, asked["nfe"])):
             yield best
         if best is not None and asked["method"] == "gradient":
-            try:
-                yield from refine(made, teacher, self.base, best, asked["iterations"])
-            except NonFiniteError:  # an iteration that diverges; the best so far remains
-                return
+            yield from refine(made, teacher, self.base, best, asked["iterations"])
 
     def chosen(
         self, bests: list[Judged], fixed: list[tuple[float, str, SolverTable]], asked: dict[str, Any], complete: bool

@@ -167,10 +167,10 @@ def test_the_best_fixed_setting_is_returned_if_the_search_finds_nothing_better(m
     judge = search_module.judge
 
     def spoiled(*arguments: Any) -> Any:
-        judged = judge(*arguments)
+        judged, ends = judge(*arguments)
         rows = tuple((*row[:-1], 0.5 * row[-1]) for row in judged.table.weights)
         judged.table = sds.SolverTable(judged.table.angles, rows)
-        return judged
+        return judged, ends
 
     monkeypatch.setattr(search_module, "judge", spoiled)
     model = mixture()
