@@ -52,7 +52,7 @@ MEASURED: dict[str, tuple[str, int, dict[str, Any]]] = {
     "tuned, 5": ("tuned", 5, {}),
     "tuned, 8": ("tuned", 8, {}),
     "best fixed, 5": ("abm", 5, {"order": 1, "spacing": "linspace", "final": "min", "coordinates": "flow"}),
-    "best fixed, 8": ("quality", 8, {}),
+    "best fixed, 8": ("ab-2m", 8, {"spacing": "power", "spacing_options": {"rho": 1.25}}),  # the former `quality`
     "dpmpp-2m, 5": ("dpmpp-2m", 5, {}),
     "dpmpp-2m, 8": ("dpmpp-2m", 8, {}),
 }

@@ -27,10 +27,10 @@ from sdesamplers.tuning import tuner as tuner_module
 from sdesamplers.tuning.field import Field, Teacher
 from sdesamplers.tuning.fit import solve
 from sdesamplers.tuning.gradient import gradients
-from sdesamplers.tuning.search import score
+from sdesamplers.tuning.search import score, search
 from sdesamplers.tuning.trace import table_of
 from sdesamplers.tuning.tune import better
-from sdesamplers.tuning.tuner import CHOOSE, FIT, REPORT, Tuner
+from sdesamplers.tuning.tuner import CHOOSE, FIT, REPORT, Tuner, first_candidates
 
 QUICK: dict[str, Any] = {"starts": 48, "trials": 8, "teacher_nfe": 48}
 
@@ -194,14 +194,36 @@ def test_the_three_sets_of_starts_are_disjoint_and_beyond_those_of_runs(monkeypa
 
     monkeypatch.setattr(Field, "__init__", noting)
     sds.tune(mixture(), 3, starts=5, trials=1, teacher_nfe=16)
-    probe, *sets, check = sets
-    assert len(sets) == 3
-    assert probe < sets[0]  # a fingerprint of the model, on starts for the fit
-    assert check == sets[2]  # the teacher's own error, on starts for the report
-    for each in sets:
+    probe, fitted, few, chosen, reported, check = sets
+    assert probe < fitted  # a fingerprint of the model, on starts for the fit
+    assert few <= fitted  # the derivatives
+    assert check == reported  # the teacher's own error
+    for each in (fitted, chosen, reported):
         assert not seen & each
         assert min(each) >= 2**40
         seen |= each
+
+
+def test_gauss_newton_steps_find_in_as_many_trials_what_random_changes_do_not(monkeypatch):
+    means = np.random.default_rng(0).normal(size=(4, 6))
+    model = sds.MixtureModel([0.2, 0.3, 0.1, 0.4], means, [0.05, 0.1, 0.2, 0.02], sds.VP(), prediction="v")
+    tuner = Tuner(model, 48, 0, None, 1.0, None, "quality", 96)
+    field, teacher = tuner.on(FIT)
+    first = first_candidates([table for _, _, table in tuner.fixed(4)], field.angle)
+
+    def found(trials: int) -> list[float]:
+        return [each.score for each in search(field, teacher, tuner.base, first, trials, (0, 4))]
+
+    scores = found(60)
+    assert len(scores) == 60
+    assert scores == sorted(scores, reverse=True)
+    assert scores[29] < scores[8] - 0.3  # 0.58; the first nine are grids of fixed settings
+
+    def no_step(_: Any) -> Any:
+        yield from ()
+
+    monkeypatch.setattr(search_module.Search, "step", no_step)
+    assert scores[-1] < found(60)[-1] - 0.1  # 0.36: RMS error and median are 0.7 times as large
 
 
 class Stop:
