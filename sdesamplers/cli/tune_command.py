@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--nfe", type=Numbers(int), default="8", show_default=True, help="Model evaluations; one table for each.")
 @click.option("--out", type=click.Path(), default="tables", show_default=True, help="Output folder.")
 @click.option("--starts", type=int, default=64, show_default=True, help="Starts for the fit; as many more judge it.")
-@click.option("--trials", type=int, default=60, show_default=True, help="Length of the search, in passes over the starts.")
+@click.option("--trials", type=int, default=60, show_default=True, help="Search length, in passes over all starts.")
 @click.option(
     "--method",
     type=click.Choice(["least-squares", "gradient"]),
