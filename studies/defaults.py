@@ -10,7 +10,6 @@ first timestep. And how wide samples of a Gaussian of any width come out, from o
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 from collections.abc import Callable, Iterator
@@ -148,25 +147,12 @@ def errors(batches: list[Batch], request: Request, nfe: int) -> tuple[float, flo
 SPREADS = np.array([0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.0])
 
 
-class Widths(sds.Model):
-    """N(0, s^2) with one s a dimension."""
-
-    prediction, dtype, name, shape = "sample", torch.float64, "widths", (len(SPREADS),)
-
-    def __init__(self, process: sds.GaussianProcess) -> None:
-        self.process, self.variances = process, torch.tensor(SPREADS**2)
-
-    def predict(self, x: Tensor, t: float, condition: object = None) -> Tensor:
-        """The mean of the data given x."""
-        alpha, sigma = (float(part) for part in (self.process.alpha(t), self.process.sigma(t)))
-        return x * (alpha * self.variances / (alpha**2 * self.variances + sigma**2))
-
-
 def widths(process: sds.GaussianProcess, sampler: str, steps: int) -> np.ndarray:
-    """Standard deviations of samples over those of the data, at each of SPREADS, from one run."""
+    """Standard deviations of samples of N(0, s^2) over s, at each s of SPREADS, from one run, which is linear."""
+    model = sds.GaussianModel(np.zeros(len(SPREADS)), SPREADS**2, process, prediction="sample", dtype=torch.float64)
     alpha, sigma = (float(part) for part in (process.alpha(process.t_max), process.sigma(process.t_max)))
     start = torch.tensor(np.hypot(alpha * SPREADS, sigma))[None]
-    return sds.sample(Widths(process), sampler, steps=steps, start=start).samples[0].numpy() / SPREADS
+    return sds.sample(model, sampler, steps=steps, start=start).samples[0].numpy() / SPREADS
 
 
 def accuracy(rows: list[Row]) -> list[str]:
@@ -242,11 +228,7 @@ def report(rows: list[Row]) -> str:
 
 def main() -> None:
     """Run one stage of the study."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("measure", "report"))
-    parser.add_argument("--work", type=Path, default=Path("out/defaults"))
-    parser.add_argument("--out", type=Path, default=Path("out/defaults"))
-    arguments = parser.parse_args()
+    arguments = family.command(__doc__, "measure", Path("out/defaults")).parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows = measure(arguments.work)
     if arguments.stage == "report":

@@ -398,12 +398,18 @@ def report(folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def command(description: str | None, first: str, folder: Path) -> argparse.ArgumentParser:
+    """The command line of a study with a first stage, which is kept in a folder, and a report."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=(first, "report"))
+    parser.add_argument("--work", type=Path, default=folder)
+    parser.add_argument("--out", type=Path, default=folder)
+    return parser
+
+
 def main() -> None:
     """Run one stage of the study."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("fit", "report"))
-    parser.add_argument("--work", type=Path, default=Path("out/universal"))
-    parser.add_argument("--out", type=Path, default=Path("out/universal"))
+    parser = command(__doc__, "fit", Path("out/universal"))
     parser.add_argument("--trials", type=int, default=TRIALS)
     parser.add_argument("--groups", default="zero,ddpm")
     arguments = parser.parse_args()

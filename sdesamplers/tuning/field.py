@@ -56,7 +56,7 @@ class Field:
         batch_size: int | None = None,
     ) -> None:
         self.model, self.indices, self.seed, self.conditions = model, indices, seed, conditions
-        self.guidance_scale, self.batch_size = guidance_scale, batch_size
+        self.batch_size = batch_size
         self.batches = list(batches(len(indices), batch_size))
         self.conduct = Conduct(guidance_scale=guidance_scale)
         self.path = Path(view(model.gaussian, "angle"), [])
@@ -69,7 +69,7 @@ class Field:
     def part(self, count: int) -> Field:
         """The first of the starts."""
         few = take_rows(self.conditions, slice(0, count))
-        return Field(self.model, self.indices[:count], self.seed, few, self.guidance_scale, self.batch_size)
+        return Field(self.model, self.indices[:count], self.seed, few, self.conduct.guidance_scale, self.batch_size)
 
     @property
     def angle(self) -> float:

@@ -82,12 +82,10 @@ class Candidate:
         if chance.random() < 0.5:
             moved = (chance.random(len(shifts)) < 0.4) * chance.standard_normal(len(shifts))
             moved[0] = 0.0
-            shifts = np.clip(shifts + 0.2 * width * moved, -LARGEST_SHIFT, LARGEST_SHIFT)
+            shifts = shifts + 0.2 * width * moved
         ridge = self.ridge if chance.random() < 0.7 else float(chance.choice(RIDGES))
         robustness = self.robustness if chance.random() < 0.7 else float(chance.choice(ROBUSTNESSES))
-        return replace(
-            self, sizes=tuple(sizes.tolist()), shifts=tuple(shifts.tolist()), ridge=ridge, robustness=robustness
-        )
+        return replace(self.with_values(np.array([*sizes, *shifts[1:]])), ridge=ridge, robustness=robustness)
 
 
 def grid(sizes: Tensor, start: float) -> Tensor:
