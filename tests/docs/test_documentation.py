@@ -9,7 +9,8 @@ from make_pages import PAGES, write_pages
 from sdesamplers.registry import catalogue
 from sdesamplers.registry.registry import Registry
 
-DOCS = Path(__file__).parents[2] / "docs"
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +69,14 @@ def test_the_inventory_counts_what_there_is(registry):
         found = re.search(rf"\| {kind}, (\d+) \|", text)
         assert found is not None
         assert int(found[1]) == len(own)
+
+
+@pytest.mark.parametrize("pattern", ["docs/**/*.md", "benchmarks/results/*.md", "studies/results/*.md"])
+def test_the_site_has_every_page(pattern):
+    files = [file for file in ROOT.glob(pattern) if file.name != "README.md"]
+    assert files
+    listed = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    missing = [
+        str(name) for file in files if f" {(name := file.relative_to(ROOT))}\n".replace(" docs/", " ") not in listed
+    ]
+    assert not missing, "add them to nav in mkdocs.yml"
