@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))  # f
 import problems
 
 BUDGETS = (5, 8, 10, 15, 20)
-STARTS, TRIALS, HELD_OUT, OF_TOURNAMENT = 512, 300, 16_384, 2048
+STARTS, TRIALS, HELD_OUT, OF_TOURNAMENT = 2048, 160, 16_384, 2048
 PEERS = {5: (0.13, 0.049), 8: (0.071, 0.016), 10: (0.058, 0.0073), 15: (0.035, 0.0039), 20: (0.018, 0.0014)}
 """The smallest RMSE and the smallest median of other libraries on `mixture-16d`, from results/work_precision.md."""
 PROCESSES = {"VP linear": sds.VP, "VP cosine": sds.CosineVP, "flow": sds.RectifiedFlow}

@@ -385,6 +385,14 @@ def report(folder: Path) -> str:
             lines.append(
                 f"| {group} | {name} | {len(own)} | {worst[0]:.2f} | {mean[0]:.2f} | {worst[1]:.2f} | {mean[1]:.2f} |"
             )
+    lines += ["", "Geometric means of these ratios by number of evaluations, RMS / median:", ""]
+    shown = ("universal", "fast", "quality")
+    lines += ["| group | NFE | " + " | ".join(shown) + " |", "|---|--:|" + "--:|" * len(shown)]
+    for group, nfe in sorted({row[:2] for row in rows}, key=lambda key: (key[0] != "zero", key[1])):
+        own = [found for *key, _, found in rows if key == [group, nfe]]
+        least = [best_of({k: v for k, v in found.items() if k != "universal"}) for found in own]
+        means = [np.exp(np.log(np.array([found[name] for found in own]) / np.array(least)).mean(0)) for name in shown]
+        lines.append(f"| {group} | {nfe} | " + " | ".join(f"{rms:.2f} / {median:.2f}" for rms, median in means) + " |")
     lines += [
         "",
         "| group | NFE | problem | universal: RMS / median | best fixed | `fast` | `quality` |",

@@ -102,12 +102,12 @@ def compare_command(sources: tuple[str, ...], **kwargs: Any) -> None:
     """
     from ..checks import whole
     from ..comparison.comparison import CELLS, as_models, compare
-    from ..comparison.settings import as_settings, split_settings
+    from ..comparison.settings import as_settings
     from ..io.files import output_folder
+    from ..sampling.setting import split_settings
 
     as_json, quiet, out = kwargs.pop("as_json"), kwargs.pop("quiet"), kwargs.pop("out")
-    texts = [text for each in kwargs.pop("samplers") for text in split_settings(each)]
-    settings = as_settings(texts)
+    settings = as_settings(texts := [text for each in kwargs.pop("samplers") for text in split_settings(each)])
     gate = Gate.of(kwargs)
     nfe = kwargs.pop("recommend")
     options = common_options(kwargs.pop("option"), settings)
@@ -240,7 +240,7 @@ def common_options(texts: tuple[str, ...], settings: list[Setting]) -> dict[str,
     Raises:
         UsageError: a sampler lacks one of them.
     """
-    from ..comparison.settings import preset_of
+    from ..sampling.setting import preset_of
 
     specs = [preset_of(setting.sampler).sampler for setting in settings]
     options: dict[str, Any] = {}

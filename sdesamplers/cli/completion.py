@@ -126,6 +126,7 @@ COMPLETIONS: dict[str, Complete] = {
     "sources": names(models, files=True),
     "sampler": names(samplers, files=True),
     "teacher": names(samplers),
+    "warm_start": names(files=True),
     "samplers": names(samplers, several=True),
     "spacing": names(spacings),
     "noise": names(noises),

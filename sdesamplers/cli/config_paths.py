@@ -10,7 +10,7 @@ from ..io.paths import expanded
 
 INPUTS = ("recipe", "metrics", "reference", "inception_weights", "prompts", "baseline")
 """Parameters that are paths of files to read."""
-NAMES = ("source", "sources", "data", "sampler", "samplers", "teacher", "condition")
+NAMES = ("source", "sources", "data", "sampler", "samplers", "teacher", "warm_start", "condition")
 """Parameters that may be a name, a number or a path: a path if there is such a file."""
 
 
@@ -26,7 +26,7 @@ def from_folder(folder: Path, name: str, text: str) -> str:
         return text
     if name in INPUTS:
         return text if is_elsewhere(text) else str(folder / text)
-    if name in ("sampler", "samplers", "teacher"):
+    if name in ("sampler", "samplers", "teacher", "warm_start"):
         return ",".join(_existing(folder, part, _is_path) for part in text.split(","))
     if name in NAMES:
         return _existing(folder, text, _is_unregistered)

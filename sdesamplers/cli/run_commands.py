@@ -113,12 +113,12 @@ def sample_command(source: str, **kwargs: Any) -> None:
     accelerate launch -m sdesamplers sample MODEL ...
     """
     from ..checks import whole
-    from ..comparison.settings import preset_of
     from ..generation import generate
     from ..generation.ranks import Ranks
     from ..io.files import output_folder
     from ..sampling.arguments import make_recipe, require_grid, table_for
     from ..sampling.request import Request
+    from ..sampling.setting import preset_of
     from ..sampling.table import TUNED
 
     name, as_json, quiet = kwargs.pop("sampler"), kwargs.pop("as_json"), kwargs.pop("quiet")

@@ -30,15 +30,20 @@ if TYPE_CHECKING:
 @click.option("--trials", type=int, default=60, show_default=True, help="Search length, in passes over all starts.")
 @click.option(
     "--method",
-    type=click.Choice(["least-squares", "gradient"]),
+    type=click.Choice(["least-squares", "joint", "gradient"]),
     default="least-squares",
     show_default=True,
-    help="gradient improves the result further, with gradients of the network.",
+    help="joint improves the result further; so does gradient, with gradients of the network.",
 )
-@click.option("--iterations", type=int, default=60, show_default=True, help="Steps of the gradient method.")
+@click.option("--iterations", type=int, help="Most steps of the method: 12 of joint, 60 of gradient.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the starts and of the search.")
 @click.option("--guidance-scale", type=float, default=1.0, help="Guidance scale that the tables are for.")
-@click.option("--teacher", default="quality", show_default=True, help="Sampler whose samples are approximated.")
+@click.option(
+    "--teacher",
+    default="quality",
+    show_default=True,
+    help='Sampler whose samples are approximated, also with settings: "unipc spacing=logsnr".',
+)
 @click.option("--teacher-nfe", type=int, default=128, show_default=True, help="Its model evaluations.")
 @click.option(
     "--distance",
@@ -46,6 +51,11 @@ if TYPE_CHECKING:
     default="pixels",
     show_default=True,
     help="What is compared with the teacher's samples; features are those of the model's metrics in registry.yaml.",
+)
+@click.option(
+    "--warm-start",
+    metavar="TABLES",
+    help="File, folder or Hub address of tables from which the search begins; tuned for the model's own.",
 )
 @click.option("--batch-size", type=int, help="Starts that the network evaluates at once; all by default.")
 @click.option("--minutes", type=float, help="Stop the search after this time, with the best so far.")

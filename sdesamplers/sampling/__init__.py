@@ -7,6 +7,7 @@ loop.py       the evaluator, and the loop that drives a sampler
 forking.py    thread settings for processes that sample and then fork
 runs.py       from a recipe to a path and a started run; dry runs
 request.py    the arguments of a call, as passed
+setting.py    a sampler with its grid and options as one line of text
 arguments.py  a request, checked and completed to a recipe
 result.py     samples, and the record of how they were made
 parts.py      the batches of a run, recorded and joined

@@ -6,7 +6,9 @@ card.py     the page that describes them
 tuner.py    starts, teacher, fixed settings, the choice between them and the tuned tables, the facts of a table
 search.py   search for the grid and the times that the network receives
 fit.py      weights of all steps by least squares, on the solver's own states
-gradient.py improvement by the gradient of the error with respect to weights, grid and times
+joint.py    improvement of all numbers at once by Gauss-Newton steps
+gradient.py the same by the gradient of the error and Adam
+gauss_newton.py  damped Gauss-Newton steps
 field.py    a model's velocity in angle coordinates for a set of starts, and a teacher's states
 trace.py    the solver table of a fixed sampler, read off its run on basis vectors
 """

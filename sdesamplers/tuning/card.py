@@ -166,6 +166,8 @@ def _calls(facts: Mapping[str, Any], budgets: Sequence[int]) -> list[str]:
     command = f"sdesamplers tune {shlex.quote(model)} --nfe {','.join(map(str, budgets))} {flags}"
     if facts.get("condition") is not None:
         call, command = f"{call[:-1]}, condition=CONDITIONS)", f"{command} --condition CONDITIONS"
+    if "warm_start" in facts:
+        call, command = f"{call[:-1]}, warm_start=TABLES)", f"{command} --warm-start TABLES"
     if "distance" not in facts and "guidance_interval" not in facts:
         return ["```python", call, "```", "", "```", command, "```"]
     if "distance" in facts:  # a function, or a model with guidance of its own, which a command cannot name

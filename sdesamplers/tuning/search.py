@@ -14,6 +14,7 @@ from ..errors import SdesamplersError
 from ..sampling.table import SolverTable
 from .field import Field, Teacher
 from .fit import fit
+from .gauss_newton import GaussNewton, flat
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2)
 ROBUSTNESSES = (0.0, 0.5, 1.0)
@@ -62,6 +63,12 @@ class Candidate:
         own, shifts = (torch.tensor(values, dtype=torch.float64) for values in (angles, self.shifts))
         found: list[float] = shifted(own, shifts, smallest).tolist()
         return found
+
+    @classmethod
+    def of_table(cls, table: SolverTable, base: str, ridge: float = 1e-4) -> Candidate:
+        """A candidate with a table's grid and network's times."""
+        angles, asked = np.array(table.angles), np.array(table.network_angles or table.angles[:-1])
+        return cls(tuple(np.log(-np.diff(angles))), tuple(np.log(asked / angles[:-1])), base, ridge)
 
     @property
     def values(self) -> np.ndarray:
@@ -137,8 +144,8 @@ SHARE, FEWEST = 4, 8
 """The derivatives are those of every fourth start, but of eight at least."""
 DIFFERENCE = 1e-2
 """Of the difference quotients in `Candidate.values`."""
-DAMPINGS = 3
-"""Number of damped steps that are tried with the same derivatives."""
+LARGEST_CHANGE = 1.0
+"""Of these values, in a step."""
 CHANGES = 6
 """Number of random changes after Gauss-Newton steps that did not improve the best."""
 
@@ -146,10 +153,9 @@ CHANGES = 6
 class Search:
     """The search for the grid and the network's times; the weights are fitted anew for each candidate.
 
-    Damped Gauss-Newton steps (Levenberg 1944) in `Candidate.values`, with difference quotients of the ends. Starts are
-    weighted so that the slope is that of `score`, with the median taken for the mean logarithm. If a step improves
-    nothing, random changes follow, which grow after a success and shrink after failures (the 1/5 rule of Rechenberg
-    1973); they change ridge and robustness too.
+    Gauss-Newton steps in `Candidate.values`, with difference quotients of the ends. If a step improves nothing, random
+    changes follow, which grow after a success and shrink after failures (the 1/5 rule of Rechenberg 1973); they change
+    ridge and robustness too.
 
     Attributes:
         best: the best candidate so far.
@@ -160,7 +166,7 @@ class Search:
         self.field, self.teacher, self.base = field, teacher, base
         self.few = field.part(count), teacher.part(count)
         self.share = count / len(field.indices)
-        self.chance, self.width, self.damping = np.random.default_rng(seed), 0.3, 0.1
+        self.chance, self.width, self.steps = np.random.default_rng(seed), 0.3, GaussNewton()
         self.best: Judged | None = None
 
     def improves(self, candidate: Candidate) -> bool:
@@ -190,36 +196,35 @@ class Search:
         candidate = self.best.candidate
         values, ends = candidate.values, judge(*self.few, self.base, candidate)[1]
         yield self.share
-        columns = []
+        slopes = []
         for k in range(len(values)):
             moved = values + DIFFERENCE * np.eye(len(values))[k]
-            columns.append((judge(*self.few, self.base, candidate.with_values(moved))[1] - ends) / DIFFERENCE)
+            found = judge(*self.few, self.base, candidate.with_values(moved))[1]
+            slopes.append(flat(found - ends) / DIFFERENCE)
             yield self.share
-        residual = (ends - self.few[1].end).flatten(1).double()
-        slopes = torch.stack([column.flatten(1).double() for column in columns], -1)
-        squares = residual.square().mean(1)
-        weight = 1 / squares.mean() + 1 / (squares + squares.median())
-        matrix = torch.einsum("n,nik,nil->kl", weight, slopes, slopes).cpu().numpy()
-        moment = torch.einsum("n,nik,ni->k", weight, slopes, residual).cpu().numpy()
-        if not (np.isfinite(matrix).all() and np.isfinite(moment).all()):
-            return False
-        for _ in range(DAMPINGS):
-            damped = matrix + self.damping * np.diag(np.diag(matrix))
-            change = -np.linalg.lstsq(damped, moment, rcond=1e-9)[0]
-            change /= max(1.0, np.abs(change).max())
-            better = self.improves(candidate.with_values(values + change))
-            self.damping = max(self.damping / 4, 1e-3) if better else min(5 * self.damping, 100.0)
-            yield 1.0
-            if better:
-                return True
-        return False
+        residual = flat(ends - self.few[1].end)
+        improves = lambda change: self.improves(candidate.with_values(values + change))  # noqa: E731
+        better, tried = self.steps.step(residual, slopes, np.full(len(values), LARGEST_CHANGE), improves)
+        yield float(tried)
+        return better
 
 
 def search(
-    field: Field, teacher: Teacher, base: Base, first: list[Candidate], count: int, seed: tuple[int, ...]
+    field: Field,
+    teacher: Teacher,
+    base: Base,
+    first: list[Candidate],
+    count: int,
+    seed: tuple[int, ...],
+    known: Judged | None = None,
 ) -> Iterator[Judged]:
-    """Yield the best candidate so far after each of `count` trials, of which each evaluates all starts once."""
+    """Yield the best candidate so far after each of `count` trials, of which each evaluates all starts once.
+
+    A table that is known already is the best so far at the beginning.
+    """
     made, spent, done = Search(field, teacher, base, seed), 0.0, 0
+    if known is not None:
+        made.best, first = known, [known.candidate, *first]
     for cost in made.run(first):
         spent += cost
         while done < min(int(spent + 1e-9), count):

@@ -17,12 +17,15 @@ from ..models.base import Model
 from ..path.noise import check_seed
 from ..pretrained.loading import as_model
 from ..public import public
-from ..sampling.table import SolverTable, read_table
+from ..sampling.arguments import own_tables
+from ..sampling.table import TUNED, SolverTable, TableSet, choose, read_table, tables_at
 from .field import Distance, root_mean_square
 from .result import Tuning
 from .tuner import Advance, Tuner
 
-METHODS = ("least-squares", "gradient")
+METHODS = ("least-squares", "joint", "gradient")
+ITERATIONS = {"joint": 12, "gradient": 60}
+"""The default number of iterations of a method."""
 
 
 @public
@@ -32,14 +35,15 @@ def tune(
     *,
     starts: int = 64,
     trials: int = 60,
-    method: Literal["least-squares", "gradient"] = "least-squares",
-    iterations: int = 60,
+    method: Literal["least-squares", "joint", "gradient"] = "least-squares",
+    iterations: int | None = None,
     seed: int = 0,
     condition: Any = None,
     guidance_scale: float = 1.0,
     teacher: str = "quality",
     teacher_nfe: int = 128,
     distance: Distance | None = None,
+    warm_start: str | FilePath | SolverTable | TableSet | None = None,
     batch_size: int | None = None,
     minutes: float | None = None,
     out: str | FilePath | None = None,
@@ -58,21 +62,26 @@ def tune(
         starts: number of initial states for the fit, and as many each for the choice and for the report.
         trials: evaluations for the search of each table, in units of starts * nfe evaluations of the network, which is
             what one grid takes.
-        method: "least-squares", or "gradient", which then improves weights, grid and times together by `iterations`
-            steps of Adam. The network must be differentiable, and an iteration takes about 6 times a trial; one
-            evaluation is kept in memory at a time.
-        iterations: see `method`.
+        method: "least-squares"; "joint", which then improves all numbers of a table at once by Gauss-Newton steps until
+            one improves nothing; or "gradient", which does so by Adam. A step of "joint" takes 10 trials at 5
+            evaluations, 30 at 10 and 95 at 20, or fewer if there are more starts than 2 for each of the table's numbers
+            (28, 83 and 268 of them). "gradient" needs a network that torch can differentiate; a step takes about 6
+            trials, and one evaluation is kept in memory at a time.
+        iterations: the largest number of these steps, by default 12 of "joint" and 60 of "gradient".
         seed: of the starts and of the search. The same seed gives the same table on the same machine.
         condition: one condition for all starts, one for each of `starts` starts, or a list, from which each start takes
             an entry in turn.
         guidance_scale: the guidance that the table is for. For other settings of guidance, such as an interval, pass a
             `Guided` model.
         teacher, teacher_nfe: the sampler whose samples are approximated, a deterministic one with one evaluation at
-            each point of its grid, and its evaluations. Its own error, against
-            twice as many evaluations on up to 16 starts, is in `facts["teacher"]`.
+            each point of its grid, as a name or with settings ("unipc spacing=logsnr"), and its evaluations. Its own
+            error, against twice as many evaluations on up to 16 starts, is in `facts["teacher"]`.
         distance: the distances, a tensor (N,), of samples from the teacher's, both (N, *shape) on the model's device in
             its data space: what the search and the choice minimise. By default the root mean square of the difference;
             another one may compare features. `method="gradient"` needs its derivative.
+        warm_start: tables from which the search begins, beside the grids of fixed settings: a table, the result of
+            `tune`, a file, folder or address on the Hub, or "tuned" for the model's own. A number of evaluations of
+            which it has no table begins without.
         batch_size: starts that the network evaluates at once; all by default.
         minutes: stop the search after this time, with the best so far.
         out: a folder to write each table to as soon as it is done. Tables for the same model and arguments that are
@@ -91,8 +100,9 @@ def tune(
     model = as_model(model)
     model.gaussian  # noqa: B018 - refuses a process without alpha and sigma
     budgets = budgets_of(nfe)
-    counts = {"starts": starts, "trials": trials, "iterations": iterations, "teacher_nfe": teacher_nfe}
     choice("method", method, METHODS)
+    iterations = ITERATIONS.get(method, 1) if iterations is None else iterations
+    counts = {"starts": starts, "trials": trials, "iterations": iterations, "teacher_nfe": teacher_nfe}
     counts = {name: whole(name, value, 4 if name == "starts" else 1) for name, value in counts.items()}
     if minutes is not None and number("minutes", minutes) < 0:
         raise UsageError(f"minutes must be 0 or more, not {minutes}")
@@ -105,7 +115,7 @@ def tune(
         condition,
         number("guidance_scale", guidance_scale),
         batch_size,
-        teacher,
+        " ".join(one_of_types("teacher", teacher, str, "the name of a sampler").split()),
         counts["teacher_nfe"],
         root_mean_square if distance is None else distance,
     )
@@ -114,8 +124,12 @@ def tune(
         Tuning(),
         None if out is None else make_folder(FilePath(one_of_types("out", out, (str, FilePath), "a path"))),
     )
-    extra = {"method": method, **({"iterations": counts["iterations"]} if method == "gradient" else {})}
+    extra = {"method": method, **({"iterations": counts["iterations"]} if method in ITERATIONS else {})}
     requests = {budget: {**tuner.asked(budget, counts["trials"]), **extra} for budget in budgets}
+    guidance = tuner.common_facts["guidance_scale"]
+    warm = {} if warm_start is None else warm_tables(warm_start, model, budgets, guidance)
+    for budget, first in warm.items():
+        requests[budget]["warm_start"] = first.sha256
     tables = {} if folder is None else {file: read_table(file) for file in sorted(folder.glob("nfe-*.json"))}
     known = {budget: known_table(tables, asked) for budget, asked in requests.items()}
     # Those of which there is no table yet come first, so that calls with `minutes` complete the others one by one.
@@ -123,7 +137,7 @@ def tune(
         table, asked = known[budget], requests[budget]
         if table is None or table.facts.get("interrupted"):
             try:
-                made, whole_search = tuner.tuned(asked, until, advance)
+                made, whole_search = tuner.tuned(asked, until, advance, warm.get(budget))
             except KeyboardInterrupt:
                 if not tuning.tables:
                     raise
@@ -155,7 +169,32 @@ def budgets_of(nfe: Any) -> list[int]:
     return found
 
 
-OPTIONAL = ("condition_fingerprint", "distance", "guidance_interval")
+def warm_tables(
+    source: str | FilePath | SolverTable | TableSet, model: Model, budgets: Sequence[int], scale: float
+) -> dict[int, SolverTable]:
+    """The tables from which the searches begin, by number of evaluations.
+
+    Raises:
+        ModelError: a Hub repository cannot be read.
+        UsageError: not a table or tables, none for one of the numbers, or several for the same number and none of them
+            for the guidance scale.
+    """
+    kinds = (str, FilePath, SolverTable, TableSet)
+    source = one_of_types("warm_start", source, kinds, "a solver table, several, or the path of such")
+    if isinstance(source, SolverTable):
+        tables = [source]
+    elif isinstance(source, TableSet):
+        tables = [*source.tables.values()]
+    else:
+        tables = own_tables(model.process) if source == TUNED else tables_at(source)
+    known = {table.nfe for table in tables}
+    if known.isdisjoint(budgets):
+        listed = [", ".join(map(str, sorted(numbers))) for numbers in (known, budgets)]
+        raise UsageError(f"warm_start has solver tables for {listed[0]} evaluations, and none for {listed[1]}")
+    return {budget: choose(tables, budget, "warm_start", scale) for budget in budgets if budget in known}
+
+
+OPTIONAL = ("condition_fingerprint", "distance", "guidance_interval", "warm_start")
 """Facts that a table has only if they differ from the usual."""
 
 
@@ -171,7 +210,10 @@ def known_table(tables: Mapping[FilePath, SolverTable], asked: dict[str, Any]) -
             asked["signature"],
         ):
             raise UsageError(f"{file} is a solver table of {table.facts.get('model')!r}; choose another folder")
-        if all(_is_same(key, table.facts.get(key), asked.get(key)) for key in {*asked, *OPTIONAL}):
+        facts = dict(table.facts)
+        if "warm_start" in facts and table.sha256 == asked.get("warm_start"):  # written to where its beginning was
+            facts["warm_start"] = table.sha256
+        if all(_is_same(key, facts.get(key), asked.get(key)) for key in {*asked, *OPTIONAL}):
             return table
     return None
 

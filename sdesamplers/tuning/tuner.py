@@ -21,10 +21,12 @@ from ..models.conditions import is_structure, join_conditions, take_rows
 from ..models.guidance import Guided, effective_scale
 from ..path.path import Path
 from ..sampling.arguments import make_recipe
-from ..sampling.request import Request
+from ..sampling.request import Request, split_arguments
+from ..sampling.setting import parse_setting
 from ..sampling.table import SolverTable, signature
 from .field import Distance, Field, Teacher, root_mean_square
 from .gradient import refine, slope_of_loss
+from .joint import adjust
 from .search import Candidate, Judged, score, search
 from .trace import table_of, traced
 
@@ -55,7 +57,7 @@ CHECKED = 16
 LONGEST_TEXT = 200
 """Characters of a condition in the facts of a table."""
 TUNED_FINALISTS = 6
-"""Number of the search's last improvements that are compared there."""
+"""Number of the last improvements that are compared there, beside the first table and the search's last."""
 Advance = Callable[[str], None]
 """Called with a text after each trial."""
 
@@ -120,9 +122,14 @@ class Tuner:
         """A set of starts and the teacher's states there."""
         if first not in self._sets:
             made = self.field(first, self.starts)
-            request = Request(self.teacher, nfe=self.teacher_nfe)
-            self._sets[first] = made, Teacher.of(made, request, self.distance, whole=first == FIT)
+            made_by = self.teaching(self.teacher_nfe)
+            self._sets[first] = made, Teacher.of(made, made_by, self.distance, whole=first == FIT)
         return self._sets[first]
+
+    def teaching(self, nfe: int) -> Request:
+        """The teacher with a number of evaluations."""
+        sampler, arguments = parse_setting(self.teacher)
+        return split_arguments(sampler, {**arguments, "nfe": nfe})[0]
 
     def field(self, first: int, count: int) -> Field:
         """The model on a set of starts with their conditions."""
@@ -147,7 +154,7 @@ class Tuner:
         """Errors of the teacher on the first starts for the report, against twice as many evaluations."""
         if self._teacher_error is None:
             few = self.field(REPORT, min(self.starts, CHECKED))
-            ends = few.run(Request(self.teacher, nfe=2 * self.teacher_nfe))[0]
+            ends = few.run(self.teaching(2 * self.teacher_nfe))[0]
             own = self.on(REPORT)[1].end[: len(ends)]
             self._teacher_error = summary(root_mean_square(ends, own).cpu().numpy())
         return self._teacher_error
@@ -172,7 +179,31 @@ class Tuner:
                 found.append((result, " ".join([name, *(f"{k}={v}" for k, v in arguments.items())]), table))
         return sorted(found, key=lambda each: each[0])
 
-    def tuned(self, asked: dict[str, Any], until: float, advance: Advance | None) -> tuple[SolverTable, bool]:
+    def warm(self, table: SolverTable) -> Judged:
+        """A table from which the search begins, with its errors on the fitting starts.
+
+        Raises:
+            UsageError: it has not the same start and end as the search's tables.
+        """
+        made, teacher = self.on(FIT)
+        if table.angles[-1] != 0 or abs(table.angles[0] - made.angle) > 1e-6:
+            raise UsageError(
+                f"warm_start: the table for {table.nfe} evaluations leads from phi = {table.angles[0]:.6g} to "
+                f"{table.angles[-1]:.6g}, and tables for this model from {made.angle:.6g} to 0"
+            )
+        ends = self.ends(FIT, table.for_any_model())
+        found = np.full(self.starts, np.inf) if ends is None else teacher.distances(ends)
+        base = table.facts.get("base")
+        asked = table.network_angles or table.angles[:-1]
+        return Judged(
+            Candidate.of_table(table, base if base in BASES else BASES[0]),
+            SolverTable(table.angles, table.weights, asked),
+            found,
+        )
+
+    def tuned(
+        self, asked: dict[str, Any], until: float, advance: Advance | None, warm: SolverTable | None = None
+    ) -> tuple[SolverTable, bool]:
         """The table for a number of evaluations, and whether the search was completed."""
         made, _ = self.on(FIT)
         nfe, trials, iterations = asked["nfe"], asked["trials"], asked.get("iterations", 0)
@@ -181,35 +212,46 @@ class Tuner:
         if not fixed:
             raise UsageError(f"no fixed sampler runs on this model with {nfe} evaluations")
         firsts = first_candidates([table for _, _, table in fixed], made.angle)
+        known = None if warm is None else self.warm(warm)
+        milestones = [] if known is None else [known]
         try:
-            for count, best in enumerate(self.candidates(firsts, asked), 1):
+            for done, best in self.candidates(firsts, asked, known):
                 if not bests or best is not bests[-1]:
                     bests = [*bests[1 - TUNED_FINALISTS :], best]
+                if done == trials and iterations:
+                    milestones.append(best)
                 if advance is not None:
                     rms, median = map(in_digits, summary(best.errors).values())
-                    stage = f"trial {count} of {trials}"
-                    if count > trials:
-                        stage = f"iteration {count - trials} of {iterations}"
+                    stage = f"trial {done:.0f} of {trials}"
+                    if done > trials:
+                        stage = f"iteration {math.ceil(done - trials)} of {iterations}"
                     advance(f"{nfe} evaluations, {stage}: RMS error {rms}, median {median}")
-                if time.monotonic() > until and count < trials + iterations:
+                if time.monotonic() > until and done < trials + iterations:
                     whole_search = False
                     break
         except KeyboardInterrupt:
             if not bests:
                 raise
             whole_search = False
-        return self.chosen(bests, fixed, asked, whole_search), whole_search
+        return self.chosen([*milestones, *bests], fixed, asked, whole_search), whole_search
 
-    def candidates(self, firsts: list[Candidate], asked: dict[str, Any]) -> Iterator[Judged]:
-        """The best so far after each trial, and then after each iteration of the gradient method."""
-        made, teacher = self.on(FIT)
-        if asked["method"] == "gradient":
+    def candidates(
+        self, firsts: list[Candidate], asked: dict[str, Any], known: Judged | None
+    ) -> Iterator[tuple[float, Judged]]:
+        """The trials and iterations that are done, and the best table so far."""
+        (made, teacher), trials, method = self.on(FIT), asked["trials"], asked["method"]
+        if method == "gradient":
             slope_of_loss(made.start, teacher)  # refuses a distance that is not differentiable
         best = None
-        for best in search(made, teacher, self.base, firsts, asked["trials"], (self.seed, asked["nfe"])):
-            yield best
-        if best is not None and asked["method"] == "gradient":
-            yield from refine(made, teacher, self.base, best, asked["iterations"])
+        seed = self.seed, asked["nfe"]
+        for trial, best in enumerate(search(made, teacher, self.base, firsts, trials, seed, known), 1):
+            yield trial, best
+        if best is not None and method == "joint":
+            for done, adjusted in adjust(made, teacher, best, asked["iterations"]):
+                yield trials + done, adjusted
+        elif best is not None and method == "gradient":
+            for iteration, refined in enumerate(refine(made, teacher, self.base, best, asked["iterations"]), 1):
+                yield trials + iteration, refined
 
     def chosen(
         self, bests: list[Judged], fixed: list[tuple[float, str, SolverTable]], asked: dict[str, Any], complete: bool

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdesamplers as sds
-from sdesamplers.comparison.settings import as_settings, parse_setting, split_settings
+from sdesamplers.comparison.settings import as_settings
+from sdesamplers.sampling.setting import parse_setting, split_settings
 
 FEW: dict[str, Any] = {"num_samples": 4, "reference_samples": 0}
 
@@ -53,9 +54,9 @@ def test_a_text_runs_what_the_arguments_run(
         ("ddim spacing=karas", "unknown spacing 'karas'; did you mean 'karras'"),
         ("hein eta=0.5", "unknown sampler 'hein'; did you mean 'heun'"),
         ("ddim eta=high", "option 'eta' must be float, not 'high'"),
-        ("ddim steps=5", "compare runs every setting at budgets of evaluations"),
-        ("ddim seed=5", "seed is the same for all settings"),
-        ("ddim guidance_scale=5", "guidance_scale is the same for all settings"),
+        ("ddim steps=5", "the number of evaluations is an argument of its own"),
+        ("ddim seed=5", "seed is not part of a setting"),
+        ("ddim guidance_scale=5", "guidance_scale is not part of a setting"),
         ("ddim spacing=karras rho=5", "rho is an option of the spacing; write spacing.rho="),
         ("ddim spacing=karras spacing.roh=5", "spacing 'karras' has no option 'roh'; did you mean 'rho'"),
         ("ddim spacing.rho=5", "spacing.rho= needs spacing="),

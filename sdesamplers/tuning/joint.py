@@ -1,0 +1,130 @@
+"""Gauss-Newton steps in all numbers of a solver table at once: grid, network's times and weights.
+
+The search fits the weights of a step to the teacher's state at the next point. With few steps that is not the best
+place to go to: the later steps can correct an earlier one, and only the end counts. Here every number is changed so
+that the ends come nearer to the teacher's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..errors import SdesamplersError
+from ..processes.predictions import weighted_sum
+from ..sampling.table import SolverTable
+from .field import Field, Teacher
+from .gauss_newton import GaussNewton, flat
+from .search import LARGEST_SHIFT, Candidate, Judged, shifted
+
+DIFFERENCE = 3e-3
+"""Of the difference quotients by the logarithms of the angles and by the weights."""
+LARGEST_CHANGE = 0.2, 1.0
+"""Of the logarithms and of the weights, in one step."""
+STARTS_PER_NUMBER = 2
+"""The derivatives are those of this many starts for each number of the table, if there are as many."""
+
+
+def adjust(field: Field, teacher: Teacher, judged: Judged, iterations: int) -> Iterator[tuple[float, Judged]]:
+    """Yield the steps done and the best table so far, after each derivative and after each of the steps.
+
+    Ends after `iterations` steps, or after one that improves nothing.
+    """
+    joint = Joint(field, teacher, judged)
+    for k in range(iterations):
+        better = yield from joint.step(k)
+        yield k + 1, joint.best
+        if not better:
+            return
+
+
+class Joint:
+    """The steps from a table that the search found.
+
+    Attributes:
+        best: the best table so far.
+    """
+
+    def __init__(self, field: Field, teacher: Teacher, best: Judged) -> None:
+        count = min(STARTS_PER_NUMBER * len(numbers_of(best.table)), len(field.indices))
+        self.field, self.teacher, self.best = field, teacher, best
+        self.few = field.part(count), teacher.part(count)
+        self.steps = GaussNewton(tries=8)
+
+    def step(self, done: int) -> Generator[tuple[float, Judged], None, bool]:
+        """A step from the best table; returns True if it improves it. Yields as `adjust`, after `done` steps."""
+        table, (few, teacher) = self.best.table, self.few
+        numbers, angles = numbers_of(table), table.nfe - 1
+        states, velocities = continued(few, table, [few.start], [])
+        slopes = []
+        for k, n in enumerate(first_steps(table.nfe)):
+            moved = with_numbers(table, numbers + DIFFERENCE * np.eye(len(numbers))[k], few.smallest)
+            known = n if k < 2 * angles else n + 1  # a weight does not change the velocity of its own step
+            ends = continued(few, moved, states[: n + 1], velocities[:known])[0][-1]
+            slopes.append(flat(ends - states[-1]) / DIFFERENCE)
+            yield done + len(slopes) / (len(numbers) + 1), self.best
+
+        residual = flat(states[-1] - teacher.end)
+        largest = np.where(np.arange(len(numbers)) < 2 * angles, *LARGEST_CHANGE)
+        return self.steps.step(residual, slopes, largest, lambda change: self.improves(numbers + change))[0]
+
+    def improves(self, numbers: np.ndarray) -> bool:
+        """Measure a table and keep it if it is the best."""
+        try:
+            table = with_numbers(self.best.table, numbers, self.field.smallest)
+            found = self.teacher.distances(continued(self.field, table, [self.field.start], [])[0][-1])
+        except SdesamplersError:  # huge weights, or states that overflow
+            return False
+        made = Judged(Candidate.of_table(table, self.best.candidate.base), table, found)
+        better = made.score < self.best.score
+        if better:
+            self.best = made
+        return better
+
+
+def continued(
+    field: Field, table: SolverTable, states: Sequence[Tensor], velocities: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """All states and velocities of a table, whose first ones are known."""
+    states, velocities = [*states], [*velocities]
+    asked = table.network_angles or table.angles[:-1]
+    for n in range(len(states) - 1, table.nfe):
+        if n == len(velocities):
+            velocities.append(field(states[n], table.angles[n], asked[n]))
+        states.append(weighted_sum(table.weights[n], [states[0], states[n], *velocities]))
+    return states, velocities
+
+
+def numbers_of(table: SolverTable) -> np.ndarray:
+    """What is changed: log phi_n and log(psi_n / phi_n), n = 1, ..., N - 1, and all weights except those of y_n.
+
+    A state is a sum of the start and the velocities before it, so that its own weight would add nothing.
+    """
+    angles = np.array(table.angles[1:-1])
+    asked = np.array(table.network_angles[1:] or angles)
+    weights = [weight for row in table.weights for weight in (row[0], *row[2:])]
+    return np.array([*np.log(angles), *np.log(asked / angles), *weights])
+
+
+def with_numbers(table: SolverTable, numbers: np.ndarray, smallest: float) -> SolverTable:
+    """The table with other numbers, in an order as in `numbers_of`."""
+    count = table.nfe - 1
+    angles = [table.angles[0]]
+    for angle in np.exp(numbers[:count]).tolist():
+        angles.append(min(angle, angles[-1] * (1 - 1e-9)))  # they fall
+    shifts = np.clip([0.0, *numbers[count : 2 * count]], -LARGEST_SHIFT, LARGEST_SHIFT)
+    angles = [*angles, table.angles[-1]]
+    asked = shifted(torch.tensor(angles, dtype=torch.float64), torch.from_numpy(shifts), smallest)
+    rest, rows = numbers[2 * count :].tolist(), []
+    for row in table.weights:
+        rows.append((rest[0], row[1], *rest[1 : len(row) - 1]))
+        rest = rest[len(row) - 1 :]
+    return SolverTable(tuple(angles), tuple(rows), tuple(asked.tolist()))
+
+
+def first_steps(nfe: int) -> list[int]:
+    """For each of `numbers_of` the first step that it changes."""
+    return [*range(1, nfe), *range(1, nfe), *(n for n in range(nfe) for _ in range(n + 2))]
