@@ -1,6 +1,6 @@
 """Solver tables compared with fixed samplers, on mixtures and starts that had no part in their computation.
 
-    python studies/tuning.py [--out studies/results]        (an hour on two cores; continues an interrupted run)
+    python studies/tuning.py [--out studies/results]        (two hours on one core; continues an interrupted run)
 
 Problems: the 16-dimensional mixture of `work_precision.py`, with its starts, for which the best setting of other
 libraries is known; and mixtures of 16 and 64 dimensions on VP with linear and with cosine schedule and on the rectified
@@ -66,7 +66,7 @@ def on(model: sds.Model, truth: Tensor, sampler: Any, **arguments: Any) -> tuple
 
 
 Row = tuple[Any, ...]
-"""Label, evaluations, tuned RMS and median, best fixed RMS and median, seconds of the search."""
+"""Label, evaluations, tuned RMS and median, best fixed RMS and median, seconds of the search, starts and trials."""
 
 
 def stored(file: Path) -> dict[tuple[str, int], Row]:
@@ -82,9 +82,9 @@ def keep(file: Path, row: Row) -> None:
         out.write(json.dumps(row) + "\n")
 
 
-def measure(label: str, model: sds.Model, file: Path) -> None:
+def measure(label: str, model: sds.Model, file: Path, budgets: list[int]) -> None:
     """Tune a model at each budget that is not in the file yet, and keep the rows."""
-    missing = [nfe for nfe in BUDGETS if (label, nfe) not in stored(file)]
+    missing = [nfe for nfe in budgets if (label, nfe) not in stored(file)]
     if not missing:
         return
     arguments: dict[str, Any] = {"rtol": 1e-7, "atol": 1e-7, "dtype": torch.float64, "batch_size": 4096}
@@ -95,10 +95,10 @@ def measure(label: str, model: sds.Model, file: Path) -> None:
         seconds = time.perf_counter() - began
         fixed = [on(model, truth, name, nfe=nfe, **grid) for name, grid in FIXED]
         best = min(rms for rms, _ in fixed), min(median for _, median in fixed)
-        keep(file, (label, nfe, *on(model, truth, table), *best, seconds))
+        keep(file, (label, nfe, *on(model, truth, table), *best, seconds, STARTS, TRIALS))
 
 
-def measure_tournament(file: Path) -> None:
+def measure_tournament(file: Path, budgets: list[int]) -> None:
     """The same on the mixture of the tournament, compared with the best of other libraries."""
     problem = problems.mixture(OF_TOURNAMENT, Path("out/work_precision"))
     shape = tuple(problem.start.shape[1:])
@@ -106,14 +106,14 @@ def measure_tournament(file: Path) -> None:
         lambda x, t: problem.predict(x, float(t.flatten()[0])), problem.process, "epsilon", shape, dtype=torch.float64
     )
     start = problem.start
-    for nfe in BUDGETS:
+    for nfe in budgets:
         if (TOURNAMENT, nfe) in stored(file):
             continue
         began = time.perf_counter()
         table = sds.tune(network, nfe, starts=STARTS, trials=TRIALS, teacher_nfe=200).tables[nfe]
         seconds = time.perf_counter() - began
         found = sds.sample(network, table, start=start, dtype=torch.float64).samples
-        keep(file, (TOURNAMENT, nfe, *measures(found, problem.truth), *PEERS[nfe], seconds))
+        keep(file, (TOURNAMENT, nfe, *measures(found, problem.truth), *PEERS[nfe], seconds, STARTS, TRIALS))
 
 
 def report(rows: list[Row]) -> str:
@@ -121,17 +121,18 @@ def report(rows: list[Row]) -> str:
     lines = [
         "# Solver tables on mixtures",
         "",
-        f"`tune` with {STARTS} starts and {TRIALS} trials; errors on {HELD_OUT:,} other starts, and on the "
-        f"{OF_TOURNAMENT:,} of the tournament on its mixture. Written by `studies/tuning.py`.",
+        f"Errors on {HELD_OUT:,} starts that had no part in the fit, and on the {OF_TOURNAMENT:,} of the tournament "
+        "on its mixture. Written by `studies/tuning.py`.",
         "The best fixed RMSE and the best fixed median are usually of two settings; a table is one for both.",
         "",
-        "| problem | NFE | tuned: RMSE / median | best fixed: RMSE / median | ratio of RMSE | of medians | seconds |",
-        "|---|--:|--:|--:|--:|--:|--:|",
+        "| problem | NFE | tuned: RMSE / median | best fixed: RMSE / median | ratio of RMSE | of medians "
+        "| starts | trials | seconds |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for label, nfe, rms, median, best_rms, best_median, seconds in rows:
+    for label, nfe, rms, median, best_rms, best_median, seconds, starts, trials in rows:
         ratios = f"{rms / best_rms:.2f} | {median / best_median:.3f}"
         errors = f"{rms:.2g} / {median:.2g} | {best_rms:.2g} / {best_median:.2g}"
-        lines.append(f"| {label} | {nfe} | {errors} | {ratios} | {seconds:.0f} |")
+        lines.append(f"| {label} | {nfe} | {errors} | {ratios} | {starts} | {trials} | {seconds:.0f} |")
     lines += ["", "![Error against evaluations, of tables and of the best fixed settings](tuning.png)"]
     return "\n".join(lines) + "\n"
 
@@ -174,17 +175,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("out/tuning"))
     parser.add_argument("--work", type=Path, default=Path("out/tuning"), help="folder of the rows so far")
     parser.add_argument("--only", help="a part of the problems' names")
+    parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     file = arguments.work / "rows.jsonl"
     if not arguments.only or arguments.only in TOURNAMENT:
-        measure_tournament(file)
+        measure_tournament(file, arguments.budgets)
     for name, process in PROCESSES.items():
         for dimension in (16, 64):
             label = f"{name}, {dimension}-D"
             if not arguments.only or arguments.only in label:
-                measure(label, random_mixture(process(), dimension, seed=0), file)
-    rows = list(stored(file).values())
+                measure(label, random_mixture(process(), dimension, seed=0), file, arguments.budgets)
+    order = [TOURNAMENT, *(f"{name}, {dimension}-D" for name in PROCESSES for dimension in (16, 64))]
+    rows = sorted(stored(file).values(), key=lambda row: (order.index(row[0]), row[1]))
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "tuning.md").write_text(report(rows), encoding="utf-8")
     draw(rows, arguments.out / "tuning.png")
