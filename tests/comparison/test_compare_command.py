@@ -155,7 +155,7 @@ def test_what_is_refused_before_a_run(run: Any, made: list[Any]) -> None:
             "the baseline has seed=0 and this comparison 3",
         ),
         (("--samplers", "ddim eta=x"), "option 'eta' must be float"),
-        (("--samplers", "ddim steps=3"), "budgets of evaluations"),
+        (("--samplers", "ddim steps=3"), "the number of evaluations is an argument of its own"),
         (("--samplers", "ddim,"), "unknown sampler ''"),
         (("--guidance-scale", "1,x"), "comma-separated"),
         (("--repeats", "0"), "repeats"),
