@@ -36,7 +36,8 @@ STARTS, TRIALS, HELD_OUT, OF_TOURNAMENT = 2048, 160, 16_384, 2048
 PEERS = {5: (0.13, 0.049), 8: (0.071, 0.016), 10: (0.058, 0.0073), 15: (0.035, 0.0039), 20: (0.018, 0.0014)}
 """The smallest RMSE and the smallest median of other libraries on `mixture-16d`, from results/work_precision.md."""
 PROCESSES = {"VP linear": sds.VP, "VP cosine": sds.CosineVP, "flow": sds.RectifiedFlow}
-
+MIXTURES = {f"{name}, {size}-D": (process, size) for name, process in PROCESSES.items() for size in (16, 64)}
+"""Label -> process and dimension."""
 
 TOURNAMENT = "mixture-16d, other libraries"
 SAME_END = "ab-2m spacing=power spacing.rho=1.25"
@@ -184,12 +185,10 @@ def main() -> None:
     file = arguments.work / "rows.jsonl"
     if not arguments.only or arguments.only in TOURNAMENT:
         measure_tournament(file, arguments.budgets)
-    for name, process in PROCESSES.items():
-        for dimension in (16, 64):
-            label = f"{name}, {dimension}-D"
-            if not arguments.only or arguments.only in label:
-                measure(label, random_mixture(process(), dimension, seed=0), file, arguments.budgets)
-    order = [TOURNAMENT, *(f"{name}, {dimension}-D" for name in PROCESSES for dimension in (16, 64))]
+    for label, (process, dimension) in MIXTURES.items():
+        if not arguments.only or arguments.only in label:
+            measure(label, random_mixture(process(), dimension, seed=0), file, arguments.budgets)
+    order = [TOURNAMENT, *MIXTURES]
     rows = sorted(stored(file).values(), key=lambda row: (order.index(row[0]), row[1]))
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "tuning.md").write_text(report(rows), encoding="utf-8")

@@ -270,6 +270,11 @@ def best_of(found: dict[str, tuple[float, float]]) -> tuple[float, float]:
     return min(rms for rms, _ in found.values()), min(median for _, median in found.values())
 
 
+def best_fixed(found: dict[str, tuple[float, float]]) -> tuple[float, float]:
+    """The same, without the universal solver."""
+    return best_of({name: errors for name, errors in found.items() if name != "universal"})
+
+
 def search(family: Sequence[Problem], nfe: int, trials: int, previous: Solver | None) -> Solver:
     """Random search over grids; the first ones are those of fixed settings and that of another number of steps."""
     best = [best_of(problem.fixed(nfe)) for problem in family]
@@ -378,7 +383,7 @@ def report(folder: Path) -> str:
         names = [name for name in own[0] if all(name in found for found in own)]
         table = {}
         for name in names:
-            fixed = [best_of({k: v for k, v in found.items() if k != "universal"}) for found in own]
+            fixed = [best_fixed(found) for found in own]
             table[name] = np.array([found[name] for found in own]) / np.array(fixed)
         for name in sorted(table, key=lambda name: float(np.log(table[name]).mean())):
             worst, mean = table[name].max(0), np.exp(np.log(table[name]).mean(0))
@@ -390,7 +395,7 @@ def report(folder: Path) -> str:
     lines += ["| group | NFE | " + " | ".join(shown) + " |", "|---|--:|" + "--:|" * len(shown)]
     for group, nfe in sorted({row[:2] for row in rows}, key=lambda key: (key[0] != "zero", key[1])):
         own = [found for *key, _, found in rows if key == [group, nfe]]
-        least = [best_of({k: v for k, v in found.items() if k != "universal"}) for found in own]
+        least = [best_fixed(found) for found in own]
         means = [np.exp(np.log(np.array([found[name] for found in own]) / np.array(least)).mean(0)) for name in shown]
         lines.append(f"| {group} | {nfe} | " + " | ".join(f"{rms:.2f} / {median:.2f}" for rms, median in means) + " |")
     lines += [
@@ -400,7 +405,7 @@ def report(folder: Path) -> str:
     ]
     pair = lambda errors: f"{errors[0]:.2g} / {errors[1]:.2g}"  # noqa: E731
     for group, nfe, label, found in rows:
-        best = best_of({k: v for k, v in found.items() if k != "universal"})
+        best = best_fixed(found)
         cells = [pair(found["universal"]), pair(best), pair(found["fast"]), pair(found["quality"])]
         lines.append(f"| {group} | {nfe} | {label} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

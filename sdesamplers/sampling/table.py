@@ -94,6 +94,11 @@ class SolverTable:
         """Number of steps; each evaluates the model once."""
         return len(self.angles) - 1
 
+    @property
+    def evaluated_angles(self) -> tuple[float, ...]:
+        """N numbers, phi of the time that the network receives in each step: `network_angles`, or the state's."""
+        return self.network_angles or self.angles[:-1]
+
     def as_dict(self) -> dict[str, Any]:
         """Plain data, as in the file."""
         data: dict[str, Any] = {"format": FORMAT, "version": VERSION, "coordinates": "angle", "angles": [*self.angles]}

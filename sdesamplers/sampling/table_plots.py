@@ -110,7 +110,7 @@ def _plot_grids(axis: Any, tables: Sequence[SolverTable]) -> None:
     for row, table in enumerate(tables):
         places = [min(max(log_snr(angle), left), right) for angle in table.angles]
         own = [x for x, angle in zip(places, table.angles, strict=True) if math.isfinite(log_snr(angle))]
-        clocks = [min(max(log_snr(angle), left), right) for angle in table.network_angles or table.angles[:-1]]
+        clocks = [min(max(log_snr(angle), left), right) for angle in table.evaluated_angles]
         axis.plot([places[0], places[-1]], [row, row], "-", color="0.75", zorder=1)
         axis.plot(own, [row] * len(own), "o", color="C0", zorder=3)
         axis.plot(clocks, [row + 0.24] * len(clocks), "|", color="C1", markersize=9, markeredgewidth=2, clip_on=False)

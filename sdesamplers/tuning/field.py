@@ -21,10 +21,12 @@ from ..path.path import Path
 from ..path.points import Point
 from ..path.prediction import Prediction
 from ..processes.coordinates import view
+from ..processes.predictions import weighted_sum
 from ..sampling.loop import Evaluator, drive
 from ..sampling.prepared import PreparedRun, prepare
 from ..sampling.request import Conduct, Request, batches
 from ..sampling.runs import start_run
+from ..sampling.table import SolverTable
 from .trace import length
 
 
@@ -145,6 +147,18 @@ class Field:
             states.append(visited)
             self.evaluations += len(angles) * len(x)
         return torch.cat(ends), nodes[0], [torch.cat(parts) for parts in zip(*states, strict=True)]
+
+
+def continued(
+    field: Field, table: SolverTable, states: Sequence[Tensor], velocities: Sequence[Tensor]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """All states and velocities of a table, whose first ones are known."""
+    states, velocities = [*states], [*velocities]
+    for n in range(len(states) - 1, table.nfe):
+        if n == len(velocities):
+            velocities.append(field(states[n], table.angles[n], table.evaluated_angles[n]))
+        states.append(weighted_sum(table.weights[n], [states[0], states[n], *velocities]))
+    return states, velocities
 
 
 Distance = Callable[[Tensor, Tensor], Tensor]

@@ -20,9 +20,8 @@ import torch
 from torch import Tensor
 
 from ..errors import NonFiniteError, UsageError
-from ..processes.predictions import weighted_sum
 from ..sampling.table import SolverTable
-from .field import Field, Teacher, checked
+from .field import Field, Teacher, checked, continued
 from .search import Base, Candidate, Judged, grid, shifted
 
 STEP = 1e-3
@@ -134,13 +133,9 @@ Slopes = tuple[Tensor, Tensor, list[Tensor]]
 
 def gradients(field: Field, teacher: Teacher, table: SolverTable) -> tuple[np.ndarray, Slopes]:
     """Errors of a table, and the derivatives of the loss by angles (N,), network angles (N,) and rows of weights."""
-    y = start = field.start
-    states, velocities = [y], list[Tensor]()
-    for n, row in enumerate(table.weights):
-        velocities.append(field(y, table.angles[n], table.network_angles[n]))
-        y = weighted_sum(row, [start, y, *velocities])
-        states.append(y)
-    found, adjoint = teacher.distances(y), slope_of_loss(y, teacher)
+    start = field.start
+    states, velocities = continued(field, table, [start], [])
+    found, adjoint = teacher.distances(states[-1]), slope_of_loss(states[-1], teacher)
     moments = [torch.zeros_like(start) for _ in velocities]
     by_row, by_angle, by_network_angle = list[Tensor](), np.zeros(table.nfe), np.zeros(table.nfe)
     for n in reversed(range(table.nfe)):

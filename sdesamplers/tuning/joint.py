@@ -7,16 +7,14 @@ that the ends come nearer to the teacher's.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..errors import SdesamplersError
-from ..processes.predictions import weighted_sum
 from ..sampling.table import SolverTable
-from .field import Field, Teacher
+from .field import Field, Teacher, continued
 from .gauss_newton import GaussNewton, flat
 from .search import LARGEST_SHIFT, Candidate, Judged, shifted
 
@@ -78,24 +76,11 @@ class Joint:
             found = self.teacher.distances(continued(self.field, table, [self.field.start], [])[0][-1])
         except SdesamplersError:  # huge weights, or states that overflow
             return False
-        made = Judged(Candidate.of_table(table, self.best.candidate.base), table, found)
+        made = Judged(Candidate.of(table.angles, self.best.candidate.base, table.evaluated_angles), table, found)
         better = made.score < self.best.score
         if better:
             self.best = made
         return better
-
-
-def continued(
-    field: Field, table: SolverTable, states: Sequence[Tensor], velocities: Sequence[Tensor]
-) -> tuple[list[Tensor], list[Tensor]]:
-    """All states and velocities of a table, whose first ones are known."""
-    states, velocities = [*states], [*velocities]
-    asked = table.network_angles or table.angles[:-1]
-    for n in range(len(states) - 1, table.nfe):
-        if n == len(velocities):
-            velocities.append(field(states[n], table.angles[n], asked[n]))
-        states.append(weighted_sum(table.weights[n], [states[0], states[n], *velocities]))
-    return states, velocities
 
 
 def numbers_of(table: SolverTable) -> np.ndarray:
@@ -104,7 +89,7 @@ def numbers_of(table: SolverTable) -> np.ndarray:
     A state is a sum of the start and the velocities before it, so that its own weight would add nothing.
     """
     angles = np.array(table.angles[1:-1])
-    asked = np.array(table.network_angles[1:] or angles)
+    asked = np.array(table.evaluated_angles[1:])
     weights = [weight for row in table.weights for weight in (row[0], *row[2:])]
     return np.array([*np.log(angles), *np.log(asked / angles), *weights])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,10 +48,13 @@ class Candidate:
     robustness: float = 1.0
 
     @classmethod
-    def of(cls, angles: np.ndarray, base: str, ridge: float = 1e-4) -> Candidate:
-        """A candidate on a grid, without shifts."""
-        steps = -np.diff(angles)
-        return cls(tuple(np.log(steps)), (0.0,) * len(steps), base, ridge)
+    def of(
+        cls, angles: Sequence[float], base: str, asked: Sequence[float] | None = None, ridge: float = 1e-4
+    ) -> Candidate:
+        """A candidate on a grid, with the angles `asked` of the network's times; by default those of the grid."""
+        own = np.array(angles)
+        shifts = np.log(np.array(own[:-1] if asked is None else asked) / own[:-1])
+        return cls(tuple(np.log(-np.diff(own))), tuple(shifts), base, ridge)
 
     def angles(self, start: float) -> list[float]:
         """N + 1 angles from the start to 0."""
@@ -63,12 +66,6 @@ class Candidate:
         own, shifts = (torch.tensor(values, dtype=torch.float64) for values in (angles, self.shifts))
         found: list[float] = shifted(own, shifts, smallest).tolist()
         return found
-
-    @classmethod
-    def of_table(cls, table: SolverTable, base: str, ridge: float = 1e-4) -> Candidate:
-        """A candidate with a table's grid and network's times."""
-        angles, asked = np.array(table.angles), np.array(table.network_angles or table.angles[:-1])
-        return cls(tuple(np.log(-np.diff(angles))), tuple(np.log(asked / angles[:-1])), base, ridge)
 
     @property
     def values(self) -> np.ndarray:

@@ -122,8 +122,8 @@ class Tuner:
         """A set of starts and the teacher's states there."""
         if first not in self._sets:
             made = self.field(first, self.starts)
-            made_by = self.teaching(self.teacher_nfe)
-            self._sets[first] = made, Teacher.of(made, made_by, self.distance, whole=first == FIT)
+            request = self.teaching(self.teacher_nfe)
+            self._sets[first] = made, Teacher.of(made, request, self.distance, whole=first == FIT)
         return self._sets[first]
 
     def teaching(self, nfe: int) -> Request:
@@ -191,15 +191,10 @@ class Tuner:
                 f"warm_start: the table for {table.nfe} evaluations leads from phi = {table.angles[0]:.6g} to "
                 f"{table.angles[-1]:.6g}, and tables for this model from {made.angle:.6g} to 0"
             )
-        ends = self.ends(FIT, table.for_any_model())
-        found = np.full(self.starts, np.inf) if ends is None else teacher.distances(ends)
-        base = table.facts.get("base")
-        asked = table.network_angles or table.angles[:-1]
-        return Judged(
-            Candidate.of_table(table, base if base in BASES else BASES[0]),
-            SolverTable(table.angles, table.weights, asked),
-            found,
-        )
+        table = table.for_any_model()
+        ends, base = self.ends(FIT, table), table.facts.get("base")
+        candidate = Candidate.of(table.angles, base if base in BASES else BASES[0], table.evaluated_angles)
+        return Judged(candidate, table, np.full(self.starts, np.inf) if ends is None else teacher.distances(ends))
 
     def tuned(
         self, asked: dict[str, Any], until: float, advance: Advance | None, warm: SolverTable | None = None
@@ -310,7 +305,7 @@ def first_candidates(tables: Sequence[SolverTable], start: float) -> list[Candid
     if not grids:
         count = tables[0].nfe + 1
         grids = [tuple(np.linspace(start, 0, count).tolist())]
-    return [Candidate.of(np.array(grid), base) for grid in grids[:GRIDS] for base in BASES]
+    return [Candidate.of(grid, base) for grid in grids[:GRIDS] for base in BASES]
 
 
 def summary(found: np.ndarray) -> dict[str, float | None]:

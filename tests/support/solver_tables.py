@@ -1,4 +1,4 @@
-"""Solver tables that no search made, for tests of where they can be used."""
+"""Solver tables that no search made, for tests of where they can be used; and a small problem for tests of searches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 import sdesamplers as sds
+
+BRIEF: dict[str, Any] = {"starts": 8, "trials": 2, "teacher_nfe": 16}
+"""Arguments of `tune` for tables that need not be good."""
 
 
 def table_for(process: Any, middle: Sequence[float] = (1.1, 0.7, 0.4, 0.15), **facts: Any) -> sds.SolverTable:
@@ -17,3 +22,9 @@ def table_for(process: Any, middle: Sequence[float] = (1.1, 0.7, 0.4, 0.15), **f
     steps = [after - before for before, after in itertools.pairwise(angles)]
     weights = [[0.01, math.cos(h), *[0.02] * n, math.sin(h)] for n, h in enumerate(steps)]
     return sds.SolverTable(angles, weights, [first, *(0.98 * angle for angle in angles[1:-1])], facts)
+
+
+def mixture(process: Any = None) -> sds.MixtureModel:
+    """Four components in 6 dimensions."""
+    means = np.random.default_rng(0).normal(size=(4, 6))
+    return sds.MixtureModel([0.2, 0.3, 0.1, 0.4], means, [0.05, 0.1, 0.2, 0.02], process or sds.VP(), name="mixture")

@@ -15,6 +15,7 @@ import torch
 from hub_server import HubServer
 from huggingface_hub import constants
 from lanes import mostly_slow
+from solver_tables import BRIEF, mixture
 from tiny_models import save_pipeline
 
 import sdesamplers as sds
@@ -33,12 +34,6 @@ from sdesamplers.tuning.tune import better
 from sdesamplers.tuning.tuner import CHOOSE, FIT, REPORT, Tuner, first_candidates
 
 QUICK: dict[str, Any] = {"starts": 48, "trials": 8, "teacher_nfe": 48}
-
-
-def mixture(process: Any = None) -> sds.MixtureModel:
-    """Four components in 6 dimensions."""
-    means = np.random.default_rng(0).normal(size=(4, 6))
-    return sds.MixtureModel([0.2, 0.3, 0.1, 0.4], means, [0.05, 0.1, 0.2, 0.02], process or sds.VP(), name="mixture")
 
 
 def errors_on_new_starts(model: sds.Model, sampler: Any, **arguments: Any) -> tuple[float, float]:
@@ -344,9 +339,6 @@ def conditional(name: str = "labelled", function: Any = None) -> sds.FunctionMod
     )
 
 
-BRIEF: dict[str, Any] = {"starts": 8, "trials": 2, "teacher_nfe": 16}
-
-
 def counted(model: sds.Model, folder: Path, **arguments: Any) -> int:
     """The number of trials of a call of `tune`: 0 if the table in the folder was returned."""
     messages: list[str] = []
@@ -450,6 +442,10 @@ def test_numbers_of_numpy_are_saved(tmp_path):
     assert read_table(tmp_path / "nfe-4.json").facts["seed"] == 3
 
 
+def other_start() -> sds.SolverTable:
+    return sds.SolverTable([1.2, 0.7, 0.3, 0.0], [[0.0, 0.7, -0.7], [0.0, 0.75, 0.1, -0.6], [0.0, 0.9, 0.1, 0.1, -0.3]])
+
+
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "no starts": (lambda: sds.tune(mixture(), starts=0), "starts must be a whole number of 4 or more, not 0"),
     "no trials": (lambda: sds.tune(mixture(), trials=0), "trials must be"),
@@ -471,6 +467,23 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "minutes": (lambda: sds.tune(mixture(), 3, minutes=-1), "minutes must be 0 or more"),
     "advance": (lambda: sds.tune(mixture(), 3, advance="x"), "advance must be"),
     "a condition": (lambda: sds.tune(mixture(), condition=3), "unconditional"),
+    "another method": (lambda: sds.tune(mixture(), 3, method="joints"), "method must be .*joint"),
+    "no iterations": (lambda: sds.tune(mixture(), 3, method="joint", iterations=0), "iterations must be"),
+    "a number to begin with": (lambda: sds.tune(mixture(), 3, warm_start=5), "warm_start must be a solver table"),
+    "no table of the number": (
+        lambda: sds.tune(mixture(), 4, warm_start=other_start()),
+        "warm_start has solver tables for 3 evaluations, and none for 4",
+    ),
+    "a table of another start": (
+        lambda: sds.tune(mixture(), 3, **BRIEF, warm_start=other_start()),
+        "the table for 3 evaluations leads from phi = 1.2 to 0, and tables for this model from 1.564",
+    ),
+    "a folder that is not there": (lambda: sds.tune(mixture(), 3, warm_start="./nowhere"), "nowhere"),
+    "no tables of its own": (lambda: sds.tune(mixture(), 3, warm_start="tuned"), "this model has none"),
+    "a teacher that is no text": (lambda: sds.tune(mixture(), 3, teacher=5), "teacher must be"),
+    "an unknown option": (lambda: sds.tune(mixture(), 3, teacher="unipc ordr=2"), "order"),
+    "an unknown grid": (lambda: sds.tune(mixture(), 3, teacher="unipc spacing=logsn"), "logsnr"),
+    "its evaluations in the text": (lambda: sds.tune(mixture(), 3, teacher="unipc nfe=20"), "remove nfe="),
 }
 
 
