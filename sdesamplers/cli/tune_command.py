@@ -18,7 +18,7 @@ from .streams import say
 from .tables import emit, show, table
 
 if TYPE_CHECKING:
-    from ..tuning.field import Distance
+    from ..metrics import Scorer
     from ..tuning.result import Tuning
 
 
@@ -51,6 +51,12 @@ if TYPE_CHECKING:
     default="pixels",
     show_default=True,
     help="What is compared with the teacher's samples; features are those of the model's metrics in registry.yaml.",
+)
+@click.option(
+    "--features",
+    "with_features",
+    is_flag=True,
+    help="Bring the mean and covariance of these features nearer to the teacher's, too; use 256 starts or so.",
 )
 @click.option(
     "--warm-start",
@@ -86,12 +92,15 @@ def tune_command(source: str, **kwargs: Any) -> None:
     if private and to is None:
         raise UsageError("--private applies to the repository of --push")
     silent = kwargs.pop("quiet") or as_json or not sys.stderr.isatty()
-    distance = features_distance(source) if kwargs.pop("distance") == "features" else None
+    compared, counted = kwargs.pop("distance") == "features", kwargs.pop("with_features")
+    distance = scorer_of(source, "--distance features").distance if compared else None
+    features = scorer_of(source, "--features").features if counted else None
     model, condition = load_model(source, kwargs)
     with output_folder(out) as folder:
         shown = nullcontext(None) if silent else message_line(f"tuning {model.name}")
         with shown as advance:
-            tuning = tune(model, **kwargs, condition=condition, distance=distance, out=folder, advance=advance)
+            functions: dict[str, Any] = {"distance": distance, "features": features, "advance": advance}
+            tuning = tune(model, **kwargs, condition=condition, out=folder, **functions)
     first = next(iter(tuning.tables))
     if not as_json:
         print_rows(tuning)
@@ -109,8 +118,8 @@ def tune_command(source: str, **kwargs: Any) -> None:
         say(f"{pushed}: use it as --sampler {to.source} --nfe {first}")
 
 
-def features_distance(source: str) -> Distance:
-    """The distance of the features of a model's metrics.
+def scorer_of(source: str, flag: str) -> Scorer:
+    """The classifier or network that scores a model.
 
     Raises:
         UsageError: the registry names no metrics for it.
@@ -119,10 +128,8 @@ def features_distance(source: str) -> Distance:
 
     scorer = find_scorer(source)
     if scorer is None:
-        raise UsageError(
-            f"--distance features needs a model whose entry in registry.yaml has metrics, and {source!r} has none"
-        )
-    return scorer.distance
+        raise UsageError(f"{flag} needs a model whose entry in registry.yaml has metrics, and {source!r} has none")
+    return scorer
 
 
 def as_sampler(folder: str) -> str:
@@ -136,9 +143,13 @@ def print_rows(tuning: Tuning) -> None:
     """Print the errors of the tables beside those of the best fixed settings."""
     from ..tuning.tuner import in_digits
 
-    made = table("evaluations", "RMS error", "median", "best fixed setting", "its RMS", "its median", "returned")
-    for row in tuning.rows():
+    rows = tuning.rows()
+    more = ["Fréchet", "its Fréchet"] if any("frechet" in row for row in rows) else []
+    columns = ["RMS error", "median", "best fixed setting", "its RMS", "its median", "returned", *more]
+    made = table("evaluations", *columns)
+    for row in rows:
         fixed = row["fixed"]
         own, other = ([in_digits(errors["rms"]), in_digits(errors["median"])] for errors in (row, fixed))
-        made.add_row(str(row["nfe"]), *own, fixed["setting"], *other, row["returned"].partition(":")[0])
+        apart = [in_digits(row.get("frechet")), in_digits(fixed.get("frechet"))][: len(more)]
+        made.add_row(str(row["nfe"]), *own, fixed["setting"], *other, row["returned"].partition(":")[0], *apart)
     show(made)

@@ -10,5 +10,6 @@ joint.py    improvement of all numbers at once by Gauss-Newton steps
 gradient.py the same by the gradient of the error and Adam
 gauss_newton.py  damped Gauss-Newton steps
 field.py    a model's velocity in angle coordinates for a set of starts, and a teacher's states
+moments.py  how far the mean and covariance of features are from those of a teacher's samples
 trace.py    the solver table of a fixed sampler, read off its run on basis vectors
 """

@@ -87,6 +87,13 @@ def _errors(tables: Sequence[SolverTable]) -> list[str]:
                 f"The teacher is {code(teacher['sampler'])} with {teacher.get('nfe')} evaluations; its own errors, "
                 f"against twice as many, are {rms} (RMS) and {median} (median)."
             )
+        if "frechet" in found:
+            names = code(str(table.facts.get("features", "features")))
+            notes.append(
+                f"With {table.nfe} evaluations the Fréchet distance of {names} counted too. It is "
+                f"{in_digits(found['frechet'])} from the teacher's samples, and {in_digits(fixed.get('frechet'))} for "
+                "the fixed setting."
+            )
     if returned := [str(table.nfe) for table in tables if str(table.facts.get("returned")).startswith("fixed")]:
         notes.append(f"With {', '.join(returned)} evaluations nothing better than the best fixed setting was found.")
     if stopped := [str(table.nfe) for table in tables if table.facts.get("interrupted")]:
@@ -168,10 +175,11 @@ def _calls(facts: Mapping[str, Any], budgets: Sequence[int]) -> list[str]:
         call, command = f"{call[:-1]}, condition=CONDITIONS)", f"{command} --condition CONDITIONS"
     if "warm_start" in facts:
         call, command = f"{call[:-1]}, warm_start=TABLES)", f"{command} --warm-start TABLES"
-    if "distance" not in facts and "guidance_interval" not in facts:
+    functions = [name for name in ("distance", "features") if name in facts]
+    if not functions and "guidance_interval" not in facts:
         return ["```python", call, "```", "", "```", command, "```"]
-    if "distance" in facts:  # a function, or a model with guidance of its own, which a command cannot name
-        call = f"{call[:-1]}, distance={one_line(facts['distance'])})"
+    for name in functions:  # a command cannot name them, nor a model with guidance of its own
+        call = f"{call[:-1]}, {name}={one_line(facts[name])})"
     return ["```python", call, "```"]
 
 

@@ -27,6 +27,7 @@ from ..sampling.prepared import PreparedRun, prepare
 from ..sampling.request import Conduct, Request, batches
 from ..sampling.runs import start_run
 from ..sampling.table import SolverTable
+from .moments import Features, Moments
 from .trace import length
 
 
@@ -170,6 +171,22 @@ def root_mean_square(samples: Tensor, others: Tensor) -> Tensor:
     return (samples - others).double().flatten(1).square().mean(1).clamp_min(1e-30).sqrt()
 
 
+@dataclass(frozen=True)
+class Measured:
+    """The errors of samples, (N,) float64, and what the features of all of them add to the score."""
+
+    errors: np.ndarray
+    penalty: float = 0.0
+
+    @property
+    def score(self) -> float:
+        """Mean of the logarithms of the RMS and of the median of the errors, and the penalty; inf if not finite."""
+        if not np.all(np.isfinite(self.errors)):
+            return math.inf
+        rms, median = float(np.sqrt(np.square(self.errors).mean())), float(np.median(self.errors))
+        return 0.5 * (math.log(rms + 1e-30) + math.log(median + 1e-30)) + self.penalty
+
+
 @dataclass
 class Teacher:
     """The states of an accurate sampler along the trajectories of a field's starts, at any angle.
@@ -178,23 +195,31 @@ class Teacher:
         angles: the K nodes, falling; the last is 0.
         states: (N, *shape) at each node, in angle coordinates.
         distance: by which samples are compared with its own.
+        features: of samples, by which all of them are compared with its own as distributions.
     """
 
     angles: np.ndarray
     states: list[Tensor]
     distance: Distance = root_mean_square
+    features: Features | None = None
 
     @classmethod
     def of(
-        cls, field: Field, request: Request, distance: Distance = root_mean_square, *, whole: bool = True
+        cls,
+        field: Field,
+        request: Request,
+        distance: Distance = root_mean_square,
+        features: Features | None = None,
+        *,
+        whole: bool = True,
     ) -> Teacher:
         """Run a sampler that evaluates the model once at each point of its grid, from noise to sigma = 0.
 
         Without `whole` only the ends are kept.
 
         Raises:
-            UsageError: it evaluates the model elsewhere, its trajectories are not finite, or the distance is not a
-                tensor (N,).
+            UsageError: it evaluates the model elsewhere, its trajectories are not finite, the distance is not a tensor
+                (N,), or the features are not numbers (N, D).
         """
         end, angles, states = field.run(request, keep=whole)
         angles, states = [*angles, 0.0], [*states, end]
@@ -206,13 +231,13 @@ class Teacher:
             raise UsageError("the teacher's samples are not finite")
         if not whole:  # only the ends are compared, and the states of many starts take gigabytes
             angles, states = angles[-1:], states[-1:]
-        made = cls(np.array(angles), states, distance)
-        made.distances(end)
+        made = cls(np.array(angles), states, distance, features)
+        made.measured(end)
         return made
 
     def part(self, count: int) -> Teacher:
         """The first of the starts."""
-        return Teacher(self.angles, [states[:count] for states in self.states], self.distance)
+        return Teacher(self.angles, [states[:count] for states in self.states], self.distance, self.features)
 
     @property
     def end(self) -> Tensor:
@@ -231,6 +256,23 @@ class Teacher:
             others = [(phi - self.angles[j]) / (self.angles[i] - self.angles[j]) for j in nodes if j != i]
             total.add_(self.states[i], alpha=float(np.prod(others)))
         return total
+
+    @functools.cached_property
+    def moments(self) -> Moments | None:
+        """Those of the features of its samples."""
+        return None if self.features is None else Moments(self.features, self.end)
+
+    def measured(self, ends: Tensor) -> Measured:
+        """The errors of samples, and what their features add to the score.
+
+        Raises:
+            UsageError: the distance is not a tensor (N,), or the features are not numbers (N, D).
+        """
+        found = self.distances(ends)
+        if self.moments is None:
+            return Measured(found)
+        with torch.no_grad():
+            return Measured(found, self.moments.penalty(ends))
 
     def distances(self, ends: Tensor) -> np.ndarray:
         """The distances of samples from the teacher's, (N,) float64.

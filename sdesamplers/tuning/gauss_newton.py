@@ -9,6 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .field import Teacher
+from .moments import WEIGHT
+
 ELEMENTS = 4096
 """Of each sample in the sums over elements: derivatives of larger samples would take gigabytes."""
 
@@ -31,17 +34,19 @@ class GaussNewton:
     tries: int = 3
 
     def step(
-        self, residual: Tensor, slopes: Sequence[Tensor], largest: np.ndarray, improves: Callable[[np.ndarray], bool]
+        self,
+        equations: tuple[np.ndarray, np.ndarray],
+        largest: np.ndarray,
+        improves: Callable[[np.ndarray], bool],
     ) -> tuple[bool, int]:
         """Try steps until one improves the solver; returns True if one does, and the number of trials.
 
         Args:
-            residual: the difference of the samples from the teacher's, as `flat` returns it, (N, D).
-            slopes: its derivatives by each number that is changed, (N, D).
+            equations: the matrix (K, K) and the derivative (K,) of the score by the numbers that are changed.
             largest: the largest changes of these numbers, (K,): the damping is raised until none is larger.
             improves: evaluates a change.
         """
-        matrix, moment = normal_equations(residual, slopes)
+        matrix, moment = equations
         matrix, moment = matrix * np.outer(largest, largest), moment * largest
         if not (np.isfinite(matrix).all() and np.isfinite(moment).all()):
             return False, 0
@@ -57,6 +62,36 @@ class GaussNewton:
     def _change(self, matrix: np.ndarray, moment: np.ndarray) -> np.ndarray:
         damped = matrix + self.damping * np.eye(len(moment))
         return -np.linalg.lstsq(damped, moment, rcond=1e-12)[0]
+
+
+class Slopes:
+    """The derivatives of samples, and of the moments of their features, by the numbers that are changed.
+
+    Args:
+        teacher: for the same starts.
+        ends: the samples, (N, *shape).
+    """
+
+    def __init__(self, teacher: Teacher, ends: Tensor) -> None:
+        self.moments, self.ends, self.residual = teacher.moments, flat(ends), flat(ends - teacher.end)
+        self.apart = None if self.moments is None else self.moments.residual(ends)
+        self.by_samples, self.by_moments = list[Tensor](), list[Tensor]()
+
+    def add(self, moved: Tensor, difference: float) -> None:
+        """Add the derivative by the next number, with the samples if it is larger by `difference`."""
+        self.by_samples.append((flat(moved) - self.ends) / difference)
+        if self.moments is not None and self.apart is not None:
+            self.by_moments.append((self.moments.residual(moved) - self.apart) / difference)
+
+    def equations(self) -> tuple[np.ndarray, np.ndarray]:
+        """The normal equations of the score."""
+        matrix, moment = normal_equations(self.residual, self.by_samples)
+        if self.apart is not None:  # of WEIGHT / 2 log |apart|^2
+            stacked = torch.stack(self.by_moments, -1) * WEIGHT / self.apart.square().sum()
+            by_moments = torch.stack(self.by_moments, -1)
+            matrix += (by_moments.T @ stacked).numpy()
+            moment += (stacked.T @ self.apart).numpy()
+        return matrix, moment
 
 
 def normal_equations(residual: Tensor, slopes: Sequence[Tensor]) -> tuple[np.ndarray, np.ndarray]:

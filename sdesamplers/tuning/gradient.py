@@ -21,7 +21,8 @@ from torch import Tensor
 
 from ..errors import NonFiniteError, UsageError
 from ..sampling.table import SolverTable
-from .field import Field, Teacher, checked, continued
+from .field import Field, Measured, Teacher, checked, continued
+from .moments import WEIGHT
 from .search import Base, Candidate, Judged, grid, shifted
 
 STEP = 1e-3
@@ -131,11 +132,11 @@ def on_grid(
 Slopes = tuple[Tensor, Tensor, list[Tensor]]
 
 
-def gradients(field: Field, teacher: Teacher, table: SolverTable) -> tuple[np.ndarray, Slopes]:
+def gradients(field: Field, teacher: Teacher, table: SolverTable) -> tuple[Measured, Slopes]:
     """Errors of a table, and the derivatives of the loss by angles (N,), network angles (N,) and rows of weights."""
     start = field.start
     states, velocities = continued(field, table, [start], [])
-    found, adjoint = teacher.distances(states[-1]), slope_of_loss(states[-1], teacher)
+    found, adjoint = teacher.measured(states[-1]), slope_of_loss(states[-1], teacher)
     moments = [torch.zeros_like(start) for _ in velocities]
     by_row, by_angle, by_network_angle = list[Tensor](), np.zeros(table.nfe), np.zeros(table.nfe)
     for n in reversed(range(table.nfe)):
@@ -153,13 +154,18 @@ def gradients(field: Field, teacher: Teacher, table: SolverTable) -> tuple[np.nd
 
 
 def slope_of_loss(ends: Tensor, teacher: Teacher) -> Tensor:
-    """The derivative of the mean logarithm of the squared distances by the ends, (N, *shape)."""
+    """The derivative of the mean logarithm of the squared distances, and of the features', by the ends, (N, *shape)."""
     with torch.enable_grad():
         ends = ends.detach().clone().requires_grad_()
         distances = checked(teacher.distance(ends, teacher.end), len(ends))
         if not distances.requires_grad:
             raise UsageError('method="gradient" needs a distance that is differentiable by torch')
         loss = 2 * distances.clamp_min(1e-15).log().mean()
+        if teacher.moments is not None:
+            apart = teacher.moments.residual(ends)
+            if not apart.requires_grad:
+                raise UsageError('method="gradient" needs features that are differentiable by torch')
+            loss = loss + WEIGHT * (apart.square().sum() + 1e-30).log()
     return torch.autograd.grad(loss, ends)[0]
 
 

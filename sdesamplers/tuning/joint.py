@@ -15,7 +15,7 @@ import torch
 from ..errors import SdesamplersError
 from ..sampling.table import SolverTable
 from .field import Field, Teacher, continued
-from .gauss_newton import GaussNewton, flat
+from .gauss_newton import GaussNewton, Slopes
 from .search import LARGEST_SHIFT, Candidate, Judged, shifted
 
 DIFFERENCE = 3e-3
@@ -57,23 +57,22 @@ class Joint:
         table, (few, teacher) = self.best.table, self.few
         numbers, angles = numbers_of(table), table.nfe - 1
         states, velocities = continued(few, table, [few.start], [])
-        slopes = []
+        slopes = Slopes(teacher, states[-1])
         for k, n in enumerate(first_steps(table.nfe)):
             moved = with_numbers(table, numbers + DIFFERENCE * np.eye(len(numbers))[k], few.smallest)
             known = n if k < 2 * angles else n + 1  # a weight does not change the velocity of its own step
             ends = continued(few, moved, states[: n + 1], velocities[:known])[0][-1]
-            slopes.append(flat(ends - states[-1]) / DIFFERENCE)
-            yield done + len(slopes) / (len(numbers) + 1), self.best
+            slopes.add(ends, DIFFERENCE)
+            yield done + (k + 1) / (len(numbers) + 1), self.best
 
-        residual = flat(states[-1] - teacher.end)
         largest = np.where(np.arange(len(numbers)) < 2 * angles, *LARGEST_CHANGE)
-        return self.steps.step(residual, slopes, largest, lambda change: self.improves(numbers + change))[0]
+        return self.steps.step(slopes.equations(), largest, lambda change: self.improves(numbers + change))[0]
 
     def improves(self, numbers: np.ndarray) -> bool:
         """Measure a table and keep it if it is the best."""
         try:
             table = with_numbers(self.best.table, numbers, self.field.smallest)
-            found = self.teacher.distances(continued(self.field, table, [self.field.start], [])[0][-1])
+            found = self.teacher.measured(continued(self.field, table, [self.field.start], [])[0][-1])
         except SdesamplersError:  # huge weights, or states that overflow
             return False
         made = Judged(Candidate.of(table.angles, self.best.candidate.base, table.evaluated_angles), table, found)

@@ -12,22 +12,14 @@ from torch import Tensor
 
 from ..errors import SdesamplersError
 from ..sampling.table import SolverTable
-from .field import Field, Teacher
+from .field import Field, Measured, Teacher
 from .fit import fit
-from .gauss_newton import GaussNewton, flat
+from .gauss_newton import GaussNewton, Slopes
 
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2)
 ROBUSTNESSES = (0.0, 0.5, 1.0)
 LARGEST_SHIFT = 0.25
 """Of log phi: the largest shift of the time that the network receives."""
-
-
-def score(found: np.ndarray) -> float:
-    """Mean of the logarithms of the RMS and of the median of the errors; inf if one is not finite."""
-    if not np.all(np.isfinite(found)):
-        return math.inf
-    rms, median = float(np.sqrt(np.square(found).mean())), float(np.median(found))
-    return 0.5 * (math.log(rms + 1e-30) + math.log(median + 1e-30))
 
 
 @dataclass(frozen=True)
@@ -110,11 +102,12 @@ class Judged:
 
     candidate: Candidate
     table: SolverTable
-    errors: np.ndarray
+    measured: Measured
 
     @property
     def score(self) -> float:
-        return score(self.errors)
+        """What the search minimises."""
+        return self.measured.score
 
 
 Base = Callable[[str, list[float]], list[list[float]]]
@@ -129,10 +122,10 @@ def judge(field: Field, teacher: Teacher, base: Base, candidate: Candidate) -> t
         weights, ends = fit(
             field, teacher, angles, asked, base(candidate.base, angles), candidate.ridge, candidate.robustness
         )
-        found = teacher.distances(ends)
+        found = teacher.measured(ends)
     except SdesamplersError:  # a candidate whose states overflow
         weights, ends = base(candidate.base, angles), torch.full_like(teacher.end, math.inf)
-        found = np.full(len(ends), np.inf)
+        found = Measured(np.full(len(ends), np.inf))
     shifted = tuple(asked) if asked != angles[:-1] else ()
     return Judged(candidate, SolverTable(tuple(angles), tuple(map(tuple, weights)), shifted), found), ends
 
@@ -193,15 +186,14 @@ class Search:
         candidate = self.best.candidate
         values, ends = candidate.values, judge(*self.few, self.base, candidate)[1]
         yield self.share
-        slopes = []
+        slopes = Slopes(self.few[1], ends)
         for k in range(len(values)):
             moved = values + DIFFERENCE * np.eye(len(values))[k]
             found = judge(*self.few, self.base, candidate.with_values(moved))[1]
-            slopes.append(flat(found - ends) / DIFFERENCE)
+            slopes.add(found, DIFFERENCE)
             yield self.share
-        residual = flat(ends - self.few[1].end)
         improves = lambda change: self.improves(candidate.with_values(values + change))  # noqa: E731
-        better, tried = self.steps.step(residual, slopes, np.full(len(values), LARGEST_CHANGE), improves)
+        better, tried = self.steps.step(slopes.equations(), np.full(len(values), LARGEST_CHANGE), improves)
         yield float(tried)
         return better
 

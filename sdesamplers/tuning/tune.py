@@ -20,6 +20,7 @@ from ..public import public
 from ..sampling.arguments import own_tables
 from ..sampling.table import TUNED, SolverTable, TableSet, choose, read_table, tables_at
 from .field import Distance, root_mean_square
+from .moments import Features
 from .result import Tuning
 from .tuner import Advance, Tuner
 
@@ -43,6 +44,7 @@ def tune(
     teacher: str = "quality",
     teacher_nfe: int = 128,
     distance: Distance | None = None,
+    features: Features | None = None,
     warm_start: str | FilePath | SolverTable | TableSet | None = None,
     batch_size: int | None = None,
     minutes: float | None = None,
@@ -79,6 +81,9 @@ def tune(
         distance: the distances, a tensor (N,), of samples from the teacher's, both (N, *shape) on the model's device in
             its data space: what the search and the choice minimise. By default the root mean square of the difference;
             another one may compare features. `method="gradient"` needs its derivative.
+        features: a function of samples as above that returns features (N, D), such as `scorer.features`: then their
+            mean and covariance count too, by the Fréchet distance from those of the teacher's samples. It needs more
+            starts, 256 or so, and is best with `method="joint"`.
         warm_start: tables from which the search begins, beside the grids of fixed settings: a table, the result of
             `tune`, a file, folder or address on the Hub, or "tuned" for the model's own. A number of evaluations of
             which it has no table begins without.
@@ -107,6 +112,7 @@ def tune(
     if minutes is not None and number("minutes", minutes) < 0:
         raise UsageError(f"minutes must be 0 or more, not {minutes}")
     function("distance", distance, "samples and the teacher's samples")
+    function("features", features, "samples")
     function("advance", advance, "a text")
     tuner = Tuner(
         model,
@@ -118,6 +124,7 @@ def tune(
         " ".join(one_of_types("teacher", teacher, str, "the name of a sampler").split()),
         counts["teacher_nfe"],
         root_mean_square if distance is None else distance,
+        features,
     )
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     tuning, folder = (
@@ -194,7 +201,7 @@ def warm_tables(
     return {budget: choose(tables, budget, "warm_start", scale) for budget in budgets if budget in known}
 
 
-OPTIONAL = ("condition_fingerprint", "distance", "guidance_interval", "warm_start")
+OPTIONAL = ("condition_fingerprint", "distance", "features", "guidance_interval", "warm_start")
 """Facts that a table has only if they differ from the usual."""
 
 
@@ -228,8 +235,8 @@ def _is_same(key: str, found: Any, asked: Any) -> bool:
             and len(found) == len(asked)
             and bool(np.allclose(found, asked, rtol=1e-3, atol=1e-3))
         )
-    has_no_name = key == "distance" and asked is not None and "<" in asked  # a lambda, or a function in a function
-    return bool(found == asked) and not has_no_name
+    nameless = key in ("distance", "features") and asked is not None and "<" in asked  # a lambda, or a local function
+    return bool(found == asked) and not nameless
 
 
 def better(one: SolverTable, other: SolverTable) -> SolverTable:

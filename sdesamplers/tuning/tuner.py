@@ -24,10 +24,11 @@ from ..sampling.arguments import make_recipe
 from ..sampling.request import Request, split_arguments
 from ..sampling.setting import parse_setting
 from ..sampling.table import SolverTable, signature
-from .field import Distance, Field, Teacher, root_mean_square
+from .field import Distance, Field, Measured, Teacher, root_mean_square
 from .gradient import refine, slope_of_loss
 from .joint import adjust
-from .search import Candidate, Judged, score, search
+from .moments import Features
+from .search import Candidate, Judged, search
 from .trace import table_of, traced
 
 FIT, CHOOSE, REPORT = 2**40, 2**41, 2**42
@@ -75,6 +76,7 @@ class Tuner:
     teacher: str
     teacher_nfe: int
     distance: Distance = root_mean_square
+    features: Features | None = None
     _sets: dict[int, tuple[Field, Teacher]] = field(default_factory=dict)
     _teacher_error: dict[str, float | None] | None = None
 
@@ -101,7 +103,9 @@ class Tuner:
             facts["condition"] = " ".join(str(self.condition).split())[:LONGEST_TEXT]
             facts["condition_fingerprint"] = fingerprint(json.dumps(plain(self.condition)).encode())
         if distance is not root_mean_square:
-            facts["distance"] = getattr(distance, "__qualname__", type(distance).__qualname__)
+            facts["distance"] = name_of(distance)
+        if self.features is not None:
+            facts["features"] = name_of(self.features)
         if isinstance(model, Guided) and model.interval is not None:
             facts["guidance_interval"] = [*map(str, model.interval)]  # JSON has no infinity
         return facts
@@ -123,7 +127,7 @@ class Tuner:
         if first not in self._sets:
             made = self.field(first, self.starts)
             request = self.teaching(self.teacher_nfe)
-            self._sets[first] = made, Teacher.of(made, request, self.distance, whole=first == FIT)
+            self._sets[first] = made, Teacher.of(made, request, self.distance, self.features, whole=first == FIT)
         return self._sets[first]
 
     def teaching(self, nfe: int) -> Request:
@@ -194,7 +198,8 @@ class Tuner:
         table = table.for_any_model()
         ends, base = self.ends(FIT, table), table.facts.get("base")
         candidate = Candidate.of(table.angles, base if base in BASES else BASES[0], table.evaluated_angles)
-        return Judged(candidate, table, np.full(self.starts, np.inf) if ends is None else teacher.distances(ends))
+        missed = Measured(np.full(self.starts, np.inf))
+        return Judged(candidate, table, missed if ends is None else teacher.measured(ends))
 
     def tuned(
         self, asked: dict[str, Any], until: float, advance: Advance | None, warm: SolverTable | None = None
@@ -216,7 +221,7 @@ class Tuner:
                 if done == trials and iterations:
                     milestones.append(best)
                 if advance is not None:
-                    rms, median = map(in_digits, summary(best.errors).values())
+                    rms, median = map(in_digits, summary(best.measured.errors).values())
                     stage = f"trial {done:.0f} of {trials}"
                     if done > trials:
                         stage = f"iteration {math.ceil(done - trials)} of {iterations}"
@@ -274,19 +279,21 @@ class Tuner:
         return SolverTable(table.angles, table.weights, table.network_angles, facts)
 
     def reported(self, table: SolverTable) -> dict[str, float | None]:
-        """RMS and median error of a table on the starts for the report, and the mean of another distance."""
+        """RMS and median error of a table on the starts for the report, and by another distance or features."""
         ends, teacher = self.ends(REPORT, table), self.on(REPORT)[1]
         if ends is None:
             return {"rms": None, "median": None}
         found = summary(root_mean_square(ends, teacher.end).cpu().numpy())
         if self.distance is not root_mean_square:
             found["distance"] = digits(teacher.distances(ends).mean())
+        if teacher.moments is not None:
+            found["frechet"] = digits(teacher.moments.distance(ends))
         return found
 
     def score_on(self, first: int, table: SolverTable) -> float:
         """The score of a table on a set of starts; infinite if it diverges."""
         ends = self.ends(first, table)
-        return math.inf if ends is None else score(self.on(first)[1].distances(ends))
+        return math.inf if ends is None else self.on(first)[1].measured(ends).score
 
     def ends(self, first: int, table: SolverTable) -> Tensor | None:
         """The samples of a table from a set of starts; None if it diverges."""
@@ -312,6 +319,12 @@ def summary(found: np.ndarray) -> dict[str, float | None]:
     """RMS and median of errors, to four digits."""
     rms, median = np.sqrt(np.square(found).mean()), np.median(found)
     return {"rms": digits(rms), "median": digits(median)}
+
+
+def name_of(function: Callable[..., Any]) -> str:
+    """A function's name for the facts of a table."""
+    name: str = getattr(function, "__qualname__", type(function).__qualname__)
+    return name
 
 
 def digits(value: float) -> float | None:

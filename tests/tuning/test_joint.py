@@ -20,10 +20,10 @@ from sdesamplers.cli import main
 from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.table import read_table
 from sdesamplers.tuning import tuner as tuner_module
-from sdesamplers.tuning.field import continued
+from sdesamplers.tuning.field import Measured, continued
 from sdesamplers.tuning.gauss_newton import ELEMENTS, GaussNewton, flat, normal_equations
 from sdesamplers.tuning.joint import adjust, first_steps, numbers_of, with_numbers
-from sdesamplers.tuning.search import Candidate, Judged, score
+from sdesamplers.tuning.search import Candidate, Judged
 from sdesamplers.tuning.trace import table_of
 from sdesamplers.tuning.tuner import CHOOSE, FIT, Tuner
 
@@ -38,8 +38,8 @@ def judged(tuner: Tuner, nfe: int) -> Judged:
     """The table of `ab`, with its errors on the fitting starts."""
     table = table_of(tuner.model.gaussian, "ab", nfe=nfe, spacing="angle", final="zero")
     table = replace(table, network_angles=table.angles[:-1])
-    errors = tuner.on(FIT)[1].distances(tuner.on(FIT)[0].run(Request(table))[0])
-    return Judged(Candidate.of(table.angles, "ab"), table, errors)
+    measured = tuner.on(FIT)[1].measured(tuner.on(FIT)[0].run(Request(table))[0])
+    return Judged(Candidate.of(table.angles, "ab"), table, measured)
 
 
 def test_a_run_continued_from_any_step_is_the_samplers_own_run():
@@ -95,10 +95,8 @@ def test_samples_of_many_elements_are_represented_by_the_same_choice_of_them():
 
 def test_steps_stop_if_derivatives_are_not_finite():
     slopes = [torch.full((4, 3), math.nan, dtype=torch.float64)]
-    assert GaussNewton().step(torch.ones(4, 3, dtype=torch.float64), slopes, np.ones(1), lambda change: True) == (
-        False,
-        0,
-    )
+    equations = normal_equations(torch.ones(4, 3, dtype=torch.float64), slopes)
+    assert GaussNewton().step(equations, np.ones(1), lambda change: True) == (False, 0)
 
 
 def test_the_steps_reach_what_scipy_reaches():
@@ -116,7 +114,7 @@ def test_the_steps_reach_what_scipy_reaches():
     found = least_squares(residual, numbers_of(first.table), diff_step=1e-3, max_nfev=40).x
     other = np.sqrt(np.square(residual(found).reshape(64, -1)).mean(1))
     assert best.score < first.score - 1
-    assert best.score < score(other) + 0.1
+    assert best.score < Measured(other).score + 0.1
 
 
 @pytest.mark.parametrize("nfe", [4, 5])
@@ -133,7 +131,7 @@ def test_the_method_is_better_on_starts_that_it_has_not_seen(nfe):
     errors = [
         (sds.sample(model, table, **common).samples - exact).square().mean(1).sqrt().numpy() for table in (plain, joint)
     ]
-    assert score(errors[1]) < score(errors[0]) - 0.1
+    assert Measured(errors[1]).score < Measured(errors[0]).score - 0.1
 
 
 def test_progress_counts_the_steps_and_minutes_end_them_within_one(monkeypatch):
@@ -170,7 +168,7 @@ def test_a_search_that_begins_with_a_table_keeps_or_improves_it(tmp_path):
     brief: dict[str, Any] = {"starts": 32, "trials": 1, "teacher_nfe": 48}
     without = sds.tune(mixture(), 4, **brief).tables[4]
     field, teacher = Tuner(mixture(), 32, 0, None, 1.0, None, "quality", 48).on(CHOOSE)
-    measured = lambda table: score(teacher.distances(field.run(Request(table))[0]))  # noqa: E731
+    measured = lambda table: teacher.measured(field.run(Request(table))[0]).score  # noqa: E731
     for begun in (first, first.tables[4], str(tmp_path), tmp_path / "nfe-4.json"):
         table = sds.tune(mixture(), 4, **brief, warm_start=begun).tables[4]
         assert table.facts["warm_start"] == first.tables[4].sha256

@@ -25,10 +25,10 @@ from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.table import read_table
 from sdesamplers.tuning import search as search_module
 from sdesamplers.tuning import tuner as tuner_module
-from sdesamplers.tuning.field import Field, Teacher
+from sdesamplers.tuning.field import Field, Measured, Teacher
 from sdesamplers.tuning.fit import solve
 from sdesamplers.tuning.gradient import gradients
-from sdesamplers.tuning.search import score, search
+from sdesamplers.tuning.search import search
 from sdesamplers.tuning.trace import table_of
 from sdesamplers.tuning.tune import better
 from sdesamplers.tuning.tuner import CHOOSE, FIT, REPORT, Tuner, first_candidates
@@ -145,7 +145,7 @@ def test_the_gradient_method_improves_the_fit():
     assert rms * median < 0.95 * before[0] * before[1]
     assert refined.facts["method"] == "gradient"
     field, teacher = Tuner(mixture(), 32, 0, None, 1.0, None, "quality", 48).on(CHOOSE)
-    own, other = (score(teacher.distances(field.run(Request(table))[0])) for table in (refined, plain))
+    own, other = (teacher.measured(field.run(Request(table))[0]).score for table in (refined, plain))
     assert own <= other  # on the starts for the choice, the last word
 
 
@@ -312,7 +312,7 @@ def test_another_distance_is_what_the_search_minimises(method):
     exact = sds.sample(mixture(), "rk45", rtol=1e-6, atol=1e-6, **common).samples
     own, other = (first_element(sds.sample(mixture(), each, **common).samples, exact) for each in (table, plain))
     print(own.median(), other.median(), own.square().mean(), other.square().mean())
-    assert score(own.numpy()) < score(other.numpy())
+    assert Measured(own.numpy()).score < Measured(other.numpy()).score
 
 
 @pytest.mark.slow
