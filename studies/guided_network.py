@@ -1,6 +1,6 @@
 """Solver tables for a guided network compared with the best settings of other libraries, on starts nothing has seen.
 
-    python studies/guided_network.py run [--scales 2,4] [--starts 256]   (half an hour on one core; continues a run)
+    python studies/guided_network.py run [--scales 2,4] [--starts 256]   (90 minutes on one core; continues a run)
     python studies/guided_network.py report --out studies/results
 
 The model is the embedded class-conditional network with classifier-free guidance; the labels are 0 to 9 in turn.
@@ -28,7 +28,7 @@ import sdesamplers as sds
 from sdesamplers.models.output import Output
 
 MODEL = "fashion-mnist-labels"
-BUDGETS = (5, 8, 10)
+BUDGETS = (5, 6, 8, 10, 15, 20)
 REFERENCE = {"sampler": "exp-ab", "spacing": "logsnr", "nfe": 160}
 SCREENED = (
     *dict.fromkeys(key for keys in PEERS.values() for key in keys),

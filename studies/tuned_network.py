@@ -3,11 +3,13 @@
     python studies/tuned_network.py peers [--blocks 16]       (an hour on one core; continues an interrupted run)
     python studies/tuned_network.py tables [--blocks 16]      (five minutes on one core)
     python studies/tuned_network.py frechet [--images 10000]  (an hour on one core; continues an interrupted run)
+    python studies/tuned_network.py features [--blocks 16]    (five minutes on one core, after peers)
     python studies/tuned_network.py report --out studies/results
 
 `peers` and `tables`: distances from the solution of the probability-flow ODE, in blocks of 64 starts, for the other
 libraries' best settings at each number of evaluations in results/work_precision.md, by either measure, and for the
 tables that the model ships. `frechet`: features of samples from the same starts, beside `edm` at 35 evaluations.
+`features`: the Fréchet distance from the ODE's solutions, also in features that no table was tuned with.
 """
 
 from __future__ import annotations
@@ -57,6 +59,9 @@ MEASURED: dict[str, tuple[str, int, dict[str, Any]]] = {
     "dpmpp-2m, 8": ("dpmpp-2m", 8, {}),
 }
 """Samplers whose Fréchet distance is measured, beside the best peer by RMSE at 5 and 8 evaluations."""
+COMPARED = [name for name in MEASURED if name != "edm"]
+"""Those that are compared with the ODE's solutions."""
+PATCH, COMPONENTS, UNTRAINED = 7, 64, 3
 MEASURED_PEERS = {f"best peer, {nfe}": (nfe, PEERS[nfe][0]) for nfe in (5, 8)}
 
 
@@ -163,6 +168,64 @@ def measure_frechet(folder: Path, images: int) -> None:
         print(f"{first + CHUNK} samples done", flush=True)
 
 
+def measure_features(folder: Path, blocks: range) -> None:
+    """Store the samples of each sampler from the starts whose solutions are known."""
+    model = network()
+    for block in blocks:
+        for name in COMPARED:
+            sampler, nfe, arguments = MEASURED[name]
+            run: dict[str, Any] = {"nfe": nfe, "start": starts(block, model), **arguments}
+            cached(folder, f"samples-{name}-{block}", lambda s=sampler, r=run: sds.sample(model, s, **r).samples)
+        print(f"block {block} done", flush=True)
+
+
+Features = Callable[[Tensor], np.ndarray]
+
+
+def compared_features(truth: Tensor) -> dict[str, list[Features]]:
+    """Feature functions by their kind; a table's distance is the mean over those of a kind."""
+    classifier = Scorer(model_metrics())
+    axes = torch.linalg.svd((truth - truth.mean(0)).flatten(1), full_matrices=False)[2][:COMPONENTS].T
+    untrained = []
+    for seed in range(UNTRAINED):
+        torch.manual_seed(seed)
+        untrained.append(Scorer(model_metrics()))
+        untrained[-1].net.apply(lambda part: getattr(part, "reset_parameters", lambda: None)())
+
+    def contrast(images: Tensor) -> np.ndarray:
+        patches = torch.nn.functional.unfold(images, PATCH, stride=PATCH)
+        return np.asarray(patches.reshape(len(images), PATCH**2, -1).std(1).numpy())
+
+    return {
+        "classifier": [classifier.features],
+        "untrained networks": [each.features for each in untrained],
+        "contrast of patches": [contrast],
+        "principal components": [lambda images: np.asarray((images.flatten(1) @ axes).numpy())],
+    }
+
+
+def features_rows(folder: Path) -> Iterator[str]:
+    """The table of Fréchet distances from the solutions, in several features."""
+    blocks = [k for k in range(10**3) if all((folder / f"samples-{name}-{k}.npy").exists() for name in COMPARED)]
+    load = lambda name: torch.cat([torch.from_numpy(np.load(folder / f"{name}-{k}.npy")) for k in blocks]).float()  # noqa: E731
+    truth = load("truth")
+    kinds = compared_features(truth)
+    yield f"## Fréchet distance from the ODE's solutions, {len(truth):,} samples"
+    yield ""
+    yield "In the features of the embedded classifier, with which the table for 5 was tuned, on other starts,"
+    yield f"and in features with which none was: {UNTRAINED} networks of the same shape with random weights (the mean),"
+    yield f"the standard deviations of {PATCH} x {PATCH} patches, and {COMPONENTS} principal components of the pixels."
+    yield ""
+    yield f"| sampler | NFE | {' | '.join(kinds)} |"
+    yield f"|---|--:|{'--:|' * len(kinds)}"
+    for name in COMPARED:
+        samples, cells = load(f"samples-{name}"), []
+        for functions in kinds.values():
+            pairs = [[gaussian_statistics(each(images)) for images in (samples, truth)] for each in functions]
+            cells.append(f"{np.mean([frechet_distance(*pair) for pair in pairs]):.3g}")
+        yield f"| {name.partition(',')[0]} | {MEASURED[name][1]} | {' | '.join(cells)} |"
+
+
 def features_file(folder: Path, name: str, first: int) -> Path:
     """The file of the features of a chunk of samples."""
     return folder / f"features-{name.replace(', ', '-')}-{first}.npy"
@@ -241,13 +304,15 @@ def report(folder: Path) -> str:
         lines += [*error_rows(folder), ""]
     if any(folder.glob("features-*.npy")):
         lines += [*frechet_rows(folder), ""]
+    if any(folder.glob("samples-*.npy")):
+        lines += [*features_rows(folder), ""]
     return "\n".join(lines)
 
 
 def main() -> None:
     """Run one stage of the study."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=("peers", "tables", "frechet", "report"))
+    parser.add_argument("stage", choices=("peers", "tables", "frechet", "features", "report"))
     parser.add_argument("--work", type=Path, default=Path("out/tuned_network"))
     parser.add_argument("--out", type=Path, default=Path("out/tuned_network"))
     parser.add_argument("--blocks", type=int, default=16)
@@ -260,6 +325,8 @@ def main() -> None:
         measure_tables(arguments.work, range(arguments.blocks))
     elif arguments.stage == "frechet":
         measure_frechet(arguments.work, arguments.images)
+    elif arguments.stage == "features":
+        measure_features(arguments.work, range(arguments.blocks))
     else:
         arguments.out.mkdir(parents=True, exist_ok=True)
         (arguments.out / "tuned_network.md").write_text(report(arguments.work), encoding="utf-8")

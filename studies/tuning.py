@@ -32,7 +32,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))  # f
 import problems
 
 BUDGETS = (5, 8, 10, 15, 20)
-TRIALS, HELD_OUT, OF_TOURNAMENT = 160, 16_384, 2048
+HELD_OUT, OF_TOURNAMENT = 16_384, 2048
 PEERS = {5: (0.13, 0.049), 8: (0.071, 0.016), 10: (0.058, 0.0073), 15: (0.035, 0.0039), 20: (0.018, 0.0014)}
 """The smallest RMSE and the smallest median of other libraries on `mixture-16d`, from results/work_precision.md."""
 PROCESSES = {"VP linear": sds.VP, "VP cosine": sds.CosineVP, "flow": sds.RectifiedFlow}
@@ -69,13 +69,13 @@ def on(model: sds.Model, truth: Tensor, sampler: Any, **arguments: Any) -> tuple
 
 
 Row = tuple[Any, ...]
-"""Label, evaluations, tuned RMS and median, best fixed RMS and median, seconds of the search, starts and trials."""
+"""Label, evaluations, tuned RMS and median, best fixed RMS and median, seconds, starts, trials, method."""
 
 
 def stored(file: Path) -> dict[tuple[str, int], Row]:
     """The rows of a file of JSON lines, by label and evaluations."""
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    return {(label, nfe): (label, nfe, *rest) for label, nfe, *rest in map(json.loads, lines)}
+    return {(label, nfe): (label, nfe, *rest) for label, nfe, *rest in map(json.loads, lines)}  # the last of each
 
 
 def keep(file: Path, row: Row) -> None:
@@ -85,7 +85,7 @@ def keep(file: Path, row: Row) -> None:
         out.write(json.dumps(row) + "\n")
 
 
-def measure(label: str, model: sds.Model, file: Path, budgets: list[int], starts: int) -> None:
+def measure(label: str, model: sds.Model, file: Path, budgets: list[int], settings: dict[str, Any]) -> None:
     """Tune a model at each budget that is not in the file yet, and keep the rows."""
     missing = [nfe for nfe in budgets if (label, nfe) not in stored(file)]
     if not missing:
@@ -94,14 +94,14 @@ def measure(label: str, model: sds.Model, file: Path, budgets: list[int], starts
     truth = sds.sample(model, "rk45", num_samples=HELD_OUT, seed=1, **arguments).samples
     for nfe in missing:
         began = time.perf_counter()
-        table = sds.tune(model, nfe, starts=starts, trials=TRIALS, teacher_nfe=200).tables[nfe]
+        table = sds.tune(model, nfe, **settings, teacher_nfe=200).tables[nfe]
         seconds = time.perf_counter() - began
         fixed = [on(model, truth, name, nfe=nfe, **grid) for name, grid in FIXED]
         best = min(rms for rms, _ in fixed), min(median for _, median in fixed)
-        keep(file, (label, nfe, *on(model, truth, table), *best, seconds, starts, TRIALS))
+        keep(file, (label, nfe, *on(model, truth, table), *best, seconds, *settings.values()))
 
 
-def measure_tournament(file: Path, budgets: list[int], starts: int) -> None:
+def measure_tournament(file: Path, budgets: list[int], settings: dict[str, Any]) -> None:
     """The same on the mixture of the tournament, compared with the best of other libraries."""
     problem = problems.mixture(OF_TOURNAMENT, Path("out/work_precision"))
     shape = tuple(problem.start.shape[1:])
@@ -113,10 +113,10 @@ def measure_tournament(file: Path, budgets: list[int], starts: int) -> None:
         if (TOURNAMENT, nfe) in stored(file):
             continue
         began = time.perf_counter()
-        table = sds.tune(network, nfe, starts=starts, trials=TRIALS, teacher=SAME_END, teacher_nfe=200).tables[nfe]
+        table = sds.tune(network, nfe, **settings, teacher=SAME_END, teacher_nfe=200).tables[nfe]
         seconds = time.perf_counter() - began
         found = sds.sample(network, table, start=start, dtype=torch.float64).samples
-        keep(file, (TOURNAMENT, nfe, *measures(found, problem.truth), *PEERS[nfe], seconds, starts, TRIALS))
+        keep(file, (TOURNAMENT, nfe, *measures(found, problem.truth), *PEERS[nfe], seconds, *settings.values()))
 
 
 def report(rows: list[Row]) -> str:
@@ -130,13 +130,13 @@ def report(rows: list[Row]) -> str:
         "Rows with 512 starts were measured before the search had Gauss-Newton steps.",
         "",
         "| problem | NFE | tuned: RMSE / median | best fixed: RMSE / median | ratio of RMSE | of medians "
-        "| starts | trials | seconds |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| method | starts | trials | seconds |",
+        "|---|--:|--:|--:|--:|--:|---|--:|--:|--:|",
     ]
-    for label, nfe, rms, median, best_rms, best_median, seconds, starts, trials in rows:
+    for label, nfe, rms, median, best_rms, best_median, seconds, starts, trials, method in rows:
         ratios = f"{rms / best_rms:.2f} | {median / best_median:.3f}"
         errors = f"{rms:.2g} / {median:.2g} | {best_rms:.2g} / {best_median:.2g}"
-        lines.append(f"| {label} | {nfe} | {errors} | {ratios} | {starts} | {trials} | {seconds:.0f} |")
+        lines.append(f"| {label} | {nfe} | {errors} | {ratios} | {method} | {starts} | {trials} | {seconds:.0f} |")
     lines += ["", "![Error against evaluations, of tables and of the best fixed settings](tuning.png)"]
     return "\n".join(lines) + "\n"
 
@@ -180,15 +180,18 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("out/tuning"), help="folder of the rows so far")
     parser.add_argument("--only", help="a part of the problems' names")
     parser.add_argument("--budgets", type=int, nargs="+", default=list(BUDGETS))
-    parser.add_argument("--starts", type=int, default=2048, help="starts of the fit")
+    parser.add_argument("--method", default="joint", choices=("least-squares", "joint"))
+    parser.add_argument("--starts", type=int, default=4096, help="starts of the fit")
+    parser.add_argument("--trials", type=int, default=60, help="length of the search")
     arguments = parser.parse_args()
+    settings = {name: getattr(arguments, name) for name in ("starts", "trials", "method")}
     arguments.work.mkdir(parents=True, exist_ok=True)
     file = arguments.work / "rows.jsonl"
     if not arguments.only or arguments.only in TOURNAMENT:
-        measure_tournament(file, arguments.budgets, arguments.starts)
+        measure_tournament(file, arguments.budgets, settings)
     for label, (process, dimension) in MIXTURES.items():
         if not arguments.only or arguments.only in label:
-            measure(label, random_mixture(process(), dimension, seed=0), file, arguments.budgets, arguments.starts)
+            measure(label, random_mixture(process(), dimension, seed=0), file, arguments.budgets, settings)
     order = [TOURNAMENT, *MIXTURES]
     rows = sorted(stored(file).values(), key=lambda row: (order.index(row[0]), row[1]))
     arguments.out.mkdir(parents=True, exist_ok=True)

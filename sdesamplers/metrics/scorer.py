@@ -67,7 +67,7 @@ class Scorer:
     @torch.inference_mode()
     def features(self, samples: Tensor, batch_size: int = 500) -> np.ndarray:
         """Feature vectors (N, D) of samples (N, C, H, W), which are clipped to [-1, 1] like saved images."""
-        parts = [self.net.features(part.float().clamp(-1, 1)) for part in torch.split(samples, batch_size)]
+        parts = [self.net.features(part.cpu().float().clamp(-1, 1)) for part in torch.split(samples, batch_size)]
         return np.asarray(torch.cat(parts).double().numpy())
 
     def distance(self, samples: Tensor, others: Tensor) -> Tensor:

@@ -236,8 +236,8 @@ class Teacher:
         return made
 
     def part(self, count: int) -> Teacher:
-        """The first of the starts."""
-        return Teacher(self.angles, [states[:count] for states in self.states], self.distance, self.features)
+        """The first of the starts, without features: the covariance of few samples is mostly chance."""
+        return Teacher(self.angles, [states[:count] for states in self.states], self.distance)
 
     @property
     def end(self) -> Tensor:

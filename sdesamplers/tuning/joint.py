@@ -23,7 +23,7 @@ DIFFERENCE = 3e-3
 LARGEST_CHANGE = 0.2, 1.0
 """Of the logarithms and of the weights, in one step."""
 STARTS_PER_NUMBER = 2
-"""The derivatives are those of this many starts for each number of the table, if there are as many."""
+"""The derivatives are those of this many starts for each number, if there are more; with features those of all."""
 
 
 def adjust(field: Field, teacher: Teacher, judged: Judged, iterations: int) -> Iterator[tuple[float, Judged]]:
@@ -49,7 +49,7 @@ class Joint:
     def __init__(self, field: Field, teacher: Teacher, best: Judged) -> None:
         count = min(STARTS_PER_NUMBER * len(numbers_of(best.table)), len(field.indices))
         self.field, self.teacher, self.best = field, teacher, best
-        self.few = field.part(count), teacher.part(count)
+        self.few = (field.part(count), teacher.part(count)) if teacher.moments is None else (field, teacher)
         self.steps = GaussNewton(tries=8)
 
     def step(self, done: int) -> Generator[tuple[float, Judged], None, bool]:

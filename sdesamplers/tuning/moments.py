@@ -62,7 +62,7 @@ class Moments:
         found = self.features(samples)
         try:
             made = found if isinstance(found, Tensor) else torch.from_numpy(np.asarray(found))
-        except TypeError:  # an array of objects
+        except (TypeError, ValueError):  # an array of objects, lists of several lengths
             made = torch.zeros(0)
         if made.ndim != 2 or len(made) != len(samples) or made.shape[1] == 0 or made.is_complex():
             raise UsageError(f"features must return numbers of shape ({len(samples)}, D), not {shown(found)}")

@@ -131,6 +131,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "one vector": (lambda x: x.mean(0, keepdim=True), r"features must return numbers of shape \(8, D\)"),
     "no features": (lambda x: x[:, :0], r"features must return numbers of shape \(8, D\)"),
     "words": (lambda x: [["a"]] * 8, r"features must return numbers of shape \(8, D\), not \[\['a'\], "),
+    "lists of several lengths": (
+        lambda x: [[1.0], *[[1.0, 2.0]] * 7],
+        r"must return numbers of shape \(8, D\), not \[\[",
+    ),
     "NaN": (lambda x: x * math.nan, "the features of the teacher's samples are not finite"),
     "a name": ("inception", "features must be"),
 }
