@@ -27,7 +27,7 @@ from ..sampling.prepared import PreparedRun, prepare
 from ..sampling.request import Conduct, Request, batches
 from ..sampling.runs import start_run
 from ..sampling.table import SolverTable
-from .moments import Features, Moments
+from .moments import WEIGHT, Features, Moments
 from .trace import length
 
 
@@ -173,18 +173,23 @@ def root_mean_square(samples: Tensor, others: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Measured:
-    """The errors of samples, (N,) float64, and what the features of all of them add to the score."""
+    """The errors of samples, (N,) float64, and the Fréchet distance of their features if that counts."""
 
     errors: np.ndarray
-    penalty: float = 0.0
+    frechet: float | None = None
 
     @property
     def score(self) -> float:
-        """Mean of the logarithms of the RMS and of the median of the errors, and the penalty; inf if not finite."""
-        if not np.all(np.isfinite(self.errors)):
+        """Mean of the logarithms of the RMS and of the median of the errors, and the part of the features.
+
+        It is inf if one of them is not finite.
+        """
+        far = 0.0 if self.frechet is None else self.frechet
+        if not (np.all(np.isfinite(self.errors)) and math.isfinite(far)):
             return math.inf
         rms, median = float(np.sqrt(np.square(self.errors).mean())), float(np.median(self.errors))
-        return 0.5 * (math.log(rms + 1e-30) + math.log(median + 1e-30)) + self.penalty
+        of_errors = 0.5 * (math.log(rms + 1e-30) + math.log(median + 1e-30))
+        return of_errors if self.frechet is None else of_errors + WEIGHT / 2 * math.log(far + 1e-30)
 
 
 @dataclass
@@ -263,7 +268,7 @@ class Teacher:
         return None if self.features is None else Moments(self.features, self.end)
 
     def measured(self, ends: Tensor) -> Measured:
-        """The errors of samples, and what their features add to the score.
+        """The errors of samples, and the Fréchet distance of their features to second order.
 
         Raises:
             UsageError: the distance is not a tensor (N,), or the features are not numbers (N, D).
@@ -272,7 +277,7 @@ class Teacher:
         if self.moments is None:
             return Measured(found)
         with torch.no_grad():
-            return Measured(found, self.moments.penalty(ends))
+            return Measured(found, float(self.moments.residual(ends).square().sum()))
 
     def distances(self, ends: Tensor) -> np.ndarray:
         """The distances of samples from the teacher's, (N,) float64.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,11 +16,11 @@ from ..metrics.distances import frechet_distance, gaussian_statistics
 Features = Callable[[Tensor], Any]
 """Feature vectors, (N, D), of samples (N, *shape)."""
 WEIGHT = 0.3
-"""Of the logarithm of the Fréchet distance, in feature units, beside the mean of those of RMS and median error."""
+"""Of half the logarithm of the Fréchet distance, beside the mean of the logarithms of RMS and median error."""
 AXES = 64
 """The covariance is compared in this many principal axes of the teacher's features, the mean in all."""
 SMALLEST = 1e-3
-"""Of the variances there, relative to their mean: some thousand samples do not determine smaller ones."""
+"""Of the variances there, relative to the mean of all: smaller ones are mostly chance."""
 
 
 class Moments:
@@ -77,11 +76,6 @@ class Moments:
         apart = (features - mean) @ self.axes
         covariance = apart.T @ apart / (len(features) - 1)
         return torch.cat([mean, (covariance * self.scale).flatten()])
-
-    def penalty(self, samples: Tensor) -> float:
-        """What the features add to the score of samples; inf if they are not finite."""
-        square = float(self.residual(samples).square().sum())
-        return WEIGHT / 2 * math.log(square + 1e-30) if math.isfinite(square) else math.inf
 
     def distance(self, samples: Tensor) -> float:
         """The Fréchet distance of the features of samples from those of the teacher's samples."""

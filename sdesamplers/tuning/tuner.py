@@ -225,7 +225,9 @@ class Tuner:
                     stage = f"trial {done:.0f} of {trials}"
                     if done > trials:
                         stage = f"iteration {math.ceil(done - trials)} of {iterations}"
-                    advance(f"{nfe} evaluations, {stage}: RMS error {rms}, median {median}")
+                    far = best.measured.frechet
+                    more = "" if far is None else f", Fréchet distance {in_digits(far)}"
+                    advance(f"{nfe} evaluations, {stage}: RMS error {rms}, median {median}{more}")
                 if time.monotonic() > until and done < trials + iterations:
                     whole_search = False
                     break

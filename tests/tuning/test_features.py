@@ -18,7 +18,7 @@ from sdesamplers.comparison.scoring import find_scorer
 from sdesamplers.metrics.distances import frechet_distance, gaussian_statistics
 from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.table import read_table
-from sdesamplers.tuning.field import Teacher
+from sdesamplers.tuning.field import Measured, Teacher
 from sdesamplers.tuning.gauss_newton import Slopes
 from sdesamplers.tuning.moments import WEIGHT, Moments
 from sdesamplers.tuning.tuner import REPORT, Tuner
@@ -50,8 +50,19 @@ def test_the_square_of_the_residual_is_the_frechet_distance_to_second_order():
     assert gaps[0] < 0.2
     assert gaps[1] < 0.2 * gaps[0]  # the relative gap falls as the change
     assert gaps[2] < 0.2 * gaps[1]
-    assert moments.penalty(samples) < moments.penalty(samples + 1e-3) < moments.penalty(samples + 1)
-    assert moments.penalty(samples * math.inf) == math.inf
+
+
+def test_the_score_has_the_frechet_distance():
+    teacher = Teacher(np.array([0.0]), [draw(60, 4)], features=squares)
+    near, far, lost = (teacher.measured(teacher.end * (1 + size)) for size in (1e-2, 1e-1, math.inf))
+    assert near.frechet == pytest.approx(apart(teacher.end * 1.01, teacher.end), rel=0.1)
+    assert near.frechet is not None
+    rms, median = np.sqrt(np.square(near.errors).mean()), np.median(near.errors)
+    expected = (np.log(rms) + np.log(median) + WEIGHT * np.log(near.frechet)) / 2
+    assert near.score == pytest.approx(expected)
+    assert near.score < far.score < lost.score == math.inf
+    assert Measured(near.errors).score == pytest.approx((np.log(rms) + np.log(median)) / 2)
+    assert Measured(near.errors, math.nan).score == math.inf
 
 
 def test_more_features_than_samples_have_finite_moments():
@@ -110,6 +121,7 @@ def test_a_table_for_other_features_is_not_taken_for_the_usual_one(tmp_path):
         calls: list[str] = []
         sds.tune(mixture(), 3, out=tmp_path, **BRIEF, **arguments, advance=calls.append)
         assert len(calls) == expected
+        assert all((", Fréchet distance " in call) == bool(arguments) for call in calls)
 
 
 def test_the_card_has_the_frechet_distances(tmp_path):
