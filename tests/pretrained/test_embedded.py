@@ -168,7 +168,7 @@ def test_the_null_condition_is_label_ten():
 
 
 @pytest.mark.parametrize("scale", [2.0, 4.0])
-@pytest.mark.parametrize("nfe", [5, 8, 10])
+@pytest.mark.parametrize("nfe", [5, 6, 8, 10, 15, 20])
 def test_tables_of_the_guided_network_are_its_own(nfe, scale):
     """Each is for its guidance scale alone, and was better than the best fixed setting on starts of the report."""
     model = sds.load("fashion-mnist-labels")
