@@ -175,7 +175,7 @@ def measure_features(folder: Path, blocks: range) -> None:
         for name in COMPARED:
             sampler, nfe, arguments = MEASURED[name]
             run: dict[str, Any] = {"nfe": nfe, "start": starts(block, model), **arguments}
-            cached(folder, f"samples-{name}-{block}", lambda s=sampler, r=run: sds.sample(model, s, **r).samples)
+            cached(folder, f"samples-{stem(name)}-{block}", lambda s=sampler, r=run: sds.sample(model, s, **r).samples)
         print(f"block {block} done", flush=True)
 
 
@@ -206,7 +206,7 @@ def compared_features(truth: Tensor) -> dict[str, list[Features]]:
 
 def features_rows(folder: Path) -> Iterator[str]:
     """The table of Fréchet distances from the solutions, in several features."""
-    blocks = [k for k in range(10**3) if all((folder / f"samples-{name}-{k}.npy").exists() for name in COMPARED)]
+    blocks = [k for k in range(10**3) if all((folder / f"samples-{stem(name)}-{k}.npy").exists() for name in COMPARED)]
     load = lambda name: torch.cat([torch.from_numpy(np.load(folder / f"{name}-{k}.npy")) for k in blocks]).float()  # noqa: E731
     truth = load("truth")
     kinds = compared_features(truth)
@@ -219,7 +219,7 @@ def features_rows(folder: Path) -> Iterator[str]:
     yield f"| sampler | NFE | {' | '.join(kinds)} |"
     yield f"|---|--:|{'--:|' * len(kinds)}"
     for name in COMPARED:
-        samples, cells = load(f"samples-{name}"), []
+        samples, cells = load(f"samples-{stem(name)}"), []
         for functions in kinds.values():
             pairs = [[gaussian_statistics(each(images)) for images in (samples, truth)] for each in functions]
             cells.append(f"{np.mean([frechet_distance(*pair) for pair in pairs]):.3g}")
@@ -228,7 +228,12 @@ def features_rows(folder: Path) -> Iterator[str]:
 
 def features_file(folder: Path, name: str, first: int) -> Path:
     """The file of the features of a chunk of samples."""
-    return folder / f"features-{name.replace(', ', '-')}-{first}.npy"
+    return folder / f"features-{stem(name)}-{first}.npy"
+
+
+def stem(name: str) -> str:
+    """A sampler's name in the names of files."""
+    return name.replace(", ", "-")
 
 
 def model_metrics() -> Path:
