@@ -839,7 +839,7 @@ def test_the_tables_that_an_entry_names_come_before_the_models_own(tmp_path: Pat
         {"guidance_scale": 1.0, "nfe": [4, 5, 6, 8, 10, 12, 15, 20]}
     ]
     labels = json.loads(CliRunner().invoke(cli, ["info", "fashion-mnist-labels", "--json"]).stdout)
-    assert labels["solver tables"] == "5, 8, 10 (guidance 2, 4)"
+    assert labels["solver tables"] == "5, 6, 8, 10, 15, 20 (guidance 2, 4)"
     assert "3, 4, 5" in CliRunner().invoke(cli, ["--registry", str(file), "info", "mine"]).stdout
 
 
