@@ -87,10 +87,9 @@ class Slopes:
         """The normal equations of the score."""
         matrix, moment = normal_equations(self.residual, self.by_samples)
         if self.apart is not None:  # of WEIGHT / 2 log |apart|^2
-            stacked = torch.stack(self.by_moments, -1) * WEIGHT / self.apart.square().sum()
-            by_moments = torch.stack(self.by_moments, -1)
-            matrix += (by_moments.T @ stacked).numpy()
-            moment += (stacked.T @ self.apart).numpy()
+            stacked, factor = torch.stack(self.by_moments, -1), WEIGHT / float(self.apart.square().sum())
+            matrix += factor * (stacked.T @ stacked).numpy()
+            moment += factor * (stacked.T @ self.apart).numpy()
         return matrix, moment
 
 
