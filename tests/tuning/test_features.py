@@ -20,6 +20,7 @@ from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.table import read_table
 from sdesamplers.tuning.field import Measured, Teacher
 from sdesamplers.tuning.gauss_newton import Slopes
+from sdesamplers.tuning.gradient import slope_of_loss
 from sdesamplers.tuning.moments import WEIGHT, Moments
 from sdesamplers.tuning.tuner import REPORT, Tuner
 
@@ -158,6 +159,27 @@ def test_bad_features_are_refused_in_a_line(case):
     with pytest.raises(sds.UsageError, match=message) as error:
         sds.tune(mixture(), 3, **BRIEF, features=features)
     assert "\n" not in str(error.value)
+
+
+def test_the_slope_of_the_gradient_method_has_the_features():
+    """By central differences of mean log d^2 + WEIGHT log |residual|^2 along a random direction."""
+    teacher, ends, direction = (
+        Teacher(np.array([0.0]), [draw(40, 4)], features=squares),
+        draw(40, 4, seed=1),
+        draw(40, 4),
+    )
+    moments = teacher.moments
+    assert moments is not None
+
+    def loss(samples: torch.Tensor) -> float:
+        errors = (samples - teacher.end).square().mean(1).log().mean()
+        return float(errors + WEIGHT * moments.residual(samples).square().sum().log())
+
+    size = 1e-5
+    expected = (loss(ends + size * direction) - loss(ends - size * direction)) / (2 * size)
+    assert float((slope_of_loss(ends, teacher) * direction).sum()) == pytest.approx(expected, rel=1e-5)
+    alone = Teacher(teacher.angles, teacher.states)
+    assert abs(float((slope_of_loss(ends, alone) * direction).sum()) - expected) > 1e-3 * abs(expected)
 
 
 def test_the_gradient_needs_features_with_a_derivative():
