@@ -1,10 +1,10 @@
-"""Untrusted text from files, plugins and models, made safe to print by escapes; data made fit for JSON."""
+"""Untrusted text from files, plugins and models, made safe to print by escapes; data made fit for JSON or aligned."""
 
 from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 KEPT = "\n\t"
@@ -31,6 +31,14 @@ def _seen(character: str) -> str:
 def one_line(text: Any) -> str:
     """Printable text without line breaks."""
     return " ".join(printable(text).split())
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of texts as lines, with columns that begin below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
 
 
 def without_nan(data: Any) -> Any:

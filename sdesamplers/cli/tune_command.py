@@ -15,7 +15,7 @@ from .group import cli
 from .options import Numbers, load_model, model_options
 from .sharing_commands import destination
 from .streams import say
-from .tables import emit, show, table
+from .tables import emit, show, styled, table
 
 if TYPE_CHECKING:
     from ..metrics import Scorer
@@ -140,16 +140,9 @@ def as_sampler(folder: str) -> str:
 
 
 def print_rows(tuning: Tuning) -> None:
-    """Print the errors of the tables beside those of the best fixed settings."""
-    from ..tuning.tuner import in_digits
-
-    rows = tuning.rows()
-    more = ["Fréchet", "its Fréchet"] if any("frechet" in row for row in rows) else []
-    columns = ["RMS error", "median", "best fixed setting", "its RMS", "its median", "returned", *more]
-    made = table("evaluations", *columns)
+    """Print the errors of the tables and of the best fixed settings."""
+    columns, rows = tuning.report()
+    made = table("", *columns)
     for row in rows:
-        fixed = row["fixed"]
-        own, other = ([in_digits(errors["rms"]), in_digits(errors["median"])] for errors in (row, fixed))
-        apart = [in_digits(row.get("frechet")), in_digits(fixed.get("frechet"))][: len(more)]
-        made.add_row(str(row["nfe"]), *own, fixed["setting"], *other, row["returned"].partition(":")[0], *apart)
+        made.add_row(*map(styled, row))
     show(made)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import SdesamplersError
 from ..html import picture, rows_table
-from ..text import one_line
+from ..text import aligned, one_line
 from .cell import own_metrics
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ def text_table(comparison: Comparison) -> str:
     for cell in comparison.cells:
         values = [*(getattr(cell, name) for name in (*several, *used)), *(cell.metrics.get(name) for name in own)]
         rows.append([shown(value) for value in values])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    return "\n".join([repr(comparison)[1:-1], *lines])
+    return f"{repr(comparison)[1:-1]}\n{aligned(rows)}"
 
 
 def shown(value: object) -> str:

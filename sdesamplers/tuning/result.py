@@ -21,10 +21,14 @@ from ..public import public
 from ..report.inline import inline
 from ..sampling.table import SolverTable, TableSet, read_tables
 from ..sampling.table_plots import plot_tables
+from ..text import aligned
 from .card import TITLE, make_card
 from .tuner import in_digits
 
 PICTURE = "tables.png"
+
+COLUMNS = {"rms": "RMS error", "median": "median error", "distance": "distance", "frechet": "Fréchet"}
+"""Names of errors in a table's facts, and their titles."""
 
 
 @public
@@ -135,35 +139,36 @@ class Tuning(TableSet):
             rows.append({"nfe": nfe, "returned": table.facts.get("returned", "-"), **found, "fixed": fixed})
         return rows
 
+    def report(self) -> tuple[list[str], list[list[str]]]:
+        """The titles and rows of a table of errors, as texts.
+
+        Each number of evaluations has a row for its table and one for the best fixed setting on the same starts; one
+        row if that setting was better than all that the search found. There is a column for the mean of another
+        distance, and for the Fréchet distance of features, if one of the tables was tuned by it.
+        """
+        rows = self.rows()
+        names = [name for name in COLUMNS if name in ("rms", "median") or any(name in row for row in rows)]
+        lines = []
+        for row in rows:
+            fixed, returned = row["fixed"], str(row["returned"])
+            pairs = [("tuned" if returned == "-" else returned, row)]
+            if fixed["setting"] != "-" and not returned.startswith("fixed"):
+                pairs.append((f"best fixed: {fixed['setting']}", fixed))
+            for label, found in pairs:
+                values = [in_digits(found[name]) if name in found else "-" for name in names]
+                lines.append([str(row["nfe"]) if found is row else "", label, *values])
+        return ["evaluations", "sampler", *(COLUMNS[name] for name in names)], lines
+
     def _repr_html_(self) -> str:
         """For notebooks: the errors by number of evaluations, and the grids and weights of the tables."""
-        columns = ("evaluations", "RMS error", "median error", "best fixed setting", "its RMS error", "its median")
-        rows = [
-            (
-                row["nfe"],
-                row["rms"],
-                row["median"],
-                row["fixed"]["setting"],
-                row["fixed"]["rms"],
-                row["fixed"]["median"],
-            )
-            for row in self.rows()
-        ]
+        count = len(self.tables)
         stopped = ", stopped early" if self.interrupted else ""
-        title = f"Solver tables for {len(rows)} number{'s' * (len(rows) != 1)} of evaluations{stopped}"
-        return rows_table(title, columns, rows) + (inline(lambda: plot_tables(self.tables)) if rows else "")
+        title = f"Solver tables for {count} number{'s' * (count != 1)} of evaluations{stopped}"
+        return rows_table(title, *self.report()) + (inline(lambda: plot_tables(self.tables)) if count else "")
 
     def __str__(self) -> str:
-        lines = ["evaluations  RMS error  median error  best fixed: RMS  median  setting"]
-        for row in self.rows():
-            fixed = row["fixed"]
-            rms, median, fixed_rms, fixed_median = map(
-                in_digits, (row["rms"], row["median"], fixed["rms"], fixed["median"])
-            )
-            lines.append(
-                f"{row['nfe']:11d}  {rms:>9}  {median:>12}  {fixed_rms:>15}  {fixed_median:>6}  {fixed['setting']}"
-            )
-        return "\n".join(lines)
+        columns, rows = self.report()
+        return aligned([columns, *rows])
 
 
 def _tables_on(to: Destination, names: Sequence[str]) -> Mapping[str, SolverTable]:

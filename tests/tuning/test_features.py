@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 import numpy as np
@@ -188,7 +189,7 @@ def test_the_gradient_needs_features_with_a_derivative():
 
 
 @pytest.mark.slow
-def test_the_features_of_the_models_metrics_on_the_command_line(tmp_path, capsys):
+def test_the_features_of_the_models_metrics_on_the_command_line(tmp_path, capsys, monkeypatch):
     words = ["tune", "fashion-mnist", "--nfe", "3", "--starts", "8", "--trials", "2", "--teacher-nfe", "16"]
     with pytest.raises(SystemExit) as end:
         main([*words, "--features", "--out", str(tmp_path / "tables"), "--json"])
@@ -200,10 +201,13 @@ def test_the_features_of_the_models_metrics_on_the_command_line(tmp_path, capsys
     ends = field.run(Request(read_table(tmp_path / "tables/nfe-3.json")))[0]
     expected = frechet_distance(*(gaussian_statistics(scorer.features(each)) for each in (ends, teacher.end)))
     assert row["frechet"] == pytest.approx(expected, rel=1e-3)
+    monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
         main([*words, "--features", "--out", str(tmp_path / "tables")])
     assert not end.value.code
-    assert "Fréchet" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert re.search(r"^ +evaluations +sampler +RMS error +median error +Fréchet *$", out, re.MULTILINE)
+    assert re.search(rf"^ +3 +tuned +0\.\d+ +0\.\d+ +{row['frechet']:.4g} *$", out, re.MULTILINE)
     with pytest.raises(SystemExit) as end:
         main(["tune", "google/ddpm-cat-256", "--features", "--out", str(tmp_path / "none")])
     assert end.value.code == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from io import BytesIO
@@ -22,6 +23,7 @@ from tiny_models import save_pipeline
 
 import sdesamplers as sds
 from sdesamplers.cli import main
+from sdesamplers.cli.tune_command import print_rows
 from sdesamplers.tuning import result
 
 MODEL = sds.GaussianModel([0.5, -0.5, 0.0], 0.3, sds.VP(), name="gauss")
@@ -45,6 +47,40 @@ def tuning(*middles: tuple[float, ...], **facts: Any) -> sds.Tuning:
     """A tuning with tables that no search made."""
     tables = [table_for(MODEL.process, middle, **{**FACTS, **facts}) for middle in middles or ((0.9,), (1.2, 0.7, 0.3))]
     return sds.Tuning({table.nfe: table for table in tables})
+
+
+def columns(text: str) -> list[list[str]]:
+    """The texts of a table of two rows or more below the positions at which the titles begin."""
+    lines = [line for line in text.splitlines() if set(line) - set(" ─")]
+    title = next(line for line in lines if "evaluations" in line)
+    starts = [title.index(name) for name in re.split(r" {2,}", title.strip())]
+    rows = lines[lines.index(title) :]
+    return [[row[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for row in rows]
+
+
+def test_the_errors_are_below_their_titles(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    fixed = {**FACTS["errors"]["fixed"], "frechet": None}
+    featured = tuning((0.9,), errors={"rms": 0.25, "median": 0.125, "frechet": 0.0625, "fixed": fixed})
+    kept = tuning((1.2, 0.7, 0.3), returned="fixed: fast", errors={**FACTS["errors"], "distance": 3.0})
+    shown = sds.Tuning({**featured.tables, **kept.tables})
+    expected = [
+        ["evaluations", "sampler", "RMS error", "median error", "distance", "Fréchet"],
+        ["2", "tuned", "0.25", "0.125", "-", "0.0625"],
+        ["", "best fixed: unipc spacing=power", "0.75", "0.5", "-", "diverged"],
+        ["4", "fixed: fast", "0.25", "0.125", "3", "-"],
+    ]
+    assert columns(str(shown)) == expected
+    monkeypatch.setenv("COLUMNS", "120")
+    print_rows(shown)
+    assert columns(capsys.readouterr().out) == expected
+    monkeypatch.setenv("COLUMNS", "80")
+    print_rows(shown)
+    lines = capsys.readouterr().out.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    assert any(all(name in line for name in expected[0]) for line in lines)
+    html = shown._repr_html_()
+    assert [text in html for row in expected for text in row] == [True] * 24
+    assert str(sds.Tuning()) == "evaluations  sampler  RMS error  median error"
 
 
 @pytest.fixture(autouse=True)
