@@ -33,4 +33,4 @@ class ModelWarning(SdesamplersWarning):
 
 @public
 class OutputWarning(SdesamplersWarning):
-    """A picture, a file or a score is missing from a result, which is complete otherwise."""
+    """A picture, a file or a score is missing from a result, which is complete otherwise, or an older file moved."""

@@ -299,6 +299,7 @@ def models(as_json: bool) -> None:
         emit(facts)
         return
     made = table("Models", "name", "source", "solver tables", "description")
+    made.columns[0].no_wrap = True
     for name, entry in sorted(facts.items()):
         made.add_row(name, source_of(entry), tables_line(entry), entry.get("description", ""))
     show(made)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -12,16 +12,16 @@ import numpy as np
 
 from ..checks import choice, function, number, one_of_types, whole
 from ..errors import UsageError
-from ..io.files import make_folder
 from ..models.base import Model
 from ..path.noise import check_seed
 from ..pretrained.loading import as_model
 from ..public import public
 from ..sampling.arguments import own_tables
-from ..sampling.table import TUNED, SolverTable, TableSet, choose, read_table, tables_at
+from ..sampling.table import TUNED, SolverTable, TableSet, choose, tables_at
 from .field import Distance, root_mean_square
 from .moments import Features
 from .result import Tuning
+from .stored import Stored, better
 from .tuner import Advance, Tuner
 
 METHODS = ("least-squares", "joint", "gradient")
@@ -91,7 +91,8 @@ def tune(
         minutes: stop the search after this time, with the best so far.
         out: a folder to write each table to as soon as it is done. Tables for the same model and arguments that are
             there already are kept and not computed again. One that was stopped early is computed again, and replaced by
-            a better one; with `minutes`, after those that are missing.
+            a better one; with `minutes`, after those that are missing. One for other arguments is kept in the folder
+            `former` inside it.
         advance: called with a text after each trial.
 
     Raises:
@@ -127,18 +128,15 @@ def tune(
         features,
     )
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    tuning, folder = (
-        Tuning(),
-        None if out is None else make_folder(FilePath(one_of_types("out", out, (str, FilePath), "a path"))),
-    )
+    stored = Stored(None if out is None else FilePath(one_of_types("out", out, (str, FilePath), "a path")))
     extra = {"method": method, **({"iterations": counts["iterations"]} if method in ITERATIONS else {})}
     requests = {budget: {**tuner.asked(budget, counts["trials"]), **extra} for budget in budgets}
     guidance = tuner.common_facts["guidance_scale"]
     warm = {} if warm_start is None else warm_tables(warm_start, model, budgets, guidance)
     for budget, first in warm.items():
         requests[budget]["warm_start"] = first.sha256
-    tables = {} if folder is None else {file: read_table(file) for file in sorted(folder.glob("nfe-*.json"))}
-    known = {budget: known_table(tables, asked) for budget, asked in requests.items()}
+    known = {budget: stored.find(asked) for budget, asked in requests.items()}
+    tuning = Tuning()
     # Those of which there is no table yet come first, so that calls with `minutes` complete the others one by one.
     for budget in sorted(budgets, key=lambda each: known[each] is not None):
         table, asked = known[budget], requests[budget]
@@ -152,8 +150,7 @@ def tune(
                 break
             table = made if table is None or whole_search else better(table, made)
             tuning.interrupted |= not whole_search
-            if folder is not None:
-                table.save(folder)
+            stored.save(table, asked)
         tuning.tables[budget] = table
         if tuning.interrupted:
             break
@@ -199,51 +196,3 @@ def warm_tables(
         listed = [", ".join(map(str, sorted(numbers))) for numbers in (known, budgets)]
         raise UsageError(f"warm_start has solver tables for {listed[0]} evaluations, and none for {listed[1]}")
     return {budget: choose(tables, budget, "warm_start", scale) for budget in budgets if budget in known}
-
-
-OPTIONAL = ("condition_fingerprint", "distance", "features", "guidance_interval", "warm_start")
-"""Facts that a table has only if they differ from the usual."""
-
-
-def known_table(tables: Mapping[FilePath, SolverTable], asked: dict[str, Any]) -> SolverTable | None:
-    """The table, out of those of a folder, that was computed for these arguments, whole or interrupted; else None.
-
-    Raises:
-        UsageError: there is a table of another model, which would be overwritten.
-    """
-    for file, table in tables.items():
-        if table.nfe == asked["nfe"] and (table.facts.get("model"), table.facts.get("signature")) != (
-            asked["model"],
-            asked["signature"],
-        ):
-            raise UsageError(f"{file} is a solver table of {table.facts.get('model')!r}; choose another folder")
-        facts = dict(table.facts)
-        if "warm_start" in facts and table.sha256 == asked.get("warm_start"):  # written to where its beginning was
-            facts["warm_start"] = table.sha256
-        if all(_is_same(key, facts.get(key), asked.get(key)) for key in {*asked, *OPTIONAL}):
-            return table
-    return None
-
-
-def _is_same(key: str, found: Any, asked: Any) -> bool:
-    """True if a fact is what is asked for."""
-    if key == "teacher":
-        return isinstance(found, Mapping) and {k: v for k, v in found.items() if k != "errors"} == asked
-    if key == "probe":  # up to rounding, which other devices and memory formats change
-        return (
-            isinstance(found, list)
-            and len(found) == len(asked)
-            and bool(np.allclose(found, asked, rtol=1e-3, atol=1e-3))
-        )
-    nameless = key in ("distance", "features") and asked is not None and "<" in asked  # a lambda, or a local function
-    return bool(found == asked) and not nameless
-
-
-def better(one: SolverTable, other: SolverTable) -> SolverTable:
-    """The table with the smaller product of RMS and median error on the starts for the report."""
-
-    def size(table: SolverTable) -> float:
-        errors = table.facts["errors"]
-        return math.inf if None in (errors["rms"], errors["median"]) else float(errors["rms"] * errors["median"])
-
-    return one if size(one) <= size(other) else other

@@ -29,8 +29,8 @@ from sdesamplers.tuning.field import Field, Measured, Teacher
 from sdesamplers.tuning.fit import solve
 from sdesamplers.tuning.gradient import gradients
 from sdesamplers.tuning.search import search
+from sdesamplers.tuning.stored import better
 from sdesamplers.tuning.trace import table_of
-from sdesamplers.tuning.tune import better
 from sdesamplers.tuning.tuner import CHOOSE, FIT, REPORT, Tuner, first_candidates
 
 QUICK: dict[str, Any] = {"starts": 48, "trials": 8, "teacher_nfe": 48}
@@ -356,6 +356,7 @@ OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:.*; it is now:sdesamplers.OutputWarning")
 @pytest.mark.parametrize("other", OTHERS)
 def test_a_table_for_another_model_guidance_or_condition_is_not_taken_for_this_one(other, tmp_path):
     usual: dict[str, Any] = {"model": sds.Guided(conditional(), 4.0), "condition": 2}
@@ -367,13 +368,38 @@ def test_a_table_for_another_model_guidance_or_condition_is_not_taken_for_this_o
 def test_a_table_for_another_distance_is_not_taken_for_the_usual_one(tmp_path):
     assert counted(mixture(), tmp_path, distance=first_element) == 2
     assert counted(mixture(), tmp_path, distance=first_element) == 0
-    assert counted(mixture(), tmp_path) == 2
+    with pytest.warns(sds.OutputWarning, match=r"with other arguments, distance first_element \(now -\); it is now"):
+        assert counted(mixture(), tmp_path) == 2
 
 
 def test_the_table_of_another_model_is_not_overwritten(tmp_path):
     assert counted(conditional("one"), tmp_path, condition=1) == 2
     with pytest.raises(sds.UsageError, match=r"nfe-4.json is a solver table of 'one'; choose another folder"):
         counted(conditional("other"), tmp_path, condition=1)
+
+
+def test_a_table_for_other_arguments_is_kept_beside_the_new_one(tmp_path):
+    file = tmp_path / "nfe-4.json"
+    sds.tune(mixture(), [3, 4], out=tmp_path, **BRIEF)
+    first = read_table(file)
+    with pytest.warns(sds.OutputWarning) as told:
+        again = sds.tune(mixture(), 4, out=tmp_path, **{**BRIEF, "trials": 1, "teacher_nfe": 20})
+    kept = tmp_path / "former" / f"nfe-4-{first.sha256[:8]}.json"
+    changes = f"teacher quality at {BRIEF['teacher_nfe']} (now quality at 20), trials {BRIEF['trials']} (now 1)"
+    expected = f"{file} was made with other arguments, {changes}; it is now {kept}"
+    assert [str(each.message) for each in told] == [expected]
+    assert read_table(kept) == first
+    assert read_table(file) == again.tables[4] != first
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["former", "nfe-3.json", "nfe-4.json"]
+    sds.tune(mixture(), 4, out=tmp_path, **{**BRIEF, "trials": 1, "teacher_nfe": 20})  # found
+    better_yet = sds.tune(mixture(), 4, out=tmp_path, warm_start=tmp_path, **BRIEF)  # its beginning is not kept
+    assert read_table(file) == better_yet.tables[4]
+    assert [each.name for each in (tmp_path / "former").iterdir()] == [kept.name]
+    (tmp_path / "former").rename(tmp_path / "gone")
+    (tmp_path / "former").write_text("a file")
+    with pytest.raises(sds.SdesamplersError, match=r"former"):
+        sds.tune(mixture(), 4, out=tmp_path, **{**BRIEF, "seed": 5})
+    assert read_table(file) == better_yet.tables[4]
 
 
 def pair(x: torch.Tensor, t: torch.Tensor, c: Any) -> torch.Tensor:
