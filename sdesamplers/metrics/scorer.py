@@ -67,7 +67,7 @@ class Scorer:
     @torch.inference_mode()
     def features(self, samples: Tensor, batch_size: int = 500) -> np.ndarray:
         """Feature vectors (N, D) of samples (N, C, H, W), which are clipped to [-1, 1] like saved images."""
-        parts = [self.net.features(part.cpu().float().clamp(-1, 1)) for part in torch.split(samples, batch_size)]
+        parts = [self._seen(part) for part in torch.split(samples, batch_size)]
         return np.asarray(torch.cat(parts).double().numpy())
 
     def distance(self, samples: Tensor, others: Tensor) -> Tensor:
@@ -75,8 +75,11 @@ class Scorer:
 
         Torch can differentiate it; it is a distance for `tune`.
         """
-        one, other = (self.net.features(images.cpu().float().clamp(-1, 1)) for images in (samples, others))
-        return (one - other).square().mean(1).clamp_min(1e-30).sqrt()
+        return (self._seen(samples) - self._seen(others)).square().mean(1).clamp_min(1e-30).sqrt()
+
+    def _seen(self, samples: Tensor) -> Tensor:
+        """Features of samples as the network saw its images, on the CPU and in [-1, 1]."""
+        return self.net.features(samples.cpu().float().clamp(-1, 1))
 
     def score(self, samples: Tensor) -> Score:
         """Score samples (N, C, H, W) in [-1, 1] against the reference."""

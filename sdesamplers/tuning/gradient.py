@@ -129,10 +129,10 @@ def on_grid(
     return [row + correction for row, correction in zip(rows, corrections, strict=True)]
 
 
-Slopes = tuple[Tensor, Tensor, list[Tensor]]
+Gradients = tuple[Tensor, Tensor, list[Tensor]]
 
 
-def gradients(field: Field, teacher: Teacher, table: SolverTable) -> tuple[Measured, Slopes]:
+def gradients(field: Field, teacher: Teacher, table: SolverTable) -> tuple[Measured, Gradients]:
     """Errors of a table, and the derivatives of the loss by angles (N,), network angles (N,) and rows of weights."""
     start = field.start
     states, velocities = continued(field, table, [start], [])
