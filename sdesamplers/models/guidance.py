@@ -242,6 +242,12 @@ def effective_scale(model: Model, guidance_scale: float) -> float:
     return model.scale if isinstance(model, Guided) else guidance_scale
 
 
+def interval_of(model: Model) -> list[str] | None:
+    """The interval of sigma/alpha with guidance of a `Guided` model, as texts: JSON has no infinity; or None."""
+    interval = model.interval if isinstance(model, Guided) else None
+    return None if interval is None else [*map(str, interval)]
+
+
 _ARGUMENTS = ("scale", "negative", "rescale", "interval", "threshold", "combine", "weak", "batched")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import ModelError, UnknownNameError, UsageError, nearest
@@ -79,6 +80,14 @@ def chosen_entry(entry: str | Mapping[str, Any], key: str, shelf: Shelf[T], wher
     return item, check_options(options, item.options, where)
 
 
+def is_on_disk(name: str) -> bool:
+    """True if a file or folder has this name."""
+    try:
+        return bool(name) and Path(name).exists()
+    except (OSError, ValueError):  # too long, or not a path
+        return False
+
+
 class Names:
     """Resolves the names of samplers, spacings and noise sources: registered, in the catalogue, or of other libraries.
 
@@ -132,7 +141,8 @@ class Names:
         if found is not None:
             return found
         kind = f"sampler of {self.catalogue.where('aliases', chain[-1])}:" if chain else "sampler"
-        raise UnknownNameError(kind, name, self.candidates(name), self.hint())
+        on_disk = f"; for the file or folder of this name pass './{name}'" if is_on_disk(name) else ""
+        raise UnknownNameError(kind, name, self.candidates(name), on_disk or self.hint())
 
     def sampler_names(self) -> list[str]:
         """Every name that `resolve` knows, ours first; for a recipe `head{option}` one name per value of the option."""

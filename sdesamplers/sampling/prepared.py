@@ -16,7 +16,7 @@ from ..checks import warn
 from ..errors import PluginError, UsageError
 from ..models.base import Model
 from ..models.conditions import take_rows
-from ..models.guidance import effective_scale
+from ..models.guidance import effective_scale, interval_of
 from ..models.running import running
 from ..path.noise import START, Noise, NormalSource, check_seed, shortest_step
 from ..path.path import Path
@@ -33,6 +33,7 @@ from .request import Conduct, Request, batches
 from .result import Result, process_ends
 from .runs import draw_clocks, evaluations, make_path, start_run
 from .start_check import warn_if_unscaled
+from .table import SolverTable
 
 
 def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 0) -> PreparedRun:
@@ -47,12 +48,7 @@ def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 
     table = table_for(request, model.process, scale)
     if table is not None:
         table.check_model(model)
-        if table.guidance_scale not in (None, scale):
-            warn(
-                f"this solver table was computed for guidance_scale={table.guidance_scale:g}, and this run has "
-                f"{scale:g}; its errors are not known here",
-                AccuracyWarning,
-            )
+        compare_guidance(table, model, scale)
         request = replace(request, sampler=table)
     recipe, spec = make_recipe(request, process=model.process, shape=model.shape)
     noise = noise_of(recipe)
@@ -68,6 +64,24 @@ def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 
         seed=check_seed(seed),
         shortest=shortest_draw(path, recipe, spec, model.shape),
         noise=noise,
+    )
+
+
+def compare_guidance(table: SolverTable, model: Model, scale: float) -> None:
+    """Warn if a run's guidance is not that for which its table was computed."""
+    own, interval = table.facts.get("guidance_interval"), interval_of(model)
+    if table.guidance_scale not in (None, scale):
+        asked, found = f"guidance_scale={table.guidance_scale:g}", f"{scale:g}"
+    elif table.guidance_scale is not None and own != interval:
+        asked, found = (
+            f"at sigma/alpha of {each[0]} to {each[1]}" if each else "at all times" for each in (own, interval)
+        )
+        asked, found = f"guidance {asked}", f"it {found}"
+    else:
+        return
+    warn(
+        f"this solver table was computed for {asked}, and this run has {found}; its errors are not known here",
+        AccuracyWarning,
     )
 
 

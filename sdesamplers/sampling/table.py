@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any
 
+from ..checks import one_of_types
 from ..errors import UsageError
 from ..hub.address import Address, is_address
 from ..io.files import make_folder, read, write
@@ -19,9 +20,11 @@ from ..pretrained.hub_files import HubAccess, fetch_samplers
 from ..public import public
 from ..registry.names import Preset
 from ..registry.registry import default_registry
+from .table_facts import OF_MODEL, are_close, check_facts, clock, same_size, signature
 
 if TYPE_CHECKING:
     from ..models.base import Model
+    from ..processes.sde import SDE
 
 FORMAT, VERSION = "sdesamplers solver table", 1
 LARGEST_FILE = 4 * 2**20
@@ -47,7 +50,8 @@ class SolverTable:
         weights: N rows, with n + 3 numbers in row n: a_n, b_n, w_n0, ..., w_nn.
         network_angles: N numbers, phi of the time that the network receives in each step; empty if it is the state's.
         facts: how the table was made and what was measured: "model", "revision", "signature" (of the weights),
-            "guidance_scale", "nfe", "seed", "teacher", "errors", "versions" and others.
+            "process" (`clock`), "prediction", "guidance_scale", "nfe", "seed", "teacher", "errors", "versions" and
+            others.
 
     Raises:
         UsageError: numbers of the wrong kind, count or range.
@@ -144,8 +148,13 @@ class SolverTable:
         return table
 
     def save(self, path: str | FilePath) -> FilePath:
-        """Write the table as JSON; to `file_name` if `path` is a folder. Returns the file."""
-        file = FilePath(path)
+        """Write the table as JSON; to `file_name` if `path` is a folder. Returns the file.
+
+        Raises:
+            SdesamplersError: the file cannot be written.
+            UsageError: not a path.
+        """
+        file = FilePath(one_of_types("path", path, (str, FilePath), "the path of a file or folder"))
         if file.is_dir() or file.suffix != ".json":
             file = make_folder(file) / self.file_name
         make_folder(file.parent)
@@ -161,7 +170,7 @@ class SolverTable:
     def file_name(self) -> str:
         """The file's name in a folder of tables."""
         scale = scale_of(self)
-        return f"nfe-{self.nfe}.json" if scale == 1.0 else f"nfe-{self.nfe}-guidance-{scale:g}.json"
+        return f"nfe-{self.nfe}.json" if scale == 1.0 else f"nfe-{self.nfe}-guidance-{scale:.15g}.json"
 
     @classmethod
     def load(cls, path: str | FilePath, nfe: int | None = None, guidance_scale: float = 1.0) -> SolverTable:
@@ -175,6 +184,7 @@ class SolverTable:
             ModelError: the repository cannot be read.
             UsageError: no such file, not a table, or none, or more than one, for this number of evaluations.
         """
+        path = one_of_types("path", path, (str, FilePath), "a path, or an address of the Hub")
         return choose(tables_at(path), nfe, str(path), guidance_scale)
 
     def preset(self) -> Preset:
@@ -191,14 +201,15 @@ class SolverTable:
         )
 
     def check_model(self, model: Model) -> None:
-        """Raise a UsageError if the table was computed for a model with other weights.
+        """Raise a UsageError if the table was computed for a model with other weights, process or prediction type.
 
-        Models are compared by `signature`, up to the rounding of a lower precision. Tables without this fact, and
-        models without networks, fit any model.
+        Weights are compared by `signature`, up to the rounding of a lower precision. Tables without these facts fit any
+        model, and functions without networks are not distinguished.
         """
+        self.check_process(model.process, model.prediction)
         own = self.facts.get("signature")
         found = signature(model) if own else []
-        if own and found and (len(own) != len(found) or not all(map(_is_close, own, found))):
+        if own and found and (len(own) != len(found) or not all(map(same_size, own, found))):
             from ..models.guidance import Guided  # imports torch, which listings of tables do without
 
             if isinstance(model, Guided):
@@ -211,6 +222,19 @@ class SolverTable:
                 f"{model.name!r} are not known; compute one with sds.tune, or try table.for_any_model()"
             )
 
+    def check_process(self, process: SDE, prediction: str) -> None:
+        """Raise a UsageError if the table was computed for another process or prediction type, if its facts say so."""
+        own, rows = self.facts.get("prediction"), self.facts.get("process")
+        if own is not None and own != prediction:
+            reason = f"a model that predicts {own!r}, and this one predicts {prediction!r}"
+        elif rows and not are_close(rows, clock(process)):
+            reason = f"another process than {process!r}: the network's times or the scales of its input differ"
+        else:
+            return
+        raise UsageError(
+            f"this solver table was computed for {reason}; compute one with sds.tune, or try table.for_any_model()"
+        )
+
     @staticmethod
     def refuse_grid(arguments: Mapping[str, Any]) -> None:
         """Raise a UsageError if one of a call's arguments would change the grid of a table."""
@@ -220,7 +244,7 @@ class SolverTable:
 
     def for_any_model(self) -> SolverTable:
         """A copy without the facts about the model, which runs on any model whose process includes the start."""
-        kept = {key: value for key, value in self.facts.items() if key not in ("model", "revision", "signature")}
+        kept = {key: value for key, value in self.facts.items() if key not in OF_MODEL}
         return replace(self, facts=kept)
 
     def __repr__(self) -> str:
@@ -231,52 +255,6 @@ class SolverTable:
 def scale_of(table: SolverTable) -> float:
     """The guidance scale for which a table is chosen from several: its own, or 1 if that is unknown."""
     return 1.0 if table.guidance_scale is None else table.guidance_scale
-
-
-def check_facts(facts: Any) -> None:
-    """Raise a UsageError unless the facts that the library reads have their types; a file may contain anything."""
-    if not isinstance(facts, Mapping):
-        raise UsageError("a solver table's facts must be a mapping")
-    for name in ("teacher", "errors", "versions"):
-        if not isinstance(facts.get(name) or {}, Mapping):
-            raise UsageError(f"{name} of a solver table's facts must be a mapping")
-    scale, own = facts.get("guidance_scale"), facts.get("signature") or []
-    if scale is not None and not is_finite(scale):
-        raise UsageError("guidance_scale of a solver table's facts must be a finite number")
-    pairs = isinstance(own, Sequence) and all(isinstance(each, Sequence) and len(each) == 2 for each in own)
-    if not pairs or not all(is_finite(value) for each in own for value in each):
-        raise UsageError("signature of a solver table's facts must be pairs of finite numbers")
-
-
-def is_finite(value: Any) -> bool:
-    """True for a finite number that a float can hold."""
-    try:
-        return not isinstance(value, bool | str) and math.isfinite(value)
-    except (TypeError, OverflowError):
-        return False
-
-
-SIGNED = 16
-"""Number of parameters in a signature."""
-
-
-def signature(model: Model) -> list[list[float]]:
-    """Size and mean absolute value of up to 16 parameters of a model's networks, evenly chosen; empty without networks.
-
-    A fingerprint that survives a change of precision, of names and of file format.
-    """
-    import torch  # tables are listed without it
-
-    parameters = [value for network in model.networks() for value in network.parameters() if value.is_floating_point()]
-    count = min(SIGNED, len(parameters))
-    some = [parameters[round(k * (len(parameters) - 1) / max(count - 1, 1))] for k in range(count)]
-    return [
-        [float(value.numel()), float(f"{float(value.detach().abs().mean(dtype=torch.float64)):.6g}")] for value in some
-    ]
-
-
-def _is_close(own: Sequence[float], found: Sequence[float]) -> bool:
-    return own[0] == found[0] and math.isclose(own[1], found[1], rel_tol=0.02, abs_tol=1e-8)
 
 
 def read_table(file: FilePath) -> SolverTable:
@@ -292,7 +270,7 @@ def read_table(file: FilePath) -> SolverTable:
 
 
 def read_tables(folder: FilePath) -> list[SolverTable]:
-    """The tables of a folder, in the order of their names.
+    """The tables of a folder, by guidance scale and number of evaluations.
 
     Raises:
         UsageError: it has none, or a file `nfe-*.json` that is not a table.
@@ -300,7 +278,7 @@ def read_tables(folder: FilePath) -> list[SolverTable]:
     found = [read_table(file) for file in sorted(folder.glob("nfe-*.json"))]
     if not found:
         raise UsageError(f"{folder} has no solver tables (files nfe-*.json, as `sdesamplers tune` writes them)")
-    return found
+    return sorted(found, key=lambda table: (scale_of(table), table.nfe))
 
 
 class TableSet:
@@ -342,7 +320,10 @@ def tables_in(place: FilePath, source: str, address: Address | None = None) -> l
     try:
         tables = read_tables(place) if place.is_dir() else [read_table(place)]
     except UsageError as error:  # blame the repository, not the folder in the cache
-        raise UsageError(str(error).replace(str(place), source)) from None
+        message = str(error)
+        raise UsageError(
+            source + message.removeprefix(str(place)) if message.startswith(str(place)) else message
+        ) from None
     if address is None:
         return tables
     files = [f"{address.path}/{table.file_name}".lstrip("/") if place.is_dir() else address.path for table in tables]

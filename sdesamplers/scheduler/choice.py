@@ -36,12 +36,14 @@ class Choice:
         name: the sampler in a configuration: its name, or the dictionaries of several solver tables.
         spec: the `Sampler`; set by `settle`.
         is_free: True if the sampler chooses its own steps; set by `settle`.
+        table: the solver table that the choice was read from, if any.
     """
 
     sampler: Any
     name: Any
     spec: Sampler
     is_free: bool
+    table: SolverTable | None = None
 
     def __init__(self, sampler: str | Sampler, recipe_arguments: dict[str, Any], options: dict[str, Any]) -> None:
         self.sampler, self.recipe_arguments, self.options = sampler, recipe_arguments, options
@@ -78,7 +80,9 @@ class Choice:
             sampler.refuse_grid(arguments)
             preset = sampler.preset()
             grid = {"spacing": preset.spacing, "spacing_options": dict(preset.spacing_options), "final": preset.final}
-            return cls("table", {**arguments, **grid}, {**preset.options, **options})
+            made = cls("table", {**arguments, **grid}, {**preset.options, **options})
+            made.table = sampler
+            return made
         if isinstance(sampler, Recipe):
             if sampler.times or sampler.sigmas or sampler.start_time is not None:
                 raise UsageError("this Recipe has its own grid; pass timesteps= or sigmas= to the pipeline instead")
@@ -90,13 +94,15 @@ class Choice:
             raise UsageError(f"sampler must be a name, a Sampler, a Recipe or a SolverTable, not {sampler!r}")
         return cls(sampler, arguments, options)
 
-    def settle(self, process: GaussianProcess, adaptive: bool | None) -> None:
-        """Find the sampler for a model of this process, and decide if it chooses its own steps.
+    def settle(self, process: GaussianProcess, prediction: str, adaptive: bool | None) -> None:
+        """Find the sampler for a model of this process and prediction type, and decide if it chooses its own steps.
 
         Raises:
-            UsageError: invalid or conflicting arguments, or a sampler that needs more than a pipeline passes to its
-                scheduler.
+            UsageError: invalid or conflicting arguments, a solver table of another process or prediction type, or a
+                sampler that needs more than a pipeline passes to its scheduler.
         """
+        if self.table is not None:
+            self.table.check_process(process, prediction)
         if isinstance(self.sampler, str):
             named = default_registry().resolve(self.sampler)
             if named.times or named.sigmas or named.start_time is not None:
@@ -187,14 +193,14 @@ class TableChoice(Choice):
         super().__init__("table", recipe_arguments, options)
         self.sampler, self.name = tuple(self.tables), [table.as_dict() for table in self.tables]
 
-    def settle(self, process: GaussianProcess, adaptive: bool | None) -> None:
-        """Check all tables for a model of this process.
+    def settle(self, process: GaussianProcess, prediction: str, adaptive: bool | None) -> None:
+        """Check all tables for a model of this process and prediction type.
 
         Raises:
             UsageError: a table does not fit the process, or an argument does not fit solver tables.
         """
         for choice in self.choices.values():
-            choice.settle(process, adaptive)
+            choice.settle(process, prediction, adaptive)
             self.spec, self.is_free = choice.spec, choice.is_free
 
     def for_steps(self, steps: int | None) -> Choice:

@@ -125,7 +125,7 @@ class Scheduler(Noising, Stored, TableAttributes, SchedulerMixin, ConfigMixin):
         self._choice = Choice.read(chosen, arguments, options)
         self._clip = clip
         self._follow(trained_part(trained or {"_class_name": "DDPMScheduler", "clip_sample": False}))
-        self._choice.settle(self.convention.process, adaptive)
+        self._choice.settle(self.convention.process, self.convention.prediction, adaptive)
         self.spec = self._choice.spec
         self.seed, self.round_timesteps = None if seed is None else check_seed(seed), round_timesteps
         self._timeline, self._unguided = Timeline(), Unguided()

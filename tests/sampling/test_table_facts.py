@@ -1,0 +1,141 @@
+"""A table is refused, or warned of, where its facts say that it is for another process, prediction or guidance."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from solver_tables import BRIEF, conditional, mixture, table_for
+
+import sdesamplers as sds
+from sdesamplers.sampling.table_facts import clock
+
+pytestmark = pytest.mark.filterwarnings("ignore:the teacher, :sdesamplers.AccuracyWarning")
+
+
+def linear(prediction: str = "epsilon", beta_end: float = 0.02) -> sds.FunctionModel:
+    betas = torch.linspace(1e-4, beta_end, 1000, dtype=torch.float64)
+    process = sds.DiscreteVP(torch.cumprod(1 - betas, 0))
+    return sds.FunctionModel(lambda x, t: 0.3 * x, process, prediction, (3,), name="own")
+
+
+@pytest.fixture(scope="module")
+def table() -> sds.SolverTable:
+    return sds.tune(linear(), 4, **BRIEF).tables[4]
+
+
+def test_the_clock_of_a_process_is_that_of_its_formulas() -> None:
+    """Flow: alpha = 1 - t, sigma = t, so that sigma/alpha = r at t = r / (1 + r)."""
+    rows = clock(sds.RectifiedFlow())
+    for (time, alpha, sigma), ratio in zip(rows, (0.3, 1.0, 3.0), strict=True):
+        assert time == sigma == pytest.approx(ratio / (1 + ratio), rel=1e-5)
+        assert alpha == pytest.approx(1 / (1 + ratio), rel=1e-5)
+
+
+OTHERS: dict[str, tuple[Any, str]] = {
+    "v-prediction": (lambda: linear("v"), "a model that predicts 'epsilon', and this one predicts 'v'"),
+    "another noise schedule": (lambda: linear(beta_end=0.012), "another process than .*times or the scales"),
+    "flow": (
+        lambda: sds.FunctionModel(lambda x, t: 0.3 * x, sds.RectifiedFlow(), "epsilon", (3,)),
+        "another process than RectifiedFlow",
+    ),
+}
+
+
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_model_with_another_process_or_prediction_is_refused(other: str, table: sds.SolverTable) -> None:
+    made, reason = OTHERS[other]
+    with pytest.raises(sds.UsageError, match=f"^this solver table was computed for {reason}") as error:
+        sds.sample(made(), table, num_samples=2)
+    assert "\n" not in str(error.value)
+    assert sds.sample(linear(), table, num_samples=2).samples.shape == (2, 3)
+    assert "process" not in table.for_any_model().facts
+    assert "prediction" not in table.for_any_model().facts
+
+
+def test_a_scheduler_of_another_configuration_refuses_the_table(table: sds.SolverTable) -> None:
+    """Without a model, its configuration has the process and the prediction type."""
+    own = DDIMScheduler(beta_start=1e-4, beta_end=0.02)
+    sds.Scheduler.from_config(own.config, recipe=table).set_timesteps(4)
+    wrong = {
+        "another process": DDIMScheduler(beta_start=1e-4, beta_end=0.012),
+        "predicts 'epsilon', and this one predicts 'v'": DDIMScheduler(
+            beta_start=1e-4, beta_end=0.02, prediction_type="v_prediction"
+        ),
+        "RectifiedFlow|predicts 'epsilon', and": FlowMatchEulerDiscreteScheduler(),
+    }
+    for reason, scheduler in wrong.items():
+        with pytest.raises(sds.UsageError, match=reason):
+            sds.Scheduler.from_config(scheduler.config, recipe=table).set_timesteps(4)
+
+
+def test_another_interval_or_scale_of_guidance_is_warned_of() -> None:
+    guided = {
+        interval: sds.Guided(conditional(), 3.0, **({} if interval is None else {"interval": interval}))
+        for interval in (None, (0.2, 5.0), (0.5, 5.0))
+    }
+    condition = [0, 2]
+    made = sds.tune(guided[0.2, 5.0], 4, condition=condition, **BRIEF).tables[4]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sds.sample(guided[0.2, 5.0], made, num_samples=2, condition=condition)
+    asked = "computed for guidance at sigma/alpha of 0.2 to 5.0, and this run has it "
+    for interval, has in ((None, "at all times"), ((0.5, 5.0), "at sigma/alpha of 0.5 to 5.0")):
+        with pytest.warns(sds.AccuracyWarning, match=asked + has):
+            sds.sample(guided[interval], made, num_samples=2, condition=condition)
+    plain = sds.tune(guided[None], 4, condition=condition, **BRIEF).tables[4]
+    with pytest.warns(sds.AccuracyWarning, match="guidance at all times, and this run has it at sigma/alpha of 0.2"):
+        sds.sample(guided[0.2, 5.0], plain, num_samples=2, condition=condition)
+
+
+FACTS: dict[str, tuple[dict[str, Any], str]] = {
+    "a process that is no list": ({"process": 3}, "process of a solver table's facts must be rows"),
+    "a process of texts": ({"process": [["a"]]}, "process of a solver table's facts must be rows"),
+    "an interval of one": ({"guidance_interval": ["1"]}, "guidance_interval .* two numbers"),
+    "an error that is a text": ({"errors": {"rms": "small"}}, "errors.rms .* finite number, not 'small'"),
+    "an error of the fixed setting": ({"errors": {"fixed": {"median": []}}}, "errors.fixed.median"),
+    "fixed errors that are a number": (
+        {"errors": {"fixed": 3}},
+        "errors.fixed of a solver table's facts must be a mapp",
+    ),
+    "an error of the teacher": ({"teacher": {"errors": {"rms": True}}}, "teacher.errors.rms"),
+}
+
+
+@pytest.mark.parametrize("case", FACTS)
+def test_facts_that_are_wrong_are_refused_when_the_file_is_read(case: str, tmp_path: Path) -> None:
+    facts, reason = FACTS[case]
+    file = replace(table_for(sds.VP()), facts=facts).save(tmp_path)
+    with pytest.raises(sds.UsageError, match=reason) as error:
+        sds.SolverTable.load(file)
+    assert str(error.value).startswith(str(file))
+    assert "\n" not in str(error.value)
+
+
+def test_an_error_names_the_folder_once_whatever_its_name_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder whose name is a part of the message, such as "table", is not replaced within it."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "table"
+    table_for(sds.VP(), errors={"rms": "small"}).save(folder)
+    message = r"^(\./)?table/nfe-5\.json: errors\.rms of a solver table's facts must be a finite number"
+    with pytest.raises(sds.UsageError, match=message):
+        sds.SolverTable.load("./table")
+    folder.rename("tables")  # without a slash it is a sampler's name
+    hint = r"^unknown sampler 'tables'.*; for the file or folder of this name pass '\./tables'$"
+    with pytest.raises(sds.UnknownNameError, match=hint):
+        sds.sample(mixture(), "tables", nfe=5)
+
+
+def test_tables_are_in_the_order_of_their_numbers_of_evaluations(tmp_path: Path) -> None:
+    for count in (9, 3, 1):
+        table_for(sds.VP(), [1.2 - 0.1 * k for k in range(count)]).save(tmp_path)
+    table_for(sds.VP(), (0.5,), guidance_scale=2.0 + 1e-9).save(tmp_path)
+    tables = sds.sampling.table.read_tables(tmp_path)
+    assert [each.nfe for each in tables] == [2, 4, 10, 2]
+    assert len(list(tmp_path.iterdir())) == 4
+    assert torch.equal(torch.tensor(tables[-1].guidance_scale), torch.tensor(2.0 + 1e-9))
