@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..hub.address import is_address
 from ..io.paths import expanded
+from ..sampling.table import TUNED
 
 INPUTS = ("recipe", "metrics", "reference", "inception_weights", "prompts", "baseline")
 """Parameters that are paths of files to read."""
@@ -26,7 +27,9 @@ def from_folder(folder: Path, name: str, text: str) -> str:
         return text
     if name in INPUTS:
         return text if is_elsewhere(text) else str(folder / text)
-    if name in ("sampler", "samplers", "teacher", "warm_start"):
+    if name == "warm_start":
+        return _existing(folder, text, lambda path: path != TUNED)
+    if name in ("sampler", "samplers", "teacher"):
         return ",".join(_existing(folder, part, _is_path) for part in text.split(","))
     if name in NAMES:
         return _existing(folder, text, _is_unregistered)

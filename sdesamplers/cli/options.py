@@ -32,7 +32,8 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]  # generic in new vers
         try:
             return [self.kind(part) for part in str(value).split(",")]
         except ValueError:
-            self.fail(f"{value!r} is not a comma-separated list of {self.kind.__name__}s", param, ctx)
+            numbers = "whole numbers" if self.kind is int else "numbers"
+            self.fail(f"{value!r} is not a comma-separated list of {numbers}", param, ctx)
 
 
 MODEL_OPTIONS = [

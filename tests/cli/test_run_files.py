@@ -66,6 +66,9 @@ def test_every_input_of_the_commands(place: Path) -> None:
     assert data["samplers"] in ("heun,sub/mine.yaml,none.yaml", ["heun,sub/mine.yaml,none.yaml"])
     assert (data["baseline"], data["metrics"], data["reference"]) == ("sub/b", "sub/m", "/r")
     assert (data["junit"], data["cache_dir"]) == ("j.xml", "c")
+    Path("sub/mine, too").mkdir()  # no sampler's name has this option, and no list of several
+    for given, found in {"mine, too": "sub/mine, too", "tuned": "tuned", "hf://me/tables": "hf://me/tables"}.items():
+        assert dump(f"command: tune\nmodel: m\nwarm_start: '{given}'\n")["warm_start"] == found
     Path("sub/stats.safetensors").write_bytes(b"")
     options = "options: {statistics: stats.safetensors, order: 2}\n"
     assert dump("model: m\nsampler: dpm-solver-v3\n" + options)["options"]["statistics"] == "sub/stats.safetensors"
