@@ -101,13 +101,15 @@ def tune_command(source: str, **kwargs: Any) -> None:
         with shown as advance:
             functions: dict[str, Any] = {"distance": distance, "features": features, "advance": advance}
             tuning = tune(model, **kwargs, condition=condition, out=folder, **functions)
-    first = next(iter(tuning.tables))
+    use = used_with(tuning)
     if not as_json:
         print_rows(tuning)
         if tuning.interrupted:
-            then = "" if to is None else " and to push it"
-            say(f"stopped early: the last table is the best so far; repeat the command to complete it{then}")
-        say(f"{out}: use it as --sampler {shlex.quote(as_sampler(out))} --nfe {first}")
+            missing = [nfe for nfe in kwargs["nfe"] if nfe not in tuning.tables]
+            none = f", with none yet for {', '.join(map(str, missing))} evaluations" if missing else ""
+            then = "" if to is None else " and to push them"
+            say(f"stopped early: the tables are the best so far{none}; repeat the command to complete them{then}")
+        say(f"{out}: use it as --sampler {shlex.quote(as_sampler(out))} {use}")
     pushed = None
     if to is not None and not tuning.interrupted:
         pushed = tuning.push_to_hub(to.repo, revision=to.revision, private=private or None, token=token)
@@ -115,7 +117,14 @@ def tune_command(source: str, **kwargs: Any) -> None:
         facts = {"model": model.name, "interrupted": tuning.interrupted, "out": str(out), "tables": tuning.rows()}
         emit({**facts, **({} if to is None else {"pushed": pushed})})
     elif pushed is not None and to is not None:
-        say(f"{pushed}: use it as --sampler {to.source} --nfe {first}")
+        say(f"{pushed}: use it as --sampler {to.source} {use}")
+
+
+def used_with(tuning: Tuning) -> str:
+    """The flags with which the first of the tables is used."""
+    nfe, table = next(iter(tuning.tables.items()))
+    scale = table.facts.get("guidance_scale") or 1.0
+    return f"--nfe {nfe}" if scale == 1.0 else f"--nfe {nfe} --guidance-scale {scale:g}"
 
 
 def scorer_of(source: str, flag: str) -> Scorer:

@@ -51,7 +51,7 @@ class Scorer:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        folder = Path(folder)
+        self.folder = folder = Path(folder)
         try:
             config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
             self.net = FeatureNet(**config["network"])
@@ -63,6 +63,9 @@ class Scorer:
         self.description: str = config.get("description", "")
         self.reference, self.second = (sets[k].double().numpy() for k in ("reference", "second"))
         self._statistics = gaussian_statistics(self.reference)
+
+    def __repr__(self) -> str:
+        return f"Scorer({self.folder.name!r})"
 
     @torch.inference_mode()
     def features(self, samples: Tensor, batch_size: int = 500) -> np.ndarray:

@@ -85,7 +85,7 @@ def _errors(tables: Sequence[SolverTable]) -> list[str]:
             rms, median = _pair(teacher.get("errors") or {})
             notes.append(
                 f"The teacher is {code(teacher['sampler'])} with {teacher.get('nfe')} evaluations; its own errors, "
-                f"against twice as many, are {rms} (RMS) and {median} (median)."
+                f"against twice as many, are {rms} (RMS) and {median} (median){_at_scale(table, tables)}."
             )
         if "frechet" in found:
             names = code(str(table.facts.get("features", "features")))
@@ -94,9 +94,10 @@ def _errors(tables: Sequence[SolverTable]) -> list[str]:
                 f"{in_digits(found['frechet'])} from the teacher's samples, and {in_digits(fixed.get('frechet'))} for "
                 "the fixed setting."
             )
-    if returned := [str(table.nfe) for table in tables if str(table.facts.get("returned")).startswith("fixed")]:
+    named = {id(table): f"{table.nfe}{_at_scale(table, tables)}" for table in tables}
+    if returned := [named[id(each)] for each in tables if str(each.facts.get("returned")).startswith("fixed")]:
         notes.append(f"With {', '.join(returned)} evaluations nothing better than the best fixed setting was found.")
-    if stopped := [str(table.nfe) for table in tables if table.facts.get("interrupted")]:
+    if stopped := [named[id(each)] for each in tables if each.facts.get("interrupted")]:
         notes.append(f"The search for {', '.join(stopped)} evaluations was stopped early.")
     return [*lines, "", *(line for note in dict.fromkeys(notes) for line in (note, ""))]
 
@@ -108,7 +109,8 @@ def _shown(picture: str | None) -> list[str]:
         f"![Grids of the tables on the log-SNR axis, and their weights]({picture})",
         "",
         "Points are the grid, and ticks the times that the network receives. A row of weights gives the next state as",
-        "a combination of the start y_0, the present state y_n and the velocities v_0, ..., v_n.",
+        "a combination of the start y_0, the present state y_n and the velocities v_0, ..., v_n. The scale of the",
+        "colours is each panel's own.",
         "",
     ]
 
@@ -118,19 +120,23 @@ def _use(tables: Sequence[SolverTable], source: str | None) -> list[str]:
     model, guidance = _model(table.facts), scale_of(table)
     scaled = "" if guidance == 1.0 else f", guidance_scale={guidance:g}"
     flag = "" if guidance == 1.0 else f" --guidance-scale {guidance:g}"
+    conditional = table.facts.get("condition") is not None
+    given, chosen = (", condition=CONDITION", " --condition CONDITION") if conditional else ("", "")
+    known = _repo(table.facts) is not None or model in default_registry().catalogue.models
     lines = [
         "## Use",
         "",
+        *([] if known else [f"{code(model)} stands for the path of the model, or for the model if it has none.", ""]),
         "```python",
         "import sdesamplers as sds",
         "",
         f"model = sds.load({quoted(model)})",
-        f"samples = sds.sample(model, {quoted(name)}, nfe={table.nfe}{scaled}, num_samples=4).samples",
+        f"samples = sds.sample(model, {quoted(name)}, nfe={table.nfe}{given}{scaled}, num_samples=4).samples",
     ]
     if source is not None and len(set(map(scale_of, tables))) == 1:  # a scheduler takes tables of one scale
         lines += ["", f"# In a diffusers pipeline, with num_inference_steps={table.nfe}{scaled}:"]
         lines += [f"pipe.scheduler = sds.Scheduler.from_config(pipe.scheduler.config, recipe={quoted(source)})"]
-    command = f"sdesamplers sample {shlex.quote(model)} --sampler {shlex.quote(name)} --nfe {table.nfe}{flag}"
+    command = f"sdesamplers sample {shlex.quote(model)} --sampler {shlex.quote(name)} --nfe {table.nfe}{chosen}{flag}"
     return [*lines, "```", "", "```", command, "```", ""]
 
 
@@ -197,6 +203,11 @@ def _repo(facts: Mapping[str, Any]) -> str | None:
     name = str(facts.get("model"))
     registered: str | None = default_registry().catalogue.models.get(name, {}).get("repo")
     return registered or (name if facts.get("revision") and HUB_ID.fullmatch(name) else None)
+
+
+def _at_scale(table: SolverTable, tables: Sequence[SolverTable]) -> str:
+    """The guidance scale of a table, if not all tables have the same."""
+    return "" if len(set(map(scale_of, tables))) == 1 else f" at guidance scale {scale_of(table):g}"
 
 
 def _pair(found: Mapping[str, Any]) -> list[str]:

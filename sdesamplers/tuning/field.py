@@ -164,6 +164,8 @@ def continued(
 
 Distance = Callable[[Tensor, Tensor], Tensor]
 """The distances, (N,), of samples (N, *shape) from the teacher's."""
+ROUNDING = 1e-3
+"""How far below 0 a distance may be by rounding, such as 1 minus a cosine, before it is refused."""
 
 
 def root_mean_square(samples: Tensor, others: Tensor) -> Tensor:
@@ -237,7 +239,8 @@ class Teacher:
         if not whole:  # only the ends are compared, and the states of many starts take gigabytes
             angles, states = angles[-1:], states[-1:]
         made = cls(np.array(angles), states, distance, features)
-        made.measured(end)
+        if not np.isfinite(made.measured(end).errors).all():
+            raise UsageError("the distance of the teacher's samples from themselves is not finite")
         return made
 
     def part(self, count: int) -> Teacher:
@@ -283,15 +286,20 @@ class Teacher:
         """The distances of samples from the teacher's, (N,) float64.
 
         Raises:
-            UsageError: the distance is not a tensor (N,).
+            UsageError: the distance is not a tensor (N,), or a number is negative.
         """
         with torch.no_grad():
-            return checked(self.distance(ends, self.end), len(ends)).double().cpu().numpy()
+            found = checked(self.distance(ends, self.end), len(ends)).double().cpu().numpy()
+        if (found < -ROUNDING).any():
+            raise UsageError(f"distance must return numbers of 0 or more, not {found.min():.4g}")
+        return np.maximum(found, 0.0)
 
 
 def checked(distances: Any, count: int) -> Tensor:
-    """What a distance returned, if it is a tensor (N,); else a UsageError."""
+    """What a distance returned, if it is a tensor (N,) of real numbers; else a UsageError."""
     if not isinstance(distances, Tensor) or distances.shape != (count,):
         found = tuple(distances.shape) if isinstance(distances, Tensor) else type(distances).__name__
         raise UsageError(f"distance must return a tensor of shape {(count,)}, one number for each sample, not {found}")
+    if not distances.is_floating_point():
+        raise UsageError(f"distance must return real numbers, not a tensor of {distances.dtype}")
     return distances

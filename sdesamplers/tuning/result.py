@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..categories import OutputWarning
-from ..checks import warn
+from ..checks import one_of_types, warn
 from ..errors import UsageError
 from ..html import rows_table
 from ..hub.cards import README, may_replace, place_of_card
@@ -64,7 +64,7 @@ class Tuning(TableSet):
             SdesamplersError: a file could not be written.
             UsageError: the folder has a file `nfe-*.json` that is not a table.
         """
-        place = make_folder(Path(folder))
+        place = make_folder(Path(one_of_types("folder", folder, (str, Path), "a path")))
         files = [table.save(place) for table in self.tables.values()]
         readme = place / README
         if not card or not files or not may_replace(_text_of(readme), TITLE):
@@ -131,12 +131,13 @@ class Tuning(TableSet):
         return to.commit(contents, message, create_pr=create_pr)
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row for each table: its evaluations and errors, and those of the best fixed setting."""
+        """One row for each table: its evaluations and errors, those of the best fixed setting and of the teacher."""
         rows = []
         for nfe, table in self.tables.items():
             found = {"rms": None, "median": None, **(table.facts.get("errors") or {})}
             fixed = {"rms": None, "median": None, "setting": "-", **(found.get("fixed") or {})}
-            rows.append({"nfe": nfe, "returned": table.facts.get("returned", "-"), **found, "fixed": fixed})
+            returned, teacher = table.facts.get("returned", "-"), dict(table.facts.get("teacher") or {})
+            rows.append({"nfe": nfe, "returned": returned, **found, "fixed": fixed, "teacher": teacher})
         return rows
 
     def report(self) -> tuple[list[str], list[list[str]]]:
@@ -144,19 +145,22 @@ class Tuning(TableSet):
 
         Each number of evaluations has a row for its table and one for the best fixed setting on the same starts; one
         row if that setting was better than all that the search found. There is a column for the mean of another
-        distance, and for the Fréchet distance of features, if one of the tables was tuned by it.
+        distance, and for the Fréchet distance of features, if one of the tables was tuned by it. Below them are the
+        teacher's own errors.
         """
-        rows = self.rows()
-        names = [name for name in COLUMNS if name in ("rms", "median") or any(name in row for row in rows)]
-        lines = []
-        for row in rows:
-            fixed, returned = row["fixed"], str(row["returned"])
-            pairs = [("tuned" if returned == "-" else returned, row)]
-            if fixed["setting"] != "-" and not returned.startswith("fixed"):
-                pairs.append((f"best fixed: {fixed['setting']}", fixed))
-            for label, found in pairs:
-                values = [in_digits(found[name]) if name in found else "-" for name in names]
-                lines.append([str(row["nfe"]) if found is row else "", label, *values])
+        found = {nfe: table.facts.get("errors") or {} for nfe, table in self.tables.items()}
+        names = [name for name in COLUMNS if name in ("rms", "median") or any(name in each for each in found.values())]
+        lines, teachers = [], []
+        for nfe, table in self.tables.items():
+            fixed, returned = found[nfe].get("fixed") or {}, str(table.facts.get("returned", "tuned"))
+            lines.append([str(nfe), returned, *_cells(found[nfe], names)])
+            if "setting" in fixed and not returned.startswith("fixed"):
+                lines.append(["", f"best fixed: {fixed['setting']}", *_cells(fixed, names)])
+            teacher = table.facts.get("teacher") or {}
+            if "errors" in teacher:
+                label = f"teacher: {teacher.get('sampler')} at {teacher.get('nfe')}"
+                teachers.append(["", label, *_cells(teacher["errors"] or {}, names)])
+        lines += [row for i, row in enumerate(teachers) if row not in teachers[:i]]
         return ["evaluations", "sampler", *(COLUMNS[name] for name in names)], lines
 
     def _repr_html_(self) -> str:
@@ -169,6 +173,10 @@ class Tuning(TableSet):
     def __str__(self) -> str:
         columns, rows = self.report()
         return aligned([columns, *rows])
+
+
+def _cells(errors: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    return [in_digits(errors[name]) if name in errors else "-" for name in names]
 
 
 def _tables_on(to: Destination, names: Sequence[str]) -> Mapping[str, SolverTable]:

@@ -14,6 +14,7 @@ from ..checks import warn
 from ..errors import UsageError
 from ..io.files import file_errors, make_folder
 from ..sampling.table import SolverTable, read_table
+from ..sampling.table_facts import is_finite, same_size
 from ..text import one_line
 
 FORMER = "former"
@@ -39,9 +40,10 @@ class Stored:
             UsageError: there is a table of another model, which would be overwritten.
         """
         for file, table in self.tables.items():
-            of_model = table.facts.get("model"), table.facts.get("signature")
-            if table.nfe == asked["nfe"] and of_model != (asked["model"], asked["signature"]):
-                raise UsageError(f"{file} is a solver table of {table.facts.get('model')!r}; choose another folder")
+            name = table.facts.get("model")
+            if table.nfe == asked["nfe"] and not is_of(table, asked):
+                weights = " with other weights" if name == asked["model"] else ""
+                raise UsageError(f"{file} is a solver table of {name!r}{weights}; choose another folder")
             if not differences(table, asked):
                 return table
         return None
@@ -74,9 +76,19 @@ class Stored:
         warn(f"{file} was made {how}; it is now {kept}", OutputWarning)
 
 
+def is_of(table: SolverTable, asked: dict[str, Any]) -> bool:
+    """True if a table is of the model with these facts, up to rounding; by its name if it has no network."""
+    own, found = table.facts.get("signature") or [], asked["signature"]
+    if own and found:
+        return len(own) == len(found) and all(map(same_size, own, found))
+    return not own and not found and bool(table.facts.get("model") == asked["model"])
+
+
 def differences(table: SolverTable, asked: dict[str, Any]) -> list[str]:
     """The names of arguments that differ from those that a table was computed for."""
     facts = dict(table.facts)
+    if asked["signature"] and facts.get("signature") == asked["signature"]:
+        facts["model"] = asked["model"]  # a folder that was moved, or whose path is spelled differently
     if "warm_start" in facts and table.sha256 == asked.get("warm_start"):  # written to where its beginning was
         facts["warm_start"] = table.sha256
     return [key for key in dict.fromkeys((*asked, *OPTIONAL)) if not _is_same(key, facts.get(key), asked.get(key))]
@@ -93,6 +105,8 @@ def _is_same(key: str, found: Any, asked: Any) -> bool:
     """True if a fact is what is asked for."""
     if key == "teacher":
         return isinstance(found, Mapping) and {k: v for k, v in found.items() if k != "errors"} == asked
+    if key in ("process", "prediction") and found is None:  # of an earlier release; the probe tells them apart
+        return True
     if key == "probe":  # up to rounding, which other devices and memory formats change
         return (
             isinstance(found, list)
@@ -103,11 +117,20 @@ def _is_same(key: str, found: Any, asked: Any) -> bool:
     return bool(found == asked) and not nameless
 
 
+def trials_done(table: SolverTable | None) -> float | None:
+    """The trials and iterations of a table whose search was stopped early; 0 if unknown; None if it was completed."""
+    if table is None or not table.facts.get("interrupted"):
+        return None
+    done: Any = table.facts.get("trials_done")
+    return float(done) if is_finite(done) else 0.0
+
+
 def better(one: SolverTable, other: SolverTable) -> SolverTable:
     """The table with the smaller product of RMS and median error on the starts for the report."""
 
     def size(table: SolverTable) -> float:
-        errors = table.facts["errors"]
-        return math.inf if None in (errors["rms"], errors["median"]) else float(errors["rms"] * errors["median"])
+        errors = table.facts.get("errors") or {}
+        rms, median = errors.get("rms"), errors.get("median")
+        return math.inf if rms is None or median is None else float(rms * median)
 
     return one if size(one) <= size(other) else other

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor
 
-from ..checks import choice, function, number, one_of_types, whole
+from ..categories import AccuracyWarning
+from ..checks import choice, function, number, one_of_types, warn, whole
 from ..errors import UsageError
 from ..models.base import Model
 from ..path.noise import check_seed
@@ -21,12 +24,14 @@ from ..sampling.table import TUNED, SolverTable, TableSet, choose, tables_at
 from .field import Distance, root_mean_square
 from .moments import Features
 from .result import Tuning
-from .stored import Stored, better
+from .stored import Stored, better, trials_done
 from .tuner import Advance, Tuner
 
 METHODS = ("least-squares", "joint", "gradient")
 ITERATIONS = {"joint": 12, "gradient": 60}
 """The default number of iterations of a method."""
+LARGEST_NFE = 500
+"""Beyond it a table's file is too large to be read."""
 
 
 @public
@@ -72,7 +77,7 @@ def tune(
         iterations: the largest number of these steps, by default 12 of "joint" and 60 of "gradient".
         seed: of the starts and of the search. The same seed gives the same table on the same machine.
         condition: one condition for all starts, one for each of `starts` starts, or a list, from which each start takes
-            an entry in turn.
+            an entry in turn; so does a range, or an array or tensor of labels.
         guidance_scale: the guidance that the table is for. For other settings of guidance, such as an interval, pass a
             `Guided` model.
         teacher, teacher_nfe: the sampler whose samples are approximated, a deterministic one with one evaluation at
@@ -90,9 +95,9 @@ def tune(
         batch_size: starts that the network evaluates at once; all by default.
         minutes: stop the search after this time, with the best so far.
         out: a folder to write each table to as soon as it is done. Tables for the same model and arguments that are
-            there already are kept and not computed again. One that was stopped early is computed again, and replaced by
-            a better one; with `minutes`, after those that are missing. One for other arguments is kept in the folder
-            `former` inside it.
+            there already are kept and not computed again. One that was stopped early is computed again; with `minutes`
+            its search is continued instead, after those of which less is done. A table for other arguments is kept in
+            the folder `former` inside it.
         advance: called with a text after each trial.
 
     Raises:
@@ -119,7 +124,7 @@ def tune(
         model,
         counts["starts"],
         check_seed(seed),
-        condition,
+        as_list(condition),
         number("guidance_scale", guidance_scale),
         batch_size,
         " ".join(one_of_types("teacher", teacher, str, "the name of a sampler").split()),
@@ -127,35 +132,82 @@ def tune(
         root_mean_square if distance is None else distance,
         features,
     )
+    if counts["teacher_nfe"] <= max(budgets):
+        warn(
+            f"the teacher has {counts['teacher_nfe']} evaluations, and a table that is measured against it "
+            f"{max(budgets)}; pass a larger teacher_nfe",
+            AccuracyWarning,
+        )
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    stored = Stored(None if out is None else FilePath(one_of_types("out", out, (str, FilePath), "a path")))
+    stored = Stored(None if out is None else output_path(out))
     extra = {"method": method, **({"iterations": counts["iterations"]} if method in ITERATIONS else {})}
     requests = {budget: {**tuner.asked(budget, counts["trials"]), **extra} for budget in budgets}
     guidance = tuner.common_facts["guidance_scale"]
     warm = {} if warm_start is None else warm_tables(warm_start, model, budgets, guidance)
     for budget, first in warm.items():
         requests[budget]["warm_start"] = first.sha256
-    known = {budget: stored.find(asked) for budget, asked in requests.items()}
-    tuning = Tuning()
-    # Those of which there is no table yet come first, so that calls with `minutes` complete the others one by one.
-    for budget in sorted(budgets, key=lambda each: known[each] is not None):
-        table, asked = known[budget], requests[budget]
-        if table is None or table.facts.get("interrupted"):
-            try:
-                made, whole_search = tuner.tuned(asked, until, advance, warm.get(budget))
-            except KeyboardInterrupt:
-                if not tuning.tables:
-                    raise
-                tuning.interrupted = True
-                break
-            table = made if table is None or whole_search else better(table, made)
-            tuning.interrupted |= not whole_search
-            stored.save(table, asked)
-        tuning.tables[budget] = table
-        if tuning.interrupted:
-            break
+    tuning = compute(tuner, requests, stored, warm, until, advance)
     tuning.tables = {budget: tuning.tables[budget] for budget in budgets if budget in tuning.tables}
     return tuning
+
+
+def compute(
+    tuner: Tuner,
+    requests: dict[int, dict[str, Any]],
+    stored: Stored,
+    warm: dict[int, SolverTable],
+    until: float,
+    advance: Advance | None,
+) -> Tuning:
+    """The tables that are stored and those that are missing, until the time is over."""
+    known = {budget: stored.find(asked) for budget, asked in requests.items()}
+    tuning = Tuning({budget: table for budget, table in known.items() if table and trials_done(table) is None})
+    # The shortest searches come first, so that calls with `minutes` complete the tables together.
+    for budget in sorted(requests, key=lambda each: trials_done(known[each]) or 0):
+        if budget in tuning.tables:
+            continue
+        former, asked = known[budget], requests[budget]
+        first, before = warm.get(budget), 0.0
+        if former is not None and until < math.inf and former.facts.get("returned") == "tuned":
+            first, before = former, trials_done(former) or 0.0
+        try:
+            made, complete = tuner.tuned(asked, until, advance, first, before)
+        except KeyboardInterrupt:
+            if not tuning.tables:
+                raise
+            tuning.interrupted = True
+            break
+        table = made if former is None or complete else better(former, made)
+        if former is not None and not complete:  # as long as the longer of the two searches
+            done = max(trials_done(former) or 0.0, trials_done(made) or 0.0)
+            table = replace(table, facts={**table.facts, "trials_done": done})
+        stored.save(table, asked)
+        tuning.tables[budget] = table
+        if not complete:
+            tuning.interrupted = True
+            break
+    return tuning
+
+
+def as_list(condition: Any) -> Any:
+    """A range or a row of whole numbers, such as class labels, as a list; another condition as it is."""
+    if isinstance(condition, range):
+        return [*condition]
+    if not isinstance(condition, Tensor | np.ndarray) or condition.ndim != 1 or len(condition) < 2:
+        return condition
+    entries = condition.tolist()
+    return entries if all(isinstance(entry, int) for entry in entries) else condition
+
+
+def output_path(out: str | FilePath) -> FilePath:
+    """The output folder.
+
+    Raises:
+        UsageError: not a path, or an empty one.
+    """
+    if not str(one_of_types("out", out, (str, FilePath), "a path")):
+        raise UsageError("out must be the path of a folder, not empty; for the present one pass '.'")
+    return FilePath(out).expanduser()
 
 
 def budgets_of(nfe: Any) -> list[int]:
@@ -164,10 +216,14 @@ def budgets_of(nfe: Any) -> list[int]:
     Raises:
         UsageError: not whole numbers of 2 or more, or the same one twice.
     """
-    budgets = [nfe] if isinstance(nfe, int | np.integer) or not isinstance(nfe, Iterable) else list(nfe)
+    if isinstance(nfe, Tensor | np.ndarray):
+        nfe = nfe.tolist()
+    budgets = [nfe] if not isinstance(nfe, Iterable) else list(nfe)
     if not budgets:
         raise UsageError("nfe must name a number of evaluations, or several")
     found = [whole("nfe", budget, 2) for budget in budgets]
+    if max(found) > LARGEST_NFE:
+        raise UsageError(f"nfe must be {LARGEST_NFE} or less, not {max(found)}: a table has nfe^2 / 2 weights")
     if len(set(found)) < len(found):
         raise UsageError(f"nfe names a number of evaluations twice: {budgets}")
     return found
@@ -191,6 +247,8 @@ def warm_tables(
         tables = [*source.tables.values()]
     else:
         tables = own_tables(model.process) if source == TUNED else tables_at(source)
+    if not tables:
+        raise UsageError("warm_start has no solver tables")
     known = {table.nfe for table in tables}
     if known.isdisjoint(budgets):
         listed = [", ".join(map(str, sorted(numbers))) for numbers in (known, budgets)]

@@ -9,21 +9,25 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from ..categories import AccuracyWarning
+from ..checks import warn
 from ..errors import NonFiniteError, UsageError
 from ..generation.identity import fingerprint, plain
 from ..models.base import Model
 from ..models.conditions import is_structure, join_conditions, take_rows
-from ..models.guidance import Guided, effective_scale
+from ..models.guidance import effective_scale, interval_of
 from ..path.path import Path
 from ..sampling.arguments import make_recipe
 from ..sampling.request import Request, split_arguments
 from ..sampling.setting import parse_setting
-from ..sampling.table import SolverTable, signature
+from ..sampling.table import SolverTable
+from ..sampling.table_facts import clock, signature
 from .field import Distance, Field, Measured, Teacher, root_mean_square
 from .gradient import refine, slope_of_loss
 from .joint import adjust
@@ -55,6 +59,8 @@ FINALISTS = 3
 """Number of fixed settings that are compared with the tuned tables on the choosing starts."""
 CHECKED = 16
 """Number of starts on which the teacher's own error is measured."""
+NEGLIGIBLE = 1e-6
+"""Of the teacher's median error, in units of the data."""
 LONGEST_TEXT = 200
 """Characters of a condition in the facts of a table."""
 TUNED_FINALISTS = 6
@@ -92,6 +98,8 @@ class Tuner:
             "model": model.name,
             "revision": model.revision,
             "signature": signature(model),
+            "process": clock(model.process),
+            "prediction": model.prediction,
             "seed": self.seed,
             "starts": self.starts,
             "guidance_scale": effective_scale(model, self.guidance_scale),
@@ -106,8 +114,8 @@ class Tuner:
             facts["distance"] = name_of(distance)
         if self.features is not None:
             facts["features"] = name_of(self.features)
-        if isinstance(model, Guided) and model.interval is not None:
-            facts["guidance_interval"] = [*map(str, model.interval)]  # JSON has no infinity
+        if (interval := interval_of(model)) is not None:
+            facts["guidance_interval"] = interval
         return facts
 
     @functools.cached_property
@@ -148,6 +156,12 @@ class Tuner:
             return model.condition_for(condition, self.starts)
         if not condition:
             raise UsageError("condition must not be an empty list: the starts take its entries in turn")
+        if len(condition) > self.starts:
+            warn(
+                f"condition has {len(condition)} entries, and the {self.starts} starts take the first {self.starts} of "
+                f"them; pass starts={len(condition)} for all",
+                AccuracyWarning,
+            )
         turns = [i % len(condition) for i in range(self.starts)]
         if any(isinstance(entry, Tensor | np.ndarray | dict | tuple) for entry in condition):
             entries = [model.condition_for(entry, 1) for entry in condition]
@@ -202,11 +216,26 @@ class Tuner:
         return Judged(candidate, table, missed if ends is None else teacher.measured(ends))
 
     def tuned(
-        self, asked: dict[str, Any], until: float, advance: Advance | None, warm: SolverTable | None = None
+        self,
+        asked: dict[str, Any],
+        until: float,
+        advance: Advance | None,
+        warm: SolverTable | None = None,
+        before: float = 0.0,
     ) -> tuple[SolverTable, bool]:
-        """The table for a number of evaluations, and whether the search was completed."""
+        """The table for a number of evaluations, and whether the search was completed.
+
+        Args:
+            asked: what determines the table, as in its facts.
+            until: when the search ends, on the clock of `time.monotonic`.
+            advance: called with a text after each trial.
+            warm: a table from which the search begins.
+            before: trials and iterations of an earlier search that was stopped, and whose best table is `warm`.
+        """
+        show = advance or (lambda text: None)
         made, _ = self.on(FIT)
         nfe, trials, iterations = asked["nfe"], asked["trials"], asked.get("iterations", 0)
+        self.teacher_error()  # refuses a teacher that cannot have twice as many evaluations, before the search
         fixed, whole_search = self.fixed(nfe), True
         bests: list[Judged] = []
         if not fixed:
@@ -214,51 +243,67 @@ class Tuner:
         firsts = first_candidates([table for _, _, table in fixed], made.angle)
         known = None if warm is None else self.warm(warm)
         milestones = [] if known is None else [known]
+        done = before
         try:
-            for done, best in self.candidates(firsts, asked, known):
+            for done, best in self.candidates(firsts, asked, known, before):
                 if not bests or best is not bests[-1]:
                     bests = [*bests[1 - TUNED_FINALISTS :], best]
                 if done == trials and iterations:
                     milestones.append(best)
-                if advance is not None:
-                    rms, median = map(in_digits, summary(best.measured.errors).values())
-                    stage = f"trial {done:.0f} of {trials}"
-                    if done > trials:
-                        stage = f"iteration {math.ceil(done - trials)} of {iterations}"
-                    far = best.measured.frechet
-                    more = "" if far is None else f", Fréchet distance {in_digits(far)}"
-                    advance(f"{nfe} evaluations, {stage}: RMS error {rms}, median {median}{more}")
+                rms, median = map(in_digits, summary(best.measured.errors).values())
+                stage = f"trial {done:.0f}/{trials}"
+                if done > trials:
+                    stage = f"iteration {math.ceil(done - trials)}/{iterations}"
+                far = best.measured.frechet
+                more = "" if far is None else f", Fréchet {in_digits(far)}"
+                show(f"{nfe} evaluations, {stage}: RMS {rms}, median {median}{more}")
                 if time.monotonic() > until and done < trials + iterations:
                     whole_search = False
                     break
+            return self.chosen([*milestones, *bests], fixed, asked, None if whole_search else done), whole_search
         except KeyboardInterrupt:
             if not bests:
                 raise
-            whole_search = False
-        return self.chosen([*milestones, *bests], fixed, asked, whole_search), whole_search
+        show(f"{nfe} evaluations, stopped: choosing on other starts")
+        try:
+            return self.chosen([*milestones, *bests], fixed, asked, done), False
+        except KeyboardInterrupt:  # a second time: no time for the choice and the report
+            best = min([*milestones, *bests], key=lambda judged: judged.score)
+            return self.finished(best.table, asked, {"returned": "tuned", "base": best.candidate.base}, done), False
 
     def candidates(
-        self, firsts: list[Candidate], asked: dict[str, Any], known: Judged | None
+        self, firsts: list[Candidate], asked: dict[str, Any], known: Judged | None, before: float = 0.0
     ) -> Iterator[tuple[float, Judged]]:
-        """The trials and iterations that are done, and the best table so far."""
+        """The trials and iterations that are done, of which those `before` were in another call; the best so far."""
         (made, teacher), trials, method = self.on(FIT), asked["trials"], asked["method"]
         if method == "gradient":
             slope_of_loss(made.start, teacher)  # refuses a distance that is not differentiable
-        best = None
-        seed = self.seed, asked["nfe"]
-        for trial, best in enumerate(search(made, teacher, self.base, firsts, trials, seed, known), 1):
-            yield trial, best
-        if best is not None and method == "joint":
-            for done, adjusted in adjust(made, teacher, best, asked["iterations"]):
-                yield trials + done, adjusted
-        elif best is not None and method == "gradient":
-            for iteration, refined in enumerate(refine(made, teacher, self.base, best, asked["iterations"]), 1):
-                yield trials + iteration, refined
+        best = known
+        seed = (self.seed, asked["nfe"], *([int(before)] if before else []))
+        first = min(int(before), trials)
+        if first < trials:
+            found = search(made, teacher, self.base, firsts, trials - first, seed, known)
+            for trial, best in enumerate(found, first + 1):
+                yield trial, best
+        left = asked.get("iterations", 0) - max(math.floor(before) - trials, 0)
+        if best is not None and left > 0 and method in ("joint", "gradient"):
+            steps = adjust(made, teacher, best, left)
+            if method == "gradient":
+                steps = enumerate(refine(made, teacher, self.base, best, left), 1)
+            for done, improved in steps:
+                yield trials + asked["iterations"] - left + done, improved
 
     def chosen(
-        self, bests: list[Judged], fixed: list[tuple[float, str, SolverTable]], asked: dict[str, Any], complete: bool
+        self,
+        bests: list[Judged],
+        fixed: list[tuple[float, str, SolverTable]],
+        asked: dict[str, Any],
+        stopped: float | None,
     ) -> SolverTable:
-        """The best of the tuned tables and of the fixed settings on the starts for the choice, with its facts."""
+        """The best of the tuned tables and of the fixed settings on the starts for the choice, with its facts.
+
+        `stopped` is the number of trials and iterations after which the search was stopped; None if it was completed.
+        """
         finalists = [(self.score_on(CHOOSE, table), name, table) for _, name, table in fixed[:FINALISTS]]
         lowest, setting, table = min(finalists, key=lambda each: each[0])
         errors = own = self.reported(table)
@@ -268,17 +313,34 @@ class Tuner:
         if result < lowest:
             table, returned, base = best.table, "tuned", best.candidate.base
             own = self.reported(table)
+        self.warn_of_teacher(own, asked["nfe"])
+        found = {"returned": returned, "base": base, "errors": {**own, "fixed": {**errors, "setting": setting}}}
+        return self.finished(table, asked, found, stopped)
+
+    def finished(
+        self, table: SolverTable, asked: dict[str, Any], found: dict[str, Any], stopped: float | None
+    ) -> SolverTable:
+        """A table with its facts."""
         facts = {
             **asked,
-            "returned": returned,
-            "base": base,
+            **found,
             "teacher": {**asked["teacher"], "errors": self.teacher_error()},
-            "errors": {**own, "fixed": {**errors, "setting": setting}},
             "versions": {name: importlib.metadata.version(name) for name in ("sdesamplers", "torch", "diffusers")},
         }
-        if not complete:
-            facts["interrupted"] = True
+        if stopped is not None:
+            facts |= {"interrupted": True, "trials_done": stopped}
         return SolverTable(table.angles, table.weights, table.network_angles, facts)
+
+    def warn_of_teacher(self, own: dict[str, float | None], nfe: int) -> None:
+        """Warn if the teacher's own error is not small beside that of a table, which then is not known."""
+        error, median = self.teacher_error()["median"], own["median"]
+        if error is not None and median is not None and error > max(median / 2, NEGLIGIBLE):
+            warn(
+                f"the teacher, {self.teacher} with {self.teacher_nfe} evaluations, has itself a median error of "
+                f"{in_digits(error)}, and the table for {nfe} is measured against it ({in_digits(median)}): its error "
+                "may be larger; pass a larger teacher_nfe",
+                AccuracyWarning,
+            )
 
     def reported(self, table: SolverTable) -> dict[str, float | None]:
         """RMS and median error of a table on the starts for the report, and by another distance or features."""
@@ -324,9 +386,12 @@ def summary(found: np.ndarray) -> dict[str, float | None]:
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """A function's name for the facts of a table."""
-    name: str = getattr(function, "__qualname__", type(function).__qualname__)
-    return name
+    """A function's name for the facts of a table; "<...>" if the name does not determine what it computes."""
+    owner = getattr(function, "__self__", None)
+    if owner is not None and not isinstance(owner, type | ModuleType):  # a method: its object determines it, too
+        return f"{type(owner).__qualname__}.{function.__name__} of {owner!r}"
+    name: str | None = getattr(function, "__qualname__", None)
+    return f"<{type(function).__qualname__}>" if name is None else name
 
 
 def digits(value: float) -> float | None:
@@ -335,5 +400,5 @@ def digits(value: float) -> float | None:
 
 
 def in_digits(value: float | None) -> str:
-    """Format an error of a table's facts."""
+    """Format an error of a table's facts, which is None if samples diverged."""
     return "diverged" if value is None else f"{value:.4g}"

@@ -138,9 +138,9 @@ def test_progress_counts_the_steps_and_minutes_end_them_within_one(monkeypatch):
     messages: list[str] = []
     sds.tune(mixture(), 3, **BRIEF, method="joint", iterations=1, advance=messages.append)
     assert [message.split(":")[0].split(", ")[1] for message in messages[:3]] == [
-        "trial 1 of 2",
-        "trial 2 of 2",
-        "iteration 1 of 1",
+        "trial 1/2",
+        "trial 2/2",
+        "iteration 1/1",
     ]
     assert len(messages) == 2 + len(first_steps(3)) + 1
 
@@ -155,7 +155,7 @@ def test_progress_counts_the_steps_and_minutes_end_them_within_one(monkeypatch):
     stop = Stop()
     stopped = sds.tune(mixture(), 3, **BRIEF, method="joint", iterations=1, advance=stop)
     assert stopped.interrupted
-    assert stop.calls == 3
+    assert stop.calls == 4  # the last says that it was stopped
     calls: list[str] = []  # each takes a minute by this clock
     monkeypatch.setattr(tuner_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 60 * len(calls)))
     timed = sds.tune(mixture(), 3, **BRIEF, method="joint", minutes=4.5, advance=calls.append)

@@ -68,6 +68,7 @@ def test_the_errors_are_below_their_titles(monkeypatch: pytest.MonkeyPatch, caps
         ["2", "tuned", "0.25", "0.125", "-", "0.0625"],
         ["", "best fixed: unipc spacing=power", "0.75", "0.5", "-", "diverged"],
         ["4", "fixed: fast", "0.25", "0.125", "3", "-"],
+        ["", "teacher: quality at 64", "0.00125", "0.0005", "-", "-"],
     ]
     assert columns(str(shown)) == expected
     monkeypatch.setenv("COLUMNS", "120")
@@ -79,7 +80,7 @@ def test_the_errors_are_below_their_titles(monkeypatch: pytest.MonkeyPatch, caps
     assert all(len(line) <= 80 for line in lines)
     assert any(all(name in line for name in expected[0]) for line in lines)
     html = shown._repr_html_()
-    assert [text in html for row in expected for text in row] == [True] * 24
+    assert [text in html for row in expected for text in row] == [True] * 30
     assert str(sds.Tuning()) == "evaluations  sampler  RMS error  median error"
 
 

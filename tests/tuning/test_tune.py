@@ -15,7 +15,7 @@ import torch
 from hub_server import HubServer
 from huggingface_hub import constants
 from lanes import mostly_slow
-from solver_tables import BRIEF, mixture
+from solver_tables import BRIEF, conditional, first_element, mixture
 from tiny_models import save_pipeline
 
 import sdesamplers as sds
@@ -24,15 +24,14 @@ from sdesamplers.comparison.comparison import find_scorer
 from sdesamplers.sampling.request import Request
 from sdesamplers.sampling.table import read_table
 from sdesamplers.tuning import search as search_module
-from sdesamplers.tuning import tuner as tuner_module
 from sdesamplers.tuning.field import Field, Measured, Teacher
 from sdesamplers.tuning.fit import solve
 from sdesamplers.tuning.gradient import gradients
 from sdesamplers.tuning.search import search
-from sdesamplers.tuning.stored import better
 from sdesamplers.tuning.trace import table_of
 from sdesamplers.tuning.tuner import CHOOSE, FIT, REPORT, Tuner, first_candidates
 
+pytestmark = pytest.mark.filterwarnings("ignore:the teacher, :sdesamplers.AccuracyWarning")
 QUICK: dict[str, Any] = {"starts": 48, "trials": 8, "teacher_nfe": 48}
 
 
@@ -139,7 +138,7 @@ def test_the_gradient_method_improves_the_fit():
     messages: list[str] = []
     plain = sds.tune(mixture(), 4, **arguments).tables[4]
     refined = sds.tune(mixture(), 4, **arguments, method="gradient", iterations=25, advance=messages.append).tables[4]
-    assert messages[-1].startswith("4 evaluations, iteration 25 of 25: ")
+    assert messages[-1].startswith("4 evaluations, iteration 25/25: ")
     rms, median = (float(text.split(" ")[-1]) for text in messages[-1].split(", ")[-2:])
     before = [float(text.split(" ")[-1]) for text in messages[5].split(", ")[-2:]]
     assert rms * median < 0.95 * before[0] * before[1]
@@ -189,10 +188,10 @@ def test_the_three_sets_of_starts_are_disjoint_and_beyond_those_of_runs(monkeypa
 
     monkeypatch.setattr(Field, "__init__", noting)
     sds.tune(mixture(), 3, starts=5, trials=1, teacher_nfe=16)
-    probe, fitted, few, chosen, reported, check = sets
+    probe, fitted, check, reported, few, chosen = sets
     assert probe < fitted  # a fingerprint of the model, on starts for the fit
     assert few <= fitted  # the derivatives
-    assert check == reported  # the teacher's own error
+    assert check == reported  # the teacher's own error, before the search
     for each in (fitted, chosen, reported):
         assert not seen & each
         assert min(each) >= 2**40
@@ -211,59 +210,8 @@ def test_gauss_newton_steps_improve_the_grids_of_fixed_settings():
     assert scores[29] < scores[8] - 0.3  # 0.59; the first nine are grids of fixed settings
 
 
-class Stop:
-    """Raises KeyboardInterrupt at one of the calls."""
-
-    def __init__(self, at: int) -> None:
-        self.at, self.calls = at, 0
-
-    def __call__(self, message: str) -> None:
-        self.calls += 1
-        if self.calls == self.at:
-            raise KeyboardInterrupt
-
-
-def test_an_interrupted_search_keeps_its_best_and_the_same_call_completes_it(tmp_path):
-    arguments: dict[str, Any] = {"starts": 12, "trials": 6, "teacher_nfe": 24}
-    whole = sds.tune(mixture(), [3, 4], **arguments)
-    stopped = sds.tune(mixture(), [3, 4], **arguments, out=tmp_path, advance=Stop(8))
-    assert stopped.interrupted
-    assert stopped.tables[3] == whole.tables[3]
-    assert read_table(tmp_path / "nfe-4.json").facts["interrupted"]
-    calls = Stop(-1)
-    completed = sds.tune(mixture(), [3, 4], **arguments, out=tmp_path, advance=calls)
-    assert calls.calls == 6  # the table for 3 evaluations was there
-    assert completed.tables == whole.tables
-    assert not completed.interrupted
-    assert read_table(tmp_path / "nfe-4.json") == whole.tables[4]
-
-
-def test_an_interruption_before_the_first_trial_is_passed_on(monkeypatch):
-    def interrupted(*arguments: Any) -> Any:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(tuner_module, "search", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        sds.tune(mixture(), 3, starts=4, trials=2, teacher_nfe=16)
-
-
-def test_minutes_end_the_search_after_a_trial():
-    tuning = sds.tune(mixture(), 3, starts=4, trials=1000, teacher_nfe=16, minutes=0)
-    assert tuning.interrupted
-    assert tuning.tables[3].nfe == 3
-
-
-def labelled(x: torch.Tensor, t: torch.Tensor, label: torch.Tensor | None = None) -> torch.Tensor:
-    """x0 of one Gaussian for each label, and of the widest one without."""
-    mean = torch.zeros_like(x) if label is None else torch.where(label[:, None] == 9, 0.0, label[:, None].to(x) - 1.0)
-    alpha, sigma = torch.cos(t)[:, None], torch.sin(t)[:, None]
-    return mean + 0.25 * alpha * (x - alpha * mean) / (0.25 * alpha**2 + sigma**2)
-
-
 def test_a_conditional_model_is_tuned_at_its_guidance_on_all_its_conditions():
-    model = sds.FunctionModel(
-        labelled, sds.TrigFlow(), "sample", (3,), null_condition=9, conditional=True, name="labelled"
-    )
+    model = conditional()
     arguments: dict[str, Any] = {"starts": 12, "trials": 4, "teacher_nfe": 48}
     table = sds.tune(model, 4, condition=[0, 2], guidance_scale=3.0, **arguments).tables[4]
     assert (table.facts["guidance_scale"], table.facts["condition"]) == (3.0, "[0, 2]")
@@ -278,9 +226,7 @@ def test_a_conditional_model_is_tuned_at_its_guidance_on_all_its_conditions():
 
 
 def test_a_guided_model_is_tuned_with_its_interval_and_the_table_knows_its_scale():
-    model = sds.FunctionModel(
-        labelled, sds.TrigFlow(), "sample", (3,), null_condition=9, conditional=True, name="labelled"
-    )
+    model = conditional()
     guided = sds.Guided(model, 3.0, interval=(0.2, 5.0))
     table = sds.tune(guided, 4, condition=[0, 2], starts=12, trials=4, teacher_nfe=48).tables[4]
     assert table.facts["guidance_scale"] == 3.0
@@ -294,11 +240,6 @@ def test_a_guided_model_is_tuned_with_its_interval_and_the_table_knows_its_scale
     assert (tuned - exact).square().mean() < 0.2 * (fixed - exact).square().mean()
     with pytest.warns(UserWarning, match="computed for guidance_scale=3, and this run has 1"):
         sds.sample(model, table, **common)
-
-
-def first_element(samples: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
-    """The distance in one of the dimensions."""
-    return (samples - others)[:, 0].abs()
 
 
 @pytest.mark.parametrize("method", mostly_slow(["least-squares", "gradient"], keep=["least-squares"]))
@@ -323,7 +264,7 @@ def test_the_features_of_the_models_metrics_are_a_distance_on_the_command_line(t
     scorer = find_scorer("fashion-mnist")
     assert scorer is not None
     table = read_table(tmp_path / "tables/nfe-3.json")
-    assert table.facts["distance"] == "Scorer.distance"
+    assert table.facts["distance"] == "Scorer.distance of Scorer('fashion-mnist-classifier')"
     tuner = Tuner(sds.load("fashion-mnist"), 4, 0, None, 1.0, None, "quality", 16)
     field, teacher = tuner.on(REPORT)
     ends = field.run(Request(table))[0]
@@ -331,75 +272,6 @@ def test_the_features_of_the_models_metrics_are_a_distance_on_the_command_line(t
     assert row["distance"] == pytest.approx(expected.mean(), rel=1e-3)
     assert run("tune", "google/ddpm-cat-256", *words, "--out", str(tmp_path / "none")) == 2
     assert "has none" in capsys.readouterr().err
-
-
-def conditional(name: str = "labelled", function: Any = None) -> sds.FunctionModel:
-    return sds.FunctionModel(
-        function or labelled, sds.TrigFlow(), "sample", (3,), null_condition=9, conditional=True, name=name
-    )
-
-
-def counted(model: sds.Model, folder: Path, **arguments: Any) -> int:
-    """The number of trials of a call of `tune`: 0 if the table in the folder was returned."""
-    messages: list[str] = []
-    sds.tune(model, 4, out=folder, **{**BRIEF, **arguments}, advance=messages.append)
-    return len(messages)
-
-
-OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
-    "formula": lambda: {"model": sds.Guided(conditional(), 4.0, combine="apg")},
-    "negative": lambda: {"model": sds.Guided(conditional(), 4.0, negative=0)},
-    "condition": lambda: {"condition": 0},
-    "late in a list": lambda: {"condition": [2, 2, 2, 2, 2, 0]},
-    "function": lambda: {"model": sds.Guided(conditional(function=lambda x, t, c=None: 0.5 * labelled(x, t, c)), 4.0)},
-    "distance": lambda: {"distance": lambda one, other: (one - other).abs().amax(1)},
-}
-
-
-@pytest.mark.filterwarnings("ignore:.*; it is now:sdesamplers.OutputWarning")
-@pytest.mark.parametrize("other", OTHERS)
-def test_a_table_for_another_model_guidance_or_condition_is_not_taken_for_this_one(other, tmp_path):
-    usual: dict[str, Any] = {"model": sds.Guided(conditional(), 4.0), "condition": 2}
-    assert counted(folder=tmp_path, **usual) == 2
-    assert counted(folder=tmp_path, **usual) == 0
-    assert counted(folder=tmp_path, **{**usual, **OTHERS[other]()}) == 2
-
-
-def test_a_table_for_another_distance_is_not_taken_for_the_usual_one(tmp_path):
-    assert counted(mixture(), tmp_path, distance=first_element) == 2
-    assert counted(mixture(), tmp_path, distance=first_element) == 0
-    with pytest.warns(sds.OutputWarning, match=r"with other arguments, distance first_element \(now -\); it is now"):
-        assert counted(mixture(), tmp_path) == 2
-
-
-def test_the_table_of_another_model_is_not_overwritten(tmp_path):
-    assert counted(conditional("one"), tmp_path, condition=1) == 2
-    with pytest.raises(sds.UsageError, match=r"nfe-4.json is a solver table of 'one'; choose another folder"):
-        counted(conditional("other"), tmp_path, condition=1)
-
-
-def test_a_table_for_other_arguments_is_kept_beside_the_new_one(tmp_path):
-    file = tmp_path / "nfe-4.json"
-    sds.tune(mixture(), [3, 4], out=tmp_path, **BRIEF)
-    first = read_table(file)
-    with pytest.warns(sds.OutputWarning) as told:
-        again = sds.tune(mixture(), 4, out=tmp_path, **{**BRIEF, "trials": 1, "teacher_nfe": 20})
-    kept = tmp_path / "former" / f"nfe-4-{first.sha256[:8]}.json"
-    changes = f"teacher quality at {BRIEF['teacher_nfe']} (now quality at 20), trials {BRIEF['trials']} (now 1)"
-    expected = f"{file} was made with other arguments, {changes}; it is now {kept}"
-    assert [str(each.message) for each in told] == [expected]
-    assert read_table(kept) == first
-    assert read_table(file) == again.tables[4] != first
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["former", "nfe-3.json", "nfe-4.json"]
-    sds.tune(mixture(), 4, out=tmp_path, **{**BRIEF, "trials": 1, "teacher_nfe": 20})  # found
-    better_yet = sds.tune(mixture(), 4, out=tmp_path, warm_start=tmp_path, **BRIEF)  # its beginning is not kept
-    assert read_table(file) == better_yet.tables[4]
-    assert [each.name for each in (tmp_path / "former").iterdir()] == [kept.name]
-    (tmp_path / "former").rename(tmp_path / "gone")
-    (tmp_path / "former").write_text("a file")
-    with pytest.raises(sds.SdesamplersError, match=r"former"):
-        sds.tune(mixture(), 4, out=tmp_path, **{**BRIEF, "seed": 5})
-    assert read_table(file) == better_yet.tables[4]
 
 
 def pair(x: torch.Tensor, t: torch.Tensor, c: Any) -> torch.Tensor:
@@ -430,38 +302,6 @@ def test_more_starts_than_the_teachers_check_with_a_condition_each():
     assert table.facts["teacher"]["errors"]["rms"] > 0
 
 
-def test_an_interruption_after_the_first_table_keeps_it(monkeypatch):
-    fixed, calls = Tuner.fixed, list[int]()
-
-    def interrupted(self: Tuner, nfe: int) -> Any:
-        calls.append(nfe)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return fixed(self, nfe)
-
-    monkeypatch.setattr(Tuner, "fixed", interrupted)
-    tuning = sds.tune(mixture(), [3, 4], **BRIEF)
-    assert tuning.interrupted
-    assert list(tuning.tables) == [3]
-
-
-def test_a_shorter_search_does_not_replace_a_better_table(tmp_path):
-    arguments: dict[str, Any] = {"starts": 24, "trials": 30, "teacher_nfe": 32, "out": tmp_path}
-    sds.tune(mixture(), 4, **arguments, advance=Stop(25))
-    before = read_table(tmp_path / "nfe-4.json")
-    again = sds.tune(mixture(), 4, **arguments, advance=Stop(2))
-    assert again.interrupted
-    assert better(before, again.tables[4]) is before or again.tables[4] == before
-    errors = [table.facts["errors"] for table in (before, read_table(tmp_path / "nfe-4.json"))]
-    assert errors[1]["rms"] * errors[1]["median"] <= errors[0]["rms"] * errors[0]["median"]
-
-
-def test_calls_with_minutes_complete_the_missing_tables_one_by_one(tmp_path):
-    arguments: dict[str, Any] = {"starts": 4, "trials": 1000, "teacher_nfe": 16, "minutes": 0, "out": tmp_path}
-    found = [list(sds.tune(mixture(), [3, 4, 5], **arguments).tables) for _ in range(3)]
-    assert found == [[3], [4], [5]]
-
-
 def test_numbers_of_numpy_are_saved(tmp_path):
     one = {"starts": np.int64(8), "trials": np.int64(2), "teacher_nfe": np.int64(16), "seed": np.int64(3)}
     sds.tune(mixture(), np.int64(4), **one, out=tmp_path)
@@ -470,6 +310,56 @@ def test_numbers_of_numpy_are_saved(tmp_path):
 
 def other_start() -> sds.SolverTable:
     return sds.SolverTable([1.2, 0.7, 0.3, 0.0], [[0.0, 0.7, -0.7], [0.0, 0.75, 0.1, -0.6], [0.0, 0.9, 0.1, 0.1, -0.3]])
+
+
+def test_a_teacher_that_is_not_better_than_the_table_is_warned_of():
+    """The median error of `quality` with 12 evaluations, against a solution of the ODE, is that of the table."""
+    with pytest.warns(sds.AccuracyWarning) as told:
+        table = sds.tune(mixture(), 10, starts=64, trials=10, teacher_nfe=12).tables[10]
+    text = str(told[-1].message)
+    assert text.startswith("the teacher, quality with 12 evaluations, has itself a median error of ")
+    assert text.endswith("its error may be larger; pass a larger teacher_nfe")
+    assert errors_on_new_starts(mixture(), table)[1] > 1.5 * table.facts["errors"]["median"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fair = sds.tune(mixture(), 4, starts=16, trials=4, teacher_nfe=100).tables[4]
+    assert fair.facts["teacher"]["errors"]["median"] < 0.5 * fair.facts["errors"]["median"]
+
+
+def test_a_teacher_with_fewer_evaluations_is_warned_of_before_the_search():
+    def stop(text: str) -> None:
+        raise KeyboardInterrupt
+
+    with (
+        pytest.warns(sds.AccuracyWarning, match="the teacher has 8 evaluations, and a table .* it 9; pass"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        sds.tune(mixture(), [4, 9], starts=4, trials=1, teacher_nfe=8, advance=stop)
+
+
+def test_labels_as_a_range_an_array_or_a_tensor_are_taken_in_turn():
+    listed = sds.tune(conditional(), 4, condition=[0, 1, 2], **BRIEF).tables[4]
+    for labels in (range(3), np.arange(3), torch.arange(3)):
+        assert sds.tune(conditional(), 4, condition=labels, **BRIEF).tables[4].facts == listed.facts
+    with pytest.warns(sds.AccuracyWarning, match=r"condition has 9 entries, and the 8 starts take the first 8 of them"):
+        sds.tune(conditional(), 4, condition=range(9), **BRIEF)
+
+
+def cosine(samples: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+    """1 minus the cosine of the angle between two samples, which may be below 0 by rounding."""
+    return 1 - torch.cosine_similarity(samples, others, dim=1) - 1e-6
+
+
+def test_a_distance_may_be_negative_by_rounding():
+    table = sds.tune(mixture(), 4, starts=48, trials=10, teacher_nfe=48, distance=cosine).tables[4]
+    common: dict[str, Any] = {"num_samples": 256, "seed": 11}
+    exact = sds.sample(mixture(), "rk45", rtol=1e-7, atol=1e-7, **common).samples
+    far = [cosine(sds.sample(mixture(), each, nfe=4, **common).samples, exact).median() for each in (table, "unipc")]
+    assert far[0] < 0.2 * far[1]
+
+
+def distances(found: Any) -> dict[str, Any]:
+    return {"starts": 4, "trials": 1, "teacher_nfe": 16, "distance": lambda one, other: found(one)}
 
 
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
@@ -488,6 +378,17 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: sds.tune(mixture(), starts=4, trials=1, distance=lambda one, other: (one - other).abs()),
         r"distance must return a tensor of shape \(4,\), one number for each sample, not \(4, 6\)",
     ),
+    "a negative distance": (lambda: sds.tune(mixture(), **distances(lambda x: -x[:, 0].abs() - 1)), "0 or more, not -"),
+    "a distance of whole numbers": (
+        lambda: sds.tune(mixture(), **distances(lambda x: x[:, 0].long())),
+        "real numbers, not .*int64",
+    ),
+    "a distance that is no number": (lambda: sds.tune(mixture(), **distances(lambda x: x[:, 0] / 0 * 0)), "finite"),
+    "too many evaluations": (lambda: sds.tune(mixture(), 501), "nfe must be 500 or less, not 501"),
+    "a tensor of no number": (lambda: sds.tune(mixture(), torch.tensor(1)), "nfe must be a whole number of 2 or more"),
+    "nothing to begin with": (lambda: sds.tune(mixture(), 3, warm_start=sds.Tuning()), "warm_start has no solver"),
+    "a number as a folder": (lambda: sds.Tuning().save(3), "folder must be a path, not 3"),  # type: ignore[arg-type]
+    "a number as a table's path": (lambda: sds.SolverTable.load(3), "path must be"),  # type: ignore[arg-type]
     "a name of a distance": (lambda: sds.tune(mixture(), distance="lpips"), "distance must be"),
     "a path": (lambda: sds.tune(mixture(), 3, out=5), "out must be a path"),
     "minutes": (lambda: sds.tune(mixture(), 3, minutes=-1), "minutes must be 0 or more"),

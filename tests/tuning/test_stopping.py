@@ -1,0 +1,187 @@
+"""A search that Ctrl-C or `minutes` ends early keeps its best, and later calls complete it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from solver_tables import BRIEF, mixture
+
+import sdesamplers as sds
+from sdesamplers.sampling.table import read_table
+from sdesamplers.tuning import tuner as tuner_module
+from sdesamplers.tuning.stored import better
+from sdesamplers.tuning.tuner import Tuner
+
+pytestmark = pytest.mark.filterwarnings("ignore:the teacher, :sdesamplers.AccuracyWarning")
+
+
+class Stop:
+    """Raises KeyboardInterrupt at one of the calls."""
+
+    def __init__(self, at: int) -> None:
+        self.at, self.calls = at, 0
+
+    def __call__(self, message: str) -> None:
+        self.calls += 1
+        if self.calls == self.at:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_search_keeps_its_best_and_the_same_call_completes_it(tmp_path):
+    arguments: dict[str, Any] = {"starts": 12, "trials": 6, "teacher_nfe": 24}
+    whole = sds.tune(mixture(), [3, 4], **arguments)
+    stopped = sds.tune(mixture(), [3, 4], **arguments, out=tmp_path, advance=Stop(8))
+    assert stopped.interrupted
+    assert stopped.tables[3] == whole.tables[3]
+    assert read_table(tmp_path / "nfe-4.json").facts["interrupted"]
+    calls = Stop(-1)
+    completed = sds.tune(mixture(), [3, 4], **arguments, out=tmp_path, advance=calls)
+    assert calls.calls == 6  # the table for 3 evaluations was there
+    assert completed.tables == whole.tables
+    assert not completed.interrupted
+    assert read_table(tmp_path / "nfe-4.json") == whole.tables[4]
+
+
+def test_an_interruption_before_the_first_trial_is_passed_on(monkeypatch):
+    def interrupted(*arguments: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tuner_module, "search", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sds.tune(mixture(), 3, starts=4, trials=2, teacher_nfe=16)
+
+
+def test_minutes_end_the_search_after_a_trial():
+    tuning = sds.tune(mixture(), 3, starts=4, trials=1000, teacher_nfe=16, minutes=0)
+    assert tuning.interrupted
+    assert tuning.tables[3].nfe == 3
+
+
+def test_an_interruption_after_the_first_table_keeps_it(monkeypatch):
+    fixed, calls = Tuner.fixed, list[int]()
+
+    def interrupted(self: Tuner, nfe: int) -> Any:
+        calls.append(nfe)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return fixed(self, nfe)
+
+    monkeypatch.setattr(Tuner, "fixed", interrupted)
+    tuning = sds.tune(mixture(), [3, 4], **BRIEF)
+    assert tuning.interrupted
+    assert list(tuning.tables) == [3]
+
+
+def test_a_shorter_search_does_not_replace_a_better_table(tmp_path):
+    arguments: dict[str, Any] = {"starts": 24, "trials": 30, "teacher_nfe": 32, "out": tmp_path}
+    sds.tune(mixture(), 4, **arguments, advance=Stop(25))
+    before = read_table(tmp_path / "nfe-4.json")
+    again = sds.tune(mixture(), 4, **arguments, advance=Stop(2))
+    assert again.interrupted
+    assert better(before, again.tables[4]) is before or again.tables[4] == before
+    errors = [table.facts["errors"] for table in (before, read_table(tmp_path / "nfe-4.json"))]
+    assert errors[1]["rms"] * errors[1]["median"] <= errors[0]["rms"] * errors[0]["median"]
+
+
+def test_calls_with_minutes_complete_the_missing_tables_one_by_one(tmp_path):
+    arguments: dict[str, Any] = {"starts": 4, "trials": 1000, "teacher_nfe": 16, "minutes": 0, "out": tmp_path}
+    found = [list(sds.tune(mixture(), [3, 4, 5], **arguments).tables) for _ in range(3)]
+    assert found == [[3], [4], [5]]
+
+
+class Interrupted:
+    """A method of `Tuner` that is interrupted at its first calls."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str, times: int = 1) -> None:
+        self.calls, method = 0, getattr(Tuner, name)
+
+        def interrupted(tuner: Tuner, *arguments: Any) -> Any:
+            self.calls += 1
+            if self.calls <= times:
+                raise KeyboardInterrupt
+            return method(tuner, *arguments)
+
+        monkeypatch.setattr(Tuner, name, interrupted)
+
+
+def test_an_interruption_of_the_choice_keeps_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = sds.tune(mixture(), 4, **BRIEF).tables[4]
+    Interrupted(monkeypatch, "chosen")
+    stopped = sds.tune(mixture(), 4, **BRIEF, out=tmp_path)
+    assert stopped.interrupted
+    assert read_table(tmp_path / "nfe-4.json") == whole == stopped.tables[4]
+    assert stopped.tables[4].facts["errors"] == whole.facts["errors"]
+    assert stopped.tables[4].facts["trials_done"] == BRIEF["trials"]
+
+
+def test_a_second_interruption_keeps_the_table_without_its_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Interrupted(monkeypatch, "chosen", times=2)
+    stopped = sds.tune(mixture(), 4, **BRIEF, out=tmp_path)
+    table = read_table(tmp_path / "nfe-4.json")
+    assert stopped.interrupted
+    assert "errors" not in table.facts
+    assert sds.sample(mixture(), table, num_samples=2).samples.isfinite().all()
+    assert stopped.report()[1][0] == ["4", "tuned", "-", "-"]
+    assert stopped.rows()[0]["rms"] is None
+    completed = sds.tune(mixture(), 4, **BRIEF, out=tmp_path)
+    assert not completed.interrupted
+    assert completed.tables[4].facts["errors"]["rms"] > 0
+    assert not (tmp_path / "former").exists()
+
+
+def test_calls_with_minutes_continue_a_search_until_it_is_completed(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"starts": 8, "trials": 3, "teacher_nfe": 16, "minutes": 0, "out": tmp_path}
+    calls, messages = [], list[str]()
+    for _ in range(5):
+        calls.append(sds.tune(mixture(), [3, 4], **arguments, advance=messages.append))
+    done = [{nfe: table.facts.get("trials_done") for nfe, table in call.tables.items()} for call in calls]
+    assert done == [{3: 1}, {4: 1}, {3: 2}, {4: 2}, {3: None, 4: None}]  # the last trial of each ends its search
+    assert [call.interrupted for call in calls] == [True] * 4 + [False]
+    trials = [f"{nfe} evaluations, trial {trial}/3" for trial in (1, 2, 3) for nfe in (3, 4)]
+    assert [text.split(": ")[0] for text in messages] == trials
+    last = calls[-1]
+    errors = [call.tables[3].facts["errors"] for call in (calls[0], calls[2], last)]
+    sizes = [each["rms"] * each["median"] for each in errors]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sds.tune(mixture(), [3, 4], **arguments, advance=Stop(1)).tables == last.tables
+
+
+def test_the_whole_tables_are_in_the_result_of_a_call_that_is_stopped(tmp_path: Path) -> None:
+    whole = sds.tune(mixture(), [4, 5], **BRIEF, out=tmp_path)
+    stopped = sds.tune(mixture(), [3, 4, 5], **BRIEF, out=tmp_path, advance=Stop(1))
+    assert stopped.interrupted
+    assert list(stopped.tables) == [3, 4, 5]
+    assert stopped.tables[3].facts["trials_done"] == 1
+    assert {nfe: stopped.tables[nfe] for nfe in (4, 5)} == whole.tables
+
+
+def test_continued_iterations_are_those_that_are_left(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {**BRIEF, "method": "joint", "iterations": 2, "minutes": 60, "out": tmp_path}
+
+    def stop(text: str) -> None:
+        if "iteration" in text:
+            raise KeyboardInterrupt
+
+    first = sds.tune(mixture(), 3, **arguments, advance=stop).tables[3]
+    assert BRIEF["trials"] < first.facts["trials_done"] <= BRIEF["trials"] + 1
+    messages = list[str]()
+    assert not sds.tune(mixture(), 3, **arguments, advance=messages.append).interrupted
+    assert not any("trial " in text for text in messages)
+    assert messages[-1].startswith("3 evaluations, iteration ")
+
+
+def test_the_command_line_names_the_tables_that_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from sdesamplers.cli import main
+
+    source = tmp_path / "own.py"
+    source.write_text("from solver_tables import mixture\nmodel = mixture()\n")
+    words = ["--nfe", "3,4,5", "--starts", "4", "--trials", "9", "--teacher-nfe", "16", "--minutes", "0"]
+    with pytest.raises(SystemExit) as end:
+        main(["tune", f"{source}:model", *words, "--out", str(tmp_path / "tables")])
+    assert not end.value.code
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "with none yet for 4, 5 evaluations; repeat the command to complete them" in printed

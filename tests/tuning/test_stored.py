@@ -1,0 +1,149 @@
+"""Tables of earlier calls in the output folder: taken for the same arguments, and for no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from solver_tables import BRIEF, conditional, first_element, labelled, mixture
+from tiny_models import save_pipeline
+
+import sdesamplers as sds
+from sdesamplers.sampling.table import read_table
+
+pytestmark = pytest.mark.filterwarnings("ignore:the teacher, :sdesamplers.AccuracyWarning")
+
+
+def counted(model: sds.Model, folder: Path, **arguments: Any) -> int:
+    """The number of trials of a call of `tune`: 0 if the table in the folder was returned."""
+    messages: list[str] = []
+    sds.tune(model, 4, out=folder, **{**BRIEF, **arguments}, advance=messages.append)
+    return len(messages)
+
+
+OTHERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "formula": lambda: {"model": sds.Guided(conditional(), 4.0, combine="apg")},
+    "negative": lambda: {"model": sds.Guided(conditional(), 4.0, negative=0)},
+    "condition": lambda: {"condition": 0},
+    "late in a list": lambda: {"condition": [2, 2, 2, 2, 2, 0]},
+    "function": lambda: {"model": sds.Guided(conditional(function=lambda x, t, c=None: 0.5 * labelled(x, t, c)), 4.0)},
+    "distance": lambda: {"distance": lambda one, other: (one - other).abs().amax(1)},
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*; it is now:sdesamplers.OutputWarning")
+@pytest.mark.parametrize("other", OTHERS)
+def test_a_table_for_another_model_guidance_or_condition_is_not_taken_for_this_one(other, tmp_path):
+    usual: dict[str, Any] = {"model": sds.Guided(conditional(), 4.0), "condition": 2}
+    assert counted(folder=tmp_path, **usual) == 2
+    assert counted(folder=tmp_path, **usual) == 0
+    assert counted(folder=tmp_path, **{**usual, **OTHERS[other]()}) == 2
+
+
+def test_a_table_for_another_distance_is_not_taken_for_the_usual_one(tmp_path):
+    assert counted(mixture(), tmp_path, distance=first_element) == 2
+    assert counted(mixture(), tmp_path, distance=first_element) == 0
+    with pytest.warns(sds.OutputWarning, match=r"with other arguments, distance first_element \(now -\); it is now"):
+        assert counted(mixture(), tmp_path) == 2
+
+
+def test_the_table_of_another_model_is_not_overwritten(tmp_path):
+    assert counted(conditional("one"), tmp_path, condition=1) == 2
+    with pytest.raises(sds.UsageError, match=r"nfe-4.json is a solver table of 'one'; choose another folder"):
+        counted(conditional("other"), tmp_path, condition=1)
+
+
+def test_a_table_for_other_arguments_is_kept_beside_the_new_one(tmp_path):
+    file = tmp_path / "nfe-4.json"
+    sds.tune(mixture(), [3, 4], out=tmp_path, **BRIEF)
+    first = read_table(file)
+    with pytest.warns(sds.OutputWarning) as told:
+        again = sds.tune(mixture(), 4, out=tmp_path, **{**BRIEF, "trials": 1, "teacher_nfe": 20})
+    kept = tmp_path / "former" / f"nfe-4-{first.sha256[:8]}.json"
+    changes = f"teacher quality at {BRIEF['teacher_nfe']} (now quality at 20), trials {BRIEF['trials']} (now 1)"
+    expected = f"{file} was made with other arguments, {changes}; it is now {kept}"
+    assert [str(each.message) for each in told] == [expected]
+    assert read_table(kept) == first
+    assert read_table(file) == again.tables[4] != first
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["former", "nfe-3.json", "nfe-4.json"]
+    sds.tune(mixture(), 4, out=tmp_path, **{**BRIEF, "trials": 1, "teacher_nfe": 20})  # found
+    better_yet = sds.tune(mixture(), 4, out=tmp_path, warm_start=tmp_path, **BRIEF)  # its beginning is not kept
+    assert read_table(file) == better_yet.tables[4]
+    assert [each.name for each in (tmp_path / "former").iterdir()] == [kept.name]
+    (tmp_path / "former").rename(tmp_path / "gone")
+    (tmp_path / "former").write_text("a file")
+    with pytest.raises(sds.SdesamplersError, match=r"former"):
+        sds.tune(mixture(), 4, out=tmp_path, **{**BRIEF, "seed": 5})
+    assert read_table(file) == better_yet.tables[4]
+
+
+class Weighted:
+    """A distance with a parameter, which its class's name does not determine."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight = weight
+
+    def __call__(self, samples: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        return self.weight * first_element(samples, others)
+
+    def method(self, samples: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        return self(samples, others)
+
+
+def weighted(samples: torch.Tensor, others: torch.Tensor, weight: float) -> torch.Tensor:
+    return weight * first_element(samples, others)
+
+
+NAMELESS: dict[str, Callable[[float], Any]] = {
+    "an object": Weighted,
+    "a partial function": lambda weight: partial(weighted, weight=weight),
+    "a method": lambda weight: Weighted(weight).method,
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*; it is now:sdesamplers.OutputWarning")
+@pytest.mark.parametrize("kind", NAMELESS)
+def test_a_distance_with_parameters_is_not_taken_for_another_of_its_name(kind: str, tmp_path: Path) -> None:
+    assert counted(mixture(), tmp_path, distance=NAMELESS[kind](1.0)) == 2
+    assert counted(mixture(), tmp_path, distance=NAMELESS[kind](3.0)) == 2
+
+
+def test_a_models_folder_that_was_moved_has_its_tables(tmp_path: Path) -> None:
+    folder = save_pipeline(tmp_path / "tiny")
+    assert counted(sds.load(folder), tmp_path / "tables") == 2
+    assert counted(sds.load(f"{folder}/"), tmp_path / "tables") == 0
+    folder = folder.rename(tmp_path / "other")
+    assert counted(sds.load(folder), tmp_path / "tables") == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*; it is now:sdesamplers.OutputWarning")
+def test_a_model_in_another_precision_is_the_same_model(tmp_path: Path) -> None:
+    folder = save_pipeline(tmp_path / "tiny")
+    assert counted(sds.load(folder), tmp_path / "tables") == 2
+    counted(sds.load(folder, dtype="bfloat16"), tmp_path / "tables")  # not refused as another model
+
+
+def test_a_model_of_the_same_name_with_other_weights_is_refused(tmp_path: Path) -> None:
+    nets = [torch.nn.Linear(3, 3, bias=False) for _ in range(2)]
+    for scale, net in enumerate(nets, 1):
+        torch.nn.init.constant_(net.weight, 0.1 * scale)
+    one, other = (sds.FunctionModel(lambda x, t, n=n: n(x), sds.TrigFlow(), "sample", (3,), name="net") for n in nets)
+    for model, net in ((one, nets[0]), (other, nets[1])):
+        model.network = net
+    assert counted(one, tmp_path) == 2
+    with pytest.raises(sds.UsageError, match=r"nfe-4.json is a solver table of 'net' with other weights; choose"):
+        counted(other, tmp_path)
+
+
+def test_a_path_is_expanded_and_an_empty_one_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    counted(mixture(), Path("~/tables"))
+    assert read_table(tmp_path / "tables/nfe-4.json").nfe == 4
+    assert [each.name for each in tmp_path.iterdir()] == ["tables"]
+    with pytest.raises(sds.UsageError, match=r"out must be the path of a folder, not empty; .* pass '\.'"):
+        sds.tune(mixture(), 4, out="", **BRIEF)
