@@ -30,11 +30,22 @@ def folder_without(pipe: Any, folder: Path, absent: list[str], form: str) -> str
     return str(folder)
 
 
+def read_back(pipe: Any, folder: Path) -> Any:
+    """The pipeline as diffusers loads it.
+
+    Weights from a file lie elsewhere in memory than those of a new network, and on some processors results then differ
+    in the last digits.
+    """
+    with tiny.quiet():
+        pipe.save_pretrained(folder)
+        return type(pipe).from_pretrained(folder)
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("absent", [["text_encoder_3"], ["text_encoder_3", "tokenizer_3"]])
 def test_stable_diffusion_3_without_t5_is_the_pipeline_without_t5(tmp_path: Path, absent: list[str], form: str) -> None:
-    pipe = tiny.sd3()
-    found = sds.sample(sds.load(folder_without(pipe, tmp_path, absent, form), size=16), **RUN).samples
+    pipe = read_back(tiny.sd3(), tmp_path / "whole")
+    found = sds.sample(sds.load(folder_without(pipe, tmp_path / "part", absent, form), size=16), **RUN).samples
     pipe.register_modules(text_encoder_3=None, tokenizer_3=None)
     model = sds.from_pipeline(pipe, height=16, width=16)
     torch.testing.assert_close(found, sds.sample(model, **RUN).samples)
@@ -55,8 +66,8 @@ def test_stable_diffusion_3_without_t5_is_the_pipeline_without_t5(tmp_path: Path
 def test_components_that_models_do_not_use_may_be_absent(
     tmp_path: Path, name: str, absent: list[str], form: str
 ) -> None:
-    pipe = getattr(tiny, name)()
-    found = sds.sample(sds.load(folder_without(pipe, tmp_path, absent, form), size=16), **RUN).samples
+    pipe = read_back(getattr(tiny, name)(), tmp_path / "whole")
+    found = sds.sample(sds.load(folder_without(pipe, tmp_path / "part", absent, form), size=16), **RUN).samples
     torch.testing.assert_close(found, sds.sample(sds.from_pipeline(pipe, height=16, width=16), **RUN).samples)
 
 
