@@ -47,7 +47,7 @@ def table(
         raise ValueError("the weights of a solver table lead from noise to data only")
     angles, norms = zip(*((math.atan(p.ratio), math.hypot(p.alpha, p.sigma)) for p in path.points), strict=True)
     rows = weights or [ddim_row(n, after - before) for n, (before, after) in enumerate(pairwise(angles))]
-    clocks = [path.at_ratio(math.tan(psi)) for psi in network_angles] or path.points[:-1]
+    clocks = [path.at_ratio(ratio_at(psi)) for psi in network_angles] or path.points[:-1]
     if [len(row) for row in rows] != [n + 3 for n in range(len(path.steps))] or len(clocks) != len(rows):
         middle = "; a run that starts in the middle, as image-to-image does, needs a sampler that is not a table"
         raise ValueError(
@@ -70,6 +70,11 @@ def ddim_row(n: int, step: float) -> list[float]:
     return [0.0, math.cos(step), *[0.0] * n, math.sin(step)]
 
 
+def ratio_at(angle: float) -> float:
+    """sigma/alpha; infinite at pi/2, whose tangent as a float is 1.6e16."""
+    return math.inf if angle >= math.pi / 2 else math.tan(angle)
+
+
 @spacing("table", reference="the grid of a solver table", reaches="start")
 def table_grid(span: Span, count: int, *, angles: Sequence[float] = ()) -> np.ndarray:
     """The points of a solver table, by phi = arctan(sigma/alpha); without a table, `angle`.
@@ -90,7 +95,7 @@ def table_grid(span: Span, count: int, *, angles: Sequence[float] = ()) -> np.nd
         )
     if span.ends_clean != (angles[-1] == 0):
         raise ValueError("the table ends at sigma = 0" if angles[-1] == 0 else "the table does not end at sigma = 0")
-    return span.at_ratios(np.tan([min(first, angles[0]), *angles[1:count]]))
+    return span.at_ratios(np.array([ratio_at(phi) for phi in (min(first, angles[0]), *angles[1:count])]))
 
 
 @hookimpl

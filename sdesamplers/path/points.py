@@ -24,6 +24,8 @@ else:
 
     N = TypeVar("N")  # TypeVar has no default= in Python 3.10, and only type checkers need it
 
+LARGEST_RATIO = 1e6
+"""The sigma/alpha beyond which a point's scale is the quotient of the sigmas, not that of the alphas."""
 NO_MARGINALS = "this sampler needs alpha(t) and sigma(t),"
 
 
@@ -165,7 +167,8 @@ def _fields(process: View, time: Scalar, t: Scalar, ratio: Scalar) -> list[Scala
     native_alpha, native_sigma = native.at_ratio(ratio)
     native_slopes = native.schedule(t)[2:]
     with np.errstate(divide="ignore", invalid="ignore"):
-        scale = np.where(native_alpha != 0, alpha / native_alpha, sigma / native_sigma)
+        is_noise = np.greater(ratio, LARGEST_RATIO)  # alpha is 1 - t or cos(t), and has lost its digits
+        scale = np.where(is_noise, sigma / native_sigma, alpha / native_alpha)
     return [time, t, alpha, sigma, *slopes, native_alpha, native_sigma, *native_slopes, scale]
 
 
