@@ -70,6 +70,7 @@ def prepare(model: Model | str, request: Request, conduct: Conduct, seed: int = 
 def compare_guidance(table: SolverTable, model: Model, scale: float) -> None:
     """Warn if a run's guidance is not that for which its table was computed."""
     own, interval = table.facts.get("guidance_interval"), interval_of(model)
+    own = None if own is None else [str(float(bound)) for bound in own]
     if table.guidance_scale not in (None, scale):
         asked, found = f"guidance_scale={table.guidance_scale:g}", f"{scale:g}"
     elif table.guidance_scale is not None and own != interval:

@@ -16,14 +16,25 @@ from ..checks import one_of_types
 from ..errors import UsageError
 from ..hub.address import Address, is_address
 from ..io.files import make_folder, read, write
+from ..io.paths import expanded
 from ..pretrained.hub_files import HubAccess, fetch_samplers
 from ..public import public
 from ..registry.names import Preset
 from ..registry.registry import default_registry
-from .table_facts import OF_MODEL, are_close, check_facts, clock, same_size, signature
+from .table_facts import (
+    OF_MODEL,
+    are_close,
+    check_facts,
+    clock,
+    convention_of,
+    conversions,
+    same_size,
+    signature,
+)
 
 if TYPE_CHECKING:
     from ..models.base import Model
+    from ..pretrained.conventions import Convention
     from ..processes.sde import SDE
 
 FORMAT, VERSION = "sdesamplers solver table", 1
@@ -50,8 +61,8 @@ class SolverTable:
         weights: N rows, with n + 3 numbers in row n: a_n, b_n, w_n0, ..., w_nn.
         network_angles: N numbers, phi of the time that the network receives in each step; empty if it is the state's.
         facts: how the table was made and what was measured: "model", "revision", "signature" (of the weights),
-            "process" (`clock`), "prediction", "guidance_scale", "nfe", "seed", "teacher", "errors", "versions" and
-            others.
+            "process" (`clock`), "prediction", "convention" (`conversions`), "guidance_scale", "nfe", "seed", "teacher",
+            "errors", "versions" and others.
 
     Raises:
         UsageError: numbers of the wrong kind, count or range.
@@ -169,8 +180,7 @@ class SolverTable:
     @property
     def file_name(self) -> str:
         """The file's name in a folder of tables."""
-        scale = scale_of(self)
-        return f"nfe-{self.nfe}.json" if scale == 1.0 else f"nfe-{self.nfe}-guidance-{scale:.15g}.json"
+        return file_name(self.nfe, scale_of(self))
 
     @classmethod
     def load(cls, path: str | FilePath, nfe: int | None = None, guidance_scale: float = 1.0) -> SolverTable:
@@ -206,29 +216,32 @@ class SolverTable:
         Weights are compared by `signature`, up to the rounding of a lower precision. Tables without these facts fit any
         model, and functions without networks are not distinguished.
         """
-        self.check_process(model.process, model.prediction)
+        self.check_process(model.process, model.prediction, convention_of(model))
         own = self.facts.get("signature")
         found = signature(model) if own else []
         if own and found and (len(own) != len(found) or not all(map(same_size, own, found))):
-            from ..models.guidance import Guided  # imports torch, which listings of tables do without
-
-            if isinstance(model, Guided):
-                raise UsageError(
-                    "this solver table was not computed for this Guided model; pass guidance_scale= with the model "
-                    "itself if the table is for that scale, or compute one with sds.tune"
-                )
+            name = self.facts.get("model")
+            other, here = f"another model, {name!r}", f"{model.name!r}"
+            if name == model.name:
+                other, here = f"{name!r} with other networks or other weights", "this model"
             raise UsageError(
-                f"this solver table was computed for another model, {self.facts.get('model')!r}, and its errors on "
-                f"{model.name!r} are not known; compute one with sds.tune, or try table.for_any_model()"
+                f"this solver table was computed for {other}, and its errors on {here} are not known; compute one with "
+                "sds.tune, or try table.for_any_model()"
             )
 
-    def check_process(self, process: SDE, prediction: str) -> None:
-        """Raise a UsageError if the table was computed for another process or prediction type, if its facts say so."""
+    def check_process(self, process: SDE, prediction: str, convention: Convention | None = None) -> None:
+        """Raise a UsageError if the table's facts are of another process, prediction type or convention."""
         own, rows = self.facts.get("prediction"), self.facts.get("process")
+        converted, present = self.facts.get("convention"), conversions(convention)
         if own is not None and own != prediction:
             reason = f"a model that predicts {own!r}, and this one predicts {prediction!r}"
         elif rows and not are_close(rows, clock(process)):
             reason = f"another process than {process!r}: the network's times or the scales of its input differ"
+        elif converted and present and not are_close(converted, present):
+            reason = (
+                "another scheduler configuration: the network's timesteps, the scales of its input or the meaning of "
+                "its output differ"
+            )
         else:
             return
         raise UsageError(
@@ -250,6 +263,11 @@ class SolverTable:
     def __repr__(self) -> str:
         model = self.facts.get("model")
         return f"SolverTable({self.nfe} evaluations{f', for {model}' if model else ''})"
+
+
+def file_name(nfe: int, guidance_scale: float) -> str:
+    """The name of a table's file for a number of evaluations and a guidance scale."""
+    return f"nfe-{nfe}.json" if guidance_scale == 1.0 else f"nfe-{nfe}-guidance-{guidance_scale:.15g}.json"
 
 
 def scale_of(table: SolverTable) -> float:
@@ -305,8 +323,10 @@ def tables_at(source: str | FilePath, *, access: HubAccess | None = None) -> lis
         ModelError: the repository cannot be read, or is not in the cache with `access.local_files_only`.
         UsageError: no such file, not a table, or no tables.
     """
+    if not str(source):
+        raise UsageError("the path of solver tables is empty; for those in the present folder pass '.'")
     if not is_address(source):
-        return tables_in(FilePath(source), str(source))
+        return tables_in(expanded(source), str(source))
     found = fetch_samplers(Address.parse(str(source)), **vars(access or HubAccess()))
     return tables_in(found[0], str(source), found[1])
 

@@ -10,9 +10,10 @@ from ..errors import UsageError
 
 if TYPE_CHECKING:
     from ..models.base import Model
+    from ..pretrained.conventions import Convention
     from ..processes.sde import SDE
 
-OF_MODEL = ("model", "revision", "signature", "process", "prediction")
+OF_MODEL = ("model", "revision", "signature", "process", "prediction", "convention")
 """The facts about the model that a table was computed for."""
 ERRORS = ("rms", "median", "distance", "frechet")
 """The facts about the errors of a table."""
@@ -31,12 +32,16 @@ def check_facts(facts: Any) -> None:
     pairs = isinstance(own, Sequence) and all(isinstance(each, Sequence) and len(each) == 2 for each in own)
     if not pairs or not all(is_finite(value) for each in own for value in each):
         raise UsageError("signature of a solver table's facts must be pairs of finite numbers")
-    rows = facts.get("process") or []
-    are_rows = isinstance(rows, Sequence) and all(isinstance(row, Sequence) for row in rows)
-    if not are_rows or not all(is_finite(value) for row in rows for value in row):
-        raise UsageError("process of a solver table's facts must be rows of finite numbers")
+    for name in ("process", "convention"):
+        rows = facts.get(name) or []
+        are_rows = isinstance(rows, Sequence) and all(isinstance(row, Sequence) for row in rows)
+        if not are_rows or not all(is_finite(value) for row in rows for value in row):
+            raise UsageError(f"{name} of a solver table's facts must be rows of finite numbers")
+    probe = facts.get("probe") or []
+    if not isinstance(probe, Sequence) or not all(value is None or is_finite(value) for value in probe):
+        raise UsageError("probe of a solver table's facts must be a list of finite numbers")
     interval = facts.get("guidance_interval")
-    if interval is not None and not (isinstance(interval, Sequence) and len(interval) == 2):
+    if interval is not None and not is_interval(interval):
         raise UsageError("guidance_interval of a solver table's facts must be two numbers")
     check_errors("errors", facts.get("errors") or {})
     check_errors("errors.fixed", (facts.get("errors") or {}).get("fixed") or {})
@@ -52,8 +57,17 @@ def check_errors(name: str, errors: Any) -> None:
             raise UsageError(f"{name}.{key} of a solver table's facts must be a finite number, not {errors[key]!r}")
 
 
+def is_interval(value: Any) -> bool:
+    """True for two numbers, which may be infinite, or their texts."""
+    try:
+        low, high = map(float, value)
+    except (TypeError, ValueError, OverflowError):
+        return False
+    return not isinstance(value, str) and not (math.isnan(low) or math.isnan(high))
+
+
 RATIOS = (0.3, 1.0, 3.0)
-"""The sigma/alpha at which processes are compared."""
+"""The sigma/alpha at which processes and conventions are compared."""
 
 
 def clock(process: SDE) -> list[list[float]]:
@@ -64,6 +78,31 @@ def clock(process: SDE) -> list[list[float]]:
         return []
     times = [process.time_at_ratio(ratio) for ratio in RATIOS]
     rows = [(process.network_time(t), process.alpha(t), process.clock_sign * process.sigma(t)) for t in times]
+    return in_six_digits(rows)
+
+
+def conversions(convention: Convention | None) -> list[list[float]] | None:
+    """What a convention does at `RATIOS`: the timestep, the input's factor, and p and q of the target p x0 + q eps."""
+    if convention is None:
+        return None
+    import torch
+
+    times, one = [convention.process.time_at_ratio(ratio) for ratio in RATIOS], torch.ones(1, 1, dtype=torch.float64)
+    return in_six_digits(
+        [(convention.timestep(t), float(convention.scale_input(one, t)), *convention.target(t)) for t in times]
+    )
+
+
+def convention_of(model: Model) -> Convention | None:
+    """The convention of a model that was loaded with a scheduler's configuration; None for functions."""
+    from ..pretrained.conventions import Convention  # imports torch, which listings of tables do without
+
+    found = getattr(model, "convention", None)
+    return found if isinstance(found, Convention) else None
+
+
+def in_six_digits(rows: Sequence[Sequence[Any]]) -> list[list[float]]:
+    """Rows of numbers as floats, rounded."""
     return [[float(f"{float(value):.6g}") for value in row] for row in rows]
 
 
@@ -94,7 +133,8 @@ def signature(model: Model) -> list[list[float]]:
     """
     import torch  # tables are listed without it
 
-    parameters = [value for network in model.networks() for value in network.parameters() if value.is_floating_point()]
+    found = (value for network in model.networks() for value in network.parameters() if value.is_floating_point())
+    parameters = [*{id(value): value for value in found}.values()]  # a network may be in several attributes
     count = min(SIGNED, len(parameters))
     some = [parameters[round(k * (len(parameters) - 1) / max(count - 1, 1))] for k in range(count)]
     return [

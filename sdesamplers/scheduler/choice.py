@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import UsageError
+from ..pretrained.conventions import Convention
 from ..processes.sde import GaussianProcess
 from ..registry.names import Preset
 from ..registry.plugin import Sampler
@@ -94,15 +95,18 @@ class Choice:
             raise UsageError(f"sampler must be a name, a Sampler, a Recipe or a SolverTable, not {sampler!r}")
         return cls(sampler, arguments, options)
 
-    def settle(self, process: GaussianProcess, prediction: str, adaptive: bool | None) -> None:
-        """Find the sampler for a model of this process and prediction type, and decide if it chooses its own steps.
+    def check(self, convention: Convention) -> None:
+        """Raise a UsageError if a solver table was computed for another process, prediction type or convention."""
+        if self.table is not None:
+            self.table.check_process(convention.process, convention.prediction, convention)
+
+    def settle(self, process: GaussianProcess, adaptive: bool | None) -> None:
+        """Find the sampler for a model of this process, and decide if it chooses its own steps.
 
         Raises:
-            UsageError: invalid or conflicting arguments, a solver table of another process or prediction type, or a
-                sampler that needs more than a pipeline passes to its scheduler.
+            UsageError: invalid or conflicting arguments, or a sampler that needs more than a pipeline passes to its
+                scheduler.
         """
-        if self.table is not None:
-            self.table.check_process(process, prediction)
         if isinstance(self.sampler, str):
             named = default_registry().resolve(self.sampler)
             if named.times or named.sigmas or named.start_time is not None:
@@ -193,14 +197,19 @@ class TableChoice(Choice):
         super().__init__("table", recipe_arguments, options)
         self.sampler, self.name = tuple(self.tables), [table.as_dict() for table in self.tables]
 
-    def settle(self, process: GaussianProcess, prediction: str, adaptive: bool | None) -> None:
-        """Check all tables for a model of this process and prediction type.
+    def check(self, convention: Convention) -> None:
+        """The same for all tables."""
+        for choice in self.choices.values():
+            choice.check(convention)
+
+    def settle(self, process: GaussianProcess, adaptive: bool | None) -> None:
+        """Check all tables for a model of this process.
 
         Raises:
             UsageError: a table does not fit the process, or an argument does not fit solver tables.
         """
         for choice in self.choices.values():
-            choice.settle(process, prediction, adaptive)
+            choice.settle(process, adaptive)
             self.spec, self.is_free = choice.spec, choice.is_free
 
     def for_steps(self, steps: int | None) -> Choice:

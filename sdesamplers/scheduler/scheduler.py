@@ -125,7 +125,7 @@ class Scheduler(Noising, Stored, TableAttributes, SchedulerMixin, ConfigMixin):
         self._choice = Choice.read(chosen, arguments, options)
         self._clip = clip
         self._follow(trained_part(trained or {"_class_name": "DDPMScheduler", "clip_sample": False}))
-        self._choice.settle(self.convention.process, self.convention.prediction, adaptive)
+        self._choice.settle(self.convention.process, adaptive)
         self.spec = self._choice.spec
         self.seed, self.round_timesteps = None if seed is None else check_seed(seed), round_timesteps
         self._timeline, self._unguided = Timeline(), Unguided()
@@ -138,10 +138,13 @@ class Scheduler(Noising, Stored, TableAttributes, SchedulerMixin, ConfigMixin):
     # The configuration.
 
     def _follow(self, trained: Mapping[str, Any]) -> None:
-        """Adopt the model described by this configuration."""
-        self.trained = completed(trained)
+        """Adopt the model described by this configuration, if the sampler is not a solver table for another one."""
+        trained = completed(trained)
+        convention = convention_of(trained)
+        self._choice.check(convention)
+        self.trained, self.convention = trained, convention
+        self._unshifted = convention
         self._returns_pairs = self.trained["_class_name"] in PAIR_SCHEDULERS
-        self.convention = self._unshifted = convention_of(self.trained)
         self.clip = Clip.of(self._clip, self.convention.clip)
 
     def register_to_config(self, **kwargs: Any) -> None:

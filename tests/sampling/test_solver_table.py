@@ -56,6 +56,31 @@ def test_a_table_is_its_recursion(shifted):
     assert found.nfe == 3
 
 
+ZERO_SNR = {
+    "zero-snr": sds.DiscreteVP(np.linspace(0.9999, 1e-4, 1000) ** 2).with_zero_terminal_snr(),
+    "long": sds.VP(T=10.0),  # sigma/alpha is 7e21 at its end, an angle of pi/2 to the last bit
+    "flow": sds.RectifiedFlow(),
+}
+
+
+@pytest.mark.parametrize("coordinates", ["native", "flow", "angle"])
+@pytest.mark.parametrize("process", ZERO_SNR)
+def test_a_table_starts_from_pure_noise(process, coordinates):
+    table = replace(TABLE, angles=(math.pi / 2, *ANGLES[1:]), network_angles=())
+    mean, variance = np.array([1.0, -0.5]), np.array([0.1, 0.6])
+    start = torch.tensor([[0.3, -1.2], [0.8, 0.1]], dtype=torch.float64)
+    y = noise = start.numpy()
+    velocities = []
+    for phi, row in zip(table.angles[:-1], table.weights, strict=True):  # the exact velocity of a Gaussian
+        alpha, sigma = math.cos(phi), math.sin(phi)
+        x0 = mean + alpha * variance * (y - alpha * mean) / (alpha**2 * variance + sigma**2)
+        velocities.append((alpha * y - x0) / sigma)
+        y = row[0] * noise + row[1] * y + sum(w * v for w, v in zip(row[2:], velocities, strict=True))
+    gaussian = sds.GaussianModel(mean, variance, ZERO_SNR[process], prediction="v")
+    found = sds.sample(gaussian, table, start=start, dtype=torch.float64, coordinates=coordinates).samples
+    np.testing.assert_allclose(found.numpy(), y, rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("coordinates", ["native", "ve", "flow", "angle"])
 def test_coordinates_do_not_change_it(coordinates):
     process = sds.VP()
@@ -296,7 +321,27 @@ def test_a_file_is_no_folder_for_tables(tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_guided_model_is_told_how_to_use_the_tables_of_its_network():
+def test_a_guided_model_has_the_tables_of_its_network():
     model = sds.load("fashion-mnist-labels")
-    with pytest.raises(sds.UsageError, match="pass guidance_scale= with the model"):
-        sds.sample(sds.Guided(model, 2.0), "tuned", nfe=8, condition=3)
+    expected = sds.sample(model, "tuned", nfe=8, condition=3, guidance_scale=2.0).samples
+    found = sds.sample(sds.Guided(model, 2.0), "tuned", nfe=8, condition=3).samples
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)  # one call for both predictions, or two
+    weak = sds.Guided(model, 2.0, weak=sds.load("fashion-mnist-labels"))
+    with pytest.raises(sds.UsageError, match="for 'fashion-mnist-labels' with other networks or other weights, and"):
+        sds.sample(weak, "tuned", nfe=8, condition=3)
+
+
+def test_a_network_in_several_attributes_counts_once():
+    net = torch.nn.Linear(3, 3)
+    plain, twice = (sds.FunctionModel(net, sds.TrigFlow(), "sample", (3,)) for _ in range(2))
+    twice.other = [net, net]
+    assert signature(twice) == signature(plain) != []
+
+
+def test_a_path_of_tables_is_expanded_and_an_empty_one_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    TABLE.save(tmp_path / "tables")
+    assert sds.SolverTable.load("~/tables", nfe=3) == TABLE
+    for call in (lambda: sds.SolverTable.load(""), lambda: sds.tune(model(), 3, warm_start="")):
+        with pytest.raises(sds.UsageError, match=r"the path of solver tables is empty; .* pass '\.'"):
+            call()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -9,11 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 from solver_tables import BRIEF, conditional, mixture, table_for
+from tiny_models import save_pipeline
 
 import sdesamplers as sds
-from sdesamplers.sampling.table_facts import clock
+from sdesamplers.pretrained.conventions import convention_of
+from sdesamplers.sampling.table_facts import clock, conversions
+from sdesamplers.tuning.card import make_card
 
 pytestmark = pytest.mark.filterwarnings("ignore:the teacher, :sdesamplers.AccuracyWarning")
 
@@ -74,6 +78,51 @@ def test_a_scheduler_of_another_configuration_refuses_the_table(table: sds.Solve
             sds.Scheduler.from_config(scheduler.config, recipe=table).set_timesteps(4)
 
 
+CONFIGURATIONS: dict[str, tuple[Any, Any]] = {
+    "sigma_data": (EDMEulerScheduler(), EDMEulerScheduler(sigma_data=1.0)),
+    "sign of the output": (EDMEulerScheduler(), EDMEulerScheduler(prediction_type="v_prediction")),
+    "timesteps of a flow": (
+        FlowMatchEulerDiscreteScheduler(),
+        FlowMatchEulerDiscreteScheduler(num_train_timesteps=500),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONFIGURATIONS)
+def test_a_configuration_with_the_same_process_and_another_meaning_is_refused(case: str, tmp_path: Path) -> None:
+    own, other = CONFIGURATIONS[case]
+    model = sds.load(save_pipeline(tmp_path / "own", own))
+    table = sds.tune(model, 4, **BRIEF).tables[4]
+    made = sds.Scheduler.from_config(own.config, recipe=table)
+    made.set_timesteps(4)
+    refusal = "computed for another scheduler configuration: the network's timesteps, the scales of its input or the"
+    with pytest.raises(sds.UsageError, match=refusal):
+        sds.Scheduler.from_config(other.config, recipe=table)
+    changed = {key: value for key, value in other.config.items() if own.config.get(key) != value}
+    for _ in range(2):  # until it is set back
+        with pytest.raises(sds.UsageError, match=refusal):
+            made.register_to_config(**changed)
+        with pytest.raises(sds.UsageError, match=refusal):
+            made.set_timesteps(4)
+    made.register_to_config(**{key: own.config[key] for key in changed})
+    made.set_timesteps(4)
+    with pytest.raises(sds.UsageError, match=refusal):  # with the same weights
+        sds.sample(sds.load(save_pipeline(tmp_path / "other", other)), table, num_samples=1)
+    assert sds.sample(model, table, num_samples=1).samples.isfinite().all()
+    assert "convention" not in table.for_any_model().facts
+
+
+def test_the_facts_about_a_convention_are_those_of_the_paper() -> None:
+    """Karras et al. (2022), table 1: c_noise = log(t)/4, c_in = (t^2 + d^2)^(-1/2), F = (x0 - c_skip x) / c_out."""
+    rows, d = conversions(convention_of({"_class_name": "EDMEulerScheduler", "sigma_data": 0.7})), 0.7
+    assert rows is not None
+    for t, row in zip((0.3, 1.0, 3.0), rows, strict=True):
+        norm = math.hypot(t, d)
+        skip, out = d**2 / norm**2, t * d / norm
+        assert row == pytest.approx([math.log(t) / 4, 1 / norm, (1 - skip) / out, -skip * t / out], rel=1e-5, abs=1e-6)
+    assert conversions(None) is None
+
+
 def test_another_interval_or_scale_of_guidance_is_warned_of() -> None:
     guided = {
         interval: sds.Guided(conditional(), 3.0, **({} if interval is None else {"interval": interval}))
@@ -88,6 +137,11 @@ def test_another_interval_or_scale_of_guidance_is_warned_of() -> None:
     for interval, has in ((None, "at all times"), ((0.5, 5.0), "at sigma/alpha of 0.5 to 5.0")):
         with pytest.warns(sds.AccuracyWarning, match=asked + has):
             sds.sample(guided[interval], made, num_samples=2, condition=condition)
+    numbers = replace(made, facts={**made.facts, "guidance_interval": [0.2, 5]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        sds.sample(guided[0.2, 5.0], numbers, num_samples=2, condition=condition)
+    assert "guidance: `0.2, 5`" in make_card([numbers], "./tables")
     plain = sds.tune(guided[None], 4, condition=condition, **BRIEF).tables[4]
     with pytest.warns(sds.AccuracyWarning, match="guidance at all times, and this run has it at sigma/alpha of 0.2"):
         sds.sample(guided[0.2, 5.0], plain, num_samples=2, condition=condition)
@@ -97,6 +151,9 @@ FACTS: dict[str, tuple[dict[str, Any], str]] = {
     "a process that is no list": ({"process": 3}, "process of a solver table's facts must be rows"),
     "a process of texts": ({"process": [["a"]]}, "process of a solver table's facts must be rows"),
     "an interval of one": ({"guidance_interval": ["1"]}, "guidance_interval .* two numbers"),
+    "an interval of texts": ({"guidance_interval": ["a", "1"]}, "guidance_interval .* two numbers"),
+    "a convention of lists": ({"convention": [[[1.0]]]}, "convention of a solver table's facts must be rows"),
+    "a probe of texts": ({"probe": ["a"]}, "probe of a solver table's facts must be a list of finite numbers"),
     "an error that is a text": ({"errors": {"rms": "small"}}, "errors.rms .* finite number, not 'small'"),
     "an error of the fixed setting": ({"errors": {"fixed": {"median": []}}}, "errors.fixed.median"),
     "fixed errors that are a number": (
