@@ -101,7 +101,7 @@ def tune_command(source: str, **kwargs: Any) -> None:
         with shown as advance:
             functions: dict[str, Any] = {"distance": distance, "features": features, "advance": advance}
             tuning = tune(model, **kwargs, condition=condition, out=folder, **functions)
-    use = used_with(tuning)
+    use = used_with(tuning, scaled=kwargs["guidance_scale"] != 1.0)
     if not as_json:
         print_rows(tuning)
         if tuning.interrupted:
@@ -120,11 +120,12 @@ def tune_command(source: str, **kwargs: Any) -> None:
         say(f"{pushed}: use it as --sampler {to.source} {use}")
 
 
-def used_with(tuning: Tuning) -> str:
-    """The flags with which the first of the tables is used."""
+def used_with(tuning: Tuning, *, scaled: bool) -> str:
+    """The flags with which the first of the tables is used; `scaled` if the guidance is not the model's own."""
+    from ..sampling.table import scale_of
+
     nfe, table = next(iter(tuning.tables.items()))
-    scale = table.facts.get("guidance_scale") or 1.0
-    return f"--nfe {nfe}" if scale == 1.0 else f"--nfe {nfe} --guidance-scale {scale:g}"
+    return f"--nfe {nfe} --guidance-scale {scale_of(table):.15g}" if scaled else f"--nfe {nfe}"
 
 
 def scorer_of(source: str, flag: str) -> Scorer:

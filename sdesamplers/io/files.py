@@ -22,6 +22,7 @@ SYNC_THREADS = 16
 """Files synced at once; a journaling file system then commits its journal once for all of them."""
 SYNC_UNSUPPORTED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
 """Error numbers of file systems that do not support syncing; they are ignored."""
+EMPTY = "{out} must be the path of a folder, not empty; for the present one pass '.'"
 READ_LIMIT = 2**28
 """Default maximum size of a file that is read, in bytes."""
 
@@ -63,7 +64,13 @@ def make_lasting_folder(folder: Path) -> Path:
 
 @contextmanager
 def output_folder(folder: str | Path) -> Iterator[Path]:
-    """Create an output folder for the body; if the body fails, remove the folders created for it that are empty."""
+    """Create an output folder for the body; if the body fails, remove the folders created for it that are empty.
+
+    Raises:
+        UsageError: the path is empty, or the folder cannot be created or is not writable.
+    """
+    if not str(folder):
+        raise UsageError(EMPTY, arguments={"out": "out"})
     folder = Path(folder)
     with file_errors(folder, "cannot be accessed"):
         made = [place for place in (folder, *folder.parents) if not place.exists()]

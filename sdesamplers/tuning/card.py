@@ -118,8 +118,8 @@ def _shown(picture: str | None) -> list[str]:
 def _use(tables: Sequence[SolverTable], source: str | None) -> list[str]:
     table, name = tables[-1], source or "tuned"
     model, guidance = _model(table.facts), scale_of(table)
-    scaled = "" if guidance == 1.0 else f", guidance_scale={guidance:g}"
-    flag = "" if guidance == 1.0 else f" --guidance-scale {guidance:g}"
+    scaled = "" if guidance == 1.0 else f", guidance_scale={guidance:.15g}"
+    flag = "" if guidance == 1.0 else f" --guidance-scale {guidance:.15g}"
     conditional = table.facts.get("condition") is not None
     given, chosen = (", condition=CONDITION", " --condition CONDITION") if conditional else ("", "")
     known = _repo(table.facts) is not None or model in default_registry().catalogue.models
@@ -150,7 +150,7 @@ def _origin(tables: Sequence[SolverTable]) -> list[str]:
         facts, budgets = made[0].facts, [table.nfe for table in made]
         lines += [*_calls(facts, budgets), ""]
         notes = {"Revision of the model": facts.get("revision"), "Conditions": facts.get("condition")}
-        notes["Interval of sigma/alpha with guidance"] = ", ".join(facts.get("guidance_interval") or ())
+        notes["Interval of sigma/alpha with guidance"] = ", ".join(map(str, facts.get("guidance_interval") or ()))
         notes["Versions"] = ", ".join(f"{key} {value}" for key, value in (facts.get("versions") or {}).items())
         lines += [f"- {name}: {code(str(note)[:MOST])}" for name, note in notes.items() if note]
         if "starts" in facts:

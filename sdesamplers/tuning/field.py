@@ -64,7 +64,7 @@ class Field:
         self.conduct = Conduct(guidance_scale=guidance_scale)
         self.path = Path(view(model.gaussian, "angle"), [])
         self.evaluations = 0
-        self._run = self.prepared(Request("table", steps=1))
+        self._run = self.prepared(Request("table", steps=1, spacing="table"))  # not the model's own grid
         self._evaluators = [self._evaluator(self._run, rows) for rows in self.batches]
         self.first = self._run.path.points[0]
         self.smallest = math.atan(float(model.gaussian.ratio(model.gaussian.t_min)))
@@ -233,7 +233,10 @@ class Teacher:
         if any(a <= b for a, b in pairwise(angles)):
             raise UsageError("a teacher must evaluate the model once at each point of its grid, as quality does")
         if abs(angles[0] - field.angle) > 1e-9:
-            raise UsageError("a teacher begins at the largest sigma/alpha of the model; choose another spacing for it")
+            raise UsageError(
+                "a teacher begins at the largest sigma/alpha of the model, and this one's grid does not; name another "
+                'grid, as in "unipc spacing=power"'
+            )
         if not bool(end.isfinite().all()):
             raise UsageError("the teacher's samples are not finite")
         if not whole:  # only the ends are compared, and the states of many starts take gigabytes

@@ -16,6 +16,7 @@ from ..html import rows_table
 from ..hub.cards import README, may_replace, place_of_card
 from ..hub.upload import Destination
 from ..io.files import make_folder, write
+from ..io.paths import expanded
 from ..pretrained.hub_files import TABLES, fetch_samplers
 from ..public import public
 from ..report.inline import inline
@@ -23,6 +24,7 @@ from ..sampling.table import SolverTable, TableSet, read_tables
 from ..sampling.table_plots import plot_tables
 from ..text import aligned
 from .card import TITLE, make_card
+from .stored import refuse_overwriting
 from .tuner import in_digits
 
 PICTURE = "tables.png"
@@ -62,9 +64,12 @@ class Tuning(TableSet):
 
         Raises:
             SdesamplersError: a file could not be written.
-            UsageError: the folder has a file `nfe-*.json` that is not a table.
+            UsageError: the folder has a file `nfe-*.json` that is not a table, or that is one of another model and
+                would be overwritten.
         """
-        place = make_folder(Path(one_of_types("folder", folder, (str, Path), "a path")))
+        place = make_folder(expanded(one_of_types("folder", folder, (str, Path), "a path")))
+        for table in self.tables.values():
+            refuse_overwriting(place / table.file_name, table)
         files = [table.save(place) for table in self.tables.values()]
         readme = place / README
         if not card or not files or not may_replace(_text_of(readme), TITLE):

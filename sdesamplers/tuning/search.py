@@ -209,11 +209,10 @@ def search(
 ) -> Iterator[Judged]:
     """Yield the best candidate so far after each of `count` trials, of which each evaluates all starts once.
 
-    A table that is known already is the best so far at the beginning.
+    `known` is the best so far at the beginning; there must be one if there are no first candidates.
     """
     made, spent, done = Search(field, teacher, base, seed), 0.0, 0
-    if known is not None:
-        made.best, first = known, [known.candidate, *first]
+    made.best = known
     for cost in made.run(first):
         spent += cost
         while done < min(int(spent + 1e-9), count):

@@ -3,26 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from ..categories import OutputWarning
 from ..checks import warn
 from ..errors import UsageError
-from ..io.files import file_errors, make_folder
-from ..sampling.table import SolverTable, read_table
-from ..sampling.table_facts import is_finite, same_size
+from ..io.files import make_folder
+from ..sampling.table import SolverTable, file_name, read_table
+from ..sampling.table_facts import same_size
 from ..text import one_line
 
 FORMER = "former"
 """Folder, inside the output folder, of tables that others have replaced."""
-OPTIONAL = ("condition_fingerprint", "distance", "features", "guidance_interval", "warm_start")
+NEW = ("process", "prediction", "convention")
+"""Facts that tables of earlier releases have not; the probe tells them apart."""
+OPTIONAL = (
+    "condition_fingerprint",
+    "convention",
+    "distance",
+    "features",
+    "functions",
+    "guidance_interval",
+    "warm_start",
+)
 """Facts that a table has only if they differ from the usual."""
-UNTOLD = ("model", "revision", "signature", "probe", "condition_fingerprint", "warm_start")
+UNTOLD = (
+    *("model", "revision", "signature", "process", "convention", "probe"),
+    *("condition_fingerprint", "functions", "warm_start"),
+)
 """Facts that mean nothing to a person, or are the same."""
+OTHERWISE = "for another network, process, guidance, condition or function"
 
 
 class Stored:
@@ -39,49 +53,58 @@ class Stored:
         Raises:
             UsageError: there is a table of another model, which would be overwritten.
         """
+        replaced = file_name(asked["nfe"], asked["guidance_scale"])
         for file, table in self.tables.items():
-            name = table.facts.get("model")
-            if table.nfe == asked["nfe"] and not is_of(table, asked):
-                weights = " with other weights" if name == asked["model"] else ""
-                raise UsageError(f"{file} is a solver table of {name!r}{weights}; choose another folder")
-            if not differences(table, asked):
-                return table
+            if is_of(table, asked):
+                if not differences(table, asked):
+                    return table
+            elif file.name == replaced:
+                refuse_other(file, table, asked)
         return None
 
     def save(self, table: SolverTable, asked: dict[str, Any]) -> None:
-        """Write a table. One for other arguments, which it replaces, is moved to the folder `former`, with a warning.
-
-        A table from which the search began is not kept: the new one is as good or better.
-        """
+        """Write a table. One for other arguments, which it replaces, is kept in the folder `former`, with a warning."""
         if self.folder is None:
             return
         file = self.folder / table.file_name
         former = self.tables.get(file)
-        if former is not None and former.sha256 not in (table.sha256, asked.get("warm_start")):
-            self.keep(file, former, asked)
+        changed = [] if former is None or former == table else differences(former, asked)
+        if former is not None and changed:
+            self.keep(file, former, changed, asked)
         table.save(self.folder)
 
-    def keep(self, file: Path, former: SolverTable, asked: dict[str, Any]) -> None:
-        """Move a table to the folder `former` if it is for other arguments."""
-        changed = differences(former, asked)
-        if not changed:
-            return
+    def keep(self, file: Path, former: SolverTable, changed: Sequence[str], asked: dict[str, Any]) -> None:
+        """Write a copy to the folder `former`, and warn of the arguments that have changed."""
         kept = make_folder(file.parent / FORMER) / f"{file.stem}-{former.sha256[:8]}{file.suffix}"
-        with file_errors(kept):
-            file.replace(kept)
+        former.save(kept)
         facts = former.facts
         pairs = {name: (plainly(facts.get(name)), plainly(asked.get(name))) for name in changed if name not in UNTOLD}
         told = ", ".join(f"{name} {before} (now {now})" for name, (before, now) in pairs.items() if before != now)
-        how = f"with other arguments, {told}" if told else "for another network, guidance, condition or function"
+        how = f"with other arguments, {told}" if told else OTHERWISE
+        if changed == ["warm_start"]:
+            how = "from another beginning (warm_start)"
         warn(f"{file} was made {how}; it is now {kept}", OutputWarning)
 
 
-def is_of(table: SolverTable, asked: dict[str, Any]) -> bool:
+def refuse_overwriting(file: Path, table: SolverTable) -> None:
+    """Raise a UsageError if there is a table of another model in the place of this one's file."""
+    if file.exists() and not is_of(found := read_table(file), table.facts):
+        refuse_other(file, found, table.facts)
+
+
+def refuse_other(file: Path, table: SolverTable, facts: Mapping[str, Any]) -> NoReturn:
+    """Refuse to overwrite the table of another model than that of the facts."""
+    name = table.facts.get("model")
+    weights = " with other weights" if name == facts.get("model") else ""
+    raise UsageError(f"{file} is a solver table of {name!r}{weights}; choose another folder")
+
+
+def is_of(table: SolverTable, facts: Mapping[str, Any]) -> bool:
     """True if a table is of the model with these facts, up to rounding; by its name if it has no network."""
-    own, found = table.facts.get("signature") or [], asked["signature"]
+    own, found = table.facts.get("signature") or [], facts.get("signature") or []
     if own and found:
         return len(own) == len(found) and all(map(same_size, own, found))
-    return not own and not found and bool(table.facts.get("model") == asked["model"])
+    return not own and not found and bool(table.facts.get("model") == facts.get("model"))
 
 
 def differences(table: SolverTable, asked: dict[str, Any]) -> list[str]:
@@ -105,32 +128,10 @@ def _is_same(key: str, found: Any, asked: Any) -> bool:
     """True if a fact is what is asked for."""
     if key == "teacher":
         return isinstance(found, Mapping) and {k: v for k, v in found.items() if k != "errors"} == asked
-    if key in ("process", "prediction") and found is None:  # of an earlier release; the probe tells them apart
+    if key in NEW and found is None:
         return True
     if key == "probe":  # up to rounding, which other devices and memory formats change
-        return (
-            isinstance(found, list)
-            and len(found) == len(asked)
-            and bool(np.allclose(found, asked, rtol=1e-3, atol=1e-3))
-        )
+        own, other = ([math.nan if value is None else value for value in each] for each in (found or [], asked))
+        return len(own) == len(other) and bool(np.allclose(own, other, rtol=1e-3, atol=1e-3, equal_nan=True))
     nameless = key in ("distance", "features") and asked is not None and "<" in asked  # a lambda, or a local function
     return bool(found == asked) and not nameless
-
-
-def trials_done(table: SolverTable | None) -> float | None:
-    """The trials and iterations of a table whose search was stopped early; 0 if unknown; None if it was completed."""
-    if table is None or not table.facts.get("interrupted"):
-        return None
-    done: Any = table.facts.get("trials_done")
-    return float(done) if is_finite(done) else 0.0
-
-
-def better(one: SolverTable, other: SolverTable) -> SolverTable:
-    """The table with the smaller product of RMS and median error on the starts for the report."""
-
-    def size(table: SolverTable) -> float:
-        errors = table.facts.get("errors") or {}
-        rms, median = errors.get("rms"), errors.get("median")
-        return math.inf if rms is None or median is None else float(rms * median)
-
-    return one if size(one) <= size(other) else other

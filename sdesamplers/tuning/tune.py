@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -15,6 +14,8 @@ from torch import Tensor
 from ..categories import AccuracyWarning
 from ..checks import choice, function, number, one_of_types, warn, whole
 from ..errors import UsageError
+from ..io.files import EMPTY
+from ..io.paths import expanded
 from ..models.base import Model
 from ..path.noise import check_seed
 from ..pretrained.loading import as_model
@@ -24,7 +25,8 @@ from ..sampling.table import TUNED, SolverTable, TableSet, choose, tables_at
 from .field import Distance, root_mean_square
 from .moments import Features
 from .result import Tuning
-from .stored import Stored, better, trials_done
+from .stopping import Beginning, trials_done
+from .stored import Stored
 from .tuner import Advance, Tuner
 
 METHODS = ("least-squares", "joint", "gradient")
@@ -160,29 +162,22 @@ def compute(
     advance: Advance | None,
 ) -> Tuning:
     """The tables that are stored and those that are missing, until the time is over."""
-    known = {budget: stored.find(asked) for budget, asked in requests.items()}
-    tuning = Tuning({budget: table for budget, table in known.items() if table and trials_done(table) is None})
+    found = {budget: stored.find(asked) for budget, asked in requests.items()}
+    known = {budget: table for budget, table in found.items() if table is not None}
+    tuning = Tuning({**known})
     # The shortest searches come first, so that calls with `minutes` complete the tables together.
-    for budget in sorted(requests, key=lambda each: trials_done(known[each]) or 0):
-        if budget in tuning.tables:
-            continue
-        former, asked = known[budget], requests[budget]
-        first, before = warm.get(budget), 0.0
-        if former is not None and until < math.inf and former.facts.get("returned") == "tuned":
-            first, before = former, trials_done(former) or 0.0
+    missing = [budget for budget in requests if budget not in known or trials_done(known[budget]) is not None]
+    for budget in sorted(missing, key=lambda each: trials_done(known.get(each)) or 0):
+        begun = Beginning(warm.get(budget), known.get(budget), continues=until < math.inf)
         try:
-            made, complete = tuner.tuned(asked, until, advance, first, before)
+            table, complete = tuner.tuned(requests[budget], until, advance, begun)
         except KeyboardInterrupt:
             if not tuning.tables:
                 raise
-            tuning.interrupted = True
-            break
-        table = made if former is None or complete else better(former, made)
-        if former is not None and not complete:  # as long as the longer of the two searches
-            done = max(trials_done(former) or 0.0, trials_done(made) or 0.0)
-            table = replace(table, facts={**table.facts, "trials_done": done})
-        stored.save(table, asked)
-        tuning.tables[budget] = table
+            complete = False
+        else:
+            stored.save(table, requests[budget])
+            tuning.tables[budget] = table
         if not complete:
             tuning.interrupted = True
             break
@@ -206,8 +201,8 @@ def output_path(out: str | FilePath) -> FilePath:
         UsageError: not a path, or an empty one.
     """
     if not str(one_of_types("out", out, (str, FilePath), "a path")):
-        raise UsageError("out must be the path of a folder, not empty; for the present one pass '.'")
-    return FilePath(out).expanduser()
+        raise UsageError(EMPTY, arguments={"out": "out"})
+    return expanded(out)
 
 
 def budgets_of(nfe: Any) -> list[int]:

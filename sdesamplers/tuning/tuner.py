@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import inspect
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
-from types import ModuleType
+from dataclasses import dataclass, field, replace
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -27,12 +28,13 @@ from ..sampling.arguments import make_recipe
 from ..sampling.request import Request, split_arguments
 from ..sampling.setting import parse_setting
 from ..sampling.table import SolverTable
-from ..sampling.table_facts import clock, signature
+from ..sampling.table_facts import clock, convention_of, conversions, signature
 from .field import Distance, Field, Measured, Teacher, root_mean_square
 from .gradient import refine, slope_of_loss
 from .joint import adjust
 from .moments import Features
 from .search import Candidate, Judged, search
+from .stopping import Beginning, Start, progress, stopped_facts, warn_of_hurry
 from .trace import table_of, traced
 
 FIT, CHOOSE, REPORT = 2**40, 2**41, 2**42
@@ -114,6 +116,12 @@ class Tuner:
             facts["distance"] = name_of(distance)
         if self.features is not None:
             facts["features"] = name_of(self.features)
+        if codes := {
+            name: code for name in ("distance", "features") if name in facts and (code := code_of(getattr(self, name)))
+        }:
+            facts["functions"] = codes
+        if (converted := conversions(convention_of(model))) is not None:
+            facts["convention"] = converted
         if (interval := interval_of(model)) is not None:
             facts["guidance_interval"] = interval
         return facts
@@ -197,6 +205,10 @@ class Tuner:
                 found.append((result, " ".join([name, *(f"{k}={v}" for k, v in arguments.items())]), table))
         return sorted(found, key=lambda each: each[0])
 
+    def can_begin(self, table: SolverTable) -> bool:
+        """True if a table has the same start and end as the search's tables."""
+        return table.angles[-1] == 0 and abs(table.angles[0] - self.on(FIT)[0].angle) <= 1e-6
+
     def warm(self, table: SolverTable) -> Judged:
         """A table from which the search begins, with its errors on the fitting starts.
 
@@ -204,24 +216,20 @@ class Tuner:
             UsageError: it has not the same start and end as the search's tables.
         """
         made, teacher = self.on(FIT)
-        if table.angles[-1] != 0 or abs(table.angles[0] - made.angle) > 1e-6:
+        if not self.can_begin(table):
             raise UsageError(
                 f"warm_start: the table for {table.nfe} evaluations leads from phi = {table.angles[0]:.6g} to "
                 f"{table.angles[-1]:.6g}, and tables for this model from {made.angle:.6g} to 0"
             )
-        table = table.for_any_model()
-        ends, base = self.ends(FIT, table), table.facts.get("base")
+        base = str(table.facts.get("base")).split(" ")[0]  # of a fixed setting, its name and options
+        table = replace(table, facts={})  # for any model and guidance
+        ends = self.ends(FIT, table)
         candidate = Candidate.of(table.angles, base if base in BASES else BASES[0], table.evaluated_angles)
         missed = Measured(np.full(self.starts, np.inf))
         return Judged(candidate, table, missed if ends is None else teacher.measured(ends))
 
     def tuned(
-        self,
-        asked: dict[str, Any],
-        until: float,
-        advance: Advance | None,
-        warm: SolverTable | None = None,
-        before: float = 0.0,
+        self, asked: dict[str, Any], until: float, advance: Advance | None, begun: Beginning
     ) -> tuple[SolverTable, bool]:
         """The table for a number of evaluations, and whether the search was completed.
 
@@ -229,63 +237,72 @@ class Tuner:
             asked: what determines the table, as in its facts.
             until: when the search ends, on the clock of `time.monotonic`.
             advance: called with a text after each trial.
-            warm: a table from which the search begins.
-            before: trials and iterations of an earlier search that was stopped, and whose best table is `warm`.
+            begun: what the search begins from.
         """
         show = advance or (lambda text: None)
-        made, _ = self.on(FIT)
-        nfe, trials, iterations = asked["nfe"], asked["trials"], asked.get("iterations", 0)
+        nfe, end = asked["nfe"], asked["trials"] + asked.get("iterations", 0)
+        self.on(FIT)
         self.teacher_error()  # refuses a teacher that cannot have twice as many evaluations, before the search
-        fixed, whole_search = self.fixed(nfe), True
-        bests: list[Judged] = []
+        fixed = self.fixed(nfe)
         if not fixed:
             raise UsageError(f"no fixed sampler runs on this model with {nfe} evaluations")
-        firsts = first_candidates([table for _, _, table in fixed], made.angle)
-        known = None if warm is None else self.warm(warm)
-        milestones = [] if known is None else [known]
-        done = before
+        start = self.start_of(begun, [table for _, _, table in fixed], asked)
+        done, milestones, bests = float(start.before), list[Judged](), list[Judged]()
+
+        def finalists(*, whole: bool) -> list[Judged]:
+            """A search that is complete in one call depends on its arguments only, not on earlier tables."""
+            others = [start.known, None if whole and not start.before else start.former]
+            return [*(each for each in others if each is not None), *milestones, *bests]
+
         try:
-            for done, best in self.candidates(firsts, asked, known, before):
+            for done, best in self.candidates(start, asked):
                 if not bests or best is not bests[-1]:
                     bests = [*bests[1 - TUNED_FINALISTS :], best]
-                if done == trials and iterations:
+                if done == asked["trials"] < end:
                     milestones.append(best)
-                rms, median = map(in_digits, summary(best.measured.errors).values())
-                stage = f"trial {done:.0f}/{trials}"
-                if done > trials:
-                    stage = f"iteration {math.ceil(done - trials)}/{iterations}"
-                far = best.measured.frechet
-                more = "" if far is None else f", Fréchet {in_digits(far)}"
-                show(f"{nfe} evaluations, {stage}: RMS {rms}, median {median}{more}")
-                if time.monotonic() > until and done < trials + iterations:
-                    whole_search = False
-                    break
-            return self.chosen([*milestones, *bests], fixed, asked, None if whole_search else done), whole_search
+                show(f"{nfe} evaluations, {progress(done, asked)}: {in_words(best.measured)}")
+                if done < end and time.monotonic() > until:
+                    warn_of_hurry(done, start.before, asked)
+                    return self.chosen(finalists(whole=False), fixed, asked, begun, done), False
+            return self.chosen(finalists(whole=True), fixed, asked, begun, None), True
         except KeyboardInterrupt:
             if not bests:
                 raise
-        show(f"{nfe} evaluations, stopped: choosing on other starts")
         try:
-            return self.chosen([*milestones, *bests], fixed, asked, done), False
+            show(f"{nfe} evaluations, stopped: choosing on other starts")
+            return self.chosen(finalists(whole=False), fixed, asked, begun, done), False
         except KeyboardInterrupt:  # a second time: no time for the choice and the report
-            best = min([*milestones, *bests], key=lambda judged: judged.score)
-            return self.finished(best.table, asked, {"returned": "tuned", "base": best.candidate.base}, done), False
+            best = min(finalists(whole=False), key=lambda judged: judged.score)
+            found = {"returned": "tuned", "base": best.candidate.base}
+            if begun.former is not None and best.table == begun.former:
+                found = {key: value for key, value in begun.former.facts.items() if key in (*found, "errors")}
+            return self.finished(best.table, asked, found, begun, done), False
 
-    def candidates(
-        self, firsts: list[Candidate], asked: dict[str, Any], known: Judged | None, before: float = 0.0
-    ) -> Iterator[tuple[float, Judged]]:
-        """The trials and iterations that are done, of which those `before` were in another call; the best so far."""
+    def start_of(self, begun: Beginning, fixed: Sequence[SolverTable], asked: dict[str, Any]) -> Start:
+        """The candidates and the table from which a search begins; those that an earlier call tried are left out."""
+        made, _ = self.on(FIT)
+        warm = None if begun.warm is None else self.warm(begun.warm)
+        firsts = [*([] if warm is None else [warm.candidate]), *first_candidates(fixed, made.angle)]
+        former, before = None, begun.before
+        if begun.former is not None and self.can_begin(begun.former):
+            former = self.warm(begun.former)
+        if not before or former is None:
+            return Start(firsts, warm, former)
+        return Start(firsts[int(before) :], former, former, before)
+
+    def candidates(self, start: Start, asked: dict[str, Any]) -> Iterator[tuple[float, Judged]]:
+        """The trials and iterations that are done, with those of earlier calls; the best so far."""
         (made, teacher), trials, method = self.on(FIT), asked["trials"], asked["method"]
+        before, best = start.before, start.known
         if method == "gradient":
             slope_of_loss(made.start, teacher)  # refuses a distance that is not differentiable
-        best = known
         seed = (self.seed, asked["nfe"], *([int(before)] if before else []))
         first = min(int(before), trials)
         if first < trials:
-            found = search(made, teacher, self.base, firsts, trials - first, seed, known)
+            found = search(made, teacher, self.base, start.firsts, trials - first, seed, best)
             for trial, best in enumerate(found, first + 1):
                 yield trial, best
-        left = asked.get("iterations", 0) - max(math.floor(before) - trials, 0)
+        left = asked.get("iterations", 0) - max(int(before) - trials, 0)
         if best is not None and left > 0 and method in ("joint", "gradient"):
             steps = adjust(made, teacher, best, left)
             if method == "gradient":
@@ -298,6 +315,7 @@ class Tuner:
         bests: list[Judged],
         fixed: list[tuple[float, str, SolverTable]],
         asked: dict[str, Any],
+        begun: Beginning,
         stopped: float | None,
     ) -> SolverTable:
         """The best of the tuned tables and of the fixed settings on the starts for the choice, with its facts.
@@ -308,17 +326,22 @@ class Tuner:
         lowest, setting, table = min(finalists, key=lambda each: each[0])
         errors = own = self.reported(table)
         returned, base = f"fixed: {setting}", setting
-        tuned = [(self.score_on(CHOOSE, judged.table), judged) for judged in bests]
-        result, best = min(tuned, key=lambda each: each[0])
-        if result < lowest:
-            table, returned, base = best.table, "tuned", best.candidate.base
+        for judged in bests:
+            if (score := self.score_on(CHOOSE, judged.table)) < lowest:
+                lowest, table, returned, base = score, judged.table, "tuned", judged.candidate.base
+        if returned == "tuned":
             own = self.reported(table)
         self.warn_of_teacher(own, asked["nfe"])
         found = {"returned": returned, "base": base, "errors": {**own, "fixed": {**errors, "setting": setting}}}
-        return self.finished(table, asked, found, stopped)
+        return self.finished(table, asked, found, begun, stopped)
 
     def finished(
-        self, table: SolverTable, asked: dict[str, Any], found: dict[str, Any], stopped: float | None
+        self,
+        table: SolverTable,
+        asked: dict[str, Any],
+        found: dict[str, Any],
+        begun: Beginning,
+        stopped: float | None,
     ) -> SolverTable:
         """A table with its facts."""
         facts = {
@@ -328,7 +351,7 @@ class Tuner:
             "versions": {name: importlib.metadata.version(name) for name in ("sdesamplers", "torch", "diffusers")},
         }
         if stopped is not None:
-            facts |= {"interrupted": True, "trials_done": stopped}
+            facts |= stopped_facts(stopped, asked, begun.former if table == begun.former else None)
         return SolverTable(table.angles, table.weights, table.network_angles, facts)
 
     def warn_of_teacher(self, own: dict[str, float | None], nfe: int) -> None:
@@ -379,6 +402,13 @@ def first_candidates(tables: Sequence[SolverTable], start: float) -> list[Candid
     return [Candidate.of(grid, base) for grid in grids[:GRIDS] for base in BASES]
 
 
+def in_words(measured: Measured) -> str:
+    """The errors of a table on the fitting starts."""
+    found, far = summary(measured.errors), measured.frechet
+    words = f"RMS {in_digits(found['rms'])}, median {in_digits(found['median'])}"
+    return words if far is None else f"{words}, Fréchet {in_digits(far)}"
+
+
 def summary(found: np.ndarray) -> dict[str, float | None]:
     """RMS and median of errors, to four digits."""
     rms, median = np.sqrt(np.square(found).mean()), np.median(found)
@@ -392,6 +422,23 @@ def name_of(function: Callable[..., Any]) -> str:
         return f"{type(owner).__qualname__}.{function.__name__} of {owner!r}"
     name: str | None = getattr(function, "__qualname__", None)
     return f"<{type(function).__qualname__}>" if name is None else name
+
+
+def code_of(function: Callable[..., Any]) -> str | None:
+    """A fingerprint of what a Python function's body computes; None for other callables.
+
+    It changes if the function of a notebook is defined again, and with Python's own version.
+    """
+
+    def parts(code: CodeType) -> list[Any]:
+        constants = [parts(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+        return [code.co_code.hex(), code.co_names, constants]
+
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if not isinstance(code, CodeType):
+        return None
+    defaults = repr((function.__defaults__, function.__kwdefaults__)) if isinstance(function, FunctionType) else ""
+    return fingerprint(json.dumps([parts(code), defaults]).encode())
 
 
 def digits(value: float) -> float | None:

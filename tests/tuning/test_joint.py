@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+import warnings
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.optimize import least_squares
-from solver_tables import BRIEF, mixture
+from solver_tables import BRIEF, conditional, mixture
 from tiny_models import save_pipeline
 
 import sdesamplers as sds
@@ -189,18 +190,35 @@ def test_tables_of_another_beginning_are_computed_anew_and_the_same_are_not(tmp_
     arguments: dict[str, Any] = {**BRIEF, "out": tmp_path, "advance": calls.append}
     for begun, expected in ((None, 2), (first, 2), (first, 0), (other, 2)):
         calls.clear()
-        sds.tune(mixture(), 3, **arguments, warm_start=begun)
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter("always", sds.OutputWarning)
+            sds.tune(mixture(), 3, **arguments, warm_start=begun)
         assert len(calls) == expected
+        kept = [str(each.message) for each in found if each.category is sds.OutputWarning]
+        assert all("was made from another beginning (warm_start); it is now" in text for text in kept)
+        assert len(kept) == (begun is other)  # the first one does not improve what the search finds
     assert read_table(tmp_path / "nfe-3.json").facts["warm_start"] == other.tables[3].sha256
 
 
+@pytest.mark.filterwarnings("ignore:.*; it is now:sdesamplers.OutputWarning")
 def test_tables_are_improved_in_their_own_folder_once_by_the_same_call(tmp_path):
-    sds.tune(mixture(), 3, **BRIEF, out=tmp_path)
+    begun = sds.tune(mixture(), 3, **{**BRIEF, "starts": 16}, out=tmp_path).tables[3]
+    longer: dict[str, Any] = {**BRIEF, "starts": 16, "trials": 12}
     calls: list[str] = []
-    for expected in (2, 0):
+    for expected in (12, 0):
         calls.clear()
-        sds.tune(mixture(), 3, **BRIEF, out=tmp_path, advance=calls.append, warm_start=tmp_path)
+        improved = sds.tune(mixture(), 3, **longer, out=tmp_path, advance=calls.append, warm_start=tmp_path)
         assert len(calls) == expected
+    assert improved.tables[3] != begun
+    assert [read_table(file) for file in (tmp_path / "former").iterdir()] == [begun]
+
+
+def test_a_beginning_of_another_guidance_is_not_warned_of():
+    model = conditional()
+    first = sds.tune(model, 4, **BRIEF, condition=2, guidance_scale=3.0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "this solver table", sds.AccuracyWarning)
+        sds.tune(model, 4, **BRIEF, condition=2, guidance_scale=2.0, warm_start=first)
 
 
 def test_the_models_own_tables_begin_a_search(tmp_path, capsys):

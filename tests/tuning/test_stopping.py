@@ -10,9 +10,9 @@ from solver_tables import BRIEF, mixture
 
 import sdesamplers as sds
 from sdesamplers.sampling.table import read_table
+from sdesamplers.tuning import search as search_module
 from sdesamplers.tuning import tuner as tuner_module
-from sdesamplers.tuning.stored import better
-from sdesamplers.tuning.tuner import Tuner
+from sdesamplers.tuning.tuner import CHOOSE, Tuner
 
 pytestmark = pytest.mark.filterwarnings("ignore:the teacher, :sdesamplers.AccuracyWarning")
 
@@ -74,21 +74,125 @@ def test_an_interruption_after_the_first_table_keeps_it(monkeypatch):
     assert list(tuning.tables) == [3]
 
 
-def test_a_shorter_search_does_not_replace_a_better_table(tmp_path):
-    arguments: dict[str, Any] = {"starts": 24, "trials": 30, "teacher_nfe": 32, "out": tmp_path}
-    sds.tune(mixture(), 4, **arguments, advance=Stop(25))
-    before = read_table(tmp_path / "nfe-4.json")
-    again = sds.tune(mixture(), 4, **arguments, advance=Stop(2))
+def choice_of(arguments: dict[str, Any]) -> Tuner:
+    """What judges the tables of a call, with its starts for the choice."""
+    common = {name: arguments[name] for name in ("starts", "teacher_nfe")}
+    return Tuner(mixture(), seed=0, condition=None, guidance_scale=1.0, batch_size=None, teacher="quality", **common)
+
+
+LONG: dict[str, Any] = {"starts": 24, "trials": 30, "teacher_nfe": 32}
+
+
+def test_a_shorter_search_does_not_replace_a_better_table(tmp_path: Path) -> None:
+    file = tmp_path / "nfe-4.json"
+    sds.tune(mixture(), 4, **LONG, out=tmp_path, advance=Stop(25))
+    before = read_table(file)
+    alone = sds.tune(mixture(), 4, **LONG, advance=Stop(2)).tables[4]
+    tuner = choice_of(LONG)
+    scores = [tuner.score_on(CHOOSE, table) for table in (before, alone)]
+    assert scores[0] < scores[1]  # so that the shorter search by itself would have been a loss
+    again = sds.tune(mixture(), 4, **LONG, out=tmp_path, advance=Stop(2))
     assert again.interrupted
-    assert better(before, again.tables[4]) is before or again.tables[4] == before
-    errors = [table.facts["errors"] for table in (before, read_table(tmp_path / "nfe-4.json"))]
-    assert errors[1]["rms"] * errors[1]["median"] <= errors[0]["rms"] * errors[0]["median"]
+    assert again.tables[4] == before == read_table(file)
+    assert read_table(file).facts["trials_done"] == 25
+    assert read_table(file).facts["errors"] == before.facts["errors"]
+    assert not (tmp_path / "former").exists()
+
+
+def test_a_second_interruption_does_not_replace_a_better_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sds.tune(mixture(), 4, **LONG, out=tmp_path, advance=Stop(25))
+    before = read_table(tmp_path / "nfe-4.json")
+    Interrupted(monkeypatch, "chosen")
+    again = sds.tune(mixture(), 4, **LONG, out=tmp_path, advance=Stop(2))
+    after = read_table(tmp_path / "nfe-4.json")
+    assert again.interrupted
+    assert after == before
+    assert {key: after.facts[key] for key in ("errors", "returned", "base", "trials_done")} == {
+        key: before.facts[key] for key in ("errors", "returned", "base", "trials_done")
+    }
+
+
+def test_an_interruption_of_the_message_about_it_keeps_the_table(tmp_path: Path) -> None:
+    def stop(text: str) -> None:
+        if "trial 2/" in text or "stopped" in text:
+            raise KeyboardInterrupt
+
+    stopped = sds.tune(mixture(), 4, **LONG, out=tmp_path, advance=stop)
+    assert stopped.interrupted
+    assert read_table(tmp_path / "nfe-4.json").facts["trials_done"] == 2
 
 
 def test_calls_with_minutes_complete_the_missing_tables_one_by_one(tmp_path):
     arguments: dict[str, Any] = {"starts": 4, "trials": 1000, "teacher_nfe": 16, "minutes": 0, "out": tmp_path}
-    found = [list(sds.tune(mixture(), [3, 4, 5], **arguments).tables) for _ in range(3)]
-    assert found == [[3], [4], [5]]
+    calls = [sds.tune(mixture(), [3, 4, 5], **arguments) for _ in range(4)]
+    assert [list(call.tables) for call in calls] == [[3], [3, 4], [3, 4, 5], [3, 4, 5]]
+    assert [{n: t.facts["trials_done"] for n, t in call.tables.items()} for call in calls[2:]] == [
+        {3: 1, 4: 1, 5: 1},
+        {3: 2, 4: 1, 5: 1},
+    ]
+    assert all(call.interrupted for call in calls)
+
+
+def test_continued_trials_are_other_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that one long search tries first, each once."""
+    tried, judge = list[Any](), search_module.judge
+
+    def noting(field: Any, teacher: Any, base: Any, candidate: Any) -> Any:
+        tried.append(candidate)
+        return judge(field, teacher, base, candidate)
+
+    monkeypatch.setattr(search_module, "judge", noting)
+    arguments: dict[str, Any] = {"starts": 8, "trials": 5, "teacher_nfe": 16}
+    sds.tune(mixture(), 4, **arguments)
+    expected, tried[:] = [*tried], []
+    for _ in range(5):
+        sds.tune(mixture(), 4, **arguments, minutes=0, out=tmp_path)
+    assert tried == expected
+    assert len(set(tried)) == 5
+
+
+def test_a_search_whose_result_is_a_fixed_setting_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fixed, score_on, settings = Tuner.fixed, Tuner.score_on, list[sds.SolverTable]()
+
+    def noting(self: Tuner, nfe: int) -> Any:
+        found = fixed(self, nfe)
+        settings.extend(table for _, _, table in found)
+        return found
+
+    def scored(self: Tuner, first: int, table: sds.SolverTable) -> float:
+        return float("inf") if first == CHOOSE and table not in settings else score_on(self, first, table)
+
+    monkeypatch.setattr(Tuner, "fixed", noting)
+    monkeypatch.setattr(Tuner, "score_on", scored)
+    arguments: dict[str, Any] = {"starts": 8, "trials": 3, "teacher_nfe": 16, "minutes": 0, "out": tmp_path}
+    calls = [sds.tune(mixture(), 4, **arguments) for _ in range(3)]
+    assert [call.tables[4].facts.get("trials_done") for call in calls] == [1, 2, None]
+    assert all(call.tables[4].facts["returned"].startswith("fixed: ") for call in calls)
+
+
+def test_minutes_that_are_too_short_for_a_step_are_warned_of(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {**BRIEF, "method": "joint", "iterations": 2, "minutes": 0, "out": tmp_path}
+    for done in (1, 2):
+        assert sds.tune(mixture(), 3, **arguments).tables[3].facts["trials_done"] == done
+    reason = "minutes was too short for one iteration of method='joint' with 3 evaluations, which the next call will"
+    for _ in range(2):
+        with pytest.warns(sds.AccuracyWarning, match=reason):
+            stopped = sds.tune(mixture(), 3, **arguments)
+        assert stopped.tables[3].facts["trials_done"] == BRIEF["trials"] == 2
+    assert not sds.tune(mixture(), 3, **{**arguments, "minutes": 60}).interrupted
+
+
+def test_adams_iterations_begin_anew(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {**BRIEF, "method": "gradient", "iterations": 3, "minutes": 60, "out": tmp_path}
+
+    def stop(text: str) -> None:
+        if "iteration 2" in text:
+            raise KeyboardInterrupt
+
+    assert sds.tune(mixture(), 3, **arguments, advance=stop).tables[3].facts["trials_done"] == BRIEF["trials"]
+    messages = list[str]()
+    assert not sds.tune(mixture(), 3, **arguments, advance=messages.append).interrupted
+    assert [text.split(": ")[0] for text in messages] == [f"3 evaluations, iteration {k}/3" for k in (1, 2, 3)]
 
 
 class Interrupted:
@@ -139,14 +243,15 @@ def test_calls_with_minutes_continue_a_search_until_it_is_completed(tmp_path: Pa
     for _ in range(5):
         calls.append(sds.tune(mixture(), [3, 4], **arguments, advance=messages.append))
     done = [{nfe: table.facts.get("trials_done") for nfe, table in call.tables.items()} for call in calls]
-    assert done == [{3: 1}, {4: 1}, {3: 2}, {4: 2}, {3: None, 4: None}]  # the last trial of each ends its search
+    # The last trial of each ends its search.
+    assert done == [{3: 1}, {3: 1, 4: 1}, {3: 2, 4: 1}, {3: 2, 4: 2}, {3: None, 4: None}]
     assert [call.interrupted for call in calls] == [True] * 4 + [False]
     trials = [f"{nfe} evaluations, trial {trial}/3" for trial in (1, 2, 3) for nfe in (3, 4)]
     assert [text.split(": ")[0] for text in messages] == trials
     last = calls[-1]
-    errors = [call.tables[3].facts["errors"] for call in (calls[0], calls[2], last)]
-    sizes = [each["rms"] * each["median"] for each in errors]
-    assert sizes == sorted(sizes, reverse=True)
+    tuner = choice_of(arguments)
+    scores = [tuner.score_on(CHOOSE, call.tables[3]) for call in (calls[0], calls[2], last)]
+    assert scores == sorted(scores, reverse=True)
     assert sds.tune(mixture(), [3, 4], **arguments, advance=Stop(1)).tables == last.tables
 
 
@@ -163,15 +268,14 @@ def test_continued_iterations_are_those_that_are_left(tmp_path: Path) -> None:
     arguments: dict[str, Any] = {**BRIEF, "method": "joint", "iterations": 2, "minutes": 60, "out": tmp_path}
 
     def stop(text: str) -> None:
-        if "iteration" in text:
+        if "iteration 2/" in text:
             raise KeyboardInterrupt
 
     first = sds.tune(mixture(), 3, **arguments, advance=stop).tables[3]
-    assert BRIEF["trials"] < first.facts["trials_done"] <= BRIEF["trials"] + 1
+    assert first.facts["trials_done"] == BRIEF["trials"] + 1
     messages = list[str]()
     assert not sds.tune(mixture(), 3, **arguments, advance=messages.append).interrupted
-    assert not any("trial " in text for text in messages)
-    assert messages[-1].startswith("3 evaluations, iteration ")
+    assert {text.split(": ")[0] for text in messages} == {"3 evaluations, iteration 2/2"}
 
 
 def test_the_command_line_names_the_tables_that_are_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -185,3 +289,7 @@ def test_the_command_line_names_the_tables_that_are_missing(tmp_path: Path, caps
     assert not end.value.code
     printed = " ".join(capsys.readouterr().out.split())
     assert "with none yet for 4, 5 evaluations; repeat the command to complete them" in printed
+    with pytest.raises(SystemExit):
+        main(["tune", f"{source}:model", *words, "--out", str(tmp_path / "tables")])
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "with none yet for 5 evaluations; repeat" in printed  # that for 3 is in the folder

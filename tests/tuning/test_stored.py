@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,9 +72,12 @@ def test_a_table_for_other_arguments_is_kept_beside_the_new_one(tmp_path):
     assert read_table(file) == again.tables[4] != first
     assert sorted(each.name for each in tmp_path.iterdir()) == ["former", "nfe-3.json", "nfe-4.json"]
     sds.tune(mixture(), 4, out=tmp_path, **{**BRIEF, "trials": 1, "teacher_nfe": 20})  # found
-    better_yet = sds.tune(mixture(), 4, out=tmp_path, warm_start=tmp_path, **BRIEF)  # its beginning is not kept
+    with pytest.warns(sds.OutputWarning, match="; it is now"):
+        better_yet = sds.tune(mixture(), 4, out=tmp_path, warm_start=tmp_path, **{**BRIEF, "trials": 12})
     assert read_table(file) == better_yet.tables[4]
-    assert [each.name for each in (tmp_path / "former").iterdir()] == [kept.name]
+    beginning = tmp_path / "former" / f"nfe-4-{again.tables[4].sha256[:8]}.json"
+    assert read_table(beginning) == again.tables[4]
+    assert {*(tmp_path / "former").iterdir()} == {kept, beginning}
     (tmp_path / "former").rename(tmp_path / "gone")
     (tmp_path / "former").write_text("a file")
     with pytest.raises(sds.SdesamplersError, match=r"former"):
@@ -112,6 +116,49 @@ def test_a_distance_with_parameters_is_not_taken_for_another_of_its_name(kind: s
     assert counted(mixture(), tmp_path, distance=NAMELESS[kind](3.0)) == 2
 
 
+@pytest.mark.filterwarnings("ignore:.*; it is now:sdesamplers.OutputWarning")
+def test_a_distance_that_is_defined_again_is_another_one(tmp_path: Path) -> None:
+    """As in a notebook: its name is the same."""
+
+    def defined(body: str) -> Any:
+        space: dict[str, Any] = {}
+        exec(f"def apart(samples, others, power=2):\n    return {body}", space)
+        return space["apart"]
+
+    root, mean = "(samples - others).square().mean(1).sqrt()", "(samples - others).abs().mean(1)"
+    for body, trials in ((root, 2), (root, 0), (mean, 2), (mean, 0), (mean.replace("1", "-1"), 2), (mean, 2)):
+        assert counted(mixture(), tmp_path, distance=defined(body)) == trials
+
+
+def test_tables_of_another_model_that_are_not_in_the_way_are_left(tmp_path: Path) -> None:
+    assert counted(conditional("one"), tmp_path, condition=1, guidance_scale=2.0) == 2
+    first = (tmp_path / "nfe-4-guidance-2.json").read_bytes()
+    assert counted(conditional("other"), tmp_path, condition=1) == 2
+    assert counted(conditional("other"), tmp_path, condition=1) == 0
+    assert (tmp_path / "nfe-4-guidance-2.json").read_bytes() == first
+    with pytest.raises(
+        sds.UsageError, match=r"nfe-4-guidance-2.json is a solver table of 'one'; choose another folder"
+    ):
+        counted(conditional("other"), tmp_path, condition=1, guidance_scale=2.0)
+
+
+def test_the_result_is_not_saved_over_tables_of_another_model(tmp_path: Path) -> None:
+    one, other = (sds.tune(conditional(name), 4, condition=1, **BRIEF) for name in ("one", "other"))
+    one.save(tmp_path)
+    content = (tmp_path / "nfe-4.json").read_bytes()
+    with pytest.raises(sds.UsageError, match=r"nfe-4.json is a solver table of 'one'; choose another folder"):
+        other.save(tmp_path)
+    assert (tmp_path / "nfe-4.json").read_bytes() == content
+    one.save(tmp_path)  # its own
+
+
+def test_a_table_whose_facts_have_no_numbers_to_compare_is_computed_anew(tmp_path: Path) -> None:
+    table = sds.tune(mixture(), 4, **BRIEF, out=tmp_path).tables[4]
+    for probe in (None, [None] * len(table.facts["probe"]), table.facts["probe"][1:]):
+        replace(table, facts={**table.facts, "probe": probe}).save(tmp_path)
+        assert counted(mixture(), tmp_path) == 2
+
+
 def test_a_models_folder_that_was_moved_has_its_tables(tmp_path: Path) -> None:
     folder = save_pipeline(tmp_path / "tiny")
     assert counted(sds.load(folder), tmp_path / "tables") == 2
@@ -125,6 +172,7 @@ def test_a_model_in_another_precision_is_the_same_model(tmp_path: Path) -> None:
     folder = save_pipeline(tmp_path / "tiny")
     assert counted(sds.load(folder), tmp_path / "tables") == 2
     counted(sds.load(folder, dtype="bfloat16"), tmp_path / "tables")  # not refused as another model
+    assert read_table(tmp_path / "tables/nfe-4.json").nfe == 4
 
 
 def test_a_model_of_the_same_name_with_other_weights_is_refused(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler
 from hub_server import HubServer
 from huggingface_hub import constants
 from lanes import mostly_slow
@@ -44,10 +45,11 @@ def errors_on_new_starts(model: sds.Model, sampler: Any, **arguments: Any) -> tu
     return float(error.square().mean().sqrt()), float(error.median())
 
 
-GAUSSIAN = {"vp": sds.VP(), "flow": sds.RectifiedFlow(), "edm": sds.EDM()}
+ZERO_SNR = sds.DiscreteVP(np.linspace(0.9999, 0.01, 1000) ** 2).with_zero_terminal_snr()
+GAUSSIAN = {"vp": sds.VP(), "flow": sds.RectifiedFlow(), "edm": sds.EDM(), "zero-snr": ZERO_SNR}
 
 
-@pytest.mark.parametrize("process", mostly_slow(GAUSSIAN, keep=["flow"]))
+@pytest.mark.parametrize("process", mostly_slow(GAUSSIAN, keep=["flow", "zero-snr"]))
 def test_isotropic_gaussian_data_are_exact_with_two_evaluations(process):
     """The ODE is y_end = c y_0, which the weights of the start can represent."""
     model = sds.GaussianModel([0.0, 0.0, 0.0], 0.36, GAUSSIAN[process], prediction="v")
@@ -264,7 +266,7 @@ def test_the_features_of_the_models_metrics_are_a_distance_on_the_command_line(t
     scorer = find_scorer("fashion-mnist")
     assert scorer is not None
     table = read_table(tmp_path / "tables/nfe-3.json")
-    assert table.facts["distance"] == "Scorer.distance of Scorer('fashion-mnist-classifier')"
+    assert table.facts["distance"] == "Scorer.distance of Scorer('fashion-mnist-metrics')"
     tuner = Tuner(sds.load("fashion-mnist"), 4, 0, None, 1.0, None, "quality", 16)
     field, teacher = tuner.on(REPORT)
     ends = field.run(Request(table))[0]
@@ -327,14 +329,34 @@ def test_a_teacher_that_is_not_better_than_the_table_is_warned_of():
 
 
 def test_a_teacher_with_fewer_evaluations_is_warned_of_before_the_search():
-    def stop(text: str) -> None:
+    warned = list[Any]()
+
+    def first(text: str) -> None:
+        warned.append([str(each.message) for each in found])
         raise KeyboardInterrupt
 
-    with (
-        pytest.warns(sds.AccuracyWarning, match="the teacher has 8 evaluations, and a table .* it 9; pass"),
-        pytest.raises(KeyboardInterrupt),
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        sds.tune(mixture(), [4, 9], starts=4, trials=2, teacher_nfe=8, advance=first)
+    expected = "the teacher has 8 evaluations, and a table that is measured against it 9; pass a larger teacher_nfe"
+    assert expected in warned[0]
+
+
+def test_the_default_teacher_of_a_model_whose_own_grid_begins_below_pure_noise(tmp_path: Path) -> None:
+    """diffusers shifts the flow sigmas of DPM-Solver from 0.999 on; a table begins at alpha = 0."""
+    scheduler = DPMSolverMultistepScheduler(
+        use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0, final_sigmas_type="zero"
+    )
+    model = sds.load(save_pipeline(tmp_path, scheduler))
+    table = sds.tune(model, 4, **BRIEF).tables[4]
+    assert table.angles[0] == np.pi / 2
+    exact = sds.sample(model, "quality", nfe=200, num_samples=4).samples
+    errors = (sds.sample(model, table, num_samples=4).samples - exact).square().mean((1, 2, 3)).sqrt()
+    assert float(errors.median()) < 3 * table.facts["errors"]["median"]
+    with pytest.raises(
+        sds.UsageError, match='this one\'s grid does not; name another grid, as in "unipc spacing=power"'
     ):
-        sds.tune(mixture(), [4, 9], starts=4, trials=1, teacher_nfe=8, advance=stop)
+        sds.tune(model, 4, **BRIEF, teacher="unipc")
 
 
 def test_labels_as_a_range_an_array_or_a_tensor_are_taken_in_turn():
@@ -493,3 +515,33 @@ def test_the_command_line_tunes_prints_and_resumes(tmp_path: Path, capsys: pytes
     assert f"--sampler {tmp_path / 'tables'} --nfe 2" in "".join(out.splitlines())
     assert run("tune", str(folder), "--starts", "0", "--out", str(tmp_path / "none")) == 2
     assert "starts must be a whole number of 4 or more, not 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("made", "flags", "use"),
+    [
+        ("conditional()", ["--guidance-scale", "2.00000001"], "--nfe 4 --guidance-scale 2.00000001"),
+        ("sds.Guided(conditional(), 3.0)", [], "--nfe 4"),  # a command refuses a scale of its own with this model
+    ],
+    ids=["scale", "guided model"],
+)
+def test_the_command_line_prints_the_flags_that_use_the_tables(
+    made: str, flags: list[str], use: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = tmp_path / "own.py"
+    source.write_text(f"import sdesamplers as sds\nfrom solver_tables import conditional\nmodel = {made}\n")
+    words = ["--nfe", "4", "--starts", "4", "--trials", "1", "--teacher-nfe", "16", "--condition", "2"]
+    out = str(tmp_path / "tables")
+    with pytest.raises(SystemExit) as end:
+        main(["tune", f"{source}:model", *words, *flags, "--out", out])
+    assert not end.value.code
+    printed = " ".join(capsys.readouterr().out.split())
+    assert printed.endswith(f"use it as --sampler {out} {use}")
+    command = ["sample", f"{source}:model", "--sampler", out, *use.split(), "--condition", "2", "-n", "2"]
+    with pytest.raises(SystemExit) as end:
+        main([*command, "--format", "safetensors", "--out", str(tmp_path / "samples")])
+    assert not end.value.code, capsys.readouterr().err
+    assert "this solver table" not in capsys.readouterr().err  # no warning of another guidance
+    with pytest.raises(SystemExit):
+        main(["tune", f"{source}:model", *words, "--out", ""])
+    assert "--out must be the path of a folder, not empty" in capsys.readouterr().err
