@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -66,3 +67,14 @@ def test_only_two_folders_know_diffusers() -> None:
         if any(line.strip().startswith(("import diffusers", "from diffusers")) for line in lines):
             knowing.add(file.relative_to(ROOT / "sdesamplers").parts[0])
     assert knowing <= {"pretrained", "scheduler", "cli"}
+
+
+LISTED = [init for init in sorted((ROOT / "sdesamplers").rglob("__init__.py")) if ".py " in init.read_text()]
+
+
+@pytest.mark.parametrize("init", LISTED, ids=lambda init: init.parent.name)
+def test_a_folders_list_of_its_files_is_complete(init: Path) -> None:
+    text = init.read_text()
+    assert not [file.name for file in init.parent.glob("*.py") if file != init and file.name not in text]
+    names = set(re.findall(r"\b(\w+\.py)\b", text))
+    assert not {name for name in names if not (init.parent / name).exists()}

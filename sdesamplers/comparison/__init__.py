@@ -11,6 +11,7 @@ recommendation.py  the best setting; pairs that cannot be distinguished
 rules.py           rules for continuous integration, JUnit
 reading.py         compare.json and its schema, schema.json
 picture.py         compare.png
+html.py            a comparison in notebooks and as text
 card.py            its card, with the numbers in the Hub's model-index form
 sharing.py         a folder of its files on the Hub, with its card
 document.py        a comparison as plain data, to and from compare.json, and as CSV

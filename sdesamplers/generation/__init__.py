@@ -16,6 +16,7 @@ writer.py    a thread that writes files while the next samples are generated
 progress.py  one progress bar for all processes, and the event log
 work.py      the work of one process
 run.py       `generate`
+argument_names.py  the names of its arguments in messages
 """
 
 from .run import Generated, generate

@@ -20,5 +20,6 @@ factories.py        models created by a function in a user's Python file
 loading.py          `load`
 call_styles.py      the ways to call a user's network
 trial.py            trial calls, which find the call style that works
+call_errors.py      what those of them that failed mean
 wrapping.py         `wrap`
 """

@@ -1,18 +1,25 @@
 """From a call to a result.
 
 recipe.py     `Recipe`: the record of how a run is made
+recipe_file.py  its file; recipe_card.py, the card of recipes on the Hub
 table.py      `SolverTable`, its files, and the choice of one from several
+table_facts.py  what its facts say about its model and errors
+sampler_files.py  recipes and tables by the path of a file or folder or an address on the Hub
 table_plots.py  `plot_tables`
 loop.py       the evaluator, and the loop that drives a sampler
 forking.py    thread settings for processes that sample and then fork
 runs.py       from a recipe to a path and a started run; dry runs
+recent.py     the grids of recent calls, kept
 request.py    the arguments of a call, as passed
 setting.py    a sampler with its grid and options as one line of text
 arguments.py  a request, checked and completed to a recipe
 result.py     samples, and the record of how they were made
+result_html.py  the same in notebooks
 parts.py      the batches of a run, recorded and joined
 prepared.py   a checked call, with everything that its batches share; the loop over batches
+row_limit.py  the rows of a batch, fewer if memory runs out
 start_check.py a check of the noise level of initial states
+diagnosis.py  at which step a sampler failed, and the likely cause
 calls.py      `sample`; typed.py and typed.pyi, its types for editors
 replay.py     log-probabilities of a stored run under other weights
 memory.py     what a sampler still depends on in the middle of a run, found by dry runs on the tensors of sources.py

@@ -14,6 +14,7 @@ timeline.py           the timesteps of a grid, and the progress of the current r
 pending.py            the evaluation that a run waits for, and the output of `step`
 unguided.py           the unguided predictions of a pipeline's guider, for CFG++ samplers
 run.py                a run that a pipeline's loop drives; run_state.py, as plain data
+scored.py             steps with their densities, for policy gradients
 stored.py             copies of a scheduler, its pickles and its run as plain data
 scheduler.py          `Scheduler`
 """

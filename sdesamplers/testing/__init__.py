@@ -9,6 +9,7 @@ my-sampler`, and in pytest with `pytest --sdesamplers my-sampler`.
 case.py            a sampler under test, and its models
 invariants.py      the requirements on every sampler
 convergence.py     orders and distributions, against closed forms
+densities.py       densities of steps, or none, as declared
 problems.py        the problems that have closed forms
 resumption.py      copies of runs in progress
 spacings.py, noises.py, sdes.py, models.py   the checks of the other kinds

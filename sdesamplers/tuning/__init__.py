@@ -4,6 +4,9 @@ tune.py     the call
 result.py   its tables, saved to a folder or pushed to the Hub
 card.py     the page that describes them
 tuner.py    starts, teacher, fixed settings, the choice between them and the tuned tables, the facts of a table
+stored.py   the tables of earlier calls in the output folder
+stopping.py how far a stopped search came, and from where the next one continues
+functions.py  what identifies a distance or features function
 search.py   search for the grid and the times that the network receives
 fit.py      weights of all steps by least squares, on the solver's own states
 joint.py    improvement of all numbers at once by Gauss-Newton steps

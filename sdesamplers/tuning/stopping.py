@@ -21,7 +21,7 @@ class Beginning:
     Attributes:
         warm: a table that the caller passed.
         former: the table of an earlier call with the same arguments, which was stopped.
-        continues: True if the search goes on after its trials and iterations, False if it begins anew.
+        continues: True if its trials and iterations are not repeated, False if the search begins anew.
     """
 
     warm: SolverTable | None = None

@@ -95,11 +95,11 @@ def tune(
             `tune`, a file, folder or address on the Hub, or "tuned" for the model's own. A number of evaluations of
             which it has no table begins without.
         batch_size: starts that the network evaluates at once; all by default.
-        minutes: stop the search after this time, with the best so far.
+        minutes: stop the search after this time, with the best so far; a call for the same `out` continues it.
         out: a folder to write each table to as soon as it is done. Tables for the same model and arguments that are
-            there already are kept and not computed again. One that was stopped early is computed again; with `minutes`
-            its search is continued instead, after those of which less is done. A table for other arguments is kept in
-            the folder `former` inside it.
+            there already are kept and not computed again. One that was stopped early is computed again, or with
+            `minutes` its search is continued, after those of which less is done; it is replaced by a better one, or by
+            that of the whole search. A table for other arguments is kept in the folder `former` inside it.
         advance: called with a text after each trial.
 
     Raises:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
-import inspect
 import json
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 import numpy as np
@@ -30,6 +28,7 @@ from ..sampling.setting import parse_setting
 from ..sampling.table import SolverTable
 from ..sampling.table_facts import clock, convention_of, conversions, signature
 from .field import Distance, Field, Measured, Teacher, root_mean_square
+from .functions import function_facts
 from .gradient import refine, slope_of_loss
 from .joint import adjust
 from .moments import Features
@@ -112,14 +111,9 @@ class Tuner:
         if self.condition is not None:
             facts["condition"] = " ".join(str(self.condition).split())[:LONGEST_TEXT]
             facts["condition_fingerprint"] = fingerprint(json.dumps(plain(self.condition)).encode())
-        if distance is not root_mean_square:
-            facts["distance"] = name_of(distance)
-        if self.features is not None:
-            facts["features"] = name_of(self.features)
-        if codes := {
-            name: code for name in ("distance", "features") if name in facts and (code := code_of(getattr(self, name)))
-        }:
-            facts["functions"] = codes
+        facts |= function_facts(
+            {"distance": None if distance is root_mean_square else distance, "features": self.features}
+        )
         if (converted := conversions(convention_of(model))) is not None:
             facts["convention"] = converted
         if (interval := interval_of(model)) is not None:
@@ -413,32 +407,6 @@ def summary(found: np.ndarray) -> dict[str, float | None]:
     """RMS and median of errors, to four digits."""
     rms, median = np.sqrt(np.square(found).mean()), np.median(found)
     return {"rms": digits(rms), "median": digits(median)}
-
-
-def name_of(function: Callable[..., Any]) -> str:
-    """A function's name for the facts of a table; "<...>" if the name does not determine what it computes."""
-    owner = getattr(function, "__self__", None)
-    if owner is not None and not isinstance(owner, type | ModuleType):  # a method: its object determines it, too
-        return f"{type(owner).__qualname__}.{function.__name__} of {owner!r}"
-    name: str | None = getattr(function, "__qualname__", None)
-    return f"<{type(function).__qualname__}>" if name is None else name
-
-
-def code_of(function: Callable[..., Any]) -> str | None:
-    """A fingerprint of what a Python function's body computes; None for other callables.
-
-    It changes if the function of a notebook is defined again, and with Python's own version.
-    """
-
-    def parts(code: CodeType) -> list[Any]:
-        constants = [parts(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
-        return [code.co_code.hex(), code.co_names, constants]
-
-    code = getattr(inspect.unwrap(function), "__code__", None)
-    if not isinstance(code, CodeType):
-        return None
-    defaults = repr((function.__defaults__, function.__kwdefaults__)) if isinstance(function, FunctionType) else ""
-    return fingerprint(json.dumps([parts(code), defaults]).encode())
 
 
 def digits(value: float) -> float | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -128,6 +131,46 @@ def test_a_distance_that_is_defined_again_is_another_one(tmp_path: Path) -> None
     root, mean = "(samples - others).square().mean(1).sqrt()", "(samples - others).abs().mean(1)"
     for body, trials in ((root, 2), (root, 0), (mean, 2), (mean, 0), (mean.replace("1", "-1"), 2), (mean, 2)):
         assert counted(mixture(), tmp_path, distance=defined(body)) == trials
+
+
+class Compared:
+    """A distance by a network, of which the object's text says nothing but its class."""
+
+    def __init__(self, weight: float) -> None:
+        self.network = torch.nn.Linear(6, 2, bias=False)
+        torch.nn.init.constant_(self.network.weight, weight)
+
+    def __repr__(self) -> str:
+        return "Compared()"
+
+    def distance(self, samples: torch.Tensor, others: torch.Tensor) -> torch.Tensor:
+        apart: torch.Tensor = self.network((samples - others).float()).square().sum(1).sqrt()
+        return apart
+
+
+@pytest.mark.filterwarnings("ignore:.*; it is now:sdesamplers.OutputWarning")
+def test_a_distance_by_another_network_is_another_one(tmp_path: Path) -> None:
+    for weight, trials in ((1.0, 2), (1.0, 0), (2.0, 2)):
+        assert counted(mixture(), tmp_path, distance=Compared(weight).distance) == trials
+
+
+def test_the_fingerprint_of_a_function_is_the_same_in_another_process() -> None:
+    """A set of texts is in another order there."""
+    code = (
+        "from sdesamplers.tuning.functions import code_of\n"
+        "print(code_of(eval(\"lambda a, b: a in {'x', 'y', 'z', 'u', 'v'}\")))"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2)
+    }
+    assert len(found) == 1
 
 
 def test_tables_of_another_model_that_are_not_in_the_way_are_left(tmp_path: Path) -> None:
