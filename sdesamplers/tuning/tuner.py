@@ -245,8 +245,9 @@ class Tuner:
 
         def finalists(*, whole: bool) -> list[Judged]:
             """A search that is complete in one call depends on its arguments only, not on earlier tables."""
-            others = [start.known, None if whole and not start.before else start.former]
-            return [*(each for each in others if each is not None), *milestones, *bests]
+            former = None if whole and not start.before else start.former
+            found = (start.known, former, *milestones, *bests)
+            return [*{id(each): each for each in found if each is not None}.values()]  # each once
 
         try:
             for done, best in self.candidates(start, asked):
@@ -282,7 +283,7 @@ class Tuner:
             former = self.warm(begun.former)
         if not before or former is None:
             return Start(firsts, warm, former)
-        return Start(firsts[int(before) :], former, former, before)
+        return Start(firsts[before:], former, former, before)
 
     def candidates(self, start: Start, asked: dict[str, Any]) -> Iterator[tuple[float, Judged]]:
         """The trials and iterations that are done, with those of earlier calls; the best so far."""
@@ -290,13 +291,13 @@ class Tuner:
         before, best = start.before, start.known
         if method == "gradient":
             slope_of_loss(made.start, teacher)  # refuses a distance that is not differentiable
-        seed = (self.seed, asked["nfe"], *([int(before)] if before else []))
-        first = min(int(before), trials)
+        seed = (self.seed, asked["nfe"], *([before] if before else []))
+        first = min(before, trials)
         if first < trials:
             found = search(made, teacher, self.base, start.firsts, trials - first, seed, best)
             for trial, best in enumerate(found, first + 1):
                 yield trial, best
-        left = asked.get("iterations", 0) - max(int(before) - trials, 0)
+        left = asked.get("iterations", 0) - max(before - trials, 0)
         if best is not None and left > 0 and method in ("joint", "gradient"):
             steps = adjust(made, teacher, best, left)
             if method == "gradient":
