@@ -47,7 +47,9 @@ def table(
         raise ValueError("the weights of a solver table lead from noise to data only")
     angles, norms = zip(*((math.atan(p.ratio), math.hypot(p.alpha, p.sigma)) for p in path.points), strict=True)
     rows = weights or [ddim_row(n, after - before) for n, (before, after) in enumerate(pairwise(angles))]
-    clocks = [path.at_ratio(ratio_at(psi)) for psi in network_angles] or path.points[:-1]
+    noisiest, *_ = path.points
+    clocks = [noisiest if psi == angles[0] else path.at_ratio(ratio_at(psi)) for psi in network_angles]
+    clocks = clocks or path.points[:-1]
     if [len(row) for row in rows] != [n + 3 for n in range(len(path.steps))] or len(clocks) != len(rows):
         middle = "; a run that starts in the middle, as image-to-image does, needs a sampler that is not a table"
         raise ValueError(
@@ -85,17 +87,20 @@ def table_grid(span: Span, count: int, *, angles: Sequence[float] = ()) -> np.nd
     """
     if not len(angles):
         return angle(span, count + span.ends_clean)[:count]  # like a table, which ends above the smallest sigma
-    steps, first = count - (not span.ends_clean), math.atan(span.ratios(finite=False)[0])
+    largest = span.ratios(finite=False)[0]
+    steps, first = count - (not span.ends_clean), math.atan(largest)
     if len(angles) != steps + 1:
         raise ValueError(f"the table has {len(angles) - 1} steps, not {steps}; pass steps={len(angles) - 1}")
     if angles[0] > first + TOLERANCE:
         raise ValueError(
             f"the table starts at sigma/alpha = {math.tan(angles[0]):.4g}, above this model's largest, "
-            f"{math.tan(first):.4g}: it was computed for another process"
+            f"{largest:.4g}: it was computed for another process"
         )
     if span.ends_clean != (angles[-1] == 0):
         raise ValueError("the table ends at sigma = 0" if angles[-1] == 0 else "the table does not end at sigma = 0")
-    return span.at_ratios(np.array([ratio_at(phi) for phi in (min(first, angles[0]), *angles[1:count])]))
+    # The tangent of an angle near pi/2 has few digits: at the start of the process it is the ratio itself.
+    ratios = [largest if phi >= first else ratio_at(phi) for phi in angles[:count]]
+    return span.at_ratios(np.array(ratios))
 
 
 @hookimpl

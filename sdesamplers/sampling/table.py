@@ -123,8 +123,15 @@ class SolverTable:
         return {**data, "facts": dict(self.facts)}
 
     def as_json(self) -> str:
-        """The content of the table's file."""
-        return _text(self.as_dict())
+        """The content of the table's file.
+
+        Raises:
+            UsageError: the facts are not data that JSON has.
+        """
+        try:
+            return _text(self.as_dict())
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UsageError(f"a solver table's facts must be data that JSON has: {error}") from None
 
     @property
     def sha256(self) -> str:
@@ -163,7 +170,7 @@ class SolverTable:
 
         Raises:
             SdesamplersError: the file cannot be written.
-            UsageError: not a path.
+            UsageError: not a path, or facts that JSON does not have.
         """
         file = FilePath(one_of_types("path", path, (str, FilePath), "the path of a file or folder"))
         if file.is_dir() or file.suffix != ".json":

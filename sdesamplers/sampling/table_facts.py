@@ -87,12 +87,13 @@ def conversions(convention: Convention | None) -> list[list[float]] | None:
     """What a convention does at `RATIOS`: the timestep, the input's factor, and p and q of the target p x0 + q eps."""
     if convention is None:
         return None
-    import torch
+    import numpy as np
+    import torch  # tables are listed without both
 
     times, one = [convention.process.time_at_ratio(ratio) for ratio in RATIOS], torch.ones(1, 1, dtype=torch.float64)
-    return in_six_digits(
-        [(convention.timestep(t), float(convention.scale_input(one, t)), *convention.target(t)) for t in times]
-    )
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rows = [(convention.timestep(t), float(convention.scale_input(one, t)), *convention.target(t)) for t in times]
+    return in_six_digits(rows)
 
 
 def convention_of(model: Model) -> Convention | None:
@@ -104,8 +105,9 @@ def convention_of(model: Model) -> Convention | None:
 
 
 def in_six_digits(rows: Sequence[Sequence[Any]]) -> list[list[float]]:
-    """Rows of numbers as floats, rounded."""
-    return [[float(f"{float(value):.6g}") for value in row] for row in rows]
+    """Rows of numbers as floats, rounded, without rows that have infinite ones, as at the boundary of a flow map."""
+    found = [[float(f"{float(value):.6g}") for value in row] for row in rows]
+    return [row for row in found if all(map(math.isfinite, row))]
 
 
 def are_close(rows: Sequence[Sequence[float]], others: Sequence[Sequence[float]]) -> bool:

@@ -26,17 +26,24 @@ STARTS_PER_NUMBER = 2
 """The derivatives are those of this many starts for each number, if there are more; with features those of all."""
 
 
-def adjust(field: Field, teacher: Teacher, judged: Judged, iterations: int) -> Iterator[tuple[float, Judged]]:
+def adjust(
+    field: Field, teacher: Teacher, judged: Judged, iterations: int, steps: GaussNewton | None = None
+) -> Iterator[tuple[float, Judged]]:
     """Yield the steps done and the best table so far, after each derivative and after each of the steps.
 
-    Ends after `iterations` steps, or after one that improves nothing.
+    Ends after `iterations` steps, or after one that improves nothing. `steps` keeps the damping.
     """
-    joint = Joint(field, teacher, judged)
+    joint = Joint(field, teacher, judged, steps_from() if steps is None else steps)
     for k in range(iterations):
         better = yield from joint.step(k)
         yield k + 1, joint.best
         if not better:
             return
+
+
+def steps_from(damping: float = GaussNewton.damping) -> GaussNewton:
+    """The steps of a search that begins, or continues with this damping."""
+    return GaussNewton(damping, tries=8)
 
 
 class Joint:
@@ -46,11 +53,11 @@ class Joint:
         best: the best table so far.
     """
 
-    def __init__(self, field: Field, teacher: Teacher, best: Judged) -> None:
+    def __init__(self, field: Field, teacher: Teacher, best: Judged, steps: GaussNewton) -> None:
         count = min(STARTS_PER_NUMBER * len(numbers_of(best.table)), len(field.indices))
         self.field, self.teacher, self.best = field, teacher, best
         self.few = (field.part(count), teacher.part(count)) if teacher.moments is None else (field, teacher)
-        self.steps = GaussNewton(tries=8)
+        self.steps = steps
 
     def step(self, done: int) -> Generator[tuple[float, Judged], None, bool]:
         """A step from the best table; returns True if it improves it. Yields as `adjust`, after `done` steps."""

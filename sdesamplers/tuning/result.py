@@ -20,7 +20,7 @@ from ..io.paths import expanded
 from ..pretrained.hub_files import TABLES, fetch_samplers
 from ..public import public
 from ..report.inline import inline
-from ..sampling.table import SolverTable, TableSet, read_tables
+from ..sampling.table import SolverTable, TableSet, read_table, read_tables
 from ..sampling.table_plots import plot_tables
 from ..text import aligned
 from .card import TITLE, make_card
@@ -69,7 +69,8 @@ class Tuning(TableSet):
         """
         place = make_folder(expanded(one_of_types("folder", folder, (str, Path), "a path")))
         for table in self.tables.values():
-            refuse_overwriting(place / table.file_name, table)
+            file = place / table.file_name
+            refuse_overwriting(str(file), read_table(file) if file.exists() else None, table)
         files = [table.save(place) for table in self.tables.values()]
         readme = place / README
         if not card or not files or not may_replace(_text_of(readme), TITLE):
@@ -111,7 +112,7 @@ class Tuning(TableSet):
         Raises:
             ModelError: no connection or no permission; in one line.
             UsageError: there are no tables, `repo` is not an id, or the folder on the Hub has a file `nfe-*.json` that
-                is not a table.
+                is not a table, or that is one of another model and would be overwritten.
 
         Example:
             >>> sds.tune("owner/model", nfe=[5, 8]).push_to_hub("owner/model-tables")
@@ -125,7 +126,10 @@ class Tuning(TableSet):
         files = {f"{TABLES}/{table.file_name}": table for table in self.tables.values()}
         listed = ", ".join(str(table.nfe) for table in self.tables.values())
         names = to.names()
-        tables = list({**_tables_on(to, names), **files}.values())
+        there = _tables_on(to, names)
+        for path, table in files.items():
+            refuse_overwriting(f"{path} of {to.source}", there.get(path), table, "repository, or another revision")
+        tables = list({**there, **files}.values())
         card, picture = place_of_card(to, names, TITLE, TABLES), _picture(tables)
         place = f"{TABLES}/{PICTURE}" if card == README else PICTURE
         text = make_card(tables, to.source, picture=None if picture is None else place)

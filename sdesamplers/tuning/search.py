@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,6 +16,7 @@ from .field import Field, Measured, Teacher
 from .fit import fit
 from .gauss_newton import GaussNewton, Slopes
 
+BASES = ("ab", "unipc", "dpmpp-2m")
 RIDGES = (1e-5, 1e-4, 1e-3, 1e-2)
 ROBUSTNESSES = (0.0, 0.5, 1.0)
 LARGEST_SHIFT = 0.25
@@ -140,6 +141,25 @@ CHANGES = 6
 """Number of random changes after Gauss-Newton steps that did not improve the best."""
 
 
+@dataclass(frozen=True)
+class State:
+    """Where a search stands between two of its parts: first candidates, Gauss-Newton steps, random changes.
+
+    Attributes:
+        trials: what it took so far.
+        best: the best candidate.
+        width: of random changes.
+        damping: of Gauss-Newton steps.
+        changes: random changes that come before the next step.
+    """
+
+    trials: float = 0.0
+    best: Judged | None = None
+    width: float = 0.3
+    damping: float = GaussNewton.damping
+    changes: int = 0
+
+
 class Search:
     """The search for the grid and the network's times; the weights are fitted anew for each candidate.
 
@@ -149,15 +169,21 @@ class Search:
 
     Attributes:
         best: the best candidate so far.
+        trials: what the search took, in evaluations of a candidate on all starts.
+        state: from which another search can continue; it is that after the last whole part.
     """
 
-    def __init__(self, field: Field, teacher: Teacher, base: Base, seed: tuple[int, ...]) -> None:
+    def __init__(
+        self, field: Field, teacher: Teacher, base: Base, seed: tuple[int, ...], state: State | None = None
+    ) -> None:
+        state = State() if state is None else state
         count = min(max(len(field.indices) // SHARE, FEWEST), len(field.indices))
         self.field, self.teacher, self.base = field, teacher, base
         self.few = field.part(count), teacher.part(count)
         self.share = count / len(field.indices)
-        self.chance, self.width, self.steps = np.random.default_rng(seed), 0.3, GaussNewton()
-        self.best: Judged | None = None
+        self.chance, self.steps = np.random.default_rng(seed), GaussNewton(state.damping)
+        self.width, self.changes, self.trials, self.best = state.width, state.changes, state.trials, state.best
+        self.state = state
 
     def improves(self, candidate: Candidate) -> bool:
         """Judge a candidate and keep it if it is the best."""
@@ -167,57 +193,54 @@ class Search:
             self.best = judged
         return better
 
-    def run(self, first: list[Candidate]) -> Iterator[float]:
-        """Search without end; yields after each evaluation of candidates what it took, in trials."""
+    def run(self, first: Sequence[Candidate], count: int) -> Iterator[Judged]:
+        """Yield the best candidate so far after each trial, until there were `count`; `first` are tried first."""
+        done = int(self.trials)
+        for _ in self.parts(first):
+            while done < min(int(self.trials + 1e-9), count):
+                assert self.best is not None
+                yield self.best
+                done += 1
+            if done == count:
+                return
+
+    def parts(self, first: Sequence[Candidate]) -> Iterator[None]:
+        """Search without end; yields whenever candidates were evaluated."""
         for candidate in first:
             self.improves(candidate)
-            yield 1.0
+            self.complete(1.0)
+            yield
         while True:
-            if not (yield from self.step()):
-                for _ in range(CHANGES):
-                    assert self.best is not None
-                    better = self.improves(self.best.candidate.changed(self.chance, self.width))
-                    self.width = min(1.5 * self.width, 1.0) if better else max(0.9 * self.width, 0.02)
-                    yield 1.0
+            if not self.changes:
+                yield from self.step()
+                continue
+            assert self.best is not None
+            better = self.improves(self.best.candidate.changed(self.chance, self.width))
+            self.width = min(1.5 * self.width, 1.0) if better else max(0.9 * self.width, 0.02)
+            self.changes -= 1
+            self.complete(1.0)
+            yield
 
-    def step(self) -> Generator[float, None, bool]:
-        """A Gauss-Newton step from the best candidate; returns True if it improves it."""
+    def complete(self, trials: float) -> None:
+        """The end of a part, which took so many trials."""
+        self.trials += trials
+        self.state = State(self.trials, self.best, self.width, self.steps.damping, self.changes)
+
+    def step(self) -> Iterator[None]:
+        """A Gauss-Newton step from the best candidate; random changes follow if it does not improve it."""
         assert self.best is not None
         candidate = self.best.candidate
         values, ends = candidate.values, judge(*self.few, self.base, candidate)[1]
-        yield self.share
+        self.trials += self.share
+        yield
         slopes = Slopes(self.few[1], ends)
         for k in range(len(values)):
             moved = values + DIFFERENCE * np.eye(len(values))[k]
-            found = judge(*self.few, self.base, candidate.with_values(moved))[1]
-            slopes.add(found, DIFFERENCE)
-            yield self.share
+            slopes.add(judge(*self.few, self.base, candidate.with_values(moved))[1], DIFFERENCE)
+            self.trials += self.share
+            yield
         improves = lambda change: self.improves(candidate.with_values(values + change))  # noqa: E731
         better, tried = self.steps.step(slopes.equations(), np.full(len(values), LARGEST_CHANGE), improves)
-        yield float(tried)
-        return better
-
-
-def search(
-    field: Field,
-    teacher: Teacher,
-    base: Base,
-    first: list[Candidate],
-    count: int,
-    seed: tuple[int, ...],
-    known: Judged | None = None,
-) -> Iterator[Judged]:
-    """Yield the best candidate so far after each of `count` trials, of which each evaluates all starts once.
-
-    `known` is the best so far at the beginning; there must be one if there are no first candidates.
-    """
-    made, spent, done = Search(field, teacher, base, seed), 0.0, 0
-    made.best = known
-    for cost in made.run(first):
-        spent += cost
-        while done < min(int(spent + 1e-9), count):
-            assert made.best is not None
-            yield made.best
-            done += 1
-        if done == count:
-            return
+        self.changes = 0 if better else CHANGES
+        self.complete(tried)
+        yield

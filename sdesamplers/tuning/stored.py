@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +15,7 @@ from ..checks import warn
 from ..errors import UsageError
 from ..io.files import make_folder
 from ..sampling.table import SolverTable, file_name, read_table
-from ..sampling.table_facts import same_size
+from ..sampling.table_facts import are_close, same_size
 from ..text import one_line
 
 FORMER = "former"
@@ -59,7 +60,9 @@ class Stored:
                 if not differences(table, asked):
                     return table
             elif file.name == replaced:
-                refuse_other(file, table, asked)
+                refuse_other(str(file), table, asked)
+            if file.name == replaced:  # known before the search that its place can be made
+                make_folder(file.parent / FORMER)
         return None
 
     def save(self, table: SolverTable, asked: dict[str, Any]) -> None:
@@ -69,14 +72,14 @@ class Stored:
         file = self.folder / table.file_name
         former = self.tables.get(file)
         changed = [] if former is None or former == table else differences(former, asked)
-        if former is not None and changed:
-            self.keep(file, former, changed, asked)
-        table.save(self.folder)
-
-    def keep(self, file: Path, former: SolverTable, changed: Sequence[str], asked: dict[str, Any]) -> None:
-        """Write a copy to the folder `former`, and warn of the arguments that have changed."""
+        if former is None or not changed:
+            table.save(self.folder)
+            with suppress(OSError):  # made for nothing, or not empty, or not there
+                (self.folder / FORMER).rmdir()
+            return
         kept = make_folder(file.parent / FORMER) / f"{file.stem}-{former.sha256[:8]}{file.suffix}"
         former.save(kept)
+        table.save(self.folder)
         facts = former.facts
         pairs = {name: (plainly(facts.get(name)), plainly(asked.get(name))) for name in changed if name not in UNTOLD}
         told = ", ".join(f"{name} {before} (now {now})" for name, (before, now) in pairs.items() if before != now)
@@ -86,17 +89,17 @@ class Stored:
         warn(f"{file} was made {how}; it is now {kept}", OutputWarning)
 
 
-def refuse_overwriting(file: Path, table: SolverTable) -> None:
-    """Raise a UsageError if there is a table of another model in the place of this one's file."""
-    if file.exists() and not is_of(found := read_table(file), table.facts):
-        refuse_other(file, found, table.facts)
+def refuse_overwriting(place: str, former: SolverTable | None, table: SolverTable, other: str = "folder") -> None:
+    """Raise a UsageError if the table in the place of this one's file is of another model."""
+    if former is not None and not is_of(former, table.facts):
+        refuse_other(place, former, table.facts, other)
 
 
-def refuse_other(file: Path, table: SolverTable, facts: Mapping[str, Any]) -> NoReturn:
-    """Refuse to overwrite the table of another model than that of the facts."""
+def refuse_other(place: str, table: SolverTable, facts: Mapping[str, Any], other: str = "folder") -> NoReturn:
+    """Refuse to overwrite the table of another model than that of the facts; `other` is what to choose instead."""
     name = table.facts.get("model")
     weights = " with other weights" if name == facts.get("model") else ""
-    raise UsageError(f"{file} is a solver table of {name!r}{weights}; choose another folder")
+    raise UsageError(f"{place} is a solver table of {name!r}{weights}; choose another {other}")
 
 
 def is_of(table: SolverTable, facts: Mapping[str, Any]) -> bool:
@@ -130,6 +133,8 @@ def _is_same(key: str, found: Any, asked: Any) -> bool:
         return isinstance(found, Mapping) and {k: v for k, v in found.items() if k != "errors"} == asked
     if key in NEW and found is None:
         return True
+    if key in ("process", "convention") and found and asked:
+        return are_close(found, asked)
     if key == "probe":  # up to rounding, which other devices and memory formats change
         own, other = ([math.nan if value is None else value for value in each] for each in (found or [], asked))
         return len(own) == len(other) and bool(np.allclose(own, other, rtol=1e-3, atol=1e-3, equal_nan=True))

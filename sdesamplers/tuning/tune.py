@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from ..categories import AccuracyWarning
+from ..categories import AccuracyWarning, OutputWarning
 from ..checks import choice, function, number, one_of_types, warn, whole
-from ..errors import UsageError
+from ..errors import SdesamplersError, UsageError
 from ..io.files import EMPTY
 from ..io.paths import expanded
 from ..models.base import Model
@@ -169,18 +169,26 @@ def compute(
     missing = [budget for budget in requests if budget not in known or trials_done(known[budget]) is not None]
     for budget in sorted(missing, key=lambda each: trials_done(known.get(each)) or 0):
         begun = Beginning(warm.get(budget), known.get(budget), continues=until < math.inf)
+        tuner.notes.clear()
         try:
-            table, complete = tuner.tuned(requests[budget], until, advance, begun)
+            table, goes_on = tuner.tuned(requests[budget], until, advance, begun)
         except KeyboardInterrupt:
             if not tuning.tables:
                 raise
-            complete = False
-        else:
-            stored.save(table, requests[budget])
-            tuning.tables[budget] = table
-        if not complete:
-            tuning.interrupted = True
             break
+        except SdesamplersError as error:
+            if stored.folder is not None or not tuning.tables:  # in a folder the finished ones are kept
+                raise
+            warn(f"there is no table for {budget} evaluations: {error}", OutputWarning)
+            continue
+        stored.save(table, requests[budget])
+        tuning.tables[budget] = table
+        for note in tuner.notes:
+            warn(note, AccuracyWarning)
+        if not goes_on:
+            break
+    whole = [table for table in tuning.tables.values() if trials_done(table) is None]
+    tuning.interrupted = len(whole) < len(requests)
     return tuning
 
 

@@ -30,10 +30,10 @@ from ..sampling.table_facts import clock, convention_of, conversions, signature
 from .field import Distance, Field, Measured, Teacher, root_mean_square
 from .functions import function_facts
 from .gradient import refine, slope_of_loss
-from .joint import adjust
+from .joint import adjust, steps_from
 from .moments import Features
-from .search import Candidate, Judged, search
-from .stopping import Beginning, Start, progress, stopped_facts, warn_of_hurry
+from .search import BASES, Candidate, Judged, Search, State
+from .stopping import Beginning, Start, hurry, progress, state_in, stopped_facts
 from .trace import table_of, traced
 
 FIT, CHOOSE, REPORT = 2**40, 2**41, 2**42
@@ -53,7 +53,6 @@ FIXED: tuple[tuple[str, dict[str, Any]], ...] = (
     ("exp-ab", {"spacing": "logsnr"}),
 )
 """Samplers and grids among which the best fixed setting is looked for; those that a process excludes are left out."""
-BASES = ("ab", "unipc", "dpmpp-2m")
 GRIDS = 3
 """Number of the best fixed settings whose grids the search starts from."""
 FINALISTS = 3
@@ -72,7 +71,11 @@ Advance = Callable[[str], None]
 
 @dataclass
 class Tuner:
-    """The starts of a call of `tune`, the teacher's states there, and the fixed settings; computed when needed."""
+    """The starts of a call of `tune`, the teacher's states there, and the fixed settings; computed when needed.
+
+    Attributes:
+        notes: warnings about the accuracy of the last table, given when it is saved.
+    """
 
     model: Model
     starts: int
@@ -84,6 +87,7 @@ class Tuner:
     teacher_nfe: int
     distance: Distance = root_mean_square
     features: Features | None = None
+    notes: list[str] = field(default_factory=list)
     _sets: dict[int, tuple[Field, Teacher]] = field(default_factory=dict)
     _teacher_error: dict[str, float | None] | None = None
 
@@ -187,16 +191,23 @@ class Tuner:
         return [list(row) for row in traced(path, recipe, spec).weights]
 
     def fixed(self, nfe: int) -> list[tuple[float, str, SolverTable]]:
-        """(score on the fitting starts, name, table) of the fixed settings, best first."""
-        found = []
+        """(score on the fitting starts, name, table) of the fixed settings, best first.
+
+        Raises:
+            UsageError: none of them runs.
+        """
+        found, reason = [], "their samples are not finite"
         for name, arguments in FIXED:
             try:
                 table = table_of(self.model.gaussian, name, nfe=nfe, **arguments)
                 result = self.score_on(FIT, table)
-            except UsageError:  # a grid that this process does not have
+            except UsageError as error:  # a grid that this process does not have
+                reason = str(error)
                 continue
             if math.isfinite(result):
                 found.append((result, " ".join([name, *(f"{k}={v}" for k, v in arguments.items())]), table))
+        if not found:
+            raise UsageError(f"no fixed sampler runs on this model with {nfe} evaluations: {reason}")
         return sorted(found, key=lambda each: each[0])
 
     def can_begin(self, table: SolverTable) -> bool:
@@ -209,23 +220,26 @@ class Tuner:
         Raises:
             UsageError: it has not the same start and end as the search's tables.
         """
-        made, teacher = self.on(FIT)
         if not self.can_begin(table):
             raise UsageError(
                 f"warm_start: the table for {table.nfe} evaluations leads from phi = {table.angles[0]:.6g} to "
-                f"{table.angles[-1]:.6g}, and tables for this model from {made.angle:.6g} to 0"
+                f"{table.angles[-1]:.6g}, and tables for this model from {self.on(FIT)[0].angle:.6g} to 0"
             )
-        base = str(table.facts.get("base")).split(" ")[0]  # of a fixed setting, its name and options
+        base = str(table.facts.get("base")).split(" ")[0]  # of a fixed setting, its name comes first
+        candidate = Candidate.of(table.angles, base if base in BASES else BASES[0], table.evaluated_angles)
+        return self.measured(table, candidate)
+
+    def measured(self, table: SolverTable, candidate: Candidate) -> Judged:
+        """A table that was found with a candidate, with its errors on the fitting starts."""
         table = replace(table, facts={})  # for any model and guidance
         ends = self.ends(FIT, table)
-        candidate = Candidate.of(table.angles, base if base in BASES else BASES[0], table.evaluated_angles)
         missed = Measured(np.full(self.starts, np.inf))
-        return Judged(candidate, table, missed if ends is None else teacher.measured(ends))
+        return Judged(candidate, table, missed if ends is None else self.on(FIT)[1].measured(ends))
 
     def tuned(
         self, asked: dict[str, Any], until: float, advance: Advance | None, begun: Beginning
     ) -> tuple[SolverTable, bool]:
-        """The table for a number of evaluations, and whether the search was completed.
+        """The table for a number of evaluations, and False if the call was stopped.
 
         Args:
             asked: what determines the table, as in its facts.
@@ -238,72 +252,84 @@ class Tuner:
         self.on(FIT)
         self.teacher_error()  # refuses a teacher that cannot have twice as many evaluations, before the search
         fixed = self.fixed(nfe)
-        if not fixed:
-            raise UsageError(f"no fixed sampler runs on this model with {nfe} evaluations")
         start = self.start_of(begun, [table for _, _, table in fixed], asked)
-        done, milestones, bests = float(start.before), list[Judged](), list[Judged]()
+        state, milestones, bests, whole = start.state, list[Judged](), list[Judged](), False
 
-        def finalists(*, whole: bool) -> list[Judged]:
+        def chosen() -> SolverTable:
             """A search that is complete in one call depends on its arguments only, not on earlier tables."""
-            former = None if whole and not start.before else start.former
-            found = (start.known, former, *milestones, *bests)
-            return [*{id(each): each for each in found if each is not None}.values()]  # each once
+            former = None if whole and not start.state.trials else start.former
+            found = (start.state.best, former, *milestones, *bests)
+            finalists = {id(each): each for each in found if each is not None}  # each once
+            return self.chosen([*finalists.values()], fixed, asked, begun, None if whole else state)
 
         try:
-            for done, best in self.candidates(start, asked):
+            for done, best, state in self.candidates(start, asked):
                 if not bests or best is not bests[-1]:
                     bests = [*bests[1 - TUNED_FINALISTS :], best]
                 if done == asked["trials"] < end:
                     milestones.append(best)
                 show(f"{nfe} evaluations, {progress(done, asked)}: {in_words(best.measured)}")
                 if done < end and time.monotonic() > until:
-                    warn_of_hurry(done, start.before, asked)
-                    return self.chosen(finalists(whole=False), fixed, asked, begun, done), False
-            return self.chosen(finalists(whole=True), fixed, asked, begun, None), True
+                    self.notes += hurry(state, start.state, asked)
+                    return chosen(), False
+            whole = True
+            return chosen(), True
         except KeyboardInterrupt:
             if not bests:
                 raise
         try:
             show(f"{nfe} evaluations, stopped: choosing on other starts")
-            return self.chosen(finalists(whole=False), fixed, asked, begun, done), False
+            return chosen(), False
         except KeyboardInterrupt:  # a second time: no time for the choice and the report
-            best = min(finalists(whole=False), key=lambda judged: judged.score)
-            found = {"returned": "tuned", "base": best.candidate.base}
-            if begun.former is not None and best.table == begun.former:
-                found = {key: value for key, value in begun.former.facts.items() if key in (*found, "errors")}
-            return self.finished(best.table, asked, found, begun, done), False
+            return self.unmeasured([*milestones, *bests], asked, begun, state), False
 
     def start_of(self, begun: Beginning, fixed: Sequence[SolverTable], asked: dict[str, Any]) -> Start:
-        """The candidates and the table from which a search begins; those that an earlier call tried are left out."""
+        """The candidates and the state from which a search begins; what an earlier call did is left out."""
         made, _ = self.on(FIT)
         warm = None if begun.warm is None else self.warm(begun.warm)
         firsts = [*([] if warm is None else [warm.candidate]), *first_candidates(fixed, made.angle)]
-        former, before = None, begun.before
-        if begun.former is not None and self.can_begin(begun.former):
-            former = self.warm(begun.former)
-        if not before or former is None:
-            return Start(firsts, warm, former)
-        return Start(firsts[before:], former, former, before)
+        if begun.former is None:
+            return Start(firsts, State(best=warm), None)
+        former = self.warm(begun.former) if self.can_begin(begun.former) else None
+        state = state_in(begun.former, self.measured) if begun.continues else State()
+        if state.best is None:
+            return Start(firsts, State(best=warm), former)
+        return Start(firsts[int(state.trials) :], state, former)
 
-    def candidates(self, start: Start, asked: dict[str, Any]) -> Iterator[tuple[float, Judged]]:
-        """The trials and iterations that are done, with those of earlier calls; the best so far."""
+    def candidates(self, start: Start, asked: dict[str, Any]) -> Iterator[tuple[float, Judged, State]]:
+        """The trials and iterations that are done, with those of earlier calls; the best so far; the state."""
         (made, teacher), trials, method = self.on(FIT), asked["trials"], asked["method"]
-        before, best = start.before, start.known
+        state, best = start.state, start.state.best
         if method == "gradient":
             slope_of_loss(made.start, teacher)  # refuses a distance that is not differentiable
-        seed = (self.seed, asked["nfe"], *([before] if before else []))
-        first = min(before, trials)
-        if first < trials:
-            found = search(made, teacher, self.base, start.firsts, trials - first, seed, best)
-            for trial, best in enumerate(found, first + 1):
-                yield trial, best
-        left = asked.get("iterations", 0) - max(before - trials, 0)
-        if best is not None and left > 0 and method in ("joint", "gradient"):
-            steps = adjust(made, teacher, best, left)
-            if method == "gradient":
-                steps = enumerate(refine(made, teacher, self.base, best, left), 1)
-            for done, improved in steps:
-                yield trials + asked["iterations"] - left + done, improved
+        before = int(state.trials)
+        if before < trials:
+            seed = (self.seed, asked["nfe"], *([before] if before else []))
+            search = Search(made, teacher, self.base, seed, state)
+            for trial, best in enumerate(search.run(start.firsts, trials), before + 1):
+                yield trial, best, replace(search.state, trials=min(search.state.trials, trials))
+            state = State(float(trials), best)
+        done, end = before - trials if before > trials else 0, asked.get("iterations", 0)
+        if best is None or done >= end:
+            return
+        if method == "gradient":
+            for k, improved in enumerate(refine(made, teacher, self.base, best, end), 1):
+                yield trials + k, improved, State(float(trials), improved)
+        elif method == "joint":
+            steps = steps_from(state.damping)
+            for share, improved in adjust(made, teacher, best, end - done, steps):
+                if share == int(share):
+                    state = State(trials + done + share, improved, damping=steps.damping)
+                yield trials + done + share, improved, state
+
+    def unmeasured(self, finalists: list[Judged], asked: dict[str, Any], begun: Beginning, state: State) -> SolverTable:
+        """The best on the fitting starts, without the choice and the report; an earlier table that has them remains."""
+        former = begun.former
+        if former is not None and "errors" in former.facts:
+            found = {key: former.facts.get(key) for key in ("returned", "base", "errors")}
+            return self.finished(former, asked, found, begun, state)
+        best = min(finalists, key=lambda judged: judged.score)
+        return self.finished(best.table, asked, {"returned": "tuned", "base": best.candidate.base}, begun, state)
 
     def chosen(
         self,
@@ -311,11 +337,11 @@ class Tuner:
         fixed: list[tuple[float, str, SolverTable]],
         asked: dict[str, Any],
         begun: Beginning,
-        stopped: float | None,
+        stopped: State | None,
     ) -> SolverTable:
         """The best of the tuned tables and of the fixed settings on the starts for the choice, with its facts.
 
-        `stopped` is the number of trials and iterations after which the search was stopped; None if it was completed.
+        `stopped` is where the search was stopped; None if it was completed.
         """
         finalists = [(self.score_on(CHOOSE, table), name, table) for _, name, table in fixed[:FINALISTS]]
         lowest, setting, table = min(finalists, key=lambda each: each[0])
@@ -326,7 +352,7 @@ class Tuner:
                 lowest, table, returned, base = score, judged.table, "tuned", judged.candidate.base
         if returned == "tuned":
             own = self.reported(table)
-        self.warn_of_teacher(own, asked["nfe"])
+        self.judge_teacher(own, asked["nfe"])
         found = {"returned": returned, "base": base, "errors": {**own, "fixed": {**errors, "setting": setting}}}
         return self.finished(table, asked, found, begun, stopped)
 
@@ -336,7 +362,7 @@ class Tuner:
         asked: dict[str, Any],
         found: dict[str, Any],
         begun: Beginning,
-        stopped: float | None,
+        stopped: State | None,
     ) -> SolverTable:
         """A table with its facts."""
         facts = {
@@ -346,18 +372,17 @@ class Tuner:
             "versions": {name: importlib.metadata.version(name) for name in ("sdesamplers", "torch", "diffusers")},
         }
         if stopped is not None:
-            facts |= stopped_facts(stopped, asked, begun.former if table == begun.former else None)
+            facts |= stopped_facts(stopped, begun.former)
         return SolverTable(table.angles, table.weights, table.network_angles, facts)
 
-    def warn_of_teacher(self, own: dict[str, float | None], nfe: int) -> None:
-        """Warn if the teacher's own error is not small beside that of a table, which then is not known."""
+    def judge_teacher(self, own: dict[str, float | None], nfe: int) -> None:
+        """Note if the teacher's own error is not small beside that of a table, which then is not known."""
         error, median = self.teacher_error()["median"], own["median"]
         if error is not None and median is not None and error > max(median / 2, NEGLIGIBLE):
-            warn(
+            self.notes.append(
                 f"the teacher, {self.teacher} with {self.teacher_nfe} evaluations, has itself a median error of "
                 f"{in_digits(error)}, and the table for {nfe} is measured against it ({in_digits(median)}): its error "
-                "may be larger; pass a larger teacher_nfe",
-                AccuracyWarning,
+                "may be larger; pass a larger teacher_nfe"
             )
 
     def reported(self, table: SolverTable) -> dict[str, float | None]:

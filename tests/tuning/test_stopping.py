@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from solver_tables import BRIEF, mixture
 
 import sdesamplers as sds
 from sdesamplers.sampling.table import read_table
 from sdesamplers.tuning import search as search_module
-from sdesamplers.tuning import tuner as tuner_module
+from sdesamplers.tuning.search import Candidate, Search
 from sdesamplers.tuning.tuner import CHOOSE, Tuner
 
 pytestmark = pytest.mark.filterwarnings("ignore:the teacher, :sdesamplers.AccuracyWarning")
@@ -48,7 +51,7 @@ def test_an_interruption_before_the_first_trial_is_passed_on(monkeypatch):
     def interrupted(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tuner_module, "search", interrupted)
+    monkeypatch.setattr(Search, "run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         sds.tune(mixture(), 3, starts=4, trials=2, teacher_nfe=16)
 
@@ -94,7 +97,7 @@ def test_a_shorter_search_does_not_replace_a_better_table(tmp_path: Path) -> Non
     again = sds.tune(mixture(), 4, **LONG, out=tmp_path, advance=Stop(2))
     assert again.interrupted
     assert again.tables[4] == before == read_table(file)
-    assert read_table(file).facts["trials_done"] == 25
+    assert 20 < read_table(file).facts["trials_done"] == before.facts["trials_done"] <= 25
     assert read_table(file).facts["errors"] == before.facts["errors"]
     assert not (tmp_path / "former").exists()
 
@@ -133,22 +136,82 @@ def test_calls_with_minutes_complete_the_missing_tables_one_by_one(tmp_path):
     assert all(call.interrupted for call in calls)
 
 
-def test_continued_trials_are_other_candidates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that one long search tries first, each once."""
-    tried, judge = list[Any](), search_module.judge
+class Clock:
+    """Time that passes only when the search completes a part: an hour each."""
 
-    def noting(field: Any, teacher: Any, base: Any, candidate: Any) -> Any:
-        tried.append(candidate)
-        return judge(field, teacher, base, candidate)
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.hours, self.tried, self.random = 0, list[np.ndarray](), list[int]()
+        complete, judge, changed = Search.complete, search_module.judge, Candidate.changed
 
-    monkeypatch.setattr(search_module, "judge", noting)
-    arguments: dict[str, Any] = {"starts": 8, "trials": 5, "teacher_nfe": 16}
+        def passing(search: Search, trials: float) -> None:
+            complete(search, trials)
+            self.hours += 1
+
+        def noting(field: Any, teacher: Any, base: Any, candidate: Candidate) -> Any:
+            angles = candidate.angles(field.angle)
+            self.tried.append(np.array([*angles, *candidate.network_angles(angles, field.smallest)]))
+            return judge(field, teacher, base, candidate)
+
+        def drawing(candidate: Candidate, *arguments: Any) -> Candidate:
+            self.random.append(len(self.tried))
+            return changed(candidate, *arguments)
+
+        monkeypatch.setattr(Search, "complete", passing)
+        monkeypatch.setattr(search_module, "judge", noting)
+        monkeypatch.setattr(Candidate, "changed", drawing)
+        for module in ("tune", "tuner"):
+            time = SimpleNamespace(monotonic=lambda: 3600.0 * self.hours)
+            monkeypatch.setattr(f"sdesamplers.tuning.{module}.time", time)
+
+
+def test_calls_with_minutes_go_through_the_same_candidates_as_one_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock(monkeypatch)
+    arguments: dict[str, Any] = {"starts": 16, "trials": 40, "teacher_nfe": 16}
     sds.tune(mixture(), 4, **arguments)
-    expected, tried[:] = [*tried], []
-    for _ in range(5):
-        sds.tune(mixture(), 4, **arguments, minutes=0, out=tmp_path)
-    assert tried == expected
-    assert len(set(tried)) == 5
+    expected, same = [*clock.tried], clock.random[0]  # until the first random change
+    assert same >= 9 + 8  # the grids of three settings with three bases, and a Gauss-Newton step in seven numbers
+    clock.tried.clear()
+    calls = 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "minutes was too short")
+        while sds.tune(mixture(), 4, **arguments, minutes=30, out=tmp_path).interrupted:
+            calls += 1
+    assert calls > 12
+    np.testing.assert_allclose(clock.tried[:same], expected[:same], rtol=1e-9)
+    assert len(clock.tried) < 1.3 * len(expected)
+    distinct = {tuple(angles.round(9)) for angles in clock.tried[9:]}
+    assert len(distinct) > 0.9 * len(clock.tried[9:])  # the base of a step is that of the candidate before
+
+
+def test_a_call_that_ends_within_a_step_is_warned_of(tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"starts": 8, "trials": 30, "teacher_nfe": 16, "minutes": 0, "out": tmp_path}
+    for trial in range(9):
+        assert sds.tune(mixture(), 4, **arguments).tables[4].facts["trials_done"] == trial + 1
+    for _ in range(2):
+        with pytest.warns(sds.AccuracyWarning, match="too short for the next step of the search with 4 evaluations"):
+            assert sds.tune(mixture(), 4, **arguments).tables[4].facts["trials_done"] == 9
+
+
+SEARCHES: dict[str, Any] = {
+    "missing": None,
+    "a text": "x",
+    "no angles": {"weights": []},
+    "of another": {"angles": [1, 0]},
+}
+
+
+@pytest.mark.parametrize("kept", SEARCHES)
+def test_a_search_whose_state_was_edited_begins_anew(kept: str, tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {"starts": 8, "trials": 3, "teacher_nfe": 16, "minutes": 0, "out": tmp_path}
+    for _ in range(2):
+        table = sds.tune(mixture(), 4, **arguments).tables[4]
+    assert table.facts["trials_done"] == 2
+    sds.SolverTable(table.angles, table.weights, table.network_angles, {**table.facts, "search": SEARCHES[kept]}).save(
+        tmp_path
+    )
+    assert sds.tune(mixture(), 4, **arguments).tables[4].facts["trials_done"] in (1, 2)
 
 
 def test_a_search_whose_result_is_a_fixed_setting_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,11 +276,15 @@ class Interrupted:
 def test_an_interruption_of_the_choice_keeps_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = sds.tune(mixture(), 4, **BRIEF).tables[4]
     Interrupted(monkeypatch, "chosen")
-    stopped = sds.tune(mixture(), 4, **BRIEF, out=tmp_path)
+    stopped = sds.tune(mixture(), [4, 5], **BRIEF, out=tmp_path)
     assert stopped.interrupted
+    assert list(stopped.tables) == [4]
     assert read_table(tmp_path / "nfe-4.json") == whole == stopped.tables[4]
     assert stopped.tables[4].facts["errors"] == whole.facts["errors"]
-    assert stopped.tables[4].facts["trials_done"] == BRIEF["trials"]
+    assert "interrupted" not in stopped.tables[4].facts  # its search was complete
+    messages = list[str]()
+    assert not sds.tune(mixture(), 4, **BRIEF, out=tmp_path, advance=messages.append).interrupted
+    assert not messages
 
 
 def test_a_second_interruption_keeps_the_table_without_its_errors(

@@ -28,7 +28,7 @@ from sdesamplers.tuning import search as search_module
 from sdesamplers.tuning.field import Field, Measured, Teacher
 from sdesamplers.tuning.fit import solve
 from sdesamplers.tuning.gradient import gradients
-from sdesamplers.tuning.search import search
+from sdesamplers.tuning.search import Search
 from sdesamplers.tuning.trace import table_of
 from sdesamplers.tuning.tuner import CHOOSE, FIT, REPORT, Tuner, first_candidates
 
@@ -206,7 +206,7 @@ def test_gauss_newton_steps_improve_the_grids_of_fixed_settings():
     tuner = Tuner(model, 48, 0, None, 1.0, None, "quality", 96)
     field, teacher = tuner.on(FIT)
     first = first_candidates([table for _, _, table in tuner.fixed(4)], field.angle)
-    scores = [each.score for each in search(field, teacher, tuner.base, first, 60, (0, 4))]
+    scores = [each.score for each in Search(field, teacher, tuner.base, (0, 4)).run(first, 60)]
     assert len(scores) == 60
     assert scores == sorted(scores, reverse=True)
     assert scores[29] < scores[8] - 0.3  # 0.59; the first nine are grids of fixed settings
