@@ -160,7 +160,11 @@ def instructions(code: CodeType) -> Iterator[Any]:
     for each in codes(code):
         yield each.co_code
         yield each.co_names
-        yield [sorted(map(repr, v)) if isinstance(v, frozenset) else v for v in each.co_consts if is_plain(v)]
+        yield [
+            sorted(map(repr, v)) if isinstance(v, frozenset) else v
+            for v in each.co_consts
+            if is_plain(v) or isinstance(v, frozenset)
+        ]
 
 
 def files_in(values: Mapping[str, Any], options: Mapping[str, Option]) -> dict[str, str]:

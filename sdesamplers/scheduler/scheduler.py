@@ -12,7 +12,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from ..checks import flag, shown, suggest_keywords
-from ..errors import UsageError
+from ..errors import SdesamplersError, UsageError
 from ..models.clipping import Clip, ClipLike
 from ..path.noise import check_seed
 from ..path.transition import Reduction
@@ -151,10 +151,21 @@ class Scheduler(Noising, Stored, TableAttributes, SchedulerMixin, ConfigMixin):
         """Set keys of the configuration; they describe the model from then on.
 
         This discards the current grid, so `set_timesteps` must be called again, unless only the interpretation of the
-        network's output has changed (`prediction_type`, `clip_sample` and related keys).
+        network's output has changed (`prediction_type`, `clip_sample` and related keys). Values that are refused change
+        nothing.
+
+        Raises:
+            UsageError: the sampler is a solver table, which does not fit the model with these values.
+            ModelError: a model that is not supported.
         """
+        former = getattr(self, "_internal_dict", None)
         super().register_to_config(**kwargs)
-        self._read_config()
+        try:
+            self._read_config()
+        except SdesamplersError:
+            if former is not None:
+                self._internal_dict = former
+            raise
 
     def _read_config(self) -> None:
         """Adopt changes of the configuration, including those that pipelines make without `register_to_config`."""

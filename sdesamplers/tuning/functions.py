@@ -1,52 +1,158 @@
-"""What identifies a caller's function in the facts of a table: its name, its code and the networks of its object."""
+"""What identifies a caller's function in the facts of a table: its code, and the values and networks that it uses."""
 
 from __future__ import annotations
 
-import inspect
+import functools
 import json
-from collections.abc import Callable, Mapping
-from types import CodeType, FunctionType, ModuleType
+import re
+from collections.abc import Callable, Iterable, Mapping
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from ..generation.identity import fingerprint
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..generation.code import instructions, is_own, is_plain, relevant, text_of, top_package, used_by
+from ..generation.identity import fingerprint, plain, weights_hash
 from ..models.running import DEPTH, networks_at
-from ..sampling.table_facts import sizes
+
+ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
+"""Of an object, in the text that Python gives to those of classes without one of their own."""
+
+
+NO_PACKAGE = ""
+"""Of the installed ones none counts as the caller's code."""
+
+
+class UnknownContentError(Exception):
+    """A function uses an object whose content cannot be determined."""
 
 
 def function_facts(functions: Mapping[str, Callable[..., Any] | None]) -> dict[str, Any]:
-    """The facts about functions: their names, and "functions", fingerprints of those that are written in Python."""
+    """The facts about functions: their names, and "functions", a fingerprint of each; None if it cannot be identified.
+
+    Tables for a function that cannot be identified are computed anew in every call.
+    """
     given = {name: function for name, function in functions.items() if function is not None}
     facts: dict[str, Any] = {name: name_of(function) for name, function in given.items()}
-    codes = {name: code for name, function in given.items() if (code := code_of(function)) is not None}
-    return {**facts, "functions": codes} if codes else facts
+    codes = {name: code_of(function) for name, function in given.items()}
+    return {**facts, "functions": codes} if codes else {}
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """A function's name for the facts of a table; "<...>" if the name does not determine what it computes."""
+    """A function's name for a person; <...> of an object that is none."""
     owner = getattr(function, "__self__", None)
-    if owner is not None and not isinstance(owner, type | ModuleType):  # a method: its object determines it, too
-        return f"{type(owner).__qualname__}.{function.__name__} of {owner!r}"
+    if owner is not None and not isinstance(owner, type | ModuleType):
+        of = "" if ADDRESS.search(repr(owner)) else f" of {owner!r}"
+        return f"{type(owner).__qualname__}.{function.__name__}{of}"
     name: str | None = getattr(function, "__qualname__", None)
     return f"<{type(function).__qualname__}>" if name is None else name
 
 
 def code_of(function: Callable[..., Any]) -> str | None:
-    """A fingerprint of a function's code, of its default arguments and, of a method, of its object's networks.
+    """A fingerprint of what a function computes; None if it uses an object whose content cannot be determined.
 
-    It changes if the function of a notebook is defined again, and with Python's minor version. None for functions that
-    are not written in Python.
+    It has the source, the default arguments, and what the source names: functions and classes of the caller, numbers
+    and texts, tensors, and networks with their weights. Installed libraries count by the names of their functions.
     """
-    inner = inspect.unwrap(function)
-    code = getattr(inner, "__code__", None)
-    if not isinstance(code, CodeType):
+    try:
+        found = Identity().of(function)
+        return fingerprint(json.dumps(found, sort_keys=True).encode())
+    except (UnknownContentError, RecursionError, TypeError, ValueError):
         return None
-    defaults = repr((inner.__defaults__, inner.__kwdefaults__)) if isinstance(inner, FunctionType) else ""
-    networks = sizes(networks_at(getattr(function, "__self__", None), DEPTH))
-    return fingerprint(json.dumps([parts_of(code), defaults, networks]).encode())
 
 
-def parts_of(constant: Any) -> Any:
-    """A constant of compiled code as plain data, the same in every process: a set has no order."""
-    if isinstance(constant, CodeType):
-        return [constant.co_code.hex(), constant.co_names, [*map(parts_of, constant.co_consts)]]
-    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else repr(constant)
+class Identity:
+    """The identity of a function's parts as plain data."""
+
+    def __init__(self) -> None:
+        self.seen: dict[int, tuple[int, Any]] = {}  # with the objects themselves, so that their ids are not used again
+
+    def of(self, value: Any) -> Any:
+        """The identity of a value.
+
+        Raises:
+            UnknownContentError: it has a part whose content cannot be determined.
+        """
+        if is_plain(value):
+            return repr(value)
+        if isinstance(value, Tensor | np.ndarray | np.generic | torch.dtype | torch.device):
+            return repr(value) if isinstance(value, torch.dtype | torch.device) else plain(torch.as_tensor(value))
+        if isinstance(value, ModuleType | BuiltinFunctionType | np.ufunc):
+            return self.named(value)
+        if id(value) in self.seen:
+            return f"part {self.seen[id(value)][0]}"
+        self.seen[id(value)] = len(self.seen), value
+        return self.of_object(value)
+
+    def of_object(self, value: Any) -> Any:
+        """The same of an object that may refer to itself."""
+        if isinstance(value, FunctionType):
+            return self.of_function(value)
+        if isinstance(value, MethodType):
+            return [self.of(value.__func__), self.of(value.__self__)]
+        if isinstance(value, functools.partial):
+            return [self.of(each) for each in (value.func, list(value.args), value.keywords)]
+        if isinstance(value, torch.nn.Module):
+            kept = {name: each for name, each in vars(value).items() if not name.startswith("_") and is_plain(each)}
+            return [self.of(type(value)), self.weights(value), repr(sorted(kept.items()))]
+        if isinstance(value, type):
+            return self.of_class(value)
+        if isinstance(value, Mapping):
+            return [[self.of(key), self.of(each)] for key, each in value.items()]
+        if isinstance(value, list | tuple):
+            return self.all_of(value)
+        if isinstance(value, set | frozenset) and is_plain(list(value)):
+            return sorted(map(repr, value))
+        if isinstance(value, staticmethod | classmethod | property):
+            return self.of(value.fget if isinstance(value, property) else value.__func__)
+        if not ADDRESS.search(repr(value)):  # the object's own text, with the weights of its networks
+            return [self.named(type(value)), repr(value), [*map(self.weights, networks_at(value, DEPTH))]]
+        if not hasattr(value, "__dict__"):
+            raise UnknownContentError(type(value).__qualname__)
+        return [self.of(type(value)), self.of(vars(value))]
+
+    def all_of(self, values: Iterable[Any]) -> list[Any]:
+        """The identities of values."""
+        return [self.of(each) for each in values]
+
+    def of_function(self, function: FunctionType) -> Any:
+        """The source of the caller's functions, decorators included, with all that they use; the names of others."""
+        is_current = function.__globals__.get("__name__") == function.__module__  # not made by exec
+        if is_current and not self.is_callers(function):
+            return self.named(function)
+        used = [[name, self.of(value)] for name, value in used_by(function, NO_PACKAGE)]
+        defaults = self.of([list(function.__defaults__ or ()), function.__kwdefaults__ or {}])
+        # The source of a lambda has the statement around it, and that of a wrapper is the wrapped function's.
+        without_source = function.__name__ == "<lambda>" or hasattr(function, "__wrapped__")
+        text = repr(list(instructions(function.__code__))) if without_source else text_of(function)
+        return [function.__qualname__, text, defaults, used]
+
+    def of_class(self, kind: type) -> Any:
+        """The attributes of the caller's classes; the names of others."""
+        if not self.is_callers(kind):
+            return self.named(kind)
+        own = {name: value for name, value in vars(kind).items() if relevant(name) and name not in UNUSED}
+        return [self.named(kind), [[name, self.of(value)] for name, value in own.items()], self.all_of(kind.__bases__)]
+
+    def is_callers(self, thing: FunctionType | type) -> bool:
+        """True if a function or class was written by the caller; those of this library are known by its version."""
+        return is_own(thing, NO_PACKAGE) and top_package(thing.__module__ or "") != "sdesamplers"
+
+    @staticmethod
+    def weights(network: torch.nn.Module) -> str:
+        """The hash of a network's weights."""
+        found = weights_hash(network)
+        if found is None:
+            raise UnknownContentError("weights that are offloaded")
+        return found
+
+    @staticmethod
+    def named(value: Any) -> str:
+        """A module, or the name of a function or class of a library."""
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', None) or value.__name__}"
+
+
+UNUSED = ("__dict__", "__weakref__", "__annotations__", "__annotate__", "__annotations_cache__", "__slots__")
+"""Attributes of classes that say nothing about what they compute."""

@@ -142,6 +142,13 @@ def tune(
         )
     until = math.inf if minutes is None else time.monotonic() + 60 * minutes
     stored = Stored(None if out is None else output_path(out))
+    if out is not None:
+        for name in [name for name, code in tuner.common_facts.get("functions", {}).items() if code is None]:
+            warn(
+                f"{name} uses an object whose content cannot be determined, so that its tables are computed anew in "
+                "every call; pass a function, or give the object's class a __repr__ that says what it computes",
+                OutputWarning,
+            )
     extra = {"method": method, **({"iterations": counts["iterations"]} if method in ITERATIONS else {})}
     requests = {budget: {**tuner.asked(budget, counts["trials"]), **extra} for budget in budgets}
     guidance = tuner.common_facts["guidance_scale"]

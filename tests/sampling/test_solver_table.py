@@ -81,6 +81,18 @@ def test_a_table_starts_from_pure_noise(process, coordinates):
     np.testing.assert_allclose(found.numpy(), y, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("process", [sds.VE(0.01, 1348.0), sds.EDM(0.002, 1e6), sds.VE(0.01, 1e7)], ids=repr)
+def test_a_table_starts_at_a_large_sigma(process):
+    """The tangent of an angle near pi/2 has few digits; DDIM in two steps on data at 0 ends there."""
+    first = math.atan(float(process.ratio(process.t_max)))
+    middle, steps = 0.7, (0.7 - first, -0.7)
+    rows = ((0.0, math.cos(steps[0]), math.sin(steps[0])), (0.0, math.cos(steps[1]), 0.0, math.sin(steps[1])))
+    table = sds.SolverTable((first, middle, 0.0), rows, (first, middle))
+    gaussian = sds.GaussianModel([0.5, -0.5], 1e-12, process)
+    found = sds.sample(gaussian, table, num_samples=2, dtype=torch.float64).samples
+    np.testing.assert_allclose(found.numpy(), [[0.5, -0.5]] * 2, atol=1e-5)
+
+
 @pytest.mark.parametrize("coordinates", ["native", "ve", "flow", "angle"])
 def test_coordinates_do_not_change_it(coordinates):
     process = sds.VP()

@@ -98,14 +98,17 @@ def test_a_configuration_with_the_same_process_and_another_meaning_is_refused(ca
     refusal = "computed for another scheduler configuration: the network's timesteps, the scales of its input or the"
     with pytest.raises(sds.UsageError, match=refusal):
         sds.Scheduler.from_config(other.config, recipe=table)
-    changed = {key: value for key, value in other.config.items() if own.config.get(key) != value}
-    for _ in range(2):  # until it is set back
+    public = {key: value for key, value in other.config.items() if not key.startswith("_")}
+    changed = {key: value for key, value in public.items() if own.config.get(key) != value}
+    before = dict(made.config)
+    for _ in range(2):
         with pytest.raises(sds.UsageError, match=refusal):
             made.register_to_config(**changed)
-        with pytest.raises(sds.UsageError, match=refusal):
-            made.set_timesteps(4)
-    made.register_to_config(**{key: own.config[key] for key in changed})
-    made.set_timesteps(4)
+        assert dict(made.config) == before  # a refusal changes nothing
+        made.set_timesteps(4)
+    free = sds.Scheduler.from_config(own.config, "unipc")
+    free.register_to_config(**changed)
+    assert all(free.config[key] == value for key, value in changed.items())
     with pytest.raises(sds.UsageError, match=refusal):  # with the same weights
         sds.sample(sds.load(save_pipeline(tmp_path / "other", other)), table, num_samples=1)
     assert sds.sample(model, table, num_samples=1).samples.isfinite().all()
@@ -121,6 +124,18 @@ def test_the_facts_about_a_convention_are_those_of_the_paper() -> None:
         skip, out = d**2 / norm**2, t * d / norm
         assert row == pytest.approx([math.log(t) / 4, 1 / norm, (1 - skip) / out, -skip * t / out], rel=1e-5, abs=1e-6)
     assert conversions(None) is None
+
+
+def test_a_convention_with_an_infinite_number_has_no_row_for_it(tmp_path: Path) -> None:
+    """A flow map's x0 is the state at its boundary, here at one of the sigmas that are compared."""
+    convention = convention_of({"_class_name": "CMStochasticIterativeScheduler", "sigma_min": 0.3})
+    rows = conversions(convention)
+    assert rows is not None
+    assert len(rows) == 2
+    table = replace(table_for(sds.EDM()), facts={"convention": rows})
+    assert sds.SolverTable.load(table.save(tmp_path)) == table
+    with pytest.raises(sds.UsageError, match="a solver table's facts must be data that JSON has: Out of range float"):
+        replace(table, facts={"convention": [[math.nan]]}).save(tmp_path)
 
 
 def test_another_interval_or_scale_of_guidance_is_warned_of() -> None:

@@ -162,6 +162,16 @@ def test_the_card_has_the_numbers_the_use_and_the_calls(hub: HubServer):
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_push_does_not_replace_the_table_of_another_model(hub: HubServer):
+    tuning((0.9,)).push_to_hub("me/tables", token=TOKEN)
+    reason = r"^sdesamplers/nfe-2.json of hf://me/tables is a solver table of 'gauss'; choose another repository, or"
+    with pytest.raises(sds.UsageError, match=reason):
+        tuning((0.9,), model="another").push_to_hub("me/tables", token=TOKEN)
+    tuning((1.2, 0.7, 0.3), model="another").push_to_hub("me/tables", token=TOKEN)  # for four evaluations
+    tuning((0.8,)).push_to_hub("me/tables", token=TOKEN)  # its own
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_later_push_keeps_earlier_tables_and_describes_all(hub: HubServer):
     tuning((0.9,)).push_to_hub("me/tables", token=TOKEN)
     tuning((1.2, 0.7, 0.3), seed=4).push_to_hub("me/tables", token=TOKEN, commit_message="four")

@@ -102,17 +102,21 @@ def test_a_shorter_search_does_not_replace_a_better_table(tmp_path: Path) -> Non
     assert not (tmp_path / "former").exists()
 
 
-def test_a_second_interruption_does_not_replace_a_better_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sds.tune(mixture(), 4, **LONG, out=tmp_path, advance=Stop(25))
+@pytest.mark.parametrize(("first", "second"), [(25, 2), (9, 25)])
+def test_a_second_interruption_does_not_replace_a_measured_table(
+    first: int, second: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A longer search may have overfitted, and without the choice nobody knows."""
+    sds.tune(mixture(), 4, **LONG, out=tmp_path, advance=Stop(first))
     before = read_table(tmp_path / "nfe-4.json")
     Interrupted(monkeypatch, "chosen")
-    again = sds.tune(mixture(), 4, **LONG, out=tmp_path, advance=Stop(2))
+    again = sds.tune(mixture(), 4, **LONG, out=tmp_path, advance=Stop(second))
     after = read_table(tmp_path / "nfe-4.json")
     assert again.interrupted
     assert after == before
-    assert {key: after.facts[key] for key in ("errors", "returned", "base", "trials_done")} == {
-        key: before.facts[key] for key in ("errors", "returned", "base", "trials_done")
-    }
+    kept = ("errors", "returned", "base")
+    assert {key: after.facts[key] for key in kept} == {key: before.facts[key] for key in kept}
+    assert min(max(first, second), 20) <= after.facts["trials_done"]  # the longer search is what is continued
 
 
 def test_an_interruption_of_the_message_about_it_keeps_the_table(tmp_path: Path) -> None:
@@ -360,3 +364,46 @@ def test_the_command_line_names_the_tables_that_are_missing(tmp_path: Path, caps
         main(["tune", f"{source}:model", *words, "--out", str(tmp_path / "tables")])
     printed = " ".join(capsys.readouterr().out.split())
     assert "with none yet for 5 evaluations; repeat" in printed  # that for 3 is in the folder
+
+
+@pytest.mark.parametrize("category", [sds.AccuracyWarning, sds.OutputWarning])
+def test_warnings_that_are_errors_do_not_lose_the_table(category: type[Warning], tmp_path: Path) -> None:
+    arguments: dict[str, Any] = {**BRIEF, "teacher_nfe": 6, "out": tmp_path}
+    sds.tune(mixture(), 4, **arguments, seed=5)
+    first = read_table(tmp_path / "nfe-4.json")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", category)
+        with pytest.raises(category, match=r"it is now|has itself a median error"):
+            sds.tune(mixture(), 4, **arguments)
+    assert read_table(tmp_path / "nfe-4.json").facts["seed"] == 0
+    assert [read_table(file) for file in (tmp_path / "former").iterdir()] == [first]
+
+
+def test_a_place_for_the_former_table_that_cannot_be_made_is_refused_before_the_search(tmp_path: Path) -> None:
+    sds.tune(mixture(), 4, **BRIEF, out=tmp_path)
+    (tmp_path / "former").write_text("a file")
+    messages = list[str]()
+    with pytest.raises(sds.UsageError, match="former"):
+        sds.tune(mixture(), [3, 4], **BRIEF, seed=5, out=tmp_path, advance=messages.append)
+    assert not messages
+
+
+def test_an_error_at_a_later_number_of_evaluations_does_not_lose_the_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixed = Tuner.fixed
+
+    def failing(self: Tuner, nfe: int) -> Any:
+        if nfe == 4:
+            raise sds.UsageError("no fixed sampler runs")
+        return fixed(self, nfe)
+
+    monkeypatch.setattr(Tuner, "fixed", failing)
+    with pytest.warns(sds.OutputWarning, match="there is no table for 4 evaluations: no fixed sampler runs"):
+        tuning = sds.tune(mixture(), [3, 4, 5], **BRIEF)
+    assert list(tuning.tables) == [3, 5]
+    with pytest.raises(sds.UsageError, match="no fixed sampler runs"):
+        sds.tune(mixture(), [3, 4], **BRIEF, out=tmp_path)
+    assert read_table(tmp_path / "nfe-3.json") == tuning.tables[3]
+    with pytest.raises(sds.UsageError, match="no fixed sampler runs"):
+        sds.tune(mixture(), 4, **BRIEF)
