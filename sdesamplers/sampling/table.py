@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from ..processes.sde import SDE
 
 FORMAT, VERSION = "sdesamplers solver table", 1
-LARGEST_FILE = 4 * 2**20
-"""Bytes; a table of 100 steps has some 200 kB."""
+LARGEST_FILE = 8 * 2**20
+"""Bytes; a table of 500 steps has some 3 MB, and twice as much if its search was stopped."""
 LARGEST_WEIGHT = 1e6
 TUNED = "tuned"
 """The sampler's name for the solver table that comes with a model."""

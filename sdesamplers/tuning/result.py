@@ -41,7 +41,7 @@ class Tuning(TableSet):
     Attributes:
         tables: number of evaluations -> `SolverTable`; the table's `facts` have its errors and those of the best fixed
             setting on the starts for the report.
-        interrupted: True if the search was stopped early, by Ctrl-C or `minutes`.
+        interrupted: True if a search was stopped early, by Ctrl-C or `minutes`, or a table is missing.
 
     Example:
         >>> tuning = sds.tune("fashion-mnist", nfe=[5, 8])

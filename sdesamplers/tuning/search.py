@@ -222,7 +222,7 @@ class Search:
             yield
 
     def complete(self, trials: float) -> None:
-        """The end of a part, which took so many trials."""
+        """The end of a part, which took this number of trials since the last yield."""
         self.trials += trials
         self.state = State(self.trials, self.best, self.width, self.steps.damping, self.changes)
 
