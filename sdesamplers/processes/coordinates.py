@@ -28,7 +28,7 @@ class View(GaussianProcess):
         self.latest = native.t_max  # the native time of the view's noisiest point
         self._noisiest = float(native.ratio(native.t_max))
         self.t_min = float(self.time_at_ratio(native.ratio(native.t_min)))
-        self.t_max = float(self.clock(native.t_max, native.ratio(native.t_max)))
+        self.t_max = float(self.clock(native.t_max, self._noisiest))
 
     @abstractmethod
     def clock(self, t: Scalar, ratio: Scalar) -> Scalar:

@@ -239,12 +239,12 @@ class SolverTable:
     def check_process(self, process: SDE, prediction: str, convention: Convention | None = None) -> None:
         """Raise a UsageError if the table's facts are of another process, prediction type or convention."""
         own, rows = self.facts.get("prediction"), self.facts.get("process")
-        converted, present = self.facts.get("convention"), conversions(convention)
+        converted = self.facts.get("convention")
         if own is not None and own != prediction:
             reason = f"a model that predicts {own!r}, and this one predicts {prediction!r}"
         elif rows and not are_close(rows, clock(process)):
             reason = f"another process than {process!r}: the network's times or the scales of its input differ"
-        elif converted and present and not are_close(converted, present):
+        elif converted and (present := conversions(convention)) and not are_close(converted, present):
             reason = (
                 "another scheduler configuration: the network's timesteps, the scales of its input or the meaning of "
                 "its output differ"

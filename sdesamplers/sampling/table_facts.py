@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..errors import UsageError
 
 if TYPE_CHECKING:
-    import torch
-
     from ..models.base import Model
     from ..pretrained.conventions import Convention
     from ..processes.sde import SDE
@@ -131,15 +129,13 @@ SIGNED = 16
 
 
 def signature(model: Model) -> list[list[float]]:
-    """`sizes` of a model's networks: a fingerprint that survives a change of precision, of names and of file format."""
-    return sizes(model.networks())
+    """Size and mean absolute value of up to 16 parameters of a model's networks, evenly chosen; empty without networks.
 
-
-def sizes(networks: Iterable[torch.nn.Module]) -> list[list[float]]:
-    """Size and mean absolute value of up to 16 parameters of networks, evenly chosen; empty without networks."""
+    A fingerprint that survives a change of precision, of names and of file format.
+    """
     import torch  # tables are listed without it
 
-    found = (value for network in networks for value in network.parameters() if value.is_floating_point())
+    found = (value for network in model.networks() for value in network.parameters() if value.is_floating_point())
     parameters = [*{id(value): value for value in found}.values()]  # a network may be in several attributes
     count = min(SIGNED, len(parameters))
     some = [parameters[round(k * (len(parameters) - 1) / max(count - 1, 1))] for k in range(count)]

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..generation.code import instructions, is_own, is_plain, relevant, text_of, top_package, used_by
+from ..generation.code import instructions, is_own, is_plain, relevant, text_of, used_by
 from ..generation.identity import fingerprint, plain, weights_hash
 from ..models.running import DEPTH, networks_at
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+", re.IGNORECASE)
 """Of an object, in the text that Python gives to those of classes without one of their own."""
-
-
 NO_PACKAGE = ""
 """Of the installed ones none counts as the caller's code."""
+UNUSED = ("__dict__", "__weakref__", "__annotations__", "__annotate__", "__annotations_cache__", "__slots__")
+"""Attributes of classes that say nothing about what they compute."""
 
 
 class UnknownContentError(Exception):
@@ -75,10 +75,10 @@ class Identity:
         Raises:
             UnknownContentError: it has a part whose content cannot be determined.
         """
-        if is_plain(value):
+        if is_plain(value) or isinstance(value, torch.dtype | torch.device):
             return repr(value)
-        if isinstance(value, Tensor | np.ndarray | np.generic | torch.dtype | torch.device):
-            return repr(value) if isinstance(value, torch.dtype | torch.device) else plain(torch.as_tensor(value))
+        if isinstance(value, Tensor | np.ndarray | np.generic):
+            return plain(torch.as_tensor(value))
         if isinstance(value, ModuleType | BuiltinFunctionType | np.ufunc):
             return self.named(value)
         if id(value) in self.seen:
@@ -91,9 +91,9 @@ class Identity:
         if isinstance(value, FunctionType):
             return self.of_function(value)
         if isinstance(value, MethodType):
-            return [self.of(value.__func__), self.of(value.__self__)]
+            return self.all_of([value.__func__, value.__self__])
         if isinstance(value, functools.partial):
-            return [self.of(each) for each in (value.func, list(value.args), value.keywords)]
+            return self.all_of([value.func, value.args, value.keywords])
         if isinstance(value, torch.nn.Module):
             kept = {name: each for name, each in vars(value).items() if not name.startswith("_") and is_plain(each)}
             return [self.of(type(value)), self.weights(value), repr(sorted(kept.items()))]
@@ -111,7 +111,7 @@ class Identity:
             return [self.named(type(value)), repr(value), [*map(self.weights, networks_at(value, DEPTH))]]
         if not hasattr(value, "__dict__"):
             raise UnknownContentError(type(value).__qualname__)
-        return [self.of(type(value)), self.of(vars(value))]
+        return self.all_of([type(value), vars(value)])
 
     def all_of(self, values: Iterable[Any]) -> list[Any]:
         """The identities of values."""
@@ -120,7 +120,7 @@ class Identity:
     def of_function(self, function: FunctionType) -> Any:
         """The source of the caller's functions, decorators included, with all that they use; the names of others."""
         is_current = function.__globals__.get("__name__") == function.__module__  # not made by exec
-        if is_current and not self.is_callers(function):
+        if is_current and not is_own(function, NO_PACKAGE):
             return self.named(function)
         used = [[name, self.of(value)] for name, value in used_by(function, NO_PACKAGE)]
         defaults = self.of([list(function.__defaults__ or ()), function.__kwdefaults__ or {}])
@@ -131,14 +131,10 @@ class Identity:
 
     def of_class(self, kind: type) -> Any:
         """The attributes of the caller's classes; the names of others."""
-        if not self.is_callers(kind):
+        if not is_own(kind, NO_PACKAGE):
             return self.named(kind)
         own = {name: value for name, value in vars(kind).items() if relevant(name) and name not in UNUSED}
         return [self.named(kind), [[name, self.of(value)] for name, value in own.items()], self.all_of(kind.__bases__)]
-
-    def is_callers(self, thing: FunctionType | type) -> bool:
-        """True if a function or class was written by the caller; those of this library are known by its version."""
-        return is_own(thing, NO_PACKAGE) and top_package(thing.__module__ or "") != "sdesamplers"
 
     @staticmethod
     def weights(network: torch.nn.Module) -> str:
@@ -152,7 +148,3 @@ class Identity:
     def named(value: Any) -> str:
         """A module, or the name of a function or class of a library."""
         return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', None) or value.__name__}"
-
-
-UNUSED = ("__dict__", "__weakref__", "__annotations__", "__annotate__", "__annotations_cache__", "__slots__")
-"""Attributes of classes that say nothing about what they compute."""

@@ -51,8 +51,10 @@ class Stored:
     def find(self, asked: dict[str, Any]) -> SolverTable | None:
         """The table that was computed for these arguments, whole or interrupted.
 
+        If a new one will take the place of another, the folder `former` is made, so that errors precede the search.
+
         Raises:
-            UsageError: there is a table of another model, which would be overwritten.
+            UsageError: there is a table of another model, which would be overwritten, or no place for the former one.
         """
         replaced = file_name(asked["nfe"], asked["guidance_scale"])
         for file, table in self.tables.items():
@@ -61,7 +63,7 @@ class Stored:
                     return table
             elif file.name == replaced:
                 refuse_other(str(file), table, asked)
-            if file.name == replaced:  # known before the search that its place can be made
+            if file.name == replaced:
                 make_folder(file.parent / FORMER)
         return None
 
