@@ -48,7 +48,7 @@ def table(
     angles, norms = zip(*((math.atan(p.ratio), math.hypot(p.alpha, p.sigma)) for p in path.points), strict=True)
     rows = weights or [ddim_row(n, after - before) for n, (before, after) in enumerate(pairwise(angles))]
     noisiest, *_ = path.points
-    clocks = [noisiest if psi == angles[0] else path.at_ratio(ratio_at(psi)) for psi in network_angles]
+    clocks = [noisiest if psi == angles[0] else path.at_ratio(math.tan(psi)) for psi in network_angles]
     clocks = clocks or path.points[:-1]
     if [len(row) for row in rows] != [n + 3 for n in range(len(path.steps))] or len(clocks) != len(rows):
         middle = "; a run that starts in the middle, as image-to-image does, needs a sampler that is not a table"
@@ -70,11 +70,6 @@ def table(
 def ddim_row(n: int, step: float) -> list[float]:
     """The weights of DDIM's step number n, which changes the angle by `step`."""
     return [0.0, math.cos(step), *[0.0] * n, math.sin(step)]
-
-
-def ratio_at(angle: float) -> float:
-    """sigma/alpha; infinite at pi/2, whose tangent as a float is 1.6e16."""
-    return math.inf if angle >= math.pi / 2 else math.tan(angle)
 
 
 @spacing("table", reference="the grid of a solver table", reaches="start")
@@ -99,7 +94,7 @@ def table_grid(span: Span, count: int, *, angles: Sequence[float] = ()) -> np.nd
     if span.ends_clean != (angles[-1] == 0):
         raise ValueError("the table ends at sigma = 0" if angles[-1] == 0 else "the table does not end at sigma = 0")
     # The tangent of an angle near pi/2 has few digits: at the start of the process it is the ratio itself.
-    ratios = [largest if phi >= first else ratio_at(phi) for phi in angles[:count]]
+    ratios = [largest if phi >= first else math.tan(phi) for phi in angles[:count]]
     return span.at_ratios(np.array(ratios))
 
 

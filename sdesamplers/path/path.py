@@ -136,7 +136,7 @@ class Path:
     def at_ratio(self, ratio: np.ndarray, rows: np.ndarray | None = None) -> Point[np.ndarray]: ...
 
     def at_ratio(self, ratio: Scalar, rows: np.ndarray | None = None) -> Point[Any]:
-        """Return the point at which sigma/alpha is `ratio`; 0 is the clean end, and infinity the noisiest point.
+        """Return the point at which sigma/alpha is `ratio`; 0 is the clean end.
 
         Raises:
             UsageError: the process has no alpha and sigma.
@@ -156,8 +156,6 @@ class Path:
             return clean_point(self.process)
         ratio = np.asarray(ratio, dtype=np.float64)
         native = self.process.native
-        if np.any(np.isinf(ratio)):
-            ratio = np.where(np.isinf(ratio), native.ratio(self.process.latest), ratio)
         t = native.time_at_ratio(ratio)
         fields = _fields(self.process, self.process.clock(t, ratio), t, ratio)
         point = _point(self.process, [_item(f) for f in fields])

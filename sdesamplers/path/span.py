@@ -63,10 +63,9 @@ class Span:
         return first, last
 
     def at_ratios(self, ratios: np.ndarray) -> np.ndarray:
-        """Return the times of sigma/alpha ratios; those of the span's ends, or infinity, give exactly its ends."""
-        ends = self.ratios(finite=False)
-        ratios = np.where(np.isinf(ratios), ends[0], ratios)
+        """Return the times of sigma/alpha ratios; ratios of the span's ends give exactly `start` and `end`."""
         times = np.array(self.gaussian.time_at_ratio(ratios), dtype=np.float64)
+        ends = self.ratios(finite=False)
         for value, time in zip(ends, (self.start, self.end), strict=True):
             times[np.isclose(ratios, value, rtol=1e-13, atol=0)] = time
         return times

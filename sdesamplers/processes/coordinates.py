@@ -26,9 +26,8 @@ class View(GaussianProcess):
     def __init__(self, native: GaussianProcess) -> None:
         self.native = native
         self.latest = native.t_max  # the native time of the view's noisiest point
-        self._noisiest = float(native.ratio(native.t_max))
         self.t_min = float(self.time_at_ratio(native.ratio(native.t_min)))
-        self.t_max = float(self.clock(native.t_max, self._noisiest))
+        self.t_max = float(self.clock(native.t_max, native.ratio(native.t_max)))
 
     @abstractmethod
     def clock(self, t: Scalar, ratio: Scalar) -> Scalar:
@@ -36,10 +35,6 @@ class View(GaussianProcess):
 
     def time_at_ratio(self, ratio: Scalar) -> Scalar:
         return self.clock(np.nan, ratio)
-
-    def ratio(self, t: Scalar) -> Scalar:
-        found = super().ratio(t)  # infinite at the last time if sigma/alpha is so large that alpha is rounded to 0
-        return np.where(np.isinf(found), self._noisiest, found)
 
 
 class VEView(View):
